@@ -1,0 +1,107 @@
+"""Every error that lensbridge raises, as one tree.
+
+    LensbridgeError
+    ├── LoadError                     the model could not be had
+    │   ├── HubError                    gated, missing or unreachable repository
+    │   ├── UnsupportedArchitectureError  no adapter describes this class
+    │   ├── ArchitectureMismatchError     an adapter names a module that the model lacks
+    │   └── PluginError                   a plugin is broken, or two claim one class
+    ├── HookError                     a hook or a filter could not do what was asked
+    │   ├── UnknownPointError           no such name in any architecture
+    │   ├── AbsentPointError            this architecture has no such point
+    │   ├── HookNeverFiredError         the run did not pass the point
+    │   ├── EditError                   a value that does not fit the point
+    │   └── StaleActivationError        a captured tensor was overwritten since
+    ├── InputError                    the input cannot be run
+    │   ├── TokenizerMissingError
+    │   ├── TokenError                  ids out of range, not a single token
+    │   └── ContextLengthError
+    └── WeightError                   this model has no such weight
+
+A message says what was asked, what there is, and what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LensbridgeError(Exception):
+    """Root of the tree. `str(error)` is the message, also where KeyError would quote it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class LoadError(LensbridgeError):
+    """The model could not be loaded."""
+
+
+class HubError(LoadError, OSError):
+    """The repository is gated, missing or out of reach."""
+
+
+class UnsupportedArchitectureError(LoadError, ValueError):
+    """No registered architecture describes this model class."""
+
+
+class ArchitectureMismatchError(LoadError, ValueError):
+    """An architecture names something that this model does not have."""
+
+
+class PluginError(LoadError):
+    """A plugin is broken, misspelt, or in conflict with another."""
+
+
+class HookError(LensbridgeError):
+    """A hook could not be attached or did not do what was asked."""
+
+
+class UnknownPointError(HookError, KeyError):
+    """No architecture has a point of this name."""
+
+
+class AbsentPointError(HookError, KeyError):
+    """The name is right, but this model has no such point."""
+
+
+class HookNeverFiredError(HookError, RuntimeError):
+    """A hook was attached to a point that the run did not pass."""
+
+
+class EditError(HookError, ValueError):
+    """A hook returned something that cannot stand where the activation stood."""
+
+
+class StaleActivationError(HookError, RuntimeError):
+    """A captured tensor was written to after it was captured."""
+
+
+class InputError(LensbridgeError, ValueError):
+    """The input cannot be run."""
+
+
+class TokenizerMissingError(InputError):
+    """Text was passed to a model without a tokenizer."""
+
+
+class TokenError(InputError):
+    """Token ids outside the vocabulary, or text that is not one token."""
+
+
+class ContextLengthError(InputError):
+    """More positions than the model has."""
+
+
+class WeightError(LensbridgeError, AttributeError):
+    """This model has no such weight."""
+
+
+def suggest(wrong: str, known: Iterable[str], limit: int = 3) -> str:
+    """A sentence with the nearest known names, or nothing.
+
+    Example:
+        >>> suggest("hook_patern", ["hook_pattern", "hook_z"])
+        " Did you mean 'hook_pattern'?"
+    """
+    close = get_close_matches(wrong, list(known), n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

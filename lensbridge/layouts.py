@@ -1,0 +1,119 @@
+"""How heads lie in one axis of a tensor: pure functions, each with its inverse.
+
+A `Layout` serves activations (`[batch, pos, out]`) and weights (`[in, out]`) alike, because both
+carry the heads in their last axis. `split` gives a view wherever the strides allow one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One role's share of the last axis of a tensor.
+
+    Args:
+        pattern: the layout in einops notation, for people to read.
+        split: `[..., width]` -> `[..., n, d]` (or `[..., f]`): this role's share.
+        assign: writes a share into a whole tensor, in place.
+        whole: whether the share is all of the tensor.
+    """
+
+    pattern: str
+    split: Callable[[Tensor], Tensor]
+    assign: Callable[[Tensor, Tensor], object]
+    whole: bool
+
+    def merge(self, whole: Tensor, share: Tensor) -> Tensor:
+        """A tensor like `whole` with this role's share replaced; `whole` itself is left alone."""
+        if self.whole:
+            return share.reshape(whole.shape)
+        merged = whole.clone()
+        self.assign(merged, share)
+        return merged
+
+
+def plain() -> Layout:
+    """The last axis as it is."""
+    return Layout("... m", lambda x: x, lambda x, share: x.copy_(share), whole=True)
+
+
+def heads(n: int, d: int) -> Layout:
+    """`n` heads side by side.
+
+    Example:
+        >>> heads(4, 8).split(torch.zeros(2, 3, 32)).shape
+        torch.Size([2, 3, 4, 8])
+    """
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (n, d))
+
+    return Layout("... (n d) -> ... n d", split, lambda x, s: split(x).copy_(s), whole=True)
+
+
+def blocked(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
+    """All queries, then all keys, then all values."""
+    start, n = {
+        "q": (0, n_heads),
+        "k": (n_heads * d, n_kv),
+        "v": ((n_heads + n_kv) * d, n_kv),
+    }[role]
+
+    def split(x: Tensor) -> Tensor:
+        return x.narrow(-1, start, n * d).unflatten(-1, (n, d))
+
+    pattern = f"... (q k v) -> {role}, ... (n d) -> ... n d"
+    return Layout(pattern, split, lambda x, s: split(x).copy_(s), whole=False)
+
+
+def grouped(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
+    """For each key/value head: its queries, its key, its value."""
+    repeat = n_heads // n_kv
+
+    def share(x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (n_kv, repeat + 2, d))
+        if role == "q":
+            return parts.narrow(-2, 0, repeat)
+        return parts.select(-2, repeat if role == "k" else repeat + 1)
+
+    def split(x: Tensor) -> Tensor:
+        part = share(x)
+        if role != "q":
+            return part
+        return part.select(-2, 0) if repeat == 1 else part.flatten(-3, -2)
+
+    def assign(x: Tensor, value: Tensor) -> object:
+        part = share(x)
+        return part.copy_(value.unflatten(-2, (n_kv, repeat)) if role == "q" else value)
+
+    return Layout(f"... (g (q k v) d) -> {role}, ... n d", split, assign, whole=False)
+
+
+def repeat_kv(x: Tensor, n_heads: int, axis: int) -> Tensor:
+    """Key/value heads repeated to one for each query head.
+
+    Example:
+        >>> repeat_kv(torch.zeros(1, 2, 5, 8), 4, axis=1).shape
+        torch.Size([1, 4, 5, 8])
+    """
+    repeat = n_heads // x.shape[axis]
+    return x if repeat == 1 else x.repeat_interleave(repeat, axis)
+
+
+def last_axis_is_output(weight: Tensor, transposed: bool) -> Tensor:
+    """A projection's weight as `[in, out]`: a view of what is stored."""
+    return weight if transposed else weight.mT
+
+
+def per_head_in(weight: Tensor, layout: Layout) -> Tensor:
+    """`[in, out]` of a q, k or v projection -> `[n, m, d]`, a view where the layout allows."""
+    return torch.movedim(layout.split(weight), -2, 0)
+
+
+def per_head_out(weight: Tensor, n: int) -> Tensor:
+    """`[in, out]` of an output projection -> `[n, d, m]`, a view."""
+    return weight.unflatten(0, (n, -1))
