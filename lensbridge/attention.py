@@ -75,7 +75,7 @@ class Tap(TorchFunctionMode):
         return handler(self, func, *args, **(kwargs or {}))
 
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
-        super().__exit__(exc_type, exc, traceback)
+        super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
         if exc_type is None and self.kernels != 1:
             raise HookError(
                 f"{self.name}: the attention module ran {self.kernels} kernels that can be seen "

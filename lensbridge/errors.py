@@ -9,6 +9,7 @@
     ├── HookError                     a hook or a filter could not do what was asked
     │   ├── UnknownPointError           no such name in any architecture
     │   ├── AbsentPointError            this architecture has no such point
+    │   ├── NotCachedError              the cache was not asked to keep this point
     │   ├── HookNeverFiredError         the run did not pass the point
     │   ├── EditError                   a value that does not fit the point
     │   └── StaleActivationError        a captured tensor was overwritten since
@@ -62,6 +63,10 @@ class UnknownPointError(HookError, KeyError):
 
 class AbsentPointError(HookError, KeyError):
     """The name is right, but this model has no such point."""
+
+
+class NotCachedError(HookError, KeyError):
+    """The cache does not hold this point."""
 
 
 class HookNeverFiredError(HookError, RuntimeError):

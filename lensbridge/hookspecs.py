@@ -1,4 +1,4 @@
-"""What a plugin may implement. A package names its module under the entry-point group `lensbridge`."""
+"""What a plugin may implement; its module is named under the entry-point group `lensbridge`."""
 
 import pluggy
 

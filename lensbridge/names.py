@@ -208,7 +208,7 @@ def layer_of(name: str) -> int | None:
 def _short_templates() -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
     for point in POINTS:
-        *path, last = point.name.split(".")
+        *_, last = point.name.split(".")
         rows.setdefault(last.removeprefix("hook_"), []).append(point.name)
         rows.setdefault(last, []).append(point.name)
     return rows
@@ -281,9 +281,8 @@ class Vocabulary:
         full = self._alias(full)
         if full in self._name_set:
             return full
-        if isinstance(name, str) and "." not in full and template(full) not in BY_TEMPLATE:
-            if full in _short_templates() or _COMPACT.fullmatch(full):
-                return self._canonical(expand_short(full))
+        if isinstance(name, str) and _looks_short(full):
+            return self._canonical(expand_short(full))
         raise self._missing(full)
 
     @property
@@ -320,8 +319,9 @@ class Vocabulary:
         reason = self.absent.get(template(full))
         if reason:
             return AbsentPointError(f"This model has no {full}: {reason}.")
+        near = [name for name in self.names if layer_of(name) == layer_of(full)]
         return UnknownPointError(
-            f"There is no point {full!r}.{suggest(full, self.names)} "
+            f"There is no point {full!r}.{suggest(full, near)} "
             "model.hook_names lists them all, model.explain(name) describes one."
         )
 
@@ -339,6 +339,10 @@ class Vocabulary:
             AbsentPointError: a point that this architecture lacks.
         """
         wanted = self._wanted(names_filter)
+        if not wanted and callable(names_filter):
+            raise UnknownPointError(
+                "The filter takes no point of this model. model.hook_names lists them all."
+            )
         return [name for name in self.names if name in wanted]
 
     def _wanted(self, asked: NamesFilter) -> set[str]:
@@ -353,7 +357,7 @@ class Vocabulary:
         return {name for item in asked for name in self._wanted(item)}  # type: ignore[arg-type]
 
     def _spelled(self, text: str) -> Iterable[str]:
-        if any(sign in text for sign in "*?["):
+        if _is_glob(text):
             return self._globbed(text)
         short = [
             name
@@ -379,6 +383,30 @@ class Vocabulary:
 @cache
 def _frozen(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(names)
+
+
+def _looks_short(text: str) -> bool:
+    if "." in text or text in BY_TEMPLATE:
+        return False
+    return text in _short_templates() or text in _SHORT or _COMPACT.fullmatch(text) is not None
+
+
+def names_points(asked: NamesFilter) -> bool:
+    """Whether a filter names its points one by one, so that each of them must be there.
+
+    Example:
+        >>> names_points("blocks.0.hook_resid_pre"), names_points("blocks.*.hook_resid_pre")
+        (True, False)
+    """
+    if isinstance(asked, str):
+        return not _is_glob(asked)
+    if asked is None or callable(asked):
+        return False
+    return _is_short(asked) or all(names_points(one) for one in asked)  # type: ignore[arg-type]
+
+
+def _is_glob(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
 
 
 def _is_short(asked: object) -> bool:

@@ -3,7 +3,6 @@
 This is the one place that asks a module or a config what it has; after it, everybody knows.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -14,7 +13,7 @@ from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, Native, Role, Sizes
 from lensbridge.plugins import Claim, registry
-from lensbridge.spec import MLP, Architecture, Attention, Dims, FusedQKV, GatedMLP
+from lensbridge.spec import MLP, Architecture, Attention, FusedQKV, GatedMLP
 from lensbridge.weights import Linear
 
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
@@ -22,12 +21,12 @@ _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator, no-any-return]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def config_dict(core: nn.Module) -> dict[str, object]:
     """The HuggingFace config of a model as a dictionary."""
-    config = getattr(core, "config", None)
+    config: Any = getattr(core, "config", None)
     return dict(config.to_dict()) if hasattr(config, "to_dict") else {}
 
 
@@ -129,7 +128,7 @@ class _Resolver:
         raise self._mismatch(f"'{where}' ({type(module).__name__}) does not look like a norm.")
 
     def _linear(self, module: nn.Module, where: str) -> Linear:
-        stored = getattr(module, "base_layer", module)
+        stored: Any = getattr(module, "base_layer", module)
         if hasattr(stored, "in_features") and hasattr(stored, "out_features"):
             return Linear(module, False, int(stored.in_features), int(stored.out_features))
         if hasattr(stored, "nf") and hasattr(stored, "nx"):  # transformers' Conv1D

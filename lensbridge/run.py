@@ -45,6 +45,7 @@ class Callback:
         fn: `fn(value)` for "read", `fn(value, hook)` for the others.
         asked: what the user wrote, for messages.
         required: whether it is an error if a run never passes the point.
+        permanent: whether `reset_hooks` leaves it alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Callback:
     fn: Callable[..., Any]
     asked: str = ""
     required: bool = True
+    permanent: bool = False
     fired: int = 0
 
 
@@ -250,21 +252,27 @@ class Attachment:
         scoped: callbacks of this context and of those around it; the engine's permanent ones
             come before them.
         extra: stages beside the points' own.
-        skipped: layers that hand on their input instead of running.
+        muted: whether a point is outside what this run computes.
         always: whether it acts wherever no other attachment does.
+        outer: the attachment around it.
+        runs: how many passes it has seen.
+        version: the engine's when it was attached.
     """
 
     engine: "Engine"
     scoped: list[Callback]
     extra: list[Stage] = field(default_factory=list)
-    skipped: frozenset[nn.Module] = frozenset()
+    muted: Callable[[str], bool] = lambda name: False
     always: bool = False
+    outer: "Attachment | None" = None
     runs: int = 0
+    version: int = -1
     state: RunState = field(default_factory=RunState)
     handles: list[Any] = field(default_factory=list)
 
     def attach(self) -> None:
         """Put one PyTorch hook on each side of each module that has stages."""
+        self.version = self.engine.version
         callbacks = [*self.engine.permanent, *self.scoped]
         stages = [*self.extra, *self._point_stages(callbacks)]
         if any(callback.kind != "read" for callback in callbacks):
@@ -290,11 +298,19 @@ class Attachment:
     def _point_stages(self, callbacks: Iterable[Callback]) -> Iterator[Stage]:
         by_name: dict[str, list[Callback]] = {}
         for callback in callbacks:
-            by_name.setdefault(callback.name, []).append(callback)
+            if not self.muted(callback.name):
+                by_name.setdefault(callback.name, []).append(callback)
         for name, listeners in by_name.items():
             site = self.engine.sites[name]
             hook = Hook(name, site.axes, self.engine.context(name), self.state)
             yield from site.stages(PointChain(hook, listeners))
+
+    def count_run(self) -> None:
+        """Note that the model was run inside this attachment and those around it."""
+        here: Attachment | None = self
+        while here is not None:
+            here.runs += 1
+            here = here.outer
 
     def is_active(self) -> bool:
         """Whether the code that is running now runs for this attachment."""
@@ -359,6 +375,7 @@ class Engine:
     root: nn.Module
     sites: Mapping[str, Site]
     permanent: list[Callback] = field(default_factory=list)
+    version: int = 0
     _contexts: dict[str, dict[str, Any]] = field(default_factory=dict)
     _base: Attachment | None = None
 
@@ -380,18 +397,23 @@ class Engine:
         """Whether nobody listens here."""
         return not self.permanent and self.current is None
 
+    def in_force(self) -> Attachment | None:
+        """The attachment that a plain call would run under, if it is up to date."""
+        here = self.current or self._base
+        return here if here is not None and here.version == self.version else None
+
     @contextmanager
     def attached(
         self,
         callbacks: list[Callback],
         extra: Iterable[Stage] = (),
-        skipped: Iterable[nn.Module] = (),
+        muted: Callable[[str], bool] = lambda name: False,
     ) -> Iterator[Attachment]:
         """Attach callbacks, with those that are already in force here, for the time inside."""
         outer = self.current
         inherited = [] if outer is None else outer.scoped
         scoped = [*inherited, *callbacks]
-        attachment = Attachment(self, scoped, list(extra), frozenset(skipped))
+        attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
         with ExitStack() as stack:
             stack.callback(attachment.detach)
             for context in self._around_run([*self.permanent, *scoped]):
@@ -408,9 +430,10 @@ class Engine:
                 yield context
                 return
 
-    def add(self, callback: Callback) -> None:
+    def add(self, callbacks: Iterable[Callback]) -> None:
         """Listen in every context until `remove`."""
-        self.permanent.append(callback)
+        self.permanent.extend(callbacks)
+        self.version += 1
         self._reattach_base()
 
     def remove(self, callbacks: Iterable[Callback]) -> None:
@@ -419,6 +442,7 @@ class Engine:
         if not gone:
             return
         self.permanent[:] = [callback for callback in self.permanent if callback not in gone]
+        self.version += 1
         self._reattach_base()
 
     def _reattach_base(self) -> None:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from einops import einsum
@@ -73,8 +73,8 @@ class Call:
     def input(self) -> Tensor:
         """The activation that the module is called with."""
         if self.args:
-            return self.args[0]  # type: ignore[no-any-return]
-        return self.kwargs[self.input_key]  # type: ignore[no-any-return, index]
+            return self.args[0]
+        return self.kwargs[self.input_key]
 
     def replace_input(self, value: Tensor) -> None:
         """Give the module another activation."""
@@ -88,7 +88,7 @@ class Call:
     @property
     def result(self) -> Tensor:
         """The activation that the module returns, alone or first in a tuple."""
-        return self.output if isinstance(self.output, Tensor) else self.output[0]  # type: ignore[no-any-return]
+        return self.output if isinstance(self.output, Tensor) else self.output[0]
 
     def replace_result(self, value: Tensor) -> None:
         """Return another activation in the same form."""
@@ -152,6 +152,9 @@ class Site(ABC):
     where: str
     formula: str
     shares: frozenset[str]
+
+    editable: ClassVar[bool] = True
+    """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
 
     @abstractmethod
     def stages(self, chain: Chain) -> list[Stage]:

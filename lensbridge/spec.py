@@ -91,7 +91,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class MLP:
-    """Up, activation, down. Paths relative to the MLP module, `path` and `written_by` to the block."""
+    """Up, activation, down. `path` and `written_by` start at the block, the rest at `path`."""
 
     path: str
     up: str
@@ -102,7 +102,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class GatedMLP:
-    """act(gate) * up, then down. Paths relative to the MLP module, `path` to the block."""
+    """act(gate) * up, then down. Paths as in `MLP`."""
 
     path: str
     gate: str

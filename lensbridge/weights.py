@@ -155,11 +155,11 @@ class LayerStack(Tensor):
     def of(layers: Sequence[Callable[[], Tensor]]) -> "LayerStack":
         """A stack over functions that give one layer's weight each."""
         first = layers[0]()
-        stack = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        stack = Tensor._make_wrapper_subclass(
             LayerStack, (len(layers), *first.shape), dtype=first.dtype, device=first.device
         )
         stack._layers = layers
-        return stack  # type: ignore[no-any-return]
+        return stack
 
     def full(self) -> Tensor:
         """The whole stack as an ordinary tensor (a copy)."""
@@ -188,10 +188,10 @@ class LayerStack(Tensor):
         with torch.no_grad():
             one[rest if rest else ...] = value
 
-    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensor]:
         return (layer() for layer in self._layers)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"LayerStack(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
     @classmethod
@@ -203,6 +203,8 @@ class LayerStack(Tensor):
         return func(*whole[0], **(whole[1] or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         whole = tree_map(lambda x: x.full() if isinstance(x, LayerStack) else x, (args, kwargs))
         return func(*whole[0], **(whole[1] or {}))

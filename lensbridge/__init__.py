@@ -1,0 +1,51 @@
+"""Mechanistic interpretability on unmodified HuggingFace models.
+
+import lensbridge
+model = lensbridge.load("demo")
+logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from lensbridge.errors import LensbridgeError
+from lensbridge.spec import Architecture
+
+if TYPE_CHECKING:
+    from lensbridge.cache import ActivationCache
+    from lensbridge.loading import load
+    from lensbridge.model import LensModel
+    from lensbridge.names import POINTS
+    from lensbridge.plugins import register
+    from lensbridge.run import Hook
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "POINTS",
+    "ActivationCache",
+    "Architecture",
+    "Hook",
+    "LensModel",
+    "LensbridgeError",
+    "__version__",
+    "load",
+    "register",
+]
+
+_HOMES = {
+    "ActivationCache": "cache",
+    "Hook": "run",
+    "LensModel": "model",
+    "POINTS": "names",
+    "load": "loading",
+    "register": "plugins",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public when it is first used: `import lensbridge` costs nothing itself."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"lensbridge.{_HOMES[name]}"), name)

@@ -1,0 +1,155 @@
+"""One forward pass: from which layer to which, with which callbacks, for which outputs."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import HookError, InputError
+from lensbridge.inputs import Prepared
+from lensbridge.names import layer_of
+from lensbridge.parts import Native
+from lensbridge.run import Attachment, Callback, Engine, StopForward, require_fired
+from lensbridge.sites import Call, Stage
+from lensbridge.skip import layers_skipped
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of the model runs: layers `start` to `stop`, and whether the head does.
+
+    `stop` None: through to the head.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    head: bool = True
+
+    @classmethod
+    def of(cls, start: int | None, stop: int | None, n_layers: int, head: bool) -> "Span":
+        """A span from what a user wrote; negative layers count from the end.
+
+        Raises:
+            InputError: there is no such layer, or nothing between the two.
+        """
+        first = 0 if start is None else _layer("start_at_layer", start, n_layers)
+        last = None if stop is None else _layer("stop_at_layer", stop, n_layers)
+        if last is not None and start is not None and last <= first:
+            raise InputError(f"start_at_layer={start} leaves nothing before stop_at_layer={stop}.")
+        return cls(first, last, head)
+
+    def misses(self, name: str) -> bool:
+        """Whether a point lies before what runs."""
+        layer = layer_of(name)
+        if layer is None:
+            return self.start > 0 and name in ("hook_embed", "hook_pos_embed")
+        return layer < self.start
+
+    def __str__(self) -> str:
+        end = "the head" if self.stop is None else f"before layer {self.stop}"
+        return f" It ran from layer {self.start} to {end}."
+
+
+def _layer(what: str, layer: int, n_layers: int) -> int:
+    positive = layer + n_layers if layer < 0 else layer
+    if not 0 <= positive <= n_layers:
+        raise InputError(f"{what}={layer}: this model has {n_layers} layers.")
+    return positive
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass gave: the native output, or the residual where it was stopped."""
+
+    native: Any
+    residual: Tensor | None
+
+
+def run_forward(
+    engine: Engine,
+    native: Native,
+    prepared: Prepared,
+    span: Span,
+    callbacks: list[Callback],
+) -> Outcome:
+    """Run the native model over a span of its layers.
+
+    Raises:
+        HookNeverFiredError: a required callback's point was not passed.
+        HookError: hooks and gradient checkpointing at once.
+    """
+    kwargs = dict(prepared.kwargs)
+    if prepared.tokens is not None:
+        kwargs["input_ids"] = prepared.tokens
+    else:
+        kwargs["inputs_embeds"] = prepared.embeds
+    stages = _span_stages(native, prepared, span)
+    if engine.is_idle and not callbacks and not stages:
+        return Outcome(engine.root(**kwargs), None)
+    _refuse_checkpointing(native)
+    here = engine.in_force()
+    if here is not None and not callbacks and not stages:
+        here.state.step = -1
+        return _call(engine, here, kwargs)
+    if span.start:
+        kwargs.setdefault("use_cache", "past_key_values" in kwargs)
+    with ExitStack() as stack:
+        stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start]]))
+        attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
+        outcome = _call(engine, attachment, kwargs)
+    require_fired(callbacks, str(span))
+    return outcome
+
+
+def _call(engine: Engine, attachment: Attachment, kwargs: dict[str, Any]) -> Outcome:
+    attachment.count_run()
+    try:
+        return Outcome(engine.root(**kwargs), None)
+    except StopForward as stop:
+        return Outcome(None, stop.value)
+
+
+def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
+    stages = []
+    modules = [block.module for block in native.blocks]
+    if span.start:
+        residual = prepared.embeds
+        if residual is None:
+            raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")
+        first = [*modules, native.ln_final.module][span.start]
+        stages.append(Stage(first, "input", -50, _replacing(residual)))
+    if span.stop is not None and span.stop < len(modules):
+        stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
+    elif span.stop is not None:
+        stages.append(Stage(modules[-1], "output", 90, _stop_with_result))
+    elif not span.head and native.unembed is not None:
+        stages.append(Stage(native.unembed.module, "input", 90, _stop))
+    return stages
+
+
+def _replacing(residual: Tensor) -> Callable[[Call], None]:
+    return lambda call: call.replace_input(residual)
+
+
+def _stop_with_input(call: Call) -> None:
+    raise StopForward(call.input)
+
+
+def _stop_with_result(call: Call) -> None:
+    raise StopForward(call.result)
+
+
+def _stop(call: Call) -> None:
+    raise StopForward(None)
+
+
+def _refuse_checkpointing(native: Native) -> None:
+    core: Any = native.core
+    if core.training and torch.is_grad_enabled() and core.is_gradient_checkpointing:
+        raise HookError(
+            "Gradient checkpointing runs the layers again on the way back, without the hooks, so "
+            "edits would be lost. Call hf_model.gradient_checkpointing_disable(), or .eval()."
+        )

@@ -1,0 +1,62 @@
+"""Layers that are skipped for one call: their `forward` is shadowed by one that hands on its input.
+
+The native top-level forward still builds masks and rotary tables. Other threads that run the same
+layers meanwhile get the native forward.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_skipped: ContextVar[frozenset[nn.Module]] = ContextVar("skipped", default=frozenset())
+_users: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_lock = Lock()
+
+
+@contextmanager
+def layers_skipped(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, and in this thread only, these layers return what they are given."""
+    token = _skipped.set(_skipped.get() | frozenset(layers))
+    for layer in layers:
+        _shadow(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            _uncover(layer)
+        _skipped.reset(token)
+
+
+def _shadow(layer: nn.Module) -> None:
+    with _lock:
+        _users[layer] = _users.get(layer, 0) + 1
+        if _users[layer] == 1:
+            own = "forward" in layer.__dict__  # accelerate puts one there
+            layer.forward = _dispatcher(layer, layer.forward, own)
+
+
+def _dispatcher(layer: nn.Module, native: Callable[..., Any], own: bool) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if layer in _skipped.get():
+            return args[0] if args else kwargs["hidden_states"]
+        return native(*args, **kwargs)
+
+    forward.restore = native if own else None  # type: ignore[attr-defined]
+    return forward
+
+
+def _uncover(layer: nn.Module) -> None:
+    with _lock:
+        _users[layer] -= 1
+        if _users[layer] == 0:
+            del _users[layer]
+            restore = layer.__dict__["forward"].restore
+            if restore is None:
+                del layer.__dict__["forward"]
+            else:
+                layer.forward = restore

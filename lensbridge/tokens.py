@@ -1,0 +1,196 @@
+"""Text to tokens and back, with one rule for BOS and one for padding.
+
+BOS: `prepend_bos=None` means the model's default (True). A text that begins with the BOS token
+already (a chat template) gets no second one; a tokenizer without a BOS token prepends none.
+Padding: on the right unless asked otherwise, so that the tokens of a row stand where they would
+stand alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError, TokenError, TokenizerMissingError
+
+Side = Literal["left", "right"]
+Text: TypeAlias = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Text as the model is given it.
+
+    Args:
+        ids: `[batch, pos]`.
+        mask: `[batch, pos]`, 1 for tokens, 0 for padding.
+        prepend_bos: whether the rows begin with BOS.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    prepend_bos: bool
+
+
+@dataclass
+class Tokens:
+    """A tokenizer as the model uses it.
+
+    Args:
+        find: gives the tokenizer, or None where there is none; called once, when text is met.
+        default_prepend_bos: what `prepend_bos=None` means.
+        default_padding_side: what `padding_side=None` means.
+    """
+
+    find: Callable[[], Any]
+    default_prepend_bos: bool = True
+    default_padding_side: Side = "right"
+    _found: list[Any] = field(default_factory=list)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None."""
+        if not self._found:
+            self._found.append(self.find())
+        return self._found[0]
+
+    def need(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            TokenizerMissingError: the model was loaded without one.
+        """
+        if self.tokenizer is None:
+            raise TokenizerMissingError(
+                "This needs a tokenizer, and the model has none. "
+                "Pass one: lensbridge.load(model, tokenizer=...), or pass token ids."
+            )
+        return self.tokenizer
+
+    def encode(
+        self, text: Text, prepend_bos: bool | None = None, padding_side: Side | None = None
+    ) -> Encoded:
+        """Texts as rows of one padded tensor.
+
+        Raises:
+            TokenizerMissingError: there is no tokenizer.
+            InputError: nothing to run, or a BOS that the tokenizer does not have.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        bos = self._bos(prepend_bos)
+        rows = [self._row(one, bos) for one in texts]
+        if not rows or not all(rows):
+            raise InputError(f"There are no tokens to run in {text!r}.")
+        width = max(map(len, rows))
+        side = self._side(padding_side)
+        pad = self.pad_token_id
+        ids = [_padded(row, width, pad, side) for row in rows]
+        mask = [_padded([1] * len(row), width, 0, side) for row in rows]
+        starts = bos is not None and all(row[0] == bos for row in rows)
+        return Encoded(torch.tensor(ids), torch.tensor(mask), starts)
+
+    def _bos(self, prepend_bos: bool | None) -> int | None:
+        wanted = self.default_prepend_bos if prepend_bos is None else prepend_bos
+        bos = self.need().bos_token_id
+        if prepend_bos and bos is None:
+            raise InputError("prepend_bos=True, but the tokenizer has no BOS token.")
+        return bos if wanted else None
+
+    def _row(self, text: str, bos: int | None) -> list[int]:
+        if not isinstance(text, str):
+            raise InputError(f"Expected text, got {type(text).__name__}.")
+        ids: list[int] = self.need()(text, add_special_tokens=False)["input_ids"]
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    def _side(self, padding_side: Side | None) -> Side:
+        side = padding_side or self.default_padding_side
+        if side not in ("left", "right"):
+            raise InputError(f"padding_side is 'left' or 'right', not {padding_side!r}.")
+        return side
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills short rows; the mask says where, so any id will do."""
+        known = self.need()
+        ids = (known.pad_token_id, known.eos_token_id, known.bos_token_id)
+        return next((one for one in ids if one is not None), 0)
+
+    def to_string(self, ids: Any) -> str | list[str]:
+        """Text of one row of ids, or of each of several."""
+        rows = torch.as_tensor(ids)
+        if rows.ndim > 1:
+            return [str(self.to_string(row)) for row in rows]
+        decode = self.need().decode
+        return str(decode(rows.reshape(-1).tolist(), clean_up_tokenization_spaces=False))
+
+    def to_str_tokens(
+        self, given: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
+    ) -> list[str] | list[list[str]]:
+        """Each token as text: of a string or a row of ids a list, of several a list of lists."""
+        if isinstance(given, str):
+            return self._strings(self.encode(given, prepend_bos).ids[0])
+        if isinstance(given, Sequence) and given and isinstance(given[0], str):
+            rows = self.encode(given, prepend_bos, padding_side)
+            return [
+                self._strings(ids[mask.bool()])
+                for ids, mask in zip(rows.ids, rows.mask, strict=True)
+            ]
+        ids = torch.as_tensor(given)
+        if ids.ndim == 2 and ids.shape[0] > 1:
+            return [self._strings(row) for row in ids]
+        return self._strings(ids.reshape(-1))
+
+    def _strings(self, ids: Tensor) -> list[str]:
+        decode = self.need().decode
+        return [str(decode([one], clean_up_tokenization_spaces=False)) for one in ids.tolist()]
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is one token.
+
+        Raises:
+            TokenError: it is not, with the tokens that it is.
+        """
+        ids = self._row(text, None)
+        if len(ids) != 1:
+            raise TokenError(
+                f"{text!r} is {len(ids)} tokens, not one: {self._strings(torch.tensor(ids))}."
+            )
+        return ids[0]
+
+    def to_single_str_token(self, token: int) -> str:
+        """The text of one id."""
+        return self._strings(torch.tensor([token]))[0]
+
+    def position_of(
+        self,
+        token: str | int | Tensor,
+        given: Any,
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+    ) -> int:
+        """Where a token stands in a text or in one row of ids.
+
+        Raises:
+            TokenError: it does not occur, or is not one token.
+            InputError: several rows, or a mode that there is not.
+        """
+        if mode not in ("first", "last"):
+            raise InputError(f"mode is 'first' or 'last', not {mode!r}.")
+        wanted = self.to_single_token(token) if isinstance(token, str) else int(token)
+        if isinstance(given, str):
+            ids = self.encode(given, prepend_bos).ids
+        else:
+            ids = torch.as_tensor(given)
+        if ids.ndim == 2 and ids.shape[0] > 1:
+            raise InputError(f"One row of tokens is needed, not {ids.shape[0]}.")
+        found = (ids.reshape(-1) == wanted).nonzero().flatten().tolist()
+        if not found:
+            raise TokenError(f"The token {token!r} does not occur in the input.")
+        return int(found[0] if mode == "first" else found[-1])
+
+
+def _padded(row: list[int], width: int, fill: int, side: Side) -> list[int]:
+    padding = [fill] * (width - len(row))
+    return padding + row if side == "left" else row + padding
