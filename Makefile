@@ -1,0 +1,40 @@
+# `make demo` and `make test` work from a bare clone: they need Python 3.10 or newer with pip.
+# On Linux, PyPI's torch brings its GPU libraries along. The smaller CPU build instead:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: demo test lint format docs check-docs benchmark
+
+demo: .venv/.installed-test
+	$(BIN)/lensbridge demo
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: .venv/.installed-test
+	$(BIN)/python docs/generate.py
+
+check-docs: .venv/.installed-test
+	$(BIN)/python docs/generate.py --check
+
+benchmark: .venv/.installed-test
+	$(BIN)/python -m pytest benchmarks
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[$*]'
+	@touch $@
