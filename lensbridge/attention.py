@@ -41,8 +41,7 @@ class KernelSite(Site):
         def act(call: Call) -> None:
             tap = call.around.get("attention")
             if tap is None:
-                batch, positions = call.input.shape[:2]
-                tap = Tap(self.name, self.n_heads, self.n_kv, batch, positions)
+                tap = Tap(self.name, self.n_heads, self.n_kv, call.input)
                 call.around["attention"] = tap
             assert isinstance(tap, Tap)
             tap.chains[self.role] = chain
@@ -57,13 +56,13 @@ class KernelSite(Site):
 class Tap(TorchFunctionMode):
     """Watches one call of one attention module."""
 
-    def __init__(self, name: str, n_heads: int, n_kv: int, batch: int, positions: int) -> None:
+    def __init__(self, name: str, n_heads: int, n_kv: int, given: Tensor) -> None:
         super().__init__()
         self.name = name
         self.n_heads = n_heads
         self.n_kv = n_kv
-        self.batch = batch
-        self.positions = positions
+        self.batch, self.positions = given.shape[:2]
+        self.dtype = given.dtype
         self.chains: dict[Role, Chain] = {}
         self.products = 0
         self.kernels = 0
@@ -182,9 +181,12 @@ class Tap(TorchFunctionMode):
                 scores = new.clamp(min=floor).reshape(input.shape)
         pattern = func(scores, *args, **kwargs)
         if "pattern" in self.chains:
-            new = self.chains["pattern"].run(pattern.reshape(shape))
-            if new is not None:
-                pattern = new.reshape(pattern.shape)
+            read = pattern.reshape(shape).to(self.dtype)
+            new = self.chains["pattern"].run(read)
+            how = change(read, new)
+            if how != "none":
+                assert new is not None
+                pattern = substitute(pattern, new.to(pattern.dtype).reshape(pattern.shape), how)
         return pattern
 
     def _is_pattern_shaped(self, x: Tensor) -> bool:

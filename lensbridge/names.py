@@ -273,7 +273,7 @@ class Vocabulary:
             UnknownPointError: no such name, with the nearest ones.
             AbsentPointError: this model has no such point, with the reason.
         """
-        return self._canonical(name if isinstance(name, str) else tuple(name))
+        return self._canonical(name)
 
     def _canonical(self, name: Name) -> str:
         full = name if isinstance(name, str) else expand_short(*name)

@@ -21,7 +21,8 @@ _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapper: Any = model
+    return wrapper.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def config_dict(core: nn.Module) -> dict[str, object]:

@@ -60,11 +60,8 @@ class Call:
         """Contexts to be open while the module runs."""
         self.replaced = False
 
-    @property
-    def input_key(self) -> str | int:
-        """Where the activation is among the arguments: HF passes it either way."""
-        if self.args:
-            return 0
+    def _keyword(self) -> str:
+        """Which keyword holds the activation, where HF passes it by keyword."""
         if "hidden_states" in self.kwargs:
             return "hidden_states"
         return next(key for key, value in self.kwargs.items() if isinstance(value, Tensor))
@@ -72,17 +69,14 @@ class Call:
     @property
     def input(self) -> Tensor:
         """The activation that the module is called with."""
-        if self.args:
-            return self.args[0]
-        return self.kwargs[self.input_key]
+        return self.args[0] if self.args else self.kwargs[self._keyword()]
 
     def replace_input(self, value: Tensor) -> None:
         """Give the module another activation."""
-        key = self.input_key
-        if isinstance(key, int):
+        if self.args:
             self.args = (value, *self.args[1:])
         else:
-            self.kwargs = {**self.kwargs, key: value}
+            self.kwargs = {**self.kwargs, self._keyword(): value}
         self.replaced = True
 
     @property

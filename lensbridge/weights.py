@@ -124,14 +124,15 @@ def fetch(module: nn.Module, name: str) -> Tensor:
         return loaded.detach().clone()
 
 
+_tensor: Any = Tensor  # whose stubs do not know that properties are descriptors
 _SHAPE_ONLY = frozenset(
     {
-        Tensor.shape.__get__,
-        Tensor.dtype.__get__,
-        Tensor.device.__get__,
-        Tensor.ndim.__get__,
-        Tensor.requires_grad.__get__,
-        Tensor.is_leaf.__get__,
+        _tensor.shape.__get__,
+        _tensor.dtype.__get__,
+        _tensor.device.__get__,
+        _tensor.ndim.__get__,
+        _tensor.requires_grad.__get__,
+        _tensor.is_leaf.__get__,
         Tensor.size,
         Tensor.dim,
         Tensor.numel,

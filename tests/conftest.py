@@ -1,0 +1,27 @@
+"""Offline, on the CPU, two threads; hypothesis without deadlines (the machine sets the pace)."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, settings
+
+settings.register_profile(
+    "lensbridge",
+    deadline=None,
+    max_examples=8,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # shapes are small already: no need to shrink them
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("lensbridge")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
