@@ -93,7 +93,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def answers(site: Path) -> dict[str, Any]:
     """What a user of the installed packages sees, in a process of their own."""
-    printed = run("-W", "error", str(TOY / "read_every_point.py"), PYTHONPATH=str(site))
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    printed = run("-W", "error", str(TOY / "read_every_point.py"), PYTHONPATH=path)
     return json.loads(printed.splitlines()[-1])
 
 

@@ -1,4 +1,4 @@
-"""A decoder that transformers does not know: parallel residual, odd names, a scaled branch."""
+"""A decoder that transformers does not know: parallel residual, odd names, other sizes."""
 
 from typing import Any
 
