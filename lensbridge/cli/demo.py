@@ -1,0 +1,120 @@
+"""`lensbridge demo`: three analyses on the bundled model, and a report of them."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lensbridge import __version__
+
+if TYPE_CHECKING:
+    from lensbridge.demo.report import Results
+    from lensbridge.model import LensModel
+    from lensbridge.viz.report import Finding
+
+T = TypeVar("T")
+
+STEPS = 4
+PROMPTS = 8
+
+
+def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    about = "run three classic analyses on the bundled model and write an HTML report"
+    parser = subcommands.add_parser("demo", help=about, description=f"{about.capitalize()}.")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("lensbridge-demo.html"),
+        metavar="PATH",
+        help="where to write the report (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the analyses, write the report, print the findings.
+
+    Raises:
+        LensbridgeError: an analysis that does not hold up.
+        OSError: a report that cannot be written.
+    """
+    out: Path = arguments.out
+    if not out.resolve().parent.is_dir():  # before the work, not after it
+        raise FileNotFoundError(f"There is no folder {out.resolve().parent}; create it first.")
+    print(f"lensbridge {__version__}: demo")
+    results = _analyse()
+    from lensbridge.demo.report import findings, render
+
+    page = render(results)
+    out.write_text(page, encoding="utf-8")
+    print(f"\n{_table(findings(results))}\n\nReport: {out.resolve()} ({len(page) / 1000:.0f} kB)")
+    return 0
+
+
+def _analyse() -> "Results":
+    started = perf_counter()
+    model = _step(1, "load the demo model", _load)
+    from lensbridge.demo import report, text, workflows
+
+    prompts = [text.john_and_mary(), *text.held_out_handovers(PROMPTS - 1)]
+    patching = _step(
+        2, "patch activations", lambda: workflows.patch_positions(model, text.eiffel_tower())
+    )
+    attribution = _step(
+        3, "attribute logits to heads", lambda: workflows.attribute_heads(model, prompts)
+    )
+    print(f"      all terms sum to the logit difference within {attribution.error:.1e} logits")
+    induction = _step(4, "score induction heads", lambda: workflows.score_induction(model))
+    closing = _closing(perf_counter() - started)
+    return report.Results(_about(model), closing, patching, attribution, induction)
+
+
+def _step(number: int, what: str, work: Callable[[], T]) -> T:
+    print(f"[{number}/{STEPS}] {what:<28}", end="", flush=True)
+    started = perf_counter()
+    result = work()
+    print(f"{perf_counter() - started:5.1f} s", flush=True)
+    return result
+
+
+def _load() -> "LensModel":
+    from transformers.utils import logging
+
+    from lensbridge import load
+
+    logging.disable_progress_bar()  # it would tear up the line that this step is printing
+    try:
+        return load("demo")
+    finally:
+        logging.enable_progress_bar()
+
+
+def _about(model: "LensModel") -> str:
+    cfg = model.cfg
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"Three classic analyses on the bundled model: {cfg.original_architecture}, "
+        f"{cfg.n_layers} layers of {cfg.n_heads} heads, d_model {cfg.d_model}, "
+        f"{size / 1e6:.1f} million parameters, exactly as HuggingFace transformers runs it."
+    )
+
+
+def _closing(seconds: float) -> str:
+    import torch
+    import transformers
+
+    versions: tuple[Any, ...] = (__version__, torch.__version__, transformers.__version__)
+    return (
+        "Made by `lensbridge demo` (lensbridge {}, torch {}, transformers {})".format(*versions)
+        + f" in {seconds:.1f} seconds, loading included."
+    )
+
+
+def _table(findings: "list[Finding]") -> str:
+    width = max(len(finding.topic) for finding in findings) + 2
+    value = max(len(finding.value) for finding in findings)
+    rows = [f"{finding.topic:<{width}}{finding.value:<{value}}" for finding in findings]
+    remarks = [f"{'':<{width}}{finding.remark.replace('`', '')}" for finding in findings]
+    return "\n".join(line for pair in zip(rows, remarks, strict=True) for line in pair)

@@ -1,0 +1,120 @@
+"""Direct logit attribution as a finding and a section."""
+
+from torch import Tensor
+
+from lensbridge.demo.report.heads import head_grid, head_name
+from lensbridge.demo.report.snippets import ATTRIBUTION
+from lensbridge.demo.workflows import Attribution
+from lensbridge.viz import Heatmap, Html, Scale, report
+from lensbridge.viz.markup import visible
+from lensbridge.viz.numbers import rounded, signed
+from lensbridge.viz.report import Finding, Section
+
+
+def finding(result: Attribution) -> Finding:
+    """The top head, and whether its ablation bears the attribution out."""
+    says = "confirms" if result.confirmed else "does not confirm"
+    return Finding(
+        "Direct logit attribution",
+        f"{head_name(result.top)} writes {signed(float(result.heads[result.top]), 2)} logits",
+        f"Ablating it takes the logit difference from {rounded(_mean(result.before), 2)} to "
+        f"{rounded(_mean(result.ablated[result.top]), 2)}, which {says} the attribution.",
+    )
+
+
+def section(result: Attribution) -> Section:
+    """Heads attributed and ablated, and the whole sum."""
+    first = result.prompts[0]
+    parts = (
+        report.paragraph(
+            f"In “{first.text}” the receiver is `{visible(first.answer)}`, not "
+            f"`{visible(first.rival)}`. The logit difference between the two names is a sum: each "
+            "head, MLP, embedding and bias adds what it writes at the last position, centred, "
+            "divided by the final norm's scale and read in the direction of the two names. All is "
+            f"averaged over {len(result.prompts)} sentences whose pairs of names the model never "
+            "saw together in training."
+        ),
+        _grids(result),
+        _ablation(result),
+        report.figure(
+            _attention(result),
+            f"Where {head_name(result.top)} looks",
+            "Its attention from the last position of the first sentence, most of all to "
+            f"`{visible(result.tokens[int(result.attention.argmax())])}`.",
+        ),
+        _sum(result),
+        report.code(ATTRIBUTION),
+    )
+    return Section("Direct logit attribution: which head names the receiver?", "attribution", parts)
+
+
+def _grids(result: Attribution) -> Html:
+    heads, drops = result.heads.tolist(), result.drops.tolist()
+    scale = Scale.around_zero(heads, drops, unit="logits")
+    return report.side_by_side(
+        report.figure(
+            head_grid("Direct logit attribution", heads, scale, result.top),
+            "Attributed",
+            "What each head writes directly towards the right name.",
+        ),
+        report.figure(
+            head_grid("Drop of the logit difference when ablated", drops, scale, result.top),
+            "Lost when ablated",
+            "The check: what the logit difference loses when a head's `hook_z` is zeroed at all "
+            "positions, later layers' use of that head included.",
+        ),
+    )
+
+
+def _ablation(result: Attribution) -> Html:
+    lost, ablated = float(result.drops[result.top]), result.ablated[result.top]
+    meaning = (
+        "The ablation confirms the attribution."
+        if result.confirmed
+        else "The ablation does not confirm the attribution: less than half of it is lost."
+    )
+    fall = f"from {rounded(_mean(result.before), 2)} to {rounded(_mean(ablated), 2)}"
+    return report.verdict(
+        f"{meaning} {head_name(result.top)} writes {signed(float(result.heads[result.top]), 2)} "
+        f"logits; without it the logit difference falls by {rounded(lost, 2)}, {fall}, and the "
+        f"right name is ahead in {int((ablated > 0).sum())} of {len(ablated)} sentences instead "
+        f"of {int((result.before > 0).sum())}.",
+        result.confirmed,
+    )
+
+
+def _attention(result: Attribution) -> Html:
+    return Heatmap(
+        title=f"Attention of {head_name(result.top)} from the last position",
+        values=[result.attention.tolist()],
+        rows=[head_name(result.top)],
+        columns=[visible(token) for token in result.tokens],
+        scale=Scale(1.0, diverging=False, unit="attention"),
+        axes=("", "attended position"),
+    ).svg()
+
+
+def _sum(result: Attribution) -> Html:
+    terms = {
+        **result.embeddings,
+        **{f"heads of layer {i}": float(row.sum()) for i, row in enumerate(result.heads)},
+        **{f"MLP of layer {i}": float(value) for i, value in enumerate(result.mlps)},
+        "output biases of attention": float(result.attention_biases.sum()),
+        **result.constants,
+    }
+    rows = [(name, signed(value, 3)) for name, value in terms.items()]
+    total, measured = sum(terms.values()), _mean(result.before)
+    rows += [
+        ("sum of all terms", signed(total, 3)),
+        ("logit difference of the model", signed(measured, 3)),
+        ("largest residual on any sentence", f"{result.error:.1e}"),
+    ]
+    return report.figure(
+        report.table(("term", "logits"), rows, totals=3),
+        "Every term of the logit difference",
+        "Averages over the sentences; the residual is the worst of them.",
+    )
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean())

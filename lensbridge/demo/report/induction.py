@@ -1,0 +1,90 @@
+"""Induction as a finding and a section."""
+
+from lensbridge.demo.report.heads import head_grid, head_name
+from lensbridge.demo.report.snippets import INDUCTION
+from lensbridge.demo.workflows import Induction
+from lensbridge.viz import Curve, Heatmap, Html, Scale, report
+from lensbridge.viz.markup import visible
+from lensbridge.viz.report import Finding, Section
+
+
+def finding(result: Induction) -> Finding:
+    """The top head's score and what repetition does to the loss."""
+    first, second = result.halves
+    return Finding(
+        "Induction",
+        f"{head_name(result.top)} scores {result.scores[result.top]:.2f}",
+        f"The loss goes from {first:.2f} nats on the first copy of random words to {second:.2f} "
+        "on the second.",
+    )
+
+
+def section(result: Induction) -> Section:
+    """Scores, losses and the top head's pattern."""
+    parts = (
+        report.paragraph(
+            f"The model reads {result.period} random words twice over. An induction head, at the "
+            "second copy of a word, looks at what followed the first copy, and so predicts how "
+            f"the sequence goes on. A head's score is its mean attention {result.period - 1} "
+            "positions back from there (`hook_pattern`)."
+        ),
+        report.side_by_side(
+            report.stacked(_scores(result), _loss(result)),
+            _pattern(result),
+        ),
+        report.code(INDUCTION),
+    )
+    return Section("Induction: which heads continue a repeated sequence?", "induction", parts)
+
+
+def _scores(result: Induction) -> Html:
+    scale = Scale(1.0, diverging=False, unit="attention on the induction stripe")
+    return report.figure(
+        head_grid("Induction scores", result.scores.tolist(), scale, result.top),
+        "Induction scores",
+        "1 means that a head, at the second copy of a word, looks only at what followed the first.",
+    )
+
+
+def _loss(result: Induction) -> Html:
+    first, second = result.halves
+    picture = Curve(
+        title="Loss by position",
+        values=result.loss.tolist(),
+        labels=[f"position {j + 1}" for j in range(len(result.loss))],
+        axes=("predicted position", "loss in nats"),
+        split=result.period,
+        sides=("first copy", "second copy"),
+        reference=(result.chance, "a uniform guess among the words"),
+    )
+    return report.figure(
+        picture.svg(),
+        "Loss of each prediction",
+        f"{first:.2f} nats on average in the first copy, {second:.2f} in the second. The word "
+        "that begins the second copy cannot be foreseen.",
+    )
+
+
+def _pattern(result: Induction) -> Html:
+    labels = [visible(token) for token in result.tokens]
+    square = result.pattern.tolist()
+    picture = Heatmap(
+        title=f"Attention pattern of {head_name(result.top)}",
+        values=[
+            [v if key <= query else None for key, v in enumerate(row)]
+            for query, row in enumerate(square)
+        ],
+        rows=labels,
+        columns=labels,
+        scale=Scale(1.0, diverging=False, unit="attention"),
+        axes=("from", "to"),
+        cell=(9, 9),
+        digits=None,
+        every=2,
+    )
+    return report.figure(
+        picture.svg(),
+        f"Attention of {head_name(result.top)} on one sequence",
+        "Each row is a position that looks, each column one that is looked at. The stripe in the "
+        "lower half is induction.",
+    )

@@ -1,0 +1,98 @@
+"""Activation patching as a finding and a section."""
+
+from lensbridge.demo.report.snippets import PATCHING
+from lensbridge.demo.workflows import PATCHED, Patching
+from lensbridge.viz import Heatmap, Html, Scale, report
+from lensbridge.viz.markup import visible
+from lensbridge.viz.numbers import signed
+from lensbridge.viz.report import Finding, Section
+
+
+def finding(result: Patching) -> Finding:
+    """Which patch of the residual stream restores most."""
+    layer, position = result.best("resid_pre")
+    token = visible(result.clean.tokens[position])
+    return Finding(
+        "Activation patching",
+        f"{result.grids['resid_pre'][layer, position]:.0%} restored at {token}",
+        f"Copying `resid_pre` of layer {layer} there brings back the clean answer by that much. "
+        f"The answer reaches the last position {_arrival(result)}.",
+    )
+
+
+def _arrival(result: Patching) -> str:
+    layer, last = result.arrival, len(result.grids["resid_pre"]) - 1
+    return f"in layer {last}" if layer is None else f"before layer {layer}"
+
+
+def section(result: Patching) -> Section:
+    """The three grids and the two runs."""
+    prompt = result.prompt
+    right, wrong = visible(prompt.answer), visible(prompt.rival)
+    parts = (
+        report.paragraph(
+            f"The model reads “{prompt.text}” and should say `{right}`; after "
+            f"“{prompt.corrupted}” it should say `{wrong}`. Each cell is one run on the second "
+            "text with one activation copied from the first, at one layer and one position. The "
+            f"metric is the logit of `{right}` less the logit of `{wrong}`, scaled so that 0 is "
+            "the corrupted run and 1 the clean one."
+        ),
+        report.side_by_side(*_patch_figures(result), _runs(result)),
+        report.code(PATCHING),
+    )
+    return Section("Activation patching: where is the city decided?", "patching", parts)
+
+
+_PATCHES = {
+    "resid_pre": (
+        "Residual stream",
+        "`resid_pre`: everything that a position holds at the start of a layer. Follow the answer "
+        "from the landmark to the last position.",
+    ),
+    "attn_out": (
+        "Attention",
+        "`attn_out`: what attention adds in a layer. It is what moves information from one "
+        "position to another.",
+    ),
+    "mlp_out": ("MLP", "`mlp_out`: what the MLP adds in a layer, where the information is."),
+}
+
+
+def _patch_figures(result: Patching) -> list[Html]:
+    grids = [grid.tolist() for grid in result.grids.values()]
+    scale = Scale.around_zero(*grids, unit="fraction restored", least=1.0)
+    return [report.figure(_patch_grid(result, point, scale), *_PATCHES[point]) for point in PATCHED]
+
+
+def _patch_grid(result: Patching, point: str, scale: Scale) -> Html:
+    grid = result.grids[point].tolist()
+    pairs = zip(result.clean.tokens, result.corrupted.tokens, strict=True)
+    return Heatmap(
+        title=f"Patching {point}: fraction of the clean logit difference restored",
+        values=grid,
+        rows=list(map(str, range(len(grid)))),
+        columns=[visible(a) if a == b else f"{visible(b)}←{visible(a)}" for a, b in pairs],
+        scale=scale,
+        axes=("layer", "patched position"),
+        marked=[result.best(point)],
+    ).svg()
+
+
+def _runs(result: Patching) -> Html:
+    rows = [
+        (
+            name,
+            f"`{visible(run.next)}`",
+            f"{run.probability:.1%}",
+            signed(run.difference, 2),
+        )
+        for name, run in (("clean", result.clean), ("corrupted", result.corrupted))
+    ]
+    layer, position = result.best("attn_out")
+    token = visible(result.clean.tokens[position])
+    return report.figure(
+        report.table(("run", "says", "probability", "logit difference"), rows),
+        "The two runs",
+        f"The answer reaches the last position {_arrival(result)}. Of all attention outputs, the "
+        f"one that restores most is layer {layer}'s at `{token}`.",
+    )
