@@ -147,9 +147,9 @@ def _stop(call: Call) -> None:
 
 
 def _refuse_checkpointing(native: Native) -> None:
-    core: Any = native.core
-    if core.training and torch.is_grad_enabled() and core.is_gradient_checkpointing:
+    training = native.core.training and torch.is_grad_enabled()
+    if training and any(module.gradient_checkpointing for module in native.checkpointers):
         raise HookError(
             "Gradient checkpointing runs the layers again on the way back, without the hooks, so "
-            "edits would be lost. Call hf_model.gradient_checkpointing_disable(), or .eval()."
+            "edits would be lost. Switch checkpointing off on hf_model, or call .eval()."
         )

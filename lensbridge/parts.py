@@ -1,6 +1,7 @@
 """A native model taken apart: which module plays which role. Built by `resolve.py`, read by all."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -82,6 +83,7 @@ class Native:
         root: the object that is called (a PEFT wrapper, where there is one).
         core: the transformers model inside it.
         paths: module -> its dotted path in `core`, for messages.
+        checkpointers: modules with a `gradient_checkpointing` switch.
     """
 
     root: nn.Module
@@ -96,3 +98,4 @@ class Native:
     ln_final: Norm
     unembed: Linear | None
     paths: dict[nn.Module, str]
+    checkpointers: tuple[Any, ...]

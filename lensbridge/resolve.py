@@ -81,6 +81,11 @@ class _Resolver:
             ln_final=self._norm(self._top(self.spec.final_norm), kind, self.spec.final_norm),
             unembed=self._head(),
             paths={module: path for path, module in self.core.named_modules()},
+            checkpointers=tuple(
+                module
+                for module in self.core.modules()
+                if hasattr(module, "gradient_checkpointing")
+            ),
         )
 
     # --- modules -----------------------------------------------------------------------------

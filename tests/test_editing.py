@@ -130,9 +130,11 @@ def nudged(value: Tensor) -> Tensor:
     Not along the value or evenly, since a norm would undo that.
     """
     other = value.clone()
-    slot = other[-1, 2]
-    if value.ndim == 4:  # [b, h, q, k] is square at its end, [b, p, n, d] nowhere by these sizes
-        slot = other[-1, -1, 2] if value.shape[2] == value.shape[3] == LENGTH else slot[-1]
+    if value.ndim == 3:
+        slot = other[-1, 2]
+    else:  # [b, h, q, k] is square at its end; no [b, p, n, d] is, by these sizes
+        square = value.shape[2] == value.shape[3] == LENGTH
+        slot = other[-1, -1, 2] if square else other[-1, 2, -1]
     seen = slot > -torch.inf
     slot[seen] += torch.linspace(-0.5, 0.7, int(seen.sum())) if seen.sum() > 1 else 0.7
     return other

@@ -67,7 +67,7 @@ def shapes(draw: st.DrawFn, families: tuple[str, ...] = FAMILIES) -> Shape:
         family=draw(st.sampled_from(families)),
         heads=kv_heads * draw(st.sampled_from([1, 2, 3])),
         kv_heads=kv_heads,
-        d_head=draw(st.sampled_from([2, 4, 6])),
+        d_head=draw(st.sampled_from([4, 6])),
         layers=draw(st.sampled_from([1, 2, 3])),
         d_mlp=draw(st.sampled_from([7, 20])),
         kernel=draw(st.sampled_from(["sdpa", "eager"])),
@@ -126,7 +126,6 @@ def _config(shape: Shape) -> object:
     }
     if not shape.grouped:
         rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-        rope = rope if shape.d_head > 2 else {**rope, "partial_rotary_factor": 1.0}
         parallel = shape.family == "neox"
         return GPTNeoXConfig(use_parallel_residual=parallel, rope_parameters=rope, **common)
     grouped = {**common, "num_key_value_heads": shape.kv_heads, "head_dim": shape.d_head}
