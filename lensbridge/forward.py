@@ -21,10 +21,10 @@ from lensbridge.skip import layers_skipped
 class Span:
     """Which part of the model runs: layers `start` to `stop`, and whether the head does.
 
-    `stop` None: through to the head.
+    `start` None: from the tokens. `stop` None: through to the head.
     """
 
-    start: int = 0
+    start: int | None = None
     stop: int | None = None
     head: bool = True
 
@@ -35,22 +35,25 @@ class Span:
         Raises:
             InputError: there is no such layer, or nothing between the two.
         """
-        first = 0 if start is None else _layer("start_at_layer", start, n_layers)
+        first = None if start is None else _layer("start_at_layer", start, n_layers)
         last = None if stop is None else _layer("stop_at_layer", stop, n_layers)
-        if last is not None and start is not None and last <= first:
+        if last is not None and first is not None and last <= first:
             raise InputError(f"start_at_layer={start} leaves nothing before stop_at_layer={stop}.")
         return cls(first, last, head)
 
     def misses(self, name: str) -> bool:
         """Whether a point lies before what runs."""
+        if self.start is None:
+            return False
         layer = layer_of(name)
         if layer is None:
-            return self.start > 0 and name in ("hook_embed", "hook_pos_embed")
+            return name in ("hook_embed", "hook_pos_embed")
         return layer < self.start
 
     def __str__(self) -> str:
+        begin = "the tokens" if self.start is None else f"layer {self.start}"
         end = "the head" if self.stop is None else f"before layer {self.stop}"
-        return f" It ran from layer {self.start} to {end}."
+        return f" It ran from {begin} to {end}."
 
 
 def _layer(what: str, layer: int, n_layers: int) -> int:
@@ -94,10 +97,10 @@ def run_forward(
     if here is not None and not callbacks and not stages:
         here.state.step = -1
         return _call(engine, here, kwargs)
-    if span.start:
+    if span.start is not None:
         kwargs.setdefault("use_cache", "past_key_values" in kwargs)
     with ExitStack() as stack:
-        stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start]]))
+        stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
         attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
         outcome = _call(engine, attachment, kwargs)
     require_fired(callbacks, str(span))
@@ -115,7 +118,7 @@ def _call(engine: Engine, attachment: Attachment, kwargs: dict[str, Any]) -> Out
 def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
     stages = []
     modules = [block.module for block in native.blocks]
-    if span.start:
+    if span.start is not None:
         residual = prepared.embeds
         if residual is None:
             raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
+from tiny_models import Layer, Shape, split_heads
 from torch import Tensor, nn
 from transformers.models.gpt_neox.modeling_gpt_neox import (
     apply_rotary_pos_emb as rotate_neox,
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_llama
-
-from tiny_models import Layer, Shape, split_heads
 
 
 @dataclass
@@ -137,9 +136,7 @@ def rotated(model: nn.Module, shape: Shape, q: Tensor, k: Tensor) -> tuple[Tenso
     return rot_q.transpose(1, 2), rot_k.transpose(1, 2)
 
 
-def scores_by_hand(
-    shape: Shape, index: int, q: Tensor, k: Tensor, mask: Tensor | None
-) -> Tensor:
+def scores_by_hand(shape: Shape, index: int, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled, masked scores: causal, padding, and Mistral's window of four."""
     k = repeat(k, "b k g d -> b k (g r) d", r=q.shape[2] // k.shape[2])
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * shape.d_head**-0.5

@@ -10,10 +10,6 @@ import pytest
 import torch
 from einops import rearrange
 from hypothesis import given
-from torch import Tensor, nn
-
-import lensbridge
-from lensbridge.errors import EditError
 from raw import Attention, Recording, record, run_replacing
 from test_reading import expected_points
 from tiny_models import (
@@ -29,7 +25,10 @@ from tiny_models import (
     split_heads,
     tokens,
 )
+from torch import Tensor, nn
 
+import lensbridge
+from lensbridge.errors import EditError
 
 LENGTH = 5
 
@@ -223,9 +222,7 @@ def test_incl_bwd_keeps_the_same_gradients_and_leaves_parameters_alone(family: s
     model = lensbridge.load(build(shape))
     # a head input has its own way to the projection, past the points of ln1
     names = [name for name in model.hook_names if not name.endswith("_input")]
-    loss, cache = model.run_with_cache(
-        ids, names_filter=names, incl_bwd=True, return_type="loss"
-    )
+    loss, cache = model.run_with_cache(ids, names_filter=names, incl_bwd=True, return_type="loss")
     assert all(parameter.grad is None for parameter in model.parameters())
     oracle = Oracle(build(shape), shape, ids)
     bare_loss = oracle.model(ids, labels=ids).loss

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from tiny_models import FAMILIES, Shape, build, tokens
 from torch import Tensor, nn
 
 import lensbridge
 from lensbridge.errors import HookError, HookNeverFiredError, UnknownPointError
-from tiny_models import FAMILIES, Shape, build, tokens
 
 
 def hooks_on(model: nn.Module) -> int:

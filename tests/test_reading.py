@@ -4,9 +4,6 @@ import pytest
 import torch
 from einops import einsum, rearrange, repeat
 from hypothesis import given
-from torch import Tensor
-
-import lensbridge
 from raw import Attention, Recording, record
 from tiny_models import (
     FAMILIES,
@@ -18,9 +15,11 @@ from tiny_models import (
     left_padded,
     norm_by_hand,
     shapes,
-    split_heads,
     tokens,
 )
+from torch import Tensor
+
+import lensbridge
 
 
 def expected_points(model, shape: Shape, recording: Recording, mask: Tensor | None) -> dict:
@@ -127,10 +126,14 @@ def test_reading_a_left_padded_batch_changes_nothing_and_patterns_are_right(shap
         for i in range(shape.layers):
             found = cache[name, i].transpose(1, 2)[real]
             torch.testing.assert_close(
-                found, expected[f"blocks.{i}.attn.hook_{name}"].transpose(1, 2)[real],
-                rtol=2e-5, atol=2e-5,
+                found,
+                expected[f"blocks.{i}.attn.hook_{name}"].transpose(1, 2)[real],
+                rtol=2e-5,
+                atol=2e-5,
             )
-    assert torch.equal(cache["resid_post", -1], expected[f"blocks.{shape.layers - 1}.hook_resid_post"])
+    assert torch.equal(
+        cache["resid_post", -1], expected[f"blocks.{shape.layers - 1}.hook_resid_post"]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
