@@ -1,0 +1,1 @@
+"""What lensbridge costs, beside bare HuggingFace and TransformerLens: `python -m benchmarks`."""

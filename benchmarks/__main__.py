@@ -1,0 +1,174 @@
+"""Measure lensbridge beside bare HuggingFace and, where it is installed, TransformerLens.
+
+    python -m benchmarks            the table, in about six minutes on one core
+    python -m benchmarks --quick    small models and few rounds: does it run, not how fast
+    python -m benchmarks --write    also write docs/benchmarks.md
+    python -m benchmarks --only host load       some groups: forward, host, load, import
+
+Everything runs in one process, interleaved, on random weights built offline. A result is a ratio:
+lensbridge's processor time as a multiple of the other's, the median over rounds with its 95%
+interval. Whatever is compared is first checked to compute the same.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import torch
+import transformers
+
+from benchmarks import forwards, hosts, imports, loads, memory, rival, specimens
+from benchmarks.report import Row, as_markdown, as_text
+from benchmarks.specimens import Shape, Specimen
+from benchmarks.timing import Effort
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+
+TEXT = """# Benchmarks
+
+What lensbridge costs, beside bare HuggingFace and TransformerLens. Written by
+`python -m benchmarks --write`; measure it on your own machine with `python -m benchmarks`.
+
+A result is lensbridge's cost as a multiple of the other's: below 1 lensbridge is the cheaper one.
+It is a median over rounds, with the interval that holds it with 95% confidence. All contenders run
+in one process, in turn, in an order that changes from round to round, and the clock is the
+processor time of the process. Weights are random; results are checked to be equal before anything
+is timed: logits bit-identical to the bare model's, caches equal between libraries. Memory of a
+cache is counted by the allocations that torch reports, memory of a load by the kernel, each load in
+a fresh process.
+
+{table}
+
+GPT-2 and Llama are built from their configs: {gpt2}; {llama}. The tiny Llama has {deep}.
+Measured with {threads} on a CPU, with {versions}.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how long.
+
+    Args:
+        shapes: of GPT-2 and Llama.
+        deep: of the model that shows the host's cost.
+        forward: effort for each comparison of forward passes.
+        host: effort for the cost of hooks.
+        load: effort for loads.
+        fresh: effort for what needs fresh processes.
+    """
+
+    shapes: tuple[Shape, Shape]
+    deep: Shape
+    forward: Effort
+    host: Effort
+    load: Effort
+    fresh: Effort
+
+
+FULL = Plan(
+    shapes=(Shape(vocab=50257, positions=64), Shape(batch=2, positions=64)),
+    deep=Shape(layers=32, width=64, heads=4, vocab=256, positions=16),
+    forward=Effort(seconds=13, least=7),
+    host=Effort(seconds=10),
+    load=Effort(seconds=12),
+    fresh=Effort(least=6),
+)
+
+QUICK = Plan(
+    shapes=(Shape(4, 96, 6, 512, positions=32), Shape(4, 96, 6, 512, batch=2, positions=32)),
+    deep=Shape(layers=8, width=32, heads=4, vocab=256, positions=8),
+    forward=Effort(seconds=0.3, least=2),
+    host=Effort(seconds=0.5, least=2),
+    load=Effort(seconds=0.5, least=2),
+    fresh=Effort(least=1),
+)
+
+
+def forward_rows(plan: Plan) -> Iterator[Row]:
+    """Forward passes and caches, on both models."""
+    for one in _models(plan):
+        for comparison in forwards.comparisons(one):
+            yield from comparison.rows(one.name, plan.forward)
+        yield from memory.cache_rows(one)
+
+
+def host_rows(plan: Plan) -> Iterator[Row]:
+    """The cost of a hook."""
+    deep = specimens.llama(plan.deep, f"Llama, {plan.deep.layers} tiny layers")
+    yield from hosts.rows(deep, plan.host)
+
+
+def load_rows(plan: Plan) -> Iterator[Row]:
+    """Time and memory of a load."""
+    yield from loads.rows(specimens.llama(plan.shapes[1]), plan.load, plan.fresh)
+
+
+def import_rows(plan: Plan) -> Iterator[Row]:
+    """Time of an import."""
+    yield from imports.rows(plan.fresh)
+
+
+GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "forward": forward_rows,
+    "host": host_rows,
+    "load": load_rows,
+    "import": import_rows,
+}
+
+
+def measure(plan: Plan, groups: Iterable[str] = GROUPS) -> Iterator[Row]:
+    """The rows of some groups, as they are measured."""
+    with torch.no_grad():
+        for group in groups:
+            yield from GROUPS[group](plan)
+
+
+def _models(plan: Plan) -> Iterator[Specimen]:
+    gpt2, llama = plan.shapes
+    yield specimens.gpt2(gpt2)
+    yield specimens.llama(llama)
+
+
+def document(rows: Iterable[Row], plan: Plan) -> str:
+    """The text of docs/benchmarks.md."""
+    names = ["lensbridge", "torch", "transformers", *(["transformer-lens"] * rival.installed())]
+    threads = torch.get_num_threads()
+    return TEXT.format(
+        table=as_markdown(rows),
+        gpt2=plan.shapes[0],
+        llama=plan.shapes[1],
+        deep=plan.deep,
+        threads="one thread" if threads == 1 else f"{threads} threads",
+        versions=", ".join(f"{name} {version(name)}" for name in names),
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, perhaps write."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small models and few rounds")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--threads", type=int, default=1, help="for torch")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    transformers.utils.logging.disable_progress_bar()
+    plan = QUICK if asked.quick else FULL
+    rows = []
+    for row in measure(plan, asked.only):
+        rows.append(row)
+        print(f"  measured: {row.work}, {row.model}", file=sys.stderr)
+    print(as_text(rows))
+    if asked.write:
+        DOCUMENT.write_text(document(rows, plan), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
