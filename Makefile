@@ -30,7 +30,7 @@ check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate.py --check
 
 benchmark: .venv/.installed-test
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m benchmarks
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
