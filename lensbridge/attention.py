@@ -37,6 +37,10 @@ class KernelSite(Site):
     n_heads: int
     n_kv: int
 
+    @property
+    def may_be_part(self) -> bool:
+        return self.role in ("rot_q", "rot_k")
+
     def stages(self, chain: Chain) -> list[Stage]:
         def act(call: Call) -> None:
             tap = call.around.get("attention")

@@ -60,7 +60,7 @@ class Keep:
             alone: whether nobody keeps the rest of the tensor that it may be a slice of, so that
                 keeping a view would hold memory that nobody asked for.
         """
-        kept = value.detach() if self.detach else value
+        kept = value.detach() if self.detach and value.requires_grad else value
         if self.pos_slice is not None:
             kept = kept[(slice(None),) * position_axis(axes) + (self.index(),)].clone()
         elif alone and kept.untyped_storage().nbytes() > kept.nbytes:
@@ -92,6 +92,9 @@ class Collector:
     versions: dict[str, int] = field(default_factory=dict)
     graph: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._asked = frozenset(self.names)
+
     def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
         """A reader for each name; with gradients, also the tensors to differentiate by."""
         found = []
@@ -103,8 +106,8 @@ class Collector:
 
     def _reader(self, name: str) -> Callable[[Tensor], None]:
         site, keep = self.sites[name], self.keep
-        alone = len(site.shares) == 1 or not site.shares <= set(self.names)
         tensors, versions, axes = self.tensors, self.versions, site.axes
+        alone = site.may_be_part and (len(site.shares) == 1 or not site.shares <= self._asked)
 
         def read(value: Tensor) -> None:
             kept = keep.capture(value, axes, alone)

@@ -50,7 +50,7 @@ def heads(n: int, d: int) -> Layout:
     """
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (n, d))
+        return x.view(*x.shape[:-1], n, d)  # an axis can always be split without a copy
 
     return Layout("... (n d) -> ... n d", split, lambda x, s: split(x).copy_(s), whole=True)
 
@@ -64,7 +64,7 @@ def blocked(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
     }[role]
 
     def split(x: Tensor) -> Tensor:
-        return x.narrow(-1, start, n * d).unflatten(-1, (n, d))
+        return x.narrow(-1, start, n * d).view(*x.shape[:-1], n, d)
 
     pattern = f"... (q k v) -> {role}, ... (n d) -> ... n d"
     return Layout(pattern, split, lambda x, s: split(x).copy_(s), whole=False)
@@ -75,7 +75,7 @@ def grouped(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
     repeat = n_heads // n_kv
 
     def share(x: Tensor) -> Tensor:
-        parts = x.unflatten(-1, (n_kv, repeat + 2, d))
+        parts = x.view(*x.shape[:-1], n_kv, repeat + 2, d)
         if role == "q":
             return parts.narrow(-2, 0, repeat)
         return parts.select(-2, repeat if role == "k" else repeat + 1)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from typing import TypeAlias
 
 from lensbridge.errors import AbsentPointError, UnknownPointError, suggest
@@ -276,6 +276,8 @@ class Vocabulary:
         return self._canonical(name)
 
     def _canonical(self, name: Name) -> str:
+        if name in self._name_set:
+            return str(name)
         full = name if isinstance(name, str) else expand_short(*name)
         full = _LAYER.sub(self._positive, full)
         full = self._alias(full)
@@ -285,9 +287,20 @@ class Vocabulary:
             return self._canonical(expand_short(full))
         raise self._missing(full)
 
-    @property
+    @cached_property
     def _name_set(self) -> frozenset[str]:
-        return _frozen(self.names)
+        return frozenset(self.names)
+
+    @cached_property
+    def _by_row(self) -> dict[str, list[str]]:
+        rows: dict[str, list[str]] = {}
+        for name in self.names:
+            rows.setdefault(template(name), []).append(name)
+        return rows
+
+    @cached_property
+    def _everything(self) -> list[str]:
+        return [name for name in self.names if not _on_request(name)]
 
     def _positive(self, found: re.Match[str]) -> str:
         layer = int(found[1])
@@ -338,6 +351,8 @@ class Vocabulary:
             UnknownPointError: a name, short name or glob that matches nothing.
             AbsentPointError: a point that this architecture lacks.
         """
+        if names_filter is None:
+            return self._everything
         wanted = self._wanted(names_filter)
         if not wanted and callable(names_filter):
             raise UnknownPointError(
@@ -347,7 +362,7 @@ class Vocabulary:
 
     def _wanted(self, asked: NamesFilter) -> set[str]:
         if asked is None:
-            return {name for name in self.names if not _on_request(name)}
+            return set(self._everything)
         if callable(asked):
             return {name for name in self.names if asked(name) and _asked_for(name, asked)}
         if isinstance(asked, str):
@@ -357,14 +372,14 @@ class Vocabulary:
         return {name for item in asked for name in self._wanted(item)}  # type: ignore[arg-type]
 
     def _spelled(self, text: str) -> Iterable[str]:
+        if text in self._name_set:
+            return [text]
         if _is_glob(text):
             return self._globbed(text)
-        short = [
-            name
-            for name in self.names
-            if template(name) in _short_templates().get(_SHORT.get(text, text), [])
+        rows = [] if "." in text else _short_templates().get(_SHORT.get(text, text), [])
+        return [name for row in rows for name in self._by_row.get(row, [])] or [
+            self.canonical(text)
         ]
-        return short if short and "." not in text else [self.canonical(text)]
 
     def _globbed(self, pattern: str) -> list[str]:
         found = [
@@ -378,11 +393,6 @@ class Vocabulary:
                 f"No point matches {pattern!r}. model.hook_names lists them all."
             )
         return found
-
-
-@cache
-def _frozen(names: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(names)
 
 
 def _looks_short(text: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from lensbridge.errors import HookError
@@ -132,12 +133,12 @@ class HookMethods:
 
     def hook_points(self) -> list[HookPoint]:
         """Every point."""
-        return [self._point(name) for name in self.vocabulary.names]
+        return list(self.hook_dict.values())
 
-    @property
+    @cached_property
     def hook_dict(self) -> dict[str, HookPoint]:
         """Every point by name."""
-        return {point.name: point for point in self.hook_points()}
+        return {name: self._point(name) for name in self.vocabulary.names}
 
     def explain(self, name: Name) -> HookPoint:
         """What a point is here: module, formula, axes, whether it can be edited. Print it.

@@ -124,16 +124,20 @@ class Hook:
     Attributes:
         name: canonical name of the point.
         axes: its axes, one letter each (`names.py`).
-        ctx: a dictionary that stays with the point until `reset_hooks`.
     """
 
-    __slots__ = ("_state", "axes", "ctx", "name")
+    __slots__ = ("_engine", "_state", "axes", "name")
 
-    def __init__(self, name: str, axes: str, ctx: dict[str, Any], state: RunState) -> None:
+    def __init__(self, name: str, axes: str, engine: "Engine", state: RunState) -> None:
         self.name = name
         self.axes = axes
-        self.ctx = ctx
+        self._engine = engine
         self._state = state
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """A dictionary that stays with the point until `reset_hooks`."""
+        return self._engine.context(self.name)
 
     def layer(self) -> int:
         """The layer that the point is in.
@@ -180,18 +184,22 @@ class PointChain:
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
         """Show the value to every callback; the new value if any of them could change it."""
+        if not self.edits:
+            for callback in self.callbacks:
+                callback.fired += 1
+                callback.fn(value)
+            return None
         current = value
-        keep_safe = in_place and self.edits
         for callback in self.callbacks:
             callback.fired += 1
             if callback.kind == "read":
                 # an edit is written into this very tensor later: a reader keeps a copy
-                callback.fn(current.clone() if keep_safe and current is value else current)
+                callback.fn(current.clone() if in_place and current is value else current)
             elif callback.kind == "edit":
                 current = self._edited(callback, current)
             else:
                 current = self._with_grad(callback, current)
-        return current if self.edits else None
+        return current
 
     def _edited(self, callback: Callback, value: Tensor) -> Tensor:
         given = value.clone()
@@ -302,7 +310,7 @@ class Attachment:
                 by_name.setdefault(callback.name, []).append(callback)
         for name, listeners in by_name.items():
             site = self.engine.sites[name]
-            hook = Hook(name, site.axes, self.engine.context(name), self.state)
+            hook = Hook(name, site.axes, self.engine, self.state)
             yield from site.stages(PointChain(hook, listeners))
 
     def count_run(self) -> None:
@@ -319,6 +327,7 @@ class Attachment:
 
     def _before(self, stages: list[Stage]) -> Callable[..., Any]:
         acts = [stage.act for stage in stages]
+        opens = any(stage.around for stage in stages)
         state = self.state
 
         def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
@@ -327,7 +336,7 @@ class Attachment:
             call = Call(module, args, kwargs or {}, state.memory)
             for act in acts:
                 act(call)
-            if call.around:
+            if opens:
                 state.open_contexts(module, call.around.values())
             return (call.args, call.kwargs) if call.replaced else None
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from einops import einsum
@@ -38,7 +38,7 @@ class Chain(Protocol):
 class Call:
     """One call of a native module, as the stages on it see it."""
 
-    __slots__ = ("args", "around", "kwargs", "memory", "module", "notes", "output", "replaced")
+    __slots__ = ("_around", "_notes", "args", "kwargs", "memory", "module", "output", "replaced")
 
     def __init__(
         self,
@@ -54,11 +54,21 @@ class Call:
         self.output = output
         self.memory = memory
         """Carried from stage to stage through the whole forward pass."""
-        self.notes: dict[str, Tensor] = {}
-        """Carried between the stages of this call."""
-        self.around: dict[str, AbstractContextManager[Any]] = {}
-        """Contexts to be open while the module runs."""
         self.replaced = False
+        self._notes: dict[str, Tensor] | None = None  # made when needed: there are many calls
+        self._around: dict[str, AbstractContextManager[Any]] | None = None
+
+    @property
+    def notes(self) -> dict[str, Tensor]:
+        """Carried between the stages of this call."""
+        self._notes = {} if self._notes is None else self._notes
+        return self._notes
+
+    @property
+    def around(self) -> dict[str, AbstractContextManager[Any]]:
+        """Contexts to be open while the module runs."""
+        self._around = {} if self._around is None else self._around
+        return self._around
 
     def _keyword(self) -> str:
         """Which keyword holds the activation, where HF passes it by keyword."""
@@ -93,8 +103,7 @@ class Call:
         self.replaced = True
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One step of a site: at the input or output of one module, in data-flow order by rank.
 
     `around`: it puts contexts into `call.around`, to be open while the module runs.
@@ -150,6 +159,11 @@ class Site(ABC):
     editable: ClassVar[bool] = True
     """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
 
+    @property
+    def may_be_part(self) -> bool:
+        """Whether the value can be a view of a larger tensor that it would keep alive."""
+        return False
+
     @abstractmethod
     def stages(self, chain: Chain) -> list[Stage]:
         """What to attach so that the chain sees this point."""
@@ -166,6 +180,10 @@ class InputSite(Site):
     module: nn.Module
     layout: Layout
     rank: int = 0
+
+    @property
+    def may_be_part(self) -> bool:
+        return not self.layout.whole
 
     def stages(self, chain: Chain) -> list[Stage]:
         layout = self.layout
@@ -205,6 +223,10 @@ class OutputSite(Site):
     module: nn.Module
     layout: Layout
     rank: int = 2
+
+    @property
+    def may_be_part(self) -> bool:
+        return not self.layout.whole
 
     def stages(self, chain: Chain) -> list[Stage]:
         layout = self.layout

@@ -81,7 +81,7 @@ def test_a_hook_of_the_users_own_still_fires_and_sees_the_edit() -> None:
     assert seen[0].abs().max() == 0
 
 
-class Stumble(Exception):
+class StumbleError(Exception):
     """What a user's hook may raise."""
 
 
@@ -94,10 +94,10 @@ def test_nothing_is_left_behind_when_a_hook_raises_anywhere(family: str, kernel:
     bare = model(ids)
 
     def stumble(value: Tensor, hook) -> None:
-        raise Stumble(hook.name)
+        raise StumbleError(hook.name)
 
     for name in model.hook_names:
-        with pytest.raises(Stumble, match=name):
+        with pytest.raises(StumbleError, match=name):
             model.run_with_hooks(ids, fwd_hooks=[(name, stumble)])
         assert hooks_on(hf) == 0, name
     assert torch.equal(model(ids), bare)
@@ -118,8 +118,8 @@ def test_an_interrupt_inside_attention_leaves_no_watcher(error: type[BaseExcepti
 
 def test_an_error_in_the_middle_of_a_hooks_context_is_not_masked() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
-    with pytest.raises(Stumble), model.hooks(fwd_hooks=[(("z", 1), lambda v, hook: v)]):
-        raise Stumble
+    with pytest.raises(StumbleError), model.hooks(fwd_hooks=[(("z", 1), lambda v, hook: v)]):
+        raise StumbleError
     assert hooks_on(model.hf_model) == 0
 
 

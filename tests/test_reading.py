@@ -86,7 +86,9 @@ BY_FORMULA = ("scale", "normalized", "scores", "pattern", "result", "rot_q", "ro
 def assert_same(name: str, found: Tensor, expected: Tensor) -> None:
     assert found.shape == expected.shape, (name, found.shape, expected.shape)
     if name.endswith(BY_FORMULA):
-        torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5, msg=lambda m: name + m)
+        torch.testing.assert_close(
+            found, expected, rtol=2e-5, atol=2e-5, msg=lambda m, n=name: n + m
+        )
     else:
         assert torch.equal(found, expected), name
 
@@ -208,4 +210,4 @@ def test_a_cached_decode_step_reads_like_the_last_row_of_a_full_run(
             row, found = full[name][:, -1:], found[:, -1:]
         if family == "mistral" and name.endswith(("scores", "pattern")):
             row = row[..., -found.shape[-1] :]
-        torch.testing.assert_close(found, row, rtol=1e-4, atol=1e-5, msg=lambda m: name + m)
+        torch.testing.assert_close(found, row, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)

@@ -22,14 +22,14 @@ def test_weights_reproduce_the_activations(shape: Shape) -> None:
         if shape.family == "gpt2":
             close(cache["pos_embed"], model.W_pos[: ids.shape[1]].expand(2, -1, -1))
         for i, block in enumerate(model.blocks):
-            x, attn, mlp = cache["blocks.%d.ln1.hook_out" % i], block.attn, block.mlp
+            x, attn, mlp = cache[f"blocks.{i}.ln1.hook_out"], block.attn, block.mlp
             for letter in "QKV":
                 w, b = getattr(attn, f"W_{letter}"), getattr(attn, f"b_{letter}")
                 found = torch.einsum("bpm,nmd->bpnd", x, w) + b
                 close(cache[letter.lower(), i], found, rtol=1e-4, atol=1e-4)
             out = torch.einsum("bphd,hdm->bpm", cache["z", i], attn.W_O) + attn.b_O
             close(cache["attn_out", i], out, rtol=1e-4, atol=1e-4)
-            y = cache["blocks.%d.ln2.hook_out" % i]
+            y = cache[f"blocks.{i}.ln2.hook_out"]
             up = y @ mlp.W_in + mlp.b_in
             if shape.grouped:
                 close(cache["pre_linear", i], up, rtol=1e-4, atol=1e-4)
