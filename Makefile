@@ -1,6 +1,6 @@
 # `make demo` and `make test` work from a bare clone: they need Python 3.10 or newer with pip.
-# On Linux, PyPI's torch brings its GPU libraries along. The smaller CPU build instead:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+# On Linux, PyPI's torch brings its GPU libraries along, some gigabytes. PyTorch has an index with
+# smaller CPU builds of the same version; pip takes it from PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
 BIN := .venv/bin
