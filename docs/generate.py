@@ -171,8 +171,8 @@ def point_table(models: dict[str, LensModel]) -> Iterator[str]:
 
 def other_spellings() -> list[str]:
     """Full names that other libraries and older notes use, layers left open."""
-    by_rule = ["blocks.{i}.mlp.in.hook_out", "ln_final.hook_in"]  # they depend on the model
-    return sorted([*names._OTHER_LIBRARIES, *by_rule])
+    by_rule = ["blocks.{i}.mlp.in.hook_out", "blocks.{i}.ln2.hook_in", "ln_final.hook_in"]  # they depend on the model
+    return sorted([*names.OTHER_SPELLINGS, *by_rule])
 
 
 def meaning_of(spelling: str, model: LensModel) -> str:
@@ -204,7 +204,7 @@ def spelling_tables(models: dict[str, LensModel]) -> Iterator[str]:
         yield row(code(str(shown)), code(models["gpt2"].vocabulary.canonical(name)))
     yield "\nShort names that differ from the canonical ones:\n"
     yield from header("short name", "stands for")
-    for short, canonical in names._SHORT.items():
+    for short, canonical in names.SHORT_ALIASES.items():
         yield row(code(short), code(canonical))
     yield "\nFull names of TransformerLens's bridge, and of older notebooks and papers:\n"
     yield from header("spelling", "point")

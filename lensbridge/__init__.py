@@ -12,11 +12,11 @@ from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
+    from lensbridge.hooks import Hook
     from lensbridge.loading import load
     from lensbridge.model import LensModel
     from lensbridge.names import POINTS
     from lensbridge.plugins import register
-    from lensbridge.run import Hook
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ __all__ = [
 
 _HOMES = {
     "ActivationCache": "cache",
-    "Hook": "run",
+    "Hook": "hooks",
     "LensModel": "model",
     "POINTS": "names",
     "load": "loading",

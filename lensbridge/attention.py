@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lensbridge.derived import change, substitute
 from lensbridge.errors import HookError
 from lensbridge.layouts import repeat_kv
-from lensbridge.sites import Call, Chain, Site, Stage, change, substitute
+from lensbridge.sites import Call, Chain, Site, Stage
 
 Role = Literal["rot_q", "rot_k", "scores", "pattern"]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.names import Name, Vocabulary
-from lensbridge.run import Callback, Hook
+from lensbridge.hooks import Callback, Hook
+from lensbridge.names import Name
 from lensbridge.sites import Site
+from lensbridge.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
+from lensbridge.hooks import Callback, require_fired
 from lensbridge.inputs import Prepared
 from lensbridge.names import layer_of
 from lensbridge.parts import Native
-from lensbridge.run import Attachment, Callback, Engine, StopForward, require_fired
+from lensbridge.run import Attachment, Engine, StopForward
 from lensbridge.sites import Call, Stage
 from lensbridge.skip import layers_skipped
 

@@ -14,16 +14,17 @@ from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.forward import Outcome, Span, run_forward
+from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
 from lensbridge.loss import lm_cross_entropy_loss
-from lensbridge.names import NamesFilter, names_points
 from lensbridge.points import HookMethods, HookPair
 from lensbridge.resolve import resolve
-from lensbridge.run import Callback, Engine
+from lensbridge.run import Engine
 from lensbridge.spec import Architecture
 from lensbridge.stacks import WeightMethods
 from lensbridge.texts import TextMethods
 from lensbridge.tokens import Side, Tokens
+from lensbridge.vocabulary import NamesFilter, names_points
 from lensbridge.wiring import sites_of, vocabulary_of
 
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
@@ -214,7 +215,7 @@ class LensModel(HookMethods, WeightMethods, TextMethods):
             self.engine.add(callbacks)
             result, _ = self._forward([], input, return_type, **forward)
         if clear_contexts:
-            self.engine.clear_contexts()
+            self.engine.contexts.clear()
         return result
 
     def run_with_cache(

@@ -1,4 +1,4 @@
-"""The one table of points, and everything that turns what a user wrote into canonical names.
+"""The one table of points: name, axes, meaning; other spellings and short names.
 
 The names are TransformerLens's, because papers, notebooks and SAEs use them. Axes: `b` batch,
 `p` position, `h` query head, `g` key/value head, `d` d_head, `m` d_model, `f` d_mlp, `v` d_vocab,
@@ -6,19 +6,14 @@ The names are TransformerLens's, because papers, notebooks and SAEs use them. Ax
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import cache, cached_property
+from functools import cache
 from typing import TypeAlias
 
-from lensbridge.errors import AbsentPointError, UnknownPointError, suggest
+from lensbridge.errors import UnknownPointError, suggest
 
 ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str]
 Name: TypeAlias = str | ShortName
-NamesFilter: TypeAlias = (
-    Name | Callable[[str], bool] | Sequence["Name | Callable[[str], bool]"] | None
-)
 
 
 @dataclass(frozen=True)
@@ -144,12 +139,11 @@ POINTS: tuple[Point, ...] = (
 
 BY_TEMPLATE = {point.name: point for point in POINTS}
 
-_OTHER_LIBRARIES = {
+OTHER_SPELLINGS = {
     # TransformerLens's bridge
     "blocks.{i}.hook_in": "blocks.{i}.hook_resid_pre",
     "blocks.{i}.hook_out": "blocks.{i}.hook_resid_post",
     "blocks.{i}.ln1.hook_in": "blocks.{i}.hook_attn_in",
-    "blocks.{i}.ln2.hook_in": "blocks.{i}.hook_resid_mid",
     "blocks.{i}.attn.hook_in": "blocks.{i}.ln1.hook_out",
     "blocks.{i}.attn.q.hook_out": "blocks.{i}.attn.hook_q",
     "blocks.{i}.attn.k.hook_out": "blocks.{i}.attn.hook_k",
@@ -171,7 +165,7 @@ _OTHER_LIBRARIES = {
     "blocks.{i}.mlp.hook_out": "blocks.{i}.hook_mlp_out",
 }
 
-_SHORT = {
+SHORT_ALIASES = {
     "attn": "pattern",
     "attn_logits": "attn_scores",
     "key": "k",
@@ -184,7 +178,7 @@ _SHORT = {
 
 _LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
 
-_LAYER = re.compile(r"\bblocks\.(-?\d+)\.")
+LAYER = re.compile(r"\bblocks\.(-?\d+)\.")
 _COMPACT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\w*)?")
 
 
@@ -195,12 +189,12 @@ def template(name: str) -> str:
         >>> template("blocks.11.attn.hook_q")
         'blocks.{i}.attn.hook_q'
     """
-    return _LAYER.sub("blocks.{i}.", name)
+    return LAYER.sub("blocks.{i}.", name)
 
 
 def layer_of(name: str) -> int | None:
     """The layer in a full name, or None for a point outside the blocks."""
-    found = _LAYER.match(name)
+    found = LAYER.match(name)
     return int(found[1]) if found else None
 
 
@@ -212,6 +206,23 @@ def _short_templates() -> dict[str, list[str]]:
         rows.setdefault(last.removeprefix("hook_"), []).append(point.name)
         rows.setdefault(last, []).append(point.name)
     return rows
+
+
+def rows_of_short(name: str) -> list[str]:
+    """The rows of the table that a short name without a layer can mean.
+
+    Example:
+        >>> rows_of_short("q"), rows_of_short("no such thing")
+        (['blocks.{i}.attn.hook_q'], [])
+    """
+    return _short_templates().get(SHORT_ALIASES.get(name, name), [])
+
+
+def is_short(text: str) -> bool:
+    """Whether a text is a short name (`q`) or a compact one (`q5`) rather than a full name."""
+    if "." in text or text in BY_TEMPLATE:
+        return False
+    return bool(rows_of_short(text)) or _COMPACT.fullmatch(text) is not None
 
 
 def expand_short(name: str, layer: int | None = None, kind: str | None = None) -> str:
@@ -231,10 +242,9 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
         >>> expand_short("q", 3), expand_short("scale", 4, "ln1"), expand_short("embed")
         ('blocks.3.attn.hook_q', 'blocks.4.ln1.hook_scale', 'hook_embed')
     """
-    if layer is None and (compact := _COMPACT.fullmatch(name)) and name not in _short_templates():
+    if layer is None and (compact := _COMPACT.fullmatch(name)) and not rows_of_short(name):
         return expand_short(compact[1], int(compact[2]), compact[3])
-    rows = _short_templates().get(_SHORT.get(name, name), [])
-    rows = [row for row in rows if row.startswith("blocks.") == (layer is not None)]
+    rows = [row for row in rows_of_short(name) if row.startswith("blocks.") == (layer is not None)]
     if part := _LAYER_TYPES.get(kind or "", kind):
         rows = [row for row in rows if f".{part}." in row]
     if len(rows) == 1:
@@ -248,185 +258,3 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
         f"There is no point ({asked}).{suggest(name, _short_templates())}"
         f"{'' if layer is not None else ' Points inside blocks need a layer: (name, layer).'}"
     )
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The names of one model: what it has, and why it lacks what it lacks.
-
-    Args:
-        names: every canonical name, in data-flow order.
-        absent: template -> reason, for rows of the table that this architecture lacks.
-        n_layers: for negative layers and messages.
-        gated: whether `mlp.in` of other libraries is the linear branch here.
-    """
-
-    names: tuple[str, ...]
-    absent: dict[str, str]
-    n_layers: int
-    gated: bool = False
-
-    def canonical(self, name: Name) -> str:
-        """The canonical name of what the user wrote.
-
-        Raises:
-            UnknownPointError: no such name, with the nearest ones.
-            AbsentPointError: this model has no such point, with the reason.
-        """
-        return self._canonical(name)
-
-    def _canonical(self, name: Name) -> str:
-        if name in self._name_set:
-            return str(name)
-        full = name if isinstance(name, str) else expand_short(*name)
-        full = _LAYER.sub(self._positive, full)
-        full = self._alias(full)
-        if full in self._name_set:
-            return full
-        if isinstance(name, str) and _looks_short(full):
-            return self._canonical(expand_short(full))
-        raise self._missing(full)
-
-    @cached_property
-    def _name_set(self) -> frozenset[str]:
-        return frozenset(self.names)
-
-    @cached_property
-    def _by_row(self) -> dict[str, list[str]]:
-        rows: dict[str, list[str]] = {}
-        for name in self.names:
-            rows.setdefault(template(name), []).append(name)
-        return rows
-
-    @cached_property
-    def _everything(self) -> list[str]:
-        return [name for name in self.names if not _on_request(name)]
-
-    def _positive(self, found: re.Match[str]) -> str:
-        layer = int(found[1])
-        positive = layer + self.n_layers if layer < 0 else layer
-        if not 0 <= positive < self.n_layers:
-            raise UnknownPointError(
-                f"There is no layer {layer}: this model has {self.n_layers} layers, "
-                f"0 to {self.n_layers - 1} (or -{self.n_layers} to -1)."
-            )
-        return f"blocks.{positive}."
-
-    def _alias(self, full: str) -> str:
-        row = template(full)
-        if row == "blocks.{i}.mlp.in.hook_out":
-            row_canonical = f"blocks.{{i}}.mlp.hook_{'pre_linear' if self.gated else 'pre'}"
-        elif row == "blocks.{i}.ln2.hook_in" and row not in self.absent:
-            row_canonical = (
-                "blocks.{i}.hook_mlp_in"
-                if "blocks.{i}.hook_resid_mid" in self.absent
-                else "blocks.{i}.hook_resid_mid"
-            )
-        elif row == "ln_final.hook_in":
-            return f"blocks.{self.n_layers - 1}.hook_resid_post"
-        else:
-            row_canonical = _OTHER_LIBRARIES.get(row, row)
-        return row_canonical.replace("{i}", str(layer_of(full)))
-
-    def _missing(self, full: str) -> UnknownPointError | AbsentPointError:
-        reason = self.absent.get(template(full))
-        if reason:
-            return AbsentPointError(f"This model has no {full}: {reason}.")
-        near = [name for name in self.names if layer_of(name) == layer_of(full)]
-        return UnknownPointError(
-            f"There is no point {full!r}.{suggest(full, near)} "
-            "model.hook_names lists them all, model.explain(name) describes one."
-        )
-
-    def select(self, names_filter: NamesFilter) -> list[str]:
-        """The canonical names that a filter asks for, in data-flow order.
-
-        Args:
-            names_filter: None (all but the points that come only when named), a name, a short name
-                (`("q", 3)`, or `"q"` for all layers), a glob, a callable on canonical names, or a
-                sequence of these. A callable that would take any last word on the same path
-                did not ask for a point that comes only when named.
-
-        Raises:
-            UnknownPointError: a name, short name or glob that matches nothing.
-            AbsentPointError: a point that this architecture lacks.
-        """
-        if names_filter is None:
-            return self._everything
-        wanted = self._wanted(names_filter)
-        if not wanted and callable(names_filter):
-            raise UnknownPointError(
-                "The filter takes no point of this model. model.hook_names lists them all."
-            )
-        return [name for name in self.names if name in wanted]
-
-    def _wanted(self, asked: NamesFilter) -> set[str]:
-        if asked is None:
-            return set(self._everything)
-        if callable(asked):
-            return {name for name in self.names if asked(name) and _asked_for(name, asked)}
-        if isinstance(asked, str):
-            return set(self._spelled(asked))
-        if _is_short(asked):
-            return {self.canonical(asked)}  # type: ignore[arg-type]
-        return {name for item in asked for name in self._wanted(item)}  # type: ignore[arg-type]
-
-    def _spelled(self, text: str) -> Iterable[str]:
-        if text in self._name_set:
-            return [text]
-        if _is_glob(text):
-            return self._globbed(text)
-        rows = [] if "." in text else _short_templates().get(_SHORT.get(text, text), [])
-        return [name for row in rows for name in self._by_row.get(row, [])] or [
-            self.canonical(text)
-        ]
-
-    def _globbed(self, pattern: str) -> list[str]:
-        found = [
-            name
-            for name in self.names
-            if fnmatchcase(name, pattern)
-            and _asked_for(name, lambda other: fnmatchcase(other, pattern))
-        ]
-        if not found:
-            raise UnknownPointError(
-                f"No point matches {pattern!r}. model.hook_names lists them all."
-            )
-        return found
-
-
-def _looks_short(text: str) -> bool:
-    if "." in text or text in BY_TEMPLATE:
-        return False
-    return text in _short_templates() or text in _SHORT or _COMPACT.fullmatch(text) is not None
-
-
-def names_points(asked: NamesFilter) -> bool:
-    """Whether a filter names its points one by one, so that each of them must be there.
-
-    Example:
-        >>> names_points("blocks.0.hook_resid_pre"), names_points("blocks.*.hook_resid_pre")
-        (True, False)
-    """
-    if isinstance(asked, str):
-        return not _is_glob(asked)
-    if asked is None or callable(asked):
-        return False
-    return _is_short(asked) or all(names_points(one) for one in asked)  # type: ignore[arg-type]
-
-
-def _is_glob(text: str) -> bool:
-    return any(sign in text for sign in "*?[")
-
-
-def _is_short(asked: object) -> bool:
-    return isinstance(asked, tuple) and len(asked) in (2, 3) and isinstance(asked[1], int)
-
-
-def _on_request(name: str) -> bool:
-    return BY_TEMPLATE[template(name)].on_request
-
-
-def _asked_for(name: str, accepts: Callable[[str], bool]) -> bool:
-    path, _, _ = name.rpartition(".")
-    return not _on_request(name) or not accepts(f"{path}.hook_")

@@ -7,16 +7,10 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from lensbridge.errors import HookError
-from lensbridge.names import (
-    BY_TEMPLATE,
-    Name,
-    NamesFilter,
-    Vocabulary,
-    layer_of,
-    names_points,
-    template,
-)
-from lensbridge.run import Callback, Engine, HookFunction, Kind, hook_function, require_fired
+from lensbridge.hooks import Callback, HookFunction, Kind, hook_function, require_fired
+from lensbridge.names import BY_TEMPLATE, Name, layer_of, template
+from lensbridge.run import Engine
+from lensbridge.vocabulary import NamesFilter, Vocabulary, names_points
 
 Direction = Literal["fwd", "bwd"]
 HookPair: TypeAlias = tuple[NamesFilter, HookFunction]
@@ -56,7 +50,7 @@ class HookPoint:
     @property
     def ctx(self) -> dict[str, Any]:
         """What hooks at this point keep, until `reset_hooks`."""
-        return self.engine.context(self.name)
+        return self.engine.contexts.setdefault(self.name, {})
 
     def add_hook(
         self, hook: HookFunction, dir: Direction = "fwd", is_permanent: bool = False
@@ -219,7 +213,7 @@ class HookMethods:
             ]
         )
         if clear_contexts:
-            self.engine.clear_contexts()
+            self.engine.contexts.clear()
 
     @contextmanager
     def hooks(
@@ -247,7 +241,7 @@ class HookMethods:
         if runs:
             require_fired(callbacks)
         if clear_contexts:
-            self.engine.clear_contexts()
+            self.engine.contexts.clear()
 
     @contextmanager
     def _listening(

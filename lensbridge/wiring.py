@@ -6,20 +6,12 @@ from torch import nn
 
 from lensbridge import layouts
 from lensbridge.attention import KernelSite, Role
-from lensbridge.names import BY_TEMPLATE, Vocabulary, template
+from lensbridge.derived import HeadInputSite, NormalizedSite, NormScaleSite, ResultSite
+from lensbridge.names import BY_TEMPLATE, template
 from lensbridge.norms import Norm
 from lensbridge.parts import BlockPart, Native
-from lensbridge.sites import (
-    HeadInputSite,
-    InputSite,
-    NormalizedSite,
-    NormScaleSite,
-    OutputSite,
-    PositionSite,
-    ResultSite,
-    SharedInputSite,
-    Site,
-)
+from lensbridge.sites import InputSite, OutputSite, PositionSite, SharedInputSite, Site
+from lensbridge.vocabulary import Vocabulary
 
 _KERNEL_ROLES: dict[str, Role] = {
     "hook_rot_q": "rot_q",

@@ -1,0 +1,245 @@
+"""What listens at a point: callbacks, what their functions get, how a value passes them."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import local
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.errors import EditError, HookError, HookNeverFiredError
+from lensbridge.names import layer_of
+from lensbridge.sites import Call
+
+Kind = Literal["read", "edit", "grad"]
+HookFunction: TypeAlias = Callable[..., Tensor | None]
+Contexts: TypeAlias = dict[str, dict[str, Any]]
+
+
+@dataclass(eq=False)
+class Callback:
+    """One function at one point.
+
+    Args:
+        name: canonical name of the point.
+        kind: "read" sees the live value and must not write to it; "edit" gets a private clone and
+            may return a new value; "grad" gets the gradient on the way back.
+        fn: `fn(value)` for "read", `fn(value, hook)` for the others.
+        asked: what the user wrote, for messages.
+        required: whether it is an error if a run never passes the point.
+        permanent: whether `reset_hooks` leaves it alone.
+    """
+
+    name: str
+    kind: Kind
+    fn: Callable[..., Any]
+    asked: str = ""
+    required: bool = True
+    permanent: bool = False
+    fired: int = 0
+
+
+def hook_function(fn: HookFunction) -> HookFunction:
+    """`fn` as something to be called with `(value, hook)`, by keyword where it has that name."""
+    if not callable(fn):
+        raise HookError(f"A hook is a function of (activation, hook); got {type(fn).__name__}.")
+    try:
+        parameters = inspect.signature(fn).parameters
+    except ValueError:  # builtins without a signature
+        return fn
+    kinds = {p.kind for p in parameters.values()}
+    if "hook" in parameters or inspect.Parameter.VAR_KEYWORD in kinds:
+        return lambda value, hook: fn(value, hook=hook)
+    return fn
+
+
+class RunState(local):
+    """What one run remembers between its hooks; one for each thread."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, Any] = {}
+        self.open: list[tuple[nn.Module, AbstractContextManager[Any]]] = []
+        self.step = -1
+        self.root_kwargs: Mapping[str, Any] = {}
+        self.past = 0
+
+    def begin_forward(self, call: Call) -> None:
+        """Note what the top-level forward is called with."""
+        self.step += 1
+        self.memory.clear()
+        named = dict(call.kwargs)
+        if call.args:
+            named.setdefault("input_ids", call.args[0])
+        self.root_kwargs = named
+        past = named.get("past_key_values")
+        self.past = 0 if past is None else int(past.get_seq_length())
+
+    def positions(self) -> Tensor:
+        """Shapes: `[batch, pos]`, each token's position in its row."""
+        named = self.root_kwargs
+        given = named.get("input_ids")
+        given = named["inputs_embeds"] if given is None else given
+        batch, count = given.shape[:2]
+        if named.get("position_ids") is not None:
+            return torch.as_tensor(named["position_ids"]).expand(batch, -1)
+        mask = named.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
+        return torch.arange(self.past, self.past + count, device=given.device).expand(batch, -1)
+
+    def open_contexts(self, module: nn.Module, contexts: Iterable[Any]) -> None:
+        """Enter what a module's stages asked for."""
+        for context in contexts:
+            context.__enter__()
+            self.open.append((module, context))
+
+    def close_contexts(self, module: nn.Module | None, clean: bool) -> None:
+        """Leave what is open for a module (None: all of it), innermost first."""
+        while self.open and (module is None or self.open[-1][0] is module):
+            _, context = self.open.pop()
+            context.__exit__(*((None, None, None) if clean else (HookError, None, None)))
+
+
+class Hook:
+    """What a hook function gets beside the activation.
+
+    Attributes:
+        name: canonical name of the point.
+        axes: its axes, one letter each (`names.py`).
+    """
+
+    __slots__ = ("_contexts", "_state", "axes", "name")
+
+    def __init__(self, name: str, axes: str, contexts: Contexts, state: RunState) -> None:
+        self.name = name
+        self.axes = axes
+        self._contexts = contexts
+        self._state = state
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """A dictionary that stays with the point until `reset_hooks`."""
+        return self._contexts.setdefault(self.name, {})
+
+    def layer(self) -> int:
+        """The layer that the point is in.
+
+        Raises:
+            HookError: the point is outside the blocks.
+        """
+        layer = layer_of(self.name)
+        if layer is None:
+            raise HookError(f"{self.name} is not in a layer.")
+        return layer
+
+    @property
+    def step(self) -> int:
+        """How many forward passes came before this one: 0 for a plain run and for the prompt."""
+        return max(self._state.step, 0)
+
+    @property
+    def phase(self) -> Literal["prefill", "decode"]:
+        """Whether this pass reads a prompt or continues one from a key/value cache."""
+        return "decode" if self._state.past else "prefill"
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token of this pass in its row, counting earlier passes.
+
+        Shapes: `[batch, pos]`
+        """
+        return self._state.positions()
+
+    def __repr__(self) -> str:
+        return f"Hook({self.name!r}, axes={self.axes!r}, step={self.step})"
+
+
+class PointChain:
+    """The callbacks of one point in one attachment, run in order."""
+
+    __slots__ = ("callbacks", "edits", "hook")
+
+    def __init__(self, hook: Hook, callbacks: list[Callback]) -> None:
+        self.hook = hook
+        self.callbacks = callbacks
+        self.edits = any(callback.kind != "read" for callback in callbacks)
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value to every callback; the new value if any of them could change it."""
+        if not self.edits:
+            for callback in self.callbacks:
+                callback.fired += 1
+                callback.fn(value)
+            return None
+        current = value
+        for callback in self.callbacks:
+            callback.fired += 1
+            if callback.kind == "read":
+                # an edit is written into this very tensor later: a reader keeps a copy
+                callback.fn(current.clone() if in_place and current is value else current)
+            elif callback.kind == "edit":
+                current = self._edited(callback, current)
+            else:
+                current = self._with_grad(callback, current)
+        return current
+
+    def _edited(self, callback: Callback, value: Tensor) -> Tensor:
+        given = value.clone()
+        returned = callback.fn(given, self.hook)
+        return given if returned is None else fitting(returned, value, self.hook)
+
+    def _with_grad(self, callback: Callback, value: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise HookError(
+                f"{self.hook.name}: a backward hook needs gradients, and they are switched off "
+                "(torch.no_grad or set_grad_enabled(False))."
+            )
+        given = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
+        hook = self.hook
+
+        def backward(grad: Tensor) -> Tensor:
+            private = grad.clone()
+            returned = callback.fn(private, hook)
+            return private if returned is None else fitting(returned, grad, hook)
+
+        given.register_hook(backward)
+        return given
+
+
+def fitting(returned: Any, value: Tensor, hook: Hook) -> Tensor:
+    """What a hook returned, on the device of what it replaces.
+
+    Raises:
+        EditError: not a tensor, or of another shape or dtype.
+    """
+    if not isinstance(returned, Tensor):
+        raise EditError(
+            f"{hook.name}: the hook returned {type(returned).__name__}; return a tensor of shape "
+            f"{tuple(value.shape)}, or None and edit in place."
+        )
+    if returned.shape != value.shape:
+        raise EditError(
+            f"{hook.name}: the hook returned shape {tuple(returned.shape)}; the point has "
+            f"{tuple(value.shape)} (axes {hook.axes})."
+        )
+    if returned.dtype != value.dtype:
+        raise EditError(
+            f"{hook.name}: the hook returned {returned.dtype}; the point has {value.dtype}. "
+            "Return value.to(activation.dtype)."
+        )
+    return returned.to(value.device)
+
+
+def require_fired(callbacks: Iterable[Callback], why: str = "") -> None:
+    """Raise for hooks that a finished run never reached.
+
+    Raises:
+        HookNeverFiredError: with the names.
+    """
+    silent = [callback for callback in callbacks if callback.required and not callback.fired]
+    if silent:
+        names = ", ".join(dict.fromkeys(callback.name for callback in silent))
+        raise HookNeverFiredError(f"The run never reached {names}.{why}")
