@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, TokenError, suggest
 from lensbridge.parts import Native
-from lensbridge.tokens import Side, Tokens
+from lensbridge.tokens import Side, Tokens, as_ids, as_tensor
 from lensbridge.weights import execution_device
 
 
@@ -30,6 +30,13 @@ class Prepared:
     mask: Tensor | None
     prepend_bos: bool | None
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def is_text(given: Any) -> bool:
+    """Whether an input is a text or a list of texts."""
+    if isinstance(given, str):
+        return True
+    return isinstance(given, Sequence) and bool(given) and isinstance(given[0], str)
 
 
 @dataclass(frozen=True)
@@ -72,27 +79,23 @@ class Preparer:
             ContextLengthError: more positions than the model has.
         """
         self._check_keywords(hf)
-        ids, embeds, mask, bos = self._parse(given, prepend_bos, padding_side)
-        mask = mask if attention_mask is None else torch.as_tensor(attention_mask).to(self.device)
+        ids, embeds, mask, bos, more = self._parse(given, prepend_bos, padding_side)
+        self._check_twice({**hf, "position_ids": position_ids}, more)
+        if attention_mask is not None:
+            mask = self._mask(attention_mask)
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         whole = ids if ids is not None else embeds
         assert whole is not None
         self._check_length(past, whole.shape[1])
         self._check_mask(mask, whole, past)
-        if (
-            mask is not None
-            and mask.ndim == 2
-            and bool(mask.bool().all())
-            and attention_mask is None
-        ):
-            mask = None
-        if position_ids is None:
-            position_ids = self._positions(mask, whole.shape[1])
         found = {
             "attention_mask": mask,
-            "position_ids": position_ids,
+            "position_ids": self._positions(mask, whole.shape[1]),
             "past_key_values": past_key_values,
+            **more,
         }
+        if position_ids is not None:
+            found["position_ids"] = position_ids
         kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
         return Prepared(ids, embeds, mask, bos, kwargs)
 
@@ -104,38 +107,63 @@ class Preparer:
                     f"{suggest(name, self.accepted)}"
                 )
 
+    def _check_twice(self, given: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        for name in more:
+            if given.get(name) is not None:
+                raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
+
     def _parse(
         self, given: Any, prepend_bos: bool | None, side: Side | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None]:
-        if isinstance(given, str) or (
-            isinstance(given, Sequence) and given and isinstance(given[0], str)
-        ):
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None, dict[str, Any]]:
+        """Ids or embeddings, mask, whether BOS comes first, and what else the input says."""
+        if is_text(given):
             text = self.tokens.encode(given, prepend_bos, side)
-            ids = self._checked(text.ids)
-            return ids, None, text.mask.to(self.device), text.prepend_bos
+            mask = None if bool(text.mask.all()) else text.mask.to(self.device)
+            return self._checked(text.ids), None, mask, text.prepend_bos, {}
         if isinstance(given, Mapping):
-            mask = given.get("attention_mask")
-            ids = self._checked(torch.as_tensor(given["input_ids"]))
-            return ids, None, None if mask is None else mask.to(self.device), None
-        tensor = torch.as_tensor(given)
+            return self._parse_mapping(given)
+        tensor = as_tensor(given)
         if tensor.is_floating_point() and tensor.numel():
-            return None, self._checked_embeds(tensor), None, None
-        return self._checked(tensor), None, None, None
+            return None, self._checked_embeds(tensor), None, None, {}
+        return self._checked(as_ids(tensor)), None, None, None, {}
+
+    def _parse_mapping(
+        self, given: Mapping[str, Any]
+    ) -> tuple[Tensor, None, Tensor | None, None, dict[str, Any]]:
+        """A tokenizer's output: ids, mask, and keywords of the native forward."""
+        more = dict(given)
+        if "input_ids" not in more:
+            raise InputError(
+                f"The input has no 'input_ids'; it has {', '.join(more) or 'nothing'}."
+            )
+        ids = self._checked(as_ids(more.pop("input_ids")))
+        mask = None if more.get("attention_mask") is None else self._mask(more["attention_mask"])
+        mask = None if mask is None or bool(mask.bool().all()) else mask
+        more.pop("attention_mask", None)
+        if "token_type_ids" not in self.accepted:
+            more.pop("token_type_ids", None)  # which many tokenizers add for every model
+        if "labels" in more:
+            raise TypeError("'labels' in the input: pass labels=... beside it.")
+        self._check_keywords(more)
+        tensors = {name: as_tensor(value).to(self.device) for name, value in more.items()}
+        return ids, None, mask, None, tensors
+
+    def _mask(self, given: Any) -> Tensor:
+        mask = as_tensor(given).to(self.device)
+        return mask.unsqueeze(0) if mask.ndim == 1 else mask
 
     def _checked_embeds(self, embeds: Tensor) -> Tensor:
         d_model = self.native.sizes.d_model
         if embeds.ndim != 3 or embeds.shape[-1] != d_model:
             raise InputError(
-                f"A residual or embedding input is [batch, pos, {d_model}]; "
-                f"got shape {tuple(embeds.shape)}."
+                f"A residual or embedding input is [batch, pos, {d_model}] (and ids are integers); "
+                f"got {embeds.dtype} of shape {tuple(embeds.shape)}."
             )
         return embeds.to(self.device)
 
     def _checked(self, ids: Tensor) -> Tensor:
         if ids.ndim not in (1, 2) or ids.numel() == 0:
             raise InputError(f"Token ids are [pos] or [batch, pos]; got shape {tuple(ids.shape)}.")
-        if ids.dtype == torch.bool or ids.is_floating_point():
-            raise InputError(f"Token ids are integers; got {ids.dtype}.")
         ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
         low, high = (int(end) for end in ids.aminmax())
         if low < 0 or high >= self.native.sizes.d_vocab:

@@ -1,7 +1,6 @@
 """`load`: a model by name, folder or object, ready for the lens."""
 
 import os
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lensbridge.errors import HubError, InputError, LoadError
+from lensbridge.errors import HubError, InputError, LoadError, TokenizerMissingError
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 DEMO = "demo"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHERE_FROM = ("cache_dir", "force_download", "local_files_only")
+"""Options of `from_pretrained` that say where files come from, for tokenizers as well."""
 
 
 def load(
@@ -37,9 +39,10 @@ def load(
     Args:
         model: a hub id, a local folder, "demo" (a small trained model that ships with lensbridge),
             or a model object, which is used as it is.
-        tokenizer: a tokenizer, or the name of one; by default the model's own, loaded when text
-            is first passed. With a model object, only a local folder is looked into for one.
-        device: where to put the model.
+        tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
+            loaded when text is first passed. With a model object, only a local folder is looked
+            into for one.
+        device: where to put the model; an object is moved there.
         dtype: a torch dtype or its name; by default the dtype in which the weights are stored.
         device_map: as in transformers: "auto" or a dictionary, through accelerate.
         architecture: a description to use instead of the registered ones.
@@ -54,7 +57,9 @@ def load(
 
     Raises:
         HubError: the repository is gated, missing or out of reach.
-        LoadError: the folder holds no model, or the arguments do not go together.
+        LoadError: the folder holds no model or not all of its weights, or the arguments do not go
+            together.
+        InputError: there is no such device or dtype.
         UnsupportedArchitectureError: no adapter describes this model.
 
     Example:
@@ -63,6 +68,7 @@ def load(
         >>> model.cfg.n_layers
         4
     """
+    where = None if device is None else _device(device)
     if isinstance(model, nn.Module):
         asked = {
             "device_map": device_map,
@@ -70,12 +76,12 @@ def load(
             "attn_implementation": attn_implementation,
             **hf_kwargs,
         }
-        hf_model, source = _as_it_is(model, device, _dtype(dtype), asked), _folder_of(model)
+        hf_model, source = _as_it_is(model, where, _dtype(dtype), asked), None
     else:
         source = _source(model)
         options = {
-            "dtype": "auto" if dtype is None else _dtype(dtype),
-            "device_map": _placement(device, device_map),
+            "dtype": _dtype(dtype) or "auto",
+            "device_map": _placement(where, device_map),
             "revision": revision,
             "attn_implementation": attn_implementation,
             "token": token,
@@ -85,8 +91,17 @@ def load(
         hf_model = _from_pretrained(source, options)
     from lensbridge.model import LensModel
 
-    find = _tokenizer_finder(tokenizer, source, revision, token, trust_remote_code)
-    return LensModel(hf_model, find, architecture=architecture)
+    access = {
+        "token": token,
+        "trust_remote_code": trust_remote_code or None,
+        **{name: hf_kwargs[name] for name in _WHERE_FROM if name in hf_kwargs},
+    }
+    if tokenizer is None:
+        own = {"revision": revision, "subfolder": hf_kwargs.get("subfolder"), **access}
+        return LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), architecture)
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
+    return LensModel(hf_model, lambda: tokenizer, architecture)
 
 
 def demo_folder() -> str:
@@ -95,12 +110,16 @@ def demo_folder() -> str:
 
 
 def _source(name: "str | os.PathLike[str]") -> str:
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"load() takes a hub id, a folder or a model object, not {type(name).__name__}."
+        )
     text = os.fspath(name)
     if text == DEMO and not Path(DEMO).is_dir():
         return demo_folder()
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not any((folder / one).is_file() for one in ("config.json", "adapter_config.json")):
             raise LoadError(
                 f"The folder {text!r} has no config.json, so it is not a saved model. "
                 "Save one there with hf_model.save_pretrained(folder)."
@@ -112,91 +131,119 @@ def _source(name: "str | os.PathLike[str]") -> str:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
     named = {str(one).removeprefix("torch."): one for one in _FLOATS}
+    if dtype is None or dtype == "auto" or dtype in _FLOATS:
+        return dtype if isinstance(dtype, torch.dtype) else None
     short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
-    plain = dtype.removeprefix("torch.")
+    plain = str(dtype).removeprefix("torch.")
     plain = {"half": "float16", "double": "float64", "float": "float32", **short}.get(plain, plain)
     if plain not in named:
-        raise InputError(f"There is no dtype {dtype!r}; use one of {', '.join(named)}.")
+        raise InputError(f"There is no dtype {dtype!r} for weights; use one of {', '.join(named)}.")
     return named[plain]
 
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise InputError(f"The device {str(device)!r} cannot be used here: {first_line}") from error
 
 
-def _placement(device: str | torch.device | None, device_map: Any) -> Any:
+def _placement(device: torch.device | None, device_map: Any) -> Any:
     if device is None:
         return device_map
     if device_map is not None:
         raise LoadError("Pass device or device_map, not both: each says where the weights go.")
-    return {"": torch.device(device)}  # straight there: no second copy in CPU memory
+    return {"": device}  # straight there: no second copy in CPU memory
 
 
 def _as_it_is(
     model: nn.Module,
-    device: str | torch.device | None,
+    device: torch.device | None,
     dtype: torch.dtype | None,
     asked: dict[str, Any],
 ) -> nn.Module:
     pointless = [name for name, value in asked.items() if value is not None]
     if pointless:
         raise LoadError(
-            f"{', '.join(pointless)} apply when a model is loaded by name; a model object is used "
-            "as it is."
+            f"A model object is used as it is; {', '.join(pointless)} can be passed only when a "
+            "model is loaded by name."
         )
     if device is not None or dtype is not None:
         model.to(device=device, dtype=dtype)
     return model
 
 
-def _folder_of(model: nn.Module) -> str | None:
-    config: Any = model.config
-    folder = str(config.name_or_path)
-    return folder if folder and Path(folder).is_dir() else None
-
-
 def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
+    from huggingface_hub.errors import HTTPError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    if "torch_dtype" in options:
+        raise TypeError("load() has no keyword 'torch_dtype'. Did you mean 'dtype'?")
     given = {name: value for name, value in options.items() if value is not None}
+    given["output_loading_info"] = True
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **given)
-    except (OSError, ValueError) as error:
-        raise _explained(source, error) from error
+        model, report = AutoModelForCausalLM.from_pretrained(source, **given)
+    except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
+        raise _explained(source, error, options) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise LoadError(
+            f"{source!r} lacks {len(missing)} weights of a {type(model).__name__}, such as "
+            f"{missing[0]!r}; they would be random. Check that config.json belongs to these "
+            "weights, or pass the model object if that is what you want."
+        )
+    return model
 
 
-def _explained(source: str, error: Exception) -> Exception:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _explained(source: str, error: BaseException, options: dict[str, Any]) -> LoadError:
+    """The error to raise for one that loading gave, with what to do about it."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    causes = list(_causes(error))
+    causes = _causes(error)
 
-    def has(*kinds: type) -> bool:
-        return any(isinstance(one, kinds) for one in causes)
+    def cause(*kinds: Any) -> Any:
+        return next((one for one in causes if isinstance(one, kinds)), None)
 
-    if has(GatedRepoError):
+    if cause(hub.HFValidationError):
+        return LoadError(f"{source!r} is neither a folder here nor a hub id (owner/name).")
+    if cause(hub.GatedRepoError):
         return HubError(
             f"{source!r} is gated. Ask for access on its hub page, then log in "
             "(`hf auth login`), set HF_TOKEN, or pass token=..."
         )
-    if has(RevisionNotFoundError):
-        return HubError(f"{source!r} has no such revision: {causes[-1]}")
-    if has(RepositoryNotFoundError):
+    if cause(hub.RevisionNotFoundError):
+        return HubError(
+            f"{source!r} has no revision {options.get('revision')!r}. Its hub page lists the "
+            "branches, tags and commits; without revision=... its default branch is taken."
+        )
+    if cause(hub.RepositoryNotFoundError):
         return HubError(
             f"There is no model {source!r} on the hub, or it is private. Check the spelling; for "
             "a private one set HF_TOKEN or pass token=...; for a folder pass its path."
         )
-    if has(LocalEntryNotFoundError, ConnectionError, HfHubHTTPError):
+    refused = cause(hub.HfHubHTTPError)
+    if refused and not cause(hub.RemoteEntryNotFoundError):
+        status = refused.response.status_code
+        advice = {
+            401: "The token is not valid: log in again (`hf auth login`), or check HF_TOKEN.",
+            403: "The token does not allow it: check what it may read on your settings page.",
+            429: "That is too often: wait, and log in for a higher limit.",
+        }.get(status, "Try again later, or pass the path of a folder that holds the model.")
+        return HubError(f"The hub answered {status} when asked for {source!r}. {advice}")
+    if cause(hub.LocalEntryNotFoundError, hub.HTTPError, ConnectionError) and not refused:
+        told = HF_HUB_OFFLINE or options.get("local_files_only")
         return HubError(
-            f"{source!r} is not on this machine and the hub cannot be reached. Connect, or pass "
-            "the path of a folder that holds the model."
+            f"{source!r} is not on this machine and "
+            + (
+                "the hub may not be asked (HF_HUB_OFFLINE or local_files_only). Allow it"
+                if told
+                else "the hub cannot be reached. Connect"
+            )
+            + ", or pass the path of a folder that holds the model."
         )
     return LoadError(f"{source!r} could not be loaded: {error}")
 
@@ -209,26 +256,38 @@ def _causes(error: BaseException | None) -> "list[BaseException]":
     return found
 
 
-def _tokenizer_finder(
-    tokenizer: Any, source: str | None, revision: str | None, token: Any, trust: bool
-) -> Callable[[], Any]:
-    if tokenizer is not None and not isinstance(tokenizer, (str, os.PathLike)):
-        return lambda: tokenizer
-    name = source if tokenizer is None else os.fspath(tokenizer)
-    required = tokenizer is not None
-    options = {"revision": revision, "token": token, "trust_remote_code": trust or None}
-    given = {key: value for key, value in options.items() if value is not None}
+def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -> Any:
+    """The model's tokenizer: from where it was loaded, or where its config says it is saved.
 
-    def find() -> Any:
-        if name is None:
-            return None
-        from transformers import AutoTokenizer
-
+    Raises:
+        TokenizerMissingError: there is none, with the reason.
+    """
+    saved = str(hf_model.config.name_or_path)
+    places = [source] if source is not None else []
+    if saved and saved != source and Path(saved).is_dir():
+        places.append(saved)
+    reasons = []
+    for place in places:
         try:
-            return AutoTokenizer.from_pretrained(name, **given)
-        except (OSError, ValueError, KeyError) as error:
-            if required:
-                raise LoadError(f"The tokenizer {name!r} could not be loaded: {error}") from error
-            return None
+            return _named_tokenizer(place, options)
+        except LoadError as error:
+            reasons.append(f" {error}")
+    raise TokenizerMissingError(
+        "This needs a tokenizer, and the model has none. Pass one: "
+        f"lensbridge.load(model, tokenizer=...), or pass token ids.{''.join(reasons)}"
+    )
 
-    return find
+
+def _named_tokenizer(name: str, options: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import HTTPError
+    from transformers import AutoTokenizer
+
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return AutoTokenizer.from_pretrained(name, **given)
+    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
+        explained = _explained(name, error, options)
+        if isinstance(explained, HubError):
+            raise explained from error
+        first_line = str(error).partition("\n")[0]
+        raise LoadError(f"The tokenizer {name!r} could not be loaded: {first_line}") from error

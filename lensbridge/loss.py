@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lensbridge.errors import InputError
+
 
 def lm_cross_entropy_loss(
     logits: Tensor,
@@ -21,14 +23,22 @@ def lm_cross_entropy_loss(
     Shapes: `[batch, pos, d_vocab]`, `[batch, pos]` -> scalar, or `[batch, pos - 1]` per token
         (0 where a pair does not count).
 
+    Raises:
+        InputError: logits and ids do not belong to the same positions.
+
     Units: nats, in at least float32.
 
     Example:
         >>> lm_cross_entropy_loss(torch.zeros(1, 3, 8), torch.tensor([[1, 2, 3]])).exp().round()
         tensor(8.)
     """
+    if logits.shape[:2] != tokens.shape:
+        raise InputError(
+            f"Logits of shape {tuple(logits.shape)} and ids of shape {tuple(tokens.shape)}: a loss "
+            "needs the logits of every position that it is computed over."
+        )
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    targets = tokens[:, 1:].to(logits.device)
+    targets = tokens[:, 1:].to(logits.device).long()
     counted = targets != -100
     if attention_mask is not None:
         real = attention_mask.bool().to(logits.device)

@@ -44,11 +44,11 @@ class TextMethods:
         Raises:
             TokenizerMissingError: the model has no tokenizer.
         """
-        encoded = self.tokens.encode(input, prepend_bos, padding_side)
         limit = self._preparer.native.sizes.n_ctx if truncate else None
+        encoded = self.tokens.encode(input, prepend_bos, padding_side, limit)
         device = self._preparer.device if move_to_device else torch.device("cpu")
-        ids = encoded.ids[:, :limit].to(device)
-        return (ids, encoded.mask[:, :limit].to(device)) if return_mask else ids
+        ids = encoded.ids.to(device)
+        return (ids, encoded.mask.to(device)) if return_mask else ids
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """Text of ids: one string for one row, a list for several."""

@@ -39,7 +39,8 @@ class Tokens:
     """A tokenizer as the model uses it.
 
     Args:
-        find: gives the tokenizer, or None where there is none; called once, when text is met.
+        find: gives the tokenizer; called once, when text is met. Where there is none it gives
+            None, or raises TokenizerMissingError with the reason.
         default_prepend_bos: what `prepend_bos=None` means.
         default_padding_side: what `padding_side=None` means.
     """
@@ -48,12 +49,17 @@ class Tokens:
     default_prepend_bos: bool = True
     default_padding_side: Side = "right"
     _found: list[Any] = field(default_factory=list)
+    _missing: TokenizerMissingError | None = None
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer, or None."""
         if not self._found:
-            self._found.append(self.find())
+            try:
+                self._found.append(self.find())
+            except TokenizerMissingError as error:
+                self._missing = error
+                self._found.append(None)
         return self._found[0]
 
     def need(self) -> Any:
@@ -63,16 +69,20 @@ class Tokens:
             TokenizerMissingError: the model was loaded without one.
         """
         if self.tokenizer is None:
-            raise TokenizerMissingError(
+            raise self._missing or TokenizerMissingError(
                 "This needs a tokenizer, and the model has none. "
                 "Pass one: lensbridge.load(model, tokenizer=...), or pass token ids."
             )
         return self.tokenizer
 
     def encode(
-        self, text: Text, prepend_bos: bool | None = None, padding_side: Side | None = None
+        self,
+        text: Text,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        limit: int | None = None,
     ) -> Encoded:
-        """Texts as rows of one padded tensor.
+        """Texts as rows of one padded tensor, each cut after `limit` tokens.
 
         Raises:
             TokenizerMissingError: there is no tokenizer.
@@ -80,20 +90,27 @@ class Tokens:
         """
         texts = [text] if isinstance(text, str) else list(text)
         bos = self._bos(prepend_bos)
-        rows = [self._row(one, bos) for one in texts]
+        rows = [self._row(one, bos)[:limit] for one in texts]
         if not rows or not all(rows):
-            raise InputError(f"There are no tokens to run in {text!r}.")
+            raise InputError(f"There are no tokens in {text!r}; pass text, or prepend_bos=True.")
         width = max(map(len, rows))
         side = self._side(padding_side)
         pad = self.pad_token_id
         ids = [_padded(row, width, pad, side) for row in rows]
         mask = [_padded([1] * len(row), width, 0, side) for row in rows]
-        starts = bos is not None and all(row[0] == bos for row in rows)
+        first = self.special("bos")
+        starts = first is not None and all(row[0] == first for row in rows)
         return Encoded(torch.tensor(ids), torch.tensor(mask), starts)
+
+    def special(self, role: Literal["bos", "eos", "pad"]) -> int | None:
+        """The id of a special token, or None where the tokenizer has no such token."""
+        known = self.need()
+        token = known.special_tokens_map.get(f"{role}_token")  # asking for its id logs an error
+        return None if token is None else int(known.convert_tokens_to_ids(token))
 
     def _bos(self, prepend_bos: bool | None) -> int | None:
         wanted = self.default_prepend_bos if prepend_bos is None else prepend_bos
-        bos = self.need().bos_token_id
+        bos = self.special("bos")
         if prepend_bos and bos is None:
             raise InputError("prepend_bos=True, but the tokenizer has no BOS token.")
         return bos if wanted else None
@@ -113,17 +130,18 @@ class Tokens:
     @property
     def pad_token_id(self) -> int:
         """What fills short rows; the mask says where, so any id will do."""
-        known = self.need()
-        ids = (known.pad_token_id, known.eos_token_id, known.bos_token_id)
+        ids = (self.special("pad"), self.special("eos"), self.special("bos"))
         return next((one for one in ids if one is not None), 0)
 
     def to_string(self, ids: Any) -> str | list[str]:
         """Text of one row of ids, or of each of several."""
-        rows = torch.as_tensor(ids)
+        rows = as_ids(ids)
         if rows.ndim > 1:
             return [str(self.to_string(row)) for row in rows]
-        decode = self.need().decode
-        return str(decode(rows.reshape(-1).tolist(), clean_up_tokenization_spaces=False))
+        return self._decode(rows.reshape(-1).tolist())
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.need().decode(ids, clean_up_tokenization_spaces=False))
 
     def to_str_tokens(
         self, given: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
@@ -137,14 +155,27 @@ class Tokens:
                 self._strings(ids[mask.bool()])
                 for ids, mask in zip(rows.ids, rows.mask, strict=True)
             ]
-        ids = torch.as_tensor(given)
+        ids = as_ids(given)
         if ids.ndim == 2 and ids.shape[0] > 1:
             return [self._strings(row) for row in ids]
         return self._strings(ids.reshape(-1))
 
     def _strings(self, ids: Tensor) -> list[str]:
-        decode = self.need().decode
-        return [str(decode([one], clean_up_tokenization_spaces=False)) for one in ids.tolist()]
+        """Each id as it reads inside a text.
+
+        A decoder of the SentencePiece kind drops the space in front of the first word that it is
+        given, so each token is decoded behind another one, whose text is taken off again.
+        """
+        special = set(self.need().all_special_ids)
+        before = self._row("a", None)
+        start = self._decode(before)
+
+        def string(one: int) -> str:
+            behind = "" if one in special else self._decode([*before, one])
+            inside = behind.startswith(start) and one not in special
+            return behind[len(start) :] if inside else self._decode([one])
+
+        return [string(one) for one in ids.tolist()]
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is one token.
@@ -179,16 +210,44 @@ class Tokens:
         if mode not in ("first", "last"):
             raise InputError(f"mode is 'first' or 'last', not {mode!r}.")
         wanted = self.to_single_token(token) if isinstance(token, str) else int(token)
-        if isinstance(given, str):
-            ids = self.encode(given, prepend_bos).ids
-        else:
-            ids = torch.as_tensor(given)
+        ids = self.encode(given, prepend_bos).ids if isinstance(given, str) else as_ids(given)
         if ids.ndim == 2 and ids.shape[0] > 1:
             raise InputError(f"One row of tokens is needed, not {ids.shape[0]}.")
         found = (ids.reshape(-1) == wanted).nonzero().flatten().tolist()
         if not found:
             raise TokenError(f"The token {token!r} does not occur in the input.")
         return int(found[0] if mode == "first" else found[-1])
+
+
+def as_ids(given: Any) -> Tensor:
+    """Whatever holds ids, as a tensor of int64.
+
+    Raises:
+        InputError: it holds something else, or rows of different lengths.
+    """
+    ids = as_tensor(given)
+    if ids.dtype == torch.bool or ids.is_complex() or (ids.is_floating_point() and ids.numel()):
+        raise InputError(f"Token ids are integers; got {ids.dtype}.")
+    return ids.long()
+
+
+def as_tensor(given: Any) -> Tensor:
+    """A tensor, a numpy array, numbers in lists, or a list of tensors, as a tensor.
+
+    Raises:
+        InputError: it is none of these, or its rows have different lengths.
+    """
+    if isinstance(given, Tensor):
+        return given
+    try:
+        if isinstance(given, Sequence) and given and isinstance(given[0], Tensor):
+            return torch.stack(list(given))
+        return torch.tensor(given)  # a copy: numpy arrays may be read-only
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{type(given).__name__} cannot be run or read as token ids ({error}). Pass text, a "
+            "list of texts, ids [pos] or [batch, pos], or what a tokenizer returns."
+        ) from error
 
 
 def _padded(row: list[int], width: int, fill: int, side: Side) -> list[int]:
