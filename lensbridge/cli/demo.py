@@ -1,8 +1,11 @@
 """`lensbridge demo`: three analyses on the bundled model, and a report of them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,18 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _analyse() -> "Results":
     started = perf_counter()
-    model = _step(1, "load the demo model", _load)
-    from lensbridge.demo import report, text, workflows
+    with ExitStack() as quiet:
+        model = _step(1, "load the demo model", lambda: _load(quiet))
+        from lensbridge.demo import report, text, workflows
 
-    prompts = [text.john_and_mary(), *text.held_out_handovers(PROMPTS - 1)]
-    patching = _step(
-        2, "patch activations", lambda: workflows.patch_positions(model, text.eiffel_tower())
-    )
-    attribution = _step(
-        3, "attribute logits to heads", lambda: workflows.attribute_heads(model, prompts)
-    )
-    print(f"      all terms sum to the logit difference within {attribution.error:.1e} logits")
-    induction = _step(4, "score induction heads", lambda: workflows.score_induction(model))
+        prompts = [text.john_and_mary(), *text.held_out_handovers(PROMPTS - 1)]
+        patching = _step(
+            2, "patch activations", lambda: workflows.patch_positions(model, text.eiffel_tower())
+        )
+        attribution = _step(
+            3, "attribute logits to heads", lambda: workflows.attribute_heads(model, prompts)
+        )
+        print(f"      all terms sum to the logit difference within {attribution.error:.1e} logits")
+        induction = _step(4, "score induction heads", lambda: workflows.score_induction(model))
     closing = _closing(perf_counter() - started)
     return report.Results(_about(model), closing, patching, attribution, induction)
 
@@ -79,16 +83,27 @@ def _step(number: int, what: str, work: Callable[[], T]) -> T:
     return result
 
 
-def _load() -> "LensModel":
-    from transformers.utils import logging
-
+def _load(quiet: ExitStack) -> "LensModel":
+    quiet.enter_context(_quiet_transformers())
     from lensbridge import load
 
-    logging.disable_progress_bar()  # it would tear up the line that this step is printing
+    return load("demo")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Its bars and warnings would tear up the line that a step is printing."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        return load("demo")
+        yield
     finally:
-        logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _about(model: "LensModel") -> str:
@@ -113,8 +128,16 @@ def _closing(seconds: float) -> str:
 
 
 def _table(findings: "list[Finding]") -> str:
-    width = max(len(finding.topic) for finding in findings) + 2
-    value = max(len(finding.value) for finding in findings)
-    rows = [f"{finding.topic:<{width}}{finding.value:<{value}}" for finding in findings]
-    remarks = [f"{'':<{width}}{finding.remark.replace('`', '')}" for finding in findings]
-    return "\n".join(line for pair in zip(rows, remarks, strict=True) for line in pair)
+    indent = max(len(finding.topic) for finding in findings) + 2
+    columns = min(get_terminal_size().columns, 100)
+    return "\n".join(line for one in findings for line in _lines(one, indent, columns))
+
+
+def _lines(finding: "Finding", indent: int, columns: int) -> list[str]:
+    remark = fill(
+        finding.remark.replace("`", ""),
+        width=max(columns, indent + 40),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+    )
+    return [f"{finding.topic:<{indent}}{finding.value}", remark]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lensbridge.viz.markup import Html, element, label, plain
+from lensbridge.viz.markup import Html, element, label, picture, plain
 
 LEFT, TOP, RIGHT, BOTTOM = 46.0, 12.0, 14.0, 44.0
 
@@ -42,19 +42,16 @@ class Curve:
     def svg(self) -> Html:
         """The picture."""
         width, height = self.size
-        return element(
-            "svg",
-            element("title", plain(self.title)),
+        return picture(
+            self.title,
+            "curve",
+            width,
+            height,
             *self._grid(),
             *self._split(),
             *self._reference(),
             *self._line(),
             *self._names(),
-            class_="curve",
-            role="img",
-            viewBox=f"0 0 {width:g} {height:g}",
-            width=width,
-            height=height,
         )
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lensbridge.viz.markup import Anchor, Html, element, label, plain
+from lensbridge.viz.markup import Anchor, Html, element, label, picture, plain
 from lensbridge.viz.numbers import rounded, short
 
 Row: TypeAlias = Sequence[float | None]
@@ -105,19 +105,16 @@ class Heatmap:
     def svg(self) -> Html:
         """The picture."""
         width, height = self.size
-        return element(
-            "svg",
-            element("title", plain(self.title)),
+        return picture(
+            self.title,
+            "heatmap",
+            width,
+            height,
             *self._row_labels(),
             *self._column_labels(),
             *self._cells(),
             *self._frames(),
             *_legend(self.scale, self.left, height - 28),
-            class_="heatmap",
-            role="img",
-            viewBox=f"0 0 {width:g} {height:g}",
-            width=width,
-            height=height,
         )
 
     @property

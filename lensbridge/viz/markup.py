@@ -6,6 +6,8 @@ from typing import Literal, NewType, TypeAlias
 Html = NewType("Html", str)
 """Markup that is safe to insert. Made by this package's functions, never from outside text."""
 
+SHRINK = 0.78  # how far, before the reader has to scroll
+
 Anchor: TypeAlias = Literal["start", "middle", "end"]
 
 _INVISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
@@ -33,6 +35,21 @@ def element(name: str, *content: Html, **attributes: str | float) -> Html:
         for key, value in attributes.items()
     )
     return Html(f"<{name}{given}>{''.join(content)}</{name}>")
+
+
+def picture(title: str, kind: str, width: float, height: float, *content: Html) -> Html:
+    """A picture that shrinks with its column, but stays legible."""
+    return element(
+        "svg",
+        element("title", plain(title)),
+        *content,
+        class_=kind,
+        role="img",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+        style=f"min-width: {SHRINK * width:.0f}px",
+    )
 
 
 def label(

@@ -5,6 +5,7 @@ from torch import Tensor
 from lensbridge.demo.report.heads import head_grid, head_name
 from lensbridge.demo.report.snippets import ATTRIBUTION
 from lensbridge.demo.workflows import Attribution
+from lensbridge.demo.workflows.runs import largest
 from lensbridge.viz import Heatmap, Html, Scale, report
 from lensbridge.viz.markup import visible
 from lensbridge.viz.numbers import rounded, signed
@@ -36,6 +37,7 @@ def section(result: Attribution) -> Section:
         ),
         _grids(result),
         _ablation(result),
+        report.paragraph(_indirect(result)),
         report.figure(
             _attention(result),
             f"Where {head_name(result.top)} looks",
@@ -49,27 +51,28 @@ def section(result: Attribution) -> Section:
 
 
 def _grids(result: Attribution) -> Html:
-    heads, drops = result.heads.tolist(), result.drops.tolist()
-    scale = Scale.around_zero(heads, drops, unit="logits")
     return report.side_by_side(
-        report.figure(
-            head_grid("Direct logit attribution", heads, scale, result.top),
-            "Attributed",
-            "What each head writes directly towards the right name.",
-        ),
-        report.figure(
-            head_grid("Drop of the logit difference when ablated", drops, scale, result.top),
+        _grid(result, result.heads, "Attributed", "What each head writes towards the right name."),
+        _grid(
+            result,
+            result.drops,
             "Lost when ablated",
             "The check: what the logit difference loses when a head's `hook_z` is zeroed at all "
-            "positions, later layers' use of that head included.",
+            "positions, later layers' use of that head included. Mind the scale, which is its own.",
         ),
     )
+
+
+def _grid(result: Attribution, grid: Tensor, title: str, caption: str) -> Html:
+    values = grid.tolist()
+    scale = Scale.around_zero(values, unit="logits")
+    return report.figure(head_grid(title, values, scale, result.top), title, caption)
 
 
 def _ablation(result: Attribution) -> Html:
     lost, ablated = float(result.drops[result.top]), result.ablated[result.top]
     meaning = (
-        "The ablation confirms the attribution."
+        "The ablation confirms the attribution: at least half of it is lost."
         if result.confirmed
         else "The ablation does not confirm the attribution: less than half of it is lost."
     )
@@ -80,6 +83,22 @@ def _ablation(result: Attribution) -> Html:
         f"right name is ahead in {int((ablated > 0).sum())} of {len(ablated)} sentences instead "
         f"of {int((result.before > 0).sum())}.",
         result.confirmed,
+    )
+
+
+def _indirect(result: Attribution) -> str:
+    """What the picture of heads alone would leave out."""
+    heads, mlps, total = (
+        float(term) for term in (result.heads.sum(), result.mlps.sum(), result.before.mean())
+    )
+    costly = largest(result.drops)
+    written, lost = float(result.heads[costly]), float(result.drops[costly])
+    return (
+        f"Of {rounded(total, 2)} logits, all heads together write {signed(heads, 2)} directly and "
+        f"the MLPs {signed(mlps, 2)}. The head that costs most when ablated is "
+        f"{head_name(costly)}: {rounded(lost, 2)}, of which {signed(written, 2)} is its direct "
+        "write. The rest of its effect passes through later layers, which attribution by head "
+        "does not see."
     )
 
 

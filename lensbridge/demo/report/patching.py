@@ -9,14 +9,14 @@ from lensbridge.viz.report import Finding, Section
 
 
 def finding(result: Patching) -> Finding:
-    """Which patch of the residual stream restores most."""
-    layer, position = result.best("resid_pre")
-    token = visible(result.clean.tokens[position])
+    """Where the answer enters, and when it has moved to where it is needed."""
+    enters = result.grids["resid_pre"][0]
+    token = visible(result.clean.tokens[int(enters.argmax())])
     return Finding(
         "Activation patching",
-        f"{result.grids['resid_pre'][layer, position]:.0%} restored at {token}",
-        f"Copying `resid_pre` of layer {layer} there brings back the clean answer by that much. "
-        f"The answer reaches the last position {_arrival(result)}.",
+        f"{float(enters.max()):.0%} restored at {token}",
+        "by `resid_pre` of layer 0, copied from the clean run at that one position. The answer "
+        f"reaches the last position {_arrival(result)}.",
     )
 
 
@@ -88,11 +88,11 @@ def _runs(result: Patching) -> Html:
         )
         for name, run in (("clean", result.clean), ("corrupted", result.corrupted))
     ]
-    layer, position = result.best("attn_out")
-    token = visible(result.clean.tokens[position])
+    fetched = result.grids["attn_out"][:, -1]
+    layer = int(fetched.argmax())
     return report.figure(
         report.table(("run", "says", "probability", "logit difference"), rows),
         "The two runs",
-        f"The answer reaches the last position {_arrival(result)}. Of all attention outputs, the "
-        f"one that restores most is layer {layer}'s at `{token}`.",
+        f"The answer reaches the last position {_arrival(result)}. What fetches it is attention, "
+        f"most of all layer {layer}'s, whose output there restores {float(fetched[layer]):.0%}.",
     )
