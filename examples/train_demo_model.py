@@ -687,7 +687,6 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         folder: The folder.
     """
     model.config.activation_function = "gelu_new"  # the same function by GPT-2's own name
-    model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -90,7 +90,7 @@ def test_it_is_a_plain_gpt2(model: PreTrainedModel) -> None:
 def test_one_special_token_opens_closes_and_pads(model: PreTrainedModel, tokenizer: Tokens) -> None:
     special = single(tokenizer, text.END_OF_TEXT)
     for where in (model.config, model.generation_config, tokenizer):
-        assert (where.bos_token_id, where.eos_token_id, where.pad_token_id) == (special,) * 3
+        assert (where.bos_token_id, where.eos_token_id) == (special,) * 2
     assert tokenizer.all_special_ids == [special]
 
 
