@@ -171,8 +171,8 @@ def point_table(models: dict[str, LensModel]) -> Iterator[str]:
 
 def other_spellings() -> list[str]:
     """Full names that other libraries and older notes use, layers left open."""
-    by_rule = ["blocks.{i}.mlp.in.hook_out", "blocks.{i}.ln2.hook_in", "ln_final.hook_in"]  # they depend on the model
-    return sorted([*names.OTHER_SPELLINGS, *by_rule])
+    by_model = ["blocks.{i}.mlp.in.hook_out", "blocks.{i}.ln2.hook_in", "ln_final.hook_in"]
+    return sorted([*names.OTHER_SPELLINGS, *by_model])
 
 
 def meaning_of(spelling: str, model: LensModel) -> str:

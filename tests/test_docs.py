@@ -1,4 +1,4 @@
-"""Generated pages are what the generator gives now; links and test names lead somewhere."""
+"""Generated pages are what the generator gives now; links and names of files lead somewhere."""
 
 import re
 import runpy
@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\[[^\]^]+\]\(([^)#\s]+)[^)]*\)")
-TEST_FILE = re.compile(r"`(tests/[\w/-]+\.py)")
+FILE = re.compile(r"`((?:tests|lensbridge|adapters|docs)/[\w/-]+\.py)`")
+SYMBOL_IN_FILE = re.compile(r"`([\w.]+)`(?: and `([\w.]+)`)? in\s+`(lensbridge/[\w/]+\.py)`")
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +65,17 @@ def test_an_adapter_without_a_column_stops_the_generator(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_and_named_test_files_exist(page: Path) -> None:
+def test_links_and_the_files_and_names_of_code_that_a_page_gives_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in LINK.findall(text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
-    for name in TEST_FILE.findall(text):
+    for name in FILE.findall(text):
         assert (ROOT / name).is_file(), f"{page.name} names {name}"
+    for *symbols, name in SYMBOL_IN_FILE.findall(text):
+        code = (ROOT / name).read_text(encoding="utf-8")
+        for symbol in filter(None, symbols):
+            assert symbol.split(".")[0] in code, f"{page.name}: {name} has no {symbol}"
 
 
 def test_the_index_names_every_page() -> None:
