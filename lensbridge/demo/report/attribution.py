@@ -69,17 +69,24 @@ def _grid(result: Attribution, grid: Tensor, title: str, caption: str) -> Html:
     return report.figure(head_grid(title, values, scale, result.top), title, caption)
 
 
+def _meaning(written: float, lost: float, confirmed: bool) -> str:
+    if not confirmed:
+        return "The ablation does not confirm the attribution: less than half of it is lost."
+    if lost > 1.5 * written:
+        return (
+            "The ablation confirms the attribution, and more is lost than the head writes "
+            "directly: later parts of the model read it too."
+        )
+    return "The ablation confirms the attribution."
+
+
 def _ablation(result: Attribution) -> Html:
-    lost, ablated = float(result.drops[result.top]), result.ablated[result.top]
-    meaning = (
-        "The ablation confirms the attribution: at least half of it is lost."
-        if result.confirmed
-        else "The ablation does not confirm the attribution: less than half of it is lost."
-    )
+    written, lost = float(result.heads[result.top]), float(result.drops[result.top])
+    ablated = result.ablated[result.top]
     fall = f"from {rounded(_mean(result.before), 2)} to {rounded(_mean(ablated), 2)}"
     return report.verdict(
-        f"{meaning} {head_name(result.top)} writes {signed(float(result.heads[result.top]), 2)} "
-        f"logits; without it the logit difference falls by {rounded(lost, 2)}, {fall}, and the "
+        f"{_meaning(written, lost, result.confirmed)} {head_name(result.top)} writes "
+        f"{signed(written, 2)} logits; without it the logit difference falls by {rounded(lost, 2)}, {fall}, and the "
         f"right name is ahead in {int((ablated > 0).sum())} of {len(ablated)} sentences instead "
         f"of {int((result.before > 0).sum())}.",
         result.confirmed,

@@ -54,7 +54,7 @@ def ablated(layer, head):
     return (logits[0, -1, john] - logits[0, -1, mary]).item()
 
 
-print(contribution(3, 0), ablated(3, 0))
+print(contribution(3, 1), ablated(3, 1))
 """
 
 INDUCTION: Final = """
@@ -77,5 +77,5 @@ def score(layer, head):
     return stripe[:, -period:].mean().item()
 
 
-print(score(1, 0), loss[:, :period].mean().item(), loss[:, period:].mean().item())
+print(score(2, 2), loss[:, :period].mean().item(), loss[:, period:].mean().item())
 """
