@@ -86,9 +86,9 @@ def _ablation(result: Attribution) -> Html:
     fall = f"from {rounded(_mean(result.before), 2)} to {rounded(_mean(ablated), 2)}"
     return report.verdict(
         f"{_meaning(written, lost, result.confirmed)} {head_name(result.top)} writes "
-        f"{signed(written, 2)} logits; without it the logit difference falls by {rounded(lost, 2)}, {fall}, and the "
-        f"right name is ahead in {int((ablated > 0).sum())} of {len(ablated)} sentences instead "
-        f"of {int((result.before > 0).sum())}.",
+        f"{signed(written, 2)} logits; without it the logit difference falls by "
+        f"{rounded(lost, 2)}, {fall}, and the right name is ahead in {int((ablated > 0).sum())} "
+        f"of {len(ablated)} sentences instead of {int((result.before > 0).sum())}.",
         result.confirmed,
     )
 
