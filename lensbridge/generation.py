@@ -92,18 +92,20 @@ def generation_config(
         value = options.pop(name)
         setattr(config, name, value)
     if not stop_at_eos:
-        config.eos_token_id = []  # None would be filled in from the model's config again
+        # an id that never comes: None would be filled in from the model's own config again
+        config.eos_token_id = [hf_model.config.get_text_config().vocab_size]
     elif config.eos_token_id is None and tokens.tokenizer is not None:
         config.eos_token_id = tokens.special("eos")
     if config.pad_token_id is None:
-        config.pad_token_id = _filler(config.eos_token_id, hf_model.generation_config.eos_token_id)
+        ends = config.eos_token_id if stop_at_eos else None
+        config.pad_token_id = _filler(hf_model.generation_config.eos_token_id, ends)
     if config.stop_strings is not None:
         options.setdefault("tokenizer", tokens.need())
     return config
 
 
 def _filler(*eos: int | list[int] | None) -> int:
-    """What stands behind the end of a row that is finished before the others."""
+    """What stands behind the end of a row that is finished before the others: an EOS, or 0."""
     ids = [one for given in eos for one in (given if isinstance(given, list) else [given])]
     return next((one for one in ids if one is not None), 0)
 
