@@ -42,8 +42,8 @@ class KernelSite(Site):
     def may_be_part(self) -> bool:
         return self.role in ("rot_q", "rot_k")
 
-    def stages(self, chain: Chain) -> list[Stage]:
-        def act(call: Call) -> None:
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
             tap = call.around.get("attention")
             if tap is None:
                 tap = Tap(self.name, self.n_heads, self.n_kv, call.input)

@@ -44,10 +44,10 @@ class NormScaleSite(Site):
 
     norm: Norm
 
-    def stages(self, chain: Chain) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         norm = self.norm
 
-        def act(call: Call) -> None:
+        def act(call: Call, chain: Chain) -> None:
             x = call.input
             scale = norm.scale(x)
             new = chain.run(scale)
@@ -67,10 +67,10 @@ class NormalizedSite(Site):
 
     norm: Norm
 
-    def stages(self, chain: Chain) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         norm = self.norm
 
-        def act(call: Call) -> None:
+        def act(call: Call, chain: Chain) -> None:
             normalized = call.notes.get("normalized")
             if normalized is None:
                 normalized = norm.normalize(call.input)
@@ -94,8 +94,8 @@ class ResultSite(Site):
     layout: Layout
     n_heads: int
 
-    def stages(self, chain: Chain) -> list[Stage]:
-        def act(call: Call) -> None:
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
             z = self.layout.split(call.input)
             weight = self.out.weight().unflatten(0, (self.n_heads, -1)).to(z.device)
             result = einsum(z, weight, "... h d, h d m -> ... h m")
@@ -122,10 +122,10 @@ class HeadInputSite(Site):
     layout: Layout
     n_heads: int
 
-    def stages(self, chain: Chain) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         key = f"{self.name} edited"
 
-        def read(call: Call) -> None:
+        def read(call: Call, chain: Chain) -> None:
             stream = call.input
             copies = stream.unsqueeze(-2).expand(*stream.shape[:-1], self.n_heads, -1)
             new = chain.run(copies)
@@ -133,7 +133,7 @@ class HeadInputSite(Site):
             if how != "none":
                 call.memory[key] = (copies, new)
 
-        def write(call: Call) -> None:
+        def write(call: Call, chain: Chain) -> None:
             if key in call.memory:
                 copies, new = call.memory.pop(key)
                 native = self.layout.split(call.result)

@@ -14,7 +14,7 @@ from lensbridge.inputs import Prepared
 from lensbridge.names import layer_of
 from lensbridge.parts import Native
 from lensbridge.run import Attachment, Engine, StopForward
-from lensbridge.sites import Call, Stage
+from lensbridge.sites import Call, Chain, Stage
 from lensbridge.skip import layers_skipped
 
 
@@ -134,19 +134,19 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
     return stages
 
 
-def _replacing(residual: Tensor) -> Callable[[Call], None]:
-    return lambda call: call.replace_input(residual)
+def _replacing(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_input(residual)
 
 
-def _stop_with_input(call: Call) -> None:
+def _stop_with_input(call: Call, chain: Chain) -> None:
     raise StopForward(call.input)
 
 
-def _stop_with_result(call: Call) -> None:
+def _stop_with_result(call: Call, chain: Chain) -> None:
     raise StopForward(call.result)
 
 
-def _stop(call: Call) -> None:
+def _stop(call: Call, chain: Chain) -> None:
     raise StopForward(None)
 
 

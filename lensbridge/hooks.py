@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import EditError, HookError, HookNeverFiredError
 from lensbridge.names import layer_of
-from lensbridge.sites import Call
+from lensbridge.sites import Call, Chain
 
 Kind = Literal["read", "edit", "grad"]
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -66,8 +66,8 @@ class RunState(local):
         self.root_kwargs: Mapping[str, Any] = {}
         self.past = 0
 
-    def begin_forward(self, call: Call) -> None:
-        """Note what the top-level forward is called with."""
+    def begin_forward(self, call: Call, chain: Chain) -> None:
+        """A stage at the root: note what the top-level forward is called with."""
         self.step += 1
         self.memory.clear()
         named = dict(call.kwargs)
@@ -157,23 +157,37 @@ class Hook:
         return f"Hook({self.name!r}, axes={self.axes!r}, step={self.step})"
 
 
-class PointChain:
-    """The callbacks of one point in one attachment, run in order."""
+class ReadChain:
+    """Callbacks of one point in one attachment that only read."""
 
-    __slots__ = ("callbacks", "edits", "hook")
+    __slots__ = ("callbacks",)
+
+    edits = False
+
+    def __init__(self, callbacks: list[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value to every callback."""
+        for callback in self.callbacks:
+            callback.fired += 1
+            callback.fn(value)
+        return None
+
+
+class EditChain:
+    """The callbacks of one point in one attachment, run in order; some may change the value."""
+
+    __slots__ = ("callbacks", "hook")
+
+    edits = True
 
     def __init__(self, hook: Hook, callbacks: list[Callback]) -> None:
         self.hook = hook
         self.callbacks = callbacks
-        self.edits = any(callback.kind != "read" for callback in callbacks)
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
-        """Show the value to every callback; the new value if any of them could change it."""
-        if not self.edits:
-            for callback in self.callbacks:
-                callback.fired += 1
-                callback.fn(value)
-            return None
+        """Show the value to every callback; what they make of it together."""
         current = value
         for callback in self.callbacks:
             callback.fired += 1

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from lensbridge.hooks import Callback, Contexts, Hook, PointChain, RunState
-from lensbridge.sites import Call, Site, Stage
+from lensbridge.hooks import Callback, Contexts, EditChain, Hook, ReadChain, RunState
+from lensbridge.sites import Call, Chain, Site, Stage
 
 
 class StopForward(Exception):  # noqa: N818  (not an error: it ends a forward pass that has its answer)
@@ -26,6 +26,16 @@ class StopForward(Exception):  # noqa: N818  (not an error: it ends a forward pa
     def __init__(self, value: Tensor | None) -> None:
         self.value = value
 
+
+class Step(NamedTuple):
+    """A stage of a site and the callbacks that it is for."""
+
+    stage: Stage
+    chain: Chain
+
+
+Look: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | None]]
+NO_CALLBACKS = ReadChain([])
 
 _current: ContextVar[Mapping[int, "Attachment"]] = ContextVar("lensbridge", default={})  # noqa: B039
 
@@ -58,22 +68,24 @@ class Attachment:
     handles: list[Any] = field(default_factory=list)
 
     def attach(self) -> None:
-        """Put one PyTorch hook on each side of each module that has stages."""
+        """Put one PyTorch hook on each side of each module that has steps."""
         self.version = self.engine.version
-        callbacks = [*self.engine.permanent, *self.scoped]
-        stages = [*self.extra, *self._point_stages(callbacks)]
-        if any(callback.kind != "read" for callback in callbacks):
-            stages.append(Stage(self.engine.root, "input", -99, self.state.begin_forward))
-        inputs, outputs = _by_module(stages, "input"), _by_module(stages, "output")
-        around = {stage.module for stage in stages if stage.around}
-        for module, steps in inputs.items():
-            hook = self._before(steps)
-            self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        for module in outputs.keys() | around:
-            hook = self._after(outputs.get(module, []))
-            self.handles.append(
-                module.register_forward_hook(hook, with_kwargs=True, always_call=module in around)
-            )
+        steps = self._steps()
+        around = {
+            step.stage.module for group in steps.values() for step in group if step.stage.around
+        }
+        for module in around:
+            steps.setdefault((module, "output"), [])
+        for (module, phase), group in steps.items():
+            group.sort(key=lambda step: step.stage.rank)
+            if phase == "input":
+                hook = self._before(group)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            else:
+                closes = module in around
+                hook = self._after(group, closes)
+                handle = module.register_forward_hook(hook, with_kwargs=True, always_call=closes)
+            self.handles.append(handle)
 
     def detach(self) -> None:
         """Take the hooks off and leave what an interrupted run left open."""
@@ -82,15 +94,32 @@ class Attachment:
         self.handles.clear()
         self.state.close_contexts(None, clean=False)
 
-    def _point_stages(self, callbacks: Iterable[Callback]) -> Iterator[Stage]:
-        by_name: dict[str, list[Callback]] = {}
+    def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
+        callbacks = [*self.engine.permanent, *self.scoped]
+        steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
+        if any(callback.kind != "read" for callback in callbacks):
+            begin = Stage(self.engine.root, "input", -99, self.state.begin_forward)
+            steps.append(Step(begin, NO_CALLBACKS))
+        for name, listeners in self._by_name(callbacks).items():
+            site = self.engine.sites[name]
+            chain = self._chain(site, listeners)
+            steps += [Step(stage, chain) for stage in site.stages]
+        found: dict[tuple[nn.Module, str], list[Step]] = {}
+        for step in steps:
+            found.setdefault((step.stage.module, step.stage.phase), []).append(step)
+        return found
+
+    def _by_name(self, callbacks: Iterable[Callback]) -> dict[str, list[Callback]]:
+        found: dict[str, list[Callback]] = {}
         for callback in callbacks:
             if not self.muted(callback.name):
-                by_name.setdefault(callback.name, []).append(callback)
-        for name, listeners in by_name.items():
-            site = self.engine.sites[name]
-            hook = Hook(name, site.axes, self.engine.contexts, self.state)
-            yield from site.stages(PointChain(hook, listeners))
+                found.setdefault(callback.name, []).append(callback)
+        return found
+
+    def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
+        if all(callback.kind == "read" for callback in listeners):
+            return ReadChain(listeners)
+        return EditChain(Hook(site.name, site.axes, self.engine.contexts, self.state), listeners)
 
     def count_run(self) -> None:
         """Note that the model was run inside this attachment and those around it."""
@@ -104,51 +133,76 @@ class Attachment:
         current = _current.get().get(id(self.engine))
         return current is self or (self.always and current is None)
 
-    def _before(self, stages: list[Stage]) -> Callable[..., Any]:
-        acts = [stage.act for stage in stages]
-        opens = any(stage.around for stage in stages)
+    def _before(self, steps: list[Step]) -> Callable[..., Any]:
+        looks = _looks(steps)
+        if looks is not None:
+            return self._look_before(looks)
+        acts = [(step.stage.act, step.chain) for step in steps]
+        opens = any(step.stage.around for step in steps)
         state = self.state
 
         def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
             if not self.is_active():
                 return None
             call = Call(module, args, kwargs or {}, state.memory)
-            for act in acts:
-                act(call)
+            for act, chain in acts:
+                act(call, chain)
             if opens:
                 state.open_contexts(module, call.around.values())
             return (call.args, call.kwargs) if call.replaced else None
 
         return before
 
-    def _after(self, stages: list[Stage]) -> Callable[..., Any]:
-        acts = [stage.act for stage in stages]
+    def _look_before(self, looks: list[Look]) -> Callable[..., None]:
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> None:
+            if self.is_active():
+                value = args[0] if args else Call(module, args, kwargs, {}).input
+                for look, run in looks:
+                    run(look(value))
+
+        return before
+
+    def _after(self, steps: list[Step], closes: bool) -> Callable[..., Any]:
+        looks = None if closes else _looks(steps)
+        if looks is not None:
+            return self._look_after(looks)
+        acts = [(step.stage.act, step.chain) for step in steps]
         state = self.state
 
         def after(module: nn.Module, args: Any, *rest: Any) -> Any:
             if not self.is_active():
                 return None
             output = rest[-1]
-            if state.open:
+            if closes:
                 state.close_contexts(module, clean=output is not None)
             if output is None:  # called only to clean up after an error
                 return None
             call = Call(module, args, rest[0] if len(rest) == 2 else {}, state.memory, output)
-            for act in acts:
-                act(call)
+            for act, chain in acts:
+                act(call, chain)
             return call.output if call.replaced else None
 
         return after
 
+    def _look_after(self, looks: list[Look]) -> Callable[..., None]:
+        def after(module: nn.Module, args: Any, *rest: Any) -> None:
+            if self.is_active():
+                output = rest[-1]
+                value = output if isinstance(output, Tensor) else output[0]
+                for look, run in looks:
+                    run(look(value))
 
-def _by_module(stages: Iterable[Stage], phase: str) -> dict[nn.Module, list[Stage]]:
-    found: dict[nn.Module, list[Stage]] = {}
-    for stage in stages:
-        if stage.phase == phase:
-            found.setdefault(stage.module, []).append(stage)
-    for steps in found.values():
-        steps.sort(key=lambda stage: stage.rank)
-    return found
+        return after
+
+
+def _looks(steps: list[Step]) -> list[Look] | None:
+    """How to read at a module where nobody does anything but read; None where somebody does."""
+    found: list[Look] = [
+        (step.stage.look, step.chain.run)
+        for step in steps
+        if step.stage.look is not None and not step.chain.edits
+    ]
+    return found if len(found) == len(steps) else None
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ Phase = Literal["input", "output"]
 
 class Chain(Protocol):
     """The callbacks of one point in one run."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether any of them may change the value."""
+        ...
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
         """Show the value to every callback; the new value if any of them may have changed it.
@@ -102,13 +108,18 @@ class Call:
 class Stage(NamedTuple):
     """One step of a site: at the input or output of one module, in data-flow order by rank.
 
-    `around`: it puts contexts into `call.around`, to be open while the module runs.
+    Args:
+        act: shows the value to the chain and writes back what comes out of it.
+        look: how the value is had from the module's input or output, where that is all that
+            reading it takes; a chain that only reads then needs no `act`.
+        around: it puts contexts into `call.around`, to be open while the module runs.
     """
 
     module: nn.Module
     phase: Phase
     rank: int
-    act: Callable[[Call], None]
+    act: Callable[[Call, Chain], None]
+    look: Callable[[Tensor], Tensor] | None = None
     around: bool = False
 
 
@@ -138,9 +149,14 @@ class Site(ABC):
         """Whether the value can be a view of a larger tensor that it would keep alive."""
         return False
 
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """What to attach so that a chain sees this point."""
+        return tuple(self._stages())
+
     @abstractmethod
-    def stages(self, chain: Chain) -> list[Stage]:
-        """What to attach so that the chain sees this point."""
+    def _stages(self) -> list[Stage]:
+        """The stages, worked out once for the model."""
 
     def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
         """A context that a whole run needs so that this point can be seen."""
@@ -159,16 +175,16 @@ class InputSite(Site):
     def may_be_part(self) -> bool:
         return not self.layout.whole
 
-    def stages(self, chain: Chain) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         layout = self.layout
 
-        def act(call: Call) -> None:
+        def act(call: Call, chain: Chain) -> None:
             whole = call.input
             new = chain.run(layout.split(whole))
             if new is not None:
                 call.replace_input(layout.merge(whole, new))
 
-        return [Stage(self.module, "input", self.rank, act)]
+        return [Stage(self.module, "input", self.rank, act, layout.split)]
 
 
 @dataclass(frozen=True)
@@ -180,14 +196,14 @@ class SharedInputSite(Site):
 
     module: nn.Module
 
-    def stages(self, chain: Chain) -> list[Stage]:
-        def act(call: Call) -> None:
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
             shared = call.input
             new = chain.run(shared, in_place=True)
             if new is not None:
                 shared.copy_(new)
 
-        return [Stage(self.module, "input", 0, act)]
+        return [Stage(self.module, "input", 0, act, lambda shared: shared)]
 
 
 @dataclass(frozen=True)
@@ -202,16 +218,16 @@ class OutputSite(Site):
     def may_be_part(self) -> bool:
         return not self.layout.whole
 
-    def stages(self, chain: Chain) -> list[Stage]:
+    def _stages(self) -> list[Stage]:
         layout = self.layout
 
-        def act(call: Call) -> None:
+        def act(call: Call, chain: Chain) -> None:
             whole = call.result
             new = chain.run(layout.split(whole))
             if new is not None:
                 call.replace_result(layout.merge(whole, new))
 
-        return [Stage(self.module, "output", self.rank, act)]
+        return [Stage(self.module, "output", self.rank, act, layout.split)]
 
 
 @dataclass(frozen=True)
@@ -221,11 +237,11 @@ class PositionSite(Site):
     module: nn.Module
     tokens: nn.Module
 
-    def stages(self, chain: Chain) -> list[Stage]:
-        def count(call: Call) -> None:
+    def _stages(self) -> list[Stage]:
+        def count(call: Call, chain: Chain) -> None:
             call.memory["batch"] = call.result.shape[0]
 
-        def act(call: Call) -> None:
+        def act(call: Call, chain: Chain) -> None:
             rows = call.result
             rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
             batch = call.memory.get("batch", rows.shape[0])
