@@ -121,7 +121,8 @@ def everything_native(one: Specimen, kernel: str) -> Comparison:
     _require_hf_outputs(cache, _eager(one)())
     others = [Other("HF eager, attentions and hidden states", _eager(one), 1.10)]
     if kernel == "eager":
-        others.append(Other("raw hooks keeping every module's input and output", _raw_cache(one)))
+        raw, _ = raw_cache(one.hf_eager, ids)
+        others.append(Other("raw hooks keeping every module's input and output", raw))
     return Comparison(
         f"cache everything but derived, {kernel} kernel",
         lambda: lens.run_with_cache(ids, names),
@@ -210,9 +211,12 @@ def _raw_ablation(one: Specimen) -> Callable[[], Tensor]:
     return run
 
 
-def _raw_cache(one: Specimen) -> Work:
-    """What keeping everything costs at least: every input and output, by hooks written by hand."""
-    hf, ids = one.hf_eager, one.ids
+def raw_cache(hf: Any, ids: Tensor) -> tuple[Work, int]:
+    """What keeping everything costs at least: every input and output, by hooks written by hand.
+
+    Returns:
+        the work, and how many hooks it puts on.
+    """
     modules = [module for module in hf.modules() if module is not hf]
 
     def run() -> list[Any]:
@@ -230,7 +234,7 @@ def _raw_cache(one: Specimen) -> Work:
                 handle.remove()
         return kept
 
-    return run
+    return run, len(modules)
 
 
 def _eager(one: Specimen) -> Callable[[], Any]:

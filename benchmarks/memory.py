@@ -3,8 +3,9 @@
 A cache: `torch.profiler` reports every allocation of a tensor to the byte, so nothing else in the
 process disturbs the peak.
 
-A load: it reads mapped files, which torch does not allocate. A fresh process notes its resident
-memory, resets the kernel's peak (`/proc/self/clear_refs`), loads, and reads the peak (`VmHWM`).
+A load: it maps files, which torch does not allocate and which take memory when they are first
+read, so the first forward pass counts too. A fresh process notes its resident memory, resets the
+kernel's peak (`/proc/self/clear_refs`), loads, runs, and reads the peak (`VmHWM`).
 `resource.getrusage` would not do: a child starts with its parent's peak.
 """
 
@@ -65,7 +66,7 @@ def cache_rows(one: Specimen) -> Iterator[Row]:
 
 def load_rows(folder: Path, model: str, effort: Effort) -> Iterator[Row]:
     """Peak memory of a load beside HuggingFace's, each in a fresh process."""
-    work, other = "peak memory of load", "HF from_pretrained"
+    work, other = "peak memory, load and first forward", "HF from_pretrained"
     if not CLEAR.exists():
         yield Row(work, model, other, None, 1.0, missing="measured on Linux only")
         return
@@ -80,14 +81,14 @@ def _child(which: str, folder: Path) -> int:
 
 
 def peak_of_load(which: str, folder: Path) -> int:
-    """Bytes of resident memory that loading a model takes at its peak, imports apart."""
+    """Bytes of resident memory that a load and a forward pass take at their peak, imports apart."""
     load = loader(which)
     before = _status("VmRSS")
     CLEAR.write_text(_RESET_PEAK)
     model = load(folder)
-    peak = _status("VmHWM")
-    del model
-    return peak - before
+    with torch.no_grad():
+        model(torch.zeros(1, 8, dtype=torch.long))
+    return _status("VmHWM") - before
 
 
 def loader(which: str) -> Callable[[Path], Any]:

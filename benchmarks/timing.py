@@ -51,10 +51,10 @@ class Samples:
         pairs = zip(self.seconds[one], self.seconds[other], strict=True)
         return Spread.of(a / b for a, b in pairs)
 
-    def microseconds_each(self, one: str, other: str, count: int) -> Spread:
+    def microseconds_each(self, one: str, other: str, count: int) -> list[float]:
         """What one contender takes more than the other, shared out among `count` pieces of work."""
         pairs = zip(self.seconds[one], self.seconds[other], strict=True)
-        return Spread.of((a - b) / count * 1e6 for a, b in pairs)
+        return [(a - b) / count * 1e6 for a, b in pairs]
 
 
 @dataclass(frozen=True)
