@@ -1,19 +1,19 @@
 """LensModel: a HuggingFace model with the field's vocabulary on it. What `load` returns."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from inspect import signature
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lensbridge import generation
 from lensbridge.cache import ActivationCache, Collector, Keep, PosSlice
 from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.forward import Outcome, Span, run_forward
+from lensbridge.generate import GenerationMethods
 from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
 from lensbridge.loss import lm_cross_entropy_loss
@@ -38,7 +38,7 @@ class LogitsAndLoss(NamedTuple):
     loss: Tensor
 
 
-class LensModel(HookMethods, WeightMethods, TextMethods):
+class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods):
     """A HuggingFace model, untouched, with named activations and weights.
 
     Attributes:
@@ -285,104 +285,6 @@ class LensModel(HookMethods, WeightMethods, TextMethods):
     ) -> Tensor:
         """Next-token cross-entropy; see `lensbridge.loss.lm_cross_entropy_loss`."""
         return lm_cross_entropy_loss(logits, tokens, attention_mask, per_token)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input: Any,
-        max_new_tokens: int = 10,
-        stop_at_eos: bool = True,
-        eos_token_id: int | list[int] | None = None,
-        do_sample: bool = True,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float = 1.0,
-        freq_penalty: float = 0.0,
-        use_past_kv_cache: bool = True,
-        prepend_bos: bool | None = None,
-        padding_side: Side | None = None,
-        return_type: generation.ReturnType = "input",
-        verbose: bool = True,
-        **hf: Any,
-    ) -> Any:
-        """Continue text with HuggingFace's `generate`; hooks act at every step.
-
-        Args:
-            input: as in `forward`; lists of texts are padded on the left.
-            max_new_tokens: how many at most.
-            stop_at_eos: end a row at its EOS token.
-            eos_token_id: other ids that end a row.
-            do_sample: sample, or take the likeliest token (as does `temperature=0`).
-            top_k: sample among this many.
-            top_p: sample among the likeliest that have this probability together.
-            temperature: divides the logits.
-            freq_penalty: taken off a token's logit for each time that it occurred in the row.
-            use_past_kv_cache: keep keys and values from step to step.
-            prepend_bos: BOS before text; None means the default (True).
-            padding_side: left unless asked otherwise.
-            return_type: "input" (text for text, ids for ids), "str" or "tokens".
-            verbose: show a progress bar.
-            hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
-                stopping criteria.
-
-        Raises:
-            TypeError: a keyword that nobody reads.
-            ContextLengthError: prompt and new tokens exceed the context.
-
-        Units: `freq_penalty` in logits, after division by the temperature.
-        """
-        core: Any = self.native.core
-        generation.require_generation(core)
-        generation.check_options(core, hf, self._preparer.accepted)
-        mask = hf.pop("attention_mask", None)
-        prepared = self._preparer.prepare(
-            input,
-            prepend_bos=prepend_bos,
-            padding_side=padding_side or "left",
-            attention_mask=mask,
-        )
-        generation.check_room(prepared, max_new_tokens, self.native.sizes.n_ctx)
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "use_cache": use_past_kv_cache,
-            **({} if eos_token_id is None else {"eos_token_id": eos_token_id}),
-            **generation.sampling_options(do_sample, temperature, top_k, top_p),
-            **hf,
-        }
-        processors = generation.processors(
-            options.pop("logits_processor", None),
-            freq_penalty,
-            temperature,
-            verbose,
-            max_new_tokens,
-        )
-        config = generation.generation_config(core, self.tokens, options, stop_at_eos)
-        sequences = self._generate(prepared, config, processors, options)
-        return generation.as_asked(sequences, input, return_type, self.tokens)
-
-    def _generate(self, prepared: Prepared, config: Any, processors: Any, options: Any) -> Any:
-        given = (
-            {"input_ids": prepared.tokens}
-            if prepared.tokens is not None
-            else {"inputs_embeds": prepared.embeds}
-        )
-        whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
-        assert whole is not None
-        mask = prepared.mask
-        if mask is None:
-            mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
-        call = self.hf_model.generate
-        with self._attached_for_generation():
-            return call(  # type: ignore[operator]
-                **given,
-                attention_mask=mask,
-                generation_config=config,
-                logits_processor=processors,
-                **options,
-            )
-
-    def _attached_for_generation(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.engine.is_idle else self.engine.attached([])
 
     # --- the model as a torch object ---------------------------------------------------------
 
