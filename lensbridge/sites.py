@@ -164,8 +164,8 @@ class Site(ABC):
 
 
 @dataclass(frozen=True)
-class InputSite(Site):
-    """The input of a module, through a layout. An edit gives the module another input."""
+class LayoutSite(Site):
+    """One side of a module, seen through a layout."""
 
     module: nn.Module
     layout: Layout
@@ -174,6 +174,11 @@ class InputSite(Site):
     @property
     def may_be_part(self) -> bool:
         return not self.layout.whole
+
+
+@dataclass(frozen=True)
+class InputSite(LayoutSite):
+    """The input of a module, through a layout. An edit gives the module another input."""
 
     def _stages(self) -> list[Stage]:
         layout = self.layout
@@ -207,16 +212,10 @@ class SharedInputSite(Site):
 
 
 @dataclass(frozen=True)
-class OutputSite(Site):
+class OutputSite(LayoutSite):
     """The output of a module, through a layout."""
 
-    module: nn.Module
-    layout: Layout
     rank: int = 2
-
-    @property
-    def may_be_part(self) -> bool:
-        return not self.layout.whole
 
     def _stages(self) -> list[Stage]:
         layout = self.layout
