@@ -24,6 +24,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 import transformers
 
+import lensbridge
 from benchmarks import forwards, hosts, imports, loads, memory, rival, specimens
 from benchmarks.report import Row, as_markdown, as_text
 from benchmarks.specimens import Shape, Specimen
@@ -138,7 +139,12 @@ def _models(plan: Plan) -> Iterator[Specimen]:
 
 def document(rows: Iterable[Row], plan: Plan) -> str:
     """The text of docs/benchmarks.md."""
-    names = ["lensbridge", "torch", "transformers", *(["transformer-lens"] * rival.installed())]
+    versions = {
+        "lensbridge": lensbridge.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **({rival.NAME: version("transformer-lens")} if rival.installed() else {}),
+    }
     threads = torch.get_num_threads()
     return TEXT.format(
         table=as_markdown(rows),
@@ -146,7 +152,7 @@ def document(rows: Iterable[Row], plan: Plan) -> str:
         llama=plan.shapes[1],
         deep=plan.deep,
         threads="one thread" if threads == 1 else f"{threads} threads",
-        versions=", ".join(f"{name} {version(name)}" for name in names),
+        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )
 
 
@@ -158,6 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--threads", type=int, default=1, help="for torch")
     asked = parser.parse_args(arguments)
+    if asked.write and (asked.quick or asked.only != list(GROUPS)):
+        parser.error("--write is for the whole table: leave out --quick and --only")
     torch.set_num_threads(asked.threads)
     transformers.utils.logging.disable_progress_bar()
     plan = QUICK if asked.quick else FULL

@@ -134,3 +134,9 @@ def test_command_line_lists_its_groups(capsys: pytest.CaptureFixture[str]) -> No
         main.main(["--help"])
     shown = capsys.readouterr().out
     assert all(group in shown for group in main.GROUPS)
+
+
+def test_only_the_whole_table_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["--quick", "--write"])
+    assert "whole table" in capsys.readouterr().err
