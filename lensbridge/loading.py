@@ -57,8 +57,7 @@ def load(
 
     Raises:
         HubError: the repository is gated, missing or out of reach.
-        LoadError: the folder holds no model or not all of its weights, or the arguments do not go
-            together.
+        LoadError: no model or not all of its weights, or arguments that do not go together.
         InputError: there is no such device or dtype.
         UnsupportedArchitectureError: no adapter describes this model.
 
@@ -78,7 +77,7 @@ def load(
         }
         hf_model, source = _as_it_is(model, where, _dtype(dtype), asked), None
     else:
-        source = _source(model)
+        source = _source(model, hf_kwargs.get("subfolder") or "")
         options = {
             "dtype": _dtype(dtype) or "auto",
             "device_map": _placement(where, device_map),
@@ -109,7 +108,7 @@ def demo_folder() -> str:
     return str(files("lensbridge") / "demo" / "model")
 
 
-def _source(name: "str | os.PathLike[str]") -> str:
+def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(
             f"load() takes a hub id, a folder or a model object, not {type(name).__name__}."
@@ -119,7 +118,8 @@ def _source(name: "str | os.PathLike[str]") -> str:
         return demo_folder()
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if not any((folder / one).is_file() for one in ("config.json", "adapter_config.json")):
+        kinds = ("config.json", "adapter_config.json")
+        if not any((folder / subfolder / kind).is_file() for kind in kinds):
             raise LoadError(
                 f"The folder {text!r} has no config.json, so it is not a saved model. "
                 "Save one there with hf_model.save_pretrained(folder)."
@@ -146,8 +146,8 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"The device {str(device)!r} cannot be used here: {first_line}") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The device {str(device)!r} cannot be used here: {reason}") from error
 
 
 def _placement(device: torch.device | None, device_map: Any) -> Any:
@@ -183,17 +183,18 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
     if "torch_dtype" in options:
         raise TypeError("load() has no keyword 'torch_dtype'. Did you mean 'dtype'?")
     given = {name: value for name, value in options.items() if value is not None}
-    given["output_loading_info"] = True
+    given = {"ignore_mismatched_sizes": True, **given, "output_loading_info": True}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
         raise _explained(source, error, options) from error
-    missing = sorted(report["missing_keys"])
+    other_size = {name for name, *_ in report["mismatched_keys"]}
+    allowed = other_size if options.get("ignore_mismatched_sizes") else set()
+    missing = sorted({*report["missing_keys"], *other_size} - allowed)
     if missing:
         raise LoadError(
-            f"{source!r} lacks {len(missing)} weights of a {type(model).__name__}, such as "
-            f"{missing[0]!r}; they would be random. Check that config.json belongs to these "
-            "weights, or pass the model object if that is what you want."
+            f"{source!r} lacks {len(missing)} weights of a {type(model).__name__} or has them in "
+            f"another size, such as {missing[0]!r}; they would be random. Check its config.json."
         )
     return model
 
@@ -208,44 +209,51 @@ def _explained(source: str, error: BaseException, options: dict[str, Any]) -> Lo
     def cause(*kinds: Any) -> Any:
         return next((one for one in causes if isinstance(one, kinds)), None)
 
-    if cause(hub.HFValidationError):
-        return LoadError(f"{source!r} is neither a folder here nor a hub id (owner/name).")
-    if cause(hub.GatedRepoError):
-        return HubError(
-            f"{source!r} is gated. Ask for access on its hub page, then log in "
-            "(`hf auth login`), set HF_TOKEN, or pass token=..."
-        )
-    if cause(hub.RevisionNotFoundError):
-        return HubError(
-            f"{source!r} has no revision {options.get('revision')!r}. Its hub page lists the "
-            "branches, tags and commits; without revision=... its default branch is taken."
-        )
-    if cause(hub.RepositoryNotFoundError):
-        return HubError(
-            f"There is no model {source!r} on the hub, or it is private. Check the spelling; for "
-            "a private one set HF_TOKEN or pass token=...; for a folder pass its path."
-        )
+    for kind, message in (
+        (hub.HFValidationError, _NO_ID),
+        (hub.GatedRepoError, _GATED),
+        (hub.RevisionNotFoundError, _NO_REVISION),
+        (hub.RepositoryNotFoundError, _NO_REPOSITORY),
+    ):
+        if cause(kind):
+            return HubError(message.format(repr(source), repr(options.get("revision"))))
     refused = cause(hub.HfHubHTTPError)
     if refused and not cause(hub.RemoteEntryNotFoundError):
         status = refused.response.status_code
-        advice = {
-            401: "The token is not valid: log in again (`hf auth login`), or check HF_TOKEN.",
-            403: "The token does not allow it: check what it may read on your settings page.",
-            429: "That is too often: wait, and log in for a higher limit.",
-        }.get(status, "Try again later, or pass the path of a folder that holds the model.")
+        advice = _BY_STATUS.get(status, "Try again later, or pass the path of a folder.")
         return HubError(f"The hub answered {status} when asked for {source!r}. {advice}")
     if cause(hub.LocalEntryNotFoundError, hub.HTTPError, ConnectionError) and not refused:
         told = HF_HUB_OFFLINE or options.get("local_files_only")
-        return HubError(
-            f"{source!r} is not on this machine and "
-            + (
-                "the hub may not be asked (HF_HUB_OFFLINE or local_files_only). Allow it"
-                if told
-                else "the hub cannot be reached. Connect"
-            )
-            + ", or pass the path of a folder that holds the model."
-        )
+        return HubError((_OFFLINE if told else _UNREACHABLE).format(repr(source)))
     return LoadError(f"{source!r} could not be loaded: {error}")
+
+
+_NO_ID = "{} is neither a folder here nor a hub id (owner/name)."
+_GATED = (
+    "{} is gated. Ask for access on its hub page, then log in (`hf auth login`), set HF_TOKEN, or "
+    "pass token=..."
+)
+_NO_REVISION = (
+    "{} has no revision {}. Its hub page lists the branches, tags and commits; without "
+    "revision=... its default branch is taken."
+)
+_NO_REPOSITORY = (
+    "There is no model {} on the hub, or it is private. Check the spelling; for a private one set "
+    "HF_TOKEN or pass token=...; for a folder pass its path."
+)
+_BY_STATUS = {
+    401: "The token is not valid: log in again (`hf auth login`), or check HF_TOKEN.",
+    403: "The token does not allow it: check what it may read on your settings page.",
+    429: "That is too often: wait, and log in for a higher limit.",
+}
+_OFFLINE = (
+    "{} is not on this machine and the hub may not be asked (HF_HUB_OFFLINE or local_files_only). "
+    "Allow it, or pass the path of a folder that holds the model."
+)
+_UNREACHABLE = (
+    "{} is not on this machine and the hub cannot be reached. Connect, or pass the path of a "
+    "folder that holds the model."
+)
 
 
 def _causes(error: BaseException | None) -> "list[BaseException]":
@@ -263,11 +271,9 @@ def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -
         TokenizerMissingError: there is none, with the reason.
     """
     saved = str(hf_model.config.name_or_path)
-    places = [source] if source is not None else []
-    if saved and saved != source and Path(saved).is_dir():
-        places.append(saved)
+    places = [source, saved if saved and Path(saved).is_dir() else None]
     reasons = []
-    for place in places:
+    for place in dict.fromkeys(one for one in places if one is not None):
         try:
             return _named_tokenizer(place, options)
         except LoadError as error:
@@ -287,7 +293,7 @@ def _named_tokenizer(name: str, options: dict[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(name, **given)
     except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
         explained = _explained(name, error, options)
-        if isinstance(explained, HubError):
-            raise explained from error
-        first_line = str(error).partition("\n")[0]
-        raise LoadError(f"The tokenizer {name!r} could not be loaded: {first_line}") from error
+        if not isinstance(explained, HubError):
+            reason = str(error).partition("\n")[0]
+            explained = LoadError(f"The tokenizer {name!r} could not be loaded: {reason}")
+        raise explained from error
