@@ -118,7 +118,8 @@ def check_options(hf_model: Any, options: dict[str, Any], accepted: frozenset[st
     """
     settings = {name for name in vars(hf_model.generation_config) if not name.startswith("_")}
     named = set(signature(hf_model.generate).parameters) - {"kwargs"}
-    known = {*named, *settings, *accepted, "tokenizer", "assistant_tokenizer"} - _INSTEAD.keys()
+    known = {*named, *settings, *accepted, "tokenizer", "assistant_tokenizer"}
+    known -= {"labels", *_INSTEAD}
     for name in options:
         if name in _INSTEAD:
             raise TypeError(f"generate() takes no {name!r}; pass {_INSTEAD[name]}.")
@@ -163,8 +164,8 @@ def check_room(prepared: Prepared, new: int, limit: int) -> None:
     """
     given = prepared.tokens if prepared.tokens is not None else prepared.embeds
     assert given is not None
-    if new < 1:
-        raise InputError(f"max_new_tokens is at least 1, not {new}.")
+    if new < 1 or new != int(new):
+        raise InputError(f"max_new_tokens is a whole number, at least 1, not {new}.")
     if given.shape[1] + new > limit:
         raise ContextLengthError(
             f"The prompt has {given.shape[1]} positions and max_new_tokens={new}; the context is "
