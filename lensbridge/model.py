@@ -57,7 +57,7 @@ class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods):
         self.native = resolve(hf_model, architecture)
         sites = sites_of(self.native)
         self.vocabulary = vocabulary_of(self.native, sites)
-        self.engine = Engine(hf_model, sites)
+        self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
         self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
         self._preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))

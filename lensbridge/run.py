@@ -98,8 +98,9 @@ class Attachment:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
         if any(callback.kind != "read" for callback in callbacks):
-            begin = Stage(self.engine.root, "input", -99, self.state.begin_forward)
-            steps.append(Step(begin, NO_CALLBACKS))
+            for module in self.engine.entries:
+                begin = Stage(module, "input", -99, self.state.begin_forward)
+                steps.append(Step(begin, NO_CALLBACKS))
         for name, listeners in self._by_name(callbacks).items():
             site = self.engine.sites[name]
             chain = self._chain(site, listeners)
@@ -212,6 +213,8 @@ class Engine:
     Args:
         root: the model that is called.
         sites: where each canonical name lives.
+        entries: modules by one of which every pass comes in: a PEFT wrapper goes past the call of
+            its model, and generates past its own.
         permanent: callbacks that act in every context.
         version: grows when `permanent` changes.
         contexts: the `hook.ctx` of each point.
@@ -219,6 +222,7 @@ class Engine:
 
     root: nn.Module
     sites: Mapping[str, Site]
+    entries: tuple[nn.Module, ...]
     permanent: list[Callback] = field(default_factory=list)
     version: int = 0
     contexts: Contexts = field(default_factory=dict)

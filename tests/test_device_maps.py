@@ -310,7 +310,6 @@ def test_an_adapted_model_generates(family: str) -> None:
     assert torch.equal(model.generate(IDS, verbose=False, **calls), wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="PeftModel.generate does not call PeftModel.forward")
 @each_adapted
 def test_hooks_know_their_step_and_positions_on_an_adapted_model(family: str) -> None:
     model, steps, positions = lensbridge.load(adapted(family)), [], []
