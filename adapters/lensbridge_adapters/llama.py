@@ -2,6 +2,12 @@
 
 from lensbridge.spec import Architecture, Attention, Block, Dims, GatedMLP, Norms, SplitQKV
 
+DIMS = Dims(kv_heads="num_key_value_heads", d_head="head_dim")
+NORMS = Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm", kind="RMS")
+ATTENTION = Attention("self_attn", qkv=SplitQKV(), out="o_proj", rotary=True)
+GATED_MLP = GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj")
+BLOCK = Block(norms=NORMS, attn=ATTENTION, mlp=GATED_MLP)
+
 LLAMA = Architecture(
     name="llama",
     classes=(
@@ -9,17 +15,27 @@ LLAMA = Architecture(
         "LlamaModel",
         "MistralForCausalLM",
         "MistralModel",
+        "MinistralForCausalLM",
+        "MinistralModel",
+        "Ministral3ForCausalLM",
+        "Ministral3Model",
         "Qwen2ForCausalLM",
         "Qwen2Model",
+        "SmolLM3ForCausalLM",
+        "SmolLM3Model",
+        "SeedOssForCausalLM",
+        "SeedOssModel",
+        "Ernie4_5ForCausalLM",
+        "Ernie4_5Model",
+        "HeliumForCausalLM",
+        "HeliumModel",
+        "CwmForCausalLM",
+        "CwmModel",
     ),
-    dims=Dims(kv_heads="num_key_value_heads", d_head="head_dim"),
+    dims=DIMS,
     embed="model.embed_tokens",
     blocks="model.layers",
-    block=Block(
-        norms=Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm", kind="RMS"),
-        attn=Attention("self_attn", qkv=SplitQKV(), out="o_proj", rotary=True),
-        mlp=GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
-    ),
+    block=BLOCK,
     final_norm="model.norm",
     unembed="lm_head",
 )

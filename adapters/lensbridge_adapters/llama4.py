@@ -1,0 +1,25 @@
+"""Llama 4, the text model: layers with experts, one of them shared, and dense layers."""
+
+from dataclasses import replace
+
+from lensbridge.spec import MoE
+from lensbridge_adapters.llama import BLOCK, GATED_MLP, LLAMA
+
+DENSE = replace(BLOCK, mlp=replace(GATED_MLP, path="feed_forward"))
+# Its experts are given every token, weighted before; its router returns the weights first.
+EXPERTS = MoE(
+    "feed_forward",
+    router="router",
+    experts=None,
+    shared=replace(GATED_MLP, path="shared_expert"),
+)
+
+LLAMA4_TEXT = replace(
+    LLAMA,
+    name="llama4_text",
+    classes=("Llama4ForCausalLM", "Llama4TextModel"),
+    # qk_norm comes after rotary, so it is between hook_q and hook_rot_q
+    block=(replace(BLOCK, mlp=EXPERTS), DENSE),
+)
+
+ARCHITECTURES = (LLAMA4_TEXT,)
