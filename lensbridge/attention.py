@@ -23,8 +23,9 @@ from lensbridge.derived import change, substitute
 from lensbridge.errors import HookError
 from lensbridge.layouts import repeat_kv
 from lensbridge.sites import Call, Chain, Site, Stage
+from lensbridge.weights import fetch
 
-Role = Literal["rot_q", "rot_k", "scores", "pattern"]
+Role = Literal["rot_q", "rot_k", "scores", "pattern", "z"]
 
 VISIBLE_KERNELS = frozenset({"sdpa", "eager"})
 
@@ -37,6 +38,7 @@ class KernelSite(Site):
     role: Role
     n_heads: int
     n_kv: int
+    sinks: tuple[nn.Module, str] | None = None
 
     @property
     def may_be_part(self) -> bool:
@@ -46,7 +48,7 @@ class KernelSite(Site):
         def act(call: Call, chain: Chain) -> None:
             tap = call.around.get("attention")
             if tap is None:
-                tap = Tap(self.name, self.n_heads, self.n_kv, call.input)
+                tap = Tap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
                 call.around["attention"] = tap
             assert isinstance(tap, Tap)
             tap.chains[self.role] = chain
@@ -61,16 +63,25 @@ class KernelSite(Site):
 class Tap(TorchFunctionMode):
     """Watches one call of one attention module."""
 
-    def __init__(self, name: str, n_heads: int, n_kv: int, given: Tensor) -> None:
+    def __init__(
+        self,
+        name: str,
+        n_heads: int,
+        n_kv: int,
+        given: Tensor,
+        sinks: tuple[nn.Module, str] | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         self.n_heads = n_heads
         self.n_kv = n_kv
+        self.sinks = sinks
         self.batch, self.positions = given.shape[:2]
         self.dtype = given.dtype
         self.chains: dict[Role, Chain] = {}
         self.products = 0
         self.kernels = 0
+        self.mixed_seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = _HANDLERS.get(func)
@@ -142,14 +153,22 @@ class Tap(TorchFunctionMode):
             return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **extra)
 
         if "scores" not in self.chains and "pattern" not in self.chains:
-            return native()
+            return self.mixed(native())
         how, pattern = self.probabilities(masked_scores(query, key, attn_mask, is_causal, scale))
         if how == "none":
-            return native()
+            return self.mixed(native())
         weights = F.dropout(pattern.to(value.dtype), dropout_p)
         values = repeat_kv(value, query.shape[1], axis=1)
         mixed = weights.reshape(*query.shape[:3], -1) @ values
-        return mixed if how == "changed" else substitute(native(), mixed, how)
+        return self.mixed(mixed if how == "changed" else substitute(native(), mixed, how))
+
+    def mixed(self, z: Tensor) -> Tensor:
+        """The kernel's output after its chain, in the shape in which it came."""
+        if "z" not in self.chains or self.mixed_seen:
+            return z
+        self.mixed_seen = True
+        new = self.chains["z"].run(self.as_queries(z).transpose(1, 2))
+        return z if new is None else new.transpose(1, 2).reshape(z.shape)
 
     def probabilities(self, scores: Tensor) -> tuple[Any, Tensor]:
         """Scores and pattern through their chains: what changed, and the pattern to use."""
@@ -174,34 +193,55 @@ class Tap(TorchFunctionMode):
         if not self._is_pattern_shaped(input):
             return func(input, *args, **kwargs)
         self.kernels += 1
-        scores = input
-        shape = (self.batch, self.n_heads, self.positions, -1)
-        if "scores" in self.chains:
-            floor = torch.finfo(input.dtype).min
-            canonical = input.reshape(shape)
-            read = canonical.masked_fill(canonical <= floor / 2, -torch.inf)
-            new = self.chains["scores"].run(read)
-            if change(read, new) != "none":
-                assert new is not None
-                scores = new.clamp(min=floor).reshape(input.shape)
+        scores = self._edit_scores(input) if "scores" in self.chains else input
         pattern = func(scores, *args, **kwargs)
-        if "pattern" in self.chains:
-            read = pattern.reshape(shape).to(self.dtype)
-            new = self.chains["pattern"].run(read)
-            how = change(read, new)
-            if how != "none":
-                assert new is not None
-                pattern = substitute(pattern, new.to(pattern.dtype).reshape(pattern.shape), how)
-        return pattern
+        if "pattern" not in self.chains:
+            return pattern
+        seen = pattern if self.sinks is None else pattern[..., :-1]
+        read = seen.reshape(self.batch, self.n_heads, self.positions, -1).to(self.dtype)
+        new = self.chains["pattern"].run(read)
+        how = change(read, new)
+        if how == "none":
+            return pattern
+        assert new is not None
+        edited = new.to(pattern.dtype).reshape(seen.shape)
+        if self.sinks is not None:
+            edited = torch.cat([edited, pattern[..., -1:]], dim=-1)
+        return substitute(pattern, edited, how)
+
+    def _edit_scores(self, input: Tensor) -> Tensor:
+        """What softmax is to be given, after the chain of the scores.
+
+        With sinks the last column is not a position, and all columns may have been shifted by
+        their maximum: the sink's own logit tells by how much.
+        """
+        seen, shift = input, None
+        if self.sinks is not None:
+            sink = fetch(*self.sinks).reshape(1, -1, 1, 1).to(input.device, input.dtype)
+            seen, shift = input[..., :-1], sink - input[..., -1:]
+        floor = torch.finfo(input.dtype).min
+        canonical = seen.reshape(self.batch, self.n_heads, self.positions, -1)
+        plain = canonical if shift is None else canonical + shift
+        read = plain.masked_fill(canonical <= floor / 2, -torch.inf)
+        new = self.chains["scores"].run(read)
+        if change(read, new) == "none":
+            return input
+        assert new is not None
+        if shift is None:
+            return new.clamp(min=floor).reshape(input.shape)
+        edited = (new - shift).clamp(min=floor).reshape(seen.shape)
+        return torch.cat([edited, input[..., -1:]], dim=-1)
 
     def _is_pattern_shaped(self, x: Tensor) -> bool:
         return x.numel() % (self.batch * self.n_heads * self.positions) == 0 and x.ndim >= 3
 
     def product(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Eager attention: the first product is queries with keys."""
+        """Eager attention: the first product is queries with keys, the next pattern with values."""
+        if self.kernels:
+            return self.mixed(func(*args, **kwargs))
         rotary = "rot_q" in self.chains or "rot_k" in self.chains
         first = 1 if func in _PRODUCTS_WITH_BIAS else 0
-        if self.kernels or self.products or not rotary or len(args) < first + 2:
+        if self.products or not rotary or len(args) < first + 2:
             return func(*args, **kwargs)
         query, key_t = args[first], args[first + 1]
         if query.ndim < 3 or key_t.ndim < 3:
@@ -217,6 +257,10 @@ def _stronger(one: Any, other: Any) -> Any:
 
 _PRODUCTS_WITH_BIAS = frozenset({torch.baddbmm, Tensor.baddbmm})
 
+_ROUTER_PRODUCTS = frozenset(
+    {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.addmm}
+)
+
 _HANDLERS: dict[Any, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: Tap.fused_kernel,
     **dict.fromkeys([F.softmax, torch.softmax, Tensor.softmax], Tap.softmax),
@@ -225,6 +269,34 @@ _HANDLERS: dict[Any, Callable[..., Tensor]] = {
     ),
     **dict.fromkeys(_PRODUCTS_WITH_BIAS, Tap.product),
 }
+
+
+class RouterTap(TorchFunctionMode):
+    """Watches one call of a router: its first product as wide as there are experts."""
+
+    def __init__(self, name: str, chain: Chain, shape: tuple[int, ...], n_experts: int) -> None:
+        super().__init__()
+        self.name = name
+        self.chain = chain
+        self.shape = shape
+        self.n_experts = n_experts
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.seen or func not in _ROUTER_PRODUCTS or out.shape[-1] != self.n_experts:
+            return out
+        self.seen = True
+        new = self.chain.run(out.view(*self.shape, self.n_experts))
+        return out if new is None else new.view(out.shape)
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+        super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
+        if exc_type is None and not self.seen:
+            raise HookError(
+                f"{self.name}: the router ran no product with {self.n_experts} columns, so its "
+                "logits cannot be seen."
+            )
 
 
 def masked_scores(

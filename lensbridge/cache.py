@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.hooks import Callback, Hook
-from lensbridge.names import Name
+from lensbridge.names import BY_TEMPLATE, Name, template
 from lensbridge.sites import Site
 from lensbridge.vocabulary import Vocabulary
 
@@ -62,8 +62,9 @@ class Keep:
                 keeping a view would hold memory that nobody asked for.
         """
         kept = value.detach() if self.detach and value.requires_grad else value
-        if self.pos_slice is not None:
-            kept = kept[(slice(None),) * position_axis(axes) + (self.index(),)].clone()
+        axis = None if self.pos_slice is None else position_axis(axes)
+        if axis is not None:
+            kept = kept[(slice(None),) * axis + (self.index(),)].clone()
         elif alone and kept.untyped_storage().nbytes() > kept.nbytes:
             kept = kept.clone()
         if self.device is not None or self.dtype is not None:
@@ -71,15 +72,15 @@ class Keep:
         return kept
 
 
-def position_axis(axes: str) -> int:
-    """Which axis counts positions: `p`, or the query axis of a pattern.
+def position_axis(axes: str) -> int | None:
+    """Which axis counts positions: `p`, or the query axis of a pattern; None where there is none.
 
     Example:
-        >>> position_axis("b p h d"), position_axis("b h q k")
-        (1, 2)
+        >>> position_axis("b p h d"), position_axis("b h q k"), position_axis("b m")
+        (1, 2, None)
     """
     letters = axes.split()
-    return letters.index("p" if "p" in letters else "q")
+    return next((letters.index(one) for one in "pq" if one in letters), None)
 
 
 @dataclass
@@ -239,6 +240,9 @@ class ActivationCache(Mapping[str, Tensor]):
         """The cache on another device; tensors that are there already are shared."""
         return self._like({name: tensor.to(device) for name, tensor in self.items()})
 
+    def _has_batch(self, name: str) -> bool:
+        return BY_TEMPLATE[template(name.removesuffix(GRAD))].axes.startswith(("b ", "1 "))
+
     def remove_batch_dim(self) -> "ActivationCache":
         """The cache without its batch axis, for a batch of one.
 
@@ -247,8 +251,9 @@ class ActivationCache(Mapping[str, Tensor]):
         """
         if not self.has_batch_dim:
             return self
-        sizes = {tensor.shape[0] for tensor in self.values()}
+        batched = {name for name in self if self._has_batch(name)}
+        sizes = {self[name].shape[0] for name in batched}
         if sizes - {1}:
             raise InputError(f"The batch has {max(sizes)} examples; only a batch of 1 can go.")
-        squeezed = {name: tensor[0] for name, tensor in self.items()}
+        squeezed = {name: t[0] if name in batched else t for name, t in self.items()}
         return self._like(squeezed, has_batch_dim=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lensbridge.parts import Native
+from lensbridge.parts import AttentionPart, MLPPart, MoEPart, Native
 
 _ROPE_THETA = 10000.0
 
@@ -15,11 +15,13 @@ class LensConfig:
     """What a model is, under the names that notebooks use.
 
     Args:
-        n_ctx: positions that the model was configured for.
+        n_ctx: positions that the model was configured for; None where nothing bounds them.
         n_key_value_heads: key/value heads; equal to `n_heads` without grouping.
         act_fn: activation of the MLP, as HuggingFace names it.
-        normalization_type: "LN" or "RMS".
-        positional_embedding_type: "standard" (learned, absolute) or "rotary".
+        normalization_type: "LN" or "RMS"; `eps` is that of the final norm or a layer's.
+        n_experts: experts of a mixture, else None.
+        positional_embedding_type: "rotary", "standard" (learned, absolute), "relative_bias", or
+            "none" where positions are neither of these (ALiBi, sinusoids, none at all).
         rotary_dim: dimensions of each head that are rotated; None without rotary.
         architecture: name of the description in use; `plugin` brought it.
         hf: the HuggingFace config itself, the very object.
@@ -31,7 +33,7 @@ class LensConfig:
     plugin: str
     n_layers: int
     d_model: int
-    n_ctx: int
+    n_ctx: int | None
     d_head: int
     n_heads: int
     n_key_value_heads: int
@@ -46,6 +48,7 @@ class LensConfig:
     rotary_dim: int | None
     rotary_base: float | None
     gated_mlp: bool
+    n_experts: int | None
     parallel_attn_mlp: bool
     tie_word_embeddings: bool
     attn_implementation: str
@@ -64,9 +67,13 @@ class LensConfig:
 def config_of(native: Native, default_prepend_bos: bool, device: torch.device) -> LensConfig:
     """The config of a resolved model."""
     hf: Any = native.core.config
-    sizes, first = native.sizes, native.blocks[0]
-    rotary = first.attn.rotary
-    rope = dict(hf.rope_parameters) if rotary else {}
+    sizes, main, first = native.sizes, native.main, native.blocks[0]
+    attn = next((block.attn for block in native.blocks if block.attn is not None), None)
+    rotary = attn is not None and attn.rotary
+    rope = dict(main.config.to_dict().get("rope_parameters") or {}) if rotary else {}
+    norms = (native.ln_final, first.ln1, first.ln2, first.ln1_post, first.ln2_post)
+    norm = next((norm for norm in norms if norm is not None), None)
+    mlps = [block.mlp for block in native.blocks]
     return LensConfig(
         model_name=str(hf.name_or_path) or native.architecture.name,
         original_architecture=type(native.core).__name__,
@@ -75,18 +82,28 @@ def config_of(native: Native, default_prepend_bos: bool, device: torch.device) -
         **asdict(sizes),
         d_vocab_out=sizes.d_vocab if native.unembed is None else native.unembed.n_out,
         act_fn=native.act_fn,
-        eps=native.ln_final.eps,
-        normalization_type=native.ln_final.kind,
-        final_rms=native.ln_final.kind == "RMS",
-        positional_embedding_type="rotary" if rotary else "standard",
+        eps=norm.eps if norm else 0.0,
+        normalization_type=norm.kind if norm else "none",
+        final_rms=native.ln_final is not None and native.ln_final.kind == "RMS",
+        positional_embedding_type=_positions(native, attn),
         rotary_dim=int(sizes.d_head * rope.get("partial_rotary_factor", 1.0)) if rotary else None,
         rotary_base=float(rope.get("rope_theta", _ROPE_THETA)) if rotary else None,
-        gated_mlp=first.mlp.gate is not None,
+        gated_mlp=any(isinstance(mlp, MLPPart) and mlp.gate is not None for mlp in mlps),
+        n_experts=next((mlp.n_experts for mlp in mlps if isinstance(mlp, MoEPart)), None),
         parallel_attn_mlp=first.residual == "parallel",
-        tie_word_embeddings=bool(hf.tie_word_embeddings),
+        tie_word_embeddings=bool(hf.to_dict().get("tie_word_embeddings")),
         attn_implementation=str(hf._attn_implementation),
         default_prepend_bos=default_prepend_bos,
         dtype=next(native.core.parameters()).dtype,
         device=device,
         hf=hf,
     )
+
+
+def _positions(native: Native, attn: AttentionPart | None) -> str:
+    if attn is not None and attn.rotary:
+        return "rotary"
+    if native.main.pos_embed is not None:
+        return "standard"
+    biased = any(block.attn and block.attn.position_bias for block in native.blocks)
+    return "relative_bias" if biased else "none"

@@ -11,6 +11,7 @@ import torch
 from einops import einsum
 from torch import Tensor, nn
 
+from lensbridge.errors import EditError
 from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
 from lensbridge.sites import Call, Chain, Site, Stage
@@ -85,39 +86,132 @@ class NormalizedSite(Site):
 
 @dataclass(frozen=True)
 class ResultSite(Site):
-    """What each head writes to the stream: z times its slice of W_O.
+    """What each head writes to the stream: its share of the output projection's input times its
+    slice of W_O, through the norm and the multiplier behind attention.
 
-    An edit makes the projection's output the sum of the edited writes plus b_O.
+    An edit makes what attention adds the sum of the edited writes plus what b_O comes to.
     """
 
     out: Linear
     layout: Layout
     n_heads: int
+    behind: Norm | None
+    scale: float
 
     def _stages(self) -> list[Stage]:
+        if self.behind is None:
+            return [Stage(self.out.module, "output", 0, self._at_projection)]
+
+        def keep(call: Call, chain: Chain) -> None:
+            call.memory[self.name] = call.input
+
+        return [
+            Stage(self.out.module, "output", 90, keep),
+            Stage(self.behind.module, "output", -1, self._at_norm),
+        ]
+
+    def _writes(self, whole: Tensor) -> Tensor:
+        heads = self.layout.split(whole)
+        weight = self.out.weight().unflatten(0, (self.n_heads, -1)).to(heads.device)
+        return einsum(heads, weight, "... h d, h d m -> ... h m")
+
+    def _at_projection(self, call: Call, chain: Chain) -> None:
+        bias = self.out.bias().to(call.input.device)
+        self._show(call, chain, self._writes(call.input) * self.scale, bias)
+
+    def _at_norm(self, call: Call, chain: Chain) -> None:
+        norm, whole = self.behind, call.memory.pop(self.name)
+        assert norm is not None
+        scale, bias = norm.scale(call.input), self.out.bias().to(whole.device)
+        writes = norm.linear(self._writes(whole), scale.unsqueeze(-2)) * self.scale
+        rest = norm.linear(bias, scale) + norm.bias().to(whole.device)
+        self._show(call, chain, writes.to(whole.dtype), rest.to(whole.dtype))
+
+    def _show(self, call: Call, chain: Chain, result: Tensor, rest: Tensor) -> None:
+        new = chain.run(result)
+        how = change(result, new)
+        if how != "none":
+            assert new is not None
+            written = new.sum(-2) / self.scale + rest
+            call.replace_result(substitute(call.result, written, how))
+
+
+@dataclass(frozen=True)
+class SumSite(Site):
+    """What several modules add together, times a multiplier; or one module's output times it.
+
+    An edit is divided by the multiplier again, and the last module's output takes the difference.
+    """
+
+    modules: tuple[nn.Module, ...]
+    scale: float
+
+    def _stages(self) -> list[Stage]:
+        def keep(call: Call, chain: Chain) -> None:
+            call.memory[self.name, call.module] = call.result
+
         def act(call: Call, chain: Chain) -> None:
-            z = self.layout.split(call.input)
-            weight = self.out.weight().unflatten(0, (self.n_heads, -1)).to(z.device)
-            result = einsum(z, weight, "... h d, h d m -> ... h m")
-            new = chain.run(result)
-            how = change(result, new)
+            others = [call.memory[self.name, module] for module in self.modules[:-1]]
+            beside = sum(other.view(call.result.shape) for other in others)
+            read = (beside + call.result) * self.scale
+            new = chain.run(read)
+            how = change(read, new)
             if how != "none":
                 assert new is not None
-                written = new.sum(-2) + self.out.bias().to(z.device)
+                written = new / self.scale - beside
                 call.replace_result(substitute(call.result, written, how))
 
-        return [Stage(self.out.module, "output", 0, act)]
+        first = [Stage(module, "output", 3, keep) for module in self.modules[:-1]]
+        return [*first, Stage(self.modules[-1], "output", 3, act)]
+
+
+@dataclass(frozen=True)
+class LatentKeySite(Site):
+    """Keys of latent attention before rotary: per head the part made from the latent, then the
+    rotary part, which all heads share.
+
+    An edit of the first part is written to the projection that made it. The shared part cannot be
+    changed for one head, so an edit of it is refused.
+    """
+
+    down: nn.Module
+    up: nn.Module
+    layout: Layout
+    n_heads: int
+    d_nope: int
+    d_rope: int
+
+    def _stages(self) -> list[Stage]:
+        def keep(call: Call, chain: Chain) -> None:
+            call.memory[self.name] = call.result
+
+        def act(call: Call, chain: Chain) -> None:
+            whole = call.result
+            shared = call.memory.pop(self.name).narrow(-1, -self.d_rope, self.d_rope)
+            shared = shared.unsqueeze(-2).expand(*shared.shape[:-1], self.n_heads, -1)
+            read = torch.cat([self.layout.split(whole), shared], dim=-1)
+            new = chain.run(read)
+            if new is None:
+                return
+            if not torch.equal(new[..., self.d_nope :], shared):
+                raise EditError(
+                    f"{self.name}: the last {self.d_rope} dimensions are one rotary key that all "
+                    "heads share, so they cannot be edited here. Edit attn.hook_rot_k instead."
+                )
+            call.replace_result(self.layout.merge(whole, new[..., : self.d_nope]))
+
+        return [Stage(self.down, "output", 9, keep), Stage(self.up, "output", 2, act)]
 
 
 @dataclass(frozen=True)
 class HeadInputSite(Site):
     """The residual stream as each head reads it, before the norm: one copy per head.
 
-    An edit sends the edited copy through the native norm and projection and keeps that head's
-    share of the outcome.
+    An edit sends the edited copy through the native norm (where there is one) and projection and
+    keeps that head's share of the outcome.
     """
 
-    norm: nn.Module
+    norm: nn.Module | None
     projection: nn.Module
     layout: Layout
     n_heads: int
@@ -141,7 +235,7 @@ class HeadInputSite(Site):
                 call.replace_result(self.layout.merge(call.result, torch.stack(heads, dim=-2)))
 
         return [
-            Stage(self.norm, "input", 2, read),
+            Stage(self.norm or self.projection, "input", 2, read),
             Stage(self.projection, "output", -1, write),
         ]
 
@@ -149,5 +243,6 @@ class HeadInputSite(Site):
         how = change(copies[..., i, :], new[..., i, :])
         if how == "none":
             return native[..., i, :]
-        projected = self.projection.forward(self.norm.forward(new[..., i, :]))
+        normed = new[..., i, :] if self.norm is None else self.norm.forward(new[..., i, :])
+        projected = self.projection.forward(normed)
         return substitute(native[..., i, :], self.layout.split(projected)[..., i, :], how)

@@ -17,7 +17,8 @@
     │   ├── TokenizerMissingError
     │   ├── TokenError                  ids out of range, not a single token
     │   └── ContextLengthError
-    └── WeightError                   this model has no such weight
+    ├── WeightError                   this model has no such weight
+    └── ConformanceError              a model does not behave as its architecture says
 
 A message says what was asked, what there is, and what to do.
 """
@@ -99,6 +100,10 @@ class ContextLengthError(InputError):
 
 class WeightError(LensbridgeError, AttributeError):
     """This model has no such weight."""
+
+
+class ConformanceError(LensbridgeError, AssertionError):
+    """A model does not behave as the architecture that it is read with says."""
 
 
 def suggest(wrong: str, known: Iterable[str], limit: int = 3) -> str:

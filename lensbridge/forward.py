@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.errors import HookError, InputError
 from lensbridge.hooks import Callback, require_fired
@@ -48,7 +48,7 @@ class Span:
             return False
         layer = layer_of(name)
         if layer is None:
-            return name in ("hook_embed", "hook_pos_embed")
+            return name.startswith(("hook_embed", "hook_pos_embed", "ln_embed."))
         return layer < self.start
 
     def __str__(self) -> str:
@@ -88,17 +88,19 @@ def run_forward(
     kwargs = dict(prepared.kwargs)
     if prepared.tokens is not None:
         kwargs["input_ids"] = prepared.tokens
-    else:
+    elif prepared.embeds is not None:
         kwargs["inputs_embeds"] = prepared.embeds
     stages = _span_stages(native, prepared, span)
     if engine.is_idle and not callbacks and not stages:
         return Outcome(engine.root(**kwargs), None)
     _refuse_checkpointing(native)
+    if native.towers and (span.start is not None or span.stop is not None):
+        _refuse_span_of(native)
     here = engine.in_force()
     if here is not None and not callbacks and not stages:
         here.state.step = -1
         return _call(engine, here, kwargs)
-    if span.start is not None:
+    if span.start is not None and native.main_input == "input_ids":
         kwargs.setdefault("use_cache", "past_key_values" in kwargs)
     with ExitStack() as stack:
         stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
@@ -123,7 +125,7 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
         residual = prepared.embeds
         if residual is None:
             raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")
-        first = [*modules, native.ln_final.module][span.start]
+        first = _entrance(native, span.start)
         stages.append(Stage(first, "input", -50, _replacing(residual)))
     if span.stop is not None and span.stop < len(modules):
         stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
@@ -132,6 +134,24 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
     return stages
+
+
+def _entrance(native: Native, layer: int) -> nn.Module:
+    """The module that reads the stream at a layer; behind the last, the final norm or the head."""
+    if layer < len(native.blocks):
+        return native.blocks[layer].module
+    behind = native.ln_final or native.head_hidden or native.unembed
+    if behind is None:
+        raise InputError(f"start_at_layer={layer}: nothing reads the stream there.")
+    return behind if isinstance(behind, nn.Module) else behind.module
+
+
+def _refuse_span_of(native: Native) -> None:
+    if native.is_encoder_decoder:
+        raise InputError(
+            "start_at_layer and stop_at_layer are for models with one stack; "
+            f"{type(native.core).__name__} has an encoder and a decoder."
+        )
 
 
 def _replacing(residual: Tensor) -> Callable[[Call, Chain], None]:

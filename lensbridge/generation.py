@@ -154,7 +154,7 @@ def sampling_options(
     }
 
 
-def check_room(prepared: Prepared, new: int, limit: int) -> None:
+def check_room(prepared: Prepared, new: int, limit: int | None) -> None:
     """Refuse a prompt that cannot be continued.
 
     Raises:
@@ -166,7 +166,7 @@ def check_room(prepared: Prepared, new: int, limit: int) -> None:
     assert given is not None
     if new < 1 or new != int(new):
         raise InputError(f"max_new_tokens is a whole number, at least 1, not {new}.")
-    if given.shape[1] + new > limit:
+    if limit is not None and given.shape[1] + new > limit:
         raise ContextLengthError(
             f"The prompt has {given.shape[1]} positions and max_new_tokens={new}; the context is "
             f"{limit}."

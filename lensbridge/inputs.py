@@ -56,8 +56,8 @@ class Preparer:
     @property
     def device(self) -> torch.device:
         """Where ids go."""
-        embed = self.native.embed
-        return execution_device(embed) or next(embed.parameters()).device
+        module = self.native.main.embed or self.native.core
+        return execution_device(module) or next(module.parameters()).device
 
     def prepare(
         self,
@@ -83,14 +83,17 @@ class Preparer:
         self._check_twice({**hf, "position_ids": position_ids}, more)
         if attention_mask is not None:
             mask = self._mask(attention_mask)
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        continues = past_key_values is not None and not self.native.is_encoder_decoder
+        past = int(past_key_values.get_seq_length()) if continues else 0
         whole = ids if ids is not None else embeds
-        assert whole is not None
-        self._check_length(past, whole.shape[1])
-        self._check_mask(mask, whole, past)
+        positions = None
+        if whole is not None:
+            self._check_length(past, whole.shape[1])
+            self._check_mask(mask, whole, past)
+            positions = self._positions(mask, whole.shape[1])
         found = {
             "attention_mask": mask,
-            "position_ids": self._positions(mask, whole.shape[1]),
+            "position_ids": positions,
             "past_key_values": past_key_values,
             **more,
         }
@@ -123,15 +126,19 @@ class Preparer:
         if isinstance(given, Mapping):
             return self._parse_mapping(given)
         tensor = as_tensor(given)
+        if self.native.main_input != "input_ids" and tensor.is_floating_point():
+            return None, None, None, None, {self.native.main_input: tensor.to(self.device)}
         if tensor.is_floating_point() and tensor.numel():
             return None, self._checked_embeds(tensor), None, None, {}
         return self._checked(as_ids(tensor)), None, None, None, {}
 
     def _parse_mapping(
         self, given: Mapping[str, Any]
-    ) -> tuple[Tensor, None, Tensor | None, None, dict[str, Any]]:
-        """A tokenizer's output: ids, mask, and keywords of the native forward."""
+    ) -> tuple[Tensor | None, None, Tensor | None, None, dict[str, Any]]:
+        """A tokenizer's or processor's output: ids, mask, and keywords of the native forward."""
         more = dict(given)
+        if "input_ids" not in more and self.native.main_input in more:
+            return None, None, None, None, self._tensors(more)
         if "input_ids" not in more:
             raise InputError(
                 f"The input has no 'input_ids'; it has {', '.join(more) or 'nothing'}."
@@ -144,9 +151,11 @@ class Preparer:
             more.pop("token_type_ids", None)  # which many tokenizers add for every model
         if "labels" in more:
             raise TypeError("'labels' in the input: pass labels=... beside it.")
+        return ids, None, mask, None, self._tensors(more)
+
+    def _tensors(self, more: Mapping[str, Any]) -> dict[str, Tensor]:
         self._check_keywords(more)
-        tensors = {name: as_tensor(value).to(self.device) for name, value in more.items()}
-        return ids, None, mask, None, tensors
+        return {name: as_tensor(value).to(self.device) for name, value in more.items()}
 
     def _mask(self, given: Any) -> Tensor:
         mask = as_tensor(given).to(self.device)
@@ -154,12 +163,18 @@ class Preparer:
 
     def _checked_embeds(self, embeds: Tensor) -> Tensor:
         d_model = self.native.sizes.d_model
-        if embeds.ndim != 3 or embeds.shape[-1] != d_model:
+        if embeds.ndim != 3 or embeds.shape[-1] not in self._widths():
             raise InputError(
                 f"A residual or embedding input is [batch, pos, {d_model}] (and ids are integers); "
                 f"got {embeds.dtype} of shape {tuple(embeds.shape)}."
             )
         return embeds.to(self.device)
+
+    def _widths(self) -> set[int]:
+        """Of the stream, and of embeddings that are projected to it."""
+        table = None if self.native.main.embed is None else self.native.main.embed._parameters
+        weight = table.get("weight") if table else None
+        return {self.native.sizes.d_model, *(weight.shape[-1:] if weight is not None else ())}
 
     def _checked(self, ids: Tensor) -> Tensor:
         if ids.ndim not in (1, 2) or ids.numel() == 0:
@@ -175,14 +190,14 @@ class Preparer:
 
     def _check_length(self, past: int, count: int) -> None:
         limit = self.native.sizes.n_ctx
-        if past + count > limit:
+        if limit is not None and past + count > limit:
             raise ContextLengthError(
                 f"The input has {past + count} positions; the context is {limit}. Shorten it, or "
                 "raise the limit in hf_model.config if the model extrapolates, and load again."
             )
 
     def _check_mask(self, mask: Tensor | None, whole: Tensor, past: int) -> None:
-        if mask is None or mask.ndim == 4:
+        if mask is None or mask.ndim == 4 or self.native.is_encoder_decoder:
             return
         wanted = (whole.shape[0], past + whole.shape[1])
         if tuple(mask.shape) != wanted:
@@ -192,7 +207,9 @@ class Preparer:
 
     def _positions(self, mask: Tensor | None, count: int) -> Tensor | None:
         """Positions counted from each row's first token, where the model has absolute ones."""
-        if self.native.pos_embed is None or mask is None or mask.ndim != 2:
+        if not self.native.main.takes_positions or mask is None or mask.ndim != 2:
+            return None
+        if "position_ids" not in self.accepted:
             return None
         counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
         plain = torch.arange(mask.shape[1], device=mask.device)

@@ -93,6 +93,58 @@ def grouped(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
     return Layout(f"... (g (q k v) d) -> {role}, ... n d", split, assign, whole=False)
 
 
+def sharded(role: str, n_heads: int, d: int) -> Layout:
+    """Four shards side by side; each holds its heads' queries, then values, then keys (CodeGen)."""
+    shards, slot = 4, {"q": 0, "v": 1, "k": 2}[role]
+
+    def share(x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], shards, 3, n_heads // shards, d).select(-3, slot)
+
+    def assign(x: Tensor, value: Tensor) -> object:
+        return share(x).copy_(value.unflatten(-2, (shards, -1)))
+
+    pattern = f"... (s (q v k) n d) -> {role}, ... (s n) d"
+    return Layout(pattern, lambda x: share(x).flatten(-3, -2), assign, whole=False)
+
+
+def within_head(n: int, start: int, d: int, width: int, what: str) -> Layout:
+    """`n` heads of `width`, of each of which this is `d` from `start` on."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], n, width).narrow(-1, start, d)
+
+    return Layout(
+        f"... (n ({what})) -> ... n d", split, lambda x, s: split(x).copy_(s), whole=False
+    )
+
+
+def half(first: bool, width: int, what: str) -> Layout:
+    """One half of the last axis."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.narrow(-1, 0 if first else width, width)
+
+    return Layout(f"... ({what}) -> ... f", split, lambda x, s: split(x).copy_(s), whole=False)
+
+
+def leading(d: int, what: str) -> Layout:
+    """The first `d` of the last axis."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.narrow(-1, 0, d)
+
+    return Layout(f"... ({what}) -> ... l", split, lambda x, s: split(x).copy_(s), whole=False)
+
+
+def heads_first() -> Layout:
+    """`[b, h, p, d]` as `[b, p, h, d]`."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+    return Layout("b n p d -> b p n d", split, lambda x, s: split(x).copy_(s), whole=False)
+
+
 def repeat_kv(x: Tensor, n_heads: int, axis: int) -> Tensor:
     """Key/value heads repeated to one for each query head.
 

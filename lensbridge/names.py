@@ -2,7 +2,12 @@
 
 The names are TransformerLens's, because papers, notebooks and SAEs use them. Axes: `b` batch,
 `p` position, `h` query head, `g` key/value head, `d` d_head, `m` d_model, `f` d_mlp, `v` d_vocab,
-`q` query position, `k` key position, `1` a kept axis of size one.
+`q` query position, `k` key position, `e` expert, `c` channel or choice, `t` the tokens that an
+expert was given, `l` latent, `s` a convolution's padded positions, `1` a kept axis of size one.
+
+Rows are written for the main stack. A model with several has the same rows in each: `encoder.{i}.`
+and `decoder.{i}.`, `vision.blocks.{i}.`; what stands around the layers of a second stack has its
+name in front (`encoder.ln_final.hook_out`, `vision.hook_embed`).
 """
 
 import re
@@ -27,6 +32,7 @@ class Point:
         found_in: which architectures have it.
         on_request: large or a mere copy, so never part of "cache everything", only when named.
         derived: computed from native tensors; an edit recomputes what depends on it.
+        by_full_name: whether a short name without the part that it sits in means another row.
     """
 
     name: str
@@ -35,9 +41,12 @@ class Point:
     found_in: str = "every"
     on_request: bool = False
     derived: bool = False
+    by_full_name: bool = False
 
 
-def _norm_points(prefix: str, what: str, found_in: str = "every") -> tuple[Point, ...]:
+def _norm_points(
+    prefix: str, what: str, found_in: str = "every", by_full_name: bool = False
+) -> tuple[Point, ...]:
     return (
         Point(
             f"{prefix}.hook_scale",
@@ -45,6 +54,7 @@ def _norm_points(prefix: str, what: str, found_in: str = "every") -> tuple[Point
             f"divisor of the {what}: sqrt(variance + eps), or sqrt(mean square + eps) for RMSNorm",
             found_in,
             derived=True,
+            by_full_name=by_full_name,
         ),
         Point(
             f"{prefix}.hook_normalized",
@@ -52,8 +62,15 @@ def _norm_points(prefix: str, what: str, found_in: str = "every") -> tuple[Point
             f"the {what}'s output before its gain and bias",
             found_in,
             derived=True,
+            by_full_name=by_full_name,
         ),
-        Point(f"{prefix}.hook_out", "b p m", f"the {what}'s output", found_in),
+        Point(
+            f"{prefix}.hook_out",
+            "b p m",
+            f"the {what}'s output",
+            found_in,
+            by_full_name=by_full_name,
+        ),
     )
 
 
@@ -68,13 +85,66 @@ def _input_point(letter: str, axes: str, what: str) -> Point:
     )
 
 
+def _kernel_points(at: str, what: str, found_in: str, by_full_name: bool) -> tuple[Point, ...]:
+    def point(last: str, axes: str, meaning: str, **flags: bool) -> Point:
+        name = f"blocks.{{i}}.{at}.hook_{last}"
+        return Point(name, axes, meaning, found_in, by_full_name=by_full_name, **flags)
+
+    return (
+        point(
+            "attn_scores",
+            "b h q k",
+            f"scaled, masked scores{what} before softmax; -inf where masked",
+        ),
+        point("pattern", "b h q k", f"attention probabilities{what}, after softmax"),
+        point("z", "b p h d", f"pattern-weighted values{what}, per head"),
+        point(
+            "result",
+            "b p h m",
+            "per-head write to the residual stream, before b_O; through the norm and multiplier "
+            "behind attention, where there are any",
+            on_request=True,
+            derived=True,
+        ),
+    )
+
+
+def _neuron_points(
+    at: str, what: str, rows: str, found_in: str, flags: dict[str, bool]
+) -> tuple[Point, ...]:
+    def point(last: str, axes: str, meaning: str) -> Point:
+        return Point(
+            f"blocks.{{i}}.{at}.hook_{last}",
+            f"{rows} {axes}",
+            meaning,
+            found_in,
+            by_full_name=True,
+            **flags,
+        )
+
+    return (
+        point("in", "m", f"what {what} reads"),
+        point("pre", "f", f"{what}: before the activation"),
+        point("pre_linear", "f", f"{what}: linear branch, where it is gated"),
+        point("post", "f", f"{what}: the neurons"),
+        point("out", "m", f"{what}: its output, before any weight"),
+    )
+
+
 SEQUENTIAL = "blocks whose MLP reads the stream after attention"
 ROTARY = "rotary models"
 POST_NORM = "blocks with a norm behind the branch (Gemma 2, OLMo 2)"
+LATENT = "latent attention (DeepSeek)"
+MIXER = "state-space and linear-attention layers"
+CROSS = "decoders with an encoder"
+MOE = "mixtures of experts"
 
 POINTS: tuple[Point, ...] = (
     Point("hook_embed", "b p m", "token embedding"),
     Point("hook_pos_embed", "b p m", "learned position embedding", "learned absolute positions"),
+    *_norm_points(
+        "ln_embed", "embedding's norm", "models with one (BERT, BLOOM)", by_full_name=True
+    ),
     Point("blocks.{i}.hook_resid_pre", "b p m", "residual stream at the start of the block"),
     Point(
         "blocks.{i}.hook_attn_in",
@@ -98,26 +168,69 @@ POINTS: tuple[Point, ...] = (
         ROTARY,
     ),
     Point(
-        "blocks.{i}.attn.hook_attn_scores",
-        "b h q k",
-        "scaled, masked scores before softmax; -inf where masked",
+        "blocks.{i}.attn.hook_rel_pos_bias",
+        "1 h q k",
+        "relative-position bias that is added to the scores; later layers add the same",
+        "layers that hold one (T5)",
     ),
-    Point("blocks.{i}.attn.hook_pattern", "b h q k", "attention probabilities, after softmax"),
-    Point("blocks.{i}.attn.hook_z", "b p h d", "pattern-weighted values, per head"),
+    *_kernel_points("attn", "", "every", by_full_name=False),
+    Point("blocks.{i}.attn.hook_q_latent", "b p l", "latent that queries are made from", LATENT),
     Point(
-        "blocks.{i}.attn.hook_result",
-        "b p h m",
-        "per-head write to the residual stream, before b_O",
-        on_request=True,
-        derived=True,
+        "blocks.{i}.attn.hook_kv_latent",
+        "b p l",
+        "latent that keys and values are made from",
+        LATENT,
     ),
     *_norm_points("blocks.{i}.ln1_post", "norm behind attention", POST_NORM),
     Point("blocks.{i}.hook_attn_out", "b p m", "exactly what attention adds to the stream"),
+    Point("blocks.{i}.mixer.hook_in", "b p m", "what the mixer reads", MIXER, by_full_name=True),
+    Point(
+        "blocks.{i}.mixer.hook_{step}",
+        "b p c",
+        "output of one of the mixer's modules; `b c s` behind a convolution, whose axis is padded",
+        MIXER,
+        by_full_name=True,
+    ),
+    Point("blocks.{i}.mixer.hook_out", "b p m", "output of the mixer", MIXER, by_full_name=True),
+    Point("blocks.{i}.hook_mixer_out", "b p m", "exactly what the mixer adds to the stream", MIXER),
     Point(
         "blocks.{i}.hook_resid_mid",
         "b p m",
         "residual stream between attention and MLP; an edit reaches the skip too",
         SEQUENTIAL,
+    ),
+    *_norm_points("blocks.{i}.ln_cross", "cross-attention's norm", CROSS, by_full_name=True),
+    Point(
+        "blocks.{i}.cross_attn.hook_q",
+        "b p h d",
+        "queries to the encoder",
+        CROSS,
+        by_full_name=True,
+    ),
+    Point(
+        "blocks.{i}.cross_attn.hook_k",
+        "b k g d",
+        "keys of the encoder's positions; decoding makes them once",
+        CROSS,
+        by_full_name=True,
+    ),
+    Point(
+        "blocks.{i}.cross_attn.hook_v",
+        "b k g d",
+        "values of the encoder's positions; decoding makes them once",
+        CROSS,
+        by_full_name=True,
+    ),
+    *_kernel_points("cross_attn", " over the encoder's positions", CROSS, by_full_name=True),
+    *_norm_points(
+        "blocks.{i}.ln_cross_post", "norm behind cross-attention", CROSS, by_full_name=True
+    ),
+    Point("blocks.{i}.hook_cross_attn_out", "b p m", "exactly what cross-attention adds", CROSS),
+    Point(
+        "blocks.{i}.hook_resid_mid_cross",
+        "b p m",
+        "residual stream between cross-attention and MLP; an edit reaches the skip too",
+        CROSS,
     ),
     Point(
         "blocks.{i}.hook_mlp_in",
@@ -130,11 +243,43 @@ POINTS: tuple[Point, ...] = (
     Point("blocks.{i}.mlp.hook_pre", "b p f", "before the activation: up, or gate of a gated MLP"),
     Point("blocks.{i}.mlp.hook_pre_linear", "b p f", "linear branch of a gated MLP", "gated MLPs"),
     Point("blocks.{i}.mlp.hook_post", "b p f", "input of the down projection: the neurons"),
+    Point("blocks.{i}.mlp.hook_router_logits", "b p e", "router's logits; an edit re-routes", MOE),
+    Point(
+        "blocks.{i}.mlp.hook_expert_weights",
+        "b p c",
+        "weights of the chosen experts, in the order of their indices",
+        MOE,
+    ),
+    Point(
+        "blocks.{i}.mlp.hook_expert_indices",
+        "b p c",
+        "indices of the chosen experts; an edit re-routes",
+        MOE,
+    ),
+    *_neuron_points(
+        "mlp.experts.{e}", "the expert", "t", MOE, {"on_request": True, "derived": True}
+    ),
+    *_neuron_points("mlp.shared", "the MLP that every token passes", "b p", MOE, {}),
     *_norm_points("blocks.{i}.ln2_post", "norm behind the MLP", POST_NORM),
     Point("blocks.{i}.hook_mlp_out", "b p m", "exactly what the MLP adds to the stream"),
+    Point(
+        "blocks.{i}.hook_per_layer_out",
+        "b p m",
+        "exactly what the layer's own input adds after the MLP",
+        "models with per-layer inputs (Gemma 4)",
+    ),
     Point("blocks.{i}.hook_resid_post", "b p m", "residual stream at the end of the block"),
     *_norm_points("ln_final", "final norm"),
-    Point("hook_logits", "b p v", "logits", "models with a language-model head"),
+    Point(
+        "projector.hook_out",
+        "b p m",
+        "what the vision tower gives the text",
+        "vision-language",
+        by_full_name=True,
+    ),
+    Point("head.hook_hidden", "b p m", "what the head reads", "heads with a transform (BERT)"),
+    Point("hook_pooler_out", "b m", "one vector for the sequence", "models with a pooler"),
+    Point("hook_logits", "b p v", "logits", "models with a head"),
 )
 
 BY_TEMPLATE = {point.name: point for point in POINTS}
@@ -178,7 +323,10 @@ SHORT_ALIASES = {
 
 _LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
 
-LAYER = re.compile(r"\bblocks\.(-?\d+)\.")
+LAYER = re.compile(r"^((?:[a-z]+\.)?blocks|encoder|decoder)\.(-?\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_STEP = re.compile(r"\.mixer\.hook_(?!in$|out$)\w+$")
+_TOWER = re.compile(r"^[a-z]+\.(?=hook_|ln_)")
 _COMPACT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\w*)?")
 
 
@@ -186,22 +334,38 @@ def template(name: str) -> str:
     """The row of the table that a full name belongs to.
 
     Example:
-        >>> template("blocks.11.attn.hook_q")
-        'blocks.{i}.attn.hook_q'
+        >>> template("blocks.11.attn.hook_q"), template("encoder.ln_final.hook_out")
+        ('blocks.{i}.attn.hook_q', 'ln_final.hook_out')
     """
-    return LAYER.sub("blocks.{i}.", name)
+    row, layers = LAYER.subn("blocks.{i}.", name)
+    if not layers:
+        return name if name in BY_TEMPLATE else _TOWER.sub("", name)
+    return _STEP.sub(".mixer.hook_{step}", _EXPERT.sub(".experts.{e}.", row))
+
+
+def stack_of(name: str) -> str:
+    """The stack that a full name of a layer's point is in, or "" for a point outside the layers.
+
+    Example:
+        >>> stack_of("vision.blocks.0.hook_resid_pre"), stack_of("ln_final.hook_out")
+        ('vision.blocks', '')
+    """
+    found = LAYER.match(name)
+    return found[1] if found else ""
 
 
 def layer_of(name: str) -> int | None:
-    """The layer in a full name, or None for a point outside the blocks."""
+    """The layer in a full name, or None for a point outside the layers."""
     found = LAYER.match(name)
-    return int(found[1]) if found else None
+    return int(found[2]) if found else None
 
 
 @cache
-def _short_templates() -> dict[str, list[str]]:
+def _short_templates(by_full_name: bool = False) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
     for point in POINTS:
+        if point.by_full_name and not by_full_name:
+            continue
         *_, last = point.name.split(".")
         rows.setdefault(last.removeprefix("hook_"), []).append(point.name)
         rows.setdefault(last, []).append(point.name)
@@ -244,9 +408,12 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
     """
     if layer is None and (compact := _COMPACT.fullmatch(name)) and not rows_of_short(name):
         return expand_short(compact[1], int(compact[2]), compact[3])
-    rows = [row for row in rows_of_short(name) if row.startswith("blocks.") == (layer is not None)]
-    if part := _LAYER_TYPES.get(kind or "", kind):
-        rows = [row for row in rows if f".{part}." in row]
+    part = _LAYER_TYPES.get(kind or "", kind)
+    rows = rows_of_short(name) or _short_templates(True).get(name, [])
+    if part:
+        named = _short_templates(True).get(SHORT_ALIASES.get(name, name), [])
+        rows = [row for row in named if f".{part}." in f".{row}"]
+    rows = [row for row in rows if row.startswith("blocks.") == (layer is not None)]
     if len(rows) == 1:
         return rows[0].replace("{i}", str(layer))
     asked = ", ".join(repr(part) for part in (name, layer, kind) if part is not None)

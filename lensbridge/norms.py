@@ -18,11 +18,14 @@ class Norm:
         module: the native module.
         kind: LayerNorm or RMSNorm.
         eps: added under the root.
+        unit_offset: whether the gain is 1 + weight.
     """
 
     module: nn.Module
     kind: NormKind
     eps: float
+    width: int
+    unit_offset: bool = False
 
     def centered(self, x: Tensor) -> Tensor:
         """The input less its mean (LayerNorm) or as it is (RMSNorm), in at least float32."""
@@ -48,24 +51,39 @@ class Norm:
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
     def gain(self) -> Tensor:
-        """Shapes: `[m]`. Ones where the module has none."""
-        return self._parameter("weight", 1.0)
+        """Shapes: `[m]`. Ones where the module has none; with an offset, a copy."""
+        if self.module._parameters.get("weight") is None:
+            return self._constant(1.0)
+        weight = fetch(self.module, "weight")
+        return 1.0 + weight if self.unit_offset else weight
 
     def bias(self) -> Tensor:
         """Shapes: `[m]`. Zeros where the module has none."""
-        return self._parameter("bias", 0.0)
+        if self.module._parameters.get("bias") is None:
+            return self._constant(0.0)
+        return fetch(self.module, "bias")
 
-    def _parameter(self, name: str, missing: float) -> Tensor:
-        if self.module._parameters.get(name) is not None:
-            return fetch(self.module, name)
-        like = self.module._parameters["weight"]
-        assert like is not None
+    def _constant(self, value: float) -> Tensor:
+        like = self.module._parameters.get("weight")
+        if like is None:
+            return torch.full((self.width,), value)
         device = execution_device(self.module) or like.device
-        return torch.full(like.shape, missing, dtype=like.dtype, device=device)
+        return torch.full(like.shape, value, dtype=like.dtype, device=device)
 
     def affine(self, normalized: Tensor) -> Tensor:
         """Gain and bias applied to a normalized value."""
-        scaled = self.gain().to(normalized.device) * normalized
+        scaled = normalized
+        if self.module._parameters.get("weight") is not None:
+            gain = self.gain().to(normalized.device)
+            scaled = (gain * normalized).to(normalized.dtype)
         if self.module._parameters.get("bias") is None:
             return scaled
         return scaled + self.bias().to(normalized.device)
+
+    def linear(self, x: Tensor, scale: Tensor) -> Tensor:
+        """One summand of the norm's input as it comes out: centered, divided, times the gain.
+
+        Shapes: `[..., m]` and the whole input's divisor -> `[..., m]`. Summands plus the bias make
+        the norm's output.
+        """
+        return self.centered(x) / scale * self.gain().to(x.device)

@@ -1,19 +1,20 @@
 """A native model taken apart: which module plays which role. Built by `resolve.py`, read by all."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
+from lensbridge.experts import Experts
 from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
-from lensbridge.spec import Architecture, Residual
+from lensbridge.spec import Architecture, QKNormAxes, Residual
 from lensbridge.weights import Linear
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of one model."""
+    """The sizes of one stack. Where layers differ, those of the first that has the part."""
 
     n_layers: int
     d_model: int
@@ -22,30 +23,71 @@ class Sizes:
     d_head: int
     d_mlp: int
     d_vocab: int
-    n_ctx: int
+    n_ctx: int | None
 
 
 @dataclass(frozen=True)
 class Role:
-    """One of q, k, v: the projection that it comes from and its share of that projection."""
+    """One of q, k, v, gate, up: the projection that it comes from and its share of it.
+
+    `n` heads of `d` each; for gate and up `n` is 1.
+    """
 
     linear: Linear
     layout: Layout
     n: int
+    d: int
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`."""
+
+    modules: tuple[nn.Module, ...]
+    scale: float
+
+
+@dataclass(frozen=True)
+class LatentPart:
+    """The narrow way of keys and values (and queries, where `q_down` is there)."""
+
+    kv_down: Linear
+    kv_norm: Norm
+    kv_up: Linear
+    q_down: Linear | None
+    q_norm: Norm | None
+    d_nope: int
+    d_rope: int
 
 
 @dataclass(frozen=True)
 class AttentionPart:
-    """Attention of one block. `writer`'s output is what is added to the residual stream."""
+    """Attention of one block. `k` and `v` are None where another layer's are read.
+
+    Args:
+        behind: the norm that its output goes through before it is added.
+        n_heads, n_kv, d_head: of this layer; `d_head` is that of z.
+    """
 
     module: nn.Module
     path: str
     q: Role
-    k: Role
-    v: Role
+    k: Role | None
+    v: Role | None
     out: Linear
-    writer: nn.Module
+    writer: Writer
+    behind: Norm | None
     rotary: bool
+    n_heads: int
+    n_kv: int
+    d_head: int
+    q_norm: nn.Module | None = None
+    k_norm: nn.Module | None = None
+    qk_norm_axes: QKNormAxes = "positions_first"
+    latent: LatentPart | None = None
+    sinks: tuple[nn.Module, str] | None = None
+    gated: bool = False
+    position_bias: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -54,25 +96,87 @@ class MLPPart:
 
     module: nn.Module
     path: str
-    up: Linear
-    gate: Linear | None
+    up: Role
+    gate: Role | None
     down: Linear
-    writer: nn.Module
+    writer: Writer
+    behind: Norm | None = None
+
+
+@dataclass(frozen=True)
+class MoEPart:
+    """A mixture of experts; `experts` None where they are not stacked in the usual form."""
+
+    module: nn.Module
+    path: str
+    router: nn.Module
+    n_experts: int
+    experts: Experts | None
+    shared: MLPPart | None
+    writer: Writer
+    behind: Norm | None = None
+
+
+FeedForward: TypeAlias = MLPPart | MoEPart
+
+
+@dataclass(frozen=True)
+class MixerPart:
+    """A state-space or linear-attention module: `steps` are its own modules by name."""
+
+    module: nn.Module
+    path: str
+    steps: dict[str, nn.Module]
+    writer: Writer
 
 
 @dataclass(frozen=True)
 class BlockPart:
-    """One block. A norm slot that the architecture leaves empty is None."""
+    """One block. A slot or branch that the architecture leaves empty is None.
+
+    `repeat`: which call of the module this layer is, where layers share one; else None.
+    """
 
     module: nn.Module
     path: str
     ln1: Norm | None
     ln1_post: Norm | None
+    ln_cross: Norm | None
+    ln_cross_post: Norm | None
     ln2: Norm | None
     ln2_post: Norm | None
-    attn: AttentionPart
-    mlp: MLPPart
-    residual: Residual
+    attn: AttentionPart | None
+    cross: AttentionPart | None
+    mixer: MixerPart | None
+    mlp: FeedForward | None
+    per_layer: nn.Module | None
+    residual: Residual | None
+    skip_norm: bool
+    out_scale: tuple[nn.Module, str] | None
+    repeat: int | None = None
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """One stack of layers.
+
+    Args:
+        path: that of its list.
+        takes_positions: whether padding on the left needs `position_ids`: positions are rows of a
+            plain table that does not count tokens itself.
+    """
+
+    prefix: str
+    path: str
+    sizes: Sizes
+    config: Any
+    embed: nn.Module | None
+    embed_scale: float
+    pos_embed: nn.Module | None
+    takes_positions: bool
+    ln_embed: Norm | None
+    blocks: tuple[BlockPart, ...]
+    ln_final: Norm | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +186,10 @@ class Native:
     Args:
         root: the object that is called (a PEFT wrapper, where there is one).
         core: the transformers model inside it.
+        main: the stack whose output the head reads; `towers` are the others.
+        act_fn: activation of the main stack's MLPs, as the config names it.
+        main_input: the keyword of `core.forward` that holds the input.
+        is_encoder_decoder: whether the input goes to a tower and the main stack has its own.
         paths: module -> its dotted path in `core`, for messages.
         checkpointers: modules with a `gradient_checkpointing` switch.
     """
@@ -90,12 +198,36 @@ class Native:
     core: nn.Module
     architecture: Architecture
     plugin: str
-    sizes: Sizes
+    main: StackPart
+    towers: tuple[StackPart, ...]
     act_fn: str
-    embed: nn.Module
-    pos_embed: nn.Module | None
-    blocks: tuple[BlockPart, ...]
-    ln_final: Norm
     unembed: Linear | None
+    logit_scale: float
+    logit_softcap: float | None
+    head_hidden: nn.Module | None
+    pooler: nn.Module | None
+    projector: nn.Module | None
+    main_input: str
+    is_encoder_decoder: bool
     paths: dict[nn.Module, str]
     checkpointers: tuple[Any, ...]
+
+    @property
+    def stacks(self) -> tuple[StackPart, ...]:
+        """Every stack, the main one first."""
+        return (self.main, *self.towers)
+
+    @property
+    def ln_final(self) -> Norm | None:
+        """Of the main stack."""
+        return self.main.ln_final
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the main stack."""
+        return self.main.sizes
+
+    @property
+    def blocks(self) -> tuple[BlockPart, ...]:
+        """Of the main stack."""
+        return self.main.blocks

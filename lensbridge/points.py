@@ -147,7 +147,7 @@ class HookMethods:
         row, site = BY_TEMPLATE[template(name)], self.engine.sites[name]
         return HookPoint(
             name=name,
-            axes=row.axes,
+            axes=site.axes,
             meaning=row.meaning,
             where=site.where,
             formula=site.formula,

@@ -97,7 +97,8 @@ class Attachment:
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        if any(callback.kind != "read" for callback in callbacks):
+        remember = {name for name, site in self.engine.sites.items() if site.remembers}
+        if any(one.kind != "read" or one.name in remember for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
                 steps.append(Step(begin, NO_CALLBACKS))

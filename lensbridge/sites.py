@@ -40,14 +40,24 @@ class Chain(Protocol):
 class Call:
     """One call of a native module, as the stages on it see it."""
 
-    __slots__ = ("_around", "_notes", "args", "kwargs", "memory", "module", "output", "replaced")
+    __slots__ = (
+        "_around",
+        "_extras",
+        "_notes",
+        "args",
+        "kwargs",
+        "memory",
+        "module",
+        "output",
+        "replaced",
+    )
 
     def __init__(
         self,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        memory: dict[str, Any],
+        memory: dict[Any, Any],
         output: Any = None,
     ) -> None:
         self.module = module
@@ -59,6 +69,13 @@ class Call:
         self.replaced = False
         self._notes: dict[str, Tensor] | None = None  # made when needed: there are many calls
         self._around: dict[str, AbstractContextManager[Any]] | None = None
+        self._extras: dict[str, Any] | None = None
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What else the stages of this call share."""
+        self._extras = {} if self._extras is None else self._extras
+        return self._extras
 
     @property
     def notes(self) -> dict[str, Tensor]:
@@ -144,6 +161,9 @@ class Site(ABC):
     editable: ClassVar[bool] = True
     """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
 
+    remembers: ClassVar[bool] = False
+    """Whether reading it needs a fresh `Call.memory` for each pass."""
+
     @property
     def may_be_part(self) -> bool:
         """Whether the value can be a view of a larger tensor that it would keep alive."""
@@ -212,6 +232,62 @@ class SharedInputSite(Site):
 
 
 @dataclass(frozen=True)
+class BranchInputSite(Site):
+    """The stream as a branch without a norm of its own reads it: the input of its first modules.
+
+    An edit goes to each of them and leaves the skip connection alone.
+    """
+
+    modules: tuple[nn.Module, ...]
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            new = chain.run(call.input)
+            if new is not None:
+                call.memory[self.name] = new
+                call.replace_input(new)
+
+        def follow(call: Call, chain: Chain) -> None:
+            if self.name in call.memory:
+                call.replace_input(call.memory[self.name])
+
+        first, *others = self.modules
+        looking = Stage(first, "input", 1, act, lambda x: x)
+        return [looking, *(Stage(other, "input", 1, follow) for other in others)]
+
+
+@dataclass(frozen=True)
+class RepeatedSite(Site):
+    """A point of one layer of several that share their modules: it acts on one of the calls."""
+
+    inner: Site
+    nth: int
+
+    remembers: ClassVar[bool] = True
+
+    @property
+    def may_be_part(self) -> bool:
+        return self.inner.may_be_part
+
+    def _stages(self) -> list[Stage]:
+        return [self._counted(i, stage) for i, stage in enumerate(self.inner.stages)]
+
+    def _counted(self, i: int, stage: Stage) -> Stage:
+        key = (self.name, i)
+
+        def act(call: Call, chain: Chain) -> None:
+            seen = call.memory.get(key, 0)
+            call.memory[key] = seen + 1
+            if seen == self.nth:
+                stage.act(call, chain)
+
+        return Stage(stage.module, stage.phase, stage.rank, act, None, stage.around)
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        return self.inner.around_run(root)
+
+
+@dataclass(frozen=True)
 class OutputSite(LayoutSite):
     """The output of a module, through a layout."""
 
@@ -234,7 +310,7 @@ class PositionSite(Site):
     """Learned positions: one row for the whole batch natively, one for each example here."""
 
     module: nn.Module
-    tokens: nn.Module
+    tokens: nn.Module | None
 
     def _stages(self) -> list[Stage]:
         def count(call: Call, chain: Chain) -> None:
@@ -248,4 +324,28 @@ class PositionSite(Site):
             if new is not None:
                 call.replace_result(new)
 
+        if self.tokens is None:
+            return [Stage(self.module, "output", 2, act)]
         return [Stage(self.tokens, "output", 0, count), Stage(self.module, "output", 2, act)]
+
+
+@dataclass(frozen=True)
+class LogitsSite(Site):
+    """The logits that the model returns, where they are not the head's output as it is.
+
+    Args:
+        entries: the modules that may return them; one of them does.
+    """
+
+    entries: tuple[nn.Module, ...]
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            if call.memory.setdefault(self.name, call.module) is not call.module:
+                return
+            output = call.output
+            new = chain.run(output.logits)
+            if new is not None:
+                output.logits = new
+
+        return [Stage(entry, "output", 3, act) for entry in self.entries]

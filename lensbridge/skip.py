@@ -11,11 +11,14 @@ from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 _skipped: ContextVar[frozenset[nn.Module]] = ContextVar("skipped", default=frozenset())
 _users: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _lock = Lock()
+_forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
+_CACHES = frozenset({"past_key_values", "past_key_value", "layer_past", "use_cache"})
 
 
 @contextmanager
@@ -43,11 +46,30 @@ def _shadow(layer: nn.Module) -> None:
 def _dispatcher(layer: nn.Module, native: Callable[..., Any], own: bool) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if layer in _skipped.get():
-            return args[0] if args else kwargs["hidden_states"]
+            stream = args[0] if args else kwargs["hidden_states"]
+            return _in_form(_form_of(layer, native, args, kwargs), stream)
         return native(*args, **kwargs)
 
     forward.restore = native if own else None  # type: ignore[attr-defined]
     return forward
+
+
+def _form_of(layer: nn.Module, native: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
+    """How many values a layer returns in a tuple, or None for a tensor alone.
+
+    Nothing but a call tells, so the first layer of each class is run once.
+    """
+    cls = type(layer)
+    if cls not in _forms:
+        uncached = {key: value for key, value in kwargs.items() if key not in _CACHES}
+        with torch.no_grad():
+            output = native(*args, **uncached)
+        _forms[cls] = None if isinstance(output, torch.Tensor) else len(output)
+    return _forms[cls]
+
+
+def _in_form(count: int | None, stream: torch.Tensor) -> Any:
+    return stream if count is None else (stream, *[None] * (count - 1))
 
 
 def _uncover(layer: nn.Module) -> None:

@@ -171,7 +171,10 @@ class Mixer:
 
 @dataclass(frozen=True)
 class MLP:
-    """Up, activation, down. `path` and `written_by` start at the block, the rest at `path`."""
+    """Up, activation, down. `path` and `written_by` start at the block, the rest at `path`.
+
+    `act` is the config field with the activation's name, or that name where no field holds it.
+    """
 
     path: str
     up: str

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from lensbridge.components import BlocksView, Components, EmbedView, NormView, UnembedView
+from lensbridge.components import Components
 from lensbridge.errors import WeightError, suggest
+from lensbridge.views import BlocksView, EmbedView, NormView, UnembedView
 from lensbridge.weights import LayerStack, State
 
 
@@ -72,10 +73,16 @@ class WeightMethods:
 
     def _stack(self, name: str) -> LayerStack:
         weights, count = self.components.weights, len(self.components.blocks)
-        names = [f"blocks.{i}.{name}" for i in range(count)]
-        missing = [one for one in names if one not in weights]
-        if missing:
-            raise WeightError(f"This model has no {missing[0]}, so there is no stack of it.")
+        prefix = self.components.native.main.prefix
+        names = [f"{prefix}.{i}.{name}" for i in range(count)]
+        there = [i for i, one in enumerate(names) if one in weights]
+        if not there:
+            raise WeightError(f"This model has no {names[0]}, so there is no stack of it.")
+        if len(there) < count:
+            raise WeightError(
+                f"Only layers {there} have {name}, so there is no stack of it over all {count}. "
+                f"Take them one by one: model.weight({names[there[0]]!r})."
+            )
         return LayerStack.of([weights[one][0] for one in names])
 
     @property
@@ -150,7 +157,7 @@ class WeightMethods:
 
     @property
     def W_in(self) -> LayerStack:
-        """Shapes: `[layer, d_model, d_mlp]`"""
+        """Shapes: `[layer, d_model, d_mlp]`; of experts `[layer, expert, d_model, d_mlp]`."""
         return self._stack("mlp.W_in")
 
     @property

@@ -17,6 +17,7 @@ from lensbridge.names import (
     is_short,
     layer_of,
     rows_of_short,
+    stack_of,
     template,
 )
 
@@ -32,13 +33,13 @@ class Vocabulary:
     Args:
         names: every canonical name, in data-flow order.
         absent: template -> reason, for rows of the table that this architecture lacks.
-        n_layers: for negative layers and messages.
+        depths: prefix of each stack -> how many layers it has; the main stack comes first.
         gated: whether `mlp.in` of other libraries is the linear branch here.
     """
 
     names: tuple[str, ...]
     absent: dict[str, str]
-    n_layers: int
+    depths: dict[str, int]
     gated: bool = False
 
     def canonical(self, name: Name) -> str:
@@ -74,21 +75,30 @@ class Vocabulary:
     def _everything(self) -> list[str]:
         return [name for name in self.names if not _on_request(name)]
 
+    @cached_property
+    def _main(self) -> str:
+        return next(iter(self.depths))
+
     def _positive(self, found: re.Match[str]) -> str:
-        layer = int(found[1])
-        positive = layer + self.n_layers if layer < 0 else layer
-        if not 0 <= positive < self.n_layers:
+        stack, layer = found[1] if found[1] in self.depths else self._main, int(found[2])
+        count = self.depths[stack]
+        positive = layer + count if layer < 0 else layer
+        if not 0 <= positive < count:
             raise UnknownPointError(
-                f"There is no layer {layer}: this model has {self.n_layers} layers, "
-                f"0 to {self.n_layers - 1} (or -{self.n_layers} to -1)."
+                f"There is no layer {layer}: {stack} has {count} layers, "
+                f"0 to {count - 1} (or -{count} to -1)."
             )
-        return f"blocks.{positive}."
+        return f"{stack}.{positive}."
 
     def _alias(self, full: str) -> str:
         if full == "ln_final.hook_in":
-            return f"blocks.{self.n_layers - 1}.hook_resid_post"
+            return f"{self._main}.{self.depths[self._main] - 1}.hook_resid_post"
+        full = full.removeprefix(f"{self._main}.") if layer_of(full) is None else full
         row = template(full)
-        return self._other_spellings.get(row, row).replace("{i}", str(layer_of(full)))
+        other = self._other_spellings.get(row)
+        if other is None:
+            return full
+        return other.replace("blocks.{i}", f"{stack_of(full)}.{layer_of(full)}")
 
     @cached_property
     def _other_spellings(self) -> dict[str, str]:

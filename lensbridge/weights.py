@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map
 
 from lensbridge.errors import WeightError
 
-State = Literal["plain", "offloaded", "adapted", "opaque"]
+State = Literal["plain", "offloaded", "adapted", "opaque", "composed"]
 """plain: the module's own tensor. offloaded: fetched for the read (a copy). adapted: a LoRA layer,
 base plus delta (a copy). opaque: quantized or unknown, read by running it on the identity (a copy).
+composed: a product of several (latent attention; a copy).
 """
 
 

@@ -1,63 +1,132 @@
 """Parts -> sites: where each canonical point of one model lives, and why some do not exist."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from lensbridge import layouts
-from lensbridge.attention import KernelSite, Role
-from lensbridge.derived import HeadInputSite, NormalizedSite, NormScaleSite, ResultSite
-from lensbridge.names import BY_TEMPLATE, template
+from lensbridge.attention import KernelSite
+from lensbridge.attention import Role as KernelRole
+from lensbridge.derived import (
+    HeadInputSite,
+    LatentKeySite,
+    NormalizedSite,
+    NormScaleSite,
+    ResultSite,
+    SumSite,
+)
+from lensbridge.experts import ChoiceSite, ExpertRole, ExpertSite, RouterSite
+from lensbridge.layouts import Layout
+from lensbridge.names import BY_TEMPLATE, LAYER, template
 from lensbridge.norms import Norm
-from lensbridge.parts import BlockPart, Native
-from lensbridge.sites import InputSite, OutputSite, PositionSite, SharedInputSite, Site
+from lensbridge.parts import (
+    AttentionPart,
+    BlockPart,
+    MixerPart,
+    MLPPart,
+    MoEPart,
+    Native,
+    Role,
+    StackPart,
+    Writer,
+)
+from lensbridge.sites import (
+    BranchInputSite,
+    InputSite,
+    LogitsSite,
+    OutputSite,
+    PositionSite,
+    RepeatedSite,
+    SharedInputSite,
+    Site,
+)
 from lensbridge.vocabulary import Vocabulary
 
-_KERNEL_ROLES: dict[str, Role] = {
+_KERNEL_ROLES: dict[str, KernelRole] = {
     "hook_rot_q": "rot_q",
     "hook_rot_k": "rot_k",
     "hook_attn_scores": "scores",
     "hook_pattern": "pattern",
 }
+_EXPERT_ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
 
 
 def sites_of(native: Native) -> dict[str, Site]:
-    """Every point of a model, in the order of the table."""
+    """Every point of a model, in data-flow order: towers, then the main stack."""
     found = {site.name: site for site in _Wiring(native).sites()}
     order = {row: i for i, row in enumerate(BY_TEMPLATE)}
     first_in_block = order["blocks.{i}.hook_resid_pre"]
+    stacks = [tower.prefix for tower in native.towers] + [native.main.prefix]
 
-    def key(name: str) -> tuple[int, int, int]:
+    def key(name: str) -> tuple[int, int, int, int]:
         row = order[template(name)]
-        in_block = name.startswith("blocks.")
-        part = 0 if row < first_in_block else 1 if in_block else 2
-        return part, int(name.split(".")[1]) if in_block else 0, row
+        layer = LAYER.match(name)
+        part = 1 if layer else 0 if row < first_in_block else 2
+        prefixes = [i for i, one in enumerate(stacks[:-1]) if name.startswith(_front(one))]
+        stack = prefixes[0] if prefixes else len(stacks)
+        return stack, part, int(layer[2]) if layer else 0, row
 
     return {name: found[name] for name in sorted(found, key=key)}
+
+
+def _front(prefix: str) -> str:
+    """What stands before the names of a tower: `encoder.`, `vision.`."""
+    return prefix.removesuffix(".blocks") + "."
 
 
 def vocabulary_of(native: Native, sites: dict[str, Site]) -> Vocabulary:
     """The names of a model, with the reasons for those that it lacks."""
     there = {template(name) for name in sites}
     absent = {row: _reason(row, native) for row in BY_TEMPLATE if row not in there}
-    gated = native.blocks[0].mlp.gate is not None
-    return Vocabulary(tuple(sites), absent, native.sizes.n_layers, gated)
+    gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
+    depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
+    return Vocabulary(tuple(sites), absent, depths, gated)
 
 
 def _reason(row: str, native: Native) -> str:
     block = native.blocks[0]
+    kind = type(block.module).__name__
+    spec = native.architecture.name
     reasons = {
         "hook_pos_embed": "it has no learned absolute positions",
-        "hook_logits": f"{type(native.core).__name__} has no language-model head",
+        "hook_logits": f"{type(native.core).__name__} has no head",
+        "hook_pooler_out": f"{type(native.core).__name__} has no pooler",
+        "projector.hook_out": "it has no vision tower",
+        "head.hook_hidden": "its head reads the stream or its norm directly",
         "blocks.{i}.mlp.hook_pre_linear": "its MLP is not gated",
+        "blocks.{i}.hook_per_layer_out": "its layers have no inputs of their own",
+        "blocks.{i}.attn.hook_rel_pos_bias": "it has no relative-position bias",
     }
     if row == "blocks.{i}.hook_resid_mid" and block.residual == "parallel":
         return "attention and MLP run in parallel, so there is no residual between them"
+    if row in reasons:
+        return reasons[row]
+    if block.residual is None and row.startswith("blocks."):
+        return f"the inside of {kind} is not described ('{spec}')"
+    for part, what in _PARTS:
+        if part in row:
+            return f"{kind} has no {what}"
     if "rot_" in row:
         return "its attention has no rotary embedding"
     if "_post.hook" in row:
-        return f"{type(block.module).__name__} has no norm behind that branch"
-    return reasons.get(row, f"{type(block.module).__name__} has no norm in that place")
+        return f"{kind} has no norm behind that branch"
+    if "attn" in row and not any(b.attn for b in native.blocks):
+        return f"{kind} has no attention that '{spec}' describes"
+    if ".mlp." in row:
+        return f"{kind} has no MLP of that form"
+    return f"{kind} has no norm in that place" if "ln" in row else f"{kind} has no such point"
+
+
+_PARTS = (
+    ("cross", "cross-attention"),
+    ("mixer", "mixer beside or instead of attention"),
+    (".experts.", "experts that can be seen one by one"),
+    (".shared.", "MLP that every token passes beside the experts"),
+    ("router", "router"),
+    ("hook_expert_", "experts"),
+    ("_latent", "latent attention"),
+)
 
 
 class _Wiring:
@@ -68,90 +137,50 @@ class _Wiring:
 
     def sites(self) -> Iterator[Site]:
         native = self.native
-        yield self._output("hook_embed", native.embed)
-        if native.pos_embed is not None:
-            fields = self._fields("hook_pos_embed", native.pos_embed, "output")
-            yield PositionSite(*fields, module=native.pos_embed, tokens=native.embed)
-        for i, block in enumerate(native.blocks):
-            yield from self._block(f"blocks.{i}.", block)
-        yield from self._norm("ln_final", native.ln_final)
+        for tower in native.towers:
+            yield from self._stack(tower, _front(tower.prefix))
+        yield from self._stack(native.main, "")
+        for name, module in (
+            ("projector.hook_out", native.projector),
+            ("head.hook_hidden", native.head_hidden),
+            ("hook_pooler_out", native.pooler),
+        ):
+            if module is not None:
+                yield self._output(name, module)
         if native.unembed is not None:
-            yield self._output("hook_logits", native.unembed.module)
+            yield self._logits(native.unembed.module)
 
-    def _block(self, at: str, block: BlockPart) -> Iterator[Site]:
-        yield self._input(f"{at}hook_resid_pre", block.module)
-        yield self._output(f"{at}hook_resid_post", block.module)
-        yield self._output(f"{at}hook_attn_out", block.attn.writer)
-        yield self._output(f"{at}hook_mlp_out", block.mlp.writer)
-        if block.ln1 is not None:
-            yield self._input(f"{at}hook_attn_in", block.ln1.module, rank=1)
-            yield from self._head_inputs(at, block, block.ln1.module)
-        if block.ln2 is not None:
-            yield self._input(f"{at}hook_mlp_in", block.ln2.module, rank=1)
-            if block.residual == "sequential":
-                fields = self._fields(f"{at}hook_resid_mid", block.ln2.module, "input")
-                yield SharedInputSite(*fields, module=block.ln2.module)
-        for slot in ("ln1", "ln1_post", "ln2", "ln2_post"):
-            norm = {
-                "ln1": block.ln1,
-                "ln1_post": block.ln1_post,
-                "ln2": block.ln2,
-                "ln2_post": block.ln2_post,
-            }[slot]
-            if norm is not None:
-                yield from self._norm(f"{at}{slot}", norm)
-        yield from self._attention(f"{at}attn.", block)
-        yield from self._mlp(f"{at}mlp.", block)
+    def _logits(self, head: nn.Module) -> Site:
+        native = self.native
+        if native.logit_scale == 1.0 and native.logit_softcap is None:
+            return self._output("hook_logits", head)
+        entries = tuple(dict.fromkeys((native.root, native.core)))
+        fields = self._fields("hook_logits", native.core, "output", "scaled or capped head output")
+        return LogitsSite(*fields, entries=entries)
 
-    def _attention(self, at: str, block: BlockPart) -> Iterator[Site]:
-        attn, sizes = block.attn, self.native.sizes
-        roles = {"q": attn.q, "k": attn.k, "v": attn.v}
-        for letter, role in roles.items():
-            shares = frozenset(
-                f"{at}hook_{other}"
-                for other in roles
-                if roles[other].linear is role.linear
-                or roles[other].linear.module is role.linear.module
-            )
-            fields = self._fields(
-                f"{at}hook_{letter}", role.linear.module, "output", role.layout.pattern, shares
-            )
-            yield OutputSite(*fields, module=role.linear.module, layout=role.layout)
-        for last, kernel_role in _KERNEL_ROLES.items():
-            if attn.rotary or kernel_role in ("scores", "pattern"):
-                fields = self._fields(f"{at}{last}", attn.module, "kernel")
-                yield KernelSite(
-                    *fields,
-                    module=attn.module,
-                    role=kernel_role,
-                    n_heads=sizes.n_heads,
-                    n_kv=sizes.n_key_value_heads,
-                )
-        heads = layouts.heads(sizes.n_heads, sizes.d_head)
-        fields = self._fields(f"{at}hook_z", attn.out.module, "input", heads.pattern)
-        yield InputSite(*fields, module=attn.out.module, layout=heads)
-        fields = self._fields(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head")
-        yield ResultSite(*fields, out=attn.out, layout=heads, n_heads=sizes.n_heads)
+    def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
+        if stack.embed is not None:
+            writer = Writer((stack.embed,), stack.embed_scale)
+            yield self._written(f"{at}hook_embed", writer)
+        if stack.pos_embed is not None:
+            fields = self._fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
+            yield PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+        if stack.ln_embed is not None:
+            yield from self._norm(f"{at}ln_embed", stack.ln_embed)
+        for i, block in enumerate(stack.blocks):
+            for site in _BlockWiring(self.native, f"{stack.prefix}.{i}.", block).sites():
+                yield site if block.repeat is None else _repeated(site, block.repeat)
+        if stack.ln_final is not None:
+            yield from self._norm(f"{at}ln_final", stack.ln_final)
 
-    def _head_inputs(self, at: str, block: BlockPart, norm: nn.Module) -> Iterator[Site]:
-        for letter, role in (("q", block.attn.q), ("k", block.attn.k), ("v", block.attn.v)):
-            fields = self._fields(
-                f"{at}hook_{letter}_input", norm, "input", "b p m -> b p n m (repeated)"
-            )
-            yield HeadInputSite(
-                *fields,
-                norm=norm,
-                projection=role.linear.module,
-                layout=role.layout,
-                n_heads=role.n,
-            )
-
-    def _mlp(self, at: str, block: BlockPart) -> Iterator[Site]:
-        mlp = block.mlp
-        yield self._output(f"{at}hook_pre", (mlp.gate or mlp.up).module)
-        if mlp.gate is not None:
-            yield self._output(f"{at}hook_pre_linear", mlp.up.module)
-        yield self._input(f"{at}hook_post", mlp.down.module)
+    def _written(self, name: str, writer: Writer) -> Site:
+        if len(writer.modules) == 1 and writer.scale == 1.0:
+            return self._output(name, writer.modules[0])
+        formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
+        fields = self._fields(
+            name, writer.modules[-1], "output", f"{formula} times {writer.scale:g}"
+        )
+        return SumSite(*fields, modules=writer.modules, scale=writer.scale)
 
     def _norm(self, at: str, norm: Norm) -> Iterator[Site]:
         divisor = "sqrt(var(x) + eps)" if norm.kind == "LN" else "sqrt(mean(x^2) + eps)"
@@ -163,14 +192,23 @@ class _Wiring:
         yield NormalizedSite(*normalized, norm=norm)
         yield self._output(f"{at}.hook_out", norm.module)
 
-    def _input(self, name: str, module: nn.Module, rank: int = 0) -> Site:
-        fields = self._fields(name, module, "input")
-        return InputSite(*fields, module=module, layout=layouts.plain(), rank=rank)
+    def _input(
+        self, name: str, module: nn.Module, rank: int = 0, layout: Layout | None = None
+    ) -> Site:
+        layout = layout or layouts.plain()
+        fields = self._fields(name, module, "input", _formula(layout))
+        return InputSite(*fields, module=module, layout=layout, rank=rank)
 
-    def _output(self, name: str, module: nn.Module) -> Site:
-        return OutputSite(
-            *self._fields(name, module, "output"), module=module, layout=layouts.plain()
-        )
+    def _output(
+        self,
+        name: str,
+        module: nn.Module,
+        layout: Layout | None = None,
+        shares: frozenset[str] | None = None,
+    ) -> Site:
+        layout = layout or layouts.plain()
+        fields = self._fields(name, module, "output", _formula(layout), shares)
+        return OutputSite(*fields, module=module, layout=layout)
 
     def _fields(
         self,
@@ -180,6 +218,265 @@ class _Wiring:
         formula: str = "as it is",
         shares: frozenset[str] | None = None,
     ) -> tuple[str, str, str, str, frozenset[str]]:
-        where = f"{side} of {self.native.paths[module]}"
+        where = f"{side} of {self.native.paths.get(module, '') or type(module).__name__}"
         axes = BY_TEMPLATE[template(name)].axes
         return name, axes, where, formula, shares or frozenset({name})
+
+
+def _formula(layout: Layout) -> str:
+    return "as it is" if layout.pattern == "... m" else layout.pattern
+
+
+def _repeated(site: Site, nth: int) -> Site:
+    return RepeatedSite(
+        site.name, site.axes, f"call {nth} of: {site.where}", site.formula, site.shares, site, nth
+    )
+
+
+class _BlockWiring(_Wiring):
+    """The sites of one layer, whose names begin with `at`."""
+
+    def __init__(self, native: Native, at: str, block: BlockPart) -> None:
+        super().__init__(native)
+        self.at = at
+        self.block = block
+
+    def sites(self) -> Iterator[Site]:
+        at, block = self.at, self.block
+        yield self._input(f"{at}hook_resid_pre", block.module)
+        yield self._output(f"{at}hook_resid_post", block.module)
+        if block.residual is None:
+            return
+        for slot in ("ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"):
+            norm: Norm | None = {
+                "ln1": block.ln1,
+                "ln1_post": block.ln1_post,
+                "ln_cross": block.ln_cross,
+                "ln_cross_post": block.ln_cross_post,
+                "ln2": block.ln2,
+                "ln2_post": block.ln2_post,
+            }[slot]
+            if norm is not None:
+                yield from self._norm(f"{at}{slot}", norm)
+        yield from self._between()
+        if block.attn is not None:
+            yield self._written(f"{at}hook_attn_out", block.attn.writer)
+            yield from self._attention_inputs(block.attn)
+            yield from self._attention(f"{at}attn.", block.attn)
+        if block.cross is not None:
+            yield self._written(f"{at}hook_cross_attn_out", block.cross.writer)
+            yield from self._attention(f"{at}cross_attn.", block.cross)
+        if block.mixer is not None:
+            yield self._written(f"{at}hook_mixer_out", block.mixer.writer)
+            yield from self._mixer(f"{at}mixer.", block.mixer)
+        if block.mlp is not None:
+            yield self._written(f"{at}hook_mlp_out", block.mlp.writer)
+            yield self._mlp_input(block.mlp)
+            if isinstance(block.mlp, MoEPart):
+                yield from self._moe(f"{at}mlp.", block.mlp)
+            else:
+                yield from self._neurons(f"{at}mlp.", block.mlp)
+        if block.per_layer is not None:
+            yield self._output(f"{at}hook_per_layer_out", block.per_layer)
+
+    # --- the stream between the branches -----------------------------------------------------
+
+    @property
+    def _summed(self) -> bool:
+        return self.block.residual == "post_norm"
+
+    def _between(self) -> Iterator[Site]:
+        block = self.block
+        branches = [block.attn or block.mixer, block.cross, block.mlp]
+        if block.residual == "parallel" or sum(one is not None for one in branches) < 2:
+            return
+        steps: list[tuple[str, Norm | None, Norm | None, Any]] = []
+        if block.attn or block.mixer:
+            following = block.cross or block.mlp
+            before = block.ln_cross if block.cross else block.ln2
+            steps.append(("hook_resid_mid", block.ln1, before, following))
+        if block.cross:
+            steps.append(("hook_resid_mid_cross", block.ln_cross, block.ln2, block.mlp))
+        for name, after, before, following in steps:
+            if following is None:
+                continue
+            if self._summed and after is not None:
+                yield self._output(f"{self.at}{name}", after.module)
+                continue
+            reader = before.module if before else _first_modules(following)[0]
+            fields = self._fields(f"{self.at}{name}", reader, "input")
+            yield SharedInputSite(*fields, module=reader)
+
+    def _attention_inputs(self, attn: AttentionPart) -> Iterator[Site]:
+        at = self.at
+        norm = None if self._summed or self.block.ln1 is None else self.block.ln1.module
+        yield self._branch_input(f"{at}hook_attn_in", norm, _first_modules(attn))
+        if attn.latent is not None:
+            return
+        for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v)):
+            if role is None:
+                continue
+            reader = norm or role.linear.module
+            fields = self._fields(
+                f"{at}hook_{letter}_input", reader, "input", "b p m -> b p n m (repeated)"
+            )
+            yield HeadInputSite(
+                *fields,
+                norm=norm,
+                projection=role.linear.module,
+                layout=role.layout,
+                n_heads=role.n,
+            )
+
+    def _mlp_input(self, mlp: MLPPart | MoEPart) -> Site:
+        norm = None if self._summed or self.block.ln2 is None else self.block.ln2.module
+        return self._branch_input(f"{self.at}hook_mlp_in", norm, _first_modules(mlp))
+
+    def _branch_input(
+        self, name: str, norm: nn.Module | None, modules: tuple[nn.Module, ...]
+    ) -> Site:
+        if norm is not None:
+            return self._input(name, norm, rank=1)
+        return BranchInputSite(*self._fields(name, modules[0], "input"), modules=modules)
+
+    # --- attention ---------------------------------------------------------------------------
+
+    def _attention(self, at: str, attn: AttentionPart) -> Iterator[Site]:
+        yield from self._projections(at, attn)
+        sizes = {"n_heads": attn.n_heads, "n_kv": attn.n_kv, "sinks": attn.sinks}
+        for last, role in _KERNEL_ROLES.items():
+            if attn.rotary or role in ("scores", "pattern"):
+                yield self._kernel(f"{at}{last}", attn, role, sizes)
+        heads = layouts.heads(attn.n_heads, attn.d_head)
+        if attn.gated:
+            yield self._kernel(f"{at}hook_z", attn, "z", sizes)
+        else:
+            yield self._input(f"{at}hook_z", attn.out.module, layout=heads)
+        fields = self._fields(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head")
+        yield ResultSite(
+            *fields,
+            out=attn.out,
+            layout=heads,
+            n_heads=attn.n_heads,
+            behind=attn.behind,
+            scale=attn.writer.scale,
+        )
+        if attn.position_bias is not None:
+            layout = Layout(
+                "q k h -> 1 h q k",
+                lambda x: x.movedim(-1, 0).unsqueeze(0),
+                lambda x, share: x.copy_(share[0].movedim(0, -1)),
+                whole=False,
+            )
+            yield self._output(f"{at}hook_rel_pos_bias", attn.position_bias, layout)
+
+    def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
+        return KernelSite(
+            *self._fields(name, attn.module, "kernel"), module=attn.module, role=role, **sizes
+        )
+
+    def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
+        roles = {
+            letter: role
+            for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v))
+            if role is not None
+        }
+        norms = {"q": attn.q_norm, "k": attn.k_norm}
+        for letter, role in roles.items():
+            name, norm = f"{at}hook_{letter}", norms.get(letter)
+            if norm is not None:
+                yield self._output(name, norm, _normed(attn, role))
+            elif letter == "k" and attn.latent is not None:
+                yield self._latent_key(name, attn, role)
+            else:
+                yield self._output(name, role.linear.module, role.layout, _shares(at, roles, role))
+        if attn.latent is not None:
+            width, latent = attn.latent.kv_norm.width, attn.latent
+            layout = layouts.leading(width, "latent key")
+            yield self._output(f"{at}hook_kv_latent", latent.kv_down.module, layout)
+            if latent.q_down is not None:
+                yield self._output(f"{at}hook_q_latent", latent.q_down.module)
+
+    def _latent_key(self, name: str, attn: AttentionPart, role: Role) -> Site:
+        latent = attn.latent
+        assert latent is not None
+        fields = self._fields(name, role.linear.module, "output", "own part, then the shared part")
+        return LatentKeySite(
+            *fields,
+            down=latent.kv_down.module,
+            up=latent.kv_up.module,
+            layout=role.layout,
+            n_heads=attn.n_heads,
+            d_nope=latent.d_nope,
+            d_rope=latent.d_rope,
+        )
+
+    # --- mixer, MLP, experts -----------------------------------------------------------------
+
+    def _mixer(self, at: str, mixer: MixerPart) -> Iterator[Site]:
+        yield self._input(f"{at}hook_in", mixer.module)
+        for step, module in mixer.steps.items():
+            name, where, axes = f"{at}hook_{step}", self.native.paths[module], "b p c"
+            axes = "b c s" if isinstance(module, nn.Conv1d) else axes
+            fields = (name, axes, f"output of {where}", "as it is", frozenset({name}))
+            yield OutputSite(*fields, module=module, layout=layouts.plain())
+        yield self._output(f"{at}hook_out", mixer.module)
+
+    def _neurons(self, at: str, mlp: MLPPart) -> Iterator[Site]:
+        entrance = mlp.gate or mlp.up
+        pair = {f"{at}hook_pre": entrance} | ({f"{at}hook_pre_linear": mlp.up} if mlp.gate else {})
+        for name, role in pair.items():
+            shared = frozenset(
+                one for one, r in pair.items() if r.linear.module is role.linear.module
+            )
+            yield self._output(name, role.linear.module, role.layout, shared)
+        yield self._input(f"{at}hook_post", mlp.down.module)
+
+    def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
+        fields = self._fields(f"{at}hook_router_logits", moe.router, "first product")
+        yield RouterSite(*fields, module=moe.router, block=moe.module, n_experts=moe.n_experts)
+        if moe.shared is not None:
+            yield from self._neurons(f"{at}shared.", moe.shared)
+            yield self._input(f"{at}shared.hook_in", moe.shared.module)
+            yield self._output(f"{at}shared.hook_out", moe.shared.module)
+        if moe.experts is None:
+            return
+        holder = moe.experts.module
+        for last, argument in (("hook_expert_indices", 1), ("hook_expert_weights", 2)):
+            fields = self._fields(f"{at}{last}", holder, "input", f"argument {argument}")
+            yield ChoiceSite(*fields, module=holder, block=moe.module, argument=argument)  # type: ignore[arg-type]
+        for e in range(moe.experts.n):
+            for role in _EXPERT_ROLES:
+                if role == "pre_linear" and not moe.experts.gated:
+                    continue
+                fields = self._fields(f"{at}experts.{e}.hook_{role}", holder, "tokens and weights")
+                yield ExpertSite(*fields, experts=moe.experts, expert=e, role=role)
+
+
+def _first_modules(part: Any) -> tuple[nn.Module, ...]:
+    """The modules that read a branch's input first."""
+    if isinstance(part, AttentionPart):
+        latent = part.latent
+        if latent is not None:
+            return (latent.q_down or part.q.linear).module, latent.kv_down.module
+        linears = [role.linear.module for role in (part.q, part.k, part.v) if role is not None]
+    elif isinstance(part, MLPPart):
+        linears = [role.linear.module for role in (part.gate, part.up) if role is not None]
+    else:
+        linears = [part.module]
+    return tuple(dict.fromkeys(linears))
+
+
+def _normed(attn: AttentionPart, role: Role) -> Layout:
+    """How heads lie in what a q or k norm gives."""
+    if attn.qk_norm_axes == "flat":
+        return layouts.heads(role.n, role.d)
+    return layouts.plain() if attn.qk_norm_axes == "positions_first" else layouts.heads_first()
+
+
+def _shares(at: str, roles: dict[str, Role], role: Role) -> frozenset[str]:
+    return frozenset(
+        f"{at}hook_{other}"
+        for other, one in roles.items()
+        if one.linear.module is role.linear.module
+    )
