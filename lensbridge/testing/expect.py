@@ -1,0 +1,129 @@
+"""What a check says about two tensors. Every comparison is counted: a check that made none failed.
+
+Differences are told relative to the larger of 1 and the largest value expected.
+"""
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import ConformanceError
+
+
+class NotApplicable(Exception):  # noqa: N818 - nothing went wrong
+    """This model gives a check nothing to look at; the reason is the message."""
+
+
+class Expect:
+    """Comparisons with one tolerance.
+
+    Args:
+        tolerance: how far two values of one computation may lie apart.
+        exact: whether sums are precise enough to be compared at all; in half precision only what
+            is bit for bit the same, and what is roughly so, can be told.
+    """
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.made = 0
+
+    def same(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
+        """Equal bit for bit.
+
+        Raises:
+            ConformanceError: they are not.
+        """
+        self._shapes(point, found, wanted, meaning)
+        if not torch.equal(found, wanted):
+            raise ConformanceError(
+                f"{point} should be, bit for bit, {meaning}; {_apart(found, wanted)}."
+            )
+
+    def close(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
+        """Equal within the tolerance; -inf only where -inf is expected.
+
+        Raises:
+            ConformanceError: they are not.
+        """
+        self._shapes(point, found, wanted, meaning)
+        if not self.are_close(found, wanted):
+            raise ConformanceError(
+                f"{point} should be {meaning}; {_apart(found, wanted)} (allowed "
+                f"{self.tolerance:.0e})."
+            )
+
+    def proportional(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
+        """Equal up to one positive factor.
+
+        Raises:
+            ConformanceError: no factor makes them equal.
+        """
+        self._shapes(point, found, wanted, meaning)
+        factor = best_factor(found, wanted)
+        if factor <= 0 or not self.are_close(found, wanted.double() * factor):
+            raise ConformanceError(
+                f"{point} should be {meaning}, up to a positive factor; with the best one, "
+                f"{factor:.4g}, {_apart(found, wanted.double() * factor)} (allowed "
+                f"{self.tolerance:.0e})."
+            )
+
+    def differ(self, point: str, found: Tensor, before: Tensor, cause: str) -> None:
+        """Further apart than the tolerance.
+
+        Raises:
+            ConformanceError: they are not.
+        """
+        self._shapes(point, found, before, cause)
+        if self.are_close(found, before):
+            raise ConformanceError(f"{point} should change under {cause}; it does not.")
+
+    def holds(self, point: str, fact: bool, meaning: str) -> None:
+        """A fact that is no comparison of tensors.
+
+        Raises:
+            ConformanceError: it is not so.
+        """
+        self.made += 1
+        if not fact:
+            raise ConformanceError(f"{point}: {meaning}.")
+
+    def are_close(self, found: Tensor, wanted: Tensor) -> bool:
+        """Whether two tensors of one shape are equal within the tolerance."""
+        return difference(found, wanted) <= self.tolerance
+
+    def _shapes(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
+        self.made += 1
+        if found.shape != wanted.shape:
+            raise ConformanceError(
+                f"{point} should be {meaning}; its shape is {tuple(found.shape)}, and that of the "
+                f"other is {tuple(wanted.shape)}."
+            )
+        if found.numel() == 0:
+            self.made -= 1  # two empty tensors tell nothing
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the larger of 1 and the largest value expected."""
+    if found.numel() == 0:
+        return 0.0
+    one, other = found.detach().double(), wanted.detach().double()
+    finite = torch.isfinite(other)
+    if not torch.equal(torch.isfinite(one), finite):
+        return float("inf")
+    apart = (one - other)[finite].abs()
+    if not apart.numel():
+        return 0.0
+    return float(apart.max() / other[finite].abs().max().clamp(min=1.0))
+
+
+def best_factor(found: Tensor, wanted: Tensor) -> float:
+    """The factor of `wanted` that brings it nearest to `found`."""
+    one, other = found.detach().double().flatten(), wanted.detach().double().flatten()
+    return float(one @ other / (other @ other).clamp(min=1e-300))
+
+
+def _apart(found: Tensor, wanted: Tensor) -> str:
+    if not torch.equal(torch.isfinite(found), torch.isfinite(wanted)):
+        return "they are not finite in the same places"
+    largest = float((found.double() - wanted.double()).nan_to_num(0.0).abs().max())
+    values = float(wanted.double().nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return f"they differ by up to {largest:.3g}, where values reach {values:.3g}"

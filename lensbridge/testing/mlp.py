@@ -1,0 +1,154 @@
+"""MLPs and mixtures of experts: neurons are neurons, and routing routes."""
+
+import torch
+from torch import Tensor
+
+from lensbridge.hooks import Hook
+from lensbridge.parts import BlockPart
+from lensbridge.testing.attention import hold_only_within
+from lensbridge.testing.subject import Block, Subject
+
+
+def check_neurons_are_elementwise(subject: Subject) -> None:
+    """Moving every pre-activation along by one neuron moves the neurons along by one."""
+    for block in subject.samples("mlp.hook_pre", "mlp.hook_post"):
+        names = [n for n in ("mlp.hook_pre", "mlp.hook_pre_linear") if n in block]
+        post = block.name("mlp.hook_post")
+
+        def roll(value: Tensor, hook: Hook) -> Tensor:
+            return value.roll(1, -1)
+
+        after = subject.read([post], [(block.name(n), roll) for n in names])[post]
+        subject.expect.close(
+            f"{post}, when pre-activations move along by one,",
+            after,
+            block["mlp.hook_post"].roll(1, -1),
+            "moved along as well",
+        )
+
+
+def check_editing_a_neuron_moves_it(subject: Subject) -> None:
+    """One neuron's pre-activation at one position moves that neuron there."""
+    for block in subject.samples("mlp.hook_pre", "mlp.hook_post"):
+        for point in ("mlp.hook_pre", "mlp.hook_pre_linear"):
+            if point in block:
+                _nudge_neuron(subject, block, point)
+
+
+def _nudge_neuron(subject: Subject, block: Block, point: str) -> None:
+    post, where = block.name("mlp.hook_post"), (0, 2, 5)
+
+    def nudge(value: Tensor, hook: Hook) -> None:
+        value[where] = 2.5
+
+    after = subject.read([post], [(block.name(point), nudge)])[post]
+    region = torch.zeros_like(after, dtype=torch.bool)
+    region[where] = True
+    hold_only_within(
+        subject,
+        post,
+        after,
+        block["mlp.hook_post"],
+        region,
+        f"an edit of {block.name(point)}[0, 2, 5]",
+    )
+
+
+def check_linear_branch_is_linear(subject: Subject) -> None:
+    """The neurons are linear in `pre_linear`, and not in `pre`."""
+    for block in subject.samples("mlp.hook_pre_linear", "mlp.hook_post"):
+        bent = {point: _bend(subject, block, point) for point in ("pre_linear", "pre")}
+        subject.expect.close(
+            f"the second difference of {block.name('mlp.hook_post')} along hook_pre_linear",
+            bent["pre_linear"],
+            torch.zeros_like(bent["pre_linear"]),
+            "zero",
+        )
+        flat = torch.zeros_like(bent["pre"])
+        subject.expect.differ(
+            f"the second difference of {block.name('mlp.hook_post')} along hook_pre",
+            bent["pre"],
+            flat,
+            "the activation",
+        )
+
+
+def _bend(subject: Subject, block: Block, point: str) -> Tensor:
+    post = block.name("mlp.hook_post")
+    value = block[f"mlp.hook_{point}"]
+    step = torch.linspace(-1.0, 1.0, value.shape[-1]).to(value)
+    runs = []
+    for times in (-1.0, 0.0, 1.0):
+
+        def move(value: Tensor, hook: Hook, times: float = times) -> Tensor:
+            return value + times * step
+
+        runs.append(subject.read([post], [(block.name(f"mlp.hook_{point}"), move)])[post])
+    return runs[0] - 2 * runs[1] + runs[2]
+
+
+def mlp_input(block: Block, part: BlockPart) -> str:
+    """The point whose value the MLP's projections read."""
+    if part.residual != "post_norm" and "ln2.hook_out" in block:
+        return "ln2.hook_out"
+    if part.residual == "parallel":
+        return "ln1.hook_out" if "ln1.hook_out" in block else "hook_resid_pre"
+    for point in ("hook_resid_mid_cross", "hook_resid_mid"):
+        if point in block:
+            return point
+    return "hook_resid_pre"
+
+
+def check_editing_the_router_re_routes(subject: Subject) -> None:
+    """A token whose router wants another expert goes there."""
+    for block in subject.samples("mlp.hook_router_logits"):
+        logits = block["mlp.hook_router_logits"]
+        wanted = logits[0, 1].argmin()
+
+        def prefer(value: Tensor, hook: Hook, wanted: Tensor = wanted) -> None:
+            value[0, 1, wanted] = value[0, 1].max() + 3.0
+
+        names = [block.name(n) for n in ("hook_mlp_out", "mlp.hook_expert_indices") if n in block]
+        after = subject.read(names, [(block.name("mlp.hook_router_logits"), prefer)])
+        name = block.name("hook_mlp_out")
+        region = torch.zeros_like(after[name], dtype=torch.bool)
+        region[0, 1] = True
+        hold_only_within(
+            subject,
+            name,
+            after[name],
+            block["hook_mlp_out"],
+            region,
+            "an edit of the router's logits at one token",
+        )
+        indices = block.name("mlp.hook_expert_indices")
+        if indices in after.values:
+            chosen = bool((after[indices][0, 1] == wanted).any())
+            subject.expect.holds(indices, chosen, f"expert {int(wanted)} was preferred, not chosen")
+
+
+def check_expert_choices_are_obeyed(subject: Subject) -> None:
+    """Editing weights scales what the routed experts add; editing indices sends elsewhere."""
+    for block in subject.samples("mlp.hook_expert_indices", "mlp.hook_expert_weights"):
+        name = block.name("hook_mlp_out")
+        n = block["mlp.hook_router_logits"].shape[-1] if "mlp.hook_router_logits" in block else 2
+
+        def onwards(value: Tensor, hook: Hook, n: int = n) -> None:
+            value[0, 1] = (value[0, 1] + 1) % n
+
+        def double(value: Tensor, hook: Hook) -> None:
+            value[0, 1] *= 2
+
+        for point, edit in (("expert_indices", onwards), ("expert_weights", double)):
+            full = block.name(f"mlp.hook_{point}")
+            after = subject.read([name], [(full, edit)])[name]
+            region = torch.zeros_like(after, dtype=torch.bool)
+            region[0, 1] = True
+            hold_only_within(
+                subject,
+                name,
+                after,
+                block["hook_mlp_out"],
+                region,
+                f"an edit of {full} at one token",
+            )

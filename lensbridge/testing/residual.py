@@ -1,0 +1,215 @@
+"""The residual stream: what is added to it is what the points say, edited or not."""
+
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lensbridge.hooks import Hook
+from lensbridge.parts import BlockPart
+from lensbridge.testing.expect import NotApplicable
+from lensbridge.testing.subject import Block, Pass, Subject
+
+BRANCHES = ("hook_attn_out", "hook_mixer_out")
+
+
+class Sum(NamedTuple):
+    """One equation of the stream: a point and what it should be."""
+
+    point: str
+    wanted: Tensor
+    meaning: str
+
+
+def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
+    """The equations of one block, in the order in which the stream flows."""
+    if part.residual == "post_norm":
+        yield from _post_norm(block)
+    elif part.residual is not None:
+        yield from _added(block, part)
+
+
+def _post_norm(block: Block) -> Iterator[Sum]:
+    behind = {"hook_resid_mid": "ln1", "hook_resid_mid_cross": "ln_cross", "hook_resid_post": "ln2"}
+    for point, norm in behind.items():
+        if point in block and f"{norm}.hook_out" in block:
+            yield Sum(block.name(point), block[f"{norm}.hook_out"], f"{norm}.hook_out")
+
+
+def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
+    stream = Running(block, "ln1.hook_out" if part.skip_norm else "hook_resid_pre")
+    stream.add(*BRANCHES)
+    if "hook_resid_mid" in block:
+        yield stream.reaches("hook_resid_mid")
+    if "hook_cross_attn_out" in block:
+        stream.add("hook_cross_attn_out")
+        if "hook_resid_mid_cross" in block:
+            yield stream.reaches("hook_resid_mid_cross")
+    if part.skip_norm and part.residual == "sequential":
+        stream = Running(block, "ln2.hook_out")
+    stream.add("hook_mlp_out", "hook_per_layer_out")
+    if "hook_resid_post" in block:
+        yield stream.reaches("hook_resid_post", _out_scale(part))
+
+
+def _out_scale(part: BlockPart) -> Tensor | None:
+    if part.out_scale is None:
+        return None
+    module, name = part.out_scale
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return held[name].detach()
+
+
+class Running:
+    """A stream to which branches are added."""
+
+    def __init__(self, block: Block, start: str) -> None:
+        self.block = block
+        self.value = block[start]
+        self.words = [start]
+
+    def add(self, *points: str) -> None:
+        """Add those of the points that the block has."""
+        for point in points:
+            if point in self.block:
+                self.value = self.value + self.block[point]
+                self.words.append(point)
+
+    def reaches(self, point: str, factor: Tensor | None = None) -> Sum:
+        """The equation for a point of the stream, which goes on from there."""
+        words, value = " + ".join(self.words), self.value
+        if factor is not None:
+            words, value = f"({words}) * the layer's scale", value * factor
+        self.value, self.words = self.block[point], [point]
+        return Sum(self.block.name(point), value, words)
+
+
+def check_stream_adds_up(subject: Subject) -> None:
+    """What the branches add, and nothing else, makes the stream."""
+    _require_described(subject)
+    _hold(subject, subject.clean, subject.clean.blocks)
+
+
+def _require_described(subject: Subject) -> None:
+    if all(part.residual is None for part in subject.parts.values()):
+        raise NotApplicable("the inside of its layers is not described")
+
+
+def _hold(subject: Subject, run: Pass, ats: Collection[str], edited: Collection[str] = ()) -> None:
+    for at in ats:
+        for point, wanted, meaning in sums(run.blocks[at], subject.parts[at]):
+            if point not in edited:
+                subject.expect.close(point, run[point], wanted, meaning)
+
+
+def check_stream_flows_on(subject: Subject) -> None:
+    """A block starts with what the one before it left, and the final norm reads the last."""
+    blocks = list(subject.clean.having("hook_resid_pre", "hook_resid_post"))
+    for one, other in pairwise(blocks):
+        if _stack(one) == _stack(other):
+            subject.expect.close(
+                other.name("hook_resid_pre"),
+                other["hook_resid_pre"],
+                one["hook_resid_post"],
+                one.name("hook_resid_post"),
+            )
+    subject.expect.holds("the blocks", bool(blocks), "there is none with both of its ends")
+
+
+def _stack(block: Block) -> str:
+    return block.at.rstrip(".").rpartition(".")[0]
+
+
+def check_embeddings_make_the_stream(subject: Subject) -> None:
+    """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
+    for stack in subject.model.native.stacks:
+        if stack.prefix != subject.model.native.stacks[0].prefix:
+            continue
+        run, first = subject.clean, f"{stack.prefix}.0.hook_resid_pre"
+        summed = run["hook_embed"]
+        if "hook_pos_embed" in run.values:
+            summed = summed + run["hook_pos_embed"]
+        if "ln_embed.hook_out" not in run.values:
+            subject.expect.close(first, run[first], summed, "hook_embed + hook_pos_embed")
+            continue
+        subject.expect.close(first, run[first], run["ln_embed.hook_out"], "ln_embed.hook_out")
+        read = run["ln_embed.hook_normalized"] * run["ln_embed.hook_scale"]
+        constant = _uncentered(read) - _uncentered(summed)  # token types: one row for all
+        subject.expect.close(
+            "what ln_embed reads",
+            constant,
+            constant[:1, :1].expand_as(constant),
+            "hook_embed + hook_pos_embed, up to one vector",
+        )
+
+
+def _uncentered(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+EDITED = (
+    "hook_resid_pre",
+    "hook_attn_in",
+    "ln1.hook_out",
+    "hook_attn_out",
+    "hook_mixer_out",
+    "hook_resid_mid",
+    "hook_cross_attn_out",
+    "hook_resid_mid_cross",
+    "hook_mlp_in",
+    "ln2.hook_out",
+    "hook_mlp_out",
+    "hook_per_layer_out",
+    "hook_resid_post",
+)
+
+
+def check_edits_reach_branch_and_skip(subject: Subject) -> None:
+    """Under an edit of any term the stream adds up with the edited value, and its readers move."""
+    _require_described(subject)
+    for block in subject.samples("hook_resid_pre"):
+        for point in EDITED:
+            if point in block:
+                _edit_and_hold(subject, block, point)
+
+
+READERS = {
+    "hook_resid_pre": ("hook_attn_out", "hook_mixer_out", "hook_mlp_out"),
+    "hook_attn_in": ("hook_attn_out", "hook_mixer_out"),
+    "ln1.hook_out": ("hook_attn_out", "hook_mixer_out"),
+    "hook_resid_mid": ("hook_cross_attn_out", "hook_mlp_out"),
+    "hook_resid_mid_cross": ("hook_mlp_out",),
+    "hook_mlp_in": ("hook_mlp_out",),
+    "ln2.hook_out": ("hook_mlp_out",),
+}
+
+
+def _edit_and_hold(subject: Subject, block: Block, point: str) -> None:
+    name = block.name(point)
+    value = block[point]
+    delta = torch.linspace(-1.0, 1.5, value.shape[-1]).to(value)
+
+    def edit(value: Tensor, hook: Hook) -> Tensor:
+        return value + delta
+
+    points = [n for n in subject.names if n.startswith(block.at) and n not in _behind(block, point)]
+    after = subject.read(points, [(name, edit)])
+    changed = after.blocks[block.at]
+    subject.expect.close(name, changed[point], value + delta, "the edited value, for later readers")
+    _hold(subject, after, [block.at], edited={name})
+    part = subject.parts[block.at]
+    if part.residual == "post_norm" and point.startswith("ln"):
+        return
+    for reader in READERS.get(point, ()):
+        if reader in block:
+            subject.expect.differ(
+                block.name(reader), changed[reader], block[reader], f"an edit of {name}"
+            )
+
+
+def _behind(block: Block, point: str) -> set[str]:
+    """Points whose captured tensor an edit of this one is written into."""
+    shared = {"hook_resid_mid": "ln1.hook_out", "hook_resid_mid_cross": "ln_cross.hook_out"}
+    return {block.name(shared[point])} if point in shared else set()

@@ -1,0 +1,298 @@
+"""Tiny random models of any transformers class: nothing is downloaded.
+
+Sizes differ from one another on purpose, and multipliers are not 1, so that a description that
+mixes two up or forgets one shows. Weights are of order one, gains and biases included.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from lensbridge.errors import LoadError
+from lensbridge.spec import Architecture
+
+VOCAB = 97
+HEADS, KV_HEADS, HEAD_DIM, ODD_HEAD_DIM = 4, 2, 8, 12
+WIDTH, NEURONS, EXPERT_NEURONS = HEADS * HEAD_DIM, 44, 20
+CONTEXT = 48
+
+SIZES: dict[str, Any] = {
+    **dict.fromkeys(
+        ("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "embedding_vocab_size"),
+        VOCAB,
+    ),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim", "dim"), WIDTH),
+    **dict.fromkeys(("embedding_size", "word_embed_proj_dim"), WIDTH),
+    **dict.fromkeys(
+        ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers",
+         "encoder_layers", "num_decoder_layers", "num_encoder_layers"),
+        2,
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads",
+         "encoder_attention_heads"),
+        HEADS,
+    ),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), KV_HEADS),
+    **dict.fromkeys(("head_dim", "kv_channels", "d_kv"), ODD_HEAD_DIM),
+    **dict.fromkeys(
+        ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "d_ff",
+         "ffn_hidden_size", "hidden_dim"),
+        NEURONS,
+    ),
+    **dict.fromkeys(
+        ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length",
+         "max_source_positions", "max_target_positions"),
+        CONTEXT,
+    ),
+    **dict.fromkeys(("sliding_window", "window_size", "attention_window_size"), 4),
+    # mixtures of experts
+    **dict.fromkeys(
+        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4
+    ),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts", "moe_top_k"), 2),
+    **dict.fromkeys(("n_shared_experts", "moe_num_shared_experts", "num_shared_experts"), 1),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
+         "shared_intermediate_size", "intermediate_size_mlp"),
+        EXPERT_NEURONS,
+    ),
+    **dict.fromkeys(("n_group", "topk_group", "interleave_moe_layer_step"), 1),
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+    "decoder_sparse_step": 1,
+    # latent attention
+    "q_lora_rank": 14, "kv_lora_rank": 18, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6,
+       "v_head_dim": 8,
+    # state-space and linear attention
+    "state_size": 6, "mamba_d_state": 6, "mamba_n_heads": 8, "mamba_d_head": 8,
+       "mamba_n_groups": 1, "mamba_chunk_size": 4, "chunk_size": 4, "lru_width": WIDTH,
+       "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6,
+       "linear_value_head_dim": 10, "use_mamba_kernels": False, "time_step_rank": 5,
+    # multipliers, caps, scales
+    "residual_multiplier": 0.6, "embedding_multiplier": 1.7, "attention_multiplier": 0.4,
+       "logits_scaling": 1.6, "logit_scale": 0.45, "scale_emb": 1.8, "scale_depth": 1.2,
+       "dim_model_base": 20, "lm_head_multiplier": 0.7, "key_multiplier": 0.8,
+       "attention_out_multiplier": 0.65, "ssm_out_multiplier": 0.75, "ssm_in_multiplier": 0.85,
+       "attention_in_multiplier": 1.15, "attn_logit_softcapping": 3.0,
+       "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 10, "clip_qkv": 4.0,
+    # what is optional, switched on
+    "attention_bias": True, "mlp_bias": True, "attn_bias": True, "qkv_bias": True,
+       "use_qkv_bias": True,
+    # ids
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+       "sep_token_id": 3, "cls_token_id": 4, "forced_eos_token_id": None,
+    # other
+    "type_vocab_size": 2, "rotary_dim": 4, "hidden_size_per_layer_input": 6,
+       "image_size": 12, "patch_size": 4, "num_channels": 3, "projection_dim": 20,
+       "num_mel_bins": 8, "image_token_id": 90, "image_token_index": 90, "boi_token_index": 91,
+       "eoi_token_index": 92, "video_token_id": 93, "vision_start_token_id": 94,
+       "vision_end_token_id": 95, "reference_compile": False, "laurel_rank": 8,
+}  # fmt: skip
+"""What a config field is set to where a config has it."""
+
+ALTERNATIVES: tuple[dict[str, Any], ...] = (
+    {},
+    {"head_dim": HEAD_DIM, "d_kv": HEAD_DIM, "kv_channels": HEAD_DIM},
+    {"num_key_value_heads": HEADS, "num_kv_heads": HEADS, "head_dim": HEAD_DIM},
+    {"attention_bias": False, "mlp_bias": False, "qkv_bias": False, "head_dim": HEAD_DIM},
+)
+"""What is tried in turn: not every class takes sizes that differ."""
+
+_MIXED = ["sliding_attention", "full_attention"]
+_HYBRID = ["linear_attention", "full_attention"]
+
+BY_TYPE: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True},
+    "gpt_bigcode": {"multi_query": True},
+    "opt": {"word_embed_proj_dim": WIDTH},
+    "bloom": {"n_head": HEADS},
+    "falcon": {"num_kv_heads": KV_HEADS, "bias": True},
+    "t5": {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
+              "expert_layer_offset": 1, "num_key_value_heads": KV_HEADS},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 4},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_key_value_heads": HEADS,
+               "n_mamba_heads": 8, "mamba_ngroups": 1},
+    "rwkv": {"attention_hidden_size": WIDTH, "intermediate_size": NEURONS},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "altup_num_inputs": 2},
+    "deepseek_v2": {"num_key_value_heads": HEADS},
+    "deepseek_v3": {"num_key_value_heads": HEADS},
+    "minicpm3": {"num_key_value_heads": HEADS},
+    "glm4_moe_lite": {"num_key_value_heads": HEADS},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 4.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": EXPERT_NEURONS, "moe_num_experts": 4, "moe_top_k": 2,
+                       "hidden_size": WIDTH},
+    },
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
+    **{
+        name: {"layer_types": _MIXED}
+        for name in ("gemma2", "gemma3_text", "gemma4_text", "cohere2", "exaone4", "olmo3",
+                     "gpt_oss", "modernbert-decoder")
+    },
+    **{
+        name: {"layer_types": _HYBRID}
+        for name in ("granitemoehybrid", "qwen3_next", "olmo_hybrid", "qwen3_5_text")
+    },
+}  # fmt: skip
+"""What a model type needs beside its sizes."""
+
+VISION: dict[str, Any] = {
+    "hidden_size": 24, "embed_dim": 24, "intermediate_size": 28, "num_attention_heads": 3,
+    "num_heads": 3, "num_hidden_layers": 2, "depth": 2, "image_size": 12, "patch_size": 4,
+}  # fmt: skip
+"""Sizes of a tower for images, where they are another config's part."""
+
+
+def model_class(architecture: Architecture, name: str | None = None) -> Any:
+    """The transformers class that an architecture describes: the named one, or its first.
+
+    Raises:
+        LoadError: transformers has no such class.
+    """
+    wanted = name or architecture.classes[0]
+    try:
+        return attrgetter(wanted)(import_module("transformers"))
+    except AttributeError as error:
+        raise LoadError(
+            f"transformers has no class {wanted!r}, which '{architecture.name}' describes; pass a "
+            "config or a model."
+        ) from error
+
+
+def tiny_config(config_class: Any, **fields: Any) -> Any:
+    """A tiny config of a class.
+
+    Args:
+        config_class: a transformers config class.
+        fields: what to set beside, and instead of, the tables above.
+    """
+    return (
+        config_class(**_settings(config_class, SIZES), **fields)
+        if not fields
+        else config_class(**{**_settings(config_class, SIZES), **fields})
+    )
+
+
+def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    names = _fields(config_class)
+    found = {name: value for name, value in sizes.items() if name in names}
+    for name, part in _parts(config_class):
+        found[name] = part(**_settings(part, {**SIZES, **VISION} if "vision" in name else SIZES))
+    return {**found, **BY_TYPE.get(str(config_class.model_type), {})}
+
+
+def _fields(config_class: Any) -> set[str]:
+    if dataclasses.is_dataclass(config_class):
+        return {field.name for field in dataclasses.fields(config_class)}
+    return set(inspect.signature(config_class.__init__).parameters)
+
+
+def _parts(config_class: Any) -> Iterator[tuple[str, Any]]:
+    """The configs inside a config, where their classes are fixed."""
+    for name, part in config_class.sub_configs.items():
+        if part.model_type:  # not AutoConfig
+            yield name, part
+
+
+def tiny_model(
+    architecture: Architecture,
+    class_name: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    kernel: str | None = None,
+    seed: int = 0,
+    **fields: Any,
+) -> nn.Module:
+    """A tiny random model of a class that an architecture describes.
+
+    Args:
+        architecture: its `requires` are set in the config.
+        class_name: which of its classes; None: the first.
+        dtype: of the weights.
+        kernel: attention implementation; None: the model's own choice.
+        seed: of the weights.
+        fields: config fields to set.
+
+    Raises:
+        LoadError: none of the sizes that are tried fits.
+    """
+    cls = model_class(architecture, class_name)
+    wanted = {**dict(architecture.requires), **fields}
+    errors: list[str] = []
+    for alternative in ALTERNATIVES:
+        fitting = {k: v for k, v in alternative.items() if k in _fields(cls.config_class)}
+        try:
+            model = tiny_from(cls, {**fitting, **wanted}, dtype, kernel, seed)
+            with torch.no_grad():
+                model(**inputs_for(model))
+        except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
+            errors.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+            continue
+        return model
+    raise LoadError(
+        f"No tiny {cls.__name__} could be built: {'; '.join(dict.fromkeys(errors))}. Pass a config "
+        "or a model."
+    )
+
+
+def tiny_from(
+    cls: Any, fields: Mapping[str, Any], dtype: torch.dtype, kernel: str | None, seed: int
+) -> nn.Module:
+    """One tiny model of a class, with random weights."""
+    config = tiny_config(cls.config_class, **fields)
+    return from_config(cls, config, dtype, kernel, seed)
+
+
+def from_config(
+    cls: Any, config: Any, dtype: torch.dtype, kernel: str | None, seed: int
+) -> nn.Module:
+    """A model of a config, with random weights of order one."""
+    options = {} if kernel is None else {"attn_implementation": kernel}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = cls._from_config(config, **options).eval()
+    randomize(model, seed)
+    return model.to(dtype)
+
+
+def randomize(model: nn.Module, seed: int = 0) -> None:
+    """Give every weight a value of order one, gains, biases and scalar buffers included."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: torch.Tensor, size: float) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like) * size
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(noise(parameter, 0.3))
+            else:
+                parameter.copy_(noise(parameter, 1.5 / parameter.shape[-1] ** 0.5))
+        for buffer in model.buffers():
+            if buffer.is_floating_point() and buffer.numel() == 1 and float(buffer) == 1.0:
+                buffer.mul_(0.8)
+
+
+def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
+    """Random ids for a model, and the rest of what its forward needs."""
+    config: Any = model.config
+    text = config.get_text_config()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, min(int(text.vocab_size), 89), (batch, length), generator=generator)
+    ids = ids.to(next(model.parameters()).device)
+    if config.is_encoder_decoder:
+        return {"input_ids": ids, "decoder_input_ids": ids.flip(1)[:, :-2]}
+    return {"input_ids": ids}

@@ -1,0 +1,174 @@
+"""Weights: what the points hold is what the named weights make of what the points before hold."""
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.parts import AttentionPart, BlockPart
+from lensbridge.testing.attention import Heads, every
+from lensbridge.testing.expect import NotApplicable, best_factor
+from lensbridge.testing.mlp import mlp_input
+from lensbridge.testing.norms import norms_of
+from lensbridge.testing.subject import Block, Subject
+
+
+def attention_input(block: Block, part: BlockPart) -> str:
+    """The point whose value attention's projections read."""
+    normed = part.residual != "post_norm" and "ln1.hook_out" in block
+    return "ln1.hook_out" if normed else "hook_resid_pre"
+
+
+def check_projections_make_q_k_v(subject: Subject) -> None:
+    """q, k and v are the norm's output times W plus b, through the norms of q and k."""
+    for heads in every(subject):
+        if heads.sub == "attn" and heads.part.latent is None:
+            given = attention_input(heads.block, subject.parts[heads.block.at])
+            for role in "qkv":
+                if role in heads:
+                    _hold_projection(subject, heads, role, given)
+
+
+def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> None:
+    at = f"{heads.block.at}{heads.sub}."
+    weight = subject.weight(f"{at}W_{role.upper()}")
+    if weight is None:
+        return
+    wanted = torch.einsum("bpm,hmd->bphd", heads.block[given], weight)
+    bias = subject.weight(f"{at}b_{role.upper()}")
+    wanted = wanted if bias is None else wanted + bias
+    norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": None}[role]
+    words = f"{given} @ W_{role.upper()} + b_{role.upper()}"
+    if norm is not None:
+        wanted, words = _normed(norm, heads.part, wanted), f"norm({words})"
+    subject.expect.proportional(heads.name(role), heads[role], wanted, words)
+
+
+def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
+    with torch.no_grad():
+        if part.qk_norm_axes == "flat":
+            return norm(raw.flatten(-2)).view(raw.shape)
+        if part.qk_norm_axes == "heads_first":
+            return norm(raw.transpose(1, 2)).transpose(1, 2)
+        return norm(raw)
+
+
+def check_output_projection_writes_attn_out(subject: Subject) -> None:
+    """The heads' writes are z times W_O, up to the norm and the multiplier behind attention."""
+    for heads in every(subject, "z", "result"):
+        slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
+        weight = subject.weight(f"{heads.block.at}{heads.sub}.W_O")
+        if weight is not None and f"{slot}.hook_out" not in heads.block and not heads.part.gated:
+            wanted = torch.einsum("bphd,hdm->bphm", heads["z"], weight)
+            subject.expect.proportional(
+                heads.name("result"), heads["result"], wanted, "z @ W_O, head by head"
+            )
+        elif f"{slot}.hook_scale" in heads.block and weight is not None:
+            _hold_behind_norm(subject, heads, slot, weight)
+
+
+def _hold_behind_norm(subject: Subject, heads: Heads, slot: str, weight: Tensor) -> None:
+    """The norm behind attention reads the output projection."""
+    if heads.part.gated:
+        return
+    out = torch.einsum("bphd,hdm->bpm", heads["z"], weight)
+    bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
+    _hold_norm_reads(subject, heads.block, slot, out if bias is None else out + bias, "z @ W_O")
+
+
+def _hold_norm_reads(subject: Subject, block: Block, slot: str, wanted: Tensor, words: str) -> None:
+    norm = norms_of(subject.parts[block.at])[slot]
+    wanted = wanted - wanted.mean(-1, keepdim=True) if norm.kind == "LN" else wanted
+    read = block[f"{slot}.hook_normalized"] * block[f"{slot}.hook_scale"]
+    subject.expect.proportional(f"what {block.name(slot)} reads", read, wanted, words)
+
+
+def check_mlp_weights_make_neurons(subject: Subject) -> None:
+    """pre and pre_linear are what the MLP reads times its weights."""
+    for block in subject.clean.having("mlp.hook_pre"):
+        given = mlp_input(block, subject.parts[block.at])
+        gated = "mlp.hook_pre_linear" in block
+        pairs = {"mlp.hook_pre": "gate" if gated else "in", "mlp.hook_pre_linear": "in"}
+        for point, name in pairs.items():
+            weight = subject.weight(f"{block.at}mlp.W_{name}")
+            if point in block and weight is not None:
+                bias = subject.weight(f"{block.at}mlp.b_{name}")
+                wanted = block[given] @ weight
+                wanted = wanted if bias is None else wanted + bias
+                subject.expect.proportional(
+                    block.name(point), block[point], wanted, f"{given} @ W_{name} + b_{name}"
+                )
+
+
+def check_down_projection_writes_mlp_out(subject: Subject) -> None:
+    """mlp_out is the neurons times W_out plus b_out, up to the norm and multiplier behind it."""
+    for block in subject.clean.having("mlp.hook_post", "hook_mlp_out"):
+        weight = subject.weight(f"{block.at}mlp.W_out")
+        if weight is None:
+            continue
+        bias = subject.weight(f"{block.at}mlp.b_out")
+        wanted = block["mlp.hook_post"] @ weight
+        wanted = wanted if bias is None else wanted + bias
+        if "ln2_post.hook_scale" in block:
+            _hold_norm_reads(subject, block, "ln2_post", wanted, "post @ W_out + b_out")
+            wanted = block["ln2_post.hook_out"]
+        subject.expect.proportional(
+            block.name("hook_mlp_out"), block["hook_mlp_out"], wanted, "post @ W_out + b_out"
+        )
+
+
+def check_post_norms_are_what_is_added(subject: Subject) -> None:
+    """What a branch adds is its norm's output, up to the branch's multiplier."""
+    slots = {
+        "ln1_post": "hook_attn_out",
+        "ln_cross_post": "hook_cross_attn_out",
+        "ln2_post": "hook_mlp_out",
+    }
+    for block in subject.clean.blocks.values():
+        for slot, added in slots.items():
+            if f"{slot}.hook_out" in block and added in block:
+                subject.expect.proportional(
+                    block.name(added), block[added], block[f"{slot}.hook_out"], f"{slot}.hook_out"
+                )
+
+
+def check_embeddings_are_rows(subject: Subject) -> None:
+    """The embedding of a token is its row of W_E, up to the embedding's scale."""
+    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
+    table = subject.weight("embed.W_E")
+    if table is None or name not in subject.inputs:
+        raise NotApplicable("no table of embeddings")
+    embed = subject.clean["hook_embed"]
+    subject.expect.proportional("hook_embed", embed, table[subject.inputs[name]], "W_E[tokens]")
+
+
+def check_positions_are_rows(subject: Subject) -> None:
+    """The positions' embeddings are consecutive rows of W_pos."""
+    table, found = subject.weight("pos_embed.W_pos"), subject.clean["hook_pos_embed"]
+    if table is None:
+        raise NotApplicable("no table of positions")
+    starts = (table == found[0, 0]).all(-1).nonzero().flatten().tolist()
+    subject.expect.holds("hook_pos_embed", bool(starts), "position 0 is no row of W_pos")
+    rows = table[starts[0] : starts[0] + found.shape[1]]
+    subject.expect.close(
+        "hook_pos_embed", found, rows.expand_as(found), "consecutive rows of W_pos"
+    )
+
+
+def check_head_makes_logits(subject: Subject) -> None:
+    """Logits rise with what the head reads times W_U plus b_U, one function for all of them."""
+    run = subject.clean
+    before = next((p for p in ("head.hook_hidden", "ln_final.hook_out") if p in run.values), None)
+    weight = subject.weight("unembed.W_U")
+    if before is None or weight is None:
+        raise NotApplicable("what the head reads is not a point")
+    bias = subject.weight("unembed.b_U")
+    raw = run[before] @ weight
+    raw = raw if bias is None else raw + bias
+    logits = run["hook_logits"]
+    subject.expect.holds("hook_logits", logits.shape == raw.shape, "its shape is not the head's")
+    factor = best_factor(logits, raw)
+    if factor > 0 and subject.expect.are_close(logits, raw.double() * factor):
+        return
+    order = raw.flatten().argsort()
+    steps = logits.flatten().double()[order].diff()
+    rising = bool((steps >= -subject.expect.tolerance * float(logits.abs().max())).all())
+    subject.expect.holds("hook_logits", rising, f"it is no rising function of {before} @ W_U + b_U")
