@@ -1,4 +1,4 @@
-"""Pegasus, Blenderbot and M2M-100 (NLLB): mBART's pre-norm layers without a norm on the embedding."""
+"""Pegasus, Blenderbot and M2M-100 (NLLB): mBART without a norm on the embedding."""
 
 from dataclasses import replace
 
