@@ -82,9 +82,10 @@ class Tap(TorchFunctionMode):
         self.products = 0
         self.kernels = 0
         self.mixed_seen = False
+        self.looking = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        handler = _HANDLERS.get(func)
+        handler = _HANDLERS.get(func) if self.looking else None
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, *args, **(kwargs or {}))
@@ -281,10 +282,13 @@ class RouterTap(TorchFunctionMode):
         self.shape = shape
         self.n_experts = n_experts
         self.seen = False
+        self.looking = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.seen or func not in _ROUTER_PRODUCTS or out.shape[-1] != self.n_experts:
+        if self.seen or not self.looking or func not in _ROUTER_PRODUCTS:
+            return out
+        if out.shape[-1] != self.n_experts:
             return out
         self.seen = True
         new = self.chain.run(out.view(*self.shape, self.n_experts))

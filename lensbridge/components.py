@@ -73,7 +73,7 @@ class Components:
         """
         if self.native.unembed is None:
             raise WeightError(f"{type(self.native.core).__name__} has no language-model head.")
-        return UnembedView(self.native.unembed)
+        return UnembedView(self.native.unembed, self.native.unembed_bias)
 
     @property
     def pos_embed(self) -> EmbedView:

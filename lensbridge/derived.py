@@ -15,7 +15,7 @@ from lensbridge.errors import EditError
 from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
 from lensbridge.sites import Call, Chain, Site, Stage
-from lensbridge.weights import Linear
+from lensbridge.weights import Linear, fetch
 
 Change: TypeAlias = Literal["none", "connected", "changed"]
 
@@ -37,6 +37,31 @@ def substitute(native: Tensor, recomputed: Tensor, how: Change) -> Tensor:
     if how == "changed":
         return recomputed
     return native.detach() + (recomputed - recomputed.detach())
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """What multiplies a branch's output before it is added: a number, or one for each channel.
+
+    `held` is the module and the name of the parameter that holds the numbers.
+    """
+
+    number: float = 1.0
+    held: tuple[nn.Module, str] | None = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it changes nothing."""
+        return self.held is None and self.number == 1.0
+
+    def value(self, like: Tensor) -> Tensor | float:
+        """The number, or `[m]` on the device of what it multiplies."""
+        if self.held is None:
+            return self.number
+        return fetch(*self.held).to(like.device)
+
+    def __str__(self) -> str:
+        return f"{self.number:g}" if self.held is None else self.held[1]
 
 
 @dataclass(frozen=True)
@@ -96,7 +121,7 @@ class ResultSite(Site):
     layout: Layout
     n_heads: int
     behind: Norm | None
-    scale: float
+    scale: Multiplier
 
     def _stages(self) -> list[Stage]:
         if self.behind is None:
@@ -117,13 +142,14 @@ class ResultSite(Site):
 
     def _at_projection(self, call: Call, chain: Chain) -> None:
         bias = self.out.bias().to(call.input.device)
-        self._show(call, chain, self._writes(call.input) * self.scale, bias)
+        scale = self.scale.value(call.input)
+        self._show(call, chain, self._writes(call.input) * scale, bias)
 
     def _at_norm(self, call: Call, chain: Chain) -> None:
         norm, whole = self.behind, call.memory.pop(self.name)
         assert norm is not None
         scale, bias = norm.scale(call.input), self.out.bias().to(whole.device)
-        writes = norm.linear(self._writes(whole), scale.unsqueeze(-2)) * self.scale
+        writes = norm.linear(self._writes(whole), scale.unsqueeze(-2)) * self.scale.value(whole)
         rest = norm.linear(bias, scale) + norm.bias().to(whole.device)
         self._show(call, chain, writes.to(whole.dtype), rest.to(whole.dtype))
 
@@ -132,7 +158,7 @@ class ResultSite(Site):
         how = change(result, new)
         if how != "none":
             assert new is not None
-            written = new.sum(-2) / self.scale + rest
+            written = new.sum(-2) / self.scale.value(new) + rest
             call.replace_result(substitute(call.result, written, how))
 
 
@@ -144,7 +170,8 @@ class SumSite(Site):
     """
 
     modules: tuple[nn.Module, ...]
-    scale: float
+    scale: Multiplier
+    layout: Layout
 
     def _stages(self) -> list[Stage]:
         def keep(call: Call, chain: Chain) -> None:
@@ -153,12 +180,13 @@ class SumSite(Site):
         def act(call: Call, chain: Chain) -> None:
             others = [call.memory[self.name, module] for module in self.modules[:-1]]
             beside = sum(other.view(call.result.shape) for other in others)
-            read = (beside + call.result) * self.scale
+            scale = self.scale.value(call.result)
+            read = self.layout.split(beside + call.result) * scale
             new = chain.run(read)
             how = change(read, new)
             if how != "none":
                 assert new is not None
-                written = new / self.scale - beside
+                written = self.layout.merge(call.result, new / scale) - beside
                 call.replace_result(substitute(call.result, written, how))
 
         first = [Stage(module, "output", 3, keep) for module in self.modules[:-1]]
@@ -166,39 +194,45 @@ class SumSite(Site):
 
 
 @dataclass(frozen=True)
-class LatentKeySite(Site):
-    """Keys of latent attention before rotary: per head the part made from the latent, then the
-    rotary part, which all heads share.
+class LatentSite(Site):
+    """Keys or values of latent attention, of the positions of this pass.
 
-    An edit of the first part is written to the projection that made it. The shared part cannot be
-    changed for one head, so an edit of it is refused.
+    Keys are those before rotary: per head the part made from the latent, then the rotary part,
+    which all heads share (`d_shared` wide; values have none). An edit is written to the projection
+    that made the head's own part. The shared part cannot be changed for one head, so an edit of it
+    is refused. The native cache keeps latents, so later passes do not see an edit.
     """
 
     down: nn.Module
     up: nn.Module
     layout: Layout
     n_heads: int
-    d_nope: int
-    d_rope: int
+    d_shared: int
 
     def _stages(self) -> list[Stage]:
         def keep(call: Call, chain: Chain) -> None:
             call.memory[self.name] = call.result
 
         def act(call: Call, chain: Chain) -> None:
-            whole = call.result
-            shared = call.memory.pop(self.name).narrow(-1, -self.d_rope, self.d_rope)
-            shared = shared.unsqueeze(-2).expand(*shared.shape[:-1], self.n_heads, -1)
-            read = torch.cat([self.layout.split(whole), shared], dim=-1)
+            whole, given = call.result, call.memory.pop(self.name)
+            rows = whole.reshape(given.shape[0], -1, whole.shape[-1])  # latents may be a "head"
+            now = rows[:, -given.shape[1] :]
+            own = self.layout.split(now)
+            shared = given[..., given.shape[-1] - self.d_shared :].unsqueeze(-2)
+            shared = shared.expand(*own.shape[:-1], -1)
+            read = torch.cat([own, shared], dim=-1) if self.d_shared else own
             new = chain.run(read)
             if new is None:
                 return
-            if not torch.equal(new[..., self.d_nope :], shared):
+            width = own.shape[-1]
+            if not torch.equal(new[..., width:], shared):
                 raise EditError(
-                    f"{self.name}: the last {self.d_rope} dimensions are one rotary key that all "
+                    f"{self.name}: the last {self.d_shared} dimensions are one rotary key that all "
                     "heads share, so they cannot be edited here. Edit attn.hook_rot_k instead."
                 )
-            call.replace_result(self.layout.merge(whole, new[..., : self.d_nope]))
+            edited = self.layout.merge(now, new[..., :width])
+            before = rows[:, : -given.shape[1]]
+            call.replace_result(torch.cat([before, edited], dim=1).view(whole.shape))
 
         return [Stage(self.down, "output", 9, keep), Stage(self.up, "output", 2, act)]
 

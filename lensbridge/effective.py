@@ -24,8 +24,10 @@ def role(part: AttentionPart, letter: str) -> Role:
 def state(part: AttentionPart, letter: str) -> State:
     """How the weight is held; "composed" where it is a product of several."""
     latent = part.latent
+    own = role(part, letter)
     composed = latent is not None and (letter != "q" or latent.q_down is not None)
-    return "composed" if composed else role(part, letter).linear.state
+    scaled = own.scale * own.in_scale != 1.0
+    return "composed" if composed or scaled else own.linear.state
 
 
 def weight(part: AttentionPart, letter: str) -> Tensor:
@@ -36,7 +38,7 @@ def weight(part: AttentionPart, letter: str) -> Tensor:
     """
     own, latent = role(part, letter), part.latent
     if latent is None or (letter == "q" and latent.q_down is None):
-        return per_head_in(own.linear.weight(), own.layout)
+        return _scaled(per_head_in(own.linear.weight(), own.layout), own.scale * own.in_scale)
     if letter == "q":
         assert latent.q_down is not None
         assert latent.q_norm is not None
@@ -58,7 +60,7 @@ def _through_latent(part: AttentionPart, latent: LatentPart, own: Role, letter: 
 def bias(part: AttentionPart, letter: str) -> Tensor:
     """Shapes: `[head, d_head]`. Zeros where there is none."""
     own, latent = role(part, letter), part.latent
-    heads = own.layout.split(own.linear.bias())
+    heads = _scaled(own.layout.split(own.linear.bias()), own.scale)
     if latent is None or letter != "k":
         return heads
     shared = latent.kv_down.bias()[latent.kv_norm.width :].expand(part.n_heads, -1)
@@ -67,12 +69,16 @@ def bias(part: AttentionPart, letter: str) -> Tensor:
 
 def share(own: Role) -> Tensor:
     """`[in, f]`: a gate's or an up projection's share of its weight, a view where it is plain."""
-    return own.layout.split(own.linear.weight())
+    return _scaled(own.layout.split(own.linear.weight()), own.scale * own.in_scale)
 
 
 def share_of_bias(own: Role) -> Tensor:
     """`[f]`: the same share of the bias."""
-    return own.layout.split(own.linear.bias())
+    return _scaled(own.layout.split(own.linear.bias()), own.scale)
+
+
+def _scaled(tensor: Tensor, scale: float) -> Tensor:
+    return tensor if scale == 1.0 else tensor * scale
 
 
 def state_of(linear: Linear | None) -> State:

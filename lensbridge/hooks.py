@@ -1,8 +1,8 @@
 """What listens at a point: callbacks, what their functions get, how a value passes them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import local
 from typing import Any, Literal, TypeAlias
@@ -89,6 +89,17 @@ class RunState(local):
         if isinstance(mask, Tensor) and mask.ndim == 2:
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
         return torch.arange(self.past, self.past + count, device=given.device).expand(batch, -1)
+
+    @contextmanager
+    def hooks_running(self) -> Iterator[None]:
+        """What the hooks themselves compute is not the model's: open taps look away."""
+        for _, context in self.open:
+            context.looking = False  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            for _, context in self.open:
+                context.looking = True  # type: ignore[attr-defined]
 
     def open_contexts(self, module: nn.Module, contexts: Iterable[Any]) -> None:
         """Enter what a module's stages asked for."""

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from lensbridge.derived import Multiplier
 from lensbridge.experts import Experts
 from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
@@ -30,13 +31,16 @@ class Sizes:
 class Role:
     """One of q, k, v, gate, up: the projection that it comes from and its share of it.
 
-    `n` heads of `d` each; for gate and up `n` is 1.
+    `n` heads of `d` each; for gate and up `n` is 1. `scale` multiplies the projection's output, and
+    `in_scale` what it reads.
     """
 
     linear: Linear
     layout: Layout
     n: int
     d: int
+    scale: float = 1.0
+    in_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Writer:
     """What a branch adds to the stream: the sum of the modules' outputs, times `scale`."""
 
     modules: tuple[nn.Module, ...]
-    scale: float
+    scale: Multiplier
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ class Native:
     towers: tuple[StackPart, ...]
     act_fn: str
     unembed: Linear | None
+    unembed_bias: tuple[nn.Module, str] | None
+    head_scale: float
     logit_scale: float
     logit_softcap: float | None
     head_hidden: nn.Module | None

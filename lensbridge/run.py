@@ -147,8 +147,9 @@ class Attachment:
             if not self.is_active():
                 return None
             call = Call(module, args, kwargs or {}, state.memory)
-            for act, chain in acts:
-                act(call, chain)
+            with state.hooks_running():
+                for act, chain in acts:
+                    act(call, chain)
             if opens:
                 state.open_contexts(module, call.around.values())
             return (call.args, call.kwargs) if call.replaced else None
@@ -180,8 +181,9 @@ class Attachment:
             if output is None:  # called only to clean up after an error
                 return None
             call = Call(module, args, rest[0] if len(rest) == 2 else {}, state.memory, output)
-            for act, chain in acts:
-                act(call, chain)
+            with state.hooks_running():
+                for act, chain in acts:
+                    act(call, chain)
             return call.output if call.replaced else None
 
         return after

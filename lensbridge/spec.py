@@ -30,7 +30,8 @@ Halves = Literal["gate_first", "up_first"]
 
 Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
-`scale_depth / sqrt(num_hidden_layers)`."""
+`scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For what a branch adds also the
+path of a parameter of the block, with one number for each channel."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class Attention:
         gated: whether z is gated, normalised or mixed between the kernel and the output
             projection, so that it is not the projection's input.
         position_bias: the embedding of relative positions, in the layers that hold one.
+        in_scale: what multiplies the norm's output before the projections (Falcon-H1).
+        k_scale: what multiplies the keys before rotary.
     """
 
     path: str
@@ -151,6 +154,8 @@ class Attention:
     sinks: str | None = None
     gated: bool = False
     position_bias: str | None = None
+    in_scale: Scale | None = None
+    k_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,10 @@ class MLP:
 
 @dataclass(frozen=True)
 class GatedMLP:
-    """act(gate) * up, then down. Paths as in `MLP`."""
+    """act(gate) * up, then down. Paths as in `MLP`.
+
+    `gate_scale` multiplies the gate before its activation.
+    """
 
     path: str
     gate: str
@@ -195,6 +203,7 @@ class GatedMLP:
     act: str = "hidden_act"
     written_by: str | None = None
     scale: Scale | None = None
+    gate_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -300,6 +309,8 @@ class Architecture(Stack):
         name: what errors and `model.cfg` call it.
         classes: class names of the models that it describes.
         unembed: the head; several where the classes have different ones: the first that is there.
+        unembed_bias: a buffer or parameter outside the head that is added to its output.
+        head_scale: what multiplies the final norm's output before the head reads it (T5).
         logit_scale: what multiplies the head's output.
         logit_softcap: the config field with the bound that the logits are squeezed into.
         head_hidden: the module between the stream and the head (BERT's transform), whose output the
@@ -315,6 +326,8 @@ class Architecture(Stack):
     name: str
     classes: tuple[str, ...]
     unembed: str | tuple[str, ...] | None = None
+    unembed_bias: str | None = None
+    head_scale: Scale | None = None
     logit_scale: Scale | None = None
     logit_softcap: str | None = None
     head_hidden: str | None = None

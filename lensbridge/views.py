@@ -332,9 +332,13 @@ class EmbedView:
 
 @dataclass(frozen=True)
 class UnembedView:
-    """The head: `W_U`, `b_U`. Calling it runs the native module on a normalized residual."""
+    """The head: `W_U`, `b_U`. Calling it runs the native module on a normalized residual.
+
+    `added` is a bias that the model adds outside the head.
+    """
 
     linear: Linear
+    added: tuple[nn.Module, str] | None = None
 
     @property
     def W_U(self) -> Tensor:
@@ -344,7 +348,8 @@ class UnembedView:
     @property
     def b_U(self) -> Tensor:
         """Shapes: `[d_vocab]`. Zeros where there is no bias."""
-        return self.linear.bias()
+        own = self.linear.bias()
+        return own if self.added is None else own + fetch(*self.added).flatten().to(own.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_vocab]`"""

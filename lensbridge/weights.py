@@ -107,8 +107,8 @@ def execution_device(module: nn.Module) -> torch.device | None:
 
 
 def fetch(module: nn.Module, name: str) -> Tensor:
-    """A parameter of a module; fetched (a copy) where accelerate keeps it off the device."""
-    parameter = module._parameters[name]
+    """A parameter or buffer; fetched (a copy) where accelerate keeps it off the device."""
+    parameter = _held(module, name)
     if parameter is None:
         raise WeightError(f"{type(module).__name__} has no {name}.")
     if not parameter.is_meta:
@@ -116,13 +116,17 @@ def fetch(module: nn.Module, name: str) -> Tensor:
     from accelerate.utils import align_module_device
 
     with align_module_device(module):
-        loaded = module._parameters[name]
+        loaded = _held(module, name)
         if loaded is None or loaded.is_meta:
             raise WeightError(
                 f"The {name} of {type(module).__name__} is on the meta device and nothing says "
                 "where its values are. Load the model with weights, or with an offload_folder."
             )
         return loaded.detach().clone()
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    return module._parameters[name] if name in module._parameters else module._buffers[name]
 
 
 _tensor: Any = Tensor  # whose stubs do not know that properties are descriptors

@@ -10,7 +10,8 @@ from lensbridge.attention import KernelSite
 from lensbridge.attention import Role as KernelRole
 from lensbridge.derived import (
     HeadInputSite,
-    LatentKeySite,
+    LatentSite,
+    Multiplier,
     NormalizedSite,
     NormScaleSite,
     ResultSite,
@@ -152,7 +153,8 @@ class _Wiring:
 
     def _logits(self, head: nn.Module) -> Site:
         native = self.native
-        if native.logit_scale == 1.0 and native.logit_softcap is None:
+        as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
+        if as_it_is and native.unembed_bias is None:
             return self._output("hook_logits", head)
         entries = tuple(dict.fromkeys((native.root, native.core)))
         fields = self._fields("hook_logits", native.core, "output", "scaled or capped head output")
@@ -160,7 +162,7 @@ class _Wiring:
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
-            writer = Writer((stack.embed,), stack.embed_scale)
+            writer = Writer((stack.embed,), Multiplier(stack.embed_scale))
             yield self._written(f"{at}hook_embed", writer)
         if stack.pos_embed is not None:
             fields = self._fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
@@ -174,13 +176,17 @@ class _Wiring:
             yield from self._norm(f"{at}ln_final", stack.ln_final)
 
     def _written(self, name: str, writer: Writer) -> Site:
-        if len(writer.modules) == 1 and writer.scale == 1.0:
+        if len(writer.modules) == 1 and writer.scale.is_one:
             return self._output(name, writer.modules[0])
         formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
-        fields = self._fields(
-            name, writer.modules[-1], "output", f"{formula} times {writer.scale:g}"
-        )
-        return SumSite(*fields, modules=writer.modules, scale=writer.scale)
+        where = writer.modules[-1]
+        fields = self._fields(name, where, "output", f"{formula} times {writer.scale}")
+        return SumSite(*fields, modules=writer.modules, scale=writer.scale, layout=layouts.plain())
+
+    def _scaled(self, name: str, role: Role) -> Site:
+        fields = self._fields(name, role.linear.module, "output", f"{role.layout.pattern} scaled")
+        scale = Multiplier(role.scale)
+        return SumSite(*fields, modules=(role.linear.module,), scale=scale, layout=role.layout)
 
     def _norm(self, at: str, norm: Norm) -> Iterator[Site]:
         divisor = "sqrt(var(x) + eps)" if norm.kind == "LN" else "sqrt(mean(x^2) + eps)"
@@ -386,8 +392,10 @@ class _BlockWiring(_Wiring):
             name, norm = f"{at}hook_{letter}", norms.get(letter)
             if norm is not None:
                 yield self._output(name, norm, _normed(attn, role))
-            elif letter == "k" and attn.latent is not None:
-                yield self._latent_key(name, attn, role)
+            elif letter != "q" and attn.latent is not None:
+                yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
+            elif role.scale != 1.0:
+                yield self._scaled(name, role)
             else:
                 yield self._output(name, role.linear.module, role.layout, _shares(at, roles, role))
         if attn.latent is not None:
@@ -397,18 +405,18 @@ class _BlockWiring(_Wiring):
             if latent.q_down is not None:
                 yield self._output(f"{at}hook_q_latent", latent.q_down.module)
 
-    def _latent_key(self, name: str, attn: AttentionPart, role: Role) -> Site:
+    def _latent(self, name: str, attn: AttentionPart, role: Role, d_shared: int) -> Site:
         latent = attn.latent
         assert latent is not None
-        fields = self._fields(name, role.linear.module, "output", "own part, then the shared part")
-        return LatentKeySite(
+        formula = "own part, then the part of all heads" if d_shared else role.layout.pattern
+        fields = self._fields(name, role.linear.module, "output", formula)
+        return LatentSite(
             *fields,
             down=latent.kv_down.module,
             up=latent.kv_up.module,
             layout=role.layout,
             n_heads=attn.n_heads,
-            d_nope=latent.d_nope,
-            d_rope=latent.d_rope,
+            d_shared=d_shared,
         )
 
     # --- mixer, MLP, experts -----------------------------------------------------------------
@@ -429,7 +437,10 @@ class _BlockWiring(_Wiring):
             shared = frozenset(
                 one for one, r in pair.items() if r.linear.module is role.linear.module
             )
-            yield self._output(name, role.linear.module, role.layout, shared)
+            if role.scale != 1.0:
+                yield self._scaled(name, role)
+            else:
+                yield self._output(name, role.linear.module, role.layout, shared)
         yield self._input(f"{at}hook_post", mlp.down.module)
 
     def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:

@@ -1,5 +1,6 @@
 """The attention of one layer: which projection, and which share of it, is q, k and v."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,8 @@ class AttentionResolver:
         module = self.finder.find(layer, spec.path, where)
         out = self._linear(module, spec.out, where)
         n_heads = int(self.finder.field(self.dims.heads))
-        roles, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
+        found, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
+        roles: Any = self._scaled(found, spec)
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
         self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
         if not crossing:
@@ -61,8 +63,19 @@ class AttentionResolver:
             position_bias=self._where_there_is(module, spec.position_bias),
         )
 
+    def _scaled(self, roles: dict[str, Role | None], spec: Attention) -> dict[str, Role | None]:
+        before, key = self.finder.scale(spec.in_scale), self.finder.scale(spec.k_scale)
+        scales = {"q": 1.0, "k": key, "v": 1.0}
+        return {
+            letter: None if role is None else replace(role, scale=scales[letter], in_scale=before)
+            for letter, role in roles.items()
+        }
+
     def _optional(self, module: nn.Module, path: str | None, where: str) -> nn.Module | None:
-        return None if path is None else self.finder.find(module, path, f"{where} attention")
+        found = None if path is None else self.finder.find(module, path, f"{where} attention")
+        if isinstance(found, nn.Identity):
+            raise self.finder.mismatch(f"{where}: '{path}' is an Identity, so there is no norm.")
+        return found
 
     def _where_there_is(self, module: nn.Module, path: str | None) -> nn.Module | None:
         return None if path is None else dict(module.named_modules()).get(path)

@@ -1,10 +1,12 @@
 """One layer: the modules that a `Block` names, in the roles in which the library reads them."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from lensbridge import layouts
+from lensbridge.derived import Multiplier
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.experts import Experts
 from lensbridge.norms import Norm
@@ -104,7 +106,7 @@ class BlockResolver:
         return self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
 
     def _writer(self, layer: nn.Module, spec: Any, behind: Norm | None, where: str) -> Writer:
-        written_by, scale = spec.written_by, self.finder.scale(spec.scale)
+        written_by, scale = spec.written_by, self.finder.multiplier(layer, spec.scale, where)
         if written_by is None and behind is not None:
             return Writer((behind.module,), scale)
         paths = written_by if isinstance(written_by, tuple) else (written_by or spec.path,)
@@ -159,7 +161,8 @@ class BlockResolver:
             up = _whole(self._linear(module, spec.up, where))
             gate = None
             if isinstance(spec, GatedMLP):
-                gate = _whole(self._linear(module, spec.gate, where))
+                scale = self.finder.scale(spec.gate_scale)
+                gate = replace(_whole(self._linear(module, spec.gate, where)), scale=scale)
         self.finder.expect(where, spec.down, "input", down.n_in, up.d)
         return MLPPart(module, spec.path, up, gate, down, writer, behind)
 
@@ -172,7 +175,7 @@ class BlockResolver:
         shared = None
         if spec.shared is not None:
             parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
-            shared = self._mlp(module, spec.shared, Writer((parent,), 1.0), None, where)
+            shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
         n_experts = experts.n if experts is not None else self._router_width(router, spec.router)
         return MoEPart(module, spec.path, router, n_experts, experts, shared, writer, behind)
 

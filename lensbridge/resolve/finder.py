@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from lensbridge.derived import Multiplier
 from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.norms import Norm
 from lensbridge.spec import Norms, Scale
@@ -95,6 +96,8 @@ class Finder:
 
     def norm(self, module: nn.Module, spec: Norms, width: int, where: str) -> Norm:
         """A module as a norm."""
+        if isinstance(module, nn.Identity):
+            raise self.mismatch(f"'{where}' is an Identity, so there is no norm.")
         if spec.eps is not None:
             eps = self.scale(spec.eps)
         else:
@@ -118,6 +121,26 @@ class Finder:
                 f"{', '.join(held) or 'none'}.{suggest(name, held)}"
             )
         return owner, name
+
+    def optional_tensor(self, path: str | None) -> tuple[nn.Module, str] | None:
+        """A tensor from the top, or None where there is none."""
+        if path is None:
+            return None
+        parent, _, name = self.unprefixed(path).rpartition(".")
+        owner = dict(self.core.named_modules()).get(parent)
+        if owner is None or (name not in owner._parameters and name not in owner._buffers):
+            return None
+        return owner, name
+
+    def multiplier(self, layer: nn.Module, spec: Scale | None, where: str) -> Multiplier:
+        """What a branch's output is multiplied by: a scale, or a parameter of the block."""
+        if isinstance(spec, str) and spec.split(".")[0] in {
+            *layer._modules,
+            *layer._parameters,
+            *layer._buffers,
+        }:
+            return Multiplier(held=self.tensor(layer, spec, where))
+        return Multiplier(self.scale(spec))
 
     # --- config ------------------------------------------------------------------------------
 
@@ -158,6 +181,9 @@ class Finder:
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
             left, right = (self._evaluate(one, text) for one in (node.left, node.right))
             return _OPERATORS[type(node.op)](left, right)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            place = int(self._evaluate(node.slice, text))
+            return float(self.field(node.value.id)[place])
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
             return math.sqrt(self._evaluate(node.args[0], text))
         raise self.mismatch(
