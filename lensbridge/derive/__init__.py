@@ -1,0 +1,57 @@
+"""A description for a model that no adapter describes, derived from what the model does.
+
+derivation = derive(model)
+derivation.architecture   # or None
+derivation.missing        # which part could not be established, and why
+print(derivation.render())  # a starter adapter file
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lensbridge.spec import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What could be found out about a model.
+
+    Args:
+        architecture: the description; None where not even a list of layers was found.
+        established: what was found, in words.
+        missing: which part could not be established, and why.
+    """
+
+    architecture: Architecture | None
+    established: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def render(self) -> str:
+        """A starter adapter file: the parts that were found, the others as comments."""
+        from lensbridge.derive.render import render_adapter
+
+        remarks = tuple(f"{part}: not established: {why}" for part, why in self.missing.items())
+        if self.architecture is None:
+            return "".join(f"# {line}\n" for line in remarks)
+        return render_adapter(self.architecture, remarks)
+
+
+def derive(model: "nn.Module") -> Derivation:
+    """Derive the architecture of a transformers model from its structure and behaviour.
+
+    The model itself is left as it is. It runs once, or a copy of it does.
+    """
+    from lensbridge.derive.describe import describe
+    from lensbridge.derive.probe import probe_of
+    from lensbridge.derive.trace import trace
+
+    probe = probe_of(model)
+    try:
+        traced = trace(probe)
+    except RuntimeError as error:
+        return Derivation(None, missing={"forward": str(error)})
+    found = describe(traced, model)
+    return Derivation(found.architecture, tuple(found.established), found.missing)

@@ -1,0 +1,249 @@
+"""One layer of a trace -> a `Block`, and the reasons for what it leaves out."""
+
+from dataclasses import dataclass, field, replace
+
+from lensbridge.derive.attention import FoundAttention, find_attention
+from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
+from lensbridge.derive.fields import Fields
+from lensbridge.derive.heads import Sizes
+from lensbridge.derive.layer import Layer, NotEstablished, is_projection, unit
+from lensbridge.derive.mixer import find_mixer, mixes_positions
+from lensbridge.derive.mlp import Dense, find_dense
+from lensbridge.derive.moe import find_moe, has_experts
+from lensbridge.derive.norms import NormFacts, facts_of, norm_before
+from lensbridge.derive.residual import Residual, Step
+from lensbridge.derive.trace import Call
+from lensbridge.spec import Block, MoE, Norms
+
+
+@dataclass
+class FoundBlock:
+    """A layer as described.
+
+    Args:
+        block: the description; its `residual` is None where the sums were not found.
+        sizes: of its attention, where it has any.
+        missing: which part could not be established, and why.
+    """
+
+    block: Block
+    sizes: Sizes | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def find_block(layer: Layer, fields: Fields) -> FoundBlock:
+    """What one layer looks like."""
+    steps = Residual(layer).steps()
+    if steps is None:
+        reason = "no sum of what its modules give leads from the layer's input to its output"
+        return FoundBlock(Block(residual=None), missing={"residual": reason})
+    try:
+        return _Assembly(layer, fields, steps).found()
+    except NotEstablished as error:
+        return FoundBlock(Block(residual=None), missing={"residual": str(error)})
+
+
+class _Assembly:
+    """The parts of one block while they are put together."""
+
+    def __init__(self, layer: Layer, fields: Fields, steps: list[Step]) -> None:
+        self.layer, self.fields, self.steps = layer, fields, steps
+        self.missing: dict[str, str] = {}
+        self.block = Block()
+        self.sizes: Sizes | None = None
+        self.slots: dict[str, Call] = {}
+        self.seen: set[str] = set()
+
+    def found(self) -> FoundBlock:
+        order = "".join("n" if step.norm is not None else "a" for step in self.steps)
+        if "n" not in order:
+            self._pre_norm()
+        elif order == "an" * (len(order) // 2):
+            self._post_norm()
+        elif order == "na" * (len(order) // 2):
+            self._skip_norm()
+        else:
+            raise NotEstablished("norms and sums follow one another in no order that is known")
+        norms = self._norms()
+        return FoundBlock(replace(self.block, norms=norms), self.sizes, self.missing)
+
+    # --- the three ways to meet the stream -------------------------------------------------------
+
+    def _pre_norm(self) -> None:
+        groups = [self._branches(step) for step in self.steps]
+        kinds = [[self._kind(branch) for branch in group] for group in groups]
+        if kinds[1:] == [["mixer"]] and kinds[0] == ["mixer"]:
+            kinds[1] = ["mlp"]  # RWKV's second branch reads the position before, too
+        self._out_scale()
+        if len(groups) == 1 and sorted(kinds[0]) == ["attn", "mlp"]:
+            self.block = replace(self.block, residual="parallel")
+        elif any(sorted(kind) not in _TOGETHER for kind in kinds):
+            raise NotEstablished(f"it adds {_listed(kinds)}")
+        for group, kind in zip(groups, kinds, strict=True):
+            if len(group) > 1 and set(kind) == {"mlp"}:
+                self._sum_of_experts(group)
+            else:
+                for branch, role in zip(group, kind, strict=True):
+                    self._add(branch, role)
+        self._check_order(kinds)
+
+    def _post_norm(self) -> None:
+        self.block = replace(self.block, residual="post_norm")
+        for step, norm in zip(self.steps[::2], self.steps[1::2], strict=True):
+            (branch,) = self._alone(step)
+            role = self._add(branch, self._kind(branch))
+            assert norm.norm is not None
+            self.slots[f"post_{role}"] = norm.norm
+
+    def _skip_norm(self) -> None:
+        self.block = replace(self.block, skip_norm=True)
+        for norm, step in zip(self.steps[::2], self.steps[1::2], strict=True):
+            (branch,) = self._alone(step)
+            role = self._add(branch, self._kind(branch))
+            assert norm.norm is not None
+            self.slots[f"pre_{role}"] = norm.norm
+
+    def _alone(self, step: Step) -> list[Branch]:
+        branches = self._branches(step)
+        if len(branches) != 1:
+            raise NotEstablished("several things are added at once between its norms")
+        return branches
+
+    def _branches(self, step: Step) -> list[Branch]:
+        return [branch_of(self.layer, step.source, c, value) for c, value in step.added]
+
+    def _check_order(self, kinds: list[list[str]]) -> None:
+        ranks = [min(_ORDER.index(role) for role in kind) for kind in kinds]
+        if sorted(ranks) != ranks:
+            raise NotEstablished(f"it adds {_listed(kinds)}")
+
+    def _out_scale(self) -> None:
+        factor = self.steps[-1].factor
+        if factor == 1.0:
+            return
+        for name, tensor in self.layer.call.module.state_dict(keep_vars=True).items():
+            if tensor.numel() == 1 and unit(float(tensor) / factor, self.layer.trace.tolerance):
+                self.block = replace(self.block, out_scale=name)
+                return
+        raise NotEstablished(f"its whole output is multiplied by {factor:.4g}, which nothing holds")
+
+    # --- one branch ------------------------------------------------------------------------------
+
+    def _kind(self, branch: Branch) -> str:
+        kernels = kernels_of(self.layer, branch)
+        if kernels:
+            return "cross" if _crosses(kernels) else "attn"
+        leaf = self.layer.is_leaf(branch.root)
+        return "mixer" if not leaf and mixes_positions(branch) else "mlp"
+
+    def _add(self, branch: Branch, role: str) -> str:
+        """Describe a branch, or say why it is not described. Gives the slot of its norms."""
+        slot = {"mixer": "attn"}.get(role, role)
+        if role in self.seen and not (role == "mlp" and self.block.residual == "sequential"):
+            raise NotEstablished(f"it adds more than one {role}")
+        if role in self.seen:
+            slot, role = "per_layer", "per_layer"
+        self.seen.add(role)
+        if branch.post is not None:
+            self.slots[f"post_{slot}"] = branch.post
+        try:
+            reader = getattr(self, f"_add_{role}")(branch)
+        except NotEstablished as error:
+            self.missing[role] = str(error)
+            reader = branch.root
+        self._pre(branch, slot, reader)
+        return slot
+
+    def _pre(self, branch: Branch, slot: str, reader: Call) -> None:
+        if slot == "per_layer" or f"pre_{slot}" in self.slots or self.block.skip_norm:
+            return
+        try:
+            norm = norm_before(self.layer, branch.source, reader)
+        except NotEstablished as error:
+            self.missing[f"norms.pre_{slot}"] = str(error)
+            return
+        if norm is not None:
+            self.slots[f"pre_{slot}"] = norm
+
+    def _add_attn(self, branch: Branch) -> Call:
+        found = find_attention(self.layer, branch, self.fields)
+        self.block = replace(self.block, attn=found.spec)
+        self.sizes = found.sizes
+        return found.reader
+
+    def _add_cross(self, branch: Branch) -> Call:
+        found: FoundAttention = find_attention(self.layer, branch, self.fields)
+        self.block = replace(self.block, cross=found.spec)
+        return found.reader
+
+    def _add_mixer(self, branch: Branch) -> Call:
+        spec, reader = find_mixer(self.layer, branch, self.fields)
+        self.block = replace(self.block, mixer=spec)
+        return reader
+
+    def _add_per_layer(self, branch: Branch) -> Call:
+        writer = branch.added.producers[-1]
+        self.block = replace(self.block, per_layer=self.layer.relative(writer.path))
+        return branch.root
+
+    def _add_mlp(self, branch: Branch) -> Call:
+        spec: Dense | MoE
+        if has_experts(self.layer, branch):
+            spec, reader = find_moe(self.layer, branch, self.fields)
+        else:
+            downs = [call for call in branch.core.producers if is_projection(call.module)]
+            if not downs:
+                raise NotEstablished(
+                    f"'{self.layer.relative(branch.root.path)}' does not end in a projection"
+                )
+            found = find_dense(self.layer, downs[0], branch.source.time, self.fields)
+            spec, reader = found.spec, found.reader
+        factor = branch.factor
+        plain = unit(factor, self.layer.trace.tolerance)
+        scale = None if plain else self.fields.number(factor)
+        writer = written_by(self.layer, branch, spec.path)
+        self.block = replace(self.block, mlp=replace(spec, scale=scale, written_by=writer))
+        return reader
+
+    def _sum_of_experts(self, group: list[Branch]) -> None:
+        """Routed and shared experts that are added side by side."""
+        routed = [branch for branch in group if has_experts(self.layer, branch)]
+        if len(routed) != 1 or len({round(branch.factor, 4) for branch in group}) > 1:
+            raise NotEstablished(f"it adds {len(group)} MLPs at once")
+        self._add(routed[0], "mlp")
+        if isinstance(self.block.mlp, MoE):
+            writers = tuple(self.layer.relative(b.added.producers[-1].path) for b in group)
+            self.block = replace(self.block, mlp=replace(self.block.mlp, written_by=writers))
+
+    # --- norms -----------------------------------------------------------------------------------
+
+    def _norms(self) -> Norms:
+        facts: dict[str, NormFacts] = {}
+        for slot, call in self.slots.items():
+            try:
+                facts[slot] = facts_of(call, self.fields, self.layer.trace.tolerance)
+            except NotEstablished as error:
+                self.missing[f"norms.{slot}"] = str(error)
+        if len(set(facts.values())) > 1:
+            raise NotEstablished("its norms are of more than one kind")
+        paths = {slot: self.layer.relative(self.slots[slot].path) for slot in facts}
+        kinds = next(iter(facts.values()), NormFacts("LN", False, None))
+        return Norms(
+            **{slot: path for slot, path in paths.items() if slot in _SLOTS},
+            kind=kinds.kind,
+            unit_offset=kinds.unit_offset,
+            eps=kinds.eps,
+        )
+
+
+_SLOTS = ("pre_attn", "post_attn", "pre_cross", "post_cross", "pre_mlp", "post_mlp")
+_ORDER = ("attn", "mixer", "cross", "mlp")
+_TOGETHER = (["attn"], ["mlp"], ["mixer"], ["cross"], ["attn", "mixer"], ["mlp", "mlp"])
+
+
+def _crosses(kernels: list) -> bool:  # type: ignore[type-arg]
+    return all(kernel.k.shape[-2] != kernel.q.shape[-2] for kernel in kernels)
+
+
+def _listed(kinds: list[list[str]]) -> str:
+    return ", then ".join(" and ".join(kind) for kind in kinds)

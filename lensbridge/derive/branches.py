@@ -1,0 +1,100 @@
+"""What is added to the stream, taken back to the module that computes it."""
+
+from dataclasses import dataclass
+
+from lensbridge.derive.layer import Layer, NotEstablished, Value, is_projection
+from lensbridge.derive.norms import looks_like_norm
+from lensbridge.derive.trace import Call, Kernel
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One thing that is added to the stream.
+
+    Args:
+        source: the state of the stream that it is added to.
+        added: what is added, before `factor`.
+        factor: what multiplies it.
+        core: what the branch's own modules gave, before a norm behind them.
+        post: that norm.
+        root: the outermost module that gave `core`.
+    """
+
+    source: Value
+    added: Value
+    factor: float
+    core: Value
+    post: Call | None
+    root: Call
+
+    def holds(self, call: Call) -> bool:
+        """Whether a call is the branch's outermost module's, or inside it."""
+        return self.root.start <= call.start and call.end <= self.root.end
+
+
+def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branch:
+    """The branch behind a value that is added."""
+    core, post = added, None
+    outer = core.producers[-1]
+    if layer.is_leaf(outer) and not is_projection(outer.module) and looks_like_norm(outer):
+        before = layer.value(outer.inputs[0])
+        if before is None or not before.producers:
+            raise NotEstablished(f"'{layer.relative(outer.path)}' norms a sum of several modules")
+        core, post, outer = before, outer, before.producers[-1]
+    return Branch(source, added, factor, core, post, outer)
+
+
+def out_projection(layer: Layer, kernel: Kernel) -> tuple[Call | None, bool]:
+    """The projection that reads a kernel's output, and whether something stands between them."""
+    if kernel.z is None or kernel.z.ndim < 3:
+        return None, False
+    batch, positions = layer.shape[0], layer.shape[1]
+    z = kernel.z if kernel.z.ndim == 4 else kernel.z.unflatten(0, (batch, -1))
+    if z.shape[0] != batch or z.shape[2] != positions:
+        return None, False
+    flat = z.transpose(1, 2).flatten(2)
+    behind = [
+        call
+        for call in layer.calls
+        if call.start > kernel.time and is_projection(call.module) and call.inputs
+    ]
+    alike = [call for call in behind if call.inputs[0].numel() == flat.numel()]
+    for call in alike:
+        given = call.inputs[0].reshape(flat.shape)
+        if bool((given - flat).norm() <= layer.trace.tolerance * flat.norm()):
+            return call, False
+    fitting = [call for call in alike if call.inputs[0].shape[-1] == flat.shape[-1]]
+    near = [call for call in fitting if _shares_module(call.path, kernel.path, layer.path)]
+    into_stream = [call for call in near if layer.value(call.output) is not None]
+    return (into_stream[0], True) if into_stream else (None, False)
+
+
+def _shares_module(path: str, other: str, layer: str) -> bool:
+    """Whether two paths meet below the layer."""
+    below = len(layer.split("."))
+    return path.split(".")[: below + 1] == other.split(".")[: below + 1]
+
+
+def kernels_of(layer: Layer, branch: Branch) -> list[Kernel]:
+    """The attention kernels whose result a branch adds."""
+    found = []
+    for kernel in layer.kernels:
+        out, _ = out_projection(layer, kernel)
+        if out is None:
+            inside = branch.root.start < kernel.time < branch.root.end
+        else:
+            inside = branch.holds(out) or layer.value(out.output) is branch.core
+        if inside:
+            found.append(kernel)
+    return found
+
+
+def written_by(layer: Layer, branch: Branch, path: str) -> str | None:
+    """The module to say in `written_by`; None where the branch's own module or its norm writes.
+
+    The last that hands the value on is the one: a dropout behind the module belongs to it.
+    """
+    if branch.post is not None:
+        return None
+    last = layer.relative(branch.core.producers[-1].path)
+    return None if last == path else last

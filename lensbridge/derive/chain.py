@@ -1,0 +1,102 @@
+"""The lists of layers through which the stream passes, and what stands before and behind them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lensbridge.derive.layer import close
+from lensbridge.derive.trace import Call, Trace
+
+
+@dataclass(eq=False)
+class Chain:
+    """A list of layers, each of which was given what the one before it gave."""
+
+    path: str
+    calls: list[Call]
+    given: list[Tensor]
+
+    @property
+    def start(self) -> int:
+        return self.calls[0].start
+
+    @property
+    def end(self) -> int:
+        return self.calls[-1].end
+
+    @property
+    def last(self) -> Tensor:
+        output = self.calls[-1].output
+        assert output is not None
+        return output
+
+
+@dataclass
+class Search:
+    """What the search for chains found, and why each other list is none."""
+
+    chains: list[Chain]
+    refused: dict[str, str]
+
+
+def find_chains(trace: Trace) -> Search:
+    """Every list of layers that carries a stream, in the order in which they ran."""
+    found = Search([], {})
+    for path, module in trace.model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            chain = _chain(trace, path, module)
+            if isinstance(chain, Chain):
+                found.chains.append(chain)
+            else:
+                found.refused[path] = chain
+    outer = [c for c in found.chains if not any(_inside(c, other) for other in found.chains)]
+    found.chains = sorted(outer, key=lambda chain: chain.start)
+    return found
+
+
+def _inside(chain: Chain, other: Chain) -> bool:
+    return chain.path.startswith(f"{other.path}.")
+
+
+def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> Chain | str:
+    calls = []
+    for name, _ in layers.named_children():
+        here = trace.of(f"{path}.{name}")
+        if len(here) != 1:
+            return f"layer {name} of '{path}' ran {len(here)} times in one pass"
+        calls.append(here[0])
+    if len(calls) < 2 and not _can_stand_alone(trace, calls[0]):
+        return f"'{path}' holds one module that is no layer"
+    given = []
+    for i, call in enumerate(calls):
+        before = calls[i - 1].output if i else call.output
+        if before is None or call.output is None:
+            return f"layer {i} of '{path}' gives no tensor"
+        wanted = _given(call, before if i else None, call.output)
+        if wanted is None:
+            return f"layer {i} of '{path}' is not given what layer {i - 1} gave"
+        given.append(wanted)
+    return Chain(path, calls, given)
+
+
+def _can_stand_alone(trace: Trace, call: Call) -> bool:
+    return len(trace.within(call.path)) >= 4
+
+
+def _given(call: Call, before: Tensor | None, like: Tensor) -> Tensor | None:
+    """The stream among a layer's arguments; for a first layer the first of the right shape."""
+    for tensor in call.inputs:
+        if not tensor.is_floating_point() or tensor.shape != like.shape or tensor.ndim < 3:
+            continue
+        if before is None or (before.shape == tensor.shape and close(tensor, before, 1e-6)):
+            return tensor
+    return None
+
+
+def main_chain(trace: Trace, chains: list[Chain], head: nn.Module | None) -> Chain:
+    """The chain that the head reads: the last one that ends before the head runs."""
+    heads = [call for call in trace.calls if head is not None and call.module is head]
+    if heads:
+        before = [chain for chain in chains if chain.end < heads[-1].start]
+        return max(before or chains, key=lambda chain: chain.end)
+    return max(chains, key=lambda chain: (len(chain.calls), chain.end))

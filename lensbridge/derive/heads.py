@@ -1,0 +1,174 @@
+"""Which projection gives a kernel's q, k or v, in which layout, and what happens between."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from torch import Tensor
+
+from lensbridge import layouts
+from lensbridge.derive.layer import Layer, NotEstablished, close, fitted_scale, is_projection
+from lensbridge.derive.trace import Call
+from lensbridge.spec import FusedLayout, QKNormAxes
+
+RoleName = Literal["q", "k", "v"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Query heads, key/value heads, and the width of a head in q and k, and in v."""
+
+    heads: int
+    kv_heads: int
+    d_qk: int
+    d_v: int
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What one operand of a kernel comes from.
+
+    Args:
+        projection: the call that gave it.
+        layout: how a shared projection holds it; None: it has one of its own.
+        gated: whether its projection holds a gate behind each head's query.
+        norm: the norm between, with what it is given.
+        rotated: whether positions other than the first were changed after it.
+    """
+
+    projection: Call
+    layout: FusedLayout | None = None
+    gated: bool = False
+    norm: Call | None = None
+    axes: QKNormAxes = "positions_first"
+    rotated: bool = False
+
+
+def distinct_heads(operand: Tensor) -> Tensor:
+    """Key/value heads without the repetition that a kernel was given.
+
+    Shapes: `[b, p, h, d]` -> `[b, p, g, d]`.
+    """
+    n = operand.shape[2]
+    for g in (g for g in range(1, n) if n % g == 0):
+        first = operand[:, :, :: n // g]
+        if bool((first.repeat_interleave(n // g, 2) == operand).all()):
+            return first
+    return operand
+
+
+def all_given(
+    layer: Layer, role: RoleName, operand: Tensor, sizes: Sizes, before: int
+) -> Iterator[Given]:
+    """The projections that may be behind an operand, in each layout that fits, the nearest first.
+
+    Shapes: operand `[b, p, n, d]`.
+    """
+    projections = [
+        call
+        for call in layer.calls
+        if call.end < before and call.output is not None and is_projection(call.module)
+    ]
+    for call in reversed(projections):
+        for share, layout, gated in _shares(call, role, operand, sizes):
+            found = _related(layer, role, call, share, operand, before)
+            if found is not None:
+                norm, axes, rotated = found
+                yield Given(call, layout, gated, norm, axes, rotated)
+
+
+def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given, Given, Given]:
+    """One of each that hold together: three projections, or one in one layout.
+
+    Raises:
+        NotEstablished: no three do.
+    """
+    for q, k, v in product(qs, ks, vs):
+        split = q.layout is None and k.layout is None and v.layout is None
+        one = q.projection is k.projection is v.projection and q.layout == k.layout == v.layout
+        if split or one:
+            return q, k, v
+    raise NotEstablished(
+        f"'{qs[0].projection.path}', '{ks[0].projection.path}' and '{vs[0].projection.path}' hold "
+        "q, k and v in no layout that is known"
+    )
+
+
+def _shares(
+    call: Call, role: RoleName, operand: Tensor, sizes: Sizes
+) -> Iterator[tuple[Tensor, FusedLayout | None, bool]]:
+    """This role's share of a projection's output, in every layout whose width fits."""
+    output = call.output
+    assert output is not None
+    batch, positions, n, d = operand.shape
+    if output.numel() % (batch * positions):
+        return
+    whole = output.reshape(batch, positions, -1)
+    width = whole.shape[-1]
+    if width == n * d:
+        yield whole.unflatten(-1, (n, d)), None, False
+    if role == "q" and width == 2 * n * d:
+        yield whole.unflatten(-1, (n, 2 * d))[..., :d], None, True
+    h, g = sizes.heads, sizes.kv_heads
+    if width == (h + 2 * g) * d and sizes.d_qk == sizes.d_v:
+        yield layouts.blocked(role, h, g, d).split(whole), "blocked", False
+        yield layouts.grouped(role, h, g, d).split(whole), "grouped", False
+        if h == g and h % 4 == 0:
+            yield layouts.sharded(role, h, d).split(whole), "sharded", False
+
+
+def _related(
+    layer: Layer, role: RoleName, call: Call, share: Tensor, operand: Tensor, before: int
+) -> tuple[Call | None, QKNormAxes, bool] | None:
+    """How an operand comes from a share: directly, or through a norm; and whether rotated."""
+    tolerance = layer.trace.tolerance
+    if role == "v":
+        return (None, "positions_first", False) if close(share, operand, tolerance) else None
+    rotated = same_but_rotated(share, operand, tolerance)
+    if rotated is not None:
+        return None, "positions_first", rotated
+    for norm in layer.calls:
+        if not (call.end < norm.start and norm.end < before and layer.is_leaf(norm)):
+            continue
+        for given, got, axes in _per_head(norm, share):
+            if close(given, share, tolerance):
+                rotated = same_but_rotated(got, operand, tolerance)
+                if rotated is not None:
+                    return norm, axes, rotated
+            elif close(got, operand, tolerance) and same_but_rotated(share, given, tolerance):
+                return None, axes, True  # normed after rotary, which no slot describes
+    return None
+
+
+def _per_head(norm: Call, share: Tensor) -> Iterator[tuple[Tensor, Tensor, QKNormAxes]]:
+    """A norm's input and output as `[b, p, n, d]`, in every way in which they can be that."""
+    if not norm.inputs or norm.output is None or norm.output.numel() != share.numel():
+        return
+    given, got = norm.inputs[0], norm.output
+    batch, positions, n, d = share.shape
+    if given.shape != got.shape:
+        return
+    if given.shape == (batch, positions, n * d):
+        yield given.reshape(share.shape), got.reshape(share.shape), "flat"
+    if given.shape == share.shape:
+        yield given, got, "positions_first"
+    if given.shape == (batch, n, positions, d):
+        yield given.transpose(1, 2), got.transpose(1, 2), "heads_first"
+
+
+def same_but_rotated(share: Tensor, operand: Tensor, tolerance: float) -> bool | None:
+    """Whether an operand is a share up to one factor (False) or turned by position (True).
+
+    The first position is turned by nothing, and a turn keeps every head's length. None: neither.
+
+    Shapes: both `[b, p, n, d]`.
+    """
+    if share.shape != operand.shape:
+        return None
+    factor = fitted_scale(share, operand, tolerance)
+    if factor is not None:
+        return False if factor > 0 else None
+    first = fitted_scale(share[:, 0], operand[:, 0], tolerance)
+    lengths = fitted_scale(share.norm(dim=-1), operand.norm(dim=-1), 10 * tolerance)
+    return None if first is None or lengths is None or first <= 0 else True

@@ -1,0 +1,194 @@
+"""The MLP of a branch: what is multiplied with what, and through which activation."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.derive.fields import Fields
+from lensbridge.derive.layer import Layer, NotEstablished, close, common_parent, is_projection
+from lensbridge.derive.trace import Call
+from lensbridge.spec import MLP, FusedGatedMLP, GatedMLP
+
+Dense = MLP | GatedMLP | FusedGatedMLP
+
+
+@dataclass(frozen=True)
+class FoundDense:
+    """A dense MLP as described, and the projection that reads the stream for it."""
+
+    spec: Dense
+    reader: Call
+
+
+def find_dense(
+    layer: Layer, down: Call, after: int, fields: Fields, *, inside: str = ""
+) -> FoundDense:
+    """The MLP that a down projection ends.
+
+    Args:
+        layer: the layer that it is in.
+        down: the call of that projection.
+        fields: the config, for the name of the activation.
+        after: when the stream was last in the state that the MLP reads.
+        inside: the module that it must lie in, relative to the block.
+
+    Raises:
+        NotEstablished: what the down projection reads is no activation of a projection.
+    """
+    search = _Search(layer, down, after, fields, inside)
+    found = search.plain() or search.fused() or search.gated()
+    if found is None:
+        raise NotEstablished(
+            f"what '{layer.relative(down.path)}' reads is no known activation of a projection "
+            "before it"
+        )
+    return found
+
+
+class _Search:
+    def __init__(self, layer: Layer, down: Call, after: int, fields: Fields, inside: str) -> None:
+        self.layer, self.down, self.fields = layer, down, fields
+        self.post = down.inputs[0]
+        self.tolerance = max(layer.trace.tolerance, 1e-5)
+        self.calls = [
+            call
+            for call in layer.calls
+            if after <= call.start
+            and call.end < down.start
+            and layer.relative(call.path).startswith(inside)
+        ]
+        self.projections = [
+            call
+            for call in self.calls
+            if is_projection(call.module) and self._outer(call) == self._outer(down, given=True)
+        ]
+
+    @staticmethod
+    def _outer(call: Call, given: bool = False) -> int:
+        """How many vectors a call was given or gave."""
+        tensor = call.inputs[0] if given else call.output
+        return -1 if tensor is None else tensor.numel() // tensor.shape[-1]
+
+    def plain(self) -> FoundDense | None:
+        for up in reversed(self._of_width(1)):
+            names = self._activations(_out(up), self.post)
+            if names is not None:
+                path, up_path, down_path = self._paths(up, self.down)
+                spec = MLP(path, up=up_path, down=down_path, act=self._act(names))
+                return FoundDense(spec, up)
+        return None
+
+    def gated(self) -> FoundDense | None:
+        candidates = self._of_width(1)
+        for gate in candidates:
+            for up in candidates:
+                names = None if up is gate else self._gated_activations(_out(gate), _out(up))
+                if names is not None:
+                    path, gate_path, up_path, down_path = self._paths(gate, up, self.down)
+                    act = self._act(names)
+                    spec = GatedMLP(path, gate=gate_path, up=up_path, down=down_path, act=act)
+                    return FoundDense(spec, gate)
+        return None
+
+    def fused(self) -> FoundDense | None:
+        for both in self._of_width(2):
+            first, second = _out(both).chunk(2, -1)
+            for gate, up, gate_first in ((first, second, True), (second, first, False)):
+                names = self._gated_activations(gate, up)
+                if names is not None:
+                    path, both_path, down_path = self._paths(both, self.down)
+                    spec = FusedGatedMLP(
+                        path,
+                        gate_up=both_path,
+                        down=down_path,
+                        halves="gate_first" if gate_first else "up_first",
+                        act=self._act(names),
+                    )
+                    return FoundDense(spec, both)
+        return None
+
+    def _of_width(self, times: int) -> list[Call]:
+        width = times * self.post.shape[-1]
+        return [call for call in self.projections if _out(call).shape[-1] == width]
+
+    def _gated_activations(self, gate: Tensor, up: Tensor) -> set[str] | None:
+        if gate.numel() != self.post.numel():
+            return None
+        post, up = self.post.double().flatten(), up.double().flatten()
+        for call in self.calls:
+            got = call.output
+            if got is None or got.shape != gate.shape or not _reads(call, gate):
+                continue
+            if close(got.double().flatten() * up, post, self.tolerance):
+                return self._activations(gate, got) or set()
+        flat = gate.double().flatten()
+        names = {
+            name
+            for name, act in activations().items()
+            if close(act(flat) * up, post, self.tolerance)
+        }
+        return names or None
+
+    def _activations(self, pre: Tensor, post: Tensor) -> set[str] | None:
+        """Names of activations that turn one into the other; empty: one without a name."""
+        flat, wanted = pre.double().flatten(), post.double().flatten()
+        if flat.shape != wanted.shape:
+            return None
+        names = {
+            name for name, act in activations().items() if close(act(flat), wanted, self.tolerance)
+        }
+        if names:
+            return names
+        acts = (call for call in self.calls if _reads(call, pre) and self.layer.is_leaf(call))
+        for act in acts:
+            same = act.output is not None and act.output.numel() == post.numel()
+            if same and not is_projection(act.module):
+                return set() if close(_out(act).reshape(post.shape), post, 0) else None
+        return None
+
+    def _act(self, names: set[str]) -> str:
+        return self.fields.activation(names) or "hidden_act"
+
+    def _paths(self, *calls: Call) -> list[str]:
+        paths = [self.layer.relative(call.path) for call in calls]
+        parent = common_parent([path.rpartition(".")[0] for path in paths])
+        return [parent, *(path.removeprefix(f"{parent}.") if parent else path for path in paths)]
+
+
+def relative_to(spec: Dense, path: str) -> Dense:
+    """The same MLP with its own path given from another module."""
+    return replace(spec, path=spec.path.removeprefix(path).removeprefix("."))
+
+
+def _out(call: Call) -> Tensor:
+    assert call.output is not None
+    return call.output
+
+
+def _reads(call: Call, tensor: Tensor) -> bool:
+    return (
+        bool(call.inputs)
+        and call.inputs[0].shape == tensor.shape
+        and bool((call.inputs[0] == tensor).all())
+    )
+
+
+@cache
+def activations() -> dict[str, Any]:
+    """The activations that configs name, as functions; those with weights of their own left out."""
+    from transformers.activations import ACT2FN
+
+    found: dict[str, Any] = {}
+    probe = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    for name in ACT2FN:
+        try:
+            act = ACT2FN[name]
+            result = act(probe)
+        except Exception:  # one that needs what is not installed, or half precision
+            continue
+        if not list(act.parameters()) and result.shape == probe.shape and name != "linear":
+            found[name] = act
+    return found

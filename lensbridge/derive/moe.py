@@ -1,0 +1,76 @@
+"""A mixture of experts: the module with stacked weights that is called with chosen indices."""
+
+from torch import Tensor, nn
+
+from lensbridge.derive.branches import Branch
+from lensbridge.derive.fields import Fields
+from lensbridge.derive.layer import Layer, NotEstablished, is_projection
+from lensbridge.derive.mlp import Dense, find_dense, relative_to
+from lensbridge.derive.trace import Call
+from lensbridge.spec import MoE
+
+
+def has_experts(layer: Layer, branch: Branch) -> bool:
+    """Whether a module with stacked weights ran in a branch, behind one that scores them."""
+    calls = [call for call in layer.calls if branch.holds(call)]
+    experts = next((call for call in calls if is_experts(call.module)), None)
+    return experts is not None and _router(calls, experts) is not None
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module holds experts stacked in three-dimensional parameters."""
+    return any(
+        parameter.ndim == 3 and parameter.shape[0] > 1
+        for parameter in module.parameters(recurse=False)
+    ) and not isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
+
+
+def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, Call]:
+    """The mixture of experts whose result a branch adds, and the call that reads the stream."""
+    calls = [call for call in layer.calls if branch.holds(call)]
+    experts = next(call for call in calls if is_experts(call.module))
+    path = layer.relative(branch.root.path)
+    router = _router(calls, experts)
+    assert router is not None
+    tokens = any(not tensor.is_floating_point() for tensor in experts.inputs)
+
+    def within(call: Call) -> str:
+        return layer.relative(call.path).removeprefix(f"{path}.")
+
+    spec = MoE(
+        path,
+        router=within(router),
+        experts=within(experts) if tokens else None,
+        shared=_shared(layer, calls, experts, branch, fields),
+    )
+    return spec, branch.root
+
+
+def _router(calls: list[Call], experts: Call) -> Call | None:
+    """The first call that gives one score for each expert."""
+    count = next(p.shape[0] for p in experts.module.parameters(recurse=False) if p.ndim == 3)
+    for call in calls:
+        scores = any(_scores(tensor, count) for tensor in call.outputs)
+        if call.end < experts.start and call.inputs and scores:
+            return call
+    return None
+
+
+def _scores(tensor: Tensor, count: int) -> bool:
+    return tensor.is_floating_point() and tensor.ndim > 1 and tensor.shape[-1] == count
+
+
+def _shared(
+    layer: Layer, calls: list[Call], experts: Call, branch: Branch, fields: Fields
+) -> Dense | None:
+    path = layer.relative(branch.root.path)
+    for call in calls:
+        inside = experts.start <= call.start and call.end <= experts.end
+        if inside or not is_projection(call.module) or layer.value(call.output) is None:
+            continue
+        try:
+            found = find_dense(layer, call, branch.root.start, fields, inside=path)
+        except NotEstablished:
+            continue
+        return relative_to(found.spec, path)
+    return None

@@ -1,0 +1,235 @@
+"""One forward pass, written down: what every module was given and gave, what every kernel saw."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lensbridge.derive.probe import inputs_of
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one module. `start` and `end` are ticks of the trace's clock."""
+
+    path: str
+    module: nn.Module
+    start: int
+    end: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @property
+    def output(self) -> Tensor | None:
+        """What hooks take for the output: the first tensor."""
+        return self.outputs[0] if self.outputs else None
+
+
+@dataclass(eq=False)
+class Kernel:
+    """One attention kernel and the module inside which it ran.
+
+    Shapes: all `[b, h, p, d]` or `[(b h), p, d]`; k and v with as many heads as they came with.
+    `extra_column`: whether its softmax runs over one score more than there are keys.
+    """
+
+    path: str
+    time: int
+    q: Tensor
+    k: Tensor
+    v: Tensor | None = None
+    z: Tensor | None = None
+    extra_column: bool = False
+
+
+@dataclass
+class Trace:
+    """What happened in one forward pass, in the order in which it happened."""
+
+    model: nn.Module
+    inputs: dict[str, Any]
+    calls: list[Call] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    logits: Tensor | None = None
+
+    def of(self, path: str) -> list[Call]:
+        """The calls of one module."""
+        return [call for call in self.calls if call.path == path]
+
+    def within(self, path: str) -> list[Call]:
+        """The calls of the modules below a path, not of the one there."""
+        return [call for call in self.calls if call.path.startswith(f"{path}.")]
+
+    @property
+    def tolerance(self) -> float:
+        """How far two computations of one value may lie apart, relative to its size."""
+        dtype = next(self.model.parameters()).dtype
+        return 2e-2 if dtype in (torch.float16, torch.bfloat16) else 2e-5
+
+
+def trace(model: nn.Module) -> Trace:
+    """Run the model once and write down what happened.
+
+    Raises:
+        RuntimeError: it ran on none of the inputs tried, with the last reason.
+    """
+    reason: Exception | None = None
+    for inputs in inputs_of(model):
+        try:
+            return _run(model, inputs)
+        except Exception as error:  # a foreign forward may raise anything
+            reason = error
+    raise RuntimeError(f"it ran on none of the inputs tried: {reason}") from reason
+
+
+def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
+    found = Trace(model, inputs)
+    recorder = _Recorder(found)
+    was_training = model.training
+    with torch.no_grad(), recorder.attached(), recorder.taps():
+        output = model.eval()(**inputs)
+    model.train(was_training)
+    found.calls.sort(key=lambda call: call.start)
+    found.logits = _logits(output)
+    return found
+
+
+def _logits(output: Any) -> Tensor | None:
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    return next(iter(tensors(output)), None)
+
+
+def tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Every tensor in a nest of tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth < 3 and isinstance(value, (tuple, list)):
+        for one in value:
+            yield from tensors(one, depth + 1)
+    elif depth < 3 and isinstance(value, dict):
+        for one in value.values():
+            yield from tensors(one, depth + 1)
+
+
+def _kept(value: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach().clone() for tensor in tensors(value))
+
+
+class _Recorder:
+    """The hooks and the function mode of one traced run."""
+
+    def __init__(self, found: Trace) -> None:
+        self.found = found
+        self.clock = 0
+        self.stack: list[tuple[str, int, tuple[Tensor, ...], Any]] = []
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        handles = []
+        try:
+            for path, module in self.found.model.named_modules():
+                handles += [
+                    module.register_forward_pre_hook(self._enter(path), with_kwargs=True),
+                    module.register_forward_hook(self._leave(path)),
+                ]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def taps(self) -> "_Taps":
+        return _Taps(self)
+
+    def _enter(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.stack.append((path, self.tick(), _kept((args, kwargs)), (args, dict(kwargs))))
+
+        return hook
+
+    def _leave(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            _, start, inputs, arguments = self.stack.pop()
+            self.found.calls.append(
+                Call(path, module, start, self.tick(), inputs, _kept(output), arguments)
+            )
+
+        return hook
+
+
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+_SUMMED = {torch.baddbmm, Tensor.baddbmm}
+_OPERANDS = ("mat1", "batch1", "other", "mat2", "batch2")
+
+
+class _Taps(TorchFunctionMode):
+    """Sees the attention kernels: the fused function, or product, softmax, product."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.product: tuple[Tensor, Tensor, Tensor] | None = None
+        self.open: tuple[Kernel, Tensor] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():
+            self._see(func, args, kwargs or {}, result)
+        return result
+
+    def _see(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if func is F.scaled_dot_product_attention:
+            named = dict(zip(("query", "key", "value"), args, strict=False), **kwargs)
+            q, k, v = named["query"], named["key"], named["value"]
+            self._keep(q, k).v = v.clone()
+            self.recorder.found.kernels[-1].z = result.clone()
+        elif func in _PRODUCTS or func in _SUMMED:
+            given = [*args, *(kwargs[name] for name in _OPERANDS if name in kwargs)]
+            left, right = given[-2:] if len(given) >= 2 else (None, None)
+            if isinstance(left, Tensor) and isinstance(right, Tensor) and right.ndim > 2:
+                self._see_product(left, right, result)
+        elif func in _SOFTMAX and self.product is not None:
+            self._see_softmax(args[0], result)
+
+    def _see_product(self, left: Tensor, right: Tensor, result: Tensor) -> None:
+        if self.open is not None:
+            kernel, pattern = self.open
+            if left.shape[-2] == pattern.shape[-2] and left.shape[-1] in (
+                pattern.shape[-1],
+                pattern.shape[-1] - 1,
+            ):
+                kernel.v, kernel.z = right.clone(), result.clone()
+                self.open = None
+                return
+        self.product = (left, right, result)
+
+    def _see_softmax(self, scores: Tensor, pattern: Tensor) -> None:
+        assert self.product is not None
+        q, k, product = self.product
+        rows = product.numel() // product.shape[-1]
+        if scores.numel() not in (product.numel(), product.numel() + rows):
+            return
+        if scores.shape[-2] != product.shape[-2]:
+            return
+        kernel = self._keep(q, k.transpose(-1, -2))
+        kernel.extra_column = scores.numel() > product.numel()
+        self.open = (kernel, pattern)
+        self.product = None
+
+    def _keep(self, q: Tensor, k: Tensor) -> Kernel:
+        path = self.recorder.stack[-1][0] if self.recorder.stack else ""
+        kernel = Kernel(path, self.recorder.tick(), q.clone(), k.clone())
+        self.recorder.found.kernels.append(kernel)
+        return kernel
