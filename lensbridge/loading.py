@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lensbridge.errors import HubError, InputError, LoadError, TokenizerMissingError
+from lensbridge.errors import (
+    HubError,
+    InputError,
+    LoadError,
+    TokenizerMissingError,
+    UnsupportedArchitectureError,
+)
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device_map: Any = None,
     architecture: Architecture | None = None,
+    derive: bool = True,
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -46,6 +53,8 @@ def load(
         dtype: a torch dtype or its name; by default the dtype in which the weights are stored.
         device_map: as in transformers: "auto" or a dictionary, through accelerate.
         architecture: a description to use instead of the registered ones.
+        derive: whether a model that no description is registered for gets one derived from its
+            structure and behaviour, accepted only if it passes the conformance checks.
         revision: branch, tag or commit on the hub.
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
@@ -59,7 +68,7 @@ def load(
         HubError: the repository is gated, missing or out of reach.
         LoadError: no model or not all of its weights, or arguments that do not go together.
         InputError: there is no such device or dtype.
-        UnsupportedArchitectureError: no adapter describes this model.
+        UnsupportedArchitectureError: no adapter describes this model and none could be derived.
 
     Example:
         >>> import lensbridge
@@ -90,6 +99,8 @@ def load(
         hf_model = _from_pretrained(source, options)
     from lensbridge.model import LensModel
 
+    if architecture is None and derive:
+        architecture = _derived(hf_model)
     access = {
         "token": token,
         "trust_remote_code": trust_remote_code or None,
@@ -101,6 +112,22 @@ def load(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
     return LensModel(hf_model, lambda: tokenizer, architecture)
+
+
+def _derived(hf_model: nn.Module) -> Architecture | None:
+    """A description for a model that none is registered for; None where one is."""
+    from lensbridge.resolve import select, unwrap
+
+    try:
+        select(unwrap(hf_model), None)
+    except UnsupportedArchitectureError as unsupported:
+        from lensbridge.derive import derive_and_check
+
+        try:
+            return derive_and_check(unwrap(hf_model))
+        except UnsupportedArchitectureError as refused:
+            raise UnsupportedArchitectureError(f"{unsupported}\n\n{refused}") from refused
+    return None
 
 
 def demo_folder() -> str:

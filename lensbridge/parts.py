@@ -175,7 +175,7 @@ class StackPart:
     sizes: Sizes
     config: Any
     embed: nn.Module | None
-    embed_scale: float
+    embed_scale: Multiplier
     pos_embed: nn.Module | None
     takes_positions: bool
     ln_embed: Norm | None

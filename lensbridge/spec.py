@@ -278,7 +278,7 @@ class Stack:
         prefix: what its points are called: `blocks.{i}` for the main stack of most models,
             `encoder.{i}` and `decoder.{i}`, `vision.blocks.{i}`.
         embed: token embedding (in a vision tower the patch embedding).
-        embed_scale: what multiplies it outside the module.
+        embed_scale: what multiplies it outside the module; also the path of a buffer.
         pos_embed: learned absolute positions, where there are any.
         embed_norm: a norm on the sum of the embeddings.
         final_norm: the norm behind the last layer.

@@ -162,7 +162,7 @@ class _Wiring:
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
-            writer = Writer((stack.embed,), Multiplier(stack.embed_scale))
+            writer = Writer((stack.embed,), stack.embed_scale)
             yield self._written(f"{at}hook_embed", writer)
         if stack.pos_embed is not None:
             fields = self._fields(f"{at}hook_pos_embed", stack.pos_embed, "output")

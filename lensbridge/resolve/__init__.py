@@ -144,7 +144,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         sizes=_sizes(finder, spec, blocks),
         config=finder.config,
         embed=None if spec.embed is None else finder.top(spec.embed),
-        embed_scale=finder.scale(spec.embed_scale),
+        embed_scale=finder.embed_scale(spec.embed_scale),
         pos_embed=pos_embed,
         takes_positions=type(pos_embed) is nn.Embedding and pos_embed.padding_idx is None,
         ln_embed=norm(embed_norm),

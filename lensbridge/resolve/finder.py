@@ -132,6 +132,11 @@ class Finder:
             return None
         return owner, name
 
+    def embed_scale(self, spec: Scale | None) -> Multiplier:
+        """What the token embedding is multiplied by: a scale, or a buffer of the model."""
+        held = self.optional_tensor(spec) if isinstance(spec, str) and "." in spec else None
+        return Multiplier(self.scale(spec)) if held is None else Multiplier(held=held)
+
     def multiplier(self, layer: nn.Module, spec: Scale | None, where: str) -> Multiplier:
         """What a branch's output is multiplied by: a scale, or a parameter of the block."""
         if isinstance(spec, str) and spec.split(".")[0] in {
