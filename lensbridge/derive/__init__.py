@@ -55,3 +55,20 @@ def derive(model: "nn.Module") -> Derivation:
         return Derivation(None, missing={"forward": str(error)})
     found = describe(traced, model)
     return Derivation(found.architecture, tuple(found.established), found.missing)
+
+
+def derive_and_check(model: "nn.Module") -> Architecture:
+    """Derive a description and accept it only if the model conforms to it.
+
+    Where the conformance checks fail, parts are left out: the description may say less than the
+    model has, and what it says is so. It takes seconds for a small model.
+
+    Raises:
+        UnsupportedArchitectureError: no description passes; the message names the part that could
+            not be established and holds a starter adapter file.
+    """
+    from lensbridge.derive.check import accepted
+
+    architecture = accepted(model, derive(model)).architecture
+    assert architecture is not None
+    return architecture

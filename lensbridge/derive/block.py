@@ -31,23 +31,35 @@ class FoundBlock:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def find_block(layer: Layer, fields: Fields) -> FoundBlock:
-    """What one layer looks like."""
+def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
+    """What one layer looks like.
+
+    Args:
+        layer: the layer.
+        fields: the config.
+        usual: what norms compute elsewhere in the model, for a layer that has none.
+    """
     steps = Residual(layer).steps()
     if steps is None:
         reason = "no sum of what its modules give leads from the layer's input to its output"
-        return FoundBlock(Block(residual=None), missing={"residual": reason})
+        return FoundBlock(undescribed(usual), missing={"residual": reason})
     try:
-        return _Assembly(layer, fields, steps).found()
+        return _Assembly(layer, fields, steps, usual).found()
     except NotEstablished as error:
-        return FoundBlock(Block(residual=None), missing={"residual": str(error)})
+        return FoundBlock(undescribed(usual), missing={"residual": str(error)})
+
+
+def undescribed(usual: NormFacts | Norms) -> Block:
+    """A block of which only the ends are known; the kind of its norms is that of the final one."""
+    kinds = Norms(kind=usual.kind, unit_offset=usual.unit_offset, eps=usual.eps)
+    return Block(norms=kinds, residual=None)
 
 
 class _Assembly:
     """The parts of one block while they are put together."""
 
-    def __init__(self, layer: Layer, fields: Fields, steps: list[Step]) -> None:
-        self.layer, self.fields, self.steps = layer, fields, steps
+    def __init__(self, layer: Layer, fields: Fields, steps: list[Step], usual: NormFacts) -> None:
+        self.layer, self.fields, self.steps, self.usual = layer, fields, steps, usual
         self.missing: dict[str, str] = {}
         self.block = Block()
         self.sizes: Sizes | None = None
@@ -150,9 +162,15 @@ class _Assembly:
             reader = getattr(self, f"_add_{role}")(branch)
         except NotEstablished as error:
             self.missing[role] = str(error)
-            reader = branch.root
+            reader = self._at_its_boundaries(branch, str(error))
         self._pre(branch, slot, reader)
         return slot
+
+    def _at_its_boundaries(self, branch: Branch, reason: str) -> Call:
+        """A branch whose inside is not known, as one module that adds something to the stream."""
+        if self.block.mixer is not None:
+            raise NotEstablished(reason)
+        return self._add_mixer(branch)
 
     def _pre(self, branch: Branch, slot: str, reader: Call) -> None:
         if slot == "per_layer" or f"pre_{slot}" in self.slots or self.block.skip_norm:
@@ -162,7 +180,8 @@ class _Assembly:
         except NotEstablished as error:
             self.missing[f"norms.pre_{slot}"] = str(error)
             return
-        if norm is not None:
+        shared = self.slots.get("pre_attn")
+        if norm is not None and not (slot == "pre_mlp" and norm is shared):
             self.slots[f"pre_{slot}"] = norm
 
     def _add_attn(self, branch: Branch) -> Call:
@@ -227,7 +246,7 @@ class _Assembly:
         if len(set(facts.values())) > 1:
             raise NotEstablished("its norms are of more than one kind")
         paths = {slot: self.layer.relative(self.slots[slot].path) for slot in facts}
-        kinds = next(iter(facts.values()), NormFacts("LN", False, None))
+        kinds = next(iter(facts.values()), self.usual)
         return Norms(
             **{slot: path for slot, path in paths.items() if slot in _SLOTS},
             kind=kinds.kind,

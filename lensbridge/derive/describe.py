@@ -10,8 +10,9 @@ from lensbridge.derive.chain import Chain, find_chains, main_chain
 from lensbridge.derive.ends import find_back, find_final_norm, find_front
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
-from lensbridge.derive.layer import Layer
-from lensbridge.derive.trace import Trace
+from lensbridge.derive.layer import Layer, NotEstablished
+from lensbridge.derive.norms import NormFacts, facts_of
+from lensbridge.derive.trace import Call, Trace
 from lensbridge.spec import Architecture, Block, Dims, Stack
 
 
@@ -79,10 +80,11 @@ class _StackSearch:
 
     def stack(self, embed: nn.Module | None) -> Stack:
         front = find_front(self.trace, self.chain, embed, self.fields)
+        final = find_final_norm(self.trace, self.chain)
+        self.usual = self._kind_of_norm(final)
         blocks = self._blocks()
         sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
         self.found.missing.update(front.missing)
-        final = find_final_norm(self.trace, self.chain)
         self.found.established.append(f"{len(blocks)} layers in '{self.chain.path}'")
         kinds = self._kinds(blocks)
         return Stack(
@@ -92,14 +94,25 @@ class _StackSearch:
             embed_scale=front.embed_scale,
             pos_embed=front.pos_embed,
             embed_norm=front.embed_norm,
-            final_norm=final,
+            final_norm=None if final is None else final.path,
             dims=self._dims(sizes),
             config=self.config_name,
         )
 
+    def _kind_of_norm(self, final: Call | None) -> NormFacts:
+        try:
+            if final is not None:
+                return facts_of(final, self.fields, self.trace.tolerance)
+        except NotEstablished as error:
+            self.found.missing["final_norm"] = str(error)
+        return NormFacts("LN", False, None)
+
     def _blocks(self) -> list[FoundBlock]:
         layers = zip(self.chain.calls, self.chain.given, strict=True)
-        return [find_block(Layer(self.trace, call, given), self.fields) for call, given in layers]
+        return [
+            find_block(Layer(self.trace, call, given), self.fields, self.usual)
+            for call, given in layers
+        ]
 
     def _kinds(self, blocks: list[FoundBlock]) -> list[Block]:
         """One description for each way in which layers are built."""
@@ -121,13 +134,12 @@ class _StackSearch:
         for i, block in enumerate(blocks):
             if block != most and not _is_less(block, most):
                 self.found.missing.setdefault("layers", f"layer {i} of those built alike differs")
-        return most if most.residual is not None else Block(residual=None)
+        return most
 
     def _dims(self, sizes: Sizes | None) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
             "d_model": self.chain.last.shape[-1],
-            "vocab": self._vocab(),
         }
         if sizes is not None:
             wanted["heads"] = sizes.heads
@@ -146,11 +158,6 @@ class _StackSearch:
             said["d_head"] = self.fields.holding("d_head", sizes.d_qk)
         said["context"] = self._context()
         return Dims(**said)
-
-    def _vocab(self) -> int:
-        core: Any = self.trace.model
-        embed = core.get_input_embeddings()
-        return int(embed.weight.shape[0])
 
     def _context(self) -> str | None:
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):

@@ -115,14 +115,14 @@ def _holds_table(module: nn.Module) -> bool:
     return any(tensor.ndim == 2 for tensor in own)
 
 
-def find_final_norm(trace: Trace, chain: Chain) -> str | None:
+def find_final_norm(trace: Trace, chain: Chain) -> Call | None:
     """The norm outside the layers that reads the last layer's output."""
     for call in trace.calls:
         if call.start > chain.end and call.inputs and not call.path.startswith(f"{chain.path}."):
             given = call.inputs[0]
             reads = given.shape == chain.last.shape and close(given, chain.last, 1e-6)
             if reads and looks_like_norm(call):
-                return call.path
+                return call
     return None
 
 

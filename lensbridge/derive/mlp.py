@@ -150,7 +150,8 @@ class _Search:
         return None
 
     def _act(self, names: set[str]) -> str:
-        return self.fields.activation(names) or "hidden_act"
+        by_length = sorted(names, key=lambda name: (len(name), name))
+        return self.fields.activation(names) or next(iter(by_length), "hidden_act")
 
     def _paths(self, *calls: Call) -> list[str]:
         paths = [self.layer.relative(call.path) for call in calls]

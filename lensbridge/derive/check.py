@@ -1,0 +1,176 @@
+"""A derived description is accepted only if the conformance checks pass on that very model.
+
+Where they fail, the part that they fail in is described as less: attention and MLPs as modules at
+their boundaries, then layers by their ends alone.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lensbridge.errors import UnsupportedArchitectureError
+from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, Mixer, Norms
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lensbridge.derive import Derivation
+    from lensbridge.testing import Report
+
+_TRIES = 6
+_ON_ITSELF = ("reading changes nothing", "every point fires once", "nothing is left behind")
+"""What is checked on a small model itself; the rest is checked on a copy with other weights."""
+
+
+def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
+    """The derivation, or one that says less, with which the model conforms.
+
+    Raises:
+        UnsupportedArchitectureError: there is none. The message names the part that could not be
+            established and holds a starter adapter file.
+    """
+    from lensbridge.derive.probe import probe_of
+
+    first = derivation
+    probe = probe_of(model)
+    reasons: dict[str, str] = {}
+    for _ in range(_TRIES):
+        if derivation.architecture is None:
+            break
+        report = _report(model, probe, derivation.architecture)
+        if report.passed:
+            return replace(derivation, missing={**derivation.missing, **reasons})
+        part, smaller = _reduced(derivation.architecture, report)
+        reasons[part] = f"{report.failures[0].check}: {report.failures[0].detail}"
+        derivation = replace(derivation, architecture=smaller)
+    raise UnsupportedArchitectureError(_refusal(model, first, reasons))
+
+
+def _report(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "Report":
+    from lensbridge.testing import CHECKS, conformance
+
+    report = conformance(probe, architecture=architecture)
+    if report.passed and probe is not model:
+        few = [check for check in CHECKS if check.name in _ON_ITSELF]
+        report = conformance(model, architecture=architecture, checks=few)
+    return report
+
+
+def _reduced(architecture: Architecture, report: "Report") -> tuple[str, Architecture | None]:
+    """The part that the failures are about, and a description without it."""
+    told = "\n".join(f"{row.check} {row.detail}" for row in report.failures)
+    for part, about, smaller in _REDUCTIONS:
+        if re.search(about, told):
+            less = smaller(architecture)
+            if less != architecture:
+                return part, less
+    for part, _, smaller in _REDUCTIONS:
+        less = smaller(architecture)
+        if less != architecture:
+            return part, less
+    return "layers", None
+
+
+def _blocks(architecture: Architecture) -> tuple[Block, ...]:
+    block = architecture.block
+    return block if isinstance(block, tuple) else (block,)
+
+
+def _with_blocks(architecture: Architecture, change: Callable[[Block], Block]) -> Architecture:
+    changed = tuple(dict.fromkeys(change(block) for block in _blocks(architecture)))
+    return replace(architecture, block=changed[0] if len(changed) == 1 else changed)
+
+
+def _without_inside(architecture: Architecture) -> Architecture:
+    return _with_blocks(architecture, by_its_ends)
+
+
+def by_its_ends(block: Block) -> Block:
+    """A block of which nothing is said but what its norms compute."""
+    norms = block.norms
+    return Block(
+        norms=Norms(kind=norms.kind, unit_offset=norms.unit_offset, eps=norms.eps), residual=None
+    )
+
+
+def _without_attention(architecture: Architecture) -> Architecture:
+    def change(block: Block) -> Block:
+        if block.attn is None:
+            return block
+        if not block.attn.path or block.mixer is not None:
+            return by_its_ends(block)
+        attn = block.attn
+        mixer = Mixer(attn.path, written_by=attn.written_by, scale=attn.scale)
+        return replace(block, attn=None, mixer=mixer)
+
+    return _with_blocks(architecture, change)
+
+
+def _without_mlp(architecture: Architecture) -> Architecture:
+    def change(block: Block) -> Block:
+        mlp = block.mlp
+        if mlp is None:
+            return block
+        dense = isinstance(mlp, MLP | GatedMLP | FusedGatedMLP)
+        if not dense or not mlp.path or block.mixer is not None:
+            return by_its_ends(block)
+        assert not isinstance(mlp.written_by, tuple)
+        mixer = Mixer(mlp.path, written_by=mlp.written_by, scale=mlp.scale)
+        return replace(block, mlp=None, mixer=mixer)
+
+    return _with_blocks(architecture, change)
+
+
+def _without_cross(architecture: Architecture) -> Architecture:
+    crossed = any(block.cross is not None for block in _blocks(architecture))
+    return _without_inside(architecture) if crossed else architecture
+
+
+def _without_embeddings(architecture: Architecture) -> Architecture:
+    return replace(architecture, embed=None, embed_scale=None, pos_embed=None, embed_norm=None)
+
+
+def _without_positions(architecture: Architecture) -> Architecture:
+    return replace(architecture, pos_embed=None)
+
+
+def _without_final_norm(architecture: Architecture) -> Architecture:
+    return replace(architecture, final_norm=None)
+
+
+def _without_head(architecture: Architecture) -> Architecture:
+    return replace(
+        architecture, unembed=None, logit_scale=None, logit_softcap=None, head_hidden=None
+    )
+
+
+_REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...] = (
+    ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", _without_attention),
+    ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
+    ("cross-attention", r"cross", _without_cross),
+    ("positions", r"pos_embed|positions are", _without_positions),
+    ("embeddings", r"hook_embed|ln_embed|embeddings", _without_embeddings),
+    ("final norm", r"ln_final", _without_final_norm),
+    ("head", r"hook_logits|the head|logits are", _without_head),
+    ("inside of the layers", r"", _without_inside),
+)  # fmt: skip
+"""Parts, what a failure that is theirs speaks of, and the description without them."""
+
+
+def _refusal(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> str:
+    return "\n".join(_lines(model, first, reasons))
+
+
+def _lines(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> Iterator[str]:
+    yield f"No architecture could be derived for {type(model).__name__} that conforms to it."
+    for part, why in {**first.missing, **reasons}.items():
+        yield f"- {part}: {why}"
+    if first.architecture is None:
+        return
+    yield (
+        "This is what could be derived. Correct it and pass it as load(..., architecture=...), "
+        "or start from it with `lensbridge new-adapter`:"
+    )
+    yield ""
+    yield first.render()
