@@ -15,7 +15,12 @@ BLOCK = Block(
 COHERE2 = replace(
     LLAMA,
     name="cohere2",
-    classes=("Cohere2ForCausalLM", "Cohere2Model"),
+    classes=(
+        "Cohere2ForCausalLM",
+        "Cohere2Model",
+        "CohereCompassForCausalLM",
+        "CohereCompassTextModel",
+    ),
     block=BLOCK,
     logit_scale="logit_scale",
 )

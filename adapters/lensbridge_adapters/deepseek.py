@@ -1,6 +1,7 @@
 """DeepSeek 2 and 3: latent attention (MLA), experts of which some are shared, behind dense layers.
 
-GLM 4.7 Flash, A.X K1 (with a norm behind its experts) and Youtu (all dense) are of the same shape.
+GLM 4.7 Flash and 5, A.X K1 (a norm behind its experts) and Youtu (all dense) share the shape.
+An indexer, where there is one, masks positions before the softmax.
 """
 
 from dataclasses import replace
@@ -23,6 +24,10 @@ DEEPSEEK = replace(
         "DeepseekV2Model",
         "DeepseekV3ForCausalLM",
         "DeepseekV3Model",
+        "DeepseekV32ForCausalLM",
+        "DeepseekV32Model",
+        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaModel",
         "Glm4MoeLiteForCausalLM",
         "Glm4MoeLiteModel",
         "YoutuForCausalLM",

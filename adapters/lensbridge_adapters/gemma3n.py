@@ -1,6 +1,6 @@
 """Gemma 3n, the text model: several streams predict and correct one another (AltUp)."""
 
-from lensbridge.spec import Architecture, Block, Dims
+from lensbridge.spec import Architecture, Block, Dims, Norms
 
 GEMMA3N_TEXT = Architecture(
     name="gemma3n_text",
@@ -9,7 +9,7 @@ GEMMA3N_TEXT = Architecture(
     embed="model.embed_tokens",
     blocks="model.layers",
     # There is no one stream that the branches add to.
-    block=Block(residual=None),
+    block=Block(norms=Norms(kind="RMS"), residual=None),
     final_norm="model.norm",
     unembed="lm_head",
     logit_softcap="final_logit_softcapping",

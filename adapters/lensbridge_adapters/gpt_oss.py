@@ -1,15 +1,29 @@
-"""gpt-oss: experts, and per head a sink that takes attention to nowhere."""
+"""gpt-oss: experts, and per head a sink that takes attention to nowhere. Flint norms heads too."""
 
 from dataclasses import replace
 
 from lensbridge.spec import MoE
-from lensbridge_adapters.llama import ATTENTION, BLOCK, LLAMA
+from lensbridge_adapters.llama import ATTENTION, BLOCK, GATED_MLP, LLAMA
+
+SINKS = replace(ATTENTION, sinks="sinks")
+NORMED_HEADS = replace(SINKS, q_norm="q_norm", k_norm="k_norm")
+DENSE_BLOCK = replace(BLOCK, attn=NORMED_HEADS)
 
 GPT_OSS = replace(
     LLAMA,
     name="gpt_oss",
     classes=("GptOssForCausalLM", "GptOssModel"),
-    block=replace(BLOCK, attn=replace(ATTENTION, sinks="sinks"), mlp=MoE("mlp", router="router")),
+    block=replace(BLOCK, attn=SINKS, mlp=MoE("mlp", router="router")),
 )
 
-ARCHITECTURES = (GPT_OSS,)
+FLINT = replace(
+    LLAMA,
+    name="flint",
+    classes=("FlintForCausalLM", "FlintModel"),
+    block=(
+        replace(DENSE_BLOCK, mlp=MoE("mlp", shared=replace(GATED_MLP, path="shared_expert"))),
+        DENSE_BLOCK,
+    ),
+)
+
+ARCHITECTURES = (GPT_OSS, FLINT)

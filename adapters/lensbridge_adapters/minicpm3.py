@@ -17,6 +17,7 @@ MINICPM3 = replace(
         attn=replace(ATTENTION, qkv=LatentQKV(), scale=SCALE),
         mlp=replace(GATED_MLP, scale=SCALE),
     ),
+    head_scale="1 / logits_scaling",
 )
 
 ARCHITECTURES = (MINICPM3,)

@@ -1,4 +1,4 @@
-"""XGLM: sinusoidal positions, which are no weights; plain MLP on the block itself."""
+"""XGLM: sinusoidal positions; plain MLP on the block itself."""
 
 from lensbridge.spec import MLP, Architecture, Attention, Block, Norms, SplitQKV
 
@@ -6,6 +6,7 @@ XGLM = Architecture(
     name="xglm",
     classes=("XGLMForCausalLM", "XGLMModel"),
     embed="model.embed_tokens",
+    pos_embed="model.embed_positions",
     blocks="model.layers",
     block=Block(
         norms=Norms(pre_attn="self_attn_layer_norm", pre_mlp="final_layer_norm"),
