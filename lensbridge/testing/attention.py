@@ -41,6 +41,12 @@ class Heads:
         return repeat_kv(self["v"], self["pattern"].shape[1], axis=2)
 
     @property
+    def seen(self) -> Tensor:
+        """Where attention is not masked: some models mask with a large number, not with -inf."""
+        scores = self["attn_scores"]
+        return torch.isfinite(scores) & ((scores > -1e3) | (self["pattern"] > 0))
+
+    @property
     def product_names(self) -> tuple[str, str]:
         """What the scores are the products of."""
         return ("rot_q", "rot_k") if "rot_q" in self else ("q", "k")
@@ -102,15 +108,18 @@ def check_z_is_pattern_times_v(subject: Subject) -> None:
 
 def check_one_token_z_is_v(subject: Subject) -> None:
     """A position that sees only itself gives its own value."""
-    for heads in every(subject, "v", "z", run=subject.one_token):
-        if heads.sub == "attn" and heads.part.sinks is None:
-            wanted = repeat_kv(heads["v"], heads["z"].shape[2], axis=2)
-            subject.expect.close(heads.name("z"), heads["z"], wanted, "v, on one token")
+    found = every(subject, "v", "z", run=subject.one_token)
+    found = [one for one in found if one.sub == "attn" and one.part.sinks is None]
+    if not found:
+        raise NotApplicable("a sink takes part of the attention")
+    for heads in found:
+        wanted = repeat_kv(heads["v"], heads["z"].shape[2], axis=2)
+        subject.expect.close(heads.name("z"), heads["z"], wanted, "v, on one token")
 
 
 def check_scores_are_products(subject: Subject) -> None:
     """Scores grow with the products of queries and keys, head by head, and with nothing less."""
-    for heads in every(subject, "attn_scores", "q"):
+    for heads in every(subject, "attn_scores", "pattern", "q"):
         q_name, k_name = heads.product_names
         if q_name in heads and k_name in heads:
             subject.expect.made += 1
@@ -127,7 +136,7 @@ def _products(heads: Heads) -> Tensor:
 def _are_linear(subject: Subject, heads: Heads) -> bool:
     """One positive factor makes the scores of the products, where they are not masked."""
     scores, products = heads["attn_scores"].double(), _products(heads)
-    seen = torch.isfinite(scores)
+    seen = heads.seen
     factor = best_factor(scores[seen], products[seen])
     return factor > 0 and subject.expect.are_close(scores[seen], products[seen] * factor)
 
@@ -135,10 +144,10 @@ def _are_linear(subject: Subject, heads: Heads) -> bool:
 def _rise_along_rows(heads: Heads) -> bool:
     """In each row scores rise with the products: a soft-cap bends them and keeps their order."""
     scores, products = heads["attn_scores"].double(), _products(heads)
-    order = products.masked_fill(~torch.isfinite(scores), -torch.inf).argsort(-1)
-    sorted_scores = scores.gather(-1, order)
-    steps = sorted_scores.diff(dim=-1)
-    return bool((steps.nan_to_num(0.0, posinf=1.0) >= -1e-5).all())
+    masked = products.masked_fill(~heads.seen, -torch.inf)
+    order = masked.argsort(-1)
+    steps = scores.masked_fill(~heads.seen, -1e9).gather(-1, order).diff(dim=-1)
+    return bool((steps >= -1e-5).all())
 
 
 def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
@@ -161,7 +170,7 @@ def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
     mixed = both - scores((q_name, dq)) - scores((k_name, dk)) + heads["attn_scores"].double()
     keys = repeat_kv(dk, dq.shape[2], axis=2)
     wanted = torch.einsum("bqhd,bkhd->bhqk", dq.double(), keys.double())
-    seen = torch.isfinite(mixed)
+    seen = heads.seen & torch.isfinite(mixed)
     subject.expect.proportional(
         f"{heads.name('attn_scores')}, as far as it depends on both {q_name} and {k_name},",
         mixed[seen],
@@ -245,7 +254,8 @@ class Nudge:
 def check_editing_a_query_moves_its_head(subject: Subject) -> None:
     """One head of q at one position moves that head's pattern and z there, and nothing earlier."""
     for heads in sampled(subject, "q", "pattern", "z"):
-        head, at = 1, heads["q"].shape[1] // 2
+        head = 1
+        at = int(heads["pattern"][0, head].amax(-1).argmin())  # where it is least settled
         after = heads.of(_after(subject, heads, "q", Nudge(head, at)))
         cause = f"an edit of {heads.name('q')}[0, {at}, {head}]"
         region = _where(heads["pattern"], slice(head, head + 1), slice(at, at + 1))
@@ -278,7 +288,10 @@ def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
 def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
     """One head of k at one position moves the rows of its query heads that see the position."""
     for heads in sampled(subject, "q", "k", "pattern", "z"):
-        group, at = heads["k"].shape[2] - 1, heads["k"].shape[1] // 2
+        group = heads["k"].shape[2] - 1
+        ours = _of_group(heads, group, heads["k"].shape[2]).unsqueeze(-1)
+        open_ = (heads["pattern"] * (1.0 - heads["pattern"])).masked_fill(~ours, 0.0)
+        at = int(open_.sum((0, 1, 2)).argmax())
         after = heads.of(_after(subject, heads, "k", Nudge(group, at)))
         seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["k"].shape[2])
         region = seeing.unsqueeze(-1).expand_as(heads["pattern"])
@@ -291,7 +304,9 @@ def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
 def check_editing_a_value_moves_its_heads(subject: Subject) -> None:
     """One head of v at one position moves the z of its query heads, and no pattern."""
     for heads in sampled(subject, "v", "pattern", "z"):
-        group, at = 0, heads["v"].shape[1] // 2
+        group = 0
+        ours = _of_group(heads, group, heads["v"].shape[2]).unsqueeze(-1)
+        at = int(heads["pattern"].masked_fill(~ours, 0.0).sum((0, 1, 2)).argmax())
         after = heads.of(_after(subject, heads, "v", Nudge(group, at)))
         cause = f"an edit of {heads.name('v')}[0, {at}, {group}]"
         subject.expect.close(
@@ -336,7 +351,10 @@ def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
 def check_each_head_reads_its_own_copy(subject: Subject) -> None:
     """An edit of one head's copy of the stream moves that head and no other."""
     for block in subject.samples("hook_q_input"):
+        part = subject.parts[block.at].attn
         for role in "qkv":
+            if part is not None and part.q_norm is not None and part.qk_norm_axes == "flat":
+                raise NotApplicable("a norm over all heads makes each depend on all")
             copies, point = f"hook_{role}_input", f"attn.hook_{role}"
             if copies in block and point in block:
                 head = block[point].shape[2] - 1

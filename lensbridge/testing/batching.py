@@ -89,6 +89,12 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     past = prefix.get("past_key_values")
     if past is None or "past_key_values" not in subject.accepted:
         raise NotApplicable("the model keeps no keys and values")
+    with torch.no_grad():
+        again: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
+    bare = subject.bare({"input_ids": ids[:, -1:]}, past_key_values=again.get("past_key_values"))
+    apart = difference(bare, subject.clean.output[:, -1:])
+    if apart > subject.expect.tolerance:
+        raise NotApplicable(f"the bare model's own cached step differs by {apart:.2g}")
     names = [n for n in subject.names if _in_step(n)]
     step = subject.read(names, inputs={"input_ids": ids[:, -1:]}, past_key_values=past)
     subject.expect.close(

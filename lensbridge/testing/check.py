@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
-from lensbridge.errors import ConformanceError, LensbridgeError
 from lensbridge.testing.expect import NotApplicable
-from lensbridge.testing.subject import Subject
+from lensbridge.testing.subject import RUN_ERRORS, Subject, told
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -68,10 +67,8 @@ def run_check(check: Check, subject: Subject) -> Row:
         check.run(subject)
     except NotApplicable as why:
         return row("skipped", str(why))
-    except (ConformanceError, LensbridgeError) as error:
-        return row("failed", str(error))
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return row("failed", f"{type(error).__name__}: {error}")
+    except RUN_ERRORS as error:
+        return row("failed", told(error))
     if subject.expect.made == made:
         return row("failed", "the check applies, and it found nothing to compare")
     return row("passed")

@@ -156,8 +156,16 @@ def conformance(
     """
     rows: list[Row] = []
     for one in _subjects(subject, architecture, inputs, variants, classes, fields):
-        rows += [one] if isinstance(one, Row) else [run_check(check, one) for check in checks]
+        rows += [one] if isinstance(one, Row) else check_all(one, checks)
     return Report(tuple(rows))
+
+
+def check_all(subject: Subject, checks: Iterable[Check] = CHECKS) -> list[Row]:
+    """Every check on one subject; a single row where its points cannot be read at all."""
+    reason = subject.unreadable
+    if reason:
+        return [Row("every point can be read", subject.label, subject.variant, "failed", reason)]
+    return [run_check(check, subject) for check in checks]
 
 
 def _subjects(

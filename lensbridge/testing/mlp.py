@@ -137,7 +137,7 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
             value[0, 1] = (value[0, 1] + 1) % n
 
         def double(value: Tensor, hook: Hook) -> None:
-            value[0, 1] *= 2
+            value[0, 1, 0] *= 2  # not all of them: a norm behind would undo it
 
         for point, edit in (("expert_indices", onwards), ("expert_weights", double)):
             full = block.name(f"mlp.hook_{point}")

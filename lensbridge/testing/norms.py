@@ -96,19 +96,20 @@ def check_branches_read_the_stream(subject: Subject) -> None:
                 "hook_resid_pre",
             )
         before = _before_mlp(block, part)
-        if "hook_mlp_in" in block and before is not None:
+        if "hook_mlp_in" in block:
             subject.expect.close(
                 block.name("hook_mlp_in"), block["hook_mlp_in"], block[before], before
             )
 
 
-def _before_mlp(block: Block, part: BlockPart) -> str | None:
+def _before_mlp(block: Block, part: BlockPart) -> str:
     if part.residual == "parallel":
-        return "hook_resid_pre"
+        normed = "ln2.hook_out" not in block and "ln1.hook_out" in block  # one norm for both
+        return "ln1.hook_out" if normed else "hook_resid_pre"
     for point in ("hook_resid_mid_cross", "hook_resid_mid"):
         if point in block:
             return point
-    return None
+    return "hook_resid_pre"
 
 
 def check_norm_edits_carry_on(subject: Subject) -> None:

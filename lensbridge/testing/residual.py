@@ -124,29 +124,46 @@ def _stack(block: Block) -> str:
 
 def check_embeddings_make_the_stream(subject: Subject) -> None:
     """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
-    for stack in subject.model.native.stacks:
-        if stack.prefix != subject.model.native.stacks[0].prefix:
-            continue
-        run, first = subject.clean, f"{stack.prefix}.0.hook_resid_pre"
-        summed = run["hook_embed"]
-        if "hook_pos_embed" in run.values:
-            summed = summed + run["hook_pos_embed"]
-        if "ln_embed.hook_out" not in run.values:
-            subject.expect.close(first, run[first], summed, "hook_embed + hook_pos_embed")
-            continue
-        subject.expect.close(first, run[first], run["ln_embed.hook_out"], "ln_embed.hook_out")
-        read = run["ln_embed.hook_normalized"] * run["ln_embed.hook_scale"]
-        constant = _uncentered(read) - _uncentered(summed)  # token types: one row for all
-        subject.expect.close(
-            "what ln_embed reads",
-            constant,
-            constant[:1, :1].expand_as(constant),
-            "hook_embed + hook_pos_embed, up to one vector",
-        )
+    run, prefix = subject.clean, subject.model.native.stacks[0].prefix
+    stream, embed = run[f"{prefix}.0.hook_resid_pre"], run["hook_embed"]
+    if embed.shape != stream.shape:
+        raise NotApplicable("the embeddings are projected to another width")
+    positions = run.values.get("hook_pos_embed", torch.zeros_like(embed))
+    if "ln_embed.hook_out" not in run.values:
+        rest = stream - embed - positions
+        _hold_rest(subject, "block 0 reads", rest, "hook_embed + hook_pos_embed")
+        return
+    normed = run["ln_embed.hook_out"]
+    read = run["ln_embed.hook_normalized"] * run["ln_embed.hook_scale"]
+    if subject.expect.are_close(stream, normed):
+        rest = _uncentered(read) - _uncentered(embed + positions)
+        _hold_rest(subject, "ln_embed reads", rest, "hook_embed + hook_pos_embed")
+        return
+    subject.expect.close("what block 0 reads", stream, normed + positions, "ln_embed.hook_out")
+    rest = _uncentered(read) - _uncentered(embed)
+    _hold_rest(subject, "ln_embed reads", rest, "hook_embed")
 
 
 def _uncentered(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
+
+
+def _hold_rest(subject: Subject, what: str, rest: Tensor, words: str) -> None:
+    """What the embeddings leave open is nothing, one vector (token types), or computed positions.
+
+    Positions that are learned are a point, so they must not be left over.
+    """
+    subject.expect.close(
+        f"what {what}, less {words},", rest, rest[:1].expand_as(rest), "the same for any tokens"
+    )
+    if subject.expect.are_close(rest, rest[:1, :1].expand_as(rest)):
+        return
+    weights = [p.detach() for p in subject.hf_model.parameters()]
+    tables = [w for w in weights if w.ndim == 2 and w.shape[-1] == rest.shape[-1]]
+    learned = any(
+        bool((_uncentered(t) - _uncentered(rest[0, 1])).abs().amax(-1).min() < 1e-4) for t in tables
+    )
+    subject.expect.holds(f"what {what}", not learned, f"{words} leaves out learned positions")
 
 
 EDITED = (
@@ -194,12 +211,13 @@ def _edit_and_hold(subject: Subject, block: Block, point: str) -> None:
     def edit(value: Tensor, hook: Hook) -> Tensor:
         return value + delta
 
-    points = [n for n in subject.names if n.startswith(block.at) and n not in _behind(block, point)]
+    part = subject.parts[block.at]
+    gone = _behind(block, part, point)
+    points = [n for n in subject.names if n.startswith(block.at) and n not in gone]
     after = subject.read(points, [(name, edit)])
     changed = after.blocks[block.at]
     subject.expect.close(name, changed[point], value + delta, "the edited value, for later readers")
     _hold(subject, after, [block.at], edited={name})
-    part = subject.parts[block.at]
     if part.residual == "post_norm" and point.startswith("ln"):
         return
     for reader in READERS.get(point, ()):
@@ -209,7 +227,9 @@ def _edit_and_hold(subject: Subject, block: Block, point: str) -> None:
             )
 
 
-def _behind(block: Block, point: str) -> set[str]:
+def _behind(block: Block, part: BlockPart, point: str) -> set[str]:
     """Points whose captured tensor an edit of this one is written into."""
+    if part.residual != "post_norm":
+        return set()
     shared = {"hook_resid_mid": "ln1.hook_out", "hook_resid_mid_cross": "ln_cross.hook_out"}
     return {block.name(shared[point])} if point in shared else set()

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lensbridge.errors import LensbridgeError
 from lensbridge.hooks import Hook
 from lensbridge.loading import load
 from lensbridge.model import LensModel
@@ -244,11 +245,20 @@ class Subject:
         """Every point on the input, unedited."""
         return self.read()
 
+    @property
+    def unreadable(self) -> str:
+        """Why the points cannot be read at all; nothing where they can."""
+        try:
+            return "" if self.clean.values else "the model has no points"
+        except RUN_ERRORS as error:
+            return told(error)
+
     @cached_property
     def one_token(self) -> Pass:
         """Every point on an input of one position."""
         one = {name: value[:, :1] for name, value in self.inputs.items() if value.ndim == 2}
-        return self.read(inputs={**self.inputs, **one})
+        names = [n for n in self.names if n.endswith(("hook_v", "hook_z", "hook_pattern"))]
+        return self.read(names, inputs={**self.inputs, **one})
 
     @cached_property
     def is_causal(self) -> bool:
@@ -262,6 +272,24 @@ class Subject:
             changed[:, -1] = changed[:, -1].roll(1) if len(changed) > 1 else changed[:, 1]
         before, after = self.bare(), self.bare({**self.inputs, name: changed})
         return before.ndim == 3 and self.expect.are_close(after[:, :-1], before[:, :-1])
+
+
+RUN_ERRORS = (
+    LensbridgeError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+"""What a run can raise where a description does not fit."""
+
+
+def told(error: BaseException) -> str:
+    """An error as a report tells it."""
+    own = isinstance(error, LensbridgeError)
+    return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 @contextmanager

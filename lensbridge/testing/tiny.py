@@ -105,9 +105,6 @@ ALTERNATIVES: tuple[dict[str, Any], ...] = (
 )
 """What is tried in turn: not every class takes sizes that differ."""
 
-_MIXED = ["sliding_attention", "full_attention"]
-_HYBRID = ["linear_attention", "full_attention"]
-
 BY_TYPE: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gpt2": {"scale_attn_by_inverse_layer_idx": True},
@@ -121,7 +118,6 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
               "expert_layer_offset": 1, "num_key_value_heads": KV_HEADS},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_key_value_heads": HEADS,
                "n_mamba_heads": 8, "mamba_ngroups": 1},
@@ -137,15 +133,6 @@ BY_TYPE: dict[str, dict[str, Any]] = {
                        "hidden_size": WIDTH},
     },
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
-    **{
-        name: {"layer_types": _MIXED}
-        for name in ("gemma2", "gemma3_text", "gemma4_text", "cohere2", "exaone4", "olmo3",
-                     "gpt_oss", "modernbert-decoder")
-    },
-    **{
-        name: {"layer_types": _HYBRID}
-        for name in ("granitemoehybrid", "qwen3_next", "olmo_hybrid", "qwen3_5_text")
-    },
 }  # fmt: skip
 """What a model type needs beside its sizes."""
 
@@ -189,9 +176,22 @@ def tiny_config(config_class: Any, **fields: Any) -> Any:
 def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
     names = _fields(config_class)
     found = {name: value for name, value in sizes.items() if name in names}
+    found.update(_one_layer_of_each_kind(config_class, names))
     for name, part in _parts(config_class):
         found[name] = part(**_settings(part, {**SIZES, **VISION} if "vision" in name else SIZES))
     return {**found, **BY_TYPE.get(str(config_class.model_type), {})}
+
+
+def _one_layer_of_each_kind(config_class: Any, names: set[str]) -> dict[str, Any]:
+    """Where a config lists kinds of layers: one of each that its default has, two at least."""
+    for field in ("layer_types", "layers_block_type"):
+        if field in names and "num_hidden_layers" in names:
+            kinds = vars(config_class()).get(field) or ()
+            found = list(dict.fromkeys(kinds))
+            if found:
+                found = found if len(found) > 1 else found * 2
+                return {field: found, "num_hidden_layers": len(found)}
+    return {}
 
 
 def _fields(config_class: Any) -> set[str]:
@@ -287,12 +287,33 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
 
 
 def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
-    """Random ids for a model, and the rest of what its forward needs."""
+    """Random inputs for a model: what its forward takes of ids, pictures and sounds."""
     config: Any = model.config
-    text = config.get_text_config()
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(5, min(int(text.vocab_size), 89), (batch, length), generator=generator)
-    ids = ids.to(next(model.parameters()).device)
-    if config.is_encoder_decoder:
-        return {"input_ids": ids, "decoder_input_ids": ids.flip(1)[:, :-2]}
-    return {"input_ids": ids}
+    like = next(model.parameters())
+    main = str(model.main_input_name)
+    found: dict[str, torch.Tensor] = {}
+    if main == "input_ids":
+        found[main] = _ids(config, batch, length, generator)
+    else:
+        shape = _shape(config, main, batch)
+        found[main] = torch.randn(shape, generator=generator).to(like.dtype)
+    takes = inspect.signature(model.forward).parameters
+    if config.is_encoder_decoder and "decoder_input_ids" in takes:
+        found["decoder_input_ids"] = _ids(config, batch, length - 2, generator)
+    return {name: value.to(like.device) for name, value in found.items()}
+
+
+def _ids(config: Any, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    size = int(config.get_text_config().vocab_size)
+    return torch.randint(5, min(size, 89), (batch, length), generator=generator)
+
+
+def _shape(config: Any, main: str, batch: int) -> tuple[int, ...]:
+    settings = config.to_dict()
+    if main == "input_features":
+        return (batch, int(settings["num_mel_bins"]), 2 * int(settings["max_source_positions"]))
+    vision = settings.get("vision_config") or settings
+    size = vision["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return (batch, int(vision.get("num_channels", 3)), int(height), int(width))

@@ -34,12 +34,16 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
         return
     wanted = torch.einsum("bpm,hmd->bphd", heads.block[given], weight)
     bias = subject.weight(f"{at}b_{role.upper()}")
-    wanted = wanted if bias is None else wanted + bias
+    bias = torch.zeros_like(wanted[0, 0]) if bias is None else bias
     norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": None}[role]
-    words = f"{given} @ W_{role.upper()} + b_{role.upper()}"
+    words = f"{given} @ W_{role.upper()}"
     if norm is not None:
-        wanted, words = _normed(norm, heads.part, wanted), f"norm({words})"
-    subject.expect.proportional(heads.name(role), heads[role], wanted, words)
+        made = _normed(norm, heads.part, wanted + bias)
+        subject.expect.close(heads.name(role), heads[role], made, f"norm({words} + bias)")
+    else:  # up to a factor: some models scale what attention reads
+        subject.expect.proportional(
+            f"{heads.name(role)} less b_{role.upper()}", heads[role] - bias, wanted, words
+        )
 
 
 def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
@@ -53,10 +57,13 @@ def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
 
 def check_output_projection_writes_attn_out(subject: Subject) -> None:
     """The heads' writes are z times W_O, up to the norm and the multiplier behind attention."""
-    for heads in every(subject, "z", "result"):
+    found = [heads for heads in every(subject, "z", "result") if not heads.part.gated]
+    if not found:
+        raise NotApplicable("z is gated before it is projected")
+    for heads in found:
         slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
         weight = subject.weight(f"{heads.block.at}{heads.sub}.W_O")
-        if weight is not None and f"{slot}.hook_out" not in heads.block and not heads.part.gated:
+        if weight is not None and f"{slot}.hook_out" not in heads.block:
             wanted = torch.einsum("bphd,hdm->bphm", heads["z"], weight)
             subject.expect.proportional(
                 heads.name("result"), heads["result"], wanted, "z @ W_O, head by head"
@@ -67,8 +74,6 @@ def check_output_projection_writes_attn_out(subject: Subject) -> None:
 
 def _hold_behind_norm(subject: Subject, heads: Heads, slot: str, weight: Tensor) -> None:
     """The norm behind attention reads the output projection."""
-    if heads.part.gated:
-        return
     out = torch.einsum("bphd,hdm->bpm", heads["z"], weight)
     bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
     _hold_norm_reads(subject, heads.block, slot, out if bias is None else out + bias, "z @ W_O")
