@@ -48,6 +48,7 @@ BART = Architecture(
     blocks="model.decoder.layers",
     block=POST_NORM_CROSS,
     unembed=("lm_head", "classification_head.out_proj", "qa_outputs"),
+    unembed_bias="final_logits_bias",
     towers=(ENCODER,),
 )
 

@@ -10,13 +10,13 @@ CLIP_BLOCK = Block(
     mlp=MLP("mlp", up="fc1", down="fc2"),
 )
 
-# the norm behind the vision tower reads the class token alone: it is the pooler, not a final norm
+# The patch embedding is a convolution, whose output is no sequence; the embeddings module's is.
+# The norm behind the vision tower reads the class token alone: it is the pooler, no final norm
 CLIP_VISION_TOWER = Stack(
     prefix="vision.blocks",
     config="vision_config",
     dims=Dims(context=None),
-    embed="vision_model.embeddings.patch_embedding",
-    pos_embed="vision_model.embeddings.position_embedding",
+    embed="vision_model.embeddings",
     embed_norm="vision_model.pre_layrnorm",
     blocks="vision_model.encoder.layers",
     block=CLIP_BLOCK,
@@ -56,8 +56,7 @@ CLIP_VISION = Architecture(
     name="clip_vision",
     classes=("CLIPVisionModel",),
     dims=CLIP_VISION_TOWER.dims,
-    embed="embeddings.patch_embedding",
-    pos_embed="embeddings.position_embedding",
+    embed="embeddings",
     embed_norm="pre_layrnorm",
     blocks="encoder.layers",
     block=CLIP_BLOCK,
@@ -69,7 +68,6 @@ CLIP_VISION_WITH_PROJECTION = replace(
     name="clip_vision_with_projection",
     classes=("CLIPVisionModelWithProjection",),
     embed=CLIP_VISION_TOWER.embed,
-    pos_embed=CLIP_VISION_TOWER.pos_embed,
     embed_norm=CLIP_VISION_TOWER.embed_norm,
     blocks=CLIP_VISION_TOWER.blocks,
     pooler="vision_model.post_layernorm",

@@ -8,7 +8,7 @@ CODEGEN = Architecture(
     embed="transformer.wte",
     blocks="transformer.h",
     block=Block(
-        norms=Norms(pre_attn="ln_1"),
+        norms=Norms(pre_attn="ln_1", pre_mlp="ln_1"),
         attn=Attention(
             "attn", qkv=FusedQKV("qkv_proj", layout="sharded"), out="out_proj", rotary=True
         ),

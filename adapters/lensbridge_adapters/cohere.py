@@ -6,7 +6,7 @@ from lensbridge.spec import Block, Norms
 from lensbridge_adapters.llama import ATTENTION, GATED_MLP, LLAMA
 
 BLOCK = Block(
-    norms=Norms(pre_attn="input_layernorm"),
+    norms=Norms(pre_attn="input_layernorm", pre_mlp="input_layernorm"),
     attn=ATTENTION,
     mlp=GATED_MLP,
     residual="parallel",

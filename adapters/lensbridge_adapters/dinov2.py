@@ -6,15 +6,15 @@ from lensbridge.spec import MLP, Architecture, Attention, Block, Dims, GatedMLP,
 
 DINOV2_BLOCK = Block(
     norms=Norms(pre_attn="norm1", pre_mlp="norm2"),
-    attn=Attention("attention", qkv=SplitQKV(), out="o_proj", written_by="layer_scale1"),
-    mlp=MLP("mlp", up="fc1", down="fc2", written_by="layer_scale2"),
+    attn=Attention("attention", qkv=SplitQKV(), out="o_proj", scale="layer_scale1.lambda1"),
+    mlp=MLP("mlp", up="fc1", down="fc2", scale="layer_scale2.lambda1"),
 )
 
 DINOV2 = Architecture(
     name="dinov2",
     classes=("Dinov2ForImageClassification", "Dinov2Model"),
     dims=Dims(context=None),
-    embed="dinov2.embeddings.patch_embeddings",
+    embed="dinov2.embeddings",
     blocks="dinov2.encoder.layer",
     block=(
         DINOV2_BLOCK,
@@ -25,7 +25,7 @@ DINOV2 = Architecture(
                 gate="gate_proj",
                 up="up_proj",
                 down="down_proj",
-                written_by="layer_scale2",
+                scale="layer_scale2.lambda1",
             ),
         ),
     ),

@@ -25,7 +25,6 @@ ELECTRA = replace(
     head_hidden="generator_predictions",
     unembed=(
         "generator_lm_head",
-        "discriminator_predictions.dense_prediction",
         "classifier.out_proj",
         "classifier",
         "qa_outputs",

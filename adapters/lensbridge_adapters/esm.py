@@ -26,12 +26,14 @@ ESM2 = Architecture(
     ),
     requires={"position_embedding_type": "rotary"},
     embed="esm.embeddings.word_embeddings",
+    embed_norm="esm.embeddings.layer_norm",
     blocks="esm.encoder.layer",
     block=ESM_BLOCK,
     final_norm="esm.encoder.emb_layer_norm_after",
     pooler="esm.pooler",
     head_hidden="lm_head.layer_norm",
     unembed=("lm_head.decoder", "classifier.out_proj", "classifier"),
+    unembed_bias="lm_head.bias",
 )
 
 ESM1 = replace(

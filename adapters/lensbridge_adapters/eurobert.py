@@ -13,6 +13,7 @@ EUROBERT = replace(
         "EuroBertForTokenClassification",
         "EuroBertModel",
     ),
+    head_hidden="activation",
     unembed=("lm_head", "classifier"),
 )
 

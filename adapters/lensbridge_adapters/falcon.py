@@ -9,15 +9,16 @@ ATTENTION = Attention(
 )
 # one norm for both branches
 SINGLE_NORM = Block(
-    norms=Norms(pre_attn="input_layernorm"),
+    norms=Norms(pre_attn="input_layernorm", pre_mlp="input_layernorm"),
     attn=ATTENTION,
-    mlp=MLP("mlp", up="dense_h_to_4h", down="dense_4h_to_h", act="activation"),
+    mlp=MLP("mlp", up="dense_h_to_4h", down="dense_4h_to_h", act="activation", overwritten=True),
     residual="parallel",
 )
 DOUBLE_NORM = replace(SINGLE_NORM, norms=Norms(pre_attn="ln_attn", pre_mlp="ln_mlp"))
 SEQUENTIAL = replace(
     SINGLE_NORM,
     norms=Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm"),
+    mlp=replace(SINGLE_NORM.mlp, overwritten=False),
     residual="sequential",
 )
 

@@ -13,9 +13,19 @@ FALCON_H1 = replace(
     embed_scale="embedding_multiplier",
     block=Block(
         norms=NORMS,
-        attn=replace(ATTENTION, scale="attention_out_multiplier"),
+        attn=replace(
+            ATTENTION,
+            scale="attention_out_multiplier",
+            in_scale="attention_in_multiplier",
+            k_scale="key_multiplier",
+        ),
         mixer=Mixer("mamba", steps=("in_proj",), scale="ssm_out_multiplier"),
-        mlp=MLP,
+        mlp=replace(
+            MLP,
+            written_by="feed_forward.down_proj",
+            scale="mlp_multipliers[1]",
+            gate_scale="mlp_multipliers[0]",
+        ),
     ),
     final_norm="model.final_layernorm",
     logit_scale="lm_head_multiplier",

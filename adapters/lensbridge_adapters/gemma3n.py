@@ -10,6 +10,7 @@ GEMMA3N_TEXT = Architecture(
     blocks="model.layers",
     # There is no one stream that the branches add to.
     block=Block(norms=Norms(kind="RMS"), residual=None),
+    streams="streams_first",
     final_norm="model.norm",
     unembed="lm_head",
     logit_softcap="final_logit_softcapping",

@@ -15,9 +15,10 @@ ATTENTION = Attention(
     rotary=True,
     q_norm="q_norm",
     k_norm="k_norm",
+    v_norm="v_norm",
 )
 KEYS_ARE_VALUES = replace(ATTENTION, qkv=SplitQKV(v="k_proj"))
-KEYS_OF_EARLIER_LAYER = replace(ATTENTION, qkv=SplitQKV(k=None, v=None), k_norm=None)
+KEYS_OF_EARLIER_LAYER = replace(ATTENTION, qkv=SplitQKV(k=None, v=None), k_norm=None, v_norm=None)
 
 DENSE = Block(
     norms=Norms(

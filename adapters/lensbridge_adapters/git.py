@@ -20,8 +20,7 @@ GIT = replace(
     towers=(
         replace(
             CLIP_VISION_TOWER,
-            embed="git.image_encoder.vision_model.embeddings.patch_embedding",
-            pos_embed="git.image_encoder.vision_model.embeddings.position_embedding",
+            embed="git.image_encoder.vision_model.embeddings",
             embed_norm="git.image_encoder.vision_model.pre_layrnorm",
             blocks="git.image_encoder.vision_model.encoder.layers",
             final_norm="git.image_encoder.vision_model.post_layernorm",

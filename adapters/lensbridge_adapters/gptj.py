@@ -8,7 +8,7 @@ GPTJ = Architecture(
     embed="transformer.wte",
     blocks="transformer.h",
     block=Block(
-        norms=Norms(pre_attn="ln_1"),
+        norms=Norms(pre_attn="ln_1", pre_mlp="ln_1"),
         attn=Attention("attn", qkv=SplitQKV(), out="out_proj", rotary=True),
         mlp=MLP("mlp", up="fc_in", down="fc_out", act="activation_function"),
         residual="parallel",

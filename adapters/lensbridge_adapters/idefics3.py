@@ -22,8 +22,7 @@ IDEFICS3 = replace(
     towers=(
         replace(
             SIGLIP_VISION_TOWER,
-            embed="model.vision_model.embeddings.patch_embedding",
-            pos_embed="model.vision_model.embeddings.position_embedding",
+            embed="model.vision_model.embeddings",
             blocks="model.vision_model.encoder.layers",
             final_norm="model.vision_model.post_layernorm",
         ),

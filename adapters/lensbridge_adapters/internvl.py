@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import Block, Dims, Stack
+from lensbridge.spec import MLP, Attention, Block, Dims, Norms, SplitQKV, Stack
 from lensbridge_adapters.llama import LLAMA
 
 INTERNVL = replace(
@@ -19,10 +19,16 @@ INTERNVL = replace(
             prefix="vision.blocks",
             config="vision_config",
             dims=Dims(context=None),
-            embed="model.vision_tower.embeddings.patch_embeddings",
+            embed="model.vision_tower.embeddings",
             blocks="model.vision_tower.encoder.layer",
-            # what a branch adds is multiplied by a parameter of the layer, outside of any module
-            block=Block(residual=None),
+            # what a branch adds is multiplied by a vector that the layer holds
+            block=Block(
+                norms=Norms(pre_attn="layernorm_before", pre_mlp="layernorm_after"),
+                attn=Attention(
+                    "attention", qkv=SplitQKV(), out="projection_layer", scale="lambda_1"
+                ),
+                mlp=MLP("mlp", up="fc1", down="fc2", scale="lambda_2"),
+            ),
         ),
     ),
 )

@@ -17,7 +17,7 @@ DELTA = Block(
     norms=NORMS,
     mixer=Mixer(
         "self_attn",
-        steps=("q_proj", "k_proj", "v_proj", "forget_gate", "b_proj", "g_b_proj", "o_norm"),
+        steps=("q_proj", "k_proj", "v_proj", "forget_gate.f_b_proj", "b_proj", "g_b_proj"),
     ),
     mlp=GATED_MLP,
 )
@@ -46,7 +46,7 @@ GATED_DELTA = replace(
     DELTA,
     mixer=Mixer(
         "self_attn",
-        steps=("q_proj", "k_proj", "v_proj", "forget_gate", "b_proj", "g_proj", "o_norm"),
+        steps=("q_proj", "k_proj", "v_proj", "forget_gate.f_proj", "b_proj", "g_proj"),
     ),
 )
 

@@ -47,7 +47,11 @@ LFM3 = replace(
             attn=replace(ATTENTION, q_norm="q_norm", k_norm="k_norm", gated=True),
             mlp=MLP,
         ),
-        replace(CONV_BLOCK, norms=POST_NORMS),
+        replace(
+            CONV_BLOCK,
+            norms=replace(NORMS, post_mlp="post_ffn_norm"),
+            mixer=Mixer("conv", steps=("in_proj",), written_by="post_operator_norm"),
+        ),
     ),
 )
 

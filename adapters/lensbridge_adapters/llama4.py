@@ -11,7 +11,7 @@ EXPERTS = MoE(
     "feed_forward",
     router="router",
     experts=None,
-    shared=replace(GATED_MLP, path="shared_expert"),
+    shared=replace(GATED_MLP, path="shared_expert", overwritten=True),
 )
 
 LLAMA4_TEXT = replace(

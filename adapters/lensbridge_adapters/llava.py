@@ -17,8 +17,7 @@ LLAVA = replace(
     towers=(
         replace(
             CLIP_VISION_TOWER,
-            embed="model.vision_tower.embeddings.patch_embedding",
-            pos_embed="model.vision_tower.embeddings.position_embedding",
+            embed="model.vision_tower.embeddings",
             embed_norm="model.vision_tower.pre_layrnorm",
             blocks="model.vision_tower.encoder.layers",
         ),

@@ -19,7 +19,6 @@ MISTRAL3 = replace(
             prefix="vision.blocks",
             config="vision_config",
             dims=Dims(context=None),
-            embed="model.vision_tower.patch_conv",
             embed_norm="model.vision_tower.ln_pre",
             blocks="model.vision_tower.transformer.layers",
             block=Block(

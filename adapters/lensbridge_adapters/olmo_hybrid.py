@@ -8,7 +8,7 @@ from lensbridge_adapters.llama import ATTENTION, GATED_MLP, LLAMA, NORMS
 POST_NORMS = Norms(
     post_attn="post_attention_layernorm", post_mlp="post_feedforward_layernorm", kind="RMS"
 )
-STEPS = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj", "g_proj", "o_norm")
+STEPS = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj", "g_proj")
 
 OLMO_HYBRID = replace(
     LLAMA,

@@ -8,6 +8,7 @@ BLOCK = Block(
     norms=Norms(pre_attn="self_attn_layer_norm", pre_mlp="final_layer_norm"),
     attn=Attention("self_attn", qkv=SplitQKV(), out="out_proj"),
     mlp=MLP("", up="fc1", down="fc2", act="activation_function", written_by="fc2"),
+    flattens=True,
 )
 
 OPT = Architecture(

@@ -10,8 +10,7 @@ from lensbridge_adapters.siglip import SIGLIP_VISION_TOWER
 
 VISION_TOWER = replace(
     SIGLIP_VISION_TOWER,
-    embed="model.vision_tower.embeddings.patch_embedding",
-    pos_embed="model.vision_tower.embeddings.position_embedding",
+    embed="model.vision_tower.embeddings",
     blocks="model.vision_tower.encoder.layers",
     final_norm="model.vision_tower.post_layernorm",
 )
@@ -26,10 +25,12 @@ PALIGEMMA = replace(
     # PaliGemma 2 speaks Gemma 2
     block=(GEMMA2_BLOCK, replace(BLOCK, norms=replace(NORMS, unit_offset=True))),
     final_norm="model.language_model.norm",
+    logit_softcap="final_logit_softcapping",
     projector="model.multi_modal_projector",
     towers=(VISION_TOWER,),
 )
 
+# the multimodal class does not cap its logits
 GEMMA3 = replace(
     GEMMA3_TEXT,
     name="gemma3",
@@ -38,6 +39,7 @@ GEMMA3 = replace(
     embed="model.language_model.embed_tokens",
     blocks="model.language_model.layers",
     final_norm="model.language_model.norm",
+    logit_softcap=None,
     projector="model.multi_modal_projector",
     towers=(VISION_TOWER,),
 )

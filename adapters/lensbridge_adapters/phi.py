@@ -6,7 +6,7 @@ from lensbridge.spec import MLP, Architecture, Attention, Block, Dims, Norms, Sp
 
 ATTENTION = Attention("self_attn", qkv=SplitQKV(), out="dense", rotary=True)
 BLOCK = Block(
-    norms=Norms(pre_attn="input_layernorm"),
+    norms=Norms(pre_attn="input_layernorm", pre_mlp="input_layernorm"),
     attn=ATTENTION,
     mlp=MLP("mlp", up="fc1", down="fc2"),
     residual="parallel",

@@ -18,7 +18,7 @@ GATED_BLOCK = Block(
 )
 DELTA_BLOCK = Block(
     norms=OFFSET_NORMS,
-    mixer=Mixer("linear_attn", steps=("in_proj_qkvz", "in_proj_ba", "norm")),
+    mixer=Mixer("linear_attn", steps=("in_proj_qkvz", "in_proj_ba")),
     mlp=GATED_MLP,
 )
 
@@ -34,7 +34,7 @@ QWEN3_NEXT = replace(
     ),
 )
 
-SPLIT_STEPS = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "norm")
+SPLIT_STEPS = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
 SPLIT_DELTA_BLOCK = replace(DELTA_BLOCK, mixer=Mixer("linear_attn", steps=SPLIT_STEPS))
 
 QWEN3_5 = replace(

@@ -14,15 +14,13 @@ RECURRENT_GEMMA = replace(
     LLAMA,
     name="recurrent_gemma",
     classes=("RecurrentGemmaForCausalLM", "RecurrentGemmaModel"),
-    dims=replace(LLAMA.dims, context="attention_window_size"),
+    dims=replace(LLAMA.dims, context=None),
     embed_scale="sqrt(hidden_size)",
     block=(
         Block(norms=NORMS, attn=replace(ATTENTION, path="temporal_block"), mlp=MLP),
         Block(
             norms=NORMS,
-            mixer=Mixer(
-                "temporal_block", steps=("linear_y", "act_fn", "linear_x", "conv_1d", "rg_lru")
-            ),
+            mixer=Mixer("temporal_block", steps=("linear_y", "linear_x", "rg_lru")),
             mlp=MLP,
         ),
     ),

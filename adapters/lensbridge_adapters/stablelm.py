@@ -15,7 +15,9 @@ BLOCK = Block(
     mlp=replace(GATED_MLP, written_by="dropout"),
 )
 # one norm for both branches
-PARALLEL_BLOCK = replace(BLOCK, norms=Norms(pre_attn="input_layernorm"), residual="parallel")
+PARALLEL_BLOCK = replace(
+    BLOCK, norms=Norms(pre_attn="input_layernorm", pre_mlp="input_layernorm"), residual="parallel"
+)
 
 STABLELM = replace(
     LLAMA,

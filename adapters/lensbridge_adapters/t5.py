@@ -14,69 +14,48 @@ from lensbridge.spec import (
     Stack,
 )
 
-SELF_ATTENTION = Attention(
+ATTENTION = Attention(
     "layer.0.SelfAttention",
     qkv=SplitQKV("q", "k", "v"),
     out="o",
     written_by="layer.0.dropout",
     position_bias="relative_attention_bias",
 )
+CROSS = replace(
+    ATTENTION,
+    path="layer.1.EncDecAttention",
+    written_by="layer.1.dropout",
+    position_bias=None,
+)
+PLAIN = MLP(
+    "layer.1.DenseReluDense",
+    up="wi",
+    down="wo",
+    act="dense_act_fn",
+    written_by="layer.1.dropout",
+)
+GATED = GatedMLP(
+    "layer.1.DenseReluDense",
+    gate="wi_0",
+    up="wi_1",
+    down="wo",
+    act="dense_act_fn",
+    written_by="layer.1.dropout",
+)
 
-ENCODER_GATED = Block(
+ENCODER_BLOCK = Block(
     norms=Norms(pre_attn="layer.0.layer_norm", pre_mlp="layer.1.layer_norm", kind="RMS"),
-    attn=SELF_ATTENTION,
-    mlp=GatedMLP(
-        "layer.1.DenseReluDense",
-        gate="wi_0",
-        up="wi_1",
-        down="wo",
-        act="dense_act_fn",
-        written_by="layer.1.dropout",
-    ),
+    attn=ATTENTION,
+    mlp=GATED,
 )
-ENCODER_PLAIN = replace(
-    ENCODER_GATED,
-    mlp=MLP(
-        "layer.1.DenseReluDense",
-        up="wi",
-        down="wo",
-        act="dense_act_fn",
-        written_by="layer.1.dropout",
+BEHIND_CROSS = {"path": "layer.2.DenseReluDense", "written_by": "layer.2.dropout"}
+DECODER_BLOCK = Block(
+    norms=replace(
+        ENCODER_BLOCK.norms, pre_cross="layer.1.layer_norm", pre_mlp="layer.2.layer_norm"
     ),
-)
-
-DECODER_GATED = Block(
-    norms=Norms(
-        pre_attn="layer.0.layer_norm",
-        pre_cross="layer.1.layer_norm",
-        pre_mlp="layer.2.layer_norm",
-        kind="RMS",
-    ),
-    attn=SELF_ATTENTION,
-    cross=Attention(
-        "layer.1.EncDecAttention",
-        qkv=SplitQKV("q", "k", "v"),
-        out="o",
-        written_by="layer.1.dropout",
-    ),
-    mlp=GatedMLP(
-        "layer.2.DenseReluDense",
-        gate="wi_0",
-        up="wi_1",
-        down="wo",
-        act="dense_act_fn",
-        written_by="layer.2.dropout",
-    ),
-)
-DECODER_PLAIN = replace(
-    DECODER_GATED,
-    mlp=MLP(
-        "layer.2.DenseReluDense",
-        up="wi",
-        down="wo",
-        act="dense_act_fn",
-        written_by="layer.2.dropout",
-    ),
+    attn=ATTENTION,
+    cross=CROSS,
+    mlp=replace(GATED, **BEHIND_CROSS),
 )
 
 ENCODER = Stack(
@@ -86,7 +65,7 @@ ENCODER = Stack(
     ),
     embed="transformer.encoder.embed_tokens",
     blocks="transformer.encoder.block",
-    block=(ENCODER_GATED, ENCODER_PLAIN),
+    block=(ENCODER_BLOCK, replace(ENCODER_BLOCK, mlp=PLAIN)),
     final_norm="transformer.encoder.final_layer_norm",
 )
 
@@ -98,22 +77,40 @@ T5 = Architecture(
         "T5ForSequenceClassification",
         "T5ForQuestionAnswering",
         "T5Model",
+    ),
+    dims=replace(ENCODER.dims, layers="num_decoder_layers"),
+    embed="transformer.decoder.embed_tokens",
+    blocks="transformer.decoder.block",
+    block=(DECODER_BLOCK, replace(DECODER_BLOCK, mlp=replace(PLAIN, **BEHIND_CROSS))),
+    final_norm="transformer.decoder.final_layer_norm",
+    unembed=("lm_head", "classification_head.out_proj", "qa_outputs"),
+    # a switch: the scale is one over the square root of d_model, or one
+    head_scale="1 / d_model ** (scale_decoder_outputs / 2)",
+    towers=(ENCODER,),
+)
+
+MT5 = replace(
+    T5,
+    name="mt5",
+    classes=(
         "MT5ForConditionalGeneration",
         "MT5ForSequenceClassification",
         "MT5ForQuestionAnswering",
         "MT5Model",
+    ),
+    head_scale=None,
+)
+
+UMT5 = replace(
+    T5,
+    name="umt5",
+    classes=(
         "UMT5ForConditionalGeneration",
         "UMT5ForSequenceClassification",
         "UMT5ForQuestionAnswering",
         "UMT5Model",
     ),
-    dims=replace(ENCODER.dims, layers="num_decoder_layers"),
-    embed="transformer.decoder.embed_tokens",
-    blocks="transformer.decoder.block",
-    block=(DECODER_GATED, DECODER_PLAIN),
-    final_norm="transformer.decoder.final_layer_norm",
-    unembed=("lm_head", "classification_head.out_proj", "qa_outputs"),
-    towers=(ENCODER,),
+    head_scale="1 / d_model ** (tie_word_embeddings / 2)",
 )
 
 T5_ENCODER = Architecture(
@@ -134,4 +131,4 @@ T5_ENCODER = Architecture(
     unembed="classifier",
 )
 
-ARCHITECTURES = (T5, T5_ENCODER)
+ARCHITECTURES = (T5, MT5, UMT5, T5_ENCODER)

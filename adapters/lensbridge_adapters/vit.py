@@ -1,4 +1,8 @@
-"""ViT and DeiT: pre-norm, split QKV, plain MLP; class token and positions are bare parameters."""
+"""ViT and DeiT: pre-norm, split QKV, plain MLP.
+
+Class token and positions are bare parameters of the embeddings module, so its output, which has
+them, is what the points call the embedding.
+"""
 
 from dataclasses import replace
 
@@ -8,7 +12,7 @@ VIT = Architecture(
     name="vit",
     classes=("ViTForImageClassification", "ViTModel"),
     dims=Dims(context=None),
-    embed="vit.embeddings.patch_embeddings",
+    embed="vit.embeddings",
     blocks="vit.layers",
     block=Block(
         norms=Norms(pre_attn="layernorm_before", pre_mlp="layernorm_after"),
@@ -23,12 +27,11 @@ VIT = Architecture(
 DEIT = replace(
     VIT,
     name="deit",
-    classes=("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher", "DeiTModel"),
-    embed="deit.embeddings.patch_embeddings",
+    classes=("DeiTForImageClassification", "DeiTModel"),
+    embed="deit.embeddings",
     blocks="deit.layers",
     final_norm="deit.layernorm",
     pooler="deit.pooler",
-    unembed=("classifier", "cls_classifier"),
 )
 
 ARCHITECTURES = (VIT, DEIT)
