@@ -87,6 +87,7 @@ class AttentionPart:
     d_head: int
     q_norm: nn.Module | None = None
     k_norm: nn.Module | None = None
+    v_norm: nn.Module | None = None
     qk_norm_axes: QKNormAxes = "positions_first"
     latent: LatentPart | None = None
     sinks: tuple[nn.Module, str] | None = None
@@ -96,7 +97,7 @@ class AttentionPart:
 
 @dataclass(frozen=True)
 class MLPPart:
-    """MLP of one block; `gate` only in a gated one."""
+    """MLP of one block; `gate` only in a gated one, `inner_norm` between the neurons and `down`."""
 
     module: nn.Module
     path: str
@@ -105,6 +106,8 @@ class MLPPart:
     down: Linear
     writer: Writer
     behind: Norm | None = None
+    inner_norm: nn.Module | None = None
+    overwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ class BlockPart:
     per_layer: nn.Module | None
     residual: Residual | None
     skip_norm: bool
+    flattens: bool
     out_scale: tuple[nn.Module, str] | None
     repeat: int | None = None
 
@@ -166,8 +170,9 @@ class StackPart:
 
     Args:
         path: that of its list.
-        takes_positions: whether padding on the left needs `position_ids`: positions are rows of a
-            plain table that does not count tokens itself.
+        takes_positions: whether padding on the left needs `position_ids`: positions are absolute
+            and not counted from the tokens themselves.
+        residual_axes: "b p m", or with an axis `r` where there are several streams.
     """
 
     prefix: str
@@ -178,6 +183,7 @@ class StackPart:
     embed_scale: Multiplier
     pos_embed: nn.Module | None
     takes_positions: bool
+    residual_axes: str
     ln_embed: Norm | None
     blocks: tuple[BlockPart, ...]
     ln_final: Norm | None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.layouts import Layout
@@ -190,10 +191,15 @@ class LayoutSite(Site):
     module: nn.Module
     layout: Layout
     rank: int = 0
+    overwritten: bool = False
 
     @property
     def may_be_part(self) -> bool:
         return not self.layout.whole
+
+    def live(self, whole: Tensor) -> Tensor:
+        """The tensor to read from: a copy where the model writes into its own afterwards."""
+        return whole.clone() if self.overwritten else whole
 
 
 @dataclass(frozen=True)
@@ -235,10 +241,12 @@ class SharedInputSite(Site):
 class BranchInputSite(Site):
     """The stream as a branch without a norm of its own reads it: the input of its first modules.
 
-    An edit goes to each of them and leaves the skip connection alone.
+    An edit goes to each of them and leaves the skip connection alone. Where `norm` serves another
+    branch too, the stream is what it reads, and an edit goes through it to this branch alone.
     """
 
     modules: tuple[nn.Module, ...]
+    norm: nn.Module | None = None
 
     def _stages(self) -> list[Stage]:
         def act(call: Call, chain: Chain) -> None:
@@ -247,10 +255,20 @@ class BranchInputSite(Site):
                 call.memory[self.name] = new
                 call.replace_input(new)
 
+        def act_on_norm(call: Call, chain: Chain) -> None:
+            stream = call.input
+            new = chain.run(stream)
+            if new is not None and not (new is stream or torch.equal(new, stream)):
+                assert self.norm is not None
+                call.memory[self.name] = self.norm.forward(new)
+
         def follow(call: Call, chain: Chain) -> None:
             if self.name in call.memory:
                 call.replace_input(call.memory[self.name])
 
+        if self.norm is not None:
+            entrances = [Stage(module, "input", 1, follow) for module in self.modules]
+            return [Stage(self.norm, "input", 1, act_on_norm, lambda x: x), *entrances]
         first, *others = self.modules
         looking = Stage(first, "input", 1, act, lambda x: x)
         return [looking, *(Stage(other, "input", 1, follow) for other in others)]
@@ -297,12 +315,71 @@ class OutputSite(LayoutSite):
         layout = self.layout
 
         def act(call: Call, chain: Chain) -> None:
-            whole = call.result
+            whole = self.live(call.result)
             new = chain.run(layout.split(whole))
             if new is not None:
-                call.replace_result(layout.merge(whole, new))
+                call.replace_result(self.live(layout.merge(whole, new)))
 
-        return [Stage(self.module, "output", self.rank, act, layout.split)]
+        def look(result: Tensor) -> Tensor:
+            return layout.split(self.live(result))
+
+        how = look if self.overwritten else layout.split
+        return [Stage(self.module, "output", self.rank, act, how)]
+
+
+class RowsChain:
+    """A chain behind a value whose batch and positions are one axis natively."""
+
+    def __init__(self, chain: Chain, rows: tuple[int, int], to_axes: int) -> None:
+        self.chain = chain
+        self.rows = rows
+        self.to_axes = to_axes
+
+    @property
+    def edits(self) -> bool:
+        """Whether any callback may change the value."""
+        return self.chain.edits
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value with its batch and position axes."""
+        if value.ndim == self.to_axes:
+            return self.chain.run(value, in_place=in_place)
+        tail = (-1,) if self.to_axes == 3 else value.shape[1:]
+        new = self.chain.run(value.reshape(*self.rows, *tail), in_place=in_place)
+        return None if new is None else new.reshape(value.shape)
+
+
+@dataclass(frozen=True)
+class FlatSite(Site):
+    """A point behind a module that flattens batch and positions: `block`'s input tells them."""
+
+    inner: Site
+    block: nn.Module
+
+    remembers: ClassVar[bool] = True
+
+    @property
+    def may_be_part(self) -> bool:
+        return self.inner.may_be_part
+
+    def _stages(self) -> list[Stage]:
+        def note_rows(call: Call, chain: Chain) -> None:
+            call.memory[self.name, "rows"] = call.input.shape[:2]
+
+        noted = Stage(self.block, "input", -20, note_rows)
+        return [noted, *(self._unflattened(stage) for stage in self.inner.stages)]
+
+    def _unflattened(self, stage: Stage) -> Stage:
+        to_axes = len(self.axes.split())
+
+        def act(call: Call, chain: Chain) -> None:
+            rows = call.memory[self.name, "rows"]
+            stage.act(call, RowsChain(chain, rows, to_axes))
+
+        return Stage(stage.module, stage.phase, stage.rank, act, None, stage.around)
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        return self.inner.around_run(root)
 
 
 @dataclass(frozen=True)

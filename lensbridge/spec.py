@@ -56,7 +56,8 @@ class Norms:
     """Which module stands in which slot, relative to the block.
 
     The slots say what is read and written, never HuggingFace's own names:
-    `post_attention_layernorm` is the MLP's input norm in Llama. A `post_` slot norms what the
+    `post_attention_layernorm` is the MLP's input norm in Llama. Where one norm serves both branches
+    (GPT-J) both slots name it. A `post_` slot norms what the
     branch adds (Gemma 2), or with `residual="post_norm"` the sum (BERT).
 
     Args:
@@ -132,7 +133,8 @@ class Attention:
         written_by: the module of the block whose output is added to the residual stream, where
             that is not the attention module itself nor a norm behind it (a dropout, say).
         scale: what multiplies that output before it is added.
-        q_norm: norm of the queries before rotary, relative to the attention module; so `k_norm`.
+        q_norm: norm of the queries before rotary, relative to the attention module; so `k_norm`
+            and `v_norm`.
         qk_norm_axes: what these norms are given.
         sinks: the parameter with one extra logit per head that takes attention to nowhere.
         gated: whether z is gated, normalised or mixed between the kernel and the output
@@ -150,6 +152,7 @@ class Attention:
     scale: Scale | None = None
     q_norm: str | None = None
     k_norm: str | None = None
+    v_norm: str | None = None
     qk_norm_axes: QKNormAxes = "positions_first"
     sinks: str | None = None
     gated: bool = False
@@ -178,7 +181,9 @@ class Mixer:
 class MLP:
     """Up, activation, down. `path` and `written_by` start at the block, the rest at `path`.
 
-    `act` is the config field with the activation's name, or that name where no field holds it.
+    `overwritten`: the model adds into the MLP's own output tensor afterwards, so who reads it keeps
+    a copy. `act` is the config field with the activation's name, or the name itself where no field
+    holds it.
     """
 
     path: str
@@ -187,13 +192,15 @@ class MLP:
     act: str = "hidden_act"
     written_by: str | None = None
     scale: Scale | None = None
+    overwritten: bool = False
 
 
 @dataclass(frozen=True)
 class GatedMLP:
     """act(gate) * up, then down. Paths as in `MLP`.
 
-    `gate_scale` multiplies the gate before its activation.
+    `gate_scale` multiplies the gate before its activation; `inner_norm` stands between the gated
+    product and the down projection (BitNet).
     """
 
     path: str
@@ -204,6 +211,8 @@ class GatedMLP:
     written_by: str | None = None
     scale: Scale | None = None
     gate_scale: Scale | None = None
+    inner_norm: str | None = None
+    overwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,7 @@ class Block:
         cross: attention to an encoder's output, between `attn` and `mlp`.
         skip_norm: whether the stream that a branch is added to is the norm's output, not its input
             (BLOOM's `apply_residual_connection_post_layernorm`, MiniMax).
+        flattens: whether its inside, behind attention, is `[(b p), m]` (OPT).
         per_layer: the module whose output is added after the MLP: a per-layer input (Gemma 4).
         out_scale: a buffer or parameter of the block that multiplies the whole stream at its end.
     """
@@ -263,6 +273,7 @@ class Block:
     mixer: Mixer | None = None
     cross: Attention | None = None
     skip_norm: bool = False
+    flattens: bool = False
     per_layer: str | None = None
     out_scale: str | None = None
 
@@ -282,6 +293,8 @@ class Stack:
         pos_embed: learned absolute positions, where there are any.
         embed_norm: a norm on the sum of the embeddings.
         final_norm: the norm behind the last layer.
+        streams: where the axis is, if the residual stream is several streams: `streams_first` is
+            `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections).
         dims: which config fields hold the sizes.
         config: the sub-config that holds them, as `text_config`; None: the model's own.
     """
@@ -294,6 +307,7 @@ class Stack:
     pos_embed: str | None = None
     embed_norm: str | None = None
     final_norm: str | None = None
+    streams: Literal["streams_first", "streams_last"] | None = None
     dims: Dims = Dims()
     config: str | None = None
 

@@ -1,6 +1,7 @@
 """Parts -> sites: where each canonical point of one model lives, and why some do not exist."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -34,6 +35,7 @@ from lensbridge.parts import (
 )
 from lensbridge.sites import (
     BranchInputSite,
+    FlatSite,
     InputSite,
     LogitsSite,
     OutputSite,
@@ -50,6 +52,7 @@ _KERNEL_ROLES: dict[str, KernelRole] = {
     "hook_attn_scores": "scores",
     "hook_pattern": "pattern",
 }
+_FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
 _EXPERT_ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
 
 
@@ -105,6 +108,8 @@ def _reason(row: str, native: Native) -> str:
         return reasons[row]
     if block.residual is None and row.startswith("blocks."):
         return f"the inside of {kind} is not described ('{spec}')"
+    if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
+        return "attention and MLP read through one norm, which is ln1"
     for part, what in _PARTS:
         if part in row:
             return f"{kind} has no {what}"
@@ -171,13 +176,15 @@ class _Wiring:
             yield from self._norm(f"{at}ln_embed", stack.ln_embed)
         for i, block in enumerate(stack.blocks):
             for site in _BlockWiring(self.native, f"{stack.prefix}.{i}.", block).sites():
+                if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
+                    site = replace(site, axes=stack.residual_axes)
                 yield site if block.repeat is None else _repeated(site, block.repeat)
         if stack.ln_final is not None:
             yield from self._norm(f"{at}ln_final", stack.ln_final)
 
-    def _written(self, name: str, writer: Writer) -> Site:
+    def _written(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
         if len(writer.modules) == 1 and writer.scale.is_one:
-            return self._output(name, writer.modules[0])
+            return self._output(name, writer.modules[0], overwritten=overwritten)
         formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
         where = writer.modules[-1]
         fields = self._fields(name, where, "output", f"{formula} times {writer.scale}")
@@ -211,10 +218,11 @@ class _Wiring:
         module: nn.Module,
         layout: Layout | None = None,
         shares: frozenset[str] | None = None,
+        overwritten: bool = False,
     ) -> Site:
         layout = layout or layouts.plain()
         fields = self._fields(name, module, "output", _formula(layout), shares)
-        return OutputSite(*fields, module=module, layout=layout)
+        return OutputSite(*fields, module=module, layout=layout, overwritten=overwritten)
 
     def _fields(
         self,
@@ -248,6 +256,30 @@ class _BlockWiring(_Wiring):
         self.block = block
 
     def sites(self) -> Iterator[Site]:
+        """Every point of the layer."""
+        for site in self._points():
+            flat = self._flattened_by(site)
+            yield (
+                site
+                if flat is None
+                else FlatSite(
+                    site.name, site.axes, site.where, site.formula, site.shares, site, flat
+                )
+            )
+
+    def _flattened_by(self, site: Site) -> nn.Module | None:
+        """The module inside which this point has batch and positions in one axis."""
+        point = site.name.removeprefix(self.at)
+        mlp, mixer = self.block.mlp, self.block.mixer
+        if point.startswith("mlp.shared.") and isinstance(mlp, MoEPart):
+            return mlp.module
+        if point.startswith("mixer.") and mixer is not None and site.axes == "b p c":
+            return mixer.module
+        if self.block.flattens and point.startswith(_FLATTENED):
+            return self.block.module
+        return None
+
+    def _points(self) -> Iterator[Site]:
         at, block = self.at, self.block
         yield self._input(f"{at}hook_resid_pre", block.module)
         yield self._output(f"{at}hook_resid_post", block.module)
@@ -262,7 +294,7 @@ class _BlockWiring(_Wiring):
                 "ln2": block.ln2,
                 "ln2_post": block.ln2_post,
             }[slot]
-            if norm is not None:
+            if norm is not None and not (slot == "ln2" and self._one_norm):
                 yield from self._norm(f"{at}{slot}", norm)
         yield from self._between()
         if block.attn is not None:
@@ -276,7 +308,8 @@ class _BlockWiring(_Wiring):
             yield self._written(f"{at}hook_mixer_out", block.mixer.writer)
             yield from self._mixer(f"{at}mixer.", block.mixer)
         if block.mlp is not None:
-            yield self._written(f"{at}hook_mlp_out", block.mlp.writer)
+            overwritten = isinstance(block.mlp, MLPPart) and block.mlp.overwritten
+            yield self._written(f"{at}hook_mlp_out", block.mlp.writer, overwritten)
             yield self._mlp_input(block.mlp)
             if isinstance(block.mlp, MoEPart):
                 yield from self._moe(f"{at}mlp.", block.mlp)
@@ -290,6 +323,12 @@ class _BlockWiring(_Wiring):
     @property
     def _summed(self) -> bool:
         return self.block.residual == "post_norm"
+
+    @property
+    def _one_norm(self) -> bool:
+        """Whether attention and MLP read through the same norm."""
+        block = self.block
+        return bool(block.ln1 and block.ln2 and block.ln1.module is block.ln2.module)
 
     def _between(self) -> Iterator[Site]:
         block = self.block
@@ -341,9 +380,11 @@ class _BlockWiring(_Wiring):
     def _branch_input(
         self, name: str, norm: nn.Module | None, modules: tuple[nn.Module, ...]
     ) -> Site:
-        if norm is not None:
-            return self._input(name, norm, rank=1)
-        return BranchInputSite(*self._fields(name, modules[0], "input"), modules=modules)
+        if norm is None:
+            return BranchInputSite(*self._fields(name, modules[0], "input"), modules=modules)
+        if self._one_norm:
+            return BranchInputSite(*self._fields(name, norm, "input"), modules=modules, norm=norm)
+        return self._input(name, norm, rank=1)
 
     # --- attention ---------------------------------------------------------------------------
 
@@ -387,7 +428,7 @@ class _BlockWiring(_Wiring):
             for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v))
             if role is not None
         }
-        norms = {"q": attn.q_norm, "k": attn.k_norm}
+        norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
         for letter, role in roles.items():
             name, norm = f"{at}hook_{letter}", norms.get(letter)
             if norm is not None:
@@ -449,7 +490,8 @@ class _BlockWiring(_Wiring):
         if moe.shared is not None:
             yield from self._neurons(f"{at}shared.", moe.shared)
             yield self._input(f"{at}shared.hook_in", moe.shared.module)
-            yield self._output(f"{at}shared.hook_out", moe.shared.module)
+            out, copied = f"{at}shared.hook_out", moe.shared.overwritten
+            yield self._output(out, moe.shared.module, overwritten=copied)
         if moe.experts is None:
             return
         holder = moe.experts.module

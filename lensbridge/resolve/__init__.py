@@ -146,11 +146,25 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         embed=None if spec.embed is None else finder.top(spec.embed),
         embed_scale=finder.embed_scale(spec.embed_scale),
         pos_embed=pos_embed,
-        takes_positions=type(pos_embed) is nn.Embedding and pos_embed.padding_idx is None,
+        takes_positions=_takes_positions(pos_embed, blocks),
+        residual_axes=_RESIDUAL_AXES[spec.streams],
         ln_embed=norm(embed_norm),
         blocks=blocks,
         ln_final=norm(spec.final_norm),
     )
+
+
+_RESIDUAL_AXES = {None: "b p m", "streams_first": "r b p m", "streams_last": "b p r m"}
+
+
+def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...]) -> bool:
+    """Absolute positions, and not of the kind that counts what is not the padding token."""
+    attention = [block.attn for block in blocks if block.attn is not None]
+    if any(attn.rotary or attn.position_bias for attn in attention):
+        return False
+    if pos_embed is None:
+        return bool(attention)
+    return getattr(pos_embed, "padding_idx", None) is None
 
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:

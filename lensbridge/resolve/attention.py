@@ -56,6 +56,7 @@ class AttentionResolver:
             d_head=d_head,
             q_norm=self._optional(module, spec.q_norm, where),
             k_norm=self._optional(module, spec.k_norm, where),
+            v_norm=self._optional(module, spec.v_norm, where),
             qk_norm_axes=spec.qk_norm_axes,
             latent=latent,
             sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),

@@ -27,7 +27,6 @@ from lensbridge.spec import (
     Block,
     FusedGatedMLP,
     GatedMLP,
-    Mixer,
     MoE,
     Norms,
     Stack,
@@ -86,13 +85,14 @@ class BlockResolver:
             ln2_post=behind["post_mlp"],
             attn=attention(spec.attn, "post_attn", False),
             cross=attention(spec.cross, "post_cross", True),
-            mixer=self._mixer(layer, spec.mixer, where),
+            mixer=self._mixer(layer, spec, behind["post_attn"], where),
             mlp=self._feed_forward(layer, spec.mlp, behind["post_mlp"], where),
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
             residual=spec.residual,
             skip_norm=spec.skip_norm,
+            flattens=spec.flattens,
             out_scale=None
             if spec.out_scale is None
             else self.finder.tensor(layer, spec.out_scale, where),
@@ -112,15 +112,19 @@ class BlockResolver:
         paths = written_by if isinstance(written_by, tuple) else (written_by or spec.path,)
         return Writer(tuple(self.finder.find(layer, path, where) for path in paths), scale)
 
-    def _mixer(self, layer: nn.Module, spec: Mixer | None, where: str) -> MixerPart | None:
+    def _mixer(
+        self, layer: nn.Module, block: Block, behind: Norm | None, where: str
+    ) -> MixerPart | None:
+        spec = block.mixer
         if spec is None:
             return None
+        behind = behind if block.attn is None else None  # beside attention, the norm is attention's
         module = self.finder.find(layer, spec.path, where)
         steps = {
             step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
             for step in spec.steps
         }
-        return MixerPart(module, spec.path, steps, self._writer(layer, spec, None, where))
+        return MixerPart(module, spec.path, steps, self._writer(layer, spec, behind, where))
 
     # --- MLP ---------------------------------------------------------------------------------
 
@@ -164,7 +168,18 @@ class BlockResolver:
                 scale = self.finder.scale(spec.gate_scale)
                 gate = replace(_whole(self._linear(module, spec.gate, where)), scale=scale)
         self.finder.expect(where, spec.down, "input", down.n_in, up.d)
-        return MLPPart(module, spec.path, up, gate, down, writer, behind)
+        inner = spec.inner_norm if isinstance(spec, GatedMLP) else None
+        return MLPPart(
+            module=module,
+            path=spec.path,
+            up=up,
+            gate=gate,
+            down=down,
+            writer=writer,
+            behind=behind,
+            inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
+            overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
+        )
 
     def _moe(
         self, layer: nn.Module, spec: MoE, writer: Writer, behind: Norm | None, where: str
