@@ -92,9 +92,12 @@ def kernels_of(layer: Layer, branch: Branch) -> list[Kernel]:
 def written_by(layer: Layer, branch: Branch, path: str) -> str | None:
     """The module to say in `written_by`; None where the branch's own module or its norm writes.
 
-    The last that hands the value on is the one: a dropout behind the module belongs to it.
+    The last that hands the value on is the one (a dropout behind the module belongs to it), unless
+    it runs for another branch as well.
     """
     if branch.post is not None:
         return None
-    last = layer.relative(branch.core.producers[-1].path)
+    ran = [call.path for call in layer.calls]
+    writers = [call.path for call in branch.core.producers if ran.count(call.path) == 1]
+    last = layer.relative((writers or [branch.root.path])[-1])
     return None if last == path else last

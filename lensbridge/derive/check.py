@@ -7,10 +7,20 @@ their boundaries, then layers by their ends alone.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from lensbridge.errors import UnsupportedArchitectureError
-from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, Mixer, Norms
+from lensbridge.spec import (
+    MLP,
+    Architecture,
+    Attention,
+    Block,
+    FusedGatedMLP,
+    GatedMLP,
+    Mixer,
+    MoE,
+    Norms,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +28,9 @@ if TYPE_CHECKING:
     from lensbridge.derive import Derivation
     from lensbridge.testing import Report
 
-_TRIES = 6
+Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
+
+_TRIES = 8
 _ON_ITSELF = ("reading changes nothing", "every point fires once", "nothing is left behind")
 """What is checked on a small model itself; the rest is checked on a copy with other weights."""
 
@@ -101,7 +113,7 @@ def _without_attention(architecture: Architecture) -> Architecture:
         if not block.attn.path or block.mixer is not None:
             return by_its_ends(block)
         attn = block.attn
-        mixer = Mixer(attn.path, written_by=attn.written_by, scale=attn.scale)
+        mixer = Mixer(attn.path, written_by=_writer(block, attn), scale=attn.scale)
         return replace(block, attn=None, mixer=mixer)
 
     return _with_blocks(architecture, change)
@@ -115,9 +127,28 @@ def _without_mlp(architecture: Architecture) -> Architecture:
         dense = isinstance(mlp, MLP | GatedMLP | FusedGatedMLP)
         if not dense or not mlp.path or block.mixer is not None:
             return by_its_ends(block)
-        assert not isinstance(mlp.written_by, tuple)
-        mixer = Mixer(mlp.path, written_by=mlp.written_by, scale=mlp.scale)
+        mixer = Mixer(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
         return replace(block, mlp=None, mixer=mixer)
+
+    return _with_blocks(architecture, change)
+
+
+def _writer(block: Block, branch: Attention | Dense) -> str | None:
+    """What writes a branch when nothing is said of its inside: the norm behind it, if there is."""
+    norms = block.norms
+    behind = norms.post_attn if isinstance(branch, Attention) else norms.post_mlp
+    return branch.written_by if block.residual == "post_norm" else branch.written_by or behind
+
+
+def _without_expert_parts(architecture: Architecture) -> Architecture:
+    """A mixture by its router alone: first without its shared experts, then without the others."""
+    shared = any(isinstance(b.mlp, MoE) and b.mlp.shared is not None for b in _blocks(architecture))
+
+    def change(block: Block) -> Block:
+        if not isinstance(block.mlp, MoE):
+            return block
+        less = replace(block.mlp, shared=None) if shared else replace(block.mlp, experts=None)
+        return replace(block, mlp=less)
 
     return _with_blocks(architecture, change)
 
@@ -147,6 +178,7 @@ def _without_head(architecture: Architecture) -> Architecture:
 
 _REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...] = (
     ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", _without_attention),
+    ("experts", r"expert|mlp\.shared|router", _without_expert_parts),
     ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
     ("cross-attention", r"cross", _without_cross),
     ("positions", r"pos_embed|positions are", _without_positions),

@@ -1,6 +1,6 @@
 """A traced model -> an `Architecture`, with the reasons for what it leaves out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -120,11 +120,8 @@ class _StackSearch:
         for call, block in zip(self.chain.calls, blocks, strict=True):
             shape = tuple(f"{p}:{type(m).__name__}" for p, m in call.module.named_modules() if p)
             by_shape.setdefault(shape, []).append(block)
-        merged: dict[Block, int] = {}
-        for shape, alike in by_shape.items():
-            kind = self._merged(alike)
-            merged[kind] = max(len(shape), merged.get(kind, 0))
-        return sorted(merged, key=lambda block: -merged[block])
+        kinds = dict.fromkeys(self._merged(alike) for alike in by_shape.values())
+        return sorted(kinds, key=lambda block: -_named(block))
 
     def _merged(self, alike: list[FoundBlock]) -> Block:
         """What layers of one build have in common."""
@@ -155,15 +152,23 @@ class _StackSearch:
             else:
                 self.found.missing[f"dims.{role}"] = f"no config field holds {value}"
         if sizes is not None:
-            said["d_head"] = self.fields.holding("d_head", sizes.d_qk)
+            said["d_head"] = self.fields.holding("d_head", sizes.d_v)
         said["context"] = self._context()
         return Dims(**said)
 
     def _context(self) -> str | None:
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-            if isinstance(self.fields.values.get(name), int):
+            held = self.fields.values.get(name)
+            if isinstance(held, int) and held > 0:
                 return name
         return None
+
+
+def _named(part: Any) -> int:
+    """How much a description says: a layer must be tried with the one that says most first."""
+    if not is_dataclass(part):
+        return int(part is not None and part is not False)
+    return sum(_named(getattr(part, one.name)) for one in fields(part))
 
 
 def _as_rotary(block: Block, alike: list[FoundBlock]) -> Block:

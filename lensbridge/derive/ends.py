@@ -1,5 +1,6 @@
 """What stands before the first layer and behind the last: embeddings, final norm, head."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.chain import Chain
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import close, fitted_scale, is_projection, unit
+from lensbridge.derive.layer import close, fitted_scale, unit
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Call, Trace
 from lensbridge.spec import Scale
@@ -46,29 +47,52 @@ def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fiel
         return Front(missing={"embed": "the embedding does not run before the first layer"})
     token = calls[-1]
     front = Front(embed=token.path)
-    assert token.output is not None
-    wanted, norm = _behind_norm(trace, chain.given[0], token)
-    front.embed_norm = None if norm is None else norm.path
-    if token.output.shape != wanted.shape:
-        front.missing["embed"] = "the first layer is given something of another shape"
-        return front
-    scale = fitted_scale(token.output, wanted, trace.tolerance)
-    positions = None if scale is not None else _position_embedding(trace, chain, token, wanted)
-    if positions is not None:
-        front.pos_embed, scale = positions[0].path, positions[1]
-    if scale is None:
-        front.missing["pos_embed"] = "the first layer is given more than the token embedding"
-    elif not unit(scale, trace.tolerance):
-        front.embed_scale = fields.number(scale)
+    front.missing["pos_embed"] = "the first layer is given more than the token embedding"
+    for wanted, norm in _sums(trace, chain, token):
+        found = _as_sum(trace, chain, token, wanted)
+        if found is not None:
+            scale, positions = found
+            front.missing.clear()
+            front.embed_norm = None if norm is None else norm.path
+            front.pos_embed = None if positions is None else positions.path
+            if not unit(scale, trace.tolerance):
+                front.embed_scale = fields.number(scale)
+            break
     return front
 
 
-def _behind_norm(trace: Trace, given: Tensor, token: Call) -> tuple[Tensor, Call | None]:
+def _sums(trace: Trace, chain: Chain, token: Call) -> Iterator[tuple[Tensor, Call | None]]:
+    """What may be the sum of the embeddings, with the norm that reads it.
+
+    That is what the first layer is given, or what the norm reads that gives that; where the
+    embeddings are narrower than the stream, what any norm between reads.
+    """
+    given, output = chain.given[0], token.output
+    assert output is not None
+    if given.shape == output.shape:
+        yield given, None
     for call in trace.calls:
-        behind = call.start > token.end and _gave(call, given)
-        if behind and looks_like_norm(call):
-            return call.inputs[0], call
-    return given, None
+        between = token.end < call.start and call.end < chain.start and bool(call.inputs)
+        if between and call.inputs[0].shape == output.shape:
+            last = given.shape[-1] != output.shape[-1] or _gave(call, given)
+            if last and looks_like_norm(call):
+                yield call.inputs[0], call
+
+
+def _as_sum(
+    trace: Trace, chain: Chain, token: Call, wanted: Tensor
+) -> tuple[float, Call | None] | None:
+    """A sum of embeddings as the factor of the token's and the table of positions, if it is one."""
+    assert token.output is not None
+    scale = fitted_scale(token.output, wanted, trace.tolerance)
+    if scale is not None:
+        return scale, None
+    centered = (one - one.mean((0, 1)) for one in (token.output, wanted))
+    scale = fitted_scale(*centered, 10 * trace.tolerance)
+    if scale is not None:  # beside the token one vector, such as a token type's
+        return scale, None
+    found = _position_embedding(trace, chain, token, wanted)
+    return None if found is None else (found[1], found[0])
 
 
 def _position_embedding(
@@ -156,19 +180,21 @@ def _softcap(back: Back, output: Tensor, logits: Tensor, fields: Fields, toleran
 
 
 def _head_hidden(trace: Trace, chain: Chain, head: Call) -> str | None:
-    """The module between the stream and the head, where it computes more than a norm."""
-    between = [
-        call
-        for call in trace.calls
-        if call.start > chain.end
-        and call.end < head.start
-        and call.output is not None
-        and call.output.shape == head.inputs[0].shape
-        and close(call.output, head.inputs[0], 1e-6)
-    ]
-    for call in between:  # the outermost first
-        inside = [c for c in trace.within(call.path) if is_projection(c.module)]
-        reads = call.inputs and call.inputs[0].shape == chain.last.shape
-        if inside and reads:
+    """The module between the stream and the head, where there is more than a final norm."""
+    if not head.inputs or _is_stream(trace, chain, head.inputs[0]):
+        return None
+    for call in trace.calls:  # the outermost first
+        if chain.end < call.start and call.end < head.start and _gave(call, head.inputs[0]):
             return call.path
     return None
+
+
+def _is_stream(trace: Trace, chain: Chain, read: Tensor) -> bool:
+    """Whether a tensor is the last layer's output, or its norm, at some of the positions."""
+    final = find_final_norm(trace, chain)
+    streams = [chain.last] if final is None or final.output is None else [chain.last, final.output]
+    return any(
+        stream.shape[-1] == read.shape[-1] and fitted_scale(stream, read, trace.tolerance)
+        for stream in streams
+        if stream.numel() == read.numel()
+    )

@@ -24,7 +24,9 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Cal
     factor = branch.factor
     scale = None if unit(factor, layer.trace.tolerance) else fields.number(factor)
     steps = _steps(layer, branch)
-    return Mixer(path, steps, written_by(layer, branch, path), scale), branch.root
+    behind = None if branch.post is None else layer.relative(branch.post.path)
+    writer = behind or written_by(layer, branch, path)
+    return Mixer(path, steps, writer, scale), branch.root
 
 
 def mixes_positions(branch: Branch) -> bool:

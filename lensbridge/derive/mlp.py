@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from lensbridge.derive.layer import Layer, NotEstablished, close, common_parent,
 from lensbridge.derive.trace import Call
 from lensbridge.spec import MLP, FusedGatedMLP, GatedMLP
 
-Dense = MLP | GatedMLP | FusedGatedMLP
+Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
 
 
 @dataclass(frozen=True)
