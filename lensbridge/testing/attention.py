@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.hooks import Hook
 from lensbridge.layouts import repeat_kv
@@ -137,6 +137,8 @@ def _are_linear(subject: Subject, heads: Heads) -> bool:
     """One positive factor makes the scores of the products, where they are not masked."""
     scores, products = heads["attn_scores"].double(), _products(heads)
     seen = heads.seen
+    if "rel_pos_bias" in heads:
+        scores = scores - heads["rel_pos_bias"].double()
     factor = best_factor(scores[seen], products[seen])
     return factor > 0 and subject.expect.are_close(scores[seen], products[seen] * factor)
 
@@ -184,6 +186,105 @@ def check_rotary_rotates(subject: Subject) -> None:
     found = every(subject, "rot_q", "q")
     moved = any(not subject.expect.are_close(one["rot_q"], one["q"]) for one in found)
     subject.expect.holds("attn.hook_rot_q", moved, "it is hook_q in every layer: no rotary there")
+
+
+def check_rotary_is_linear(subject: Subject) -> None:
+    """Between hook_q and hook_rot_q, and the same for k, nothing but rotary happens.
+
+    A norm that was not declared would show: it takes a factor away. Where the norm stands behind
+    rotary, its output is what the kernel is given.
+    """
+    pairs = [
+        (heads, *pair)
+        for heads in sampled(subject, "q", "rot_q")
+        for pair in (("q", "rot_q"), ("k", "rot_k"))
+        if all(one in heads for one in pair)
+        and (heads.part.latent is None or pair[0] == "q")  # a latent's heads share a part of k
+        and not _normed_last(subject, heads, pair[1])
+    ]
+    if not pairs:
+        raise NotApplicable("a norm stands behind rotary")
+    for heads, plain, rotated in pairs:
+        name = heads.name(rotated)
+        edit = [(heads.name(plain), _double)]
+        doubled = subject.read([name], edit)[name]
+        subject.expect.close(
+            f"{name}, when {heads.name(plain)} is doubled,",
+            doubled,
+            2.0 * heads[rotated],
+            "doubled too",
+        )
+
+
+def _double(value: Tensor, hook: Hook) -> Tensor:
+    return value * 2.0
+
+
+def _normed_last(subject: Subject, heads: Heads, rotated: str) -> bool:
+    """Whether some module inside attention returns what the kernel is given."""
+    wanted = heads[rotated]
+    forms = (wanted, wanted.transpose(1, 2), wanted.flatten(-2))
+    found: list[bool] = []
+
+    def compare(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            same = [f for f in forms if f.shape == output.shape]
+            found.append(any(subject.expect.are_close(output, f) for f in same))
+
+    inner = [m for m in heads.part.module.modules() if m is not heads.part.module]
+    handles = [module.register_forward_hook(compare) for module in inner]
+    try:
+        subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    moved = not subject.expect.are_close(wanted, heads[rotated.removeprefix("rot_")])
+    return moved and any(found)
+
+
+def check_shared_keys_are_an_earlier_layers(subject: Subject) -> None:
+    """A layer without keys or values of its own reads those of an earlier one."""
+    earlier: list[Heads] = []
+    for heads in every(subject, "q", "pattern", "z"):
+        for role in "kv":
+            if role not in heads:
+                subject.expect.holds(
+                    heads.name(role),
+                    any(_reads(subject, heads, one, role) for one in earlier),
+                    "the layer is said to have none, and it reads those of no earlier layer",
+                )
+        if heads.sub == "attn":
+            earlier.append(heads)
+    if not earlier:
+        raise NotApplicable("no layer has attention of its own")
+    subject.expect.made += 1
+
+
+def _reads(subject: Subject, heads: Heads, other: Heads, role: str) -> bool:
+    if role == "k":
+        both = "rot_k" in heads and "rot_k" in other
+        return both and subject.expect.are_close(heads["rot_k"], other["rot_k"])
+    if "v" not in other:
+        return False
+    wanted = torch.einsum("bhqk,bkhd->bqhd", heads["pattern"], other.values)
+    return wanted.shape == heads["z"].shape and subject.expect.are_close(heads["z"], wanted)
+
+
+def check_position_bias_is_named(subject: Subject) -> None:
+    """Scores are products plus the bias; a layer that holds a table of positions shows it."""
+    for heads in every(subject, "attn_scores", "pattern", "q"):
+        tables = [m for m in heads.part.module.modules() if isinstance(m, nn.Embedding)]
+        subject.expect.holds(
+            heads.name("rel_pos_bias"),
+            not tables or "rel_pos_bias" in heads,
+            "the layer holds a table of relative positions, and their bias is no point",
+        )
+        if "rel_pos_bias" in heads:
+            subject.expect.holds(
+                heads.name("attn_scores"),
+                _are_linear(subject, heads),
+                "it is not the product of q and k plus hook_rel_pos_bias",
+            )
 
 
 def check_result_sums_to_attn_out(subject: Subject) -> None:
@@ -292,7 +393,8 @@ def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
         ours = _of_group(heads, group, heads["k"].shape[2]).unsqueeze(-1)
         open_ = (heads["pattern"] * (1.0 - heads["pattern"])).masked_fill(~ours, 0.0)
         at = int(open_.sum((0, 1, 2)).argmax())
-        after = heads.of(_after(subject, heads, "k", Nudge(group, at)))
+        keys = "k" if heads.part.latent is None else "rot_k"  # a latent's heads share a part
+        after = heads.of(_after(subject, heads, keys, Nudge(group, at)))
         seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["k"].shape[2])
         region = seeing.unsqueeze(-1).expand_as(heads["pattern"])
         cause = f"an edit of {heads.name('k')}[0, {at}, {group}]"
@@ -333,18 +435,20 @@ def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
             value[0, one[0], one[1]] = -1e4 if scores else 0.0
             value[0, one[0], one[1], one[2]] = 1e4 if scores else 1.0
 
+        out = heads.block.name({"attn": "hook_attn_out"}.get(heads.sub, "hook_cross_attn_out"))
+        names = [name for name in (heads.name("z"), out) if name in subject.names]
         for short in ("attn_scores", "pattern"):
-            run = subject.read([heads.name("z")], [(heads.name(short), look)])
+            run = subject.read(names, [(heads.name(short), look)])
             z = run[heads.name("z")]
+            if out in run.values:
+                cause = f"an edit of {heads.name(short)}"
+                subject.expect.differ(out, run[out], subject.clean[out], cause)
             subject.expect.close(
                 f"{heads.name('z')}[0, {at}, {head}], after {heads.name(short)} was made to look "
                 f"at position {target} alone,",
                 z[0, at, head],
                 wanted,
                 "the value there",
-            )
-            subject.expect.differ(
-                "the output", run.output, subject.clean.output, f"an edit of {heads.name(short)}"
             )
 
 

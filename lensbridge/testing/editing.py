@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lensbridge.errors import EditError
 from lensbridge.hooks import Hook
 from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.subject import Subject, kind_of, live_tensor
@@ -36,7 +37,10 @@ def check_in_place_equals_returned(subject: Subject) -> None:
         if point.editable and subject.clean[name].is_floating_point():
             kinds.setdefault(kind_of(name), []).append(name)
     for kind, names in kinds.items():
-        one = subject.run([(name, in_place) for name in names])
+        try:
+            one = subject.run([(name, in_place) for name in names])
+        except EditError:  # a value that cannot be edited faithfully refuses
+            continue
         other = subject.run([(name, returned) for name in names])
         subject.expect.same(
             f"the output under an edit of {kind} in place",

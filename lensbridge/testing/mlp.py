@@ -152,3 +152,62 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
                 region,
                 f"an edit of {full} at one token",
             )
+
+
+def check_experts_sum_to_mlp_out(subject: Subject) -> None:
+    """What the experts give, weighed, and what all tokens share, is what the MLP adds."""
+    for block in subject.clean.having("mlp.hook_router_logits", "hook_mlp_out"):
+        if "mlp.hook_expert_weights" not in block:
+            stacked = any(p.ndim == 3 for p in _parameters(subject, block))
+            subject.expect.holds(
+                block.name("mlp.experts"),
+                not stacked,
+                "it holds stacked experts, and they are no points",
+            )
+            continue
+        added = block["hook_mlp_out"]
+        if "ln2_post.hook_scale" in block:
+            added = block["ln2_post.hook_normalized"] * block["ln2_post.hook_scale"]
+        routed = _weighed(block).view(added.shape)
+        if "mlp.shared.hook_out" not in block:
+            subject.expect.proportional(
+                block.name("hook_mlp_out"), added, routed, "the experts' outputs, weighed"
+            )
+            continue
+        rest = _least_squares(added, routed, block["mlp.shared.hook_out"].view(added.shape))
+        subject.expect.close(
+            f"{block.name('hook_mlp_out')}, less the experts' outputs and the shared one's,",
+            rest,
+            torch.zeros_like(rest),
+            "zero",
+        )
+
+
+def _parameters(subject: Subject, block: Block) -> list[Tensor]:
+    mlp = subject.parts[block.at].mlp
+    return [] if mlp is None else list(mlp.module.parameters())
+
+
+def _weighed(block: Block) -> Tensor:
+    """Shapes: `[token, m]`."""
+    indices = block["mlp.hook_expert_indices"].flatten(0, -2)
+    weights = block["mlp.hook_expert_weights"].flatten(0, -2)
+    total = torch.zeros(len(indices), block["hook_mlp_out"].shape[-1], dtype=weights.dtype)
+    total = total.to(weights.device)
+    for e in range(int(indices.max()) + 1):
+        if f"mlp.experts.{e}.hook_out" in block:
+            rows, choices = torch.where(indices == e)
+            out = block[f"mlp.experts.{e}.hook_out"]
+            total.index_add_(0, rows, out * weights[rows, choices].unsqueeze(-1))
+    return total
+
+
+def _least_squares(added: Tensor, routed: Tensor, shared: Tensor) -> Tensor:
+    """What is left of a sum of the two: one factor for all tokens, and one of each token's own."""
+    pairs = torch.stack([routed, shared], dim=-1).double().flatten(0, -3)
+    wanted = added.double().flatten(0, -2).unsqueeze(-1)
+    factors = torch.linalg.lstsq(pairs, wanted).solution
+    routed_factor = factors[:, 0].median()
+    rest = wanted - pairs[..., :1] * routed_factor
+    own = (pairs[..., 1:] * rest).sum(1, keepdim=True) / pairs[..., 1:].pow(2).sum(1, keepdim=True)
+    return rest - pairs[..., 1:] * own

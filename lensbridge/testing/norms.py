@@ -104,8 +104,7 @@ def check_branches_read_the_stream(subject: Subject) -> None:
 
 def _before_mlp(block: Block, part: BlockPart) -> str:
     if part.residual == "parallel":
-        normed = "ln2.hook_out" not in block and "ln1.hook_out" in block  # one norm for both
-        return "ln1.hook_out" if normed else "hook_resid_pre"
+        return "hook_resid_pre"
     for point in ("hook_resid_mid_cross", "hook_resid_mid"):
         if point in block:
             return point

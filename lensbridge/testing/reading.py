@@ -1,6 +1,7 @@
 """Reading: it changes nothing, shows everything once, and leaves nothing behind."""
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,8 +105,28 @@ def check_nothing_is_left(subject: Subject) -> None:
 
 def check_logits_are_the_output(subject: Subject) -> None:
     """`hook_logits` is what the model returns."""
+    with torch.no_grad():
+        native: Any = subject.hf_model(**subject.inputs)
+    logits = native.get("logits")
+    if logits is None:
+        raise NotApplicable("the model returns no logits")
+    subject.expect.holds(
+        "hook_logits", "hook_logits" in subject.clean.values, "the model returns logits"
+    )
+    subject.expect.same("hook_logits", subject.clean["hook_logits"], logits, "the model's logits")
+
+
+def check_pooler_is_named(subject: Subject) -> None:
+    """What the model returns as pooled is a point."""
+    with torch.no_grad():
+        native: Any = subject.hf_model(**subject.inputs)
+    pooled = native.get("pooler_output")
+    if pooled is None:
+        raise NotApplicable("the model returns nothing pooled")
+    named = "hook_pooler_out" in subject.clean.values
+    subject.expect.holds("hook_pooler_out", named, "the model returns a pooled output")
     subject.expect.same(
-        "hook_logits", subject.clean["hook_logits"], subject.clean.output, "the model's logits"
+        "hook_pooler_out", subject.clean["hook_pooler_out"], pooled, "the model's pooled output"
     )
 
 

@@ -14,6 +14,13 @@ from lensbridge.testing.subject import Block, Pass, Subject
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out")
 
+POST_NORM = (
+    ("hook_resid_mid", "ln1", BRANCHES),
+    ("hook_resid_mid_cross", "ln_cross", ("hook_cross_attn_out",)),
+    ("hook_resid_post", "ln2", ("hook_mlp_out",)),
+)
+"""A point of the stream, the norm whose output it is, and what was added before that norm."""
+
 
 class Sum(NamedTuple):
     """One equation of the stream: a point and what it should be."""
@@ -32,10 +39,16 @@ def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
 
 
 def _post_norm(block: Block) -> Iterator[Sum]:
-    behind = {"hook_resid_mid": "ln1", "hook_resid_mid_cross": "ln_cross", "hook_resid_post": "ln2"}
-    for point, norm in behind.items():
-        if point in block and f"{norm}.hook_out" in block:
+    stream = Running(block, "hook_resid_pre")
+    for point, norm, added in POST_NORM:
+        stream.add(*added)
+        if point not in block:
+            continue
+        if f"{norm}.hook_out" in block:  # what that norm reads is checked with the norms
             yield Sum(block.name(point), block[f"{norm}.hook_out"], f"{norm}.hook_out")
+            stream = Running(block, point)
+        else:
+            yield stream.reaches(point)
 
 
 def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
@@ -88,8 +101,27 @@ class Running:
 
 def check_stream_adds_up(subject: Subject) -> None:
     """What the branches add, and nothing else, makes the stream."""
+    for block in subject.clean.having("hook_resid_pre", "hook_resid_post"):
+        if subject.parts[block.at].residual is None:
+            _hold_undescribed(subject, block)
     _require_described(subject)
     _hold(subject, subject.clean, subject.clean.blocks)
+
+
+def _hold_undescribed(subject: Subject, block: Block) -> None:
+    """Where nothing is said of the stream, none of the words for it would have been true."""
+    stream = Running(block, "hook_resid_pre")
+    stream.add(*BRANCHES, "hook_cross_attn_out", "hook_mlp_out")
+    ends = [
+        stream.value,
+        *(block[f"{n}.hook_out"] for n in ("ln1", "ln2") if f"{n}.hook_out" in block),
+    ]
+    adds_up = any(subject.expect.are_close(block["hook_resid_post"], end) for end in ends)
+    subject.expect.holds(
+        block.name("hook_resid_post"),
+        len(stream.words) < 3 or not adds_up,
+        "residual is left undescribed, and the branches do make the stream",
+    )
 
 
 def _require_described(subject: Subject) -> None:
@@ -125,6 +157,10 @@ def _stack(block: Block) -> str:
 def check_embeddings_make_the_stream(subject: Subject) -> None:
     """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
     run, prefix = subject.clean, subject.model.native.stacks[0].prefix
+    if "hook_embed" not in run.values:
+        named = subject.model.native.main_input != "input_ids"
+        subject.expect.holds("hook_embed", named, "the model reads ids, and it is no point")
+        return
     stream, embed = run[f"{prefix}.0.hook_resid_pre"], run["hook_embed"]
     if embed.shape != stream.shape:
         raise NotApplicable("the embeddings are projected to another width")
@@ -160,8 +196,11 @@ def _hold_rest(subject: Subject, what: str, rest: Tensor, words: str) -> None:
         return
     weights = [p.detach() for p in subject.hf_model.parameters()]
     tables = [w for w in weights if w.ndim == 2 and w.shape[-1] == rest.shape[-1]]
+    step = _uncentered(rest[0, 2] - rest[0, 1])
     learned = any(
-        bool((_uncentered(t) - _uncentered(rest[0, 1])).abs().amax(-1).min() < 1e-4) for t in tables
+        bool((_uncentered(table.diff(dim=0)) - step).abs().amax(-1).min() < 1e-4)
+        for table in tables
+        if len(table) > 1
     )
     subject.expect.holds(f"what {what}", not learned, f"{words} leaves out learned positions")
 

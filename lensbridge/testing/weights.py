@@ -19,6 +19,8 @@ def attention_input(block: Block, part: BlockPart) -> str:
 
 def check_projections_make_q_k_v(subject: Subject) -> None:
     """q, k and v are the norm's output times W plus b, through the norms of q and k."""
+    if all(heads.part.latent is not None for heads in every(subject)):
+        raise NotApplicable("q, k and v go through latents")
     for heads in every(subject):
         if heads.sub == "attn" and heads.part.latent is None:
             given = attention_input(heads.block, subject.parts[heads.block.at])
@@ -35,7 +37,7 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
     wanted = torch.einsum("bpm,hmd->bphd", heads.block[given], weight)
     bias = subject.weight(f"{at}b_{role.upper()}")
     bias = torch.zeros_like(wanted[0, 0]) if bias is None else bias
-    norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": None}[role]
+    norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": heads.part.v_norm}[role]
     words = f"{given} @ W_{role.upper()}"
     if norm is not None:
         made = _normed(norm, heads.part, wanted + bias)
@@ -161,7 +163,10 @@ def check_positions_are_rows(subject: Subject) -> None:
 def check_head_makes_logits(subject: Subject) -> None:
     """Logits rise with what the head reads times W_U plus b_U, one function for all of them."""
     run = subject.clean
-    before = next((p for p in ("head.hook_hidden", "ln_final.hook_out") if p in run.values), None)
+    stack = subject.model.native.stacks[0]
+    last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+    places = ("head.hook_hidden", f"{stack.prefix}.ln_final.hook_out", "ln_final.hook_out", last)
+    before = next((point for point in places if point in run.values), None)
     weight = subject.weight("unembed.W_U")
     if before is None or weight is None:
         raise NotApplicable("what the head reads is not a point")

@@ -1,0 +1,217 @@
+"""The kit's own test: wrong descriptions, one declaration changed in each, must be rejected.
+
+The walk over the frozen dataclasses is generic: a new word in the vocabulary gets its mutants as
+soon as an adapter uses it, and fails this test until some check can falsify it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import combinations
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from lensbridge.errors import LensbridgeError
+from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
+from lensbridge.testing.check import Check, run_check
+from lensbridge.testing.checks import CHECKS
+from lensbridge.testing.subject import Subject, told
+from lensbridge.testing.tiny import inputs_for, tiny_model
+
+Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
+"""refused: by the resolver, when it is loaded; rejected: by a check; equal: it changes nothing."""
+
+NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "act", "prefix", "vocab", "context",
+                 "eps")  # fmt: skip
+"""Fields that choose a description or are told to people, and change no value when they change."""
+
+OPEN_LISTS = ("steps",)
+"""Fields that may leave something out without being wrong."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A description with one declaration changed."""
+
+    change: str
+    architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a mutant, and by which check or error."""
+
+    mutant: Mutant
+    outcome: Outcome
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.outcome:<9}{self.mutant.change}  {self.reason}".rstrip()
+
+
+# --- making mutants --------------------------------------------------------------------------
+
+
+def mutants(architecture: Architecture) -> Iterator[Mutant]:
+    """Every description that differs from this one in one declaration.
+
+    Example:
+        >>> from lensbridge_adapters.gpt2 import GPT2
+        >>> next(m.change for m in mutants(GPT2) if "residual" in m.change)
+        "block.residual: 'sequential' -> 'parallel'"
+    """
+    for change, changed in _of_node("", architecture):
+        yield Mutant(change, changed)
+
+
+def _of_node(at: str, node: Any) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(type(node))
+    for field in fields(node):
+        if field.name in NOT_BEHAVIOUR:
+            continue
+        value = vars(node)[field.name]
+        for words, new in _of_value(value, _choices(hints[field.name]), field.name):
+            change = f"{at}{field.name}{words}"
+            yield change, replace(node, **{field.name: new})
+        for inner, new in _inside(f"{at}{field.name}", value):
+            yield inner, replace(node, **{field.name: new})
+    yield from _exchanged(at, node)
+    yield from _other_types(at, node)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a field may hold: the members of a union, those of `Literal`s among them."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    found: list[Any] = []
+    for member in members:
+        found += get_args(member) if get_origin(member) is Literal else [member]
+    return tuple(found)
+
+
+def _of_value(value: Any, choices: tuple[Any, ...], name: str) -> Iterator[tuple[str, Any]]:
+    """Changes of one field: another literal, a flip, a typo, nothing at all."""
+    literals = [one for one in choices if isinstance(one, str)]
+    if isinstance(value, bool):
+        yield f": {value} -> {not value}", not value
+    elif literals:
+        yield from ((f": {value!r} -> {one!r}", one) for one in literals if one != value)
+    elif isinstance(value, str) and value:
+        yield f": {value!r} with a typo", f"{value}x"
+    if value is not None and not isinstance(value, bool) and NoneType in choices:
+        yield f": {_brief(value)} forgotten", None
+    if isinstance(value, float):
+        yield f": {value} -> {value * 2}", value * 2.0
+
+
+def _brief(value: Any) -> str:
+    return type(value).__name__ if is_dataclass(value) else repr(value)
+
+
+def _inside(at: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Changes inside a nested description, or inside one of several."""
+    if is_dataclass(value):
+        yield from _of_node(f"{at}.", value)
+    elif isinstance(value, tuple) and value and not at.endswith(OPEN_LISTS):
+        for i, item in enumerate(value):
+            for change, new in _inside(f"{at}[{i}]", item):
+                yield change, (*value[:i], new, *value[i + 1 :])
+            if len(value) > 1 or is_dataclass(item):
+                yield f"{at}[{i}] forgotten", (*value[:i], *value[i + 1 :])
+
+
+def _exchanged(at: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Two paths of one part exchanged; of the norms' slots also one with an empty one."""
+    empty_too = isinstance(node, Norms)
+    paths = {
+        field.name: vars(node)[field.name]
+        for field in fields(node)
+        if field.name not in (*NOT_BEHAVIOUR, "kind", "layout", "halves", "qk_norm_axes", "path")
+        and (isinstance(vars(node)[field.name], str) or empty_too)
+        and not isinstance(vars(node)[field.name], bool)
+    }
+    for one, other in combinations(paths, 2):
+        if paths[one] != paths[other]:
+            new = replace(node, **{one: paths[other], other: paths[one]})
+            yield f"{at}{one} and {other} exchanged", new
+
+
+def _other_types(at: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """A gated MLP taken for a plain one."""
+    if isinstance(node, GatedMLP):
+        plain = MLP(node.path, node.up, node.down, node.act, node.written_by, node.scale)
+        yield f"{at}gate forgotten", plain
+    if isinstance(node, FusedGatedMLP):
+        plain = MLP(node.path, node.gate_up, node.down, node.act, node.written_by, node.scale)
+        yield f"{at}gate forgotten", plain
+
+
+# --- trying them -----------------------------------------------------------------------------
+
+
+def trials(
+    architecture: Architecture,
+    model: nn.Module | None = None,
+    *,
+    checks: Iterable[Check] = CHECKS,
+    limit: int | None = None,
+    **config: Any,
+) -> list[Trial]:
+    """Try every mutant on one tiny model.
+
+    Args:
+        architecture: the description to change.
+        model: the model to try them on; None: a tiny one of the first class.
+        checks: which checks may reject them.
+        limit: how many mutants to try; None: all.
+        config: config fields of the tiny model.
+    """
+    hf_model = tiny_model(architecture, **config) if model is None else model
+    original = Subject(hf_model, inputs_for(hf_model), architecture)
+    found = list(mutants(architecture))[:limit]
+    return [_try(mutant, original, tuple(checks)) for mutant in found]
+
+
+def _try(mutant: Mutant, original: Subject, checks: tuple[Check, ...]) -> Trial:
+    try:
+        subject = Subject(original.hf_model, original.inputs, mutant.architecture)
+    except LensbridgeError as error:
+        return Trial(mutant, "refused", told(error))
+    except Exception as error:  # the resolver should say it in its own words
+        return Trial(mutant, "refused", f"crash: {told(error)}")
+    if subject.unreadable:
+        return Trial(mutant, "rejected", subject.unreadable)
+    if are_equal(subject, original):
+        return Trial(mutant, "equal")
+    for check in checks:
+        row = run_check(check, subject)
+        if row.status == "failed":
+            return Trial(mutant, "rejected", f"{row.check}: {row.detail}")
+    return Trial(mutant, "survived")
+
+
+def are_equal(one: Subject, other: Subject) -> bool:
+    """Whether two descriptions give the same names, values and weights on one model."""
+    if one.names != other.names or one.model.weight_names != other.model.weight_names:
+        return False
+    return all(_equal(one.clean[name], other.clean[name]) for name in one.names) and all(
+        _equal(one.model.weight(name), other.model.weight(name)) for name in one.model.weight_names
+    )
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def survivors(
+    architecture: Architecture, model: nn.Module | None = None, **config: Any
+) -> list[Trial]:
+    """The mutants that change a value or a name and that no check rejects."""
+    return [one for one in trials(architecture, model, **config) if one.outcome == "survived"]
+
+
+def kill_rate(tried: Iterable[Trial]) -> float:
+    """Of the mutants that change something, the share that is refused or rejected."""
+    outcomes = [one.outcome for one in tried if one.outcome != "equal"]
+    return 1.0 - outcomes.count("survived") / max(len(outcomes), 1)
