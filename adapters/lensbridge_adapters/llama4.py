@@ -19,7 +19,7 @@ LLAMA4_TEXT = replace(
     name="llama4_text",
     classes=("Llama4ForCausalLM", "Llama4TextModel"),
     # qk_norm comes after rotary, so it is between hook_q and hook_rot_q
-    block=(replace(BLOCK, mlp=EXPERTS), DENSE),
+    block=(replace(BLOCK, mlp=EXPERTS, flattens=True), DENSE),
 )
 
 ARCHITECTURES = (LLAMA4_TEXT,)
