@@ -233,8 +233,12 @@ class Tap(TorchFunctionMode):
         edited = (new - shift).clamp(min=floor).reshape(seen.shape)
         return torch.cat([edited, input[..., -1:]], dim=-1)
 
+    def _is_of_queries(self, x: Tensor) -> bool:
+        """Whether there is one row for each query head and position (an indexer's are fewer)."""
+        return x.numel() == self.batch * self.n_heads * self.positions * x.shape[-1]
+
     def _is_pattern_shaped(self, x: Tensor) -> bool:
-        return x.numel() % (self.batch * self.n_heads * self.positions) == 0 and x.ndim >= 3
+        return x.ndim >= 3 and self._is_of_queries(x)
 
     def product(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Eager attention: the first product is queries with keys, the next pattern with values."""
@@ -245,7 +249,7 @@ class Tap(TorchFunctionMode):
         if self.products or not rotary or len(args) < first + 2:
             return func(*args, **kwargs)
         query, key_t = args[first], args[first + 1]
-        if query.ndim < 3 or key_t.ndim < 3:
+        if query.ndim < 3 or key_t.ndim < 3 or not self._is_of_queries(query):
             return func(*args, **kwargs)
         self.products += 1
         edited = (self.edit_queries(query), self.edit_keys(key_t.mT).mT)

@@ -295,6 +295,8 @@ class Stack:
         final_norm: the norm behind the last layer.
         streams: where the axis is, if the residual stream is several streams: `streams_first` is
             `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections).
+        positions: "absolute" where `position_ids` matter beyond their differences although they are
+            no table of embeddings: a norm with a gain behind rotary (Hunyuan).
         dims: which config fields hold the sizes.
         config: the sub-config that holds them, as `text_config`; None: the model's own.
     """
@@ -308,6 +310,7 @@ class Stack:
     embed_norm: str | None = None
     final_norm: str | None = None
     streams: Literal["streams_first", "streams_last"] | None = None
+    positions: Literal["absolute"] | None = None
     dims: Dims = Dims()
     config: str | None = None
 

@@ -172,15 +172,19 @@ class _Wiring:
         if stack.pos_embed is not None:
             fields = self._fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
             yield PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+        norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
+        twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
         if stack.ln_embed is not None:
-            yield from self._norm(f"{at}ln_embed", stack.ln_embed)
+            for site in self._norm(f"{at}ln_embed", stack.ln_embed):
+                yield _repeated(site, 0) if twice else site
         for i, block in enumerate(stack.blocks):
             for site in _BlockWiring(self.native, f"{stack.prefix}.{i}.", block).sites():
                 if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
                     site = replace(site, axes=stack.residual_axes)
                 yield site if block.repeat is None else _repeated(site, block.repeat)
         if stack.ln_final is not None:
-            yield from self._norm(f"{at}ln_final", stack.ln_final)
+            for site in self._norm(f"{at}ln_final", stack.ln_final):
+                yield _repeated(site, 1) if twice else site
 
     def _written(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
         if len(writer.modules) == 1 and writer.scale.is_one:

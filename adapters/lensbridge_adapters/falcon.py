@@ -7,6 +7,9 @@ from lensbridge.spec import MLP, Architecture, Attention, Block, Dims, FusedQKV,
 ATTENTION = Attention(
     "self_attention", qkv=FusedQKV("query_key_value", layout="grouped"), out="dense"
 )
+MLP_ADDED_INTO = MLP(
+    "mlp", up="dense_h_to_4h", down="dense_4h_to_h", act="activation", overwritten=True
+)
 # one norm for both branches
 SINGLE_NORM = Block(
     norms=Norms(pre_attn="input_layernorm", pre_mlp="input_layernorm"),
@@ -18,7 +21,7 @@ DOUBLE_NORM = replace(SINGLE_NORM, norms=Norms(pre_attn="ln_attn", pre_mlp="ln_m
 SEQUENTIAL = replace(
     SINGLE_NORM,
     norms=Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm"),
-    mlp=replace(SINGLE_NORM.mlp, overwritten=False),
+    mlp=replace(MLP_ADDED_INTO, overwritten=False),
     residual="sequential",
 )
 

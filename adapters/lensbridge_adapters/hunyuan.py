@@ -10,12 +10,14 @@ HUNYUAN_DENSE = replace(
     LLAMA,
     name="hunyuan_dense",
     classes=("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Model"),
+    positions="absolute",
 )
 
 HUNYUAN_MOE = replace(
     LLAMA,
     name="hunyuan_moe",
     classes=("HunYuanMoEV1ForCausalLM", "HunYuanMoEV1Model"),
+    positions="absolute",
     block=replace(
         BLOCK,
         mlp=MoE(

@@ -12,8 +12,7 @@ NANOCHAT = replace(
     dims=Dims(kv_heads="num_key_value_heads"),
     # q_norm and k_norm come after rotary, so they are between hook_q and hook_rot_q
     block=replace(BLOCK, mlp=MLP("mlp", up="fc1", down="fc2")),
-    # one module norms the embedding and the last layer's output
-    final_norm=None,
+    embed_norm="model.norm",  # the very module that norms the last layer's output
     logit_softcap="final_logit_softcapping",
 )
 

@@ -146,7 +146,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         embed=None if spec.embed is None else finder.top(spec.embed),
         embed_scale=finder.embed_scale(spec.embed_scale),
         pos_embed=pos_embed,
-        takes_positions=_takes_positions(pos_embed, blocks),
+        takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes=_RESIDUAL_AXES[spec.streams],
         ln_embed=norm(embed_norm),
         blocks=blocks,
@@ -164,7 +164,7 @@ def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...])
         return False
     if pos_embed is None:
         return bool(attention)
-    return getattr(pos_embed, "padding_idx", None) is None
+    return not isinstance(pos_embed, nn.Embedding) or pos_embed.padding_idx is None
 
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
