@@ -124,8 +124,7 @@ def _without_mlp(architecture: Architecture) -> Architecture:
         mlp = block.mlp
         if mlp is None:
             return block
-        dense = isinstance(mlp, MLP | GatedMLP | FusedGatedMLP)
-        if not dense or not mlp.path or block.mixer is not None:
+        if isinstance(mlp, MoE) or not mlp.path or block.mixer is not None:
             return by_its_ends(block)
         mixer = Mixer(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
         return replace(block, mlp=None, mixer=mixer)

@@ -13,6 +13,7 @@ from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
 from lensbridge.derive.trace import Call, Trace
+from lensbridge.derive.words import words_for
 from lensbridge.spec import Architecture, Block, Dims, Stack
 
 
@@ -45,7 +46,6 @@ def describe(trace: Trace, model: nn.Module) -> Description:
     stack = _StackSearch(trace, main, found, "").stack(core.get_input_embeddings())
     back = find_back(trace, main, head, Fields(_text_config(core.config)[0]))
     found.missing.update(back.missing)
-    found.established.append(f"the head '{back.unembed}'" if back.unembed else "no head")
     found.architecture = Architecture(
         **{one: getattr(stack, one) for one in Stack.__dataclass_fields__},
         name=str(core.config.model_type or type(model).__name__.lower()),
@@ -55,6 +55,7 @@ def describe(trace: Trace, model: nn.Module) -> Description:
         logit_softcap=back.logit_softcap,
         head_hidden=back.head_hidden,
     )
+    found.established += words_for(found.architecture)
     return found
 
 
@@ -85,7 +86,6 @@ class _StackSearch:
         blocks = self._blocks()
         sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
         self.found.missing.update(front.missing)
-        self.found.established.append(f"{len(blocks)} layers in '{self.chain.path}'")
         kinds = self._kinds(blocks)
         return Stack(
             blocks=self.chain.path,

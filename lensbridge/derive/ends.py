@@ -87,8 +87,8 @@ def _as_sum(
     scale = fitted_scale(token.output, wanted, trace.tolerance)
     if scale is not None:
         return scale, None
-    centered = (one - one.mean((0, 1)) for one in (token.output, wanted))
-    scale = fitted_scale(*centered, 10 * trace.tolerance)
+    given, summed = (one - one.mean((0, 1)) for one in (token.output, wanted))
+    scale = fitted_scale(given, summed, 10 * trace.tolerance)
     if scale is not None:  # beside the token one vector, such as a token type's
         return scale, None
     found = _position_embedding(trace, chain, token, wanted)

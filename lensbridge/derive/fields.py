@@ -20,7 +20,7 @@ _HINTS = {
         "ctx",
     ),
 }
-_ROLES = tuple(_HINTS)
+_REQUIRED = ("layers", "d_model", "heads")
 
 
 class Fields:
@@ -45,14 +45,18 @@ class Fields:
             return None
 
     def holding(self, role: str, value: int) -> str | None:
-        """The field for a size, the likeliest name first; None where none has the value."""
+        """The field for a size, the likeliest name first; None where none has the value.
+
+        A field whose name says nothing of the size is taken for those that must be said.
+        """
         fits = [
             name
             for name, held in self.values.items()
             if isinstance(held, int) and not isinstance(held, bool) and held == value
         ]
-        hinted = [name for name in fits if self._rank(role, name) < len(_HINTS[role])]
-        return min(hinted, key=lambda name: self._rank(role, name), default=None)
+        if role not in _REQUIRED:
+            fits = [name for name in fits if self._rank(role, name) < len(_HINTS[role])]
+        return min(fits, key=lambda name: self._rank(role, name), default=None)
 
     def _rank(self, role: str, name: str) -> float:
         hints = _HINTS[role]

@@ -184,7 +184,7 @@ def activations() -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     probe = torch.linspace(-3, 3, 7, dtype=torch.float64)
-    for name in ACT2FN:
+    for name in (name for name in ACT2FN if name != "xielu"):  # it says what is not installed
         try:
             act = ACT2FN[name]
             result = act(probe)
