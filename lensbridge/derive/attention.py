@@ -19,10 +19,14 @@ class FoundAttention:
         sizes: heads and their widths.
         reader: the projection that reads the stream for the queries.
         cross: whether keys come from somewhere else than the queries.
+        absolute: whether positions matter beyond their differences although they are rotary.
     """
 
-    def __init__(self, spec: Attention, sizes: Sizes, reader: Call, cross: bool) -> None:
+    def __init__(
+        self, spec: Attention, sizes: Sizes, reader: Call, cross: bool, absolute: bool = False
+    ) -> None:
         self.spec = spec
+        self.absolute = absolute
         self.sizes = sizes
         self.reader = reader
         self.cross = cross
@@ -83,13 +87,13 @@ class _Search:
         return list(all_given(self.layer, role, operand, self.sizes, self.kernel.time))
 
     def _described(self, q: Given, k: Given, v: Given) -> FoundAttention:
-        norms = [given.norm.path for given in (q, k) if given.norm is not None]
+        norms = [given.norm.path for given in (q, k, v) if given.norm is not None]
         paths = [given.projection.path for given in (q, k, v)]
         path = self._module([*paths, self.out.path, *norms])
         below = self.layer.relative
-        q_norm, k_norm = (
+        q_norm, k_norm, v_norm = (
             None if given.norm is None else _within(path, below(given.norm.path))
-            for given in (q, k)
+            for given in (q, k, v)
         )
         axes: QKNormAxes = next((g.axes for g in (q, k) if g.norm is not None), "positions_first")
         spec = Attention(
@@ -101,13 +105,14 @@ class _Search:
             scale=self._scale(),
             q_norm=q_norm,
             k_norm=k_norm,
+            v_norm=v_norm,
             qk_norm_axes=axes,
             sinks=self._sinks(path),
             gated=self.gated,
             position_bias=self._position_bias(path),
         )
         cross = self.k.shape[1] != self.q.shape[1]
-        return FoundAttention(spec, self.sizes, q.projection, cross)
+        return FoundAttention(spec, self.sizes, q.projection, cross, q.absolute or k.absolute)
 
     def _qkv(self, path: str, q: Given, k: Given, v: Given) -> SplitQKV | FusedQKV:
         q_path, k_path, v_path = (

@@ -13,7 +13,7 @@ from lensbridge.derive.moe import find_moe, has_experts
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
 from lensbridge.derive.trace import Call
-from lensbridge.spec import Block, MoE, Norms
+from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms
 
 
 @dataclass
@@ -24,11 +24,13 @@ class FoundBlock:
         block: the description; its `residual` is None where the sums were not found.
         sizes: of its attention, where it has any.
         missing: which part could not be established, and why.
+        absolute: whether its rotary attention tells absolute positions.
     """
 
     block: Block
     sizes: Sizes | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    absolute: bool = False
 
 
 def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
@@ -63,6 +65,7 @@ class _Assembly:
         self.missing: dict[str, str] = {}
         self.block = Block()
         self.sizes: Sizes | None = None
+        self.absolute = False
         self.slots: dict[str, Call] = {}
         self.seen: set[str] = set()
 
@@ -77,7 +80,8 @@ class _Assembly:
         else:
             raise NotEstablished("norms and sums follow one another in no order that is known")
         norms = self._norms()
-        return FoundBlock(replace(self.block, norms=norms), self.sizes, self.missing)
+        block = replace(self.block, norms=norms, flattens=self._flattens())
+        return FoundBlock(block, self.sizes, self.missing, self.absolute)
 
     # --- the three ways to meet the stream -------------------------------------------------------
 
@@ -180,14 +184,14 @@ class _Assembly:
         except NotEstablished as error:
             self.missing[f"norms.pre_{slot}"] = str(error)
             return
-        shared = self.slots.get("pre_attn")
-        if norm is not None and not (slot == "pre_mlp" and norm is shared):
+        if norm is not None:
             self.slots[f"pre_{slot}"] = norm
 
     def _add_attn(self, branch: Branch) -> Call:
         found = find_attention(self.layer, branch, self.fields)
         self.block = replace(self.block, attn=found.spec)
         self.sizes = found.sizes
+        self.absolute = found.absolute
         return found.reader
 
     def _add_cross(self, branch: Branch) -> Call:
@@ -221,8 +225,14 @@ class _Assembly:
         plain = unit(factor, self.layer.trace.tolerance)
         scale = None if plain else self.fields.number(factor)
         writer = written_by(self.layer, branch, spec.path)
-        self.block = replace(self.block, mlp=replace(spec, scale=scale, written_by=writer))
+        spec = replace(spec, scale=scale, written_by=writer)
+        if isinstance(spec, MLP | GatedMLP) and self._is_overwritten(branch):
+            spec = replace(spec, overwritten=True)
+        self.block = replace(self.block, mlp=spec)
         return reader
+
+    def _is_overwritten(self, branch: Branch) -> bool:
+        return any(call.overwritten for call in branch.added.producers)
 
     def _sum_of_experts(self, group: list[Branch]) -> None:
         """Routed and shared experts that are added side by side."""
@@ -233,6 +243,15 @@ class _Assembly:
         if isinstance(self.block.mlp, MoE):
             writers = tuple(self.layer.relative(b.added.producers[-1].path) for b in group)
             self.block = replace(self.block, mlp=replace(self.block.mlp, written_by=writers))
+
+    def _flattens(self) -> bool:
+        """Whether the MLP or its norms have batch and positions in one axis."""
+        norms = [self.slots[slot] for slot in ("pre_mlp", "post_mlp") if slot in self.slots]
+        behind = [call.inputs[0] for call in norms]
+        if self.block.mlp is not None:
+            last = self.steps[-1].added or self.steps[-2].added
+            behind += [t for call in last[-1][1].producers for t in call.outputs[:1]]
+        return self.block.mlp is not None and any(tensor.ndim < 3 for tensor in behind)
 
     # --- norms -----------------------------------------------------------------------------------
 

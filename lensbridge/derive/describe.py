@@ -1,7 +1,7 @@
 """A traced model -> an `Architecture`, with the reasons for what it leaves out."""
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -95,6 +95,8 @@ class _StackSearch:
             pos_embed=front.pos_embed,
             embed_norm=front.embed_norm,
             final_norm=None if final is None else final.path,
+            streams=self._streams(),
+            positions="absolute" if any(block.absolute for block in blocks) else None,
             dims=self._dims(sizes),
             config=self.config_name,
         )
@@ -132,6 +134,14 @@ class _StackSearch:
             if block != most and not _is_less(block, most):
                 self.found.missing.setdefault("layers", f"layer {i} of those built alike differs")
         return most
+
+    def _streams(self) -> Literal["streams_first", "streams_last"] | None:
+        """Where the axis of several streams is: beside batch and positions."""
+        shape = self.chain.last.shape
+        if len(shape) != 4:
+            return None
+        given = next(iter(self.trace.inputs.values()))
+        return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
     def _dims(self, sizes: Sizes | None) -> Dims:
         wanted = {

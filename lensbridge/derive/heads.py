@@ -1,7 +1,7 @@
 """Which projection gives a kernel's q, k or v, in which layout, and what happens between."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -35,6 +35,7 @@ class Given:
         gated: whether its projection holds a gate behind each head's query.
         norm: the norm between, with what it is given.
         rotated: whether positions other than the first were changed after it.
+        absolute: whether a norm with a gain follows the rotation.
     """
 
     projection: Call
@@ -43,6 +44,7 @@ class Given:
     norm: Call | None = None
     axes: QKNormAxes = "positions_first"
     rotated: bool = False
+    absolute: bool = False
 
 
 def distinct_heads(operand: Tensor) -> Tensor:
@@ -74,8 +76,7 @@ def all_given(
         for share, layout, gated in _shares(call, role, operand, sizes):
             found = _related(layer, role, call, share, operand, before)
             if found is not None:
-                norm, axes, rotated = found
-                yield Given(call, layout, gated, norm, axes, rotated)
+                yield replace(found, layout=layout, gated=gated)
 
 
 def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given, Given, Given]:
@@ -120,24 +121,29 @@ def _shares(
 
 def _related(
     layer: Layer, role: RoleName, call: Call, share: Tensor, operand: Tensor, before: int
-) -> tuple[Call | None, QKNormAxes, bool] | None:
+) -> Given | None:
     """How an operand comes from a share: directly, or through a norm; and whether rotated."""
     tolerance = layer.trace.tolerance
-    if role == "v":
-        return (None, "positions_first", False) if close(share, operand, tolerance) else None
-    rotated = same_but_rotated(share, operand, tolerance)
+
+    def turned(one: Tensor, other: Tensor) -> bool | None:
+        if role == "v":
+            return False if close(one, other, tolerance) else None
+        return same_but_rotated(one, other, tolerance)
+
+    rotated = turned(share, operand)
     if rotated is not None:
-        return None, "positions_first", rotated
+        return Given(call, rotated=rotated)
     for norm in layer.calls:
         if not (call.end < norm.start and norm.end < before and layer.is_leaf(norm)):
             continue
         for given, got, axes in _per_head(norm, share):
             if close(given, share, tolerance):
-                rotated = same_but_rotated(got, operand, tolerance)
+                rotated = turned(got, operand)
                 if rotated is not None:
-                    return norm, axes, rotated
-            elif close(got, operand, tolerance) and same_but_rotated(share, given, tolerance):
-                return None, axes, True  # normed after rotary, which no slot describes
+                    return Given(call, norm=norm, axes=axes, rotated=rotated)
+            elif close(got, operand, tolerance) and turned(share, given):
+                gain = any(True for _ in norm.module.parameters())
+                return Given(call, axes=axes, rotated=True, absolute=gain)
     return None
 
 

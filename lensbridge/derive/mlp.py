@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import permutations
 from typing import Any, TypeAlias
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, close, common_parent, is_projection
+from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Call
 from lensbridge.spec import MLP, FusedGatedMLP, GatedMLP
 
@@ -39,7 +41,7 @@ def find_dense(
         NotEstablished: what the down projection reads is no activation of a projection.
     """
     search = _Search(layer, down, after, fields, inside)
-    found = search.plain() or search.fused() or search.gated()
+    found = search.plain() or search.fused() or search.gated() or search.behind_norm()
     if found is None:
         raise NotEstablished(
             f"what '{layer.relative(down.path)}' reads is no known activation of a projection "
@@ -83,14 +85,28 @@ class _Search:
 
     def gated(self) -> FoundDense | None:
         candidates = self._of_width(1)
-        for gate in candidates:
-            for up in candidates:
-                names = None if up is gate else self._gated_activations(_out(gate), _out(up))
-                if names is not None:
-                    path, gate_path, up_path, down_path = self._paths(gate, up, self.down)
-                    act = self._act(names)
-                    spec = GatedMLP(path, gate=gate_path, up=up_path, down=down_path, act=act)
-                    return FoundDense(spec, gate)
+        for gate, up in permutations(candidates, 2):
+            names = self._gated_activations(_out(gate), _out(up))
+            if names is not None:
+                path, gate_path, up_path, down_path = self._paths(gate, up, self.down)
+                act = self._act(names)
+                spec = GatedMLP(path, gate=gate_path, up=up_path, down=down_path, act=act)
+                return FoundDense(spec, gate)
+        return None
+
+    def behind_norm(self) -> FoundDense | None:
+        """A gated MLP with a norm between the product and the down projection."""
+        for norm in self.calls:
+            gave = norm.output
+            if gave is None or gave.shape != self.post.shape or not close(gave, self.post, 1e-6):
+                continue
+            if looks_like_norm(norm):
+                self.post = norm.inputs[0]
+                found = self.gated()
+                if found is not None and isinstance(found.spec, GatedMLP):
+                    path = self.layer.relative(norm.path)
+                    inner = path.removeprefix(f"{found.spec.path}.") if found.spec.path else path
+                    return replace(found, spec=replace(found.spec, inner_norm=inner))
         return None
 
     def fused(self) -> FoundDense | None:

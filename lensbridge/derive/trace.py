@@ -13,9 +13,17 @@ from torch.overrides import TorchFunctionMode
 from lensbridge.derive.probe import inputs_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Call:
-    """One call of one module. `start` and `end` are ticks of the trace's clock."""
+    """One call of one module.
+
+    Args:
+        path: the module, from the model.
+        start: when it began, in ticks of the trace's clock; `end`: when it ended.
+        inputs: every tensor that it was given, as it was then; so `outputs`.
+        arguments: what it was called with, itself.
+        overwritten: whether what it gave was written into later.
+    """
 
     path: str
     module: nn.Module
@@ -24,6 +32,7 @@ class Call:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    overwritten: bool = False
 
     @property
     def output(self) -> Tensor | None:
@@ -95,6 +104,7 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
     with torch.no_grad(), recorder.attached(), recorder.taps():
         output = model.eval()(**inputs)
     model.train(was_training)
+    recorder.note_overwritten()
     found.calls.sort(key=lambda call: call.start)
     found.logits = _logits(output)
     return found
@@ -130,6 +140,7 @@ class _Recorder:
         self.found = found
         self.clock = 0
         self.stack: list[tuple[str, int, tuple[Tensor, ...], Any]] = []
+        self.given: list[tuple[Call, Tensor, int]] = []
 
     def tick(self) -> int:
         self.clock += 1
@@ -149,6 +160,11 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
+    def note_overwritten(self) -> None:
+        """Say of each call whether its output was written into since."""
+        for call, tensor, version in self.given:
+            call.overwritten = tensor._version != version
+
     def taps(self) -> "_Taps":
         return _Taps(self)
 
@@ -161,9 +177,11 @@ class _Recorder:
     def _leave(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             _, start, inputs, arguments = self.stack.pop()
-            self.found.calls.append(
-                Call(path, module, start, self.tick(), inputs, _kept(output), arguments)
-            )
+            call = Call(path, module, start, self.tick(), inputs, _kept(output), arguments)
+            self.found.calls.append(call)
+            given = next(tensors(output), None)
+            if given is not None:
+                self.given.append((call, given, given._version))
 
         return hook
 
