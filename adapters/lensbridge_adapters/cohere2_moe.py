@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import MoE, Norms
+from lensbridge.spec import MoE
 from lensbridge_adapters.cohere import BLOCK, COHERE2
 from lensbridge_adapters.llama import GATED_MLP
 
-RMS_BLOCK = replace(BLOCK, norms=Norms(pre_attn="input_layernorm", kind="RMS"))
+RMS_BLOCK = replace(BLOCK, norms=replace(BLOCK.norms, kind="RMS"))
 SHARED = MoE("mlp", shared=replace(GATED_MLP, path="shared_experts"))
 ALONE = MoE("mlp")
 
