@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from lensbridge import LensbridgeError, __version__
-from lensbridge.cli import demo, new_adapter
+from lensbridge.cli import demo, doctor, new_adapter
 
-COMMANDS = (demo, new_adapter)
+COMMANDS = (demo, doctor, new_adapter)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

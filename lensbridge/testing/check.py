@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
+from lensbridge.errors import ConformanceError
 from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.subject import RUN_ERRORS, Subject, told
 
@@ -49,6 +50,15 @@ class Row:
     status: Status
     detail: str = ""
     seconds: float = 0.0
+
+    def require(self) -> None:
+        """Nothing, unless it failed.
+
+        Raises:
+            ConformanceError: it failed; the message is the detail.
+        """
+        if self.status == "failed":
+            raise ConformanceError(self.detail)
 
 
 def run_check(check: Check, subject: Subject) -> Row:

@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
           "a view whose inverse is not its inverse", exact=False),
     Check("logits are the output", reading.check_logits_are_the_output,
           "logit_scale, logit_softcap, unembed", exact=False),
+    Check("every input is read", reading.check_every_input_is_read, "towers", exact=False),
     Check("the pooler is named", reading.check_pooler_is_named, "pooler", exact=False),
     Check("eager attention agrees", reading.check_eager_agrees,
           "scores and patterns computed beside a kernel", ("hook_pattern",)),

@@ -13,12 +13,12 @@ from lensbridge.testing.subject import Block, Pass, Subject
 READ_BEFORE = {"ln1": "hook_attn_in", "ln_cross": "hook_resid_mid", "ln2": "hook_mlp_in"}
 """What a norm in front of a branch reads."""
 
-ADDED_BEFORE = {
-    "ln1": ("hook_resid_pre", "hook_attn_out"),
-    "ln_cross": ("hook_resid_mid", "hook_cross_attn_out"),
-    "ln2": ("hook_resid_mid_cross", "hook_resid_mid", "hook_mlp_out"),
+SUMMED = {
+    "ln1": ("hook_attn_out", "hook_mixer_out"),
+    "ln_cross": ("hook_cross_attn_out",),
+    "ln2": ("hook_mlp_out",),
 }
-"""What is summed before a norm of the sum."""
+"""Norms of the sum, in order, and what is added to the stream before each."""
 
 
 def norms_of(part: BlockPart) -> dict[str, Norm]:
@@ -35,23 +35,30 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
         for slot, norm in norms_of(subject.parts[at]).items():
             if f"{slot}.hook_out" in block:
                 yield f"{at}{slot}", norm, _read_by(block, slot, subject.parts[at])
-    for stack in subject.model.native.stacks:
-        final = "ln_final" if stack.prefix == "blocks" else f"{stack.prefix}.ln_final"
-        final = final if f"{final}.hook_out" in run.values else "ln_final"
-        if stack.ln_final is not None and f"{final}.hook_out" in run.values:
+    for at, stack in subject.stacks.items():
+        if stack.ln_final is not None and f"{at}ln_final.hook_out" in run.values:
             last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
-            yield final, stack.ln_final, run.values.get(last)
-        if stack.ln_embed is not None and "ln_embed.hook_out" in run.values:
-            yield "ln_embed", stack.ln_embed, None
+            yield f"{at}ln_final", stack.ln_final, run.values.get(last)
+        if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
+            yield f"{at}ln_embed", stack.ln_embed, None
 
 
 def _read_by(block: Block, slot: str, part: BlockPart) -> Tensor | None:
     if part.residual == "post_norm":
-        terms = [point for point in ADDED_BEFORE.get(slot, ()) if point in block]
-        if "hook_resid_mid_cross" in terms:
-            terms.remove("hook_resid_mid")
-        return sum((block[point] for point in terms[1:]), block[terms[0]]) if terms else None
+        return _summed_before(block, slot)
     return block.values.get(block.name(READ_BEFORE.get(slot, "")))
+
+
+def _summed_before(block: Block, slot: str) -> Tensor | None:
+    """The sum that a norm behind it reads: the stream since the norm before, and what was added."""
+    stream = block["hook_resid_pre"]
+    for norm, added in SUMMED.items():
+        for point in added:
+            stream = stream + block[point] if point in block else stream
+        if norm == slot:
+            return stream
+        stream = block.values.get(block.name(f"{norm}.hook_out"), stream)
+    return None
 
 
 def check_norms_compute_their_formula(subject: Subject) -> None:

@@ -147,3 +147,21 @@ def check_eager_agrees(subject: Subject) -> None:
         raise NotApplicable(f"{subject.label} cannot be switched to eager")
     for name in names:
         subject.expect.close(name, subject.clean[name], eager[name], "what eager attention gives")
+
+
+def check_every_input_is_read(subject: Subject) -> None:
+    """What the model is given besides ids goes into a stack that has points."""
+    towers = set(subject.stacks) - {""}
+    if "decoder_input_ids" in subject.inputs:
+        found = "encoder." in towers
+        subject.expect.holds(
+            "encoder", found, "the model has an encoder, and no tower of the description is one"
+        )
+    elif "pixel_values" in subject.inputs and "input_ids" in subject.inputs:
+        subject.expect.holds(
+            "vision",
+            "vision." in towers,
+            "the model reads pictures, and no tower of the description does",
+        )
+    else:
+        raise NotApplicable("the model reads one thing")

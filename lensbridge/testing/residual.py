@@ -101,27 +101,23 @@ class Running:
 
 def check_stream_adds_up(subject: Subject) -> None:
     """What the branches add, and nothing else, makes the stream."""
-    for block in subject.clean.having("hook_resid_pre", "hook_resid_post"):
-        if subject.parts[block.at].residual is None:
-            _hold_undescribed(subject, block)
+    _hold_described(subject)
     _require_described(subject)
     _hold(subject, subject.clean, subject.clean.blocks)
 
 
-def _hold_undescribed(subject: Subject, block: Block) -> None:
-    """Where nothing is said of the stream, none of the words for it would have been true."""
-    stream = Running(block, "hook_resid_pre")
-    stream.add(*BRANCHES, "hook_cross_attn_out", "hook_mlp_out")
-    ends = [
-        stream.value,
-        *(block[f"{n}.hook_out"] for n in ("ln1", "ln2") if f"{n}.hook_out" in block),
-    ]
-    adds_up = any(subject.expect.are_close(block["hook_resid_post"], end) for end in ends)
-    subject.expect.holds(
-        block.name("hook_resid_post"),
-        len(stream.words) < 3 or not adds_up,
-        "residual is left undescribed, and the branches do make the stream",
-    )
+def _hold_described(subject: Subject) -> None:
+    """Naming branches and leaving open how they meet the stream says too little."""
+    spec = subject.model.architecture
+    for stack in (spec, *spec.towers):
+        blocks = stack.block if isinstance(stack.block, tuple) else (stack.block,)
+        for block in blocks:
+            named = [b for b in (block.attn, block.mlp, block.cross, block.mixer) if b is not None]
+            subject.expect.holds(
+                f"{stack.prefix}: residual",
+                not named or block.residual is not None,
+                "it is left open, though the layer's branches are described",
+            )
 
 
 def _require_described(subject: Subject) -> None:
@@ -156,28 +152,36 @@ def _stack(block: Block) -> str:
 
 def check_embeddings_make_the_stream(subject: Subject) -> None:
     """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
-    run, prefix = subject.clean, subject.model.native.stacks[0].prefix
-    if "hook_embed" not in run.values:
-        named = subject.model.native.main_input != "input_ids"
-        subject.expect.holds("hook_embed", named, "the model reads ids, and it is no point")
-        return
-    stream, embed = run[f"{prefix}.0.hook_resid_pre"], run["hook_embed"]
+    for at, stack in subject.stacks.items():
+        if f"{at}hook_embed" in subject.clean.values:
+            _hold_embeddings(subject, at, f"{stack.prefix}.0.hook_resid_pre")
+        elif subject.ids_of(at) is not None:
+            subject.expect.holds(
+                f"{at}hook_embed", False, "the stack reads ids, and it is no point"
+            )
+        else:
+            raise NotApplicable("what the first block reads is made of no embeddings")
+
+
+def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
+    run = subject.clean
+    stream, embed = run[first], run[f"{at}hook_embed"]
     if embed.shape != stream.shape:
         raise NotApplicable("the embeddings are projected to another width")
-    positions = run.values.get("hook_pos_embed", torch.zeros_like(embed))
-    if "ln_embed.hook_out" not in run.values:
+    positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
+    if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
-        _hold_rest(subject, "block 0 reads", rest, "hook_embed + hook_pos_embed")
+        _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
         return
-    normed = run["ln_embed.hook_out"]
-    read = run["ln_embed.hook_normalized"] * run["ln_embed.hook_scale"]
+    normed = run[f"{at}ln_embed.hook_out"]
+    read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
     if subject.expect.are_close(stream, normed):
         rest = _uncentered(read) - _uncentered(embed + positions)
-        _hold_rest(subject, "ln_embed reads", rest, "hook_embed + hook_pos_embed")
+        _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed + hook_pos_embed")
         return
-    subject.expect.close("what block 0 reads", stream, normed + positions, "ln_embed.hook_out")
+    subject.expect.close(first, stream, normed + positions, "ln_embed.hook_out")
     rest = _uncentered(read) - _uncentered(embed)
-    _hold_rest(subject, "ln_embed reads", rest, "hook_embed")
+    _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed")
 
 
 def _uncentered(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.hooks import Hook
 from lensbridge.loading import load
 from lensbridge.model import LensModel
-from lensbridge.parts import BlockPart
+from lensbridge.parts import BlockPart, StackPart
 from lensbridge.spec import Architecture
 from lensbridge.testing.expect import Expect
 
@@ -189,6 +189,17 @@ class Subject:
             for stack in self.model.native.stacks
             for i, block in enumerate(stack.blocks)
         }
+
+    @cached_property
+    def stacks(self) -> dict[str, StackPart]:
+        """Every stack by what its points outside the blocks begin with: nothing, `encoder.`..."""
+        main, *towers = self.model.native.stacks
+        return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
+
+    def ids_of(self, at: str) -> Tensor | None:
+        """The ids that a stack reads, where it reads any."""
+        decodes = at == "" and "decoder_input_ids" in self.inputs
+        return self.inputs.get("decoder_input_ids" if decodes else "input_ids")
 
     def samples(self, *points: str) -> list[Block]:
         """Of the blocks with all of these points the last of each kind: other points, a kind."""

@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
         VOCAB,
     ),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim", "dim"), WIDTH),
-    **dict.fromkeys(("embedding_size", "word_embed_proj_dim"), WIDTH),
+    **dict.fromkeys(("word_embed_proj_dim",), WIDTH),
     **dict.fromkeys(
         ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers",
          "encoder_layers", "num_decoder_layers", "num_encoder_layers"),
@@ -52,6 +52,7 @@ SIZES: dict[str, Any] = {
         CONTEXT,
     ),
     **dict.fromkeys(("sliding_window", "window_size", "attention_window_size"), 4),
+    "embedding_size": 24,
     # mixtures of experts
     **dict.fromkeys(
         ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4

@@ -22,11 +22,30 @@ def check_projections_make_q_k_v(subject: Subject) -> None:
     if all(heads.part.latent is not None for heads in every(subject)):
         raise NotApplicable("q, k and v go through latents")
     for heads in every(subject):
-        if heads.sub == "attn" and heads.part.latent is None:
-            given = attention_input(heads.block, subject.parts[heads.block.at])
+        if heads.part.latent is None:
+            own = _own_input(heads.block, heads.sub, subject.parts[heads.block.at])
             for role in "qkv":
-                if role in heads:
+                crossed = heads.sub == "cross_attn" and role != "q"
+                given = encoder_end(subject) if crossed else heads.block.name(own)
+                if role in heads and given is not None:
                     _hold_projection(subject, heads, role, given)
+
+
+def _own_input(block: Block, sub: str, part: BlockPart) -> str:
+    if sub == "attn":
+        return attention_input(block, part)
+    normed = part.residual != "post_norm" and "ln_cross.hook_out" in block
+    return "ln_cross.hook_out" if normed else "hook_resid_mid"
+
+
+def encoder_end(subject: Subject) -> str | None:
+    """The point that cross-attention reads its keys and values from."""
+    stack = subject.stacks.get("encoder.")
+    if stack is None:
+        return None
+    normed = "encoder.ln_final.hook_out"
+    last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+    return normed if normed in subject.clean.values else last
 
 
 def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> None:
@@ -34,7 +53,7 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
     weight = subject.weight(f"{at}W_{role.upper()}")
     if weight is None:
         return
-    wanted = torch.einsum("bpm,hmd->bphd", heads.block[given], weight)
+    wanted = torch.einsum("bpm,hmd->bphd", subject.clean[given], weight)
     bias = subject.weight(f"{at}b_{role.upper()}")
     bias = torch.zeros_like(wanted[0, 0]) if bias is None else bias
     norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": heads.part.v_norm}[role]
@@ -139,12 +158,13 @@ def check_post_norms_are_what_is_added(subject: Subject) -> None:
 
 def check_embeddings_are_rows(subject: Subject) -> None:
     """The embedding of a token is its row of W_E, up to the embedding's scale."""
-    name = "decoder_input_ids" if "decoder_input_ids" in subject.inputs else "input_ids"
-    table = subject.weight("embed.W_E")
-    if table is None or name not in subject.inputs:
+    pairs = [(at, subject.weight(f"{at}embed.W_E"), subject.ids_of(at)) for at in subject.stacks]
+    for at, table, ids in pairs:
+        if table is not None and ids is not None and f"{at}hook_embed" in subject.clean.values:
+            embed = subject.clean[f"{at}hook_embed"]
+            subject.expect.proportional(f"{at}hook_embed", embed, table[ids], "W_E[tokens]")
+    if all(table is None or ids is None for _, table, ids in pairs):
         raise NotApplicable("no table of embeddings")
-    embed = subject.clean["hook_embed"]
-    subject.expect.proportional("hook_embed", embed, table[subject.inputs[name]], "W_E[tokens]")
 
 
 def check_positions_are_rows(subject: Subject) -> None:

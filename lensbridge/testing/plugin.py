@@ -1,0 +1,105 @@
+"""The kit as a pytest plugin: one test for each check, variant and class of an adapter.
+
+Three lines in the `conftest.py` at the top of a test suite:
+
+pytest_plugins = ["lensbridge.testing.plugin"]
+from my_adapters import ARCHITECTURES
+LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
+
+`LENSBRIDGE_VARIANTS = CORE` beside them keeps to float32 and the default kernel.
+
+PYTEST_DONT_REWRITE
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensbridge.spec import Architecture
+from lensbridge.testing.check import Check, run_check
+from lensbridge.testing.checks import CHECKS
+from lensbridge.testing.conformance import EVERY, Variant, build, distinct_classes
+from lensbridge.testing.subject import Subject
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ConformanceFile | None":
+    """Collect a `conftest.py` that names architectures."""
+    module = parent.config.pluginmanager.get_plugin(str(file_path))
+    if module is None or "LENSBRIDGE_ARCHITECTURES" not in vars(module):
+        return None
+    found: ConformanceFile = ConformanceFile.from_parent(parent, path=file_path)
+    found.architectures = tuple(vars(module)["LENSBRIDGE_ARCHITECTURES"])
+    found.variants = tuple(vars(module).get("LENSBRIDGE_VARIANTS", EVERY))
+    return found
+
+
+class Holder:
+    """One tiny model, built when the first of its checks runs."""
+
+    def __init__(self, architecture: Architecture, class_name: str, variant: Variant) -> None:
+        self.architecture = architecture
+        self.class_name = class_name
+        self.variant = variant
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The model behind a lens."""
+        return build(self.architecture, self.class_name, variant=self.variant)
+
+    @property
+    def name(self) -> str:
+        """What tests on it begin with."""
+        return f"{self.architecture.name}-{self.class_name}-{self.variant}".replace(", ", "-")
+
+
+class ConformanceFile(pytest.File):
+    """A conftest that names architectures."""
+
+    architectures: tuple[Architecture, ...] = ()
+    variants: tuple[Variant, ...] = EVERY
+
+    def collect(self) -> Iterable["CheckItem"]:
+        """One test for each check on each tiny model."""
+        for holder in self._holders():
+            for check in CHECKS:
+                item: CheckItem = CheckItem.from_parent(self, name=f"{holder.name}-{check.name}")
+                item.check, item.holder = check, holder
+                yield item
+
+    def _holders(self) -> Iterator[Holder]:
+        for architecture in self.architectures:
+            for class_name in distinct_classes(architecture):
+                for variant in self.variants:
+                    yield Holder(architecture, class_name, variant)
+
+
+class CheckItem(pytest.Item):
+    """One check on one tiny model."""
+
+    check: Check
+    holder: Holder
+
+    def runtest(self) -> None:
+        """Run the check.
+
+        Raises:
+            ConformanceError: it failed.
+        """
+        row = run_check(self.check, self.holder.subject)
+        if row.status == "skipped":
+            pytest.skip(row.detail)
+        row.require()
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+        """The message alone: the traceback is the kit's."""
+        return (
+            f"{self.holder.name} does not conform: {self.check.name}\n{excinfo.value}\n"
+            f"What may be declared wrong: {self.check.falsifies}."
+        )
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Where it comes from, for listings."""
+        return self.path, None, self.name
