@@ -20,6 +20,8 @@ OPT = Architecture(
     blocks="model.decoder.layers",
     block=BLOCK,
     final_norm="model.decoder.final_layer_norm",
+    # only where the embedding is narrower than the stream (350M)
+    head_hidden="model.decoder.project_out",
     unembed="lm_head",
 )
 
@@ -35,4 +37,11 @@ OPT_POST_NORM = replace(
     final_norm=None,
 )
 
-ARCHITECTURES = (OPT, OPT_POST_NORM)
+OPT_UNNORMED = replace(
+    OPT,
+    name="opt_unnormed",
+    requires={"do_layer_norm_before": True, "_remove_final_layer_norm": True},
+    final_norm=None,
+)
+
+ARCHITECTURES = (OPT, OPT_POST_NORM, OPT_UNNORMED)
