@@ -30,7 +30,7 @@ ALBERT = Architecture(
         mlp=MLP("", up="ffn", down="ffn_output", written_by="ffn_output"),
         residual="post_norm",
     ),
-    pooler="albert.pooler",
+    pooler="albert.pooler_activation",
     head_hidden="predictions.LayerNorm",
     unembed=("predictions.decoder", "classifier", "qa_outputs"),
 )

@@ -37,8 +37,9 @@ ROC_BERT = replace(
         "RoCBertForMultipleChoice",
         "RoCBertModel",
     ),
-    embed="roc_bert.embeddings.word_embeddings",
-    pos_embed="roc_bert.embeddings.position_embeddings",
+    # sound and shape of the characters are mixed in before positions are added
+    embed=None,
+    pos_embed=None,
     embed_norm="roc_bert.embeddings.LayerNorm",
     blocks="roc_bert.encoder.layer",
     pooler="roc_bert.pooler",

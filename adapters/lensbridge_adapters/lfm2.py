@@ -6,7 +6,7 @@ from lensbridge.spec import Attention, Block, GatedMLP, Mixer, MoE, Norms, Split
 from lensbridge_adapters.llama import ATTENTION, LLAMA
 
 NORMS = Norms(pre_attn="operator_norm", pre_mlp="ffn_norm", kind="RMS")
-MLP = GatedMLP("feed_forward", gate="w1", up="w3", down="w2")
+MLP = GatedMLP("feed_forward", gate="w1", up="w3", down="w2", act="silu")
 EXPERTS = MoE("feed_forward")
 
 ATTENTION_BLOCK = Block(

@@ -12,10 +12,11 @@ SIGLIP = replace(
     CLIP,
     name="siglip",
     classes=("SiglipModel",),
+    pooler="text_model.head",
     towers=(SIGLIP_VISION_TOWER,),
 )
 
-SIGLIP_TEXT = replace(CLIP_TEXT, name="siglip_text", classes=("SiglipTextModel",))
+SIGLIP_TEXT = replace(CLIP_TEXT, name="siglip_text", classes=("SiglipTextModel",), pooler="head")
 
 SIGLIP_VISION = replace(
     CLIP_VISION,
