@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import Attention, SplitQKV
+from lensbridge.spec import Attention, Block, SplitQKV
 from lensbridge_adapters.bert import BERT, BERT_BLOCK
 
 DEBERTA_V2 = replace(
@@ -42,4 +42,19 @@ DEBERTA_V3 = replace(
     pos_embed=None,
 )
 
-ARCHITECTURES = (DEBERTA_V2, DEBERTA_V3)
+# v1 adds biases to the queries and values that its one projection gives: they are held apart, so
+# the projection's output is not what attention reads, and the layers' inside is not described
+DEBERTA = replace(
+    DEBERTA_V2,
+    name="deberta",
+    classes=(
+        "DebertaForMaskedLM",
+        "DebertaForSequenceClassification",
+        "DebertaForTokenClassification",
+        "DebertaForQuestionAnswering",
+        "DebertaModel",
+    ),
+    block=Block(residual=None),
+)
+
+ARCHITECTURES = (DEBERTA_V2, DEBERTA_V3, DEBERTA)

@@ -37,9 +37,9 @@ ROC_BERT = replace(
         "RoCBertForMultipleChoice",
         "RoCBertModel",
     ),
-    # sound and shape of the characters are mixed in before positions are added
-    embed=None,
-    pos_embed=None,
+    # the sound and the shape of a character are mixed in before positions are added
+    embed="roc_bert.embeddings.word_embeddings",
+    pos_embed="roc_bert.embeddings.position_embeddings",
     embed_norm="roc_bert.embeddings.LayerNorm",
     blocks="roc_bert.encoder.layer",
     pooler="roc_bert.pooler",
