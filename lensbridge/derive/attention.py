@@ -6,9 +6,9 @@ from lensbridge.derive.branches import Branch, kernels_of, out_projection, writt
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Given, RoleName, Sizes, all_given, consistent, distinct_heads
 from lensbridge.derive.latent import find_latent
-from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent, unit
+from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent
 from lensbridge.derive.trace import Call, Kernel
-from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, Scale, SplitQKV
+from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, SplitQKV
 
 
 class FoundAttention:
@@ -102,7 +102,7 @@ class _Search:
             out=_within(path, below(self.out.path)),
             rotary=q.rotated or k.rotated,
             written_by=written_by(self.layer, self.branch, path),
-            scale=self._scale(),
+            scale=self.branch.scale(self.layer, self.fields),
             q_norm=q_norm,
             k_norm=k_norm,
             v_norm=v_norm,
@@ -144,7 +144,7 @@ class _Search:
             out=_within(path, self.layer.relative(self.out.path)),
             rotary=True,
             written_by=written_by(self.layer, self.branch, path),
-            scale=self._scale(),
+            scale=self.branch.scale(self.layer, self.fields),
             gated=self.gated,
         )
         reader = latent.by_role.get("q_down", latent.by_role["q"])
@@ -156,10 +156,6 @@ class _Search:
         kernel = self.layer.relative(self.kernel.path)
         parents = [path.rpartition(".")[0] for path in relative]
         return common_parent([*parents, kernel] if kernel else parents)
-
-    def _scale(self) -> Scale | None:
-        factor = self.branch.factor
-        return None if unit(factor, self.layer.trace.tolerance) else self.fields.number(factor)
 
     def _sinks(self, path: str) -> str | None:
         if not self.kernel.extra_column:

@@ -221,9 +221,7 @@ class _Assembly:
                 )
             found = find_dense(self.layer, downs[0], branch.source.time, self.fields)
             spec, reader = found.spec, found.reader
-        factor = branch.factor
-        plain = unit(factor, self.layer.trace.tolerance)
-        scale = None if plain else self.fields.number(factor)
+        scale = branch.scale(self.layer, self.fields)
         writer = written_by(self.layer, branch, spec.path)
         spec = replace(spec, scale=scale, written_by=writer)
         if isinstance(spec, MLP | GatedMLP) and self._is_overwritten(branch):

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from lensbridge.derive.layer import Layer, NotEstablished, Value, is_projection
+from lensbridge.derive.fields import Fields
+from lensbridge.derive.layer import Layer, NotEstablished, Value, close, is_projection, unit
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Call, Kernel
+from lensbridge.spec import Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +20,7 @@ class Branch:
         core: what the branch's own modules gave, before a norm behind them.
         post: that norm.
         root: the outermost module that gave `core`.
+        channels: the parameter of the block that multiplies it channel by channel.
     """
 
     source: Value
@@ -26,6 +29,13 @@ class Branch:
     core: Value
     post: Call | None
     root: Call
+    channels: str | None = None
+
+    def scale(self, layer: Layer, fields: Fields) -> Scale | None:
+        """What multiplies the branch, as the description says it."""
+        if self.channels is not None:
+            return self.channels
+        return None if unit(self.factor, layer.trace.tolerance) else fields.number(self.factor)
 
     def holds(self, call: Call) -> bool:
         """Whether a call is the branch's outermost module's, or inside it."""
@@ -34,14 +44,46 @@ class Branch:
 
 def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branch:
     """The branch behind a value that is added."""
-    core, post = added, None
-    outer = core.producers[-1]
-    if layer.is_leaf(outer) and not is_projection(outer.module) and looks_like_norm(outer):
-        before = layer.value(outer.inputs[0])
+    channels = None
+    found = _channels(layer, added)
+    if found is not None:
+        added, channels = found
+    core, post = added, _norm_behind(layer, added)
+    if post is not None:
+        before = layer.value(post.inputs[0])
         if before is None or not before.producers:
-            raise NotEstablished(f"'{layer.relative(outer.path)}' norms a sum of several modules")
-        core, post, outer = before, outer, before.producers[-1]
-    return Branch(source, added, factor, core, post, outer)
+            raise NotEstablished(f"'{layer.relative(post.path)}' norms a sum of several modules")
+        core = before
+    return Branch(source, added, factor, core, post, _outermost(layer, core), channels)
+
+
+def _outermost(layer: Layer, value: Value) -> Call:
+    """The module that gives a value and holds the others that do; else the last one."""
+    whole = [call for call in value.producers if not layer.is_leaf(call)]
+    return (whole or value.producers)[-1]
+
+
+def _norm_behind(layer: Layer, value: Value) -> Call | None:
+    """The norm that gives a value, where no module around it does."""
+    if not layer.is_leaf(_outermost(layer, value)):
+        return None
+    leaves = [call for call in value.producers if not is_projection(call.module)]
+    return next((call for call in leaves if looks_like_norm(call)), None)
+
+
+def _channels(layer: Layer, value: Value) -> tuple[Value, str] | None:
+    """What a value is before a parameter multiplies it channel by channel, and the parameter."""
+    for call in value.producers:
+        held = list(call.module.named_parameters(recurse=False))
+        before = layer.value(call.inputs[0]) if call.inputs else None
+        if len(held) != 1 or before is None or not before.producers or call.output is None:
+            continue
+        name, parameter = held[0]
+        if parameter.shape == before.tensor.shape[-1:] and close(
+            before.tensor * parameter.detach().cpu(), value.tensor, layer.trace.tolerance
+        ):
+            return before, layer.relative(f"{call.path}.{name}")
+    return None
 
 
 def out_projection(layer: Layer, kernel: Kernel) -> tuple[Call | None, bool]:

@@ -59,14 +59,19 @@ def _inside(chain: Chain, other: Chain) -> bool:
 
 
 def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> Chain | str:
-    calls = []
-    for name, _ in layers.named_children():
-        here = trace.of(f"{path}.{name}")
-        if len(here) != 1:
-            return f"layer {name} of '{path}' ran {len(here)} times in one pass"
-        calls.append(here[0])
+    runs = [trace.of(f"{path}.{name}") for name, _ in layers.named_children()]
+    times = {len(here) for here in runs}
+    for i, here in enumerate(runs):
+        if len(times) > 1 or not here:
+            return f"layer {i} of '{path}' ran {len(here)} times in one pass"
+    calls = sorted((call for here in runs for call in here), key=lambda call: call.start)
     if len(calls) < 2 and not _can_stand_alone(trace, calls[0]):
         return f"'{path}' holds one module that is no layer"
+    return _linked(path, calls)
+
+
+def _linked(path: str, calls: list[Call]) -> Chain | str:
+    """The calls as a chain, if each was given what the one before gave."""
     given = []
     for i, call in enumerate(calls):
         before = calls[i - 1].output if i else call.output

@@ -5,11 +5,12 @@ their boundaries, then layers by their ends alone.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
-from lensbridge.errors import UnsupportedArchitectureError
+from lensbridge.errors import LensbridgeError, UnsupportedArchitectureError
 from lensbridge.spec import (
     MLP,
     Architecture,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lensbridge.derive import Derivation
-    from lensbridge.testing import Report
+    from lensbridge.testing import Check, Row
 
 Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
 
@@ -50,28 +51,45 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
     for _ in range(_TRIES):
         if derivation.architecture is None:
             break
-        report = _report(model, probe, derivation.architecture)
-        if report.passed:
+        failures = _failures(model, probe, derivation.architecture)
+        if not failures:
             return replace(derivation, missing={**derivation.missing, **reasons})
-        part, smaller = _reduced(derivation.architecture, report)
-        reasons[part] = f"{report.failures[0].check}: {report.failures[0].detail}"
+        told = f"{failures[0].check}: {failures[0].detail}"
+        part, smaller = _reduced(derivation.architecture, told)
+        reasons[part] = told
         derivation = replace(derivation, architecture=smaller)
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
 
 
-def _report(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "Report":
-    from lensbridge.testing import CHECKS, conformance
+def _failures(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "list[Row]":
+    """The first check that fails, on the copy or on the model itself; none where all pass."""
+    from lensbridge.testing import CHECKS
 
-    report = conformance(probe, architecture=architecture)
-    if report.passed and probe is not model:
-        few = [check for check in CHECKS if check.name in _ON_ITSELF]
-        report = conformance(model, architecture=architecture, checks=few)
-    return report
+    failures = _first_failure(probe, architecture, CHECKS)
+    if failures or probe is model:
+        return failures
+    few = [check for check in CHECKS if check.name in _ON_ITSELF]
+    return _first_failure(model, architecture, few)
 
 
-def _reduced(architecture: Architecture, report: "Report") -> tuple[str, Architecture | None]:
-    """The part that the failures are about, and a description without it."""
-    told = "\n".join(f"{row.check} {row.detail}" for row in report.failures)
+def _first_failure(
+    model: "nn.Module", architecture: Architecture, checks: "Sequence[Check]"
+) -> "list[Row]":
+    from lensbridge.testing import Row, run_check
+    from lensbridge.testing.conformance import subject_of
+
+    try:
+        subject = subject_of(model, architecture)
+    except LensbridgeError as error:
+        return [
+            Row("the description fits the model", type(model).__name__, "", "failed", str(error))
+        ]
+    rows = (run_check(check, subject) for check in checks)
+    return list(islice((row for row in rows if row.status == "failed"), 1))
+
+
+def _reduced(architecture: Architecture, told: str) -> tuple[str, Architecture | None]:
+    """The part that a failure is about, and a description without it."""
     for part, about, smaller in _REDUCTIONS:
         if re.search(about, told):
             less = smaller(architecture)

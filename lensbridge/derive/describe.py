@@ -1,20 +1,17 @@
 """A traced model -> an `Architecture`, with the reasons for what it leaves out."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
-from lensbridge.derive.block import FoundBlock, find_block
-from lensbridge.derive.chain import Chain, find_chains, main_chain
-from lensbridge.derive.ends import find_back, find_final_norm, find_front
+from lensbridge.derive.chain import find_chains, main_chain
+from lensbridge.derive.ends import find_back, find_pooler
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.heads import Sizes
-from lensbridge.derive.layer import Layer, NotEstablished
-from lensbridge.derive.norms import NormFacts, facts_of
-from lensbridge.derive.trace import Call, Trace
+from lensbridge.derive.stack import Side, config_of, find_stack
+from lensbridge.derive.trace import Trace
 from lensbridge.derive.words import words_for
-from lensbridge.spec import Architecture, Block, Dims, Stack
+from lensbridge.spec import Architecture, Stack
 
 
 @dataclass
@@ -41,161 +38,32 @@ def describe(trace: Trace, model: nn.Module) -> Description:
         found.missing["layers"] = f"no list of layers carries a stream: {why}"
         return found
     core: Any = trace.model
-    head = core.get_output_embeddings()
+    head, embed = core.get_output_embeddings(), core.get_input_embeddings()
     main = main_chain(trace, search.chains, head)
-    stack = _StackSearch(trace, main, found, "").stack(core.get_input_embeddings())
-    back = find_back(trace, main, head, Fields(_text_config(core.config)[0]))
+    encoder = next((chain for chain in search.chains if chain.end < main.start), None)
+    two = encoder is not None and "decoder_input_ids" in trace.inputs
+    side: Side = "decoder" if two else ""
+    stack = find_stack(trace, main, embed, side)
+    found.missing.update(stack.missing)
+    towers: tuple[Stack, ...] = ()
+    if two and encoder is not None:
+        other = find_stack(trace, encoder, embed, "encoder")
+        found.missing.update({f"encoder {part}": why for part, why in other.missing.items()})
+        towers = (other.stack,)
+    back = find_back(trace, main, head, Fields(config_of(core.config, side)[0], side))
     found.missing.update(back.missing)
     found.architecture = Architecture(
-        **{one: getattr(stack, one) for one in Stack.__dataclass_fields__},
+        **{one: getattr(stack.stack, one) for one in Stack.__dataclass_fields__},
         name=str(core.config.model_type or type(model).__name__.lower()),
         classes=(type(model).__name__,),
         unembed=back.unembed,
+        unembed_bias=back.unembed_bias,
+        head_scale=back.head_scale,
         logit_scale=back.logit_scale,
         logit_softcap=back.logit_softcap,
         head_hidden=back.head_hidden,
+        pooler=find_pooler(trace, main),
+        towers=towers,
     )
     found.established += words_for(found.architecture)
     return found
-
-
-def _text_config(config: Any) -> tuple[Any, str | None]:
-    """The config of the text model, and its name inside the model's own."""
-    inner = config.get_text_config(decoder=True)
-    if inner is config:
-        return config, None
-    for name in getattr(config, "sub_configs", {}):
-        if getattr(config, name, None) is inner:
-            return inner, name
-    return config, None
-
-
-class _StackSearch:
-    """One tower of layers."""
-
-    def __init__(self, trace: Trace, chain: Chain, found: Description, where: str) -> None:
-        self.trace, self.chain, self.found, self.where = trace, chain, found, where
-        config: Any = trace.model.config
-        self.config, self.config_name = _text_config(config)
-        self.fields = Fields(self.config)
-
-    def stack(self, embed: nn.Module | None) -> Stack:
-        front = find_front(self.trace, self.chain, embed, self.fields)
-        final = find_final_norm(self.trace, self.chain)
-        self.usual = self._kind_of_norm(final)
-        blocks = self._blocks()
-        sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
-        self.found.missing.update(front.missing)
-        kinds = self._kinds(blocks)
-        return Stack(
-            blocks=self.chain.path,
-            block=kinds[0] if len(kinds) == 1 else tuple(kinds),
-            embed=front.embed,
-            embed_scale=front.embed_scale,
-            pos_embed=front.pos_embed,
-            embed_norm=front.embed_norm,
-            final_norm=None if final is None else final.path,
-            streams=self._streams(),
-            positions="absolute" if any(block.absolute for block in blocks) else None,
-            dims=self._dims(sizes),
-            config=self.config_name,
-        )
-
-    def _kind_of_norm(self, final: Call | None) -> NormFacts:
-        try:
-            if final is not None:
-                return facts_of(final, self.fields, self.trace.tolerance)
-        except NotEstablished as error:
-            self.found.missing["final_norm"] = str(error)
-        return NormFacts("LN", False, None)
-
-    def _blocks(self) -> list[FoundBlock]:
-        layers = zip(self.chain.calls, self.chain.given, strict=True)
-        return [
-            find_block(Layer(self.trace, call, given), self.fields, self.usual)
-            for call, given in layers
-        ]
-
-    def _kinds(self, blocks: list[FoundBlock]) -> list[Block]:
-        """One description for each way in which layers are built."""
-        by_shape: dict[tuple[str, ...], list[FoundBlock]] = {}
-        for call, block in zip(self.chain.calls, blocks, strict=True):
-            shape = tuple(f"{p}:{type(m).__name__}" for p, m in call.module.named_modules() if p)
-            by_shape.setdefault(shape, []).append(block)
-        kinds = dict.fromkeys(self._merged(alike) for alike in by_shape.values())
-        return sorted(kinds, key=lambda block: -_named(block))
-
-    def _merged(self, alike: list[FoundBlock]) -> Block:
-        """What layers of one build have in common."""
-        blocks = [_as_rotary(block.block, alike) for block in alike]
-        most = max(blocks, key=blocks.count)
-        self.found.missing.update(alike[blocks.index(most)].missing)
-        for i, block in enumerate(blocks):
-            if block != most and not _is_less(block, most):
-                self.found.missing.setdefault("layers", f"layer {i} of those built alike differs")
-        return most
-
-    def _streams(self) -> Literal["streams_first", "streams_last"] | None:
-        """Where the axis of several streams is: beside batch and positions."""
-        shape = self.chain.last.shape
-        if len(shape) != 4:
-            return None
-        given = next(iter(self.trace.inputs.values()))
-        return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
-
-    def _dims(self, sizes: Sizes | None) -> Dims:
-        wanted = {
-            "layers": len(self.chain.calls),
-            "d_model": self.chain.last.shape[-1],
-        }
-        if sizes is not None:
-            wanted["heads"] = sizes.heads
-            if sizes.kv_heads != sizes.heads:
-                wanted["kv_heads"] = sizes.kv_heads
-        said: dict[str, Any] = {}
-        for role, value in wanted.items():
-            name = self.fields.holding(role, value)
-            if name is not None:
-                said[role] = name
-            elif role == "kv_heads":
-                said[role] = value
-            else:
-                self.found.missing[f"dims.{role}"] = f"no config field holds {value}"
-        if sizes is not None:
-            said["d_head"] = self.fields.holding("d_head", sizes.d_v)
-        said["context"] = self._context()
-        return Dims(**said)
-
-    def _context(self) -> str | None:
-        for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-            held = self.fields.values.get(name)
-            if isinstance(held, int) and held > 0:
-                return name
-        return None
-
-
-def _named(part: Any) -> int:
-    """How much a description says: a layer must be tried with the one that says most first."""
-    if not is_dataclass(part):
-        return int(part is not None and part is not False)
-    return sum(_named(getattr(part, one.name)) for one in fields(part))
-
-
-def _as_rotary(block: Block, alike: list[FoundBlock]) -> Block:
-    """Some layers of a build may leave out the rotation (NoPE): it is said of all."""
-    turned = any(other.block.attn is not None and other.block.attn.rotary for other in alike)
-    if block.attn is None or not turned:
-        return block
-    return replace(block, attn=replace(block.attn, rotary=True))
-
-
-def _is_less(block: Block, most: Block) -> bool:
-    """Whether a layer showed a part of what the others did, and nothing else.
-
-    In a first layer a norm without a gain may show nothing: what it is given is normed already.
-    """
-    return block.residual is None or all(
-        getattr(block, part) in (getattr(most, part), None)
-        for part in Block.__dataclass_fields__
-        if part != "norms"
-    )

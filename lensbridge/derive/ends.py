@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.chain import Chain
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import close, fitted_scale, unit
+from lensbridge.derive.layer import close, fitted_scale, is_projection, unit
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Call, Trace
 from lensbridge.spec import Scale
@@ -30,6 +30,8 @@ class Back:
     """The head, as the fields of `Architecture` name it."""
 
     unembed: str | None = None
+    unembed_bias: str | None = None
+    head_scale: Scale | None = None
     head_hidden: str | None = None
     logit_scale: Scale | None = None
     logit_softcap: str | None = None
@@ -41,8 +43,10 @@ def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fiel
     calls = [
         call
         for call in trace.calls
-        if call.module is embed and call.end < chain.start and call.output is not None
+        if _embeds(call, embed) and call.end < chain.start and call.output is not None
     ]
+    if "input_ids" not in trace.inputs:
+        return _whole_front(trace, chain)
     if not calls:
         return Front(missing={"embed": "the embedding does not run before the first layer"})
     token = calls[-1]
@@ -59,6 +63,28 @@ def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fiel
                 front.embed_scale = fields.number(scale)
             break
     return front
+
+
+def _whole_front(trace: Trace, chain: Chain) -> Front:
+    """The module that embeds what are no ids, whole: its positions may be bare parameters."""
+    front = Front()
+    wanted = chain.given[0]
+    before = [call for call in trace.calls if call.end < chain.start]
+    for call in before:
+        if call.inputs and _gave(call, wanted) and looks_like_norm(call):
+            front.embed_norm, wanted = call.path, call.inputs[0]
+            break
+    front.embed = next((call.path for call in before if _gave(call, wanted)), None)
+    if front.embed is None:
+        front.missing["embed"] = "no module gives what the first layer is given"
+    return front
+
+
+def _embeds(call: Call, embed: nn.Module | None) -> bool:
+    """Whether a call is the embedding's, or that of another module with its very weight."""
+    weight = call.module._parameters.get("weight")
+    shared = embed is not None and weight is not None and weight is embed._parameters.get("weight")
+    return call.module is embed or (shared and not is_projection(call.module))
 
 
 def _sums(trace: Trace, chain: Chain, token: Call) -> Iterator[tuple[Tensor, Call | None]]:
@@ -156,7 +182,11 @@ def find_back(trace: Trace, chain: Chain, head: nn.Module | None, fields: Fields
     if head is None or not calls or calls[-1].output is None:
         return Back()
     back = Back(unembed=calls[-1].path)
-    back.head_hidden = _head_hidden(trace, chain, calls[-1])
+    scale = _stream_scale(trace, chain, calls[-1].inputs[0])
+    if scale is None:
+        back.head_hidden = _head_hidden(trace, chain, calls[-1])
+    elif not unit(scale, trace.tolerance):
+        back.head_scale = fields.number(scale)
     output, logits = calls[-1].output, trace.logits
     assert output is not None
     if logits is None or logits.shape != output.shape:
@@ -164,10 +194,22 @@ def find_back(trace: Trace, chain: Chain, head: nn.Module | None, fields: Fields
         return back
     scale = fitted_scale(output, logits, trace.tolerance)
     if scale is None:
+        back.unembed_bias = _added_bias(trace, logits - output)
+    if scale is None and back.unembed_bias is None:
         _softcap(back, output, logits, fields, trace.tolerance)
-    elif not unit(scale, trace.tolerance):
+    elif scale is not None and not unit(scale, trace.tolerance):
         back.logit_scale = fields.number(scale)
     return back
+
+
+def _added_bias(trace: Trace, added: Tensor) -> str | None:
+    """The tensor of the model that is added to every row of logits."""
+    held = {**dict(trace.model.named_parameters()), **dict(trace.model.named_buffers())}
+    wide = {path: one.detach() for path, one in held.items() if one.numel() == added.shape[-1]}
+    for path, tensor in wide.items():
+        if close(tensor.reshape(-1).expand_as(added), added, 1e-4):
+            return path
+    return None
 
 
 def _softcap(back: Back, output: Tensor, logits: Tensor, fields: Fields, tolerance: float) -> None:
@@ -179,22 +221,29 @@ def _softcap(back: Back, output: Tensor, logits: Tensor, fields: Fields, toleran
     back.missing["logit_scale"] = "the logits are no multiple of what the head gives"
 
 
+def find_pooler(trace: Trace, chain: Chain) -> str | None:
+    """The module that gives the model's pooled output."""
+    if trace.pooled is None:
+        return None
+    behind = (call for call in trace.calls if call.start > chain.end)
+    return next((call.path for call in behind if _gave(call, trace.pooled)), None)
+
+
 def _head_hidden(trace: Trace, chain: Chain, head: Call) -> str | None:
     """The module between the stream and the head, where there is more than a final norm."""
-    if not head.inputs or _is_stream(trace, chain, head.inputs[0]):
-        return None
     for call in trace.calls:  # the outermost first
         if chain.end < call.start and call.end < head.start and _gave(call, head.inputs[0]):
             return call.path
     return None
 
 
-def _is_stream(trace: Trace, chain: Chain, read: Tensor) -> bool:
-    """Whether a tensor is the last layer's output, or its norm, at some of the positions."""
+def _stream_scale(trace: Trace, chain: Chain, read: Tensor) -> float | None:
+    """What multiplies the last layer's output, or the final norm's, where that is what is read."""
     final = find_final_norm(trace, chain)
     streams = [chain.last] if final is None or final.output is None else [chain.last, final.output]
-    return any(
-        stream.shape[-1] == read.shape[-1] and fitted_scale(stream, read, trace.tolerance)
-        for stream in streams
-        if stream.numel() == read.numel()
-    )
+    for stream in streams:
+        if stream.numel() == read.numel() and stream.shape[-1] == read.shape[-1]:
+            scale = fitted_scale(stream, read, trace.tolerance)
+            if scale is not None:
+                return scale
+    return None

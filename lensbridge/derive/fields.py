@@ -60,9 +60,9 @@ class Fields:
 
     def _rank(self, role: str, name: str) -> float:
         hints = _HINTS[role]
-        plain = name.removeprefix(f"{self.side}_") if self.side else name
+        plain = name.replace(f"{self.side}_", "") if self.side else name
         other = {"encoder": "decoder", "decoder": "encoder"}.get(self.side)
-        if other and name.startswith(f"{other}_"):
+        if other and f"{other}_" in name:
             return len(hints)
         exact = [i - 0.5 * (plain != name) for i, hint in enumerate(hints) if plain == hint]
         part = [i + 0.5 for i, hint in enumerate(hints) if hint in plain and len(hint) > 1]

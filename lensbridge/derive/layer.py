@@ -45,7 +45,8 @@ class Layer:
         self.trace = trace
         self.call = call
         self.path = call.path
-        self.calls = trace.within(call.path)
+        inside = trace.within(call.path)
+        self.calls = [one for one in inside if call.start < one.start and one.end < call.end]
         assert call.output is not None
         self.shape = call.output.shape
         self._known: dict[bytes, Value] = {}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lensbridge.derive.branches import Branch, written_by
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import Layer, NotEstablished, unit
+from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.trace import Call, tensors
 from lensbridge.spec import Mixer
 
@@ -21,12 +21,10 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Cal
     if branch.root.path == layer.path or layer.is_leaf(branch.root):
         raise NotEstablished(f"'{layer.relative(branch.root.path)}' has no modules inside it")
     path = layer.relative(branch.root.path)
-    factor = branch.factor
-    scale = None if unit(factor, layer.trace.tolerance) else fields.number(factor)
     steps = _steps(layer, branch)
     behind = None if branch.post is None else layer.relative(branch.post.path)
     writer = behind or written_by(layer, branch, path)
-    return Mixer(path, steps, writer, scale), branch.root
+    return Mixer(path, steps, writer, branch.scale(layer, fields)), branch.root
 
 
 def mixes_positions(branch: Branch) -> bool:

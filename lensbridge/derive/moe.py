@@ -1,5 +1,7 @@
 """A mixture of experts: the module with stacked weights that is called with chosen indices."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from lensbridge.derive.branches import Branch
@@ -7,7 +9,7 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, is_projection
 from lensbridge.derive.mlp import Dense, find_dense, relative_to
 from lensbridge.derive.trace import Call
-from lensbridge.spec import MoE
+from lensbridge.spec import MLP, GatedMLP, MoE
 
 
 def has_experts(layer: Layer, branch: Branch) -> bool:
@@ -72,5 +74,19 @@ def _shared(
             found = find_dense(layer, call, branch.root.start, fields, inside=path)
         except NotEstablished:
             continue
-        return relative_to(found.spec, path)
+        spec = relative_to(found.spec, path)
+        if isinstance(spec, MLP | GatedMLP) and _is_overwritten(calls, call):
+            spec = replace(spec, overwritten=True)
+        return spec
     return None
+
+
+def _is_overwritten(calls: list[Call], down: Call) -> bool:
+    """Whether what a projection gave, also as a module's around it, was written into later."""
+    around = (call for call in calls if call.start <= down.start and down.end <= call.end)
+    same = (call for call in around if call.output is not None and down.output is not None)
+    return any(
+        call.overwritten and call.output is not None and call.output.shape == down.output.shape
+        for call in same
+        if down.output is not None
+    )

@@ -66,6 +66,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     logits: Tensor | None = None
+    pooled: Tensor | None = None
 
     def of(self, path: str) -> list[Call]:
         """The calls of one module."""
@@ -107,6 +108,7 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
     recorder.note_overwritten()
     found.calls.sort(key=lambda call: call.start)
     found.logits = _logits(output)
+    found.pooled = getattr(output, "pooler_output", None)
     return found
 
 

@@ -1,0 +1,189 @@
+"""One tower of layers: from its embeddings to its final norm."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from lensbridge.derive.block import FoundBlock, find_block
+from lensbridge.derive.chain import Chain
+from lensbridge.derive.ends import find_final_norm, find_front
+from lensbridge.derive.fields import Fields
+from lensbridge.derive.heads import Sizes
+from lensbridge.derive.layer import Layer, NotEstablished
+from lensbridge.derive.norms import NormFacts, facts_of
+from lensbridge.derive.trace import Call, Trace
+from lensbridge.spec import Block, Dims, Stack
+
+Side = Literal["", "encoder", "decoder"]
+"""Which of the two stacks of an encoder-decoder; "": the only one."""
+
+
+@dataclass
+class FoundStack:
+    """A tower as described, and which part could not be established and why."""
+
+    stack: Stack
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def find_stack(trace: Trace, chain: Chain, embed: nn.Module | None, side: Side) -> FoundStack:
+    """What one tower looks like."""
+    search = _StackSearch(trace, chain, side)
+    return FoundStack(search.stack(embed), search.missing)
+
+
+def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
+    """The config that holds a tower's sizes, and its name inside the model's own."""
+    inner = config.get_text_config(decoder=side != "encoder", encoder=side == "encoder")
+    for name in getattr(config, "sub_configs", {}):
+        if getattr(config, name, None) is inner:
+            return inner, name
+    own = getattr(config, side, None) if side else None  # T5 Gemma: one config for each side
+    return (config, None) if not hasattr(own, "to_dict") else (own, side)
+
+
+class _StackSearch:
+    def __init__(self, trace: Trace, chain: Chain, side: Side) -> None:
+        self.trace, self.chain, self.side = trace, chain, side
+        self.missing: dict[str, str] = {}
+        core: Any = trace.model
+        self.config, self.config_name = config_of(core.config, side)
+        self.fields = Fields(self.config, side)
+
+    def stack(self, embed: nn.Module | None) -> Stack:
+        front = find_front(self.trace, self.chain, embed, self.fields)
+        final = find_final_norm(self.trace, self.chain)
+        self.usual = self._kind_of_norm(final)
+        blocks = self._blocks()
+        sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
+        self.missing.update(front.missing)
+        kinds = self._kinds(blocks)
+        return Stack(
+            prefix=self.side or "blocks",
+            blocks=self.chain.path,
+            block=kinds[0] if len(kinds) == 1 else tuple(kinds),
+            embed=front.embed,
+            embed_scale=front.embed_scale,
+            pos_embed=front.pos_embed,
+            embed_norm=front.embed_norm,
+            final_norm=None if final is None else final.path,
+            streams=self._streams(),
+            positions="absolute" if any(block.absolute for block in blocks) else None,
+            dims=self._dims(sizes),
+            config=self.config_name,
+        )
+
+    def _kind_of_norm(self, final: Call | None) -> NormFacts:
+        try:
+            if final is not None:
+                return facts_of(final, self.fields, self.trace.tolerance)
+        except NotEstablished as error:
+            self.missing["final_norm"] = str(error)
+        return NormFacts("LN", False, None)
+
+    def _blocks(self) -> list[FoundBlock]:
+        layers = zip(self.chain.calls, self.chain.given, strict=True)
+        return [
+            find_block(Layer(self.trace, call, given), self.fields, self.usual)
+            for call, given in layers
+        ]
+
+    def _kinds(self, blocks: list[FoundBlock]) -> list[Block]:
+        """One description for each way in which layers are built."""
+        by_shape: dict[tuple[str, ...], list[FoundBlock]] = {}
+        for call, block in zip(self.chain.calls, blocks, strict=True):
+            shape = tuple(f"{p}:{type(m).__name__}" for p, m in call.module.named_modules() if p)
+            by_shape.setdefault(shape, []).append(block)
+        merged = [self._merged(alike) for alike in by_shape.values()]
+        kinds = dict.fromkeys(_with_bias_of(merged, block) for block in merged)
+        return sorted(kinds, key=lambda block: -_named(block))
+
+    def _merged(self, alike: list[FoundBlock]) -> Block:
+        """What layers of one build have in common."""
+        blocks = [_as_rotary(block.block, alike) for block in alike]
+        most = max(blocks, key=blocks.count)
+        self.missing.update(alike[blocks.index(most)].missing)
+        for i, block in enumerate(blocks):
+            if block != most and not _is_less(block, most):
+                self.missing.setdefault("layers", f"layer {i} of those built alike differs")
+        return most
+
+    def _streams(self) -> Literal["streams_first", "streams_last"] | None:
+        """Where the axis of several streams is: beside batch and positions."""
+        shape = self.chain.last.shape
+        if len(shape) != 4:
+            return None
+        given = next(iter(self.trace.inputs.values()))
+        return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
+
+    def _dims(self, sizes: Sizes | None) -> Dims:
+        wanted = {
+            "layers": len(self.chain.calls),
+            "d_model": self.chain.last.shape[-1],
+        }
+        if sizes is not None:
+            wanted["heads"] = sizes.heads
+            if sizes.kv_heads != sizes.heads:
+                wanted["kv_heads"] = sizes.kv_heads
+        said: dict[str, Any] = {}
+        for role, value in wanted.items():
+            name = self.fields.holding(role, value)
+            if name is not None:
+                said[role] = name
+            elif role == "kv_heads":
+                said[role] = value
+            else:
+                self.missing[f"dims.{role}"] = f"no config field holds {value}"
+        if sizes is not None:
+            said["d_head"] = self.fields.holding("d_head", sizes.d_v)
+        said["context"] = self._context()
+        return Dims(**said)
+
+    def _context(self) -> str | None:
+        for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+            held = self.fields.values.get(name)
+            if isinstance(held, int) and held > 0:
+                return name
+        return None
+
+
+def _with_bias_of(blocks: list[Block], block: Block) -> Block:
+    """The embedding of relative positions is said of all layers; the first alone may hold it."""
+    attn = block.attn
+    for other in blocks:
+        bias = None if other.attn is None else other.attn.position_bias
+        if attn is not None and bias is not None and _path(other) == attn.path:
+            return replace(block, attn=replace(attn, position_bias=bias))
+    return block
+
+
+def _path(block: Block) -> str | None:
+    return None if block.attn is None else block.attn.path
+
+
+def _named(part: Any) -> int:
+    """How much a description says: a layer must be tried with the one that says most first."""
+    if not is_dataclass(part):
+        return int(part is not None and part is not False)
+    return sum(_named(getattr(part, one.name)) for one in fields(part))
+
+
+def _as_rotary(block: Block, alike: list[FoundBlock]) -> Block:
+    """Some layers of a build may leave out the rotation (NoPE): it is said of all."""
+    turned = any(other.block.attn is not None and other.block.attn.rotary for other in alike)
+    if block.attn is None or not turned:
+        return block
+    return replace(block, attn=replace(block.attn, rotary=True))
+
+
+def _is_less(block: Block, most: Block) -> bool:
+    """Whether a layer showed a part of what the others did, and nothing else.
+
+    In a first layer a norm without a gain may show nothing: what it is given is normed already.
+    """
+    return block.residual is None or all(
+        getattr(block, part) in (getattr(most, part), None)
+        for part in Block.__dataclass_fields__
+        if part != "norms"
+    )
