@@ -8,11 +8,11 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished, is_projection, unit
 from lensbridge.derive.mixer import find_mixer, mixes_positions
-from lensbridge.derive.mlp import Dense, find_dense
-from lensbridge.derive.moe import find_moe, has_experts
+from lensbridge.derive.mlp import Dense, FoundDense, find_dense
+from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import Call, Kernel
 from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms
 
 
@@ -214,12 +214,7 @@ class _Assembly:
         if has_experts(self.layer, branch):
             spec, reader = find_moe(self.layer, branch, self.fields)
         else:
-            downs = [call for call in branch.core.producers if is_projection(call.module)]
-            if not downs:
-                raise NotEstablished(
-                    f"'{self.layer.relative(branch.root.path)}' does not end in a projection"
-                )
-            found = find_dense(self.layer, downs[0], branch.source.time, self.fields)
+            found = self._dense(branch)
             spec, reader = found.spec, found.reader
         scale = branch.scale(self.layer, self.fields)
         writer = written_by(self.layer, branch, spec.path)
@@ -233,14 +228,25 @@ class _Assembly:
         return any(call.overwritten for call in branch.added.producers)
 
     def _sum_of_experts(self, group: list[Branch]) -> None:
-        """Routed and shared experts that are added side by side."""
+        """Routed experts and a dense MLP that are added side by side."""
         routed = [branch for branch in group if has_experts(self.layer, branch)]
+        dense = [branch for branch in group if branch not in routed]
         if len(routed) != 1 or len({round(branch.factor, 4) for branch in group}) > 1:
             raise NotEstablished(f"it adds {len(group)} MLPs at once")
         self._add(routed[0], "mlp")
         if isinstance(self.block.mlp, MoE):
+            shared = self._dense(dense[0]).spec
             writers = tuple(self.layer.relative(b.added.producers[-1].path) for b in group)
-            self.block = replace(self.block, mlp=replace(self.block.mlp, written_by=writers))
+            beside = replace(beside(self.block.mlp, shared), written_by=writers)
+            self.block = replace(self.block, mlp=beside)
+
+    def _dense(self, branch: Branch) -> FoundDense:
+        downs = [call for call in branch.core.producers if is_projection(call.module)]
+        if not downs:
+            raise NotEstablished(
+                f"'{self.layer.relative(branch.root.path)}' does not end in a projection"
+            )
+        return find_dense(self.layer, downs[0], branch.source.time, self.fields)
 
     def _flattens(self) -> bool:
         """Whether the MLP or its norms have batch and positions in one axis."""
@@ -277,7 +283,7 @@ _ORDER = ("attn", "mixer", "cross", "mlp")
 _TOGETHER = (["attn"], ["mlp"], ["mixer"], ["cross"], ["attn", "mixer"], ["mlp", "mlp"])
 
 
-def _crosses(kernels: list) -> bool:  # type: ignore[type-arg]
+def _crosses(kernels: list[Kernel]) -> bool:
     return all(kernel.k.shape[-2] != kernel.q.shape[-2] for kernel in kernels)
 
 

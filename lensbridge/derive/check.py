@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lensbridge.derive import Derivation
     from lensbridge.testing import Check, Row
 
-Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
+Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
 
 _TRIES = 8
 _ON_ITSELF = ("reading changes nothing", "every point fires once", "nothing is left behind")
@@ -142,7 +142,7 @@ def _without_mlp(architecture: Architecture) -> Architecture:
         mlp = block.mlp
         if mlp is None:
             return block
-        if isinstance(mlp, MoE) or not mlp.path or block.mixer is not None:
+        if isinstance(mlp.written_by, tuple) or not mlp.path or block.mixer is not None:
             return by_its_ends(block)
         mixer = Mixer(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
         return replace(block, mlp=None, mixer=mixer)
@@ -150,10 +150,11 @@ def _without_mlp(architecture: Architecture) -> Architecture:
     return _with_blocks(architecture, change)
 
 
-def _writer(block: Block, branch: Attention | Dense) -> str | None:
+def _writer(block: Block, branch: Branch) -> str | None:
     """What writes a branch when nothing is said of its inside: the norm behind it, if there is."""
     norms = block.norms
     behind = norms.post_attn if isinstance(branch, Attention) else norms.post_mlp
+    assert not isinstance(branch.written_by, tuple)
     return branch.written_by if block.residual == "post_norm" else branch.written_by or behind
 
 

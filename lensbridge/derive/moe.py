@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.branches import Branch
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import Layer, NotEstablished, is_projection
+from lensbridge.derive.layer import Layer, NotEstablished, common_parent, is_projection
 from lensbridge.derive.mlp import Dense, find_dense, relative_to
 from lensbridge.derive.trace import Call
 from lensbridge.spec import MLP, GatedMLP, MoE
@@ -89,4 +89,21 @@ def _is_overwritten(calls: list[Call], down: Call) -> bool:
         call.overwritten and call.output is not None and call.output.shape == down.output.shape
         for call in same
         if down.output is not None
+    )
+
+
+def beside(experts: MoE, shared: Dense) -> MoE:
+    """A mixture whose shared MLP stands next to it, said from the module around both."""
+    parent = common_parent([experts.path.rpartition(".")[0], shared.path.rpartition(".")[0]])
+
+    def from_parent(path: str) -> str:
+        whole = f"{experts.path}.{path}" if experts.path else path
+        return whole.removeprefix(f"{parent}.") if parent else whole
+
+    return replace(
+        experts,
+        path=parent,
+        router=from_parent(experts.router),
+        experts=None if experts.experts is None else from_parent(experts.experts),
+        shared=relative_to(shared, parent),
     )
