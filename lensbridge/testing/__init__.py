@@ -12,7 +12,7 @@ LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 
 from lensbridge.errors import ConformanceError
 from lensbridge.testing.check import Check, Row, run_check
-from lensbridge.testing.checks import CHECKS
+from lensbridge.testing.checks import CHECKS, SOUND
 from lensbridge.testing.conformance import CORE, EVERY, Report, Variant, build, conformance
 from lensbridge.testing.subject import Subject
 from lensbridge.testing.tiny import tiny_config, tiny_model
@@ -21,6 +21,7 @@ __all__ = [
     "CHECKS",
     "CORE",
     "EVERY",
+    "SOUND",
     "Check",
     "ConformanceError",
     "Report",

@@ -271,21 +271,14 @@ def _reads(subject: Subject, heads: Heads, other: Heads, role: str) -> bool:
     return wanted.shape == heads["z"].shape and subject.expect.are_close(heads["z"], wanted)
 
 
-def check_position_bias_is_named(subject: Subject) -> None:
-    """Scores are products plus the bias; a layer that holds a table of positions shows it."""
-    for heads in every(subject, "attn_scores", "pattern", "q"):
-        tables = [m for m in heads.part.module.modules() if isinstance(m, nn.Embedding)]
+def check_scores_have_the_bias(subject: Subject) -> None:
+    """Where a layer holds relative positions, scores are products plus their bias."""
+    for heads in every(subject, "attn_scores", "pattern", "q", "rel_pos_bias"):
         subject.expect.holds(
-            heads.name("rel_pos_bias"),
-            not tables or "rel_pos_bias" in heads,
-            "the layer holds a table of relative positions, and their bias is no point",
+            heads.name("attn_scores"),
+            _are_linear(subject, heads),
+            "it is not the product of q and k plus hook_rel_pos_bias",
         )
-        if "rel_pos_bias" in heads:
-            subject.expect.holds(
-                heads.name("attn_scores"),
-                _are_linear(subject, heads),
-                "it is not the product of q and k plus hook_rel_pos_bias",
-            )
 
 
 def check_result_sums_to_attn_out(subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from lensbridge.testing import (
     attention,
     batching,
+    completeness,
     editing,
     mlp,
     norms,
@@ -24,9 +25,9 @@ CHECKS: tuple[Check, ...] = (
     Check("writing back changes nothing", reading.check_writing_back_changes_nothing,
           "a view whose inverse is not its inverse", exact=False),
     Check("logits are the output", reading.check_logits_are_the_output,
-          "logit_scale, logit_softcap, unembed", exact=False),
-    Check("every input is read", reading.check_every_input_is_read, "towers", exact=False),
-    Check("the pooler is named", reading.check_pooler_is_named, "pooler", exact=False),
+          "logit_scale, logit_softcap, unembed", ("hook_logits",), exact=False),
+    Check("pooled is the output", reading.check_pooler_is_the_output, "pooler",
+          ("hook_pooler_out",), exact=False),
     Check("eager attention agrees", reading.check_eager_agrees,
           "scores and patterns computed beside a kernel", ("hook_pattern",)),
     # the stream
@@ -59,8 +60,8 @@ CHECKS: tuple[Check, ...] = (
           ("attn.hook_rot_q",)),
     Check("shared keys are an earlier layer's", attention.check_shared_keys_are_an_earlier_layers,
           "k, v", ("hook_pattern", "hook_z")),
-    Check("position bias is named", attention.check_position_bias_is_named, "position_bias",
-          ("hook_attn_scores",)),
+    Check("scores have the bias", attention.check_scores_have_the_bias, "position_bias",
+          ("hook_rel_pos_bias",)),
     Check("results sum to attn_out", attention.check_result_sums_to_attn_out,
           "out, post_attn, scale, written_by", ("hook_result",)),
     Check("editing a query moves its head", attention.check_editing_a_query_moves_its_head,
@@ -84,7 +85,7 @@ CHECKS: tuple[Check, ...] = (
     Check("editing the router re-routes", mlp.check_editing_the_router_re_routes,
           "router", ("mlp.hook_router_logits",)),
     Check("experts sum to mlp_out", mlp.check_experts_sum_to_mlp_out,
-          "experts, shared, scale, written_by", ("mlp.hook_router_logits",)),
+          "experts, shared, scale, written_by", ("mlp.hook_expert_weights",)),
     Check("expert choices are obeyed", mlp.check_expert_choices_are_obeyed,
           "experts", ("mlp.hook_expert_indices",)),
     # weights
@@ -113,9 +114,13 @@ CHECKS: tuple[Check, ...] = (
     Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed", ("hook_resid_pre",)),
     Check("cached decoding reads the same", batching.check_decoding_reads_the_same,
           "what is read from a cache", ("hook_resid_pre",)),
+    # what is not said
+    Check("nothing is left out", completeness.check_nothing_is_left_out,
+          "embed, unembed, pooler, towers, residual, experts, position_bias", exact=False),
     # last: what all of that left
     Check("nothing is left behind", reading.check_nothing_is_left,
           "a hook, a shadow or a config field that stays", exact=False),
 )  # fmt: skip
 
-BY_NAME = {check.name: check for check in CHECKS}
+SOUND = tuple(check for check in CHECKS if check.run is not completeness.check_nothing_is_left_out)
+"""What must hold of any description, also of one that deliberately says less than it could."""

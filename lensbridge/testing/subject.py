@@ -153,8 +153,10 @@ class Subject:
 
     @cached_property
     def names(self) -> list[str]:
-        """Every point, those that come only when named too."""
-        return self.model.hook_names
+        """Every point, those that come only when named too; without towers that nothing enters."""
+        if not self.model.native.towers or "pixel_values" in self.inputs:
+            return self.model.hook_names
+        return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
 
     @cached_property
     def has_head(self) -> bool:

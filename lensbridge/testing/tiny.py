@@ -134,12 +134,63 @@ BY_TYPE: dict[str, dict[str, Any]] = {
                        "hidden_size": WIDTH},
     },
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {
+        "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}},
+        "head_dim": ODD_HEAD_DIM},
+    "dots3_note_text": {
+        "num_key_value_heads": HEADS, "head_dim": 16, "swa_num_attention_heads": HEADS,
+        "swa_num_key_value_heads": HEADS, "swa_q_lora_rank": 14, "swa_kv_lora_rank": 18,
+        "swa_head_dim": 16, "swa_qk_nope_head_dim": 10, "swa_v_head_dim": 8,
+        "layer_types": ["indexed_attention", "sliding_attention"]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"],
+                         "num_hidden_layers": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "longcat_flash": {"num_key_value_heads": HEADS, "num_layers": 2, "head_dim": 6,
+                      "zero_expert_num": 2, "ffn_hidden_size": NEURONS},
+    "kimi_linear": {"num_key_value_heads": HEADS, "linear_head_dim": 8, "linear_num_heads": 4,
+                    "layer_types": ["linear_attention", "full_attention"]},
+    "bailing_hybrid": {"num_key_value_heads": HEADS, "layer_group_size": 2, "head_dim": 8},
+    "reformer": {
+        "is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_shape": [4, 8],
+        "axial_pos_embds_dim": [16, 16], "num_buckets": 2, "num_hashes": 1,
+        "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "attention_head_size": 8,
+        "feed_forward_size": NEURONS, "max_position_embeddings": 32},
+    "xlm": {"causal": True},
+    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
+    **{name: {"num_key_value_heads": HEADS, "head_dim": 6} for name in ("axk1", "youtu")},
+    **{
+        name: {"rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
+        for name in ("qwen2_vl_text", "qwen2_5_vl_text")
+    },
+    "xlstm": {"hidden_size": 64, "num_heads": 4, "qk_dim_factor": 1.0, "v_dim_factor": 1.0,
+              "ffn_round_up_to_multiple_of": 4, "chunk_size": 16},
+    "siglip_text_model": {"projection_size": 24},
+    "gemma3": {"mm_tokens_per_image": 9},
+    "idefics3": {"scale_factor": 3},
+    "paligemma": {"projection_dim": WIDTH},
+    "smolvlm": {"scale_factor": 3},
+    "internvl_vision": {"image_size": [16, 16], "patch_size": [4, 4]},
+    "zamba": {
+        "num_hidden_layers": 6, "attention_head_dim": 16, "num_key_value_heads": HEADS,
+        "layers_block_type": ["linear_attention", "hybrid"] * 3, "attn_layer_period": 2,
+        "attn_layer_offset": 1},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
+    "qwen4_exp_text": {
+        "ple_layer_ids": [1], "ngram_vocab_size_base": 64, "heads_per_ngram": 2,
+        "split_ngram_parts": 1, "hc_count": 2, "hc_lowrank": 8, "ple_embed_dim": WIDTH,
+        "ngram_size": 2, "make_ngram_vocab_size_divisible_by": 1,
+        "layer_types": ["linear_attention", "full_attention"], "indexer_n_heads": 2,
+        "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
+        "indexer_compress_ratio": 2},
+    "mllama_text_model": {"cross_attention_layers": [1]},
 }  # fmt: skip
 """What a model type needs beside its sizes."""
 
 VISION: dict[str, Any] = {
     "hidden_size": 24, "embed_dim": 24, "intermediate_size": 28, "num_attention_heads": 3,
     "num_heads": 3, "num_hidden_layers": 2, "depth": 2, "image_size": 12, "patch_size": 4,
+    "projection_dim": WIDTH,
 }  # fmt: skip
 """Sizes of a tower for images, where they are another config's part."""
 
@@ -202,10 +253,12 @@ def _fields(config_class: Any) -> set[str]:
 
 
 def _parts(config_class: Any) -> Iterator[tuple[str, Any]]:
-    """The configs inside a config, where their classes are fixed."""
+    """The classes of the configs inside a config: fixed, or what it takes by default."""
     for name, part in config_class.sub_configs.items():
-        if part.model_type:  # not AutoConfig
+        if hasattr(part, "model_type"):  # not AutoConfig
             yield name, part
+        elif (default := getattr(config_class(), name, None)) is not None:
+            yield name, type(default)
 
 
 def tiny_model(
@@ -302,7 +355,39 @@ def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, t
     takes = inspect.signature(model.forward).parameters
     if config.is_encoder_decoder and "decoder_input_ids" in takes:
         found["decoder_input_ids"] = _ids(config, batch, length - 2, generator)
+    if main == "input_ids" and "pixel_values" in takes and "vision_config" in config.sub_configs:
+        found.update(_with_pictures(model, found[main], generator))
     return {name: value.to(like.device) for name, value in found.items()}
+
+
+def _with_pictures(
+    model: Any, ids: torch.Tensor, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Pictures beside ids, whose places among them are as many as the tower gives features."""
+    places = model.config.to_dict()
+    if "image_size" not in places["vision_config"]:  # pictures of any size, cut up beforehand
+        return {}
+    shape, dtype = _shape(model.config, "pixel_values", len(ids)), next(model.parameters()).dtype
+    token = places.get("image_token_id", places.get("image_token_index"))
+    pixels = torch.randn(shape, generator=generator).to(dtype)
+    if token is None:  # towers side by side
+        return {"pixel_values": pixels}
+    for given in (pixels, pixels.unsqueeze(1)):
+        try:
+            with torch.no_grad():
+                count = _feature_count(model.get_image_features(pixel_values=given), len(ids))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            continue
+        seen = torch.cat([torch.full((len(ids), count), token), ids], dim=1)
+        return {"input_ids": seen, "pixel_values": given}
+    return {}
+
+
+def _feature_count(features: Any, batch: int) -> int:
+    """How many places one picture takes."""
+    found = getattr(features, "pooler_output", features)
+    tensors = [found] if isinstance(found, torch.Tensor) else list(found)
+    return sum(t.numel() // t.shape[-1] for t in tensors) // batch
 
 
 def _ids(config: Any, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
