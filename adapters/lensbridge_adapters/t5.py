@@ -48,14 +48,15 @@ ENCODER_BLOCK = Block(
     attn=ATTENTION,
     mlp=GATED,
 )
-BEHIND_CROSS = {"path": "layer.2.DenseReluDense", "written_by": "layer.2.dropout"}
+LAST_PLAIN = replace(PLAIN, path="layer.2.DenseReluDense", written_by="layer.2.dropout")
+LAST_GATED = replace(GATED, path="layer.2.DenseReluDense", written_by="layer.2.dropout")
 DECODER_BLOCK = Block(
     norms=replace(
         ENCODER_BLOCK.norms, pre_cross="layer.1.layer_norm", pre_mlp="layer.2.layer_norm"
     ),
     attn=ATTENTION,
     cross=CROSS,
-    mlp=replace(GATED, **BEHIND_CROSS),
+    mlp=LAST_GATED,
 )
 
 ENCODER = Stack(
@@ -81,7 +82,7 @@ T5 = Architecture(
     dims=replace(ENCODER.dims, layers="num_decoder_layers"),
     embed="transformer.decoder.embed_tokens",
     blocks="transformer.decoder.block",
-    block=(DECODER_BLOCK, replace(DECODER_BLOCK, mlp=replace(PLAIN, **BEHIND_CROSS))),
+    block=(DECODER_BLOCK, replace(DECODER_BLOCK, mlp=LAST_PLAIN)),
     final_norm="transformer.decoder.final_layer_norm",
     unembed=("lm_head", "classification_head.out_proj", "qa_outputs"),
     # a switch: the scale is one over the square root of d_model, or one
