@@ -8,7 +8,12 @@ from lensbridge_adapters.llama import LLAMA, NORMS
 PHI3 = replace(
     LLAMA,
     name="phi3",
-    classes=("Phi3ForCausalLM", "Phi3Model"),
+    classes=(
+        "Phi3ForCausalLM",
+        "Phi3Model",
+        "Phi4MultimodalForCausalLM",
+        "Phi4MultimodalModel",
+    ),
     block=Block(
         norms=NORMS,
         attn=Attention(

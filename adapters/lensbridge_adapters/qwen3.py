@@ -9,7 +9,7 @@ NORMED_HEADS = replace(ATTENTION, q_norm="q_norm", k_norm="k_norm")
 QWEN3 = replace(
     LLAMA,
     name="qwen3",
-    classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    classes=("Qwen3ForCausalLM", "Qwen3Model", "Qwen3VLTextModel"),
     block=replace(BLOCK, attn=NORMED_HEADS),
 )
 
