@@ -237,8 +237,8 @@ class _Assembly:
         if isinstance(self.block.mlp, MoE):
             shared = self._dense(dense[0]).spec
             writers = tuple(self.layer.relative(b.added.producers[-1].path) for b in group)
-            beside = replace(beside(self.block.mlp, shared), written_by=writers)
-            self.block = replace(self.block, mlp=beside)
+            whole = replace(beside(self.block.mlp, shared), written_by=writers)
+            self.block = replace(self.block, mlp=whole)
 
     def _dense(self, branch: Branch) -> FoundDense:
         downs = [call for call in branch.core.producers if is_projection(call.module)]
