@@ -253,12 +253,13 @@ def _fields(config_class: Any) -> set[str]:
 
 
 def _parts(config_class: Any) -> Iterator[tuple[str, Any]]:
-    """The classes of the configs inside a config: fixed, or what it takes by default."""
-    for name, part in config_class.sub_configs.items():
-        if hasattr(part, "model_type"):  # not AutoConfig
-            yield name, part
-        elif (default := getattr(config_class(), name, None)) is not None:
-            yield name, type(default)
+    """The classes of the configs inside a config: those of its default."""
+    if not config_class.sub_configs:
+        return
+    default = vars(config_class())
+    for name in config_class.sub_configs:
+        if default.get(name) is not None:
+            yield name, type(default[name])
 
 
 def tiny_model(
