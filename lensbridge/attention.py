@@ -112,7 +112,7 @@ class Tap(TorchFunctionMode):
     def as_keys(self, x: Tensor) -> Tensor:
         """Shapes: -> `[b, g, k, ·]`, heads that were repeated for their queries taken once."""
         x = self.heads_first(x)
-        return x if x.shape[1] == self.n_kv else x[:, :: x.shape[1] // self.n_kv]
+        return x if x.shape[1] <= self.n_kv else x[:, :: x.shape[1] // self.n_kv]
 
     def edit_queries(self, x: Tensor) -> Tensor:
         """Queries after their chain, in the shape in which they came."""

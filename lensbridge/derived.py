@@ -164,7 +164,8 @@ class ResultSite(Site):
 
 @dataclass(frozen=True)
 class SumSite(Site):
-    """What several modules add together, times a multiplier; or one module's output times it.
+    """What several modules add together, times a multiplier; or one module's output times it; with
+    a bias that is added behind it.
 
     An edit is divided by the multiplier again, and the last module's output takes the difference.
     """
@@ -172,6 +173,7 @@ class SumSite(Site):
     modules: tuple[nn.Module, ...]
     scale: Multiplier
     layout: Layout
+    bias: tuple[nn.Module, str] | None = None
 
     def _stages(self) -> list[Stage]:
         def keep(call: Call, chain: Chain) -> None:
@@ -181,16 +183,48 @@ class SumSite(Site):
             others = [call.memory[self.name, module] for module in self.modules[:-1]]
             beside = sum(other.view(call.result.shape) for other in others)
             scale = self.scale.value(call.result)
-            read = self.layout.split(beside + call.result) * scale
+            bias = 0.0 if self.bias is None else fetch(*self.bias).to(call.result.device)
+            read = self.layout.split(beside + call.result) * scale + bias
             new = chain.run(read)
             how = change(read, new)
             if how != "none":
                 assert new is not None
-                written = self.layout.merge(call.result, new / scale) - beside
+                written = self.layout.merge(call.result, (new - bias) / scale) - beside
                 call.replace_result(substitute(call.result, written, how))
 
         first = [Stage(module, "output", 3, keep) for module in self.modules[:-1]]
         return [*first, Stage(self.modules[-1], "output", 3, act)]
+
+
+@dataclass(frozen=True)
+class ClippedSite(Site):
+    """A projection's output after it was clipped, through a layout.
+
+    What is captured is a copy, for some models clip in place. The model clips an edit too, so one
+    beyond the bound is refused.
+    """
+
+    module: nn.Module
+    layout: Layout
+    bound: float
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            whole = call.result
+            read = self.layout.split(whole).clamp(-self.bound, self.bound)
+            new = chain.run(read)
+            how = change(read, new)
+            if how == "none":
+                return
+            assert new is not None
+            if bool((new.abs() > self.bound).any()):
+                raise EditError(
+                    f"{self.name}: the model clips this to {self.bound:g}, and the edit goes to "
+                    f"{float(new.detach().abs().max()):g}. Stay within, or edit behind it."
+                )
+            call.replace_result(self.layout.merge(whole, new))
+
+        return [Stage(self.module, "output", 2, act)]
 
 
 @dataclass(frozen=True)
@@ -249,6 +283,7 @@ class HeadInputSite(Site):
     projection: nn.Module
     layout: Layout
     n_heads: int
+    in_scale: float
 
     def _stages(self) -> list[Stage]:
         key = f"{self.name} edited"
@@ -278,5 +313,5 @@ class HeadInputSite(Site):
         if how == "none":
             return native[..., i, :]
         normed = new[..., i, :] if self.norm is None else self.norm.forward(new[..., i, :])
-        projected = self.projection.forward(normed)
+        projected = self.projection.forward(normed * self.in_scale)
         return substitute(native[..., i, :], self.layout.split(projected)[..., i, :], how)

@@ -45,10 +45,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Writer:
-    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`."""
+    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`, and `bias`
+    (the module and the name of the parameter).
+    """
 
     modules: tuple[nn.Module, ...]
     scale: Multiplier
+    bias: tuple[nn.Module, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class AttentionPart:
     sinks: tuple[nn.Module, str] | None = None
     gated: bool = False
     position_bias: nn.Module | None = None
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ class StackPart:
     config: Any
     embed: nn.Module | None
     embed_scale: Multiplier
+    embed_overwritten: bool
     pos_embed: nn.Module | None
     takes_positions: bool
     residual_axes: str

@@ -142,6 +142,8 @@ class Attention:
         position_bias: the embedding of relative positions, in the layers that hold one.
         in_scale: what multiplies the norm's output before the projections (Falcon-H1).
         k_scale: what multiplies the keys before rotary.
+        clip: the config field that bounds q, k and v behind their projections.
+        out_bias: a parameter that the block adds to what attention gives, in layers that hold one.
     """
 
     path: str
@@ -159,6 +161,8 @@ class Attention:
     position_bias: str | None = None
     in_scale: Scale | None = None
     k_scale: Scale | None = None
+    clip: str | None = None
+    out_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +293,8 @@ class Stack:
         prefix: what its points are called: `blocks.{i}` for the main stack of most models,
             `encoder.{i}` and `decoder.{i}`, `vision.blocks.{i}`.
         embed: token embedding (in a vision tower the patch embedding).
+        embed_overwritten: whether the model adds into the embedding's own output afterwards, so
+            that who reads it keeps a copy.
         embed_scale: what multiplies it outside the module; also the path of a buffer.
         pos_embed: learned absolute positions, where there are any.
         embed_norm: a norm on the sum of the embeddings.
@@ -305,6 +311,7 @@ class Stack:
     block: Block | tuple[Block, ...]
     prefix: str = "blocks"
     embed: str | None = None
+    embed_overwritten: bool = False
     embed_scale: Scale | None = None
     pos_embed: str | None = None
     embed_norm: str | None = None

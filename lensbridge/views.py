@@ -95,7 +95,8 @@ class AttentionView:
     @property
     def b_O(self) -> Tensor:
         """Shapes: `[d_model]`"""
-        return self.part.out.bias()
+        own, added = self.part.out.bias(), self.part.writer.bias
+        return own if added is None else own + fetch(*added).to(own.device)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from lensbridge import layouts
 from lensbridge.attention import KernelSite
 from lensbridge.attention import Role as KernelRole
 from lensbridge.derived import (
+    ClippedSite,
     HeadInputSite,
     LatentSite,
     Multiplier,
@@ -168,10 +169,11 @@ class _Wiring:
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
             writer = Writer((stack.embed,), stack.embed_scale)
-            yield self._written(f"{at}hook_embed", writer)
+            yield self._written(f"{at}hook_embed", writer, stack.embed_overwritten)
         if stack.pos_embed is not None:
             fields = self._fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
-            yield PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+            rows = PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+            yield rows if stack.embed is not None else replace(rows, axes="1 p m")
         norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
         twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
         if stack.ln_embed is not None:
@@ -187,12 +189,18 @@ class _Wiring:
                 yield _repeated(site, 1) if twice else site
 
     def _written(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
-        if len(writer.modules) == 1 and writer.scale.is_one:
+        if len(writer.modules) == 1 and writer.scale.is_one and writer.bias is None:
             return self._output(name, writer.modules[0], overwritten=overwritten)
         formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
         where = writer.modules[-1]
         fields = self._fields(name, where, "output", f"{formula} times {writer.scale}")
-        return SumSite(*fields, modules=writer.modules, scale=writer.scale, layout=layouts.plain())
+        return SumSite(
+            *fields,
+            modules=writer.modules,
+            scale=writer.scale,
+            layout=layouts.plain(),
+            bias=writer.bias,
+        )
 
     def _scaled(self, name: str, role: Role) -> Site:
         fields = self._fields(name, role.linear.module, "output", f"{role.layout.pattern} scaled")
@@ -375,6 +383,7 @@ class _BlockWiring(_Wiring):
                 projection=role.linear.module,
                 layout=role.layout,
                 n_heads=role.n,
+                in_scale=role.in_scale,
             )
 
     def _mlp_input(self, mlp: MLPPart | MoEPart) -> Site:
@@ -435,7 +444,12 @@ class _BlockWiring(_Wiring):
         norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
         for letter, role in roles.items():
             name, norm = f"{at}hook_{letter}", norms.get(letter)
-            if norm is not None:
+            if attn.clip is not None:
+                module = norm or role.linear.module
+                layout = role.layout if norm is None else _normed(attn, role)
+                fields = self._fields(name, module, "output", f"{layout.pattern}, clipped")
+                yield ClippedSite(*fields, module=module, layout=layout, bound=attn.clip)
+            elif norm is not None:
                 yield self._output(name, norm, _normed(attn, role))
             elif letter != "q" and attn.latent is not None:
                 yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
@@ -486,7 +500,7 @@ class _BlockWiring(_Wiring):
                 yield self._scaled(name, role)
             else:
                 yield self._output(name, role.linear.module, role.layout, shared)
-        yield self._input(f"{at}hook_post", mlp.down.module)
+        yield self._input(f"{at}hook_post", mlp.inner_norm or mlp.down.module)
 
     def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
         fields = self._fields(f"{at}hook_router_logits", moe.router, "first product")

@@ -1,5 +1,7 @@
 """Descriptions derived from what models do: the same as the built-in ones, or a refusal."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lensbridge_adapters import lensbridge_architectures
@@ -7,6 +9,7 @@ from odd_model import OddConfig, OddModel
 from torch import nn
 
 import lensbridge
+from lensbridge.cli import main
 from lensbridge.derive import derive, derive_and_check
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.spec import Architecture, FusedQKV, GatedMLP
@@ -26,6 +29,8 @@ FAMILIES = (
     "DeepseekV3ForCausalLM",
     "MixtralForCausalLM",
     "Phi3ForCausalLM",
+    "FalconForCausalLM",
+    "BertForMaskedLM",
 )
 
 
@@ -122,3 +127,32 @@ def test_what_is_rendered_is_what_was_derived(name: str) -> None:
     exec(compile(derivation.render(), name, "exec"), names)
     assert names["ARCHITECTURES"] == (derivation.architecture,)
     assert all(len(line) <= 100 for line in derivation.render().splitlines())
+
+
+def test_an_encoder_and_a_decoder_are_two_stacks() -> None:
+    name = "T5ForConditionalGeneration"
+    architecture = derive_and_check(tiny_model(built_in(name), name))
+    assert architecture.prefix == "decoder"
+    assert [tower.prefix for tower in architecture.towers] == ["encoder"]
+    block = architecture.block
+    assert not isinstance(block, tuple)
+    assert block.cross is not None
+    assert block.norms.pre_cross is not None
+
+
+def test_new_adapter_writes_a_file_and_its_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new-adapter", "demo", "--output", str(tmp_path)]) == 0
+    assert "attention 'attn' from one projection" in capsys.readouterr().out
+    names: dict[str, object] = {}
+    exec(compile((tmp_path / "gpt2.py").read_text(), "gpt2", "exec"), names)
+    assert names["ARCHITECTURES"] == (names["GPT2"],)
+    assert "conformance(GPT2).require()" in (tmp_path / "test_gpt2.py").read_text()
+
+
+def test_new_adapter_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gpt2.py").write_text("mine")
+    assert main(["new-adapter", "demo", "--output", str(tmp_path)]) == 1
+    assert (tmp_path / "gpt2.py").read_text() == "mine"
+    assert "is there already" in capsys.readouterr().err

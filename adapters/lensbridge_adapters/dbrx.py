@@ -15,6 +15,7 @@ DBRX = Architecture(
             qkv=FusedQKV("Wqkv", layout="blocked"),
             out="out_proj",
             rotary=True,
+            clip="attn_config.clip_qkv",
         ),
         mlp=MoE("ffn", router="router.layer", experts=None, act="silu"),
     ),

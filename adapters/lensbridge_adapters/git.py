@@ -10,6 +10,7 @@ GIT = replace(
     name="git",
     classes=("GitForCausalLM", "GitModel"),
     embed="git.embeddings.word_embeddings",
+    embed_overwritten=True,
     pos_embed="git.embeddings.position_embeddings",
     embed_norm="git.embeddings.LayerNorm",
     blocks="git.encoder.layer",

@@ -14,6 +14,7 @@ GPT_NEOX_JAPANESE = Architecture(
             qkv=FusedQKV("query_key_value", layout="grouped"),
             out="dense",
             rotary=True,
+            out_bias="attention.dense_bias",
         ),
         mlp=MLP("mlp", up="dense_h_to_4h", down="dense_4h_to_h"),
     ),

@@ -15,6 +15,7 @@ MPT = Architecture(
             qkv=FusedQKV("Wqkv", layout="blocked"),
             out="out_proj",
             written_by="resid_attn_dropout",
+            clip="attn_config.clip_qkv",
         ),
         mlp=MLP(
             "ffn",

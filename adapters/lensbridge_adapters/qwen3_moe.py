@@ -19,7 +19,9 @@ OLMOE = replace(
     LLAMA,
     name="olmoe",
     classes=("OlmoeForCausalLM", "OlmoeModel"),
-    block=replace(BLOCK, attn=replace(NORMED_HEADS, qk_norm_axes="flat"), mlp=MoE("mlp")),
+    block=replace(
+        BLOCK, attn=replace(NORMED_HEADS, qk_norm_axes="flat", clip="clip_qkv"), mlp=MoE("mlp")
+    ),
 )
 
 ARCHITECTURES = (QWEN3_MOE, OLMOE)

@@ -145,6 +145,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         config=finder.config,
         embed=None if spec.embed is None else finder.top(spec.embed),
         embed_scale=finder.embed_scale(spec.embed_scale),
+        embed_overwritten=spec.embed_overwritten,
         pos_embed=pos_embed,
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes=_RESIDUAL_AXES[spec.streams],

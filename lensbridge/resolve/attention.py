@@ -61,6 +61,7 @@ class AttentionResolver:
             latent=latent,
             sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),
             gated=spec.gated,
+            clip=self.finder.optional_number(spec.clip),
             position_bias=self._where_there_is(module, spec.position_bias),
         )
 

@@ -72,6 +72,7 @@ class BlockResolver:
             if part is None:
                 return None
             writer = self._writer(layer, part, behind[slot], where)
+            writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
             return self.attention.part(layer, part, writer, behind[slot], where, crossing)
 
         return BlockPart(

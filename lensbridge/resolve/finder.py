@@ -122,6 +122,14 @@ class Finder:
             )
         return owner, name
 
+    def held(self, module: nn.Module, path: str | None) -> tuple[nn.Module, str] | None:
+        """Where a tensor is held, in a module that may lack it or hold None in its place."""
+        parent, _, name = (path or "").rpartition(".")
+        owner = dict(module.named_modules()).get(parent)
+        if owner is None or owner._parameters.get(name) is None:
+            return None
+        return owner, name
+
     def optional_tensor(self, path: str | None) -> tuple[nn.Module, str] | None:
         """A tensor from the top, or None where there is none."""
         if path is None:
@@ -161,7 +169,10 @@ class Finder:
         if name is None:
             return None
         try:
-            return getattr(self.config, name, None)
+            value = self.config
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+            return value
         except RuntimeError:  # transformers' error for a field that is not the same everywhere
             return None
 
