@@ -6,7 +6,7 @@ from lensbridge.derive.branches import Branch, kernels_of, out_projection, writt
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Given, RoleName, Sizes, all_given, consistent, distinct_heads
 from lensbridge.derive.latent import find_latent
-from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent
+from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent, fitted_scale
 from lensbridge.derive.trace import Call, Kernel
 from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, SplitQKV
 
@@ -142,13 +142,19 @@ class _Search:
                 q_norm=name.get("q_norm"),
             ),
             out=_within(path, self.layer.relative(self.out.path)),
-            rotary=True,
+            rotary=self._is_turned(latent.by_role["q"]),
             written_by=written_by(self.layer, self.branch, path),
             scale=self.branch.scale(self.layer, self.fields),
             gated=self.gated,
         )
         reader = latent.by_role.get("q_down", latent.by_role["q"])
         return FoundAttention(spec, self.sizes, reader, cross=False)
+
+    def _is_turned(self, query: Call) -> bool:
+        """Whether the queries are more than a multiple of what their projection gave."""
+        assert query.output is not None
+        given = query.output.reshape(self.q.shape)
+        return fitted_scale(given, self.q, self.layer.trace.tolerance) is None
 
     def _module(self, paths: list[str]) -> str:
         """The smallest module that holds all of these and the kernel, relative to the block."""

@@ -176,10 +176,6 @@ def _without_cross(architecture: Architecture) -> Architecture:
     return _without_inside(architecture) if crossed else architecture
 
 
-def _without_embeddings(architecture: Architecture) -> Architecture:
-    return replace(architecture, embed=None, embed_scale=None, pos_embed=None, embed_norm=None)
-
-
 def _without_positions(architecture: Architecture) -> Architecture:
     return replace(architecture, pos_embed=None)
 
@@ -188,21 +184,13 @@ def _without_final_norm(architecture: Architecture) -> Architecture:
     return replace(architecture, final_norm=None)
 
 
-def _without_head(architecture: Architecture) -> Architecture:
-    return replace(
-        architecture, unembed=None, logit_scale=None, logit_softcap=None, head_hidden=None
-    )
-
-
 _REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...] = (
     ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", _without_attention),
     ("experts", r"expert|mlp\.shared|router", _without_expert_parts),
     ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
     ("cross-attention", r"cross", _without_cross),
     ("positions", r"pos_embed|positions are", _without_positions),
-    ("embeddings", r"hook_embed|ln_embed|embeddings", _without_embeddings),
     ("final norm", r"ln_final", _without_final_norm),
-    ("head", r"hook_logits|the head|logits are", _without_head),
     ("inside of the layers", r"", _without_inside),
 )  # fmt: skip
 """Parts, what a failure that is theirs speaks of, and the description without them."""
