@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.names import BY_TEMPLATE, template
 from lensbridge.testing.expect import NotApplicable, difference
 from lensbridge.testing.subject import Inputs, Pass, Subject, prefix_of
 
@@ -19,7 +18,7 @@ def check_rows_do_not_meet(subject: Subject) -> None:
     if "attention_mask" not in subject.accepted:
         raise NotApplicable("the model takes no mask")
     ids = subject.tokens
-    names = [n for n in subject.names if _per_position(n)]
+    names = [n for n in subject.names if _per_position(subject, n)]
     alone = subject.read(names, inputs={"input_ids": ids[:1]})
     for side in ("left", "right"):
         _hold_side(subject, side, names, alone)
@@ -73,8 +72,8 @@ def _refuse_what_is_native(subject: Subject, inputs: Inputs, real: slice, alone:
         )
 
 
-def _per_position(name: str) -> bool:
-    axes = BY_TEMPLATE[template(name)].axes
+def _per_position(subject: Subject, name: str) -> bool:
+    axes = subject.axes(name)
     rotated = name.endswith(("hook_rot_q", "hook_rot_k"))  # by a position that padding shifts
     return axes.startswith("b p") and ".mixer." not in name and not rotated
 
@@ -95,7 +94,7 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     apart = difference(bare, subject.clean.output[:, -1:])
     if apart > subject.expect.tolerance:
         raise NotApplicable(f"the bare model's own cached step differs by {apart:.2g}")
-    names = [n for n in subject.names if _in_step(n)]
+    names = [n for n in subject.names if _in_step(subject, n)]
     step = subject.read(names, inputs={"input_ids": ids[:, -1:]}, past_key_values=past)
     subject.expect.close(
         "the output of a cached step",
@@ -105,7 +104,7 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     )
     for name in names:
         whole, found = subject.clean[name], step[name]
-        if BY_TEMPLATE[template(name)].axes == "b h q k":
+        if subject.axes(name) == "b h q k":
             keys = min(whole.shape[-1], found.shape[-1])
             whole, found = whole[:, :, -1:, -keys:], found[..., -keys:]
         else:
@@ -115,7 +114,7 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
         )
 
 
-def _in_step(name: str) -> bool:
-    axes = BY_TEMPLATE[template(name)].axes
+def _in_step(subject: Subject, name: str) -> bool:
+    axes = subject.axes(name)
     outside = not prefix_of(name) or ".mixer." not in name
     return outside and (axes.startswith("b p") or axes == "b h q k")

@@ -4,6 +4,7 @@ The other checks hold a description to what it says; a description that says les
 """
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,24 @@ def _of_streams(subject: Subject) -> Iterator[Claim]:
             yield Claim(f"{stack.prefix}: residual", not named or block.residual is not None, shown)
 
 
+def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:
+    """Whether a module inside holds stacked experts and is told which to use for which token."""
+    holders = [m for m in module.modules() if "down_proj" in m._parameters]
+    told: list[bool] = []
+
+    def note(holder: nn.Module, args: Any, kwargs: Any) -> None:
+        given = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
+        told.append(any(not one.is_floating_point() for one in given))
+
+    handles = [holder.register_forward_pre_hook(note, with_kwargs=True) for holder in holders]
+    try:
+        subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(told)
+
+
 def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
     attn, mlp = part.attn, part.mlp
     if attn is not None:
@@ -75,7 +94,13 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         shown = "attention holds a table of relative positions, and their bias is no point"
         yield Claim(point, not table or point in subject.names, shown)
     if mlp is not None and f"{at}mlp.hook_router_logits" in subject.names:
-        stacked = any(parameter.ndim == 3 for parameter in mlp.module.parameters())
+        stacked = _routes_to_stacked(subject, mlp.module)
         point = f"{at}mlp.hook_expert_indices"
         shown = "it holds stacked experts, and they are no points"
         yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether it is called with tokens, indices and weights and holds the experts stacked."""
+    down = dict(module.named_parameters(recurse=False)).get("down_proj")
+    return down is not None and down.ndim == 3 and len(signature(module.forward).parameters) == 3

@@ -18,8 +18,6 @@ class Expect:
 
     Args:
         tolerance: how far two values of one computation may lie apart.
-        exact: whether sums are precise enough to be compared at all; in half precision only what
-            is bit for bit the same, and what is roughly so, can be told.
     """
 
     def __init__(self, tolerance: float) -> None:
@@ -38,17 +36,19 @@ class Expect:
                 f"{point} should be, bit for bit, {meaning}; {_apart(found, wanted)}."
             )
 
-    def close(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
-        """Equal within the tolerance; -inf only where -inf is expected.
+    def close(
+        self, point: str, found: Tensor, wanted: Tensor, meaning: str, slack: float = 1.0
+    ) -> None:
+        """Equal within `slack` times the tolerance; -inf only where -inf is expected.
 
         Raises:
             ConformanceError: they are not.
         """
         self._shapes(point, found, wanted, meaning)
-        if not self.are_close(found, wanted):
+        if difference(found, wanted) > slack * self.tolerance:
             raise ConformanceError(
                 f"{point} should be {meaning}; {_apart(found, wanted)} (allowed "
-                f"{self.tolerance:.0e})."
+                f"{slack * self.tolerance:.0e})."
             )
 
     def proportional(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:

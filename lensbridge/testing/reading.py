@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lensbridge.hooks import Hook
-from lensbridge.names import BY_TEMPLATE, template
 from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.subject import Fingerprint, Subject, kind_of, prefix_of
 
@@ -39,7 +38,7 @@ def check_shapes_are_as_declared(subject: Subject) -> None:
     """One size for each letter of the axes, in a block and where it is one for the stack."""
     sizes: dict[tuple[str, str], tuple[int, str]] = {}
     for name, value in subject.clean.values.items():
-        axes = BY_TEMPLATE[template(name)].axes.split()
+        axes = subject.axes(name).split()
         subject.expect.holds(
             name,
             value.ndim == len(axes),

@@ -139,8 +139,11 @@ def check_embeddings_make_the_stream(subject: Subject) -> None:
     """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
     if not any(f"{at}hook_embed" in subject.names for at in subject.stacks):
         raise NotApplicable("no stack has embeddings")
+    if subject.merges_pictures and "vision.hook_embed" not in subject.names:
+        raise NotApplicable("pictures take the places of embeddings")
     for at, stack in subject.stacks.items():
-        if f"{at}hook_embed" in subject.clean.values:
+        merged = at == "" and subject.merges_pictures
+        if f"{at}hook_embed" in subject.clean.values and not merged:
             _hold_embeddings(subject, at, f"{stack.prefix}.0.hook_resid_pre")
 
 
@@ -150,6 +153,10 @@ def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
     if embed.shape != stream.shape:
         raise NotApplicable("the embeddings are projected to another width")
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
+    if subject.is_mixed and at == "":
+        text = subject.is_text(at)
+        subject.expect.close(first, stream[text], (embed + positions)[text], "hook_embed, in text")
+        return
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")

@@ -158,6 +158,16 @@ class Subject:
             return self.model.hook_names
         return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
 
+    def axes(self, name: str) -> str:
+        """The axes of a point of this model."""
+        return self.model.engine.sites[name].axes
+
+    @property
+    def merges_pictures(self) -> bool:
+        """Whether pictures take the places of some ids, so that other ids would not do."""
+        native = self.model.native
+        return native.projector is not None and {"pixel_values", "input_ids"} <= set(self.inputs)
+
     @cached_property
     def has_head(self) -> bool:
         """Whether there are logits."""
@@ -197,6 +207,28 @@ class Subject:
         """Every stack by what its points outside the blocks begin with: nothing, `encoder.`..."""
         main, *towers = self.model.native.stacks
         return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether ids and something else go into one stack, in places that ids mark."""
+        return set(self.inputs) - {"input_ids", "decoder_input_ids"} != set() and (
+            "input_ids" in self.inputs
+        )
+
+    def is_text(self, at: str) -> Tensor:
+        """Where a stack's ids stand for themselves, not for a piece of a picture.
+
+        Shapes: `[batch, pos]`
+        """
+        ids = self.ids_of(at)
+        assert ids is not None
+        config: Any = self.model.native.core.config
+        marks = [
+            value
+            for key, value in config.to_dict().items()
+            if key.endswith(("token_id", "token_index")) and isinstance(value, int)
+        ]
+        return ~torch.isin(ids, torch.tensor(marks, dtype=ids.dtype, device=ids.device))
 
     def ids_of(self, at: str) -> Tensor | None:
         """The ids that a stack reads, where it reads any."""
@@ -270,6 +302,7 @@ class Subject:
     def one_token(self) -> Pass:
         """Every point on an input of one position."""
         one = {name: value[:, :1] for name, value in self.inputs.items() if value.ndim == 2}
+        one = {} if self.is_mixed else one  # a picture's places go with the picture
         names = [n for n in self.names if n.endswith(("hook_v", "hook_z", "hook_pattern"))]
         return self.read(names, inputs={**self.inputs, **one})
 
@@ -277,12 +310,10 @@ class Subject:
     def is_causal(self) -> bool:
         """Whether the bare model's outputs leave later positions out."""
         name = "decoder_input_ids" if "decoder_input_ids" in self.inputs else "input_ids"
-        if name not in self.inputs:
+        if name not in self.inputs or self.merges_pictures:
             return False
         changed = self.inputs[name].clone()
-        changed[:, -1] = changed[:, 0]
-        if torch.equal(changed, self.inputs[name]):
-            changed[:, -1] = changed[:, -1].roll(1) if len(changed) > 1 else changed[:, 1]
+        changed[:, -1] = torch.where(changed[:, -1] == 7, 8, 7)
         before, after = self.bare(), self.bare({**self.inputs, name: changed})
         return before.ndim == 3 and self.expect.are_close(after[:, :-1], before[:, :-1])
 

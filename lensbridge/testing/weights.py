@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lensbridge.parts import AttentionPart, BlockPart
+from lensbridge.parts import AttentionPart, BlockPart, MLPPart
 from lensbridge.testing.attention import Heads, every
-from lensbridge.testing.expect import NotApplicable, best_factor
+from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.mlp import mlp_input
 from lensbridge.testing.norms import norms_of
 from lensbridge.testing.subject import Block, Subject
@@ -61,10 +61,10 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
     if norm is not None:
         made = _normed(norm, heads.part, wanted + bias)
         subject.expect.close(heads.name(role), heads[role], made, f"norm({words} + bias)")
-    else:  # up to a factor: some models scale what attention reads
-        subject.expect.proportional(
-            f"{heads.name(role)} less b_{role.upper()}", heads[role] - bias, wanted, words
-        )
+    else:
+        made = wanted + bias
+        made = made if heads.part.clip is None else made.clamp(-heads.part.clip, heads.part.clip)
+        subject.expect.close(heads.name(role), heads[role], made, f"{words} + bias")
 
 
 def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
@@ -86,9 +86,8 @@ def check_output_projection_writes_attn_out(subject: Subject) -> None:
         weight = subject.weight(f"{heads.block.at}{heads.sub}.W_O")
         if weight is not None and f"{slot}.hook_out" not in heads.block:
             wanted = torch.einsum("bphd,hdm->bphm", heads["z"], weight)
-            subject.expect.proportional(
-                heads.name("result"), heads["result"], wanted, "z @ W_O, head by head"
-            )
+            wanted = wanted * heads.part.writer.scale.value(wanted)
+            subject.expect.close(heads.name("result"), heads["result"], wanted, "z @ W_O by head")
         elif f"{slot}.hook_scale" in heads.block and weight is not None:
             _hold_behind_norm(subject, heads, slot, weight)
 
@@ -119,9 +118,8 @@ def check_mlp_weights_make_neurons(subject: Subject) -> None:
                 bias = subject.weight(f"{block.at}mlp.b_{name}")
                 wanted = block[given] @ weight
                 wanted = wanted if bias is None else wanted + bias
-                subject.expect.proportional(
-                    block.name(point), block[point], wanted, f"{given} @ W_{name} + b_{name}"
-                )
+                words = f"{given} @ W_{name} + b_{name}"
+                subject.expect.close(block.name(point), block[point], wanted, words)
 
 
 def check_down_projection_writes_mlp_out(subject: Subject) -> None:
@@ -131,14 +129,20 @@ def check_down_projection_writes_mlp_out(subject: Subject) -> None:
         if weight is None:
             continue
         bias = subject.weight(f"{block.at}mlp.b_out")
-        wanted = block["mlp.hook_post"] @ weight
+        part = subject.parts[block.at].mlp
+        neurons = block["mlp.hook_post"]
+        if isinstance(part, MLPPart) and part.inner_norm is not None:
+            with torch.no_grad():
+                neurons = part.inner_norm(neurons)
+        wanted = neurons @ weight
         wanted = wanted if bias is None else wanted + bias
         if "ln2_post.hook_scale" in block:
             _hold_norm_reads(subject, block, "ln2_post", wanted, "post @ W_out + b_out")
             wanted = block["ln2_post.hook_out"]
-        subject.expect.proportional(
-            block.name("hook_mlp_out"), block["hook_mlp_out"], wanted, "post @ W_out + b_out"
-        )
+        if part is not None and len(part.writer.modules) == 1:
+            wanted = wanted * part.writer.scale.value(wanted)
+            added = block["hook_mlp_out"]
+            subject.expect.close(block.name("hook_mlp_out"), added, wanted, "post @ W_out + b_out")
 
 
 def check_post_norms_are_what_is_added(subject: Subject) -> None:
@@ -181,24 +185,24 @@ def check_positions_are_rows(subject: Subject) -> None:
 
 
 def check_head_makes_logits(subject: Subject) -> None:
-    """Logits rise with what the head reads times W_U plus b_U, one function for all of them."""
+    """Logits are what the head reads times W_U plus b_U, scaled and capped as declared."""
     run = subject.clean
     stack = subject.model.native.stacks[0]
     last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
     places = ("head.hook_hidden", f"{stack.prefix}.ln_final.hook_out", "ln_final.hook_out", last)
     before = next((point for point in places if point in run.values), None)
     weight = subject.weight("unembed.W_U")
-    if before is None or weight is None:
+    if before is None or weight is None or weight.shape[0] != run[before].shape[-1]:
         raise NotApplicable("what the head reads is not a point")
     bias = subject.weight("unembed.b_U")
-    raw = run[before] @ weight
+    if run["hook_logits"].ndim != 3:
+        raise NotApplicable("the head reads one vector for each sequence")
+    raw = run[before] * subject.model.native.head_scale @ weight
     raw = raw if bias is None else raw + bias
-    logits = run["hook_logits"]
+    native, logits = subject.model.native, run["hook_logits"]
+    if logits.ndim != raw.ndim:
+        raise NotApplicable("the head reads one position, or a mean")
     subject.expect.holds("hook_logits", logits.shape == raw.shape, "its shape is not the head's")
-    factor = best_factor(logits, raw)
-    if factor > 0 and subject.expect.are_close(logits, raw.double() * factor):
-        return
-    order = raw.flatten().argsort()
-    steps = logits.flatten().double()[order].diff()
-    rising = bool((steps >= -subject.expect.tolerance * float(logits.abs().max())).all())
-    subject.expect.holds("hook_logits", rising, f"it is no rising function of {before} @ W_U + b_U")
+    made, cap = raw * native.logit_scale, native.logit_softcap
+    made = made if cap is None else cap * (made / cap).tanh()
+    subject.expect.close("hook_logits", logits, made, f"{before} @ W_U + b_U, scaled and capped")
