@@ -204,6 +204,7 @@ class Native:
         main: the stack whose output the head reads; `towers` are the others.
         act_fn: activation of the main stack's MLPs, as the config names it.
         main_input: the keyword of `core.forward` that holds the input.
+        logits_axes: "b p v", or "b v" where the head reads one vector for the whole input.
         is_encoder_decoder: whether the input goes to a tower and the main stack has its own.
         paths: module -> its dotted path in `core`, for messages.
         checkpointers: modules with a `gradient_checkpointing` switch.
@@ -225,6 +226,7 @@ class Native:
     pooler: nn.Module | None
     projector: nn.Module | None
     main_input: str
+    logits_axes: str
     is_encoder_decoder: bool
     paths: dict[nn.Module, str]
     checkpointers: tuple[Any, ...]

@@ -155,9 +155,9 @@ class _Wiring:
             if module is not None:
                 yield self._output(name, module)
         if native.unembed is not None:
-            yield self._logits(native.unembed.module)
+            yield replace(self._logits(native.unembed.module), axes=native.logits_axes)
 
-    def _logits(self, head: nn.Module) -> Site:
+    def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
         native = self.native
         as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
         if as_it_is and native.unembed_bias is None:
@@ -231,7 +231,7 @@ class _Wiring:
         layout: Layout | None = None,
         shares: frozenset[str] | None = None,
         overwritten: bool = False,
-    ) -> Site:
+    ) -> OutputSite:
         layout = layout or layouts.plain()
         fields = self._fields(name, module, "output", _formula(layout), shares)
         return OutputSite(*fields, module=module, layout=layout, overwritten=overwritten)

@@ -74,12 +74,20 @@ def resolve(model: nn.Module, architecture: Architecture | None = None) -> Nativ
         pooler=finder.optional_top(spec.pooler),
         projector=finder.optional_top(spec.projector),
         main_input=str(getattr(core, "main_input_name", "input_ids")),
+        logits_axes=_logits_axes(core),
         is_encoder_decoder="decoder_input_ids" in signature(core.forward).parameters,
         paths={module: path for path, module in core.named_modules()},
         checkpointers=tuple(
             module for module in core.modules() if hasattr(module, "gradient_checkpointing")
         ),
     )
+
+
+def _logits_axes(core: nn.Module) -> str:
+    """Only a class's name says that its head reads one vector; `score` reads every position."""
+    name = type(core).__name__
+    pooled = name.endswith("Classification") and "Token" not in name and not hasattr(core, "score")
+    return "b v" if pooled else "b p v"
 
 
 def _variants(spec: Stack) -> tuple[Block, ...]:
