@@ -4,7 +4,6 @@ The other checks hold a description to what it says; a description that says les
 """
 
 from collections.abc import Iterator
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -98,9 +97,3 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         point = f"{at}mlp.hook_expert_indices"
         shown = "it holds stacked experts, and they are no points"
         yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)
-
-
-def _holds_experts(module: nn.Module) -> bool:
-    """Whether it is called with tokens, indices and weights and holds the experts stacked."""
-    down = dict(module.named_parameters(recurse=False)).get("down_proj")
-    return down is not None and down.ndim == 3 and len(signature(module.forward).parameters) == 3

@@ -153,10 +153,6 @@ def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
     if embed.shape != stream.shape:
         raise NotApplicable("the embeddings are projected to another width")
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
-    if subject.is_mixed and at == "":
-        text = subject.is_text(at)
-        subject.expect.close(first, stream[text], (embed + positions)[text], "hook_embed, in text")
-        return
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")

@@ -208,28 +208,6 @@ class Subject:
         main, *towers = self.model.native.stacks
         return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
 
-    @property
-    def is_mixed(self) -> bool:
-        """Whether ids and something else go into one stack, in places that ids mark."""
-        return set(self.inputs) - {"input_ids", "decoder_input_ids"} != set() and (
-            "input_ids" in self.inputs
-        )
-
-    def is_text(self, at: str) -> Tensor:
-        """Where a stack's ids stand for themselves, not for a piece of a picture.
-
-        Shapes: `[batch, pos]`
-        """
-        ids = self.ids_of(at)
-        assert ids is not None
-        config: Any = self.model.native.core.config
-        marks = [
-            value
-            for key, value in config.to_dict().items()
-            if key.endswith(("token_id", "token_index")) and isinstance(value, int)
-        ]
-        return ~torch.isin(ids, torch.tensor(marks, dtype=ids.dtype, device=ids.device))
-
     def ids_of(self, at: str) -> Tensor | None:
         """The ids that a stack reads, where it reads any."""
         decodes = at == "" and "decoder_input_ids" in self.inputs
@@ -302,7 +280,6 @@ class Subject:
     def one_token(self) -> Pass:
         """Every point on an input of one position."""
         one = {name: value[:, :1] for name, value in self.inputs.items() if value.ndim == 2}
-        one = {} if self.is_mixed else one  # a picture's places go with the picture
         names = [n for n in self.names if n.endswith(("hook_v", "hook_z", "hook_pattern"))]
         return self.read(names, inputs={**self.inputs, **one})
 
