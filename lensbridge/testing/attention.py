@@ -313,8 +313,7 @@ def _carried_bias(subject: Subject, heads: Heads, rest: Tensor) -> Tensor:
         bias = bias / heads.block[f"{slot}.hook_scale"]
         bias = bias if gain is None else bias * gain
         bias = bias if shift is None else bias + shift
-    carried = bias.expand_as(rest)
-    return carried * max(best_factor(rest, carried), 0.0)  # the branch's multiplier
+    return bias.expand_as(rest) * heads.part.writer.scale.value(rest)
 
 
 # --- edits -----------------------------------------------------------------------------------
@@ -337,15 +336,13 @@ def hold_only_within(
 
 @dataclass(frozen=True)
 class Nudge:
-    """An edit of one head at one position of the first row."""
+    """An edit of one head at one position of the first row: reversed, so no larger than it was."""
 
     head: int
     position: int
 
     def __call__(self, value: Tensor, hook: Hook) -> None:
-        width = value.shape[-1]
-        step = torch.linspace(-2.0, 3.0, width, dtype=torch.float64).to(value)
-        value[0, self.position, self.head] += step
+        value[0, self.position, self.head] = -value[0, self.position, self.head].flip(-1)
 
 
 def check_editing_a_query_moves_its_head(subject: Subject) -> None:

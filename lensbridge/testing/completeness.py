@@ -42,7 +42,27 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         shown = f"the model returns {key}, and it is no point"
         value = native.get(key)
         pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
-        yield Claim(point, value is None or pooled or point in subject.names, shown)
+        computed = value is not None and key == "pooler_output" and not _is_given(subject, value)
+        said = value is None or pooled or computed or point in subject.names
+        yield Claim(point, said, shown)
+
+
+def _is_given(subject: Subject, value: torch.Tensor) -> bool:
+    """Whether a module inside the model gives a value of this shape, equal to it."""
+    found: list[bool] = []
+
+    def compare(module: nn.Module, args: Any, output: Any) -> None:
+        same = isinstance(output, torch.Tensor) and output.shape == value.shape
+        found.append(same and torch.equal(output, value))
+
+    inner = [m for m in subject.hf_model.modules() if m is not subject.hf_model]
+    handles = [module.register_forward_hook(compare) for module in inner]
+    try:
+        subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(found)
 
 
 def _of_inputs(subject: Subject) -> Iterator[Claim]:

@@ -1,5 +1,8 @@
 """MLPs and mixtures of experts: neurons are neurons, and routing routes."""
 
+from collections.abc import Iterator
+from itertools import count, islice
+
 import torch
 from torch import Tensor
 
@@ -9,11 +12,28 @@ from lensbridge.testing.attention import hold_only_within
 from lensbridge.testing.subject import Block, Subject
 
 
+def dense(subject: Subject, *needs: str) -> Iterator[tuple[Block, str]]:
+    """The MLPs of one block of each kind: its own, the shared one, an expert that has tokens."""
+    for block in subject.samples():
+        for sub in ("mlp", "mlp.shared", *islice(_busy(block), 1)):
+            if all(f"{sub}.hook_{need}" in block for need in needs):
+                yield block, sub
+
+
+def _busy(block: Block) -> Iterator[str]:
+    for e in count():
+        given = f"mlp.experts.{e}.hook_in"
+        if given not in block:
+            return
+        if len(block[given]):
+            yield f"mlp.experts.{e}"
+
+
 def check_neurons_are_elementwise(subject: Subject) -> None:
     """Moving every pre-activation along by one neuron moves the neurons along by one."""
-    for block in subject.samples("mlp.hook_pre", "mlp.hook_post"):
-        names = [n for n in ("mlp.hook_pre", "mlp.hook_pre_linear") if n in block]
-        post = block.name("mlp.hook_post")
+    for block, sub in dense(subject, "pre", "post"):
+        names = [n for n in (f"{sub}.hook_pre", f"{sub}.hook_pre_linear") if n in block]
+        post = block.name(f"{sub}.hook_post")
 
         def roll(value: Tensor, hook: Hook) -> Tensor:
             return value.roll(1, -1)
@@ -22,60 +42,47 @@ def check_neurons_are_elementwise(subject: Subject) -> None:
         subject.expect.close(
             f"{post}, when pre-activations move along by one,",
             after,
-            block["mlp.hook_post"].roll(1, -1),
+            block[f"{sub}.hook_post"].roll(1, -1),
             "moved along as well",
         )
 
 
 def check_editing_a_neuron_moves_it(subject: Subject) -> None:
     """One neuron's pre-activation at one position moves that neuron there."""
-    for block in subject.samples("mlp.hook_pre", "mlp.hook_post"):
-        for point in ("mlp.hook_pre", "mlp.hook_pre_linear"):
-            if point in block:
-                _nudge_neuron(subject, block, point)
+    for block, sub in dense(subject, "pre", "post"):
+        for last in ("pre", "pre_linear"):
+            if f"{sub}.hook_{last}" in block:
+                _nudge_neuron(subject, block, sub, last)
 
 
-def _nudge_neuron(subject: Subject, block: Block, point: str) -> None:
-    post, where = block.name("mlp.hook_post"), (0, 2, 5)
+def _nudge_neuron(subject: Subject, block: Block, sub: str, last: str) -> None:
+    post, before = block.name(f"{sub}.hook_post"), block[f"{sub}.hook_post"]
+    row = (0,) * (before.ndim - 1)
+    where = (*row, int(before[row].abs().argmax()))  # no dead neuron
 
     def nudge(value: Tensor, hook: Hook) -> None:
         value[where] = 2.5
 
-    after = subject.read([post], [(block.name(point), nudge)])[post]
+    name = block.name(f"{sub}.hook_{last}")
+    after = subject.read([post], [(name, nudge)])[post]
     region = torch.zeros_like(after, dtype=torch.bool)
     region[where] = True
-    hold_only_within(
-        subject,
-        post,
-        after,
-        block["mlp.hook_post"],
-        region,
-        f"an edit of {block.name(point)}[0, 2, 5]",
-    )
+    hold_only_within(subject, post, after, before, region, f"an edit of {name}{list(where)}")
 
 
 def check_linear_branch_is_linear(subject: Subject) -> None:
     """The neurons are linear in `pre_linear`, and not in `pre`."""
-    for block in subject.samples("mlp.hook_pre_linear", "mlp.hook_post"):
-        bent = {point: _bend(subject, block, point) for point in ("pre_linear", "pre")}
-        subject.expect.close(
-            f"the second difference of {block.name('mlp.hook_post')} along hook_pre_linear",
-            bent["pre_linear"],
-            torch.zeros_like(bent["pre_linear"]),
-            "zero",
-        )
+    for block, sub in dense(subject, "pre_linear", "post"):
+        bent = {last: _bend(subject, block, sub, last) for last in ("pre_linear", "pre")}
+        words = f"the second difference of {block.name(sub)}.hook_post along"
         flat = torch.zeros_like(bent["pre"])
-        subject.expect.differ(
-            f"the second difference of {block.name('mlp.hook_post')} along hook_pre",
-            bent["pre"],
-            flat,
-            "the activation",
-        )
+        subject.expect.close(f"{words} hook_pre_linear", bent["pre_linear"], flat, "zero")
+        subject.expect.differ(f"{words} hook_pre", bent["pre"], flat, "the activation")
 
 
-def _bend(subject: Subject, block: Block, point: str) -> Tensor:
-    post = block.name("mlp.hook_post")
-    value = block[f"mlp.hook_{point}"]
+def _bend(subject: Subject, block: Block, sub: str, last: str) -> Tensor:
+    post, name = block.name(f"{sub}.hook_post"), block.name(f"{sub}.hook_{last}")
+    value = block[f"{sub}.hook_{last}"]
     step = torch.linspace(-1.0, 1.0, value.shape[-1]).to(value)
     runs = []
     for times in (-1.0, 0.0, 1.0):
@@ -83,7 +90,7 @@ def _bend(subject: Subject, block: Block, point: str) -> Tensor:
         def move(value: Tensor, hook: Hook, times: float = times) -> Tensor:
             return value + times * step
 
-        runs.append(subject.read([post], [(block.name(f"mlp.hook_{point}"), move)])[post])
+        runs.append(subject.read([post], [(name, move)])[post])
     return runs[0] - 2 * runs[1] + runs[2]
 
 

@@ -38,7 +38,8 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
     for at, stack in subject.stacks.items():
         if stack.ln_final is not None and f"{at}ln_final.hook_out" in run.values:
             last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
-            yield f"{at}ln_final", stack.ln_final, run.values.get(last)
+            alone = stack.residual_axes == "b p m"  # of several streams it reads their mix
+            yield f"{at}ln_final", stack.ln_final, run.values.get(last) if alone else None
         if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
             yield f"{at}ln_embed", stack.ln_embed, None
 

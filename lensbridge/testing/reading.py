@@ -132,9 +132,12 @@ def check_eager_agrees(subject: Subject) -> None:
     try:
         switched = model.config._attn_implementation == "eager"  # type: ignore[union-attr]
         eager = subject.read(names) if switched else None
+        bare = subject.bare() if switched else subject.clean.output
     finally:
         model.set_attn_implementation(chosen)  # type: ignore[operator]
     if eager is None:
         raise NotApplicable(f"{subject.label} cannot be switched to eager")
+    if not subject.expect.are_close(bare, subject.clean.output):
+        raise NotApplicable("the bare model's own output is another one with eager attention")
     for name in names:
         subject.expect.close(name, subject.clean[name], eager[name], "what eager attention gives")

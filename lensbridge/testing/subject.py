@@ -154,7 +154,7 @@ class Subject:
     @cached_property
     def names(self) -> list[str]:
         """Every point, those that come only when named too; without towers that nothing enters."""
-        if not self.model.native.towers or "pixel_values" in self.inputs:
+        if "pixel_values" in self.inputs:
             return self.model.hook_names
         return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
 
@@ -210,6 +210,8 @@ class Subject:
 
     def ids_of(self, at: str) -> Tensor | None:
         """The ids that a stack reads, where it reads any."""
+        if at not in ("", "encoder."):
+            return None
         decodes = at == "" and "decoder_input_ids" in self.inputs
         return self.inputs.get("decoder_input_ids" if decodes else "input_ids")
 

@@ -366,7 +366,9 @@ def _with_pictures(
 ) -> dict[str, torch.Tensor]:
     """Pictures beside ids, whose places among them are as many as the tower gives features."""
     places = model.config.to_dict()
-    if "image_size" not in places["vision_config"]:  # pictures of any size, cut up beforehand
+    if "image_size" not in (
+        places["vision_config"] or {}
+    ):  # none, or pictures of any size, cut up beforehand
         return {}
     shape, dtype = _shape(model.config, "pixel_values", len(ids)), next(model.parameters()).dtype
     token = places.get("image_token_id", places.get("image_token_index"))
