@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from lensbridge import effective
 from lensbridge.errors import WeightError
 from lensbridge.norms import Norm
-from lensbridge.parts import AttentionPart, FeedForward, MLPPart, Native, StackPart
+from lensbridge.parts import (
+    AttentionPart,
+    FeedForward,
+    MLPPart,
+    Native,
+    OpaquePart,
+    StackPart,
+)
 from lensbridge.views import (
     AttentionView,
     BlocksView,
@@ -145,6 +152,8 @@ def _mlp_weights(at: str, part: FeedForward) -> Iterator[Entry]:
         linears = {"in": part.up.linear, "gate": part.gate and part.gate.linear, "out": part.down}
         view: MLPView | MoEView = MLPView(part)
         held = {side: effective.state_of(linear) for side, linear in linears.items() if linear}
+    elif isinstance(part, OpaquePart):
+        return
     else:
         view = MoEView(part)
         if part.shared is not None:

@@ -346,7 +346,7 @@ def _result(
 ) -> Result:
     if return_type is None:
         return None
-    logits: Tensor = outcome.native.logits
+    logits = _logits_of(outcome.native)
     if return_type == "logits":
         return logits
     targets = prepared.tokens if labels is None else labels
@@ -356,6 +356,14 @@ def _result(
     mask = None if mask is None else mask[:, -targets.shape[1] :]
     loss = lm_cross_entropy_loss(logits, targets, mask, loss_per_token)
     return LogitsAndLoss(logits, loss) if return_type == "both" else loss
+
+
+def _logits_of(output: Any) -> Tensor:
+    """The head's output in what the model returns, whatever the task calls it there."""
+    if "start_logits" in output:  # spans: the two columns of one head
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: Tensor = output["prediction_logits" if "prediction_logits" in output else "logits"]
+    return logits
 
 
 def _scalar(result: Result) -> Tensor:

@@ -128,7 +128,16 @@ class MoEPart:
     behind: Norm | None = None
 
 
-FeedForward: TypeAlias = MLPPart | MoEPart
+@dataclass(frozen=True)
+class OpaquePart:
+    """A branch in the MLP's place whose inside is not described."""
+
+    module: nn.Module
+    path: str
+    writer: Writer
+
+
+FeedForward: TypeAlias = MLPPart | MoEPart | OpaquePart
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,13 @@ class Attachment:
             else:
                 closes = module in around
                 hook = self._after(group, closes)
-                handle = module.register_forward_hook(hook, with_kwargs=True, always_call=closes)
+                edits = any(step.chain.edits for step in group)
+                handle = module.register_forward_hook(
+                    hook,
+                    prepend=edits,  # transformers' own recording hooks must see the edit
+                    with_kwargs=True,
+                    always_call=closes,
+                )
             self.handles.append(handle)
 
     def detach(self) -> None:

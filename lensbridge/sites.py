@@ -103,6 +103,7 @@ class Call:
 
     def replace_input(self, value: Tensor) -> None:
         """Give the module another activation."""
+        value = _laid_out_like(self.input, value)
         if self.args:
             self.args = (value, *self.args[1:])
         else:
@@ -116,11 +117,17 @@ class Call:
 
     def replace_result(self, value: Tensor) -> None:
         """Return another activation in the same form."""
+        value = _laid_out_like(self.result, value)
         if isinstance(self.output, Tensor):
             self.output = value
         else:
             self.output = type(self.output)((value, *self.output[1:]))
         self.replaced = True
+
+
+def _laid_out_like(native: Tensor, value: Tensor) -> Tensor:
+    """The value in one piece of memory where the native one is: models take views of it."""
+    return value.contiguous() if native.is_contiguous() else value
 
 
 class Stage(NamedTuple):

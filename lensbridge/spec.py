@@ -254,6 +254,15 @@ class MoE:
 
 
 @dataclass(frozen=True)
+class Opaque:
+    """A branch in the MLP's place that is known only by what it reads and adds (RWKV)."""
+
+    path: str
+    written_by: str | None = None
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer: its norms, branches, and how they meet the residual stream.
 
@@ -272,7 +281,7 @@ class Block:
 
     norms: Norms = Norms()
     attn: Attention | None = None
-    mlp: MLP | GatedMLP | FusedGatedMLP | MoE | None = None
+    mlp: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None = None
     residual: Residual | None = "sequential"
     mixer: Mixer | None = None
     cross: Attention | None = None
@@ -299,8 +308,11 @@ class Stack:
         pos_embed: learned absolute positions, where there are any.
         embed_norm: a norm on the sum of the embeddings.
         final_norm: the norm behind the last layer.
-        streams: where the axis is, if the residual stream is several streams: `streams_first` is
-            `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections).
+        embed_mixed: whether more happens to the embeddings before the first layer than a sum and a
+            norm (ESM's token dropout, RoCBERT's shapes and sounds).
+        streams: what the residual stream's axes are, where not `[b, p, m]`: `streams_first` is
+            `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections), `flat`
+            `[p, m]` (the patches of all pictures in one row: Qwen2-VL).
         positions: "absolute" where `position_ids` matter beyond their differences although they are
             no table of embeddings: a norm with a gain behind rotary (Hunyuan).
         dims: which config fields hold the sizes.
@@ -316,7 +328,8 @@ class Stack:
     pos_embed: str | None = None
     embed_norm: str | None = None
     final_norm: str | None = None
-    streams: Literal["streams_first", "streams_last"] | None = None
+    embed_mixed: bool = False
+    streams: Literal["streams_first", "streams_last", "flat"] | None = None
     positions: Literal["absolute"] | None = None
     dims: Dims = Dims()
     config: str | None = None

@@ -16,7 +16,7 @@ from lensbridge.errors import WeightError
 from lensbridge.experts import Experts
 from lensbridge.layouts import per_head_out, repeat_kv
 from lensbridge.norms import Norm
-from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Role
+from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, OpaquePart, Role
 from lensbridge.weights import Linear, fetch
 
 
@@ -245,7 +245,7 @@ class BlockView:
             WeightError: this layer has none that is described.
         """
         part = self.part.mlp
-        if part is None:
+        if part is None or isinstance(part, OpaquePart):
             raise WeightError(f"{type(self.part.module).__name__} has no MLP that is described.")
         return MoEView(part) if isinstance(part, MoEPart) else MLPView(part)
 

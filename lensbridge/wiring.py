@@ -26,6 +26,7 @@ from lensbridge.norms import Norm
 from lensbridge.parts import (
     AttentionPart,
     BlockPart,
+    FeedForward,
     MixerPart,
     MLPPart,
     MoEPart,
@@ -325,7 +326,7 @@ class _BlockWiring(_Wiring):
             yield self._mlp_input(block.mlp)
             if isinstance(block.mlp, MoEPart):
                 yield from self._moe(f"{at}mlp.", block.mlp)
-            else:
+            elif isinstance(block.mlp, MLPPart):
                 yield from self._neurons(f"{at}mlp.", block.mlp)
         if block.per_layer is not None:
             yield self._output(f"{at}hook_per_layer_out", block.per_layer)
@@ -386,7 +387,7 @@ class _BlockWiring(_Wiring):
                 in_scale=role.in_scale,
             )
 
-    def _mlp_input(self, mlp: MLPPart | MoEPart) -> Site:
+    def _mlp_input(self, mlp: FeedForward) -> Site:
         norm = None if self._summed or self.block.ln2 is None else self.block.ln2.module
         return self._branch_input(f"{self.at}hook_mlp_in", norm, _first_modules(mlp))
 

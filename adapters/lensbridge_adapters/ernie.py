@@ -39,6 +39,7 @@ ROC_BERT = replace(
     ),
     # the sound and the shape of a character are mixed in before positions are added
     embed="roc_bert.embeddings.word_embeddings",
+    embed_mixed=True,
     pos_embed="roc_bert.embeddings.position_embeddings",
     embed_norm="roc_bert.embeddings.LayerNorm",
     blocks="roc_bert.encoder.layer",

@@ -15,7 +15,7 @@ RECURRENT_GEMMA = replace(
     name="recurrent_gemma",
     classes=("RecurrentGemmaForCausalLM", "RecurrentGemmaModel"),
     dims=replace(LLAMA.dims, context=None),
-    embed_scale="sqrt(hidden_size)",
+    embed_scale="model.normalizer",
     block=(
         Block(norms=NORMS, attn=replace(ATTENTION, path="temporal_block"), mlp=MLP),
         Block(

@@ -3,7 +3,7 @@
 Layer 0 norms the stream itself before anything else, so its inside is not that of the others.
 """
 
-from lensbridge.spec import MLP, Architecture, Block, Dims, Mixer, Norms
+from lensbridge.spec import Architecture, Block, Dims, Mixer, Norms, Opaque
 
 RWKV = Architecture(
     name="rwkv",
@@ -16,7 +16,7 @@ RWKV = Architecture(
         Block(
             norms=Norms(pre_attn="ln1", pre_mlp="ln2"),
             mixer=Mixer("attention", steps=("key", "value", "receptance")),
-            mlp=MLP("feed_forward", up="key", down="value"),
+            mlp=Opaque("feed_forward"),
         ),
     ),
     final_norm="rwkv.ln_out",

@@ -13,7 +13,7 @@ from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
 from lensbridge.derive.trace import Call, Kernel
-from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms
+from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms, Opaque
 
 
 @dataclass
@@ -166,12 +166,17 @@ class _Assembly:
             reader = getattr(self, f"_add_{role}")(branch)
         except NotEstablished as error:
             self.missing[role] = str(error)
-            reader = self._at_its_boundaries(branch, str(error))
+            reader = self._at_its_boundaries(branch, role, str(error))
         self._pre(branch, slot, reader)
         return slot
 
-    def _at_its_boundaries(self, branch: Branch, reason: str) -> Call:
+    def _at_its_boundaries(self, branch: Branch, role: str, reason: str) -> Call:
         """A branch whose inside is not known, as one module that adds something to the stream."""
+        if role == "mlp":
+            found, reader = find_mixer(self.layer, branch, self.fields)
+            opaque = Opaque(found.path, written_by=found.written_by, scale=found.scale)
+            self.block = replace(self.block, mlp=opaque)
+            return reader
         if self.block.mixer is not None:
             raise NotEstablished(reason)
         return self._add_mixer(branch)

@@ -21,6 +21,7 @@ from lensbridge.spec import (
     Mixer,
     MoE,
     Norms,
+    Opaque,
 )
 
 if TYPE_CHECKING:
@@ -142,10 +143,10 @@ def _without_mlp(architecture: Architecture) -> Architecture:
         mlp = block.mlp
         if mlp is None:
             return block
-        if isinstance(mlp.written_by, tuple) or not mlp.path or block.mixer is not None:
+        if isinstance(mlp, Opaque) or isinstance(mlp.written_by, tuple) or not mlp.path:
             return by_its_ends(block)
-        mixer = Mixer(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
-        return replace(block, mlp=None, mixer=mixer)
+        opaque = Opaque(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
+        return replace(block, mlp=opaque)
 
     return _with_blocks(architecture, change)
 

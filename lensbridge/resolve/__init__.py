@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lensbridge.parts import BlockPart, MLPPart, Native, Sizes, StackPart
+from lensbridge.parts import BlockPart, MLPPart, MoEPart, Native, Sizes, StackPart
 from lensbridge.plugins import Claim, registry
 from lensbridge.resolve.blocks import BlockResolver
 from lensbridge.resolve.finder import Finder
@@ -163,7 +163,12 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
     )
 
 
-_RESIDUAL_AXES = {None: "b p m", "streams_first": "r b p m", "streams_last": "b p r m"}
+_RESIDUAL_AXES = {
+    None: "b p m",
+    "streams_first": "r b p m",
+    "streams_last": "b p r m",
+    "flat": "p m",
+}
 
 
 def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...]) -> bool:
@@ -198,6 +203,6 @@ def _optional_int(value: Any) -> int | None:
 
 def _expert_width(blocks: tuple[BlockPart, ...]) -> int:
     for block in blocks:
-        if block.mlp is not None and not isinstance(block.mlp, MLPPart) and block.mlp.experts:
+        if isinstance(block.mlp, MoEPart) and block.mlp.experts:
             return int(block.mlp.experts.w_out().shape[1])
     return 0

@@ -16,6 +16,7 @@ from lensbridge.parts import (
     MixerPart,
     MLPPart,
     MoEPart,
+    OpaquePart,
     Role,
     Writer,
 )
@@ -29,6 +30,7 @@ from lensbridge.spec import (
     GatedMLP,
     MoE,
     Norms,
+    Opaque,
     Stack,
 )
 from lensbridge.weights import Linear
@@ -132,13 +134,15 @@ class BlockResolver:
     def _feed_forward(
         self,
         layer: nn.Module,
-        spec: MLP | GatedMLP | FusedGatedMLP | MoE | None,
+        spec: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None,
         behind: Norm | None,
         where: str,
     ) -> FeedForward | None:
         if spec is None:
             return None
         writer = self._writer(layer, spec, behind, where)
+        if isinstance(spec, Opaque):
+            return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
         if isinstance(spec, MoE):
             return self._moe(layer, spec, writer, behind, where)
         return self._mlp(layer, spec, writer, behind, where)

@@ -145,6 +145,8 @@ class Subject:
     ) -> None:
         self.hf_model = hf_model.eval()
         self.inputs = dict(inputs)
+        with torch.no_grad():
+            self.hf_model(**self.inputs)  # some models change themselves in their first pass
         self.before = Fingerprint.of(hf_model)
         self.model: LensModel = load(hf_model, architecture=architecture)
         self.label = label or type(hf_model).__name__
