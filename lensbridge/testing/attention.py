@@ -185,10 +185,17 @@ def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
 
 
 def check_rotary_rotates(subject: Subject) -> None:
-    """Somewhere, at some position behind the first, rotary changes q and k."""
-    found = every(subject, "rot_q", "q")
-    moved = any(not subject.expect.are_close(one["rot_q"], one["q"]) for one in found)
-    subject.expect.holds("attn.hook_rot_q", moved, "it is hook_q in every layer: no rotary there")
+    """In every stack, somewhere behind the first position, rotary turns the queries."""
+    turned: dict[str, bool] = {}
+    for heads in every(subject, "rot_q", "q"):
+        rotated, plain = heads["rot_q"], heads["q"]
+        straight = plain.double() * best_factor(rotated, plain)  # some models scale queries here
+        stack = f"{heads.block.at.rstrip('.').rpartition('.')[0]}.{heads.sub}"
+        moved = not subject.expect.are_close(rotated, straight)
+        turned[stack] = turned.get(stack, False) or moved
+    for stack, moved in turned.items():
+        words = "it is hook_q in every layer, up to a factor: no rotary there"
+        subject.expect.holds(f"{stack}.hook_rot_q", moved, words)
 
 
 def check_rotary_is_linear(subject: Subject) -> None:
@@ -381,7 +388,7 @@ def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
 
 def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
     """One head of k at one position moves the rows of its query heads that see the position."""
-    found = sampled(subject, "q", "k", "pattern", "z")
+    found = list(sampled(subject, "q", "k", "pattern", "z"))
     found = [one for one in found if one.part.latent is None or "rot_k" in one]
     if not found:
         raise NotApplicable("a latent's heads share a part of k, and nothing rotates it")

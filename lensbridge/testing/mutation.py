@@ -17,7 +17,7 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
 from lensbridge.testing.check import Check, run_check
 from lensbridge.testing.checks import CHECKS
-from lensbridge.testing.subject import Subject, told
+from lensbridge.testing.subject import RUN_ERRORS, Subject, told
 from lensbridge.testing.tiny import inputs_for, tiny_model
 
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
@@ -182,8 +182,11 @@ def _try(mutant: Mutant, original: Subject, checks: tuple[Check, ...]) -> Trial:
         return Trial(mutant, "refused", f"crash: {told(error)}")
     if subject.unreadable:
         return Trial(mutant, "rejected", subject.unreadable)
-    if are_equal(subject, original):
-        return Trial(mutant, "equal")
+    try:
+        if are_equal(subject, original):
+            return Trial(mutant, "equal")
+    except RUN_ERRORS as error:  # a weight that cannot be read
+        return Trial(mutant, "rejected", f"crash: {told(error)}")
     for check in checks:
         row = run_check(check, subject)
         if row.status == "failed":
