@@ -24,10 +24,10 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format
 
 docs: .venv/.installed-test
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate
 
 check-docs: .venv/.installed-test
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/generate --check
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks

@@ -16,52 +16,60 @@ SYMBOL_IN_FILE = re.compile(r"`([\w.]+)`(?: and `([\w.]+)`)? in\s+`(lensbridge/[
 
 @pytest.fixture(scope="module")
 def generator() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    return runpy.run_path(str(ROOT / "docs" / "generate"))
 
 
 @pytest.fixture(scope="module")
-def page(generator: dict[str, Any]) -> str:
-    return generator["render"]()
+def pages(generator: dict[str, Any]) -> dict[str, str]:
+    return {path.name: render() for path, render in generator["PAGES"].items()}
 
 
-def test_the_committed_page_of_points_is_what_the_generator_gives_now(page: str) -> None:
-    committed = (ROOT / "docs" / "points.md").read_text(encoding="utf-8")
-    assert committed == page, "docs/points.md is out of date; run: make docs"
+@pytest.mark.parametrize("name", ["points.md", "vocabulary.md"])
+def test_the_committed_page_is_what_the_generator_gives_now(
+    pages: dict[str, str], name: str
+) -> None:
+    committed = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert committed == pages[name], f"docs/{name} is out of date; run: make docs"
 
 
-def test_the_page_has_every_point_and_every_supported_class(page: str) -> None:
-    from lensbridge_adapters import lensbridge_architectures
-
+def test_the_page_of_points_has_every_point(pages: dict[str, str]) -> None:
     from lensbridge import POINTS
 
-    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    rows = [line.split(" | ")[0] for line in pages["points.md"].splitlines() if line[:2] == "| "]
     for point in POINTS:
         assert f"| `{point.name}`" in rows
-    for architecture in lensbridge_architectures():
-        assert all(f"`{name}`" in page for name in architecture.classes)
+
+
+def test_every_spelling_on_the_page_means_something(pages: dict[str, str]) -> None:
+    empty = re.findall(r"^\| (`[^`|]+`) \|  \|$", pages["points.md"], re.MULTILINE)
+    assert not empty
+
+
+def test_the_page_of_words_has_every_word_of_the_vocabulary(pages: dict[str, str]) -> None:
+    from dataclasses import fields
+
+    from lensbridge.spec import MLP, Architecture, Attention, Stack
+
+    for one in (MLP, Architecture, Attention, Stack):
+        for word in fields(one):
+            assert f"| `{word.name}` | " in pages["vocabulary.md"], word.name
+    for line in pages["vocabulary.md"].splitlines():
+        cells = re.split(r"(?<!\\)\|", line)
+        assert not line.startswith("| `") or len(cells) in (5, 7), line
 
 
 def test_a_page_that_differs_is_reported(
-    generator: dict[str, Any], page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = generator["main"]
-    inside = main.__globals__
-    monkeypatch.setitem(inside, "PAGE", tmp_path / "points.md")
-    monkeypatch.setitem(inside, "render", lambda: page)
+    one, other = tmp_path / "one.md", tmp_path / "other.md"
+    rendered = {one: lambda: "residual", other: lambda: "words"}
+    monkeypatch.setitem(main.__globals__, "PAGES", rendered)
     assert main(["--check"]) == 1
     assert main([]) == 0
     assert main(["--check"]) == 0
-    (tmp_path / "points.md").write_text(page.replace("residual", "stream"), encoding="utf-8")
+    other.write_text("word", encoding="utf-8")
     assert main(["--check"]) == 1
-
-
-def test_an_adapter_without_a_column_stops_the_generator(
-    generator: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    architectures = generator["architectures"]
-    monkeypatch.delitem(generator["CONFIGS"], "llama")
-    with pytest.raises(SystemExit, match="llama"):
-        architectures()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,0 +1,12 @@
+"""The conformance kit on the architectures of this package: a test for each check and variant."""
+
+import transformers
+from lensbridge_tinystack.adapter import ARCHITECTURES
+from lensbridge_tinystack.model import TinystackForCausalLM
+
+pytest_plugins = ["lensbridge.testing.plugin"]
+LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
+
+# The kit builds tiny models of classes that it finds in transformers. The model of this package is
+# not among them; where yours is, leave this line out.
+transformers.TinystackForCausalLM = TinystackForCausalLM
