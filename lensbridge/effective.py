@@ -41,8 +41,8 @@ def weight(part: AttentionPart, letter: str) -> Tensor:
         return _scaled(per_head_in(own.linear.weight(), own.layout), own.scale * own.in_scale)
     if letter == "q":
         assert latent.q_down is not None
-        assert latent.q_norm is not None
-        down = latent.q_down.weight() * latent.q_norm.gain()
+        gain = 1.0 if latent.q_norm is None else latent.q_norm.gain()
+        down = latent.q_down.weight() * gain
         return per_head_in(down @ own.linear.weight(), own.layout)
     return _through_latent(part, latent, own, letter)
 

@@ -41,6 +41,8 @@ class AttentionResolver:
         self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
         if not crossing:
             self._expect_declared(where, n_kv, d_head)
+        elif spec.rotary:
+            raise self.finder.mismatch(f"{where}: cross-attention has no points behind rotary.")
         return AttentionPart(
             module=module,
             path=spec.path,

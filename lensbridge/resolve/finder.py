@@ -185,9 +185,19 @@ class Finder:
         """A multiplier: a number, a config field or an expression over config fields."""
         if spec is None:
             return 1.0
-        if isinstance(spec, str):
-            return self._evaluate(ast.parse(spec, mode="eval").body, spec)
-        return float(spec)
+        if not isinstance(spec, str):
+            return float(spec)
+        try:
+            node = ast.parse(spec, mode="eval").body
+        except SyntaxError as error:
+            raise self._no_scale(spec) from error
+        return self._evaluate(node, spec)
+
+    def _no_scale(self, text: str) -> ArchitectureMismatchError:
+        return self.mismatch(
+            f"the scale '{text}' is not understood: use numbers, config fields, + - * / ** and "
+            "sqrt(...)."
+        )
 
     def _evaluate(self, node: ast.expr, text: str) -> float:
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
@@ -202,10 +212,7 @@ class Finder:
             return float(self.field(node.value.id)[place])
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
             return math.sqrt(self._evaluate(node.args[0], text))
-        raise self.mismatch(
-            f"the scale '{text}' is not understood: use numbers, config fields, + - * / ** and "
-            "sqrt(...)."
-        )
+        raise self._no_scale(text)
 
     def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
         """A size must be as described.

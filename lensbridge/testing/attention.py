@@ -160,8 +160,9 @@ def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
     q_name, k_name = heads.product_names
     q, k = heads[q_name], heads[k_name]
     generator = torch.Generator().manual_seed(3)
-    dq = torch.randn(q.shape, generator=generator).to(q)
-    dk = torch.randn(k.shape, generator=generator).to(k)
+    # towards zero, for some models clip what is large
+    dq = -q * torch.rand(q.shape, generator=generator).to(q)
+    dk = -k * torch.rand(k.shape, generator=generator).to(k)
 
     def add(delta: Tensor) -> object:
         return lambda value, hook: value + delta

@@ -33,7 +33,7 @@ def returned(value: Tensor, hook: Hook) -> Tensor:
 def check_in_place_equals_returned(subject: Subject) -> None:
     """Editing in place and returning a new value mean the same, and both reach the output."""
     kinds: dict[str, list[str]] = {}
-    for name, point in subject.model.hook_dict.items():
+    for name, point in subject.points.items():
         if point.editable and subject.clean[name].is_floating_point():
             kinds.setdefault(kind_of(name), []).append(name)
     for kind, names in kinds.items():
@@ -56,7 +56,7 @@ def check_gradients_are_autograds(subject: Subject) -> None:
     """The gradient at a point, along a direction, is the derivative of editing along it."""
     names = [
         name
-        for name, point in subject.model.hook_dict.items()
+        for name, point in subject.points.items()
         if point.editable
         and subject.clean[name].is_floating_point()
         and not name.endswith("hook_attn_scores")

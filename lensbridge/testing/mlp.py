@@ -9,6 +9,7 @@ from torch import Tensor
 from lensbridge.hooks import Hook
 from lensbridge.parts import BlockPart
 from lensbridge.testing.attention import hold_only_within
+from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.subject import Block, Subject
 
 
@@ -45,6 +46,27 @@ def check_neurons_are_elementwise(subject: Subject) -> None:
             block[f"{sub}.hook_post"].roll(1, -1),
             "moved along as well",
         )
+
+
+def check_activation_is_as_named(subject: Subject) -> None:
+    """The neurons are the named activation of pre, times the linear branch."""
+    from transformers.activations import ACT2FN
+
+    name = subject.model.cfg.act_fn
+    if name not in ACT2FN:
+        raise NotApplicable(f"transformers has no activation {name!r}")
+    activation = ACT2FN[name]
+    if list(activation.parameters()):
+        raise NotApplicable(f"{name} has parameters of its own")
+    main = subject.model.native.main.prefix
+    for block in subject.clean.having("mlp.hook_pre", "mlp.hook_post"):
+        if not block.at.startswith(f"{main}."):
+            continue
+        neurons = activation(block["mlp.hook_pre"])
+        if "mlp.hook_pre_linear" in block:
+            neurons = neurons * block["mlp.hook_pre_linear"]
+        post = block["mlp.hook_post"]
+        subject.expect.close(block.name("mlp.hook_post"), post, neurons, f"{name}(pre)")
 
 
 def check_editing_a_neuron_moves_it(subject: Subject) -> None:

@@ -76,7 +76,7 @@ def check_values_are_finite(subject: Subject) -> None:
 def check_writing_back_changes_nothing(subject: Subject) -> None:
     """Returning what was read leaves the output as it is, bit for bit."""
     kinds: dict[str, list[str]] = {}
-    for name, point in subject.model.hook_dict.items():
+    for name, point in subject.points.items():
         if point.editable:
             kinds.setdefault(kind_of(name), []).append(name)
     for kind, names in {**kinds, "every point": [n for k in kinds.values() for n in k]}.items():

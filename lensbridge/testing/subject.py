@@ -16,6 +16,7 @@ from lensbridge.hooks import Hook
 from lensbridge.loading import load
 from lensbridge.model import LensModel
 from lensbridge.parts import BlockPart, StackPart
+from lensbridge.points import HookPoint
 from lensbridge.spec import Architecture
 from lensbridge.testing.expect import Expect
 
@@ -160,6 +161,11 @@ class Subject:
             return self.model.hook_names
         return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
 
+    @property
+    def points(self) -> dict[str, HookPoint]:
+        """Every point that the inputs reach, by name."""
+        return {name: self.model.hook_dict[name] for name in self.names}
+
     def axes(self, name: str) -> str:
         """The axes of a point of this model."""
         return self.model.engine.sites[name].axes
@@ -167,8 +173,13 @@ class Subject:
     @property
     def merges_pictures(self) -> bool:
         """Whether pictures take the places of some ids, so that other ids would not do."""
-        native = self.model.native
-        return native.projector is not None and {"pixel_values", "input_ids"} <= set(self.inputs)
+        if not {"pixel_values", "input_ids"} <= set(self.inputs):
+            return False
+        config: Any = self.model.cfg.hf
+        places = config.to_dict()
+        token = places.get("image_token_id", places.get("image_token_index"))
+        merged = token is not None and bool((self.inputs["input_ids"] == token).any())
+        return merged or self.model.native.projector is not None
 
     @cached_property
     def has_head(self) -> bool:

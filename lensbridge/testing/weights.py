@@ -59,12 +59,15 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
     norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": heads.part.v_norm}[role]
     words = f"{given} @ W_{role.upper()}"
     if norm is not None:
-        made = _normed(norm, heads.part, wanted + bias)
+        made = _clipped(heads.part, _normed(norm, heads.part, wanted + bias))
         subject.expect.close(heads.name(role), heads[role], made, f"norm({words} + bias)")
     else:
-        made = wanted + bias
-        made = made if heads.part.clip is None else made.clamp(-heads.part.clip, heads.part.clip)
+        made = _clipped(heads.part, wanted + bias)
         subject.expect.close(heads.name(role), heads[role], made, f"{words} + bias")
+
+
+def _clipped(part: AttentionPart, x: Tensor) -> Tensor:
+    return x if part.clip is None else x.clamp(-part.clip, part.clip)
 
 
 def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
