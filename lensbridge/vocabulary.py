@@ -115,6 +115,11 @@ class Vocabulary:
         reason = self.absent.get(template(full))
         if reason:
             return AbsentPointError(f"This model has no {full}: {reason}.")
+        others = [layer_of(name) for name in self._by_row.get(template(full), [])]
+        if template(full) in BY_TEMPLATE and others and layer_of(full) not in others:
+            return AbsentPointError(
+                f"This model has no {full}: that layer is of another kind. Layers {others} have it."
+            )
         near = [name for name in self.names if layer_of(name) == layer_of(full)]
         return UnknownPointError(
             f"There is no point {full!r}.{suggest(full, near)} "
