@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs benchmark
+.PHONY: demo test lint format docs check-docs conformance benchmark
 
 demo: .venv/.installed-test
 	$(BIN)/lensbridge demo
@@ -28,6 +28,10 @@ docs: .venv/.installed-test
 
 check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
+	$(BIN)/python docs/coverage.py --check
+
+conformance: .venv/.installed-test
+	$(BIN)/python docs/coverage.py --run
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks

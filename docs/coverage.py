@@ -38,35 +38,6 @@ RECORD = Path(__file__).parent / "coverage.json"
 SECONDS = 300
 """For one model type."""
 
-ENCODERS = [
-    "albert",
-    "bert",
-    "camembert",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "esm",
-    "eurobert",
-    "modernbert",
-    "mpnet",
-    "roberta",
-    "xlm-roberta",
-]
-ENCODER_DECODERS = [
-    "bart",
-    "blenderbot",
-    "blenderbot-small",
-    "m2m_100",
-    "marian",
-    "mbart",
-    "mt5",
-    "mvp",
-    "pegasus",
-    "plbart",
-    "t5",
-    "umt5",
-]
 VISION = ("deit", "dinov2", "vit")
 TWO_TOWERS = {
     "clip": "CLIPModel",
@@ -113,11 +84,8 @@ def kinds() -> list[Kind]:
     """Everything on the page."""
     from_names = {
         "causal language models": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, None),
-        "encoders": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ENCODERS),
-        "encoder-decoders": (
-            modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-            ENCODER_DECODERS,
-        ),
+        "encoders": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, None),
+        "encoder-decoders": (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, None),
         "speech": (modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, ("whisper",)),
         "vision": (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, VISION),
         "vision and text": (modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MULTIMODAL),
