@@ -32,6 +32,7 @@ check-docs: .venv/.installed-test
 
 conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run
+	$(BIN)/python -m pytest -m matrix
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks

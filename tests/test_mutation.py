@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from lensbridge_adapters.bert import BERT
+from lensbridge_adapters.gemma2 import GEMMA2
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.llama import LLAMA
+from lensbridge_adapters.mixtral import MIXTRAL
 
 from lensbridge.errors import LoadError
 from lensbridge.plugins import registry
@@ -55,7 +57,9 @@ def test_a_mutant_is_the_description_with_one_thing_changed() -> None:
         assert replace(mutant.architecture, name="gpt2").classes == GPT2.classes
 
 
-@pytest.mark.parametrize("architecture", [GPT2, LLAMA, BERT], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "architecture", [GPT2, LLAMA, BERT, MIXTRAL, GEMMA2], ids=lambda one: one.name
+)
 def test_wrong_descriptions_are_rejected(architecture: Architecture) -> None:
     tried = trials(architecture)
     hold_rate(tried)
@@ -73,7 +77,7 @@ def test_a_check_that_is_left_out_lets_mutants_through() -> None:
     assert not survivors(GPT2)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "architecture",
     [claim.architecture for claim in registry().claims],
