@@ -214,15 +214,22 @@ def run(wanted: Iterable[str], how: Any, field: str | None) -> None:
                 warnings.simplefilter("ignore")
                 about = how(kind)
         except Exception as error:
-            about = {"class": kind.cls, "how": "refused", "reason": _first_line(error)}
+            reason = _first_line(error)
+            about = f"failed ({reason})" if field else _refused(kind, reason)
         if field is None:
             rival = found.get(kind.key, {}).get("transformer_lens")
             found[kind.key] = about if rival is None else {**about, "transformer_lens": rival}
         else:
             found.setdefault(kind.key, {})[field] = about
-        print(kind.key, about.get("how", about), about.get("conforms", ""), flush=True)
+        print(
+            kind.key, about if field else f"{about['how']} {about.get('conforms', '')}", flush=True
+        )
         RECORD.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page(found))
+
+
+def _refused(kind: Kind, reason: str) -> dict[str, Any]:
+    return {"class": kind.cls, "how": "refused", "reason": reason}
 
 
 def rival(kind: Kind) -> str:
@@ -348,8 +355,8 @@ def outdated() -> list[str]:
         problems.append("docs/coverage.md is not what docs/coverage.json gives")
     claimed = {cls for claim in registry().claims for cls in claim.architecture.classes}
     for key, about in found.items():
-        if about["how"] == "derived" and about["class"] in claimed:
-            problems.append(f"{key} has a built-in description now")
+        if about["how"] == "built-in" and about["class"] not in claimed:
+            problems.append(f"{key} has no built-in description any more")
         if about["how"] == "built-in" and not about["conforms"]:
             problems.append(f"{key} has a built-in description that does not conform")
     return problems

@@ -121,7 +121,12 @@ def _derived(hf_model: nn.Module) -> Architecture | None:
     try:
         select(unwrap(hf_model), None)
     except UnsupportedArchitectureError as unsupported:
+        from transformers import PreTrainedModel
+
         from lensbridge.derive import derive_and_check
+
+        if not isinstance(unwrap(hf_model), PreTrainedModel):
+            raise
 
         try:
             return derive_and_check(unwrap(hf_model))

@@ -339,7 +339,8 @@ def template(name: str) -> str:
     """
     row, layers = LAYER.subn("blocks.{i}.", name)
     if not layers:
-        return name if name in BY_TEMPLATE else _TOWER.sub("", name)
+        behind = _TOWER.sub("", name)
+        return behind if behind in BY_TEMPLATE and name not in BY_TEMPLATE else name
     return _STEP.sub(".mixer.hook_{step}", _EXPERT.sub(".experts.{e}.", row))
 
 

@@ -19,16 +19,31 @@ def attention_input(block: Block, part: BlockPart) -> str:
 
 def check_projections_make_q_k_v(subject: Subject) -> None:
     """q, k and v are the norm's output times W plus b, through the norms of q and k."""
-    if all(heads.part.latent is not None for heads in every(subject)):
-        raise NotApplicable("q, k and v go through latents")
     for heads in every(subject):
-        if heads.part.latent is None:
+        if heads.part.latent is not None:
+            own = attention_input(heads.block, subject.parts[heads.block.at])
+            _hold_latent(subject, heads, own)
+        else:
             own = _own_input(heads.block, heads.sub, subject.parts[heads.block.at])
             for role in "qkv":
                 crossed = heads.sub == "cross_attn" and role != "q"
                 given = encoder_end(subject) if crossed else heads.block.name(own)
                 if role in heads and given is not None:
                     _hold_projection(subject, heads, role, given)
+
+
+def _hold_latent(subject: Subject, heads: Heads, given: str) -> None:
+    """Queries come from the stream, or from their latent where it has one."""
+    part, latent = heads.part, heads.part.latent
+    assert latent is not None
+    x = heads.block[given]
+    with torch.no_grad():
+        x = x if latent.q_down is None else latent.q_down.module(x)
+        x = x if latent.q_norm is None else latent.q_norm.module(x)
+        fits = x.shape[-1] == part.q.linear.n_in
+        subject.expect.holds(heads.name("q"), fits, f"its projection does not read {given}")
+        queries = part.q.layout.split(part.q.linear.module(x)).clone()
+    subject.expect.close(heads.name("q"), heads["q"], queries, f"made from {given}")
 
 
 def _own_input(block: Block, sub: str, part: BlockPart) -> str:
