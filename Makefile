@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs conformance benchmark
+.PHONY: demo test lint format docs check-docs conformance benchmark drift
 
 demo: .venv/.installed-test
 	$(BIN)/lensbridge demo
@@ -33,6 +33,16 @@ check-docs: .venv/.installed-test
 conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run
 	$(BIN)/python -m pytest -m matrix
+
+# By default the oldest transformers that is allowed, with what it needs; all else as it is pinned.
+DRIFT ?= transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+
+drift:
+	$(PYTHON) -m venv --clear build/drift
+	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > build/drift/pins.txt
+	build/drift/bin/python -m pip install --quiet -c build/drift/pins.txt \
+		'$(DRIFT)' pytest hypothesis -e .
+	build/drift/bin/python -m pytest tests/test_core_set.py
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks
