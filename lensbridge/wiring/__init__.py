@@ -1,0 +1,103 @@
+"""Parts -> sites: where each canonical point of one model lives, and why some do not exist."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from lensbridge.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.names import BY_TEMPLATE, LAYER, template
+from lensbridge.parts import MLPPart, Native, StackPart, Writer
+from lensbridge.sites import OutputSite, Site
+from lensbridge.vocabulary import Vocabulary
+from lensbridge.wiring.absence import reason
+from lensbridge.wiring.block import BlockWiring
+from lensbridge.wiring.placing import Placing
+
+
+def sites_of(native: Native) -> dict[str, Site]:
+    """Every point of a model, in data-flow order: towers, then the main stack."""
+    found = {site.name: site for site in _ModelWiring(native).sites()}
+    order = {row: i for i, row in enumerate(BY_TEMPLATE)}
+    first_in_block = order["blocks.{i}.hook_resid_pre"]
+    stacks = [tower.prefix for tower in native.towers] + [native.main.prefix]
+
+    def key(name: str) -> tuple[int, int, int, int]:
+        row = order[template(name)]
+        layer = LAYER.match(name)
+        part = 1 if layer else 0 if row < first_in_block else 2
+        prefixes = [i for i, one in enumerate(stacks[:-1]) if name.startswith(_front(one))]
+        stack = prefixes[0] if prefixes else len(stacks)
+        return stack, part, int(layer[2]) if layer else 0, row
+
+    return {name: found[name] for name in sorted(found, key=key)}
+
+
+def _front(prefix: str) -> str:
+    """What stands before the names of a tower: `encoder.`, `vision.`."""
+    return prefix.removesuffix(".blocks") + "."
+
+
+def vocabulary_of(native: Native, sites: dict[str, Site]) -> Vocabulary:
+    """The names of a model, with the reasons for those that it lacks."""
+    there = {template(name) for name in sites}
+    absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
+    gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
+    depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
+    return Vocabulary(tuple(sites), absent, depths, gated)
+
+
+class _ModelWiring(Placing):
+    """The sites of one model."""
+
+    def sites(self) -> Iterator[Site]:
+        native = self.native
+        for tower in native.towers:
+            yield from self._stack(tower, _front(tower.prefix))
+        yield from self._stack(native.main, "")
+        for name, module in (
+            ("projector.hook_out", native.projector),
+            ("head.hook_hidden", native.head_hidden),
+            ("hook_pooler_out", native.pooler),
+        ):
+            if module is not None:
+                yield self.output(name, module)
+        if native.unembed is not None:
+            yield replace(self._logits(native.unembed.module), axes=native.logits_axes)
+
+    def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
+        native = self.native
+        as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
+        if as_it_is and native.unembed_bias is None:
+            return self.output("hook_logits", head)
+        entries = tuple(dict.fromkeys((native.root, native.core)))
+        fields = self.fields("hook_logits", native.core, "output", "scaled or capped head output")
+        return LogitsSite(*fields, entries=entries)
+
+    def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
+        if stack.embed is not None:
+            writer = Writer((stack.embed,), stack.embed_scale)
+            yield self.written(f"{at}hook_embed", writer, stack.embed_overwritten)
+        if stack.pos_embed is not None:
+            fields = self.fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
+            rows = PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+            yield rows if stack.embed is not None else replace(rows, axes="1 p m")
+        norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
+        twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
+        if stack.ln_embed is not None:
+            for site in self.norm(f"{at}ln_embed", stack.ln_embed):
+                yield _repeated(site, 0) if twice else site
+        for i, block in enumerate(stack.blocks):
+            for site in BlockWiring(self.native, f"{stack.prefix}.{i}.", block).sites():
+                if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
+                    site = replace(site, axes=stack.residual_axes)
+                yield site if block.repeat is None else _repeated(site, block.repeat)
+        if stack.ln_final is not None:
+            for site in self.norm(f"{at}ln_final", stack.ln_final):
+                yield _repeated(site, 1) if twice else site
+
+
+def _repeated(site: Site, nth: int) -> Site:
+    return RepeatedSite(
+        site.name, site.axes, f"call {nth} of: {site.where}", site.formula, site.shares, site, nth
+    )
