@@ -1,8 +1,8 @@
 """What listens at a point: callbacks, what their functions get, how a value passes them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import local
 from typing import Any, Literal, TypeAlias
@@ -90,16 +90,20 @@ class RunState(local):
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
         return torch.arange(self.past, self.past + count, device=given.device).expand(batch, -1)
 
-    @contextmanager
-    def hooks_running(self) -> Iterator[None]:
-        """What the hooks themselves compute is not the model's: open taps look away."""
-        for _, context in self.open:
-            context.looking = False  # type: ignore[attr-defined]
+    def run(self, acts: Iterable[tuple[Callable[[Call, Chain], None], Chain]], call: Call) -> None:
+        """Run the stages on one side of a module.
+
+        What hooks compute is not the model's: taps that are open look away meanwhile.
+        """
+        taps: list[Any] = [context for _, context in self.open]
+        for tap in taps:
+            tap.looking = False
         try:
-            yield
+            for act, chain in acts:
+                act(call, chain)
         finally:
-            for _, context in self.open:
-                context.looking = True  # type: ignore[attr-defined]
+            for tap in taps:
+                tap.looking = True
 
     def open_contexts(self, module: nn.Module, contexts: Iterable[Any]) -> None:
         """Enter what a module's stages asked for."""

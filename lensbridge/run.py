@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -103,8 +104,7 @@ class Attachment:
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        remember = {name for name, site in self.engine.sites.items() if site.remembers}
-        if any(one.kind != "read" or one.name in remember for one in callbacks):
+        if any(one.kind != "read" or one.name in self.engine.remembering for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
                 steps.append(Step(begin, NO_CALLBACKS))
@@ -153,9 +153,7 @@ class Attachment:
             if not self.is_active():
                 return None
             call = Call(module, args, kwargs or {}, state.memory)
-            with state.hooks_running():
-                for act, chain in acts:
-                    act(call, chain)
+            state.run(acts, call)
             if opens:
                 state.open_contexts(module, call.around.values())
             return (call.args, call.kwargs) if call.replaced else None
@@ -187,9 +185,7 @@ class Attachment:
             if output is None:  # called only to clean up after an error
                 return None
             call = Call(module, args, rest[0] if len(rest) == 2 else {}, state.memory, output)
-            with state.hooks_running():
-                for act, chain in acts:
-                    act(call, chain)
+            state.run(acts, call)
             return call.output if call.replaced else None
 
         return after
@@ -236,6 +232,11 @@ class Engine:
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
     _base: Attachment | None = None
+
+    @cached_property
+    def remembering(self) -> frozenset[str]:
+        """Points whose reading needs to know where a pass begins."""
+        return frozenset(name for name, site in self.sites.items() if site.remembers)
 
     @property
     def current(self) -> Attachment | None:
