@@ -99,8 +99,10 @@ def load(
         hf_model = _from_pretrained(source, options)
     from lensbridge.model import LensModel
 
+    how: dict[str, Any] = {"architecture": architecture}
     if architecture is None and derive:
-        architecture = _derived(hf_model)
+        found = _derived(hf_model)
+        how = {} if found is None else {"architecture": found, "source": "its own behaviour"}
     access = {
         "token": token,
         "trust_remote_code": trust_remote_code or None,
@@ -108,10 +110,10 @@ def load(
     }
     if tokenizer is None:
         own = {"revision": revision, "subfolder": hf_kwargs.get("subfolder"), **access}
-        return LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), architecture)
+        return LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), **how)
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
-    return LensModel(hf_model, lambda: tokenizer, architecture)
+    return LensModel(hf_model, lambda: tokenizer, **how)
 
 
 def _derived(hf_model: nn.Module) -> Architecture | None:

@@ -18,7 +18,7 @@ from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
 from lensbridge.loss import lm_cross_entropy_loss
 from lensbridge.points import HookMethods, HookPair
-from lensbridge.resolve import resolve
+from lensbridge.resolve import GIVEN, resolve
 from lensbridge.run import Engine
 from lensbridge.spec import Architecture
 from lensbridge.stacks import WeightMethods
@@ -52,9 +52,10 @@ class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods):
         hf_model: nn.Module,
         find_tokenizer: Callable[[], Any],
         architecture: Architecture | None = None,
+        source: str = GIVEN,
     ) -> None:
         self.hf_model = hf_model
-        self.native = resolve(hf_model, architecture)
+        self.native = resolve(hf_model, architecture, source)
         sites = sites_of(self.native)
         self.vocabulary = vocabulary_of(self.native, sites)
         self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))

@@ -38,15 +38,14 @@ path of a parameter of the block, with one number for each channel."""
 class Dims:
     """Names of the config fields that hold the sizes, or the sizes themselves.
 
-    `kv_heads` is needed where q, k and v share a projection; None: as many as heads. `d_head` is
-    read off the projections; given, it must agree with them.
+    `kv_heads` is needed where q, k and v share a projection; None: as many as heads. The size of a
+    head is read off the projections.
     """
 
     layers: str = "num_hidden_layers"
     d_model: str = "hidden_size"
     heads: str = "num_attention_heads"
     kv_heads: str | int | None = None
-    d_head: str | None = None
     vocab: str = "vocab_size"
     context: str | None = "max_position_embeddings"
 
@@ -171,7 +170,7 @@ class Mixer:
 
     Args:
         path: the module, relative to the block.
-        steps: modules inside it whose outputs are points, in the order in which they run.
+        steps: modules inside it whose outputs are points.
         written_by: as in `Attention`, so `scale`.
     """
 

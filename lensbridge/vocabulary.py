@@ -35,12 +35,14 @@ class Vocabulary:
         absent: template -> reason, for rows of the table that this architecture lacks.
         depths: prefix of each stack -> how many layers it has; the main stack comes first.
         gated: whether `mlp.in` of other libraries is the linear branch here.
+        main_names: other prefixes that mean the main stack.
     """
 
     names: tuple[str, ...]
     absent: dict[str, str]
     depths: dict[str, int]
     gated: bool = False
+    main_names: frozenset[str] = frozenset({"blocks"})
 
     def canonical(self, name: Name) -> str:
         """The canonical name of what the user wrote.
@@ -80,7 +82,11 @@ class Vocabulary:
         return next(iter(self.depths))
 
     def _positive(self, found: re.Match[str]) -> str:
-        stack, layer = found[1] if found[1] in self.depths else self._main, int(found[2])
+        stack, layer = found[1], int(found[2])
+        if stack not in self.depths:
+            if stack not in self.main_names:
+                return found[0]  # no such stack: an unknown name
+            stack = self._main
         count = self.depths[stack]
         positive = layer + count if layer < 0 else layer
         if not 0 <= positive < count:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lensbridge
 from lensbridge import LensModel
-from lensbridge.errors import AbsentPointError, EditError, WeightError
+from lensbridge.errors import AbsentPointError, EditError, UnknownPointError, WeightError
 from lensbridge.testing import tiny_model
 from lensbridge.testing.tiny import inputs_for
 
@@ -367,6 +367,15 @@ def test_hooks_act_at_every_step_of_a_cached_decoder() -> None:
     assert {shape[1] for shape in steps} == {1}
     assert len(steps) == edited.shape[1] - 1
     assert torch.equal(edited, model.generate(IDS, max_new_tokens=3, **options))
+
+
+def test_the_layers_of_a_model_that_only_sees_have_both_names() -> None:
+    model = tiny("ViTModel")
+    inputs = inputs_for(model.hf_model)
+    _, cache = model.run_with_cache(inputs["pixel_values"], return_type=None)
+    assert cache["vision.blocks.1.hook_resid_post"] is cache["resid_post", 1]
+    with pytest.raises(UnknownPointError, match=r"encoder\.1"):
+        cache["encoder.1.hook_resid_post"]
 
 
 def test_two_towers_and_a_projector() -> None:

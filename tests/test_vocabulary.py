@@ -111,10 +111,7 @@ def test_a_wrong_word_is_refused_at_load(word: tuple[str, str]) -> None:
 
 
 PASSING: dict[tuple[str, str], tuple[str, Callable[[Any], Any]]] = {
-    ("Dims", "d_head"): ("llama", misspelt),
-    ("Attention", "k_scale"): ("falcon_h1", lambda _: None),
-    ("Architecture", "projector"): ("llava", lambda _: None),
-    ("Mixer", "steps"): ("mamba", lambda steps: steps[::-1]),
+    ("Mixer", "steps"): ("mamba", lambda steps: steps[1:]),
 }
 """How a word can be wrong without any check failing, as the page admits."""
 

@@ -5,7 +5,7 @@ from lensbridge.spec import Architecture, Block, Dims, Norms
 GEMMA3N_TEXT = Architecture(
     name="gemma3n_text",
     classes=("Gemma3nForCausalLM", "Gemma3nTextModel"),
-    dims=Dims(kv_heads="num_key_value_heads", d_head="head_dim"),
+    dims=Dims(kv_heads="num_key_value_heads"),
     embed="model.embed_tokens",
     blocks="model.layers",
     # There is no one stream that the branches add to.

@@ -2,7 +2,7 @@
 
 from lensbridge.spec import Architecture, Attention, Block, Dims, GatedMLP, Norms, SplitQKV
 
-DIMS = Dims(kv_heads="num_key_value_heads", d_head="head_dim")
+DIMS = Dims(kv_heads="num_key_value_heads")
 NORMS = Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm", kind="RMS")
 ATTENTION = Attention("self_attn", qkv=SplitQKV(), out="o_proj", rotary=True)
 GATED_MLP = GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj")

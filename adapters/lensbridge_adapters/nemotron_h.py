@@ -18,7 +18,7 @@ PRE_MLP = Norms(pre_mlp="norm", kind="RMS")
 NEMOTRON_H = Architecture(
     name="nemotron_h",
     classes=("NemotronHForCausalLM", "NemotronHModel"),
-    dims=Dims(kv_heads="num_key_value_heads", d_head="head_dim"),
+    dims=Dims(kv_heads="num_key_value_heads"),
     embed="model.embeddings",
     blocks="model.layers",
     block=(

@@ -61,9 +61,7 @@ DECODER_BLOCK = Block(
 
 ENCODER = Stack(
     prefix="encoder",
-    dims=Dims(
-        layers="num_layers", d_model="d_model", heads="num_heads", d_head="d_kv", context=None
-    ),
+    dims=Dims(layers="num_layers", d_model="d_model", heads="num_heads", context=None),
     embed="transformer.encoder.embed_tokens",
     blocks="transformer.encoder.block",
     block=(ENCODER_BLOCK, replace(ENCODER_BLOCK, mlp=PLAIN)),

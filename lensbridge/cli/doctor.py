@@ -1,6 +1,7 @@
 """`lensbridge doctor`: does a model behave as the description that it is read with says?"""
 
 import argparse
+import sys
 from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def adapter(name: str) -> "Architecture":
 
     module, _, attribute = name.partition(":")
     if attribute:
+        sys.path.insert(0, "")  # a module in the current folder
         try:
             found: Architecture = attrgetter(attribute)(import_module(module))
         except (ImportError, AttributeError) as error:

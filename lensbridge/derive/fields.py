@@ -9,7 +9,6 @@ _HINTS = {
     "d_model": ("hidden_size", "d_model", "n_embd", "embed", "hidden", "dim"),
     "heads": ("num_attention_heads", "n_head", "num_heads", "attention_heads", "head"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "kv"),
-    "d_head": ("head_dim", "d_kv", "d_head", "kv_channels"),
     "vocab": ("vocab_size", "vocab"),
     "context": (
         "max_position_embeddings",

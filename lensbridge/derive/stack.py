@@ -135,8 +135,6 @@ class _StackSearch:
                 said[role] = value
             else:
                 self.missing[f"dims.{role}"] = f"no config field holds {value}"
-        if sizes is not None:
-            said["d_head"] = self.fields.holding("d_head", sizes.d_v)
         said["context"] = self._context()
         return Dims(**said)
 

@@ -15,6 +15,7 @@ from lensbridge.resolve.finder import Finder
 from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, MoE, Stack
 from lensbridge.weights import Linear
 
+GIVEN = "load(architecture=...)"
 _TASK_HEADS = ("classifier", "score", "qa_outputs", "out_proj")
 
 
@@ -38,22 +39,29 @@ def class_names(core: nn.Module) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def select(core: nn.Module, architecture: Architecture | None) -> Claim:
+def select(core: nn.Module, architecture: Architecture | None, source: str = GIVEN) -> Claim:
     """The architecture to read a model with: the given one, or the one that claims its class."""
     if architecture is not None:
-        return Claim(architecture, "load(architecture=...)")
+        return Claim(architecture, source)
     return registry().select(class_names(core), config_dict(core))
 
 
-def resolve(model: nn.Module, architecture: Architecture | None = None) -> Native:
+def resolve(
+    model: nn.Module, architecture: Architecture | None = None, source: str = GIVEN
+) -> Native:
     """Find every part that an architecture names in a model.
+
+    Args:
+        model: the model, or a wrapper around it.
+        architecture: a description to use instead of the registered ones.
+        source: where that came from, for messages.
 
     Raises:
         UnsupportedArchitectureError: no architecture describes the model's class.
         ArchitectureMismatchError: a module, config field or shape is not as described.
     """
     core = unwrap(model)
-    claim = select(core, architecture)
+    claim = select(core, architecture, source)
     spec = claim.architecture
     finder = Finder(core, spec.name, claim.plugin, getattr(core, "config", None))
     inner = finder.at_config(spec.config)

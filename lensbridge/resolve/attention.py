@@ -40,7 +40,7 @@ class AttentionResolver:
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
         self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
         if not crossing:
-            self._expect_declared(where, n_kv, d_head)
+            self._expect_declared(where, n_kv)
         elif spec.rotary:
             raise self.finder.mismatch(f"{where}: cross-attention has no points behind rotary.")
         return AttentionPart(
@@ -87,12 +87,11 @@ class AttentionResolver:
     def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
         return self.finder.linear(self.finder.find(module, path, f"{where} attention"), path)
 
-    def _expect_declared(self, where: str, n_kv: int, d_head: int) -> None:
-        for name, found in (("kv_heads", n_kv), ("d_head", d_head)):
-            said = getattr(self.dims, name)
-            wanted = said if isinstance(said, int) else self.finder.optional(said)
-            if wanted is not None:
-                self.finder.expect(where, name, "value", found, int(wanted))
+    def _expect_declared(self, where: str, n_kv: int) -> None:
+        said = self.dims.kv_heads
+        wanted = said if isinstance(said, int) else self.finder.optional(said)
+        if wanted is not None:
+            self.finder.expect(where, "kv_heads", "value", n_kv, int(wanted))
 
     def _roles(
         self, module: nn.Module, qkv: Any, n_heads: int, out: Linear, where: str

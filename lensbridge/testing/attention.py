@@ -199,6 +199,26 @@ def check_rotary_rotates(subject: Subject) -> None:
         subject.expect.holds(f"{stack}.hook_rot_q", moved, words)
 
 
+def check_rotary_keeps_lengths(subject: Subject) -> None:
+    """Rotary changes the lengths of queries and of keys alike, mostly not at all.
+
+    A multiplier on one of them that was not declared would show.
+    """
+    found = [one for one in every(subject, "q", "rot_q", "k", "rot_k") if one.part.latent is None]
+    found = [one for one in found if not _normed_last(subject, one, "rot_k")]
+    ratios = [(one, _lengthened(one, "q"), _lengthened(one, "k")) for one in found]
+    ratios = [(one, q, k) for one, q, k in ratios if float(q.std()) < 1e-3 * float(q.mean())]
+    if not ratios:
+        raise NotApplicable("rotary changes lengths, or a norm stands behind it")
+    for heads, queries, keys in ratios:
+        wanted = queries.mean().expand_as(keys)
+        subject.expect.close(f"the length of {heads.name('rot_k')}", keys, wanted, "as with q")
+
+
+def _lengthened(heads: Heads, letter: str) -> Tensor:
+    return heads[f"rot_{letter}"].double().norm(dim=-1) / heads[letter].double().norm(dim=-1)
+
+
 def check_rotary_is_linear(subject: Subject) -> None:
     """Between hook_q and hook_rot_q, and the same for k, nothing but rotary happens.
 

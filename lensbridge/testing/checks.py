@@ -56,6 +56,8 @@ CHECKS: tuple[Check, ...] = (
     Check("scores are products of q and k", attention.check_scores_are_products,
           "q, k, layout, q_norm, k_norm, rotary", ("hook_attn_scores", "hook_q")),
     Check("rotary rotates", attention.check_rotary_rotates, "rotary", ("hook_rot_q",)),
+    Check("rotary keeps lengths", attention.check_rotary_keeps_lengths, "k_scale",
+          ("attn.hook_rot_k", "attn.hook_k")),
     Check("rotary is linear", attention.check_rotary_is_linear, "q_norm, k_norm, rotary",
           ("attn.hook_rot_q",)),
     Check("shared keys are an earlier layer's", attention.check_shared_keys_are_an_earlier_layers,
@@ -118,7 +120,8 @@ CHECKS: tuple[Check, ...] = (
           "what is read from a cache", ("hook_resid_pre",)),
     # what is not said
     Check("nothing is left out", completeness.check_nothing_is_left_out,
-          "embed, unembed, pooler, towers, residual, experts, position_bias", exact=False),
+          "embed, unembed, pooler, towers, projector, residual, experts, position_bias",
+          exact=False),
     # last: what all of that left
     Check("nothing is left behind", reading.check_nothing_is_left,
           "a hook, a shadow or a config field that stays", exact=False),

@@ -76,6 +76,9 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
     if {"pixel_values", "input_ids"} <= set(subject.inputs):
         shown = "the model reads pictures, and no tower does"
         yield Claim("towers", "vision." in subject.stacks, shown)
+    if subject.merges_pictures:
+        shown = "pictures take the places of ids, and what carries them there is no point"
+        yield Claim("projector.hook_out", "projector.hook_out" in subject.names, shown)
 
 
 def _of_streams(subject: Subject) -> Iterator[Claim]:

@@ -205,10 +205,22 @@ def model_class(architecture: Architecture, name: str | None = None) -> Any:
     try:
         return attrgetter(wanted)(import_module("transformers"))
     except AttributeError as error:
+        from transformers import PreTrainedModel
+
+        for one in _subclasses(PreTrainedModel):
+            if one.__name__ == wanted:
+                return one
         raise LoadError(
             f"transformers has no class {wanted!r}, which '{architecture.name}' describes; pass a "
             "config or a model."
         ) from error
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    """Every class that was imported and is of this kind."""
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
 
 
 def tiny_config(config_class: Any, **fields: Any) -> Any:

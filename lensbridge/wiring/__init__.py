@@ -44,7 +44,9 @@ def vocabulary_of(native: Native, sites: dict[str, Site]) -> Vocabulary:
     absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
     gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
     depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
-    return Vocabulary(tuple(sites), absent, depths, gated)
+    sees = native.main_input == "pixel_values"
+    names = frozenset({"blocks", "vision.blocks"} if sees else {"blocks"})
+    return Vocabulary(tuple(sites), absent, depths, gated, names)
 
 
 class _ModelWiring(Placing):

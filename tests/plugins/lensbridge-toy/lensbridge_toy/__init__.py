@@ -11,7 +11,6 @@ TOY = Architecture(
         d_model="width",
         heads="askers",
         kv_heads="answerers",
-        d_head="head_width",
         vocab="words",
         context="room",
     ),
