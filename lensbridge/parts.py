@@ -148,6 +148,7 @@ class MixerPart:
     path: str
     steps: dict[str, nn.Module]
     writer: Writer
+    fed_more: bool = False
 
 
 @dataclass(frozen=True)

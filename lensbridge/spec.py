@@ -171,6 +171,8 @@ class Mixer:
     Args:
         path: the module, relative to the block.
         steps: modules inside it whose outputs are points.
+        fed_more: whether it reads more than the stream through `pre_attn` (Zamba adds the output of
+            shared attention first).
         written_by: as in `Attention`, so `scale`.
     """
 
@@ -178,6 +180,7 @@ class Mixer:
     steps: tuple[str, ...] = ()
     written_by: str | None = None
     scale: Scale | None = None
+    fed_more: bool = False
 
 
 @dataclass(frozen=True)

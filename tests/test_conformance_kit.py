@@ -190,7 +190,7 @@ def test_a_wrong_adapter_fails_with_a_readable_message(pytester: pytest.Pytester
         [
             "gpt2-GPT2LMHeadModel-float32-default does not conform: branches read the stream",
             "blocks.0.hook_mlp_in should be hook_resid_pre; they differ by up to *",
-            "What may be declared wrong: residual, norms.",
+            "What may be declared wrong: residual, norms, fed_more.",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")

@@ -18,7 +18,10 @@ ZAMBA = replace(
     classes=("ZambaForCausalLM", "ZambaForSequenceClassification", "ZambaModel"),
     block=(
         Block(norms=NORMS, mixer=Mixer("mamba", steps=("in_proj",))),
-        Block(norms=Norms(kind="RMS"), mixer=Mixer("mamba_decoder.mamba", steps=("in_proj",))),
+        Block(
+            norms=Norms(kind="RMS"),
+            mixer=Mixer("mamba_decoder.mamba", steps=("in_proj",), fed_more=True),
+        ),
     ),
     final_norm="model.final_layernorm",
     unembed=("lm_head", "score"),
@@ -32,7 +35,7 @@ ZAMBA2 = replace(
         Block(norms=NORMS, mixer=Mixer("mamba", steps=("in_proj", "norm"))),
         Block(
             norms=Norms(kind="RMS"),
-            mixer=Mixer("mamba_decoder.mamba", steps=("in_proj", "norm")),
+            mixer=Mixer("mamba_decoder.mamba", steps=("in_proj", "norm"), fed_more=True),
         ),
     ),
 )

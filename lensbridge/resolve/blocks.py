@@ -127,7 +127,8 @@ class BlockResolver:
             step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
             for step in spec.steps
         }
-        return MixerPart(module, spec.path, steps, self._writer(layer, spec, behind, where))
+        writer = self._writer(layer, spec, behind, where)
+        return MixerPart(module, spec.path, steps, writer, spec.fed_more)
 
     # --- MLP ---------------------------------------------------------------------------------
 

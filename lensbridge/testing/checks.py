@@ -42,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
     Check("norms compute their formula", norms.check_norms_compute_their_formula,
           "norms, kind, unit_offset, eps, final_norm", (".hook_normalized",)),
     Check("branches read the stream", norms.check_branches_read_the_stream,
-          "residual, norms", ("hook_mlp_in",)),
+          "residual, norms, fed_more", ("_in",)),
     Check("edits of norms carry on", norms.check_norm_edits_carry_on,
           "kind, unit_offset", ("ln1.hook_scale",)),
     # attention

@@ -107,6 +107,14 @@ def check_branches_read_the_stream(subject: Subject) -> None:
                 block["hook_resid_pre"],
                 "hook_resid_pre",
             )
+        if part.mixer is not None and "mixer.hook_in" in block:
+            normed = part.ln1 is not None and part.residual != "post_norm"
+            read = "ln1.hook_out" if normed else "hook_resid_pre"
+            given, name = block["mixer.hook_in"], block.name("mixer.hook_in")
+            if part.mixer.fed_more:
+                subject.expect.differ(name, given, block[read], "what it is fed beside the stream")
+            else:
+                subject.expect.close(name, given, block[read], read)
         before = _before_mlp(block, part)
         if "hook_mlp_in" in block:
             subject.expect.close(

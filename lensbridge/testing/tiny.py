@@ -387,14 +387,20 @@ def _with_pictures(
     pixels = torch.randn(shape, generator=generator).to(dtype)
     if token is None:  # towers side by side
         return {"pixel_values": pixels}
-    for given in (pixels, pixels.unsqueeze(1)):
+    sizes = {"image_sizes": torch.tensor([shape[-2:]] * len(ids))}
+    tries: tuple[dict[str, torch.Tensor], ...] = (
+        {"pixel_values": pixels},
+        {"pixel_values": pixels.unsqueeze(1)},
+        {"pixel_values": pixels, **sizes},
+    )
+    for given in tries:
         try:
             with torch.no_grad():
-                count = _feature_count(model.get_image_features(pixel_values=given), len(ids))
+                count = _feature_count(model.get_image_features(**given), len(ids))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             continue
         seen = torch.cat([torch.full((len(ids), count), token), ids], dim=1)
-        return {"input_ids": seen, "pixel_values": given}
+        return {"input_ids": seen, **given}
     return {}
 
 
