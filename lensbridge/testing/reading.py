@@ -60,7 +60,9 @@ def _scope(letter: str, name: str) -> str | None:
         return stack if prefix_of(name) else None
     if letter in "hgq":
         return name.rpartition(".")[0].replace("hook_", "")
-    return "" if letter == "b" else None
+    if letter == "b":  # a tower may see all pictures as one row
+        return "vision" if name.startswith("vision.") else ""
+    return None
 
 
 def check_values_are_finite(subject: Subject) -> None:
