@@ -273,7 +273,7 @@ POINTS: tuple[Point, ...] = (
     Point(
         "projector.hook_out",
         "b p m",
-        "what the vision tower gives the text",
+        "what the vision tower gives the text; `p m` where all pictures are one row",
         "vision-language",
         by_full_name=True,
     ),
