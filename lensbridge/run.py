@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -104,7 +103,8 @@ class Attachment:
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        if any(one.kind != "read" or one.name in self.engine.remembering for one in callbacks):
+        sites = self.engine.sites
+        if any(one.kind != "read" or sites[one.name].remembers for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
                 steps.append(Step(begin, NO_CALLBACKS))
@@ -232,11 +232,6 @@ class Engine:
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
     _base: Attachment | None = None
-
-    @cached_property
-    def remembering(self) -> frozenset[str]:
-        """Points whose reading needs to know where a pass begins."""
-        return frozenset(name for name, site in self.sites.items() if site.remembers)
 
     @property
     def current(self) -> Attachment | None:

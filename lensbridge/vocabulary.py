@@ -1,7 +1,7 @@
 """The names of one model: what a user wrote -> canonical names, and filters over them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -31,14 +31,14 @@ class Vocabulary:
     """The names of one model: what it has, and why it lacks what it lacks.
 
     Args:
-        names: every canonical name, in data-flow order.
+        index: every canonical name, in data-flow order.
         absent: template -> reason, for rows of the table that this architecture lacks.
         depths: prefix of each stack -> how many layers it has; the main stack comes first.
         gated: whether `mlp.in` of other libraries is the linear branch here.
         main_names: other prefixes that mean the main stack.
     """
 
-    names: tuple[str, ...]
+    index: Collection[str]
     absent: dict[str, str]
     depths: dict[str, int]
     gated: bool = False
@@ -51,20 +51,21 @@ class Vocabulary:
             UnknownPointError: no such name, with the nearest ones.
             AbsentPointError: this model has no such point, with the reason.
         """
-        if name in self._name_set:
+        if name in self.index:
             return str(name)
         full = name if isinstance(name, str) else expand_short(*name)
         full = LAYER.sub(self._positive, full)
         full = self._alias(full)
-        if full in self._name_set:
+        if full in self.index:
             return full
         if isinstance(name, str) and is_short(full):
             return self.canonical(expand_short(full))
         raise self._missing(full)
 
     @cached_property
-    def _name_set(self) -> frozenset[str]:
-        return frozenset(self.names)
+    def names(self) -> tuple[str, ...]:
+        """Every canonical name, in data-flow order."""
+        return tuple(self.index)
 
     @cached_property
     def _by_row(self) -> dict[str, list[str]]:
@@ -166,7 +167,7 @@ class Vocabulary:
         return {name for item in asked for name in self._wanted(item)}  # type: ignore[arg-type]
 
     def _spelled(self, text: str) -> Iterable[str]:
-        if text in self._name_set:
+        if text in self.index:
             return [text]
         if _is_glob(text):
             return self._globbed(text)
@@ -212,7 +213,7 @@ def _is_short(asked: object) -> bool:
 
 
 def _on_request(name: str) -> bool:
-    return BY_TEMPLATE[template(name)].on_request
+    return ".experts." in name or BY_TEMPLATE[template(name)].on_request
 
 
 def _asked_for(name: str, accepts: Callable[[str], bool]) -> bool:

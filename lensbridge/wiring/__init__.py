@@ -12,12 +12,14 @@ from lensbridge.sites import OutputSite, Site
 from lensbridge.vocabulary import Vocabulary
 from lensbridge.wiring.absence import reason
 from lensbridge.wiring.block import BlockWiring
+from lensbridge.wiring.index import ExpertGroup, SiteIndex
 from lensbridge.wiring.placing import Placing
 
 
-def sites_of(native: Native) -> dict[str, Site]:
+def sites_of(native: Native) -> SiteIndex:
     """Every point of a model, in data-flow order: towers, then the main stack."""
-    found = {site.name: site for site in _ModelWiring(native).sites()}
+    wiring = _ModelWiring(native)
+    found = {site.name: site for site in wiring.sites()}
     order = {row: i for i, row in enumerate(BY_TEMPLATE)}
     first_in_block = order["blocks.{i}.hook_resid_pre"]
     stacks = [tower.prefix for tower in native.towers] + [native.main.prefix]
@@ -30,7 +32,7 @@ def sites_of(native: Native) -> dict[str, Site]:
         stack = prefixes[0] if prefixes else len(stacks)
         return stack, part, int(layer[2]) if layer else 0, row
 
-    return {name: found[name] for name in sorted(found, key=key)}
+    return SiteIndex({name: found[name] for name in sorted(found, key=key)}, wiring.groups)
 
 
 def _front(prefix: str) -> str:
@@ -38,19 +40,23 @@ def _front(prefix: str) -> str:
     return prefix.removesuffix(".blocks") + "."
 
 
-def vocabulary_of(native: Native, sites: dict[str, Site]) -> Vocabulary:
+def vocabulary_of(native: Native, sites: SiteIndex) -> Vocabulary:
     """The names of a model, with the reasons for those that it lacks."""
-    there = {template(name) for name in sites}
+    there = sites.rows()
     absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
     gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
     depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
     sees = native.main_input == "pixel_values"
     names = frozenset({"blocks", "vision.blocks"} if sees else {"blocks"})
-    return Vocabulary(tuple(sites), absent, depths, gated, names)
+    return Vocabulary(sites, absent, depths, gated, names)
 
 
 class _ModelWiring(Placing):
-    """The sites of one model."""
+    """The sites of one model, and the groups of experts that they leave out."""
+
+    def __init__(self, native: Native) -> None:
+        super().__init__(native)
+        self.groups: dict[str, ExpertGroup] = {}
 
     def sites(self) -> Iterator[Site]:
         native = self.native
@@ -90,7 +96,11 @@ class _ModelWiring(Placing):
             for site in self.norm(f"{at}ln_embed", stack.ln_embed):
                 yield _repeated(site, 0) if twice else site
         for i, block in enumerate(stack.blocks):
-            for site in BlockWiring(self.native, f"{stack.prefix}.{i}.", block).sites():
+            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block)
+            experts = wiring.experts() if block.residual is not None else None
+            if experts is not None:
+                self.groups[f"{experts.at}hook_expert_indices"] = experts
+            for site in wiring.sites():
                 if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
                     site = replace(site, axes=stack.residual_axes)
                 yield site if block.repeat is None else _repeated(site, block.repeat)

@@ -10,7 +10,7 @@ from lensbridge.attention import KernelSite
 from lensbridge.attention import Role as KernelRole
 from lensbridge.composed import BranchInputSite, FlatSite
 from lensbridge.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite
-from lensbridge.experts import ChoiceSite, ExpertRole, ExpertSite, RouterSite
+from lensbridge.experts import ChoiceSite, RouterSite
 from lensbridge.layouts import Layout
 from lensbridge.norms import Norm
 from lensbridge.parts import (
@@ -24,6 +24,7 @@ from lensbridge.parts import (
     Role,
 )
 from lensbridge.sites import OutputSite, SharedInputSite, Site
+from lensbridge.wiring.index import ExpertGroup
 from lensbridge.wiring.placing import Placing
 
 _KERNEL_ROLES: dict[str, KernelRole] = {
@@ -33,7 +34,6 @@ _KERNEL_ROLES: dict[str, KernelRole] = {
     "hook_pattern": "pattern",
 }
 _FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
-_EXPERT_ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
 
 
 class BlockWiring(Placing):
@@ -293,12 +293,14 @@ class BlockWiring(Placing):
         for last, argument in (("hook_expert_indices", 1), ("hook_expert_weights", 2)):
             fields = self.fields(f"{at}{last}", holder, "input", f"argument {argument}")
             yield ChoiceSite(*fields, module=holder, block=moe.module, argument=argument)  # type: ignore[arg-type]
-        for e in range(moe.experts.n):
-            for role in _EXPERT_ROLES:
-                if role == "pre_linear" and not moe.experts.gated:
-                    continue
-                fields = self.fields(f"{at}experts.{e}.hook_{role}", holder, "tokens and weights")
-                yield ExpertSite(*fields, experts=moe.experts, expert=e, role=role)
+
+    def experts(self) -> ExpertGroup | None:
+        """The points inside the layer's experts, where they can be seen one by one."""
+        mlp = self.block.mlp
+        if not isinstance(mlp, MoEPart) or mlp.experts is None:
+            return None
+        where = f"inside {self.native.paths.get(mlp.experts.module, '')}"
+        return ExpertGroup(f"{self.at}mlp.", mlp.experts, where, self.block.repeat)
 
 
 def _first_modules(part: Any) -> tuple[nn.Module, ...]:
