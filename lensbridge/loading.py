@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_CONFIG_OPTIONS = (
+    "revision",
+    "token",
+    "trust_remote_code",
+    "code_revision",
+    "subfolder",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+)
+"""Options of `from_pretrained` that say which config file is meant."""
+
 _WHERE_FROM = ("cache_dir", "force_download", "local_files_only")
 """Options of `from_pretrained` that say where files come from, for tokenizers as well."""
 
@@ -59,7 +71,7 @@ def load(
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
         token: a hub token; by default HF_TOKEN or the one that is logged in.
-        hf_kwargs: for `AutoModelForCausalLM.from_pretrained`.
+        hf_kwargs: for `from_pretrained` of the class that the checkpoint was saved from.
 
     Returns:
         The model behind a lens; `.hf_model` is the HuggingFace model itself.
@@ -212,14 +224,13 @@ def _as_it_is(
 def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     if "torch_dtype" in options:
         raise TypeError("load() has no keyword 'torch_dtype'. Did you mean 'dtype'?")
     given = {name: value for name, value in options.items() if value is not None}
     given = {"ignore_mismatched_sizes": True, **given, "output_loading_info": True}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(source, **given)
+        model, report = _model_class(source, given).from_pretrained(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
         raise _explained(source, error, options) from error
     other_size = {name for name, *_ in report["mismatched_keys"]}
@@ -231,6 +242,31 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
             f"another size, such as {missing[0]!r}; they would be random. Check its config.json."
         )
     return model
+
+
+def _model_class(source: str, given: dict[str, Any]) -> Any:
+    """The class that a checkpoint was saved from, where that is no causal language model.
+
+    What else there is (an adapter's folder, a repository that is out of reach) is left to
+    `AutoModelForCausalLM`, which knows, or says what is wrong.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    where = {name: given[name] for name in _CONFIG_OPTIONS if name in given}
+    try:
+        config, _ = PretrainedConfig.get_config_dict(source, **where)
+    except (OSError, ValueError):
+        return AutoModelForCausalLM
+    if given.get("trust_remote_code") and config.get("auto_map"):
+        return AutoModelForCausalLM
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    for name in config.get("architectures") or ():
+        cls = None if name in causal else getattr(transformers, name, None)
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
+            return cls
+    return AutoModelForCausalLM
 
 
 def _explained(source: str, error: BaseException, options: dict[str, Any]) -> LoadError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,3 +422,15 @@ def test_a_mixer_beside_attention_has_its_own_contribution() -> None:
     _, cache = model.run_with_cache(IDS)
     both = cache["resid_pre", 0] + cache["attn_out", 0] + cache["mixer_out", 0]
     close(cache["resid_mid", 0], both)
+
+
+@pytest.mark.parametrize(
+    "name", ["BertForMaskedLM", "BertModel", "T5ForConditionalGeneration", "ViTModel", "CLIPModel"]
+)
+def test_a_folder_is_opened_as_what_was_saved_there(name: str, tmp_path: Path) -> None:
+    tiny(name).hf_model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model = lensbridge.load(tmp_path)
+    assert type(model.hf_model).__name__ == name
+    inputs = dict(inputs_for(model.hf_model))
+    wanted, found = tiny(name).hf_model(**inputs)[0], model.hf_model(**inputs)[0]
+    assert torch.equal(wanted, found)
