@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from lensbridge.errors import ContextLengthError, InputError, LensbridgeError, suggest
 from lensbridge.inputs import Prepared, is_text
@@ -34,7 +33,7 @@ _INSTEAD = {
 }
 
 
-class FrequencyPenalty(LogitsProcessor):  # type: ignore[misc]
+class FrequencyPenalty:
     """Takes `penalty` off a token's logit for each time it occurs in the row so far.
 
     It acts after the temperature in TransformerLens's `sample_logits` and before it in
@@ -59,7 +58,7 @@ class FrequencyPenalty(LogitsProcessor):  # type: ignore[misc]
         return scores - self.amount * counts
 
 
-class Progress(LogitsProcessor):  # type: ignore[misc]
+class Progress:
     """A progress bar on stderr that moves once a step; it leaves the scores alone."""
 
     def __init__(self, total: int) -> None:
