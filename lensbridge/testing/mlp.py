@@ -214,7 +214,8 @@ def _weighed(block: Block) -> Tensor:
         if f"mlp.experts.{e}.hook_out" in block:
             rows, choices = torch.where(indices == e)
             out = block[f"mlp.experts.{e}.hook_out"]
-            total.index_add_(0, rows, out * weights[rows, choices].unsqueeze(-1))
+            share = out * weights[rows, choices].unsqueeze(-1)
+            total.index_add_(0, rows, share.to(total.dtype))
     return total
 
 

@@ -332,6 +332,9 @@ def from_config(
         torch.manual_seed(seed)
         model: nn.Module = cls._from_config(config, **options).eval()
     randomize(model, seed)
+    experts = getattr(model, "set_experts_implementation", None)
+    if dtype != torch.float32 and experts is not None:
+        experts("eager")  # the grouped kernel wants float32, or widths that tiny models lack
     return model.to(dtype)
 
 
