@@ -31,7 +31,9 @@ from lensbridge import LensModel
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.plugins import registry
 from lensbridge.testing import CHECKS, SOUND, conformance
-from lensbridge.testing.tiny import ALTERNATIVES, inputs_for, tiny_from
+from lensbridge.testing.inputs import inputs_for
+from lensbridge.testing.sizes import ALTERNATIVES
+from lensbridge.testing.tiny import tiny_from
 
 PAGE = Path(__file__).parent / "coverage.md"
 RECORD = Path(__file__).parent / "coverage.json"

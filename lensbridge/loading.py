@@ -111,10 +111,7 @@ def load(
         hf_model = _from_pretrained(source, options)
     from lensbridge.model import LensModel
 
-    how: dict[str, Any] = {"architecture": architecture}
-    if architecture is None and derive:
-        found = _derived(hf_model)
-        how = {} if found is None else {"architecture": found, "source": "its own behaviour"}
+    how = _description(hf_model, architecture, derive)
     access = {
         "token": token,
         "trust_remote_code": trust_remote_code or None,
@@ -126,6 +123,16 @@ def load(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
     return LensModel(hf_model, lambda: tokenizer, **how)
+
+
+def _description(
+    hf_model: nn.Module, architecture: Architecture | None, derive: bool
+) -> dict[str, Any]:
+    """What to read a model with and where that is from; nothing where one is registered."""
+    if architecture is not None or not derive:
+        return {"architecture": architecture}
+    found = _derived(hf_model)
+    return {} if found is None else {"architecture": found, "source": "its own behaviour"}
 
 
 def _derived(hf_model: nn.Module) -> Architecture | None:

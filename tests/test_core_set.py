@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lensbridge
 from lensbridge.spec import Architecture
 from lensbridge.testing import CHECKS, Check, conformance, tiny_model
-from lensbridge.testing.tiny import inputs_for
+from lensbridge.testing.inputs import inputs_for
 
 CORE_SET = (
     "GPT2LMHeadModel",

@@ -14,7 +14,7 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import AbsentPointError, EditError, UnknownPointError, WeightError
 from lensbridge.testing import tiny_model
-from lensbridge.testing.tiny import inputs_for
+from lensbridge.testing.inputs import inputs_for
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,8 +16,8 @@ import lensbridge
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.spec import Architecture
 from lensbridge.testing import CHECKS, Subject, conformance, run_check, tiny_model
+from lensbridge.testing.inputs import inputs_for
 from lensbridge.testing.mutation import mutants
-from lensbridge.testing.tiny import inputs_for
 
 GENERATOR = Path(__file__).parent.parent / "docs" / "generate"
 

@@ -12,8 +12,9 @@ from lensbridge.errors import ConformanceError, LensbridgeError
 from lensbridge.spec import Architecture
 from lensbridge.testing.check import Check, Row, run_check
 from lensbridge.testing.checks import CHECKS
+from lensbridge.testing.inputs import inputs_for
 from lensbridge.testing.subject import Inputs, Subject, kernel_of
-from lensbridge.testing.tiny import inputs_for, model_class, tiny_model
+from lensbridge.testing.tiny import model_class, tiny_model
 
 
 class Variant(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.hooks import Hook
 from lensbridge.parts import BlockPart
-from lensbridge.testing.attention import hold_only_within
+from lensbridge.testing.attention_edits import hold_only_within
 from lensbridge.testing.expect import NotApplicable
 from lensbridge.testing.subject import Block, Subject
 

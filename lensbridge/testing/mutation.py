@@ -17,8 +17,9 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
 from lensbridge.testing.check import Check, run_check
 from lensbridge.testing.checks import CHECKS
+from lensbridge.testing.inputs import inputs_for
 from lensbridge.testing.subject import RUN_ERRORS, Subject, told
-from lensbridge.testing.tiny import inputs_for, tiny_model
+from lensbridge.testing.tiny import tiny_model
 
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
 """refused: by the resolver, when it is loaded; rejected: by a check; equal: it changes nothing."""

@@ -1,0 +1,80 @@
+"""Random inputs for any transformers model: ids, pictures, sounds."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
+    """Random inputs for a model: what its forward takes of ids, pictures and sounds."""
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(1)
+    like = next(model.parameters())
+    main = str(model.main_input_name)
+    found: dict[str, torch.Tensor] = {}
+    if main == "input_ids":
+        found[main] = _ids(config, batch, length, generator)
+    else:
+        shape = _shape(config, main, batch)
+        found[main] = torch.randn(shape, generator=generator).to(like.dtype)
+    takes = inspect.signature(model.forward).parameters
+    if config.is_encoder_decoder and "decoder_input_ids" in takes:
+        found["decoder_input_ids"] = _ids(config, batch, length - 2, generator)
+    if main == "input_ids" and "pixel_values" in takes and "vision_config" in config.sub_configs:
+        found.update(_with_pictures(model, found[main], generator))
+    return {name: value.to(like.device) for name, value in found.items()}
+
+
+def _with_pictures(
+    model: Any, ids: torch.Tensor, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Pictures beside ids, whose places among them are as many as the tower gives features."""
+    places = model.config.to_dict()
+    if "image_size" not in (
+        places["vision_config"] or {}
+    ):  # none, or pictures of any size, cut up beforehand
+        return {}
+    shape, dtype = _shape(model.config, "pixel_values", len(ids)), next(model.parameters()).dtype
+    token = places.get("image_token_id", places.get("image_token_index"))
+    pixels = torch.randn(shape, generator=generator).to(dtype)
+    if token is None:  # towers side by side
+        return {"pixel_values": pixels}
+    sizes = {"image_sizes": torch.tensor([shape[-2:]] * len(ids))}
+    tries: tuple[dict[str, torch.Tensor], ...] = (
+        {"pixel_values": pixels},
+        {"pixel_values": pixels.unsqueeze(1)},
+        {"pixel_values": pixels, **sizes},
+    )
+    for given in tries:
+        try:
+            with torch.no_grad():
+                count = _feature_count(model.get_image_features(**given), len(ids))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            continue
+        seen = torch.cat([torch.full((len(ids), count), token), ids], dim=1)
+        return {"input_ids": seen, **given}
+    return {}
+
+
+def _feature_count(features: Any, batch: int) -> int:
+    """How many places one picture takes."""
+    found = getattr(features, "pooler_output", features)
+    tensors = [found] if isinstance(found, torch.Tensor) else list(found)
+    return sum(t.numel() // t.shape[-1] for t in tensors) // batch
+
+
+def _ids(config: Any, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    size = int(config.get_text_config().vocab_size)
+    return torch.randint(5, min(size, 89), (batch, length), generator=generator)
+
+
+def _shape(config: Any, main: str, batch: int) -> tuple[int, ...]:
+    settings = config.to_dict()
+    if main == "input_features":
+        return (batch, int(settings["num_mel_bins"]), 2 * int(settings["max_source_positions"]))
+    vision = settings.get("vision_config") or settings
+    size = vision["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return (batch, int(vision.get("num_channels", 3)), int(height), int(width))
