@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs conformance benchmark drift
+.PHONY: demo test lint format docs check-docs conformance benchmark drift peers
 
 demo: .venv/.installed-test
 	$(BIN)/lensbridge demo
@@ -43,6 +43,18 @@ drift:
 	build/drift/bin/python -m pip install --quiet -c build/drift/pins.txt \
 		'$(DRIFT)' pytest hypothesis -e .
 	build/drift/bin/python -m pytest tests/test_core_set.py
+
+# Beside TransformerLens, SAELens, nnsight and pyvene, in an environment of their own.
+PEERS := build/peers/bin/python
+
+peers: build/peers/.installed
+	$(PEERS) -m pytest -m peers tests/peers
+
+build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
+	$(PYTHON) -m venv --clear build/peers
+	$(PEERS) -m pip install --quiet -c constraints.txt -c constraints-peers.txt \
+		-e '.[test]' transformer-lens sae-lens nnsight pyvene
+	@touch $@
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks
