@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,12 @@ from lensbridge.errors import InputError, NotCachedError, StaleActivationError, 
 from lensbridge.hooks import Callback, Hook
 from lensbridge.names import BY_TEMPLATE, Name, template
 from lensbridge.sites import Site
+from lensbridge.slices import PosSlice, as_index, taken
+from lensbridge.stream import StreamMethods
 from lensbridge.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
-
-PosSlice: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
 
 GRAD = "_grad"
 
@@ -48,9 +49,7 @@ class Keep:
         pos = self.pos_slice
         if isinstance(pos, int):
             return slice(pos, None) if pos == -1 else slice(pos, pos + 1)
-        if isinstance(pos, tuple):
-            return slice(*pos)
-        return list(pos) if isinstance(pos, Sequence) else pos
+        return as_index(pos)
 
     def capture(self, value: Tensor, axes: str, alone: bool) -> Tensor:
         """The tensor to keep for a value.
@@ -139,7 +138,7 @@ class Collector:
         self.graph.clear()
 
 
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(StreamMethods, Mapping[str, Tensor]):
     """Activations by name: `cache["blocks.1.attn.hook_q"]`, `cache["q", 1]`, `cache["q", -1]`.
 
     Tensors are the run's own, not copies; reading one that was overwritten since raises.
@@ -220,11 +219,32 @@ class ActivationCache(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"ActivationCache({len(self)} activations, {self.nbytes / 1e6:.1f} MB)"
 
+    def _put(self, name: str, tensor: Tensor) -> None:
+        self._tensors[name] = tensor
+        self._versions[name] = version_of(tensor)
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the activations take; what shares memory counts once."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self.values()}
         return sum(storage.nbytes() for storage in storages.values())
+
+    @property
+    def nbytes_by_name(self) -> dict[str, int]:
+        """Bytes of each activation by itself."""
+        return {name: tensor.nbytes for name, tensor in self.items()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the activations.
+
+        Raises:
+            InputError: there are none, or of several types.
+        """
+        found = {tensor.dtype for tensor in self.values() if tensor.is_floating_point()}
+        if len(found) != 1:
+            raise InputError(f"The activations have {len(found)} floating types: {found or {}}.")
+        return found.pop()
 
     def _like(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
         about: dict[str, Any] = {
@@ -236,12 +256,39 @@ class ActivationCache(Mapping[str, Tensor]):
         }
         return ActivationCache(tensors, self.vocabulary, **{**about, **changes})
 
-    def to(self, device: torch.device | str) -> "ActivationCache":
-        """The cache on another device; tensors that are there already are shared."""
-        return self._like({name: tensor.to(device) for name, tensor in self.items()})
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "ActivationCache":
+        """The cache elsewhere, or as another floating type; what is so already is shared.
 
-    def _has_batch(self, name: str) -> bool:
-        return BY_TEMPLATE[template(name.removesuffix(GRAD))].axes.startswith(("b ", "1 "))
+        Names that share one tensor share it there too.
+        """
+        moved: dict[int, Tensor] = {}
+        for tensor in self.values():
+            kind = dtype if tensor.is_floating_point() else None
+            moved.setdefault(id(tensor), tensor.to(device=device, dtype=kind))
+        return self._like({name: moved[id(tensor)] for name, tensor in self.items()})
+
+    def toggle_autodiff(self, mode: bool = False) -> None:
+        """Switch gradients off (or on) for everything that follows, outside the cache too."""
+        torch.set_grad_enabled(mode)
+
+    # --- the batch axis ----------------------------------------------------------------------
+
+    def _batch_axis(self, name: str) -> int | None:
+        plain = name.removesuffix(GRAD)
+        axes = BY_TEMPLATE[template(plain)].axes
+        if self.model is not None:
+            axes = self.model.engine.sites[plain].axes
+        letters = axes.split()
+        if letters[0] == "1":
+            return 0
+        if "t" in letters:
+            raise InputError(
+                f"{name} holds the tokens of all examples in one axis, so no example can be taken "
+                "out. Leave the points inside experts out of the cache."
+            )
+        return letters.index("b") if "b" in letters else None
 
     def remove_batch_dim(self) -> "ActivationCache":
         """The cache without its batch axis, for a batch of one.
@@ -251,9 +298,57 @@ class ActivationCache(Mapping[str, Tensor]):
         """
         if not self.has_batch_dim:
             return self
-        batched = {name for name in self if self._has_batch(name)}
-        sizes = {self[name].shape[0] for name in batched}
+        axes = {name: self._batch_axis(name) for name in self if ".experts." not in name}
+        sizes = {self[name].shape[axis] for name, axis in axes.items() if axis is not None}
         if sizes - {1}:
             raise InputError(f"The batch has {max(sizes)} examples; only a batch of 1 can go.")
-        squeezed = {name: t[0] if name in batched else t for name, t in self.items()}
+        squeezed = {
+            name: t if axes.get(name) is None else t.select(axes[name] or 0, 0)
+            for name, t in self.items()
+        }
         return self._like(squeezed, has_batch_dim=False)
+
+    def apply_slice_to_batch_dim(self, batch_slice: PosSlice) -> "ActivationCache":
+        """The cache of some examples; an int takes the batch axis away.
+
+        Raises:
+            InputError: there is no batch axis, or an activation mixes the examples.
+        """
+        if not self.has_batch_dim:
+            raise InputError("This cache has no batch axis any more, so no example can be taken.")
+        alone = isinstance(batch_slice, int)
+
+        def chosen(name: str, tensor: Tensor) -> Tensor:
+            axis = self._batch_axis(name)
+            if axis is None:
+                return tensor
+            shared = tensor.shape[axis] == 1 and self._is_shared(name)
+            return taken(tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim)
+
+        def row(given: Tensor | None) -> Tensor | None:
+            return None if given is None else taken(given, batch_slice, -given.ndim)
+
+        return self._like(
+            {name: chosen(name, tensor) for name, tensor in self.items()},
+            tokens=row(self.tokens),
+            attention_mask=row(self.attention_mask),
+            has_batch_dim=not alone,
+        )
+
+    def _is_shared(self, name: str) -> bool:
+        return BY_TEMPLATE[template(name.removesuffix(GRAD))].axes.startswith("1 ")
+
+    # --- files -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache to a file; see `lensbridge.cache_files`."""
+        from lensbridge.cache_files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: "LensModel | None" = None) -> "ActivationCache":
+        """Read a cache from a file; see `lensbridge.cache_files`."""
+        from lensbridge.cache_files import load
+
+        return load(path, model)

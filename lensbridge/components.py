@@ -100,10 +100,7 @@ class Components:
 
     def _weights(self) -> Iterator[Entry]:
         for stack in self.native.stacks:
-            main = stack is self.native.main
-            yield from _stack_weights(
-                "" if main else f"{stack.prefix.removesuffix('.blocks')}.", stack
-            )
+            yield from _stack_weights(self.native.front_of(stack), stack)
         if self.native.unembed is not None:
             for name in ("W_U", "b_U"):
                 yield f"unembed.{name}", (_reader(self.unembed, name), self.native.unembed.state)

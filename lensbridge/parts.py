@@ -246,6 +246,10 @@ class Native:
         """Every stack, the main one first."""
         return (self.main, *self.towers)
 
+    def front_of(self, stack: StackPart) -> str:
+        """What stands before the names around a stack's layers: nothing, `encoder.`, `vision.`."""
+        return "" if stack is self.main else stack.prefix.removesuffix(".blocks") + "."
+
     @property
     def ln_final(self) -> Norm | None:
         """Of the main stack."""

@@ -22,22 +22,17 @@ def sites_of(native: Native) -> SiteIndex:
     found = {site.name: site for site in wiring.sites()}
     order = {row: i for i, row in enumerate(BY_TEMPLATE)}
     first_in_block = order["blocks.{i}.hook_resid_pre"]
-    stacks = [tower.prefix for tower in native.towers] + [native.main.prefix]
+    fronts = [native.front_of(tower) for tower in native.towers]
 
     def key(name: str) -> tuple[int, int, int, int]:
         row = order[template(name)]
         layer = LAYER.match(name)
         part = 1 if layer else 0 if row < first_in_block else 2
-        prefixes = [i for i, one in enumerate(stacks[:-1]) if name.startswith(_front(one))]
-        stack = prefixes[0] if prefixes else len(stacks)
+        towers = [i for i, front in enumerate(fronts) if name.startswith(front)]
+        stack = towers[0] if towers else len(fronts)
         return stack, part, int(layer[2]) if layer else 0, row
 
     return SiteIndex({name: found[name] for name in sorted(found, key=key)}, wiring.groups)
-
-
-def _front(prefix: str) -> str:
-    """What stands before the names of a tower: `encoder.`, `vision.`."""
-    return prefix.removesuffix(".blocks") + "."
 
 
 def vocabulary_of(native: Native, sites: SiteIndex) -> Vocabulary:
@@ -61,7 +56,7 @@ class _ModelWiring(Placing):
     def sites(self) -> Iterator[Site]:
         native = self.native
         for tower in native.towers:
-            yield from self._stack(tower, _front(tower.prefix))
+            yield from self._stack(tower, native.front_of(tower))
         yield from self._stack(native.main, "")
         for name, module in (
             ("projector.hook_out", native.projector),

@@ -1,0 +1,36 @@
+"""Which positions, neurons or examples: one way to say it, one way to take them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+PosSlice: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
+"""An index, a slice, its `(start, stop, step)` as a tuple, or a list of indices; None is all."""
+
+
+def as_index(chosen: PosSlice) -> Any:
+    """What torch indexes with.
+
+    Example:
+        >>> as_index((1, 3)), as_index(None), as_index([0, 2]), as_index(-1)
+        (slice(1, 3, None), slice(None, None, None), [0, 2], -1)
+    """
+    if chosen is None:
+        return slice(None)
+    if isinstance(chosen, tuple):
+        return slice(*chosen)
+    return list(chosen) if isinstance(chosen, Sequence) else chosen
+
+
+def taken(value: Tensor, chosen: PosSlice, axis: int) -> Tensor:
+    """The chosen part of one axis; an int takes the axis away.
+
+    Args:
+        value: of any shape.
+        chosen: which entries.
+        axis: counted from the end, so negative.
+    """
+    if chosen is None:
+        return value
+    return value[(..., as_index(chosen), *[slice(None)] * (-axis - 1))]
