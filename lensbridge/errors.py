@@ -17,6 +17,7 @@
     │   ├── TokenizerMissingError
     │   ├── TokenError                  ids out of range, not a single token
     │   └── ContextLengthError
+    ├── ShapeError                    matrices whose sizes do not go together
     ├── WeightError                   this model has no such weight
     └── ConformanceError              a model does not behave as its architecture says
 
@@ -96,6 +97,10 @@ class TokenError(InputError):
 
 class ContextLengthError(InputError):
     """More positions than the model has."""
+
+
+class ShapeError(LensbridgeError, ValueError):
+    """Matrices whose sizes do not go together."""
 
 
 class WeightError(LensbridgeError, AttributeError):
