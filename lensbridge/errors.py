@@ -19,6 +19,7 @@
     │   └── ContextLengthError
     ├── ShapeError                    matrices whose sizes do not go together
     ├── WeightError                   this model has no such weight
+    ├── ProcessingError               weights cannot be rewritten as asked
     └── ConformanceError              a model does not behave as its architecture says
 
 A message says what was asked, what there is, and what to do.
@@ -105,6 +106,10 @@ class ShapeError(LensbridgeError, ValueError):
 
 class WeightError(LensbridgeError, AttributeError):
     """This model has no such weight."""
+
+
+class ProcessingError(LensbridgeError, ValueError):
+    """The weights cannot be rewritten as asked without changing what the model computes."""
 
 
 class ConformanceError(LensbridgeError, AssertionError):
