@@ -172,6 +172,10 @@ class LayerStack(Tensor):
         parts = [layer() for layer in self._layers]
         return torch.stack([part.to(parts[0].device) for part in parts])
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "LayerStack":
+        """The stack of what a function makes of each layer, as lazy as this one."""
+        return LayerStack.of([lambda one=one: change(one()) for one in self._layers])  # type: ignore[misc]
+
     def __getitem__(self, index: Any) -> Tensor:
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
         if isinstance(first, int) and not isinstance(first, bool):
