@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lensbridge.attribution import AttributionMethods
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.hooks import Callback, Hook
 from lensbridge.names import BY_TEMPLATE, Name, template
+from lensbridge.shares import ShareMethods
 from lensbridge.sites import Site
 from lensbridge.slices import PosSlice, as_index, taken
 from lensbridge.stream import StreamMethods
@@ -138,7 +140,7 @@ class Collector:
         self.graph.clear()
 
 
-class ActivationCache(StreamMethods, Mapping[str, Tensor]):
+class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):
     """Activations by name: `cache["blocks.1.attn.hook_q"]`, `cache["q", 1]`, `cache["q", -1]`.
 
     Tensors are the run's own, not copies; reading one that was overwritten since raises.
@@ -323,7 +325,9 @@ class ActivationCache(StreamMethods, Mapping[str, Tensor]):
             if axis is None:
                 return tensor
             shared = tensor.shape[axis] == 1 and self._is_shared(name)
-            return taken(tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim)
+            return taken(
+                tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim
+            )
 
         def row(given: Tensor | None) -> Tensor | None:
             return None if given is None else taken(given, batch_slice, -given.ndim)

@@ -19,13 +19,13 @@ from lensbridge.layouts import per_head_out
 from lensbridge.ledger import Mark, Step, Term, Through, Times, ledger, norm_bias
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, StackPart
-from lensbridge.passages import Passage, Route, total_error
+from lensbridge.passages import Passage, Route
 from lensbridge.slices import PosSlice, taken
 from lensbridge.vocabulary import Vocabulary
 from lensbridge.weights import fetch
 
-_REST = 16
-"""In units of rounding: what embeddings leave open and is no more than this is nothing."""
+_ROUNDINGS = 32
+"""How many times the unit of rounding, at the size of its terms, a sum may be off."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,10 @@ class Decomposition:
         """What the terms should sum to."""
         return Route(self._last).read(self._stream, self.directions)
 
+    def stacked(self, groups: list[Tensor]) -> Tensor:
+        """Groups of rows as one stack; with no groups, a stack of none."""
+        return torch.cat(groups) if groups else self.total.new_zeros(0, *self.total.shape)
+
     def check(self, terms: Tensor) -> None:
         """Hold a stack of terms, all of them, against the stream.
 
@@ -173,7 +177,8 @@ class Decomposition:
         """
         wanted = self.total
         off = (terms.sum(0) - wanted).abs()
-        allowed = 32 * (total_error(terms) + torch.finfo(terms.dtype).eps * wanted.abs())
+        sizes = terms.abs().sum(0) + wanted.abs()
+        allowed = _ROUNDINGS * torch.finfo(terms.dtype).eps * sizes.amax(-1, keepdim=True)
         if bool((off > allowed).any()):
             raise LensbridgeError(
                 f"The {len(terms)} terms do not sum to {self.target.point}: they are off by "
@@ -337,4 +342,4 @@ def _multiplied(scale: Multiplier, like: Tensor) -> tuple[Passage, ...]:
 
 
 def _is_rounding(rest: Tensor, whole: Tensor) -> bool:
-    return bool(rest.abs().max() <= _REST * torch.finfo(whole.dtype).eps * whole.abs().max())
+    return bool(rest.abs().max() <= _ROUNDINGS * torch.finfo(whole.dtype).eps * whole.abs().max())

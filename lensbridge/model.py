@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.cache import ActivationCache, Collector, Keep, PosSlice
+from lensbridge.cache import ActivationCache, Collector, Keep
 from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of
 from lensbridge.errors import InputError, LensbridgeError
@@ -20,6 +20,7 @@ from lensbridge.loss import lm_cross_entropy_loss
 from lensbridge.points import HookMethods, HookPair
 from lensbridge.resolve import GIVEN, resolve
 from lensbridge.run import Engine
+from lensbridge.slices import PosSlice
 from lensbridge.spec import Architecture
 from lensbridge.stacks import WeightMethods
 from lensbridge.texts import TextMethods

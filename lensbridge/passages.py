@@ -7,7 +7,6 @@ used. So a summand can be followed through any number of them, and a direction f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lensbridge.norms import Norm
@@ -110,11 +109,3 @@ class Route:
         """
         through = self.forward(x)
         return through if directions is None else through @ directions.to(through)
-
-
-def total_error(terms: Tensor) -> Tensor:
-    """How far a sum of terms may be off by rounding: unit roundoff times the terms' sizes.
-
-    Shapes: `[term, ...]` -> `[...]`.
-    """
-    return terms.abs().sum(0) * torch.finfo(terms.dtype).eps

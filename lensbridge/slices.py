@@ -33,4 +33,5 @@ def taken(value: Tensor, chosen: PosSlice, axis: int) -> Tensor:
     """
     if chosen is None:
         return value
-    return value[(..., as_index(chosen), *[slice(None)] * (-axis - 1))]
+    behind = [slice(None)] * (-axis - 1)
+    return value[(..., as_index(chosen), *behind)]

@@ -1,0 +1,148 @@
+"""Caches in files: safetensors, with what the cache knows about its run in the header.
+
+Each tensor is written once, also where several names share it, and read lazily: the file is mapped
+into memory, so that one activation of a large cache costs what it takes.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+FORMAT = "lensbridge.ActivationCache/1"
+_TOKENS, _MASK = "input.tokens", "input.attention_mask"
+
+
+def save(cache: ActivationCache, path: str | Path) -> None:
+    """Write a cache.
+
+    Raises:
+        InputError: the folder is not there.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
+    tensors, names = _once(cache)
+    for key, given in ((_TOKENS, cache.tokens), (_MASK, cache.attention_mask)):
+        if given is not None:
+            tensors[key] = given.contiguous()
+    known = cache.vocabulary
+    about = {
+        "names": names,
+        "prepend_bos": cache.prepend_bos,
+        "has_batch_dim": cache.has_batch_dim,
+        "model": _described(cache.model),
+        "vocabulary": {
+            "absent": known.absent,
+            "depths": known.depths,
+            "gated": known.gated,
+            "main_names": sorted(known.main_names),
+        },
+    }
+    save_file(tensors, path, metadata={"format": FORMAT, "cache": json.dumps(about)})
+
+
+def _once(cache: ActivationCache) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor under the first of its names, and for each name the one to look under."""
+    first: dict[tuple[Any, ...], str] = {}
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for name, tensor in cache.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        names[name] = first.setdefault(place, name)
+        if names[name] == name:
+            own = tensor.detach().contiguous()  # heads that are views of one projection
+            whole = own.untyped_storage().nbytes() == own.nbytes
+            tensors[name] = own if whole else own.clone()
+    return tensors, names
+
+
+def _described(model: "LensModel | None") -> dict[str, Any] | None:
+    if model is None:
+        return None
+    cfg = model.cfg
+    return {
+        "name": cfg.model_name,
+        "class": cfg.original_architecture,
+        "architecture": cfg.architecture,
+        "n_layers": cfg.n_layers,
+        "d_model": cfg.d_model,
+    }
+
+
+def load(path: str | Path, model: "LensModel | None" = None) -> ActivationCache:
+    """Read a cache; what is in the file stays there until it is asked for.
+
+    Args:
+        path: a file that `save` wrote.
+        model: the model that was run, for what needs weights.
+
+    Raises:
+        InputError: no such file, not a cache, cut short, or of another kind of model.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(
+                    f"{path} is a safetensors file, but not an ActivationCache: its format is "
+                    f"{metadata.get('format')!r}, and {FORMAT!r} is what ActivationCache.save writes."
+                )
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a safetensors file ({error}). It was cut short, or it is of "
+            "another format; write it again with ActivationCache.save."
+        ) from error
+    return _rebuilt(stored, json.loads(metadata["cache"]), model)
+
+
+def _rebuilt(
+    stored: Mapping[str, Tensor], about: Mapping[str, Any], model: "LensModel | None"
+) -> ActivationCache:
+    if model is not None:
+        _require_same(about["model"], _described(model))
+    names: dict[str, str] = about["names"]
+    known = about["vocabulary"]
+    read = Vocabulary(
+        index=tuple(names),
+        absent=known["absent"],
+        depths=known["depths"],
+        gated=known["gated"],
+        main_names=frozenset(known["main_names"]),
+    )
+    return ActivationCache(
+        {name: stored[where] for name, where in names.items()},
+        read if model is None else model.vocabulary,
+        model=model,
+        tokens=stored.get(_TOKENS),
+        attention_mask=stored.get(_MASK),
+        prepend_bos=about["prepend_bos"],
+        has_batch_dim=about["has_batch_dim"],
+    )
+
+
+def _require_same(saved: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> None:
+    if saved is None or given is None:
+        return
+    differing = [key for key in saved if key != "name" and saved[key] != given[key]]
+    if differing:
+        raise InputError(
+            "This cache is of another model: "
+            + ", ".join(f"{key} {saved[key]!r}, not {given[key]!r}" for key in differing)
+            + ". Pass the model that was run, or none."
+        )
