@@ -1,0 +1,145 @@
+"""What turns the residual stream behind the last layer into logits, by the model's own modules."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.errors import LensbridgeError
+from lensbridge.hooks import Hook
+from lensbridge.model import LensModel
+from lensbridge.skip import layers_skipped
+from lensbridge.weights import execution_device, fetch
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+"""How far logits may differ, as a part of the largest: norms compute in float32 inside."""
+
+LOOSE = 5e-2
+"""In half precision."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The way from the stream to the logits of one model; `head_of` makes one.
+
+    The final norm and the head are called one after the other. Where the head is more than one
+    projection (BERT's transform) the whole model is run with its layers skipped instead.
+    """
+
+    model: LensModel
+
+    def logits(self, vectors: Tensor, apply_ln: bool = True) -> Tensor:
+        """Logits of vectors as they would stand behind the last layer.
+
+        Args:
+            vectors: of the stream's width.
+            apply_ln: whether they go through the final norm first.
+
+        Shapes: `[row, d_model]` -> `[row, d_vocab]`
+
+        Raises:
+            LensbridgeError: a head with a transform, which holds a norm, without its norm.
+        """
+        if self.model.native.head_hidden is None:
+            return self._composed(vectors, apply_ln)
+        if not apply_ln:
+            raise LensbridgeError(
+                "apply_ln=False: the head of this model is no projection but a transform with a "
+                "norm inside, so there are no logits without it."
+            )
+        return self.native(vectors)
+
+    def _composed(self, vectors: Tensor, apply_ln: bool) -> Tensor:
+        native = self.model.native
+        assert native.unembed is not None
+        stream = vectors.unsqueeze(0)
+        if apply_ln and native.ln_final is not None:
+            stream = native.ln_final.module.forward(_placed(stream, native.ln_final.module))
+        head = native.unembed.module
+        logits = head.forward(_placed(stream * native.head_scale, head))[0]
+        if native.unembed_bias is not None:
+            logits = logits + fetch(*native.unembed_bias).flatten().to(logits.device)
+        logits = logits * native.logit_scale
+        cap = native.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def native(self, vectors: Tensor) -> Tensor:
+        """Logits by the model's own forward, its layers skipped, with the vectors behind them.
+
+        Shapes: `[row, d_model]` -> `[row, d_vocab]`
+        """
+        model, parts = self.model, self.model.native
+        last = f"{parts.main.prefix}.{len(parts.blocks) - 1}.hook_resid_post"
+        ids = torch.zeros(len(vectors), 1, dtype=torch.long, device=model.device)
+        decoder: dict[str, Any] = {"decoder_input_ids": ids} if parts.is_encoder_decoder else {}
+
+        def put(stream: Tensor, hook: Hook) -> Tensor:
+            return vectors.unsqueeze(1).to(stream)
+
+        with layers_skipped([block.module for block in parts.blocks]):
+            logits = model.run_with_hooks(ids, fwd_hooks=[(last, put)], **decoder)
+        assert isinstance(logits, Tensor)
+        return logits[:, 0]
+
+    def check(self, vectors: Tensor) -> None:
+        """Hold the logits of vectors against the model's own forward, where there are no hooks.
+
+        Shapes: `[row, d_model]`
+
+        Raises:
+            LensbridgeError: they differ.
+        """
+        model, parts = self.model, self.model.native
+        hooked = not model.engine.is_idle or model.engine.current is not None
+        if parts.head_hidden is None and parts.main_input == "input_ids" and not hooked:
+            require_equal(self.logits(vectors), self.native(vectors), model)
+
+
+def require_equal(found: Tensor, own: Tensor, model: LensModel) -> None:
+    """Hold logits that were read off the stream against the model's own.
+
+    Raises:
+        LensbridgeError: they differ by more than rounding.
+    """
+    off = float((found.to(own) - own).abs().max())
+    allowed = TOLERANCE.get(model.dtype, LOOSE) * max(1.0, float(own.abs().max()))
+    if not off <= allowed:
+        raise LensbridgeError(
+            f"The stream behind the last layer, read through the final norm and the head of "
+            f"{type(model.native.core).__name__}, misses the model's own logits by {off:.2g}. "
+            "Something else happens in between: an edit of the final norm or of the logits that "
+            "is in force, or a part that the description leaves out (model.architecture)."
+        )
+
+
+def head_of(model: LensModel) -> Head:
+    """The head of a model.
+
+    Raises:
+        LensbridgeError: it has none, or one that does not read the stream position by position.
+    """
+    native, kind = model.native, type(model.native.core).__name__
+    if native.unembed is None:
+        raise LensbridgeError(
+            f"{kind} has no language-model head, so nothing can be read as logits. Load the class "
+            "with a head."
+        )
+    if native.logits_axes != "b p v":
+        raise LensbridgeError(
+            f"The head of {kind} reads one vector for the whole input, so the stream at a position "
+            "has no logits."
+        )
+    if native.main.residual_axes != "b p m":
+        raise LensbridgeError(
+            f"The residual stream of {kind} is [{native.main.residual_axes}], several at once, and "
+            "what the head reads is mixed from them; there is no one stream to read as logits."
+        )
+    return Head(model)
+
+
+def _placed(value: Tensor, module: nn.Module) -> Tensor:
+    """A value on the device where a module runs."""
+    held = next(module.parameters(), None)
+    device = execution_device(module) or (held.device if held is not None else value.device)
+    return value.to(device) if device.type != "meta" else value

@@ -1,0 +1,207 @@
+"""The logit lens: the residual stream of every layer, read as the model reads the last one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.analysis.head import Head, head_of, require_equal
+from lensbridge.analysis.lens_result import LogitLensResult
+from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
+from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+
+Lens = Callable[[Tensor, int], Tensor]
+
+_CHECKED = 4
+"""How many vectors of the last layer are held against the model's own logits."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A place in the stream: its name, label, and the layer that comes next there."""
+
+    name: str
+    label: str
+    layer: int
+
+
+def logit_lens(
+    model: LensModel | ActivationCache,
+    input: Any = None,
+    cache: ActivationCache | None = None,
+    layers: int | Sequence[int] | None = None,
+    incl_mid: bool = False,
+    positions: PositionsAsked = -1,
+    targets: Targets | None = None,
+    top_k: int | None = None,
+    apply_ln: bool = True,
+    vocab: Sequence[int] | Tensor | None = None,
+    chunk_size: int | None = None,
+    return_type: Quantity = "logits",
+    *,
+    batch_slice: slice | Sequence[int] | Tensor | None = None,
+    lens: Lens | None = None,
+    enable_grad: bool = False,
+    **forward: Any,
+) -> LogitLensResult:
+    """Read the residual stream before every layer, and behind the last, as logits.
+
+    The model's own final norm and head do the reading, so the last row is the model's prediction.
+    An encoder-decoder's stream is its decoder's. Logits exist for a chunk of vectors at a time;
+    only what is asked for is kept.
+
+    Args:
+        model: the model, or a cache that was made with it.
+        input: what to run, as `forward` takes it; or pass a cache.
+        cache: a run that is there already, with `resid_pre` of the layers and the last
+            `resid_post`.
+        layers: which layers: i is the stream before layer i, `n_layers` or -1 behind the last.
+        incl_mid: also the stream between attention and MLP.
+        positions: an index counts the tokens of each row, so -1 is the last one before any
+            padding, and drops the axis; a list of them, one row of them for each example, a slice
+            of columns, or None for all.
+        targets: tokens to report with their ranks: single tokens as text or ids, or a tensor of
+            ids with one for each `[batch, pos]` that is read.
+        top_k: report the most likely tokens.
+        apply_ln: whether the stream goes through the final norm first.
+        vocab: report these ids. Without targets, top_k and vocab: all.
+        chunk_size: vectors read at once; None: as many as 64 MB of logits allow.
+        return_type: "logits", "log_probs" or "probs".
+        batch_slice: which examples.
+        lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens).
+        enable_grad: keep values in the autograd graph.
+        forward: other arguments of `forward`, for a run.
+
+    Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
+
+    Raises:
+        InputError: neither input nor cache, or arguments that do not go together.
+        LensbridgeError: the last row would not be the model's own logits.
+        AbsentPointError: `incl_mid` where a layer has no stream between attention and MLP.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.analysis import logit_lens
+        >>> model = lensbridge.load("demo")
+        >>> result = logit_lens(model, "The Eiffel Tower is in the city of", targets=" Paris")
+        >>> result.labels, result.rank_trajectory(" Paris")[-1].tolist()
+        (['0_pre', '1_pre', '2_pre', '3_pre', 'final_post'], [0])
+    """
+    model, cache = _model_and_cache(model, input, cache)
+    head = head_of(model)
+    entries = _entries(model, layers, incl_mid)
+    logits = None
+    if cache is None:
+        names = list(dict.fromkeys([*(one.name for one in entries), _last(model)]))
+        run: Any = {"names_filter": names, "detach": not enable_grad, **forward}
+        with torch.set_grad_enabled(enable_grad):
+            logits, made = model.run_with_cache(input, **run)
+        assert isinstance(made, ActivationCache)
+        cache = made
+    stack, where = _streams(cache, entries, positions, batch_slice)
+    shape = tuple(where.squeezed(stack, 2).shape[:-1])
+    selection = selection_of(model, shape, targets, top_k, vocab)
+    with torch.set_grad_enabled(enable_grad):
+        if apply_ln:
+            _check(head, cache, where, batch_slice, logits)
+        if lens is not None:
+            stack = torch.stack([lens(row, i) for i, row in enumerate(stack)])
+        rows = stack.flatten(0, -2)
+        readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size)
+    labels, layer_of_row = [one.label for one in entries], [one.layer for one in entries]
+    return LogitLensResult(readout, labels, layer_of_row, where, _names(targets))
+
+
+def _model_and_cache(
+    model: LensModel | ActivationCache, input: Any, cache: ActivationCache | None
+) -> tuple[LensModel, ActivationCache | None]:
+    if isinstance(model, ActivationCache):
+        if cache is not None or input is not None:
+            raise InputError(
+                "A cache in the model's place is what is read: pass nothing beside it."
+            )
+        cache = model
+        if cache.model is None:
+            raise InputError("This cache has no model: pass logit_lens(model, cache=cache).")
+        return cache.model, cache
+    if (input is None) == (cache is None):
+        raise InputError("Pass an input to run or a cache to read, one of the two.")
+    return model, cache
+
+
+def _last(model: LensModel) -> str:
+    main = model.native.main
+    return f"{main.prefix}.{len(main.blocks) - 1}.hook_resid_post"
+
+
+def _entries(model: LensModel, layers: int | Sequence[int] | None, incl_mid: bool) -> list[Entry]:
+    prefix, count = model.native.main.prefix, len(model.native.blocks)
+    asked = range(count + 1) if layers is None else [layers] if isinstance(layers, int) else layers
+    found = []
+    for one in asked:
+        layer = one + count + 1 if one < 0 else one
+        if not 0 <= layer <= count:
+            raise InputError(
+                f"There is no layer {one}: rows are 0 to {count}, the last behind the layers."
+            )
+        if layer == count:
+            found.append(Entry(_last(model), "final_post", count))
+            continue
+        found.append(Entry(f"{prefix}.{layer}.hook_resid_pre", f"{layer}_pre", layer))
+        if incl_mid:
+            name = model.vocabulary.canonical(f"{prefix}.{layer}.hook_resid_mid")
+            found.append(Entry(name, f"{layer}_mid", layer))
+    if not found:
+        raise InputError("layers=[] leaves nothing to read.")
+    return found
+
+
+def _streams(
+    cache: ActivationCache, entries: Sequence[Entry], asked: PositionsAsked, batch_slice: Any
+) -> tuple[Tensor, Positions]:
+    """The stream at every entry, at the positions that are read: `[row, batch, pos, d_model]`."""
+    first = _batched(cache, entries[0].name)
+    where = positions_of(asked, real_tokens(cache, *first.shape[:2]))
+    if batch_slice is not None:
+        where = Positions(where.columns[batch_slice], where.real[batch_slice], where.single)
+    rows = slice(None) if batch_slice is None else batch_slice
+    streams = [where.of(_batched(cache, one.name)[rows]) for one in entries]
+    return torch.stack([stream.to(streams[0].device) for stream in streams]), where
+
+
+def _batched(cache: ActivationCache, name: str) -> Tensor:
+    return cache[name] if cache.has_batch_dim else cache[name].unsqueeze(0)
+
+
+def _check(
+    head: Head, cache: ActivationCache, where: Positions, batch_slice: Any, logits: Any
+) -> None:
+    """Hold the way from the last layer's stream to the logits against the model's own.
+
+    Of a cache that holds no logits, by running what comes behind the last layer.
+    """
+    name = _last(head.model)
+    rows = slice(None) if batch_slice is None else batch_slice
+    if name not in cache:
+        return
+    with torch.no_grad():
+        stream = where.of(_batched(cache, name)[rows]).flatten(0, 1)[:_CHECKED]
+        if logits is None and "hook_logits" in cache:
+            logits = _batched(cache, "hook_logits")
+        if logits is None:
+            head.check(stream)
+            return
+        own = where.of(logits[rows]).flatten(0, 1)[:_CHECKED]
+        require_equal(head.logits(stream), own, head.model)
+
+
+def _names(targets: Targets | None) -> list[str | None] | None:
+    if targets is None or isinstance(targets, Tensor):
+        return None
+    several = [targets] if isinstance(targets, str | int) else list(targets)
+    return [one if isinstance(one, str) else None for one in several]

@@ -1,0 +1,188 @@
+"""What the logit lens gives."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.analysis.frames import data_frame
+from lensbridge.analysis.positions import Positions
+from lensbridge.analysis.readout import COLUMN, LogitReadout, decoded
+from lensbridge.errors import InputError
+
+
+@dataclass(frozen=True)
+class LogitLensResult:
+    """What the stream predicts, row by row from the embedding to the last layer.
+
+    Args:
+        readout: values, ids, ranks and entropy; its first axis is the row.
+        labels: of each row: `0_pre`, `0_mid`, ..., `final_post`.
+        layers: of each row the layer that comes next; the number of layers for the last.
+        where: the positions that were read of each example.
+        target_names: the text of each target that was given as text.
+
+    Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
+    """
+
+    readout: LogitReadout
+    labels: list[str]
+    layers: list[int]
+    where: Positions
+    target_names: list[str | None] | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """Shapes: `[row, batch, selected]`, or `[row, batch, pos, selected]`"""
+        return self.readout.values
+
+    @property
+    def ids(self) -> Tensor | None:
+        """Ids of the selected tokens; None for all."""
+        return self.readout.ids
+
+    @property
+    def ranks(self) -> Tensor | None:
+        """Ranks of the targets, 0 for the most likely token. Shapes: as values."""
+        return self.readout.ranks
+
+    @property
+    def positions(self) -> Tensor:
+        """Columns that were read. Shapes: `[batch, pos]`"""
+        return self.where.columns
+
+    def entropy(self) -> Tensor:
+        """Of the whole distribution, in nats.
+
+        Shapes: `[row, batch]`, or `[row, batch, pos]`
+        """
+        return self.readout.entropy
+
+    def decode(self, tokenizer: Any = None) -> Any:
+        """The selected tokens as text, nested as `ids` is."""
+        return self.readout.decode(tokenizer)
+
+    def top_tokens(self, k: int = 5, tokenizer: Any = None) -> dict[str, Any]:
+        """The most likely tokens of each row, by label, as text.
+
+        Args:
+            k: how many, where all of the vocabulary was read; otherwise at most as many as were
+                asked for.
+            tokenizer: instead of the model's own.
+
+        Raises:
+            InputError: only targets or a part of the vocabulary were read.
+        """
+        if self.readout.selected == "all":
+            ids = self.values.topk(min(k, self.values.shape[-1]), dim=-1).indices
+        elif self.readout.selected == "top_k" and self.ids is not None:
+            ids = self.ids[..., :k]
+        else:
+            raise InputError(
+                f"Only {self.readout.selected} were read. Ask for top_k=..., or for all."
+            )
+        texts = decoded(ids, self.readout.tokens, tokenizer)
+        return dict(zip(self.labels, texts, strict=True))
+
+    def rank_trajectory(self, targets: str | int | Sequence[str | int] | None = None) -> Tensor:
+        """The rank of a target in every row; 0 is the most likely token.
+
+        Args:
+            targets: a target as it was asked for, or its id; several for a last axis of them. None:
+                the only one there is. Where all of the vocabulary was read: any token.
+
+        Shapes: `[row, batch]`, or `[row, batch, pos]`; of a list `[..., target]`
+
+        Raises:
+            InputError: the token was not read.
+        """
+        if isinstance(targets, Sequence) and not isinstance(targets, str):
+            return torch.stack([self.rank_trajectory(one) for one in targets], dim=-1)
+        if self.readout.selected == "all" and targets is not None:
+            own = self.values[..., self._id(targets)]
+            return (self.values > own.unsqueeze(-1)).sum(-1)
+        if self.ranks is None or self.readout.selected != "targets":
+            raise InputError(
+                "Ranks are of targets: pass targets=..., or read all of the vocabulary."
+            )
+        return self.ranks[..., self._column(targets)]
+
+    def _id(self, target: str | int) -> int:
+        return self.readout.tokens.to_single_token(target) if isinstance(target, str) else target
+
+    def _column(self, target: str | int | None) -> int:
+        width = self.values.shape[-1]
+        if target is None and width == 1:
+            return 0
+        names = self.target_names or []
+        if target is not None and target in names:
+            return names.index(target)
+        ids = self.ids.tolist() if self.ids is not None and self.ids.ndim == 1 else []
+        if target is None or self._id(target) not in ids:
+            raise InputError(f"{target!r} is none of the targets that were read: {names or ids}.")
+        return ids.index(self._id(target))
+
+    def to_dataframe(self, tokenizer: Any = None, top_k: int | None = None) -> Any:
+        """One line for each row, example, position and token, the highest values first.
+
+        Args:
+            tokenizer: instead of the model's own, for the column `token_string`; there is none
+                without either.
+            top_k: only so many of each position's tokens.
+
+        Raises:
+            LensbridgeError: pandas is not installed.
+        """
+        return data_frame(self._lines(tokenizer, top_k))
+
+    def _lines(self, tokenizer: Any, top_k: int | None) -> Iterator[dict[str, Any]]:
+        values, entropy = self._with_positions(self.values), self._with_positions(self.entropy())
+        texts = _Texts(self.readout, tokenizer)
+        places = product(range(len(self.labels)), *map(range, self.positions.shape))
+        for row, example, at in places:
+            if not self.where.real[example, at]:
+                continue
+            place = (row, example, at)
+            ids = self._ids_at(place)
+            for one in values[place].argsort(descending=True)[:top_k].tolist():
+                yield {
+                    "layer": self.labels[row],
+                    "batch": example,
+                    "pos": int(self.positions[example, at]),
+                    "token_index": ids[one],
+                    **texts.column(ids[one]),
+                    COLUMN[self.readout.return_type]: float(values[place][one]),
+                    **self._rank_at(place, one),
+                    "entropy": float(entropy[place]),
+                }
+
+    def _with_positions(self, values: Tensor) -> Tensor:
+        return values.unsqueeze(2) if self.where.single else values
+
+    def _ids_at(self, place: tuple[int, int, int]) -> Any:
+        if self.ids is None:
+            return range(self.values.shape[-1])
+        ids = self.ids if self.ids.ndim == 1 else self._with_positions(self.ids)[place]
+        return ids.tolist()
+
+    def _rank_at(self, place: tuple[int, int, int], one: int) -> dict[str, int]:
+        if self.ranks is None:
+            return {}
+        return {"rank": int(self._with_positions(self.ranks)[place][one])}
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Ids as text, where there is a tokenizer."""
+
+    readout: LogitReadout
+    tokenizer: Any
+
+    def column(self, one: int) -> dict[str, str]:
+        if self.tokenizer is None and self.readout.tokens.tokenizer is None:
+            return {}
+        text = decoded(torch.tensor([one]), self.readout.tokens, self.tokenizer)
+        return {"token_string": text[0]}

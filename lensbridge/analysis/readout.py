@@ -1,0 +1,278 @@
+"""Vectors of the stream's width, read as logits: values, ranks and entropy, a chunk at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.analysis.head import Head, head_of
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+from lensbridge.tokens import Tokens
+
+Quantity = Literal["logits", "log_probs", "probs"]
+Selected = Literal["all", "vocab", "targets", "top_k"]
+Targets: TypeAlias = str | int | Sequence[str | int] | Tensor
+
+COLUMN = {"logits": "logit", "log_probs": "log_prob", "probs": "probability"}
+"""What a data frame calls each quantity."""
+
+_CHUNK = 2**24
+"""Logits that exist at once by default: 64 MB in float32."""
+
+
+@dataclass(frozen=True)
+class LogitReadout:
+    """What vectors say about the next token.
+
+    Args:
+        values: what was asked for.
+        return_type: which quantity the values are.
+        selected: which tokens the last axis of the values has: all, a part of the vocabulary,
+            targets, or the top k of each vector.
+        ids: these tokens' ids; None for all. Of the top k, and of targets that differ from vector
+            to vector, as many as there are values.
+        ranks: how many tokens have a higher logit; None unless targets or the top k were asked for.
+        entropy: of the whole distribution, whatever was selected.
+        tokens: the model's tokenizer, for `decode`.
+
+    Shapes: values and ranks `[..., selected]`; entropy `[...]`; ids `[selected]` or as values.
+    Units: entropy in nats; rank 0 is the most likely token.
+    """
+
+    values: Tensor
+    return_type: Quantity
+    selected: Selected
+    ids: Tensor | None
+    ranks: Tensor | None
+    entropy: Tensor
+    tokens: Tokens
+
+    def decode(self, tokenizer: Any = None) -> Any:
+        """The selected tokens as text, nested as `ids` is.
+
+        Raises:
+            InputError: all of the vocabulary is selected.
+            TokenizerMissingError: the model has no tokenizer and none was passed.
+        """
+        if self.ids is None:
+            raise InputError(
+                "All of the vocabulary is selected, so there are no ids to decode. Ask for top_k, "
+                "targets or vocab."
+            )
+        return decoded(self.ids, self.tokens, tokenizer)
+
+
+def decoded(ids: Tensor, tokens: Tokens, tokenizer: Any = None) -> Any:
+    """Ids as text, nested as they are."""
+    known = tokens if tokenizer is None else Tokens(lambda: tokenizer)
+    if ids.ndim > 1:
+        return [decoded(one, tokens, tokenizer) for one in ids]
+    return [known.to_str_tokens(one.reshape(1))[0] for one in ids.cpu()]
+
+
+def logit_readout(
+    model: LensModel,
+    vectors: Tensor,
+    *,
+    targets: Targets | None = None,
+    top_k: int | None = None,
+    vocab: Sequence[int] | Tensor | None = None,
+    return_type: Quantity = "logits",
+    apply_ln: bool = True,
+    chunk_size: int | None = None,
+    enable_grad: bool = False,
+) -> LogitReadout:
+    """Read vectors as if they stood behind the last layer: final norm, head, logits.
+
+    Args:
+        model: the model.
+        vectors: residual streams, directions of a dictionary, rows of a weight.
+        targets: tokens to report, with their ranks: single tokens as text or ids, the same for
+            every vector; or a tensor of ids, one for each vector (`[...]`).
+        top_k: report the most likely tokens.
+        vocab: report these ids. Without any of the three: all.
+        return_type: "logits", "log_probs" or "probs".
+        apply_ln: whether vectors go through the final norm first.
+        chunk_size: vectors that are read at once; None: as many as 64 MB of logits allow.
+        enable_grad: keep the values in the autograd graph.
+
+    Shapes: `[..., d_model]` -> values `[..., selected]`
+
+    Raises:
+        InputError: vectors of another width, or arguments that do not go together.
+        LensbridgeError: a model whose head does not read the stream position by position, or whose
+            own forward gives other logits.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.analysis import logit_readout
+        >>> model = lensbridge.load("demo")
+        >>> logit_readout(model, model.W_U[:, model.to_single_token(" Rome")], top_k=1).decode()
+        [' Rome']
+    """
+    head = head_of(model)
+    width = model.cfg.d_model
+    if vectors.ndim == 0 or vectors.shape[-1] != width or vectors.numel() == 0:
+        raise InputError(
+            f"Vectors to read are [..., {width}], the width of the stream; got "
+            f"{tuple(vectors.shape)}."
+        )
+    selection = selection_of(model, vectors.shape[:-1], targets, top_k, vocab)
+    with torch.set_grad_enabled(enable_grad):
+        rows = vectors.reshape(-1, width).to(model.dtype)
+        if apply_ln:
+            with torch.no_grad():
+                head.check(rows[:1])
+        return read(head, rows, vectors.shape[:-1], selection, return_type, apply_ln, chunk_size)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tokens of each row are kept: `ids` of targets `[row, n]`, or of a vocabulary `[n]`."""
+
+    kind: Selected
+    k: int = 0
+    ids: Tensor | None = None
+    shared: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """How many tokens are kept of each row; 0 for all."""
+        return self.k if self.ids is None else self.ids.shape[-1]
+
+
+def selection_of(
+    model: LensModel,
+    shape: tuple[int, ...],
+    targets: Targets | None,
+    top_k: int | None,
+    vocab: Sequence[int] | Tensor | None,
+) -> Selection:
+    """Check what was asked for against the vocabulary."""
+    given = {"targets": targets, "top_k": top_k, "vocab": vocab}
+    asked = [name for name, value in given.items() if value is not None]
+    if len(asked) > 1:
+        raise InputError(f"Pass one of targets, top_k and vocab, not {' and '.join(asked)}.")
+    size = model.cfg.d_vocab_out
+    if top_k is not None:
+        if not 0 < top_k <= size:
+            raise InputError(f"top_k={top_k} of a vocabulary of {size}.")
+        return Selection("top_k", k=top_k)
+    if vocab is not None:
+        ids = _checked(torch.as_tensor(vocab).reshape(-1), size)
+        return Selection("vocab", ids=ids)
+    if targets is None:
+        return Selection("all")
+    if isinstance(targets, Tensor) and targets.ndim:
+        return Selection("targets", ids=_per_row(_checked(targets, size), shape))
+    shared = _checked(token_ids(model, targets), size)
+    rows = shared.expand(torch.Size(shape).numel(), -1)
+    return Selection("targets", ids=rows, shared=shared)
+
+
+def token_ids(model: LensModel, given: Targets) -> Tensor:
+    """Ids of single tokens that were given as text or ids.
+
+    Shapes: `[token]`
+
+    Raises:
+        TokenError: a text that is not one token.
+    """
+    several = [given] if isinstance(given, str | int) else list(given)
+    return torch.tensor(
+        [model.to_single_token(t) if isinstance(t, str) else int(t) for t in several]
+    )
+
+
+def _checked(ids: Tensor, size: int) -> Tensor:
+    if ids.is_floating_point() or ids.numel() == 0:
+        raise InputError(f"Tokens are given as ids; got {ids.dtype} of shape {tuple(ids.shape)}.")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        raise InputError(f"Token ids run from {low} to {high}; logits are of 0 to {size - 1}.")
+    return ids.long()
+
+
+def _per_row(ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return ids.broadcast_to(shape).reshape(-1, 1)
+    except RuntimeError as error:
+        raise InputError(
+            f"A tensor of targets has one id for each vector, {list(shape)}; got "
+            f"{list(ids.shape)}. For the same targets everywhere pass a list."
+        ) from error
+
+
+def read(
+    head: Head,
+    rows: Tensor,
+    shape: tuple[int, ...],
+    selection: Selection,
+    return_type: Quantity,
+    apply_ln: bool,
+    chunk_size: int | None,
+) -> LogitReadout:
+    """Read rows `[row, d_model]` chunk by chunk, keeping what is selected, in `shape`."""
+    if return_type not in COLUMN:
+        raise InputError(f"return_type is {', '.join(map(repr, COLUMN))}, not {return_type!r}.")
+    if chunk_size is not None and chunk_size < 1:
+        raise InputError(f"chunk_size={chunk_size}: at least one vector is read at once.")
+    step = chunk_size or max(1, _CHUNK // head.model.cfg.d_vocab_out)
+    chunks = [
+        _reduced(
+            head.logits(rows[i : i + step], apply_ln), selection, slice(i, i + step), return_type
+        )
+        for i in range(0, len(rows), step)
+    ]
+    values, ids, ranks, entropy = (_joined(parts, shape) for parts in zip(*chunks, strict=True))
+    assert values is not None
+    assert entropy is not None
+    if selection.kind == "vocab":
+        ids = selection.ids
+    elif selection.shared is not None:
+        ids = selection.shared
+    tokens = head.model.tokens
+    return LogitReadout(values, return_type, selection.kind, ids, ranks, entropy, tokens)
+
+
+def _joined(parts: tuple[Tensor | None, ...], shape: tuple[int, ...]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    whole = torch.cat(there)
+    return whole.reshape(*shape, *whole.shape[1:])
+
+
+def _reduced(
+    logits: Tensor, selection: Selection, rows: slice, return_type: Quantity
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Values, ids, ranks and entropy of a chunk `[row, d_vocab]`."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    log_probs = wide.log_softmax(-1)
+    entropy = torch.special.entr(log_probs.exp()).sum(-1)
+    ids, ranks = _chosen(logits, selection, rows)
+    values = logits if return_type == "logits" else log_probs
+    kept = values if ids is None else values.gather(-1, ids)
+    kept = kept.exp() if return_type == "probs" else kept
+    differing = selection.kind in ("targets", "top_k")
+    return kept, ids if differing else None, ranks, entropy
+
+
+def _chosen(
+    logits: Tensor, selection: Selection, rows: slice
+) -> tuple[Tensor | None, Tensor | None]:
+    """Ids of the kept columns of each row, and their ranks."""
+    if selection.kind == "all":
+        return None, None
+    if selection.kind == "top_k":
+        ids = logits.topk(selection.k, dim=-1).indices
+        return ids, torch.arange(selection.k, device=ids.device).expand_as(ids)
+    assert selection.ids is not None
+    if selection.kind == "vocab":
+        return selection.ids.to(logits.device).expand(len(logits), -1), None
+    ids = selection.ids[rows].to(logits.device)
+    own = logits.gather(-1, ids)
+    return ids, torch.stack([(logits > one.unsqueeze(-1)).sum(-1) for one in own.unbind(-1)], -1)
