@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache, Collector, Keep
+from lensbridge.circuits import CircuitMethods
 from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of
 from lensbridge.errors import InputError, LensbridgeError
@@ -39,7 +40,7 @@ class LogitsAndLoss(NamedTuple):
     loss: Tensor
 
 
-class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods):
+class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods, CircuitMethods):
     """A HuggingFace model, untouched, with named activations and weights.
 
     Attributes:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lensbridge import effective
 from lensbridge.errors import WeightError
 from lensbridge.experts import Experts
+from lensbridge.factored import FactoredMatrix
 from lensbridge.layouts import per_head_out, repeat_kv
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, OpaquePart, Role
@@ -76,6 +77,16 @@ class AttentionView:
     def W_V_expanded(self) -> Tensor:
         """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
         return repeat_kv(self.W_V, self.part.n_heads, axis=0)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`W_Q @ W_K.T` of every head. Shapes: `[head, d_model, d_model]`"""
+        return FactoredMatrix(self.W_Q, self.W_K_expanded.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`W_V @ W_O` of every head. Shapes: `[head, d_model, d_model]`"""
+        return FactoredMatrix(self.W_V_expanded, self.W_O)
 
     @property
     def b_Q(self) -> Tensor:
