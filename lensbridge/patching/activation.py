@@ -1,0 +1,255 @@
+"""Activation patching: a corrupted run with clean activations, one place at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import AbsentPointError, InputError, NotCachedError
+from lensbridge.names import stack_of
+from lensbridge.patching.alignment import check_fit, check_index
+from lensbridge.patching.base import Base
+from lensbridge.patching.cell import Cell, Setter
+from lensbridge.patching.grid import Grid
+from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
+from lensbridge.patching.result import PatchingResult
+from lensbridge.patching.running import MAX_BATCH_TOKENS, Engine, Run, entrances, run_cells
+from lensbridge.patching.setters import INDEXED_AXES
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+AXIS_LETTERS = {
+    "pos": "pq",
+    "head": "hg",
+    "head_index": "hg",
+    "dest_pos": "qp",
+    "src_pos": "k",
+    "neuron": "f",
+}
+"""Which axis of an activation an index axis counts, by its letter (`lensbridge.names`)."""
+
+
+def generic_activation_patch(
+    model: "LensModel",
+    corrupted_tokens: Any,
+    clean_cache: Mapping[str, Tensor],
+    patching_metric: "MetricFunction | Mapping[str, MetricFunction]",
+    patch_setter: Setter,
+    activation_name: str,
+    index_axis_names: Sequence[str] | None = None,
+    index_df: Any = None,
+    return_index_df: bool = False,
+    *,
+    reduce: Reduce = "scalar",
+    baseline: bool = False,
+    exact: bool | None = None,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    verbose: bool = False,
+) -> Any:
+    """Run the corrupted input once for each cell of a grid, with a clean activation patched in.
+
+    Args:
+        model: the model, in eval mode.
+        corrupted_tokens: the corrupted input: whatever `forward` takes, also a mapping of ids and
+            `attention_mask`.
+        clean_cache: activations of the clean run, the patched ones among them.
+        patching_metric: maps logits to a number, or to one for each example; or several by name.
+        patch_setter: `(corrupted_activation, index, clean_activation)` -> the patched activation;
+            `index` is the cell's row of numbers, the layer first.
+        activation_name: short name ("resid_pre", "z"), or a point with `{i}` for the layer
+            ("encoder.{i}.hook_resid_pre").
+        index_axis_names: "layer" and then what to go over in full: "pos", "head" (or
+            "head_index"), "dest_pos", "src_pos", "neuron". Sizes are the activation's own, so keys
+            and values have as many heads as there are key/value heads; layers that lack the point
+            are left out.
+        index_df: the cells instead: a data frame or a list of rows, the layer first. The result
+            then has one axis.
+        return_index_df: also give the data frame of the cells, beside a tensor.
+        reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
+            number for each example, to be averaged or kept.
+        baseline: also keep the metric of the unpatched run.
+        exact: True runs one forward pass for each cell, as the definition has it; None runs cells
+            of a layer in batches where the model allows; False insists on that.
+        max_batch_tokens: how many positions such a batch may have.
+        verbose: show a progress bar.
+
+    Returns:
+        A tensor with an axis for each name; a `PatchingResult` for named metrics, `reduce="none"`,
+        `baseline=True`, or after an interrupt (Ctrl-C), which leaves NaN where it did not run.
+
+    Raises:
+        InputError: a metric, index or clean activation that does not fit, or a model in training
+            mode. All of it is checked before the first cell runs.
+        AbsentPointError: no layer of this model has the activation.
+        NotCachedError: the clean cache lacks it.
+
+    Source: the signature is that of TransformerLens's `generic_activation_patch`.
+    """
+    sweep = Sweep(model, activation_name, patch_setter, Metrics.of(patching_metric, reduce))
+    wants_result = sweep.metrics.named or reduce == "none" or baseline
+    if return_index_df and wants_result:
+        raise InputError("return_index_df goes with a tensor; a PatchingResult has index_df.")
+    prepared = sweep.prepare(corrupted_tokens, clean_cache, index_axis_names, index_df)
+    run = run_cells(
+        prepared.base, prepared.cells, sweep.metrics, Engine(exact, max_batch_tokens, verbose)
+    )
+    result = assemble(prepared, sweep.metrics, run, baseline)
+    if wants_result or run.partial:
+        return result
+    return (result.values, result.index_df) if return_index_df else result.values
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that was checked and can run."""
+
+    base: Base
+    grid: Grid
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One activation of every layer, to be patched by a setter and measured."""
+
+    model: "LensModel"
+    activation: str
+    setter: Setter
+    metrics: Metrics
+
+    def prepare(
+        self,
+        corrupted: Any,
+        clean: Mapping[str, Tensor],
+        axis_names: Sequence[str] | None,
+        rows: Any,
+    ) -> Prepared:
+        """Check everything and run the corrupted input once."""
+        if (axis_names is None) == (rows is None):
+            raise InputError("Pass either index_axis_names or index_df: which cells to run.")
+        listed = None if rows is None else as_grid(rows)
+        names = tuple(axis_names or ()) if listed is None else listed.axis_names
+        if names[:1] != ("layer",):
+            raise InputError(f"The first axis of an index is the layer; got {names}.")
+        points = self._points() if listed is None else self._points_of(listed)
+        sources = {layer: _source(clean, point) for layer, point in points.items()}
+        starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
+        base = Base.run(self.model, corrupted, [*points.values(), *starts])
+        self.metrics.baseline(base.logits)
+        tokens = clean.tokens if isinstance(clean, ActivationCache) else None
+        if self.setter in INDEXED_AXES:
+            for layer, point in points.items():
+                check_fit(base, point, sources[layer], tokens)
+        grid = listed or self._grid(base, points, names)
+        for row in grid.rows:
+            check_index(base, points[row[0]], self.setter, names, row)
+        cells = [Cell(points[r[0]], list(r), sources[r[0]], self.setter) for r in grid.rows]
+        return Prepared(base, grid, cells)
+
+    def _point(self, layer: int) -> str:
+        name = self.activation
+        if "{i}" in name:
+            return self.model.vocabulary.canonical(name.replace("{i}", str(layer)))
+        return self.model.vocabulary.canonical((name, layer))
+
+    def _points_of(self, listed: Grid) -> dict[int, str]:
+        return {layer: self._point(layer) for layer, *_ in listed.rows}
+
+    def _points(self) -> dict[int, str]:
+        """The point of each layer that has it.
+
+        Raises:
+            AbsentPointError: no layer has it.
+        """
+        first = self.activation.replace("{i}", "0") if "{i}" in self.activation else ""
+        depths = self.model.vocabulary.depths
+        depth = depths.get(stack_of(first)) or next(iter(depths.values()))
+        found, missing = {}, None
+        for layer in range(depth):
+            try:
+                found[layer] = self._point(layer)
+            except AbsentPointError as error:
+                missing = error
+        if missing is not None and not found:
+            raise missing
+        return found
+
+    def _grid(self, base: Base, points: Mapping[int, str], names: Sequence[str]) -> Grid:
+        sizes = {layer: self._sizes(base, point, names[1:]) for layer, point in points.items()}
+        widest = [max(size) for size in zip(*sizes.values(), strict=True)]
+        grid = Grid.over(names, [points, *map(range, widest)])
+        there = [
+            row
+            for row in grid.rows
+            if all(i < n for i, n in zip(row[1:], sizes[row[0]], strict=True))
+        ]
+        return Grid(grid.axis_names, tuple(there), grid.axis_values)
+
+    def _sizes(self, base: Base, point: str, names: Sequence[str]) -> list[int]:
+        axes, shape = base.axes(point), base.shape(point)
+        sizes = []
+        for name in names:
+            letters = AXIS_LETTERS.get(name)
+            if letters is None:
+                raise InputError(
+                    f"There is no index axis {name!r}; there are {list(AXIS_LETTERS)}."
+                )
+            place = next((i for i, letter in enumerate(axes) if letter in letters), None)
+            if place is None:
+                raise InputError(
+                    f"{point} has no axis for {name!r}: its axes are {' '.join(axes)}."
+                )
+            sizes.append(shape[place])
+        return sizes
+
+
+def as_grid(rows: Any) -> Grid:
+    """A list of cells from a data frame whose columns are the axes; a grid is taken as it is."""
+    if isinstance(rows, Grid):
+        return Grid(rows.axis_names, rows.rows)
+    numbers = (tuple(map(int, row)) for row in rows.itertuples(index=False))
+    return Grid(tuple(map(str, rows.columns)), tuple(numbers))
+
+
+def _source(clean: Mapping[str, Tensor], point: str) -> Tensor:
+    """A clean activation, with its batch axis.
+
+    Raises:
+        NotCachedError: the clean run did not keep it.
+    """
+    if point not in clean:
+        raise NotCachedError(
+            f"The clean cache lacks {point}, which is to be patched in. Keep it: "
+            "model.run_with_cache(clean, names_filter=...)."
+        )
+    bare = isinstance(clean, ActivationCache) and not clean.has_batch_dim
+    return clean[point].unsqueeze(0) if bare else clean[point]
+
+
+def assemble(prepared: Prepared, metrics: Metrics, run: Run, baseline: bool) -> PatchingResult:
+    """The values of a run laid out on the axes of its grid, examples averaged if so wished."""
+    grid, values = prepared.grid, run.values
+    if grid.axis_values is not None:
+        flat = values
+        values = flat.new_full((len(flat), *grid.shape, *flat.shape[2:]), torch.nan)
+        for i, row in enumerate(grid.rows):
+            place: Any = (slice(None), *grid.place(row))
+            values[place] = flat[:, i]
+    unpatched = metrics.measure(prepared.base.logits) if baseline else None
+    if metrics.reduce == "mean":
+        values = values.mean(-1)
+        unpatched = None if unpatched is None else unpatched.mean(-1)
+    return PatchingResult(
+        values=values if metrics.named else values[0],
+        grid=grid,
+        metric_names=metrics.names,
+        reduced=metrics.reduce != "none",
+        baseline=unpatched if unpatched is None or metrics.named else unpatched[0],
+        has_metric_axis=metrics.named,
+        partial=run.partial,
+        engine=run.engine,
+    )

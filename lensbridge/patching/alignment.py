@@ -1,0 +1,96 @@
+"""Whether the clean activations fit the corrupted run, and what to say where they do not."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.patching.base import Base
+from lensbridge.patching.cell import Setter
+from lensbridge.patching.setters import INDEXED_AXES
+
+
+def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:
+    """Refuse a clean activation that does not lie over the corrupted one, axis by axis.
+
+    Raises:
+        InputError: other sizes; where it is the positions, with those that could be aligned.
+    """
+    found, wanted = tuple(clean.shape), base.shape(point)
+    if found[1:] == wanted[1:] and found[0] in (1, wanted[0]):
+        return
+    axes = base.axes(point)
+    if len(found) == len(wanted):
+        longer = [a for a, f, w in zip(axes, found, wanted, strict=True) if f != w]
+        if set(longer) & set("pqk"):
+            raise InputError(_of_lengths(point, clean, base, clean_tokens))
+        if longer == ["b"]:
+            raise InputError(
+                f"The clean cache has {found[0]} examples and the corrupted input {wanted[0]}: "
+                "they have to be as many, or the clean run has to be of one."
+            )
+    raise InputError(
+        f"{point} has shape {found} in the clean cache and {wanted} in the corrupted run "
+        f"(axes {' '.join(axes)}). Both have to come from this model."
+    )
+
+
+def _of_lengths(point: str, clean: Tensor, base: Base, clean_tokens: Tensor | None) -> str:
+    axis = next(i for i, letter in enumerate(base.axes(point)) if letter in "pqk")
+    head = (
+        f"{point} has {clean.shape[axis]} positions in the clean cache and "
+        f"{base.shape(point)[axis]} in the corrupted run, and which belong together is not "
+        "something to guess."
+    )
+    advice = (
+        "Use prompts of equal length, or generic_activation_patch with a patch_setter that says "
+        "which clean position goes where."
+    )
+    corrupted = base.cache.tokens
+    if clean_tokens is None or corrupted is None:
+        return f"{head} {advice}"
+    return f"{head} {_shared(clean_tokens, corrupted)} {advice}"
+
+
+def _shared(clean: Tensor, corrupted: Tensor) -> str:
+    """Which positions hold the same tokens at the beginning and at the end of every example."""
+    n = min(len(clean), len(corrupted))
+    first, second = clean[:n].tolist(), corrupted[:n].tolist()
+    start = min(_common(a, b) for a, b in zip(first, second, strict=True))
+    end = min(_common(a[::-1], b[::-1]) for a, b in zip(first, second, strict=True))
+    shorter = min(clean.shape[1], corrupted.shape[1])
+    end = min(end, shorter - start)
+    parts = []
+    if start:
+        parts.append(f"the first {start} (0 to {start - 1} in both)")
+    if end:
+        parts.append(f"the last {end} (-{end} to -1)")
+    return f"The same tokens are at {' and '.join(parts)}." if parts else "No tokens agree."
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def check_index(
+    base: Base, point: str, setter: Setter, names: Sequence[str], row: Sequence[int]
+) -> None:
+    """Refuse an index that a published setter cannot use.
+
+    Raises:
+        InputError: too many or too few entries, or one beyond its axis.
+    """
+    axes = INDEXED_AXES.get(setter)
+    if axes is None:
+        return
+    if len(row) != len(axes) + 1:
+        raise InputError(
+            f"An index has {len(row)} entries ({', '.join(names)}); the setter takes the layer and "
+            f"{len(axes)} more."
+        )
+    shape = base.shape(point)
+    for name, value, axis in zip(names[1:], row[1:], axes, strict=True):
+        if not -shape[axis] <= value < shape[axis]:
+            raise InputError(f"{name} {value}: {point} has {shape[axis]} there.")

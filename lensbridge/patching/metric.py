@@ -1,0 +1,115 @@
+"""Metrics: what is measured of a run's logits, one number or one for each example."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+
+MetricFunction: TypeAlias = Callable[[Tensor], Any]
+Reduce = Literal["scalar", "mean", "none"]
+"""What is done about examples. scalar: the metric gives one number for the batch. mean: it gives
+one for each example, and they are averaged. none: it gives one for each, and they are kept."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a sweep.
+
+    Args:
+        functions: by name; each maps logits `[batch, pos, d_vocab]` to a scalar or to `[batch]`.
+        reduce: which of the two, and what becomes of examples.
+        named: whether the user gave names, so that the result has an axis for them.
+    """
+
+    functions: Mapping[str, MetricFunction]
+    reduce: Reduce
+    named: bool
+
+    @classmethod
+    def of(
+        cls, given: "MetricFunction | Mapping[str, MetricFunction]", reduce: Reduce
+    ) -> "Metrics":
+        """Metrics from what a user passes.
+
+        Raises:
+            InputError: no metric, something that is not one, or an unknown `reduce`.
+        """
+        if reduce not in ("scalar", "mean", "none"):
+            raise InputError(f"reduce is 'scalar', 'mean' or 'none', not {reduce!r}.")
+        named = isinstance(given, Mapping)
+        functions = dict(given) if isinstance(given, Mapping) else {"metric": given}
+        if not functions:
+            raise InputError("The mapping of metrics is empty: there is nothing to measure.")
+        for name, function in functions.items():
+            if not callable(function):
+                raise InputError(
+                    f"A metric is a function of logits; {name!r} is a {type(function).__name__}."
+                )
+        return cls(functions, reduce, named)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the metrics."""
+        return list(self.functions)
+
+    @property
+    def per_example(self) -> bool:
+        """Whether each metric gives one number for each example."""
+        return self.reduce != "scalar"
+
+    def measure(self, logits: Tensor) -> Tensor:
+        """Every metric of one run.
+
+        Shapes: `[batch, pos, d_vocab]` -> `[metric]`, or `[metric, batch]` per example.
+
+        Raises:
+            InputError: a value of another shape than `reduce` says.
+        """
+        found = [
+            self._value(name, function, logits).detach().to(logits.device)
+            for name, function in self.functions.items()
+        ]
+        wide = [one if one.is_floating_point() else one.to(torch.float32) for one in found]
+        return torch.stack([one.to(_widest(wide)) for one in wide])
+
+    def _value(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
+        value = torch.as_tensor(function(logits))
+        batch = logits.shape[0]
+        if self.per_example and tuple(value.shape) != (batch,):
+            raise InputError(
+                f"The metric {name!r} gives shape {tuple(value.shape)}; with "
+                f"reduce={self.reduce!r} it has to give one number for each example, ({batch},)."
+            )
+        if not self.per_example and value.ndim:
+            raise InputError(
+                f"The metric {name!r} gives shape {tuple(value.shape)}; with reduce='scalar' it "
+                "has to give one number. Average it, or pass reduce='mean' (averaged here) or "
+                "reduce='none' (one number for each example is kept)."
+            )
+        return value
+
+    def baseline(self, logits: Tensor) -> Tensor:
+        """The metrics of the unpatched run, which have to be numbers.
+
+        Raises:
+            InputError: a wrong shape, or NaN.
+        """
+        values = self.measure(logits)
+        wrong = [name for name, one in zip(self.names, values, strict=True) if one.isnan().any()]
+        if wrong:
+            raise InputError(
+                f"The metric {wrong[0]!r} of the unpatched run is NaN, so nothing can be compared "
+                "with it. Look at what it divides by and at which positions it reads."
+            )
+        return values
+
+
+def _widest(tensors: list[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for one in tensors[1:]:
+        dtype = torch.promote_types(dtype, one.dtype)
+    return dtype

@@ -1,0 +1,323 @@
+"""PatchingResult: what a sweep measured, with statistics over its examples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.patching.grid import Grid, pandas
+from lensbridge.patching.statistics import (
+    Alternative,
+    Statistic,
+    bootstrap_interval,
+    sign_flip_pvalue,
+    standard_error,
+)
+from lensbridge.viz import Heatmap, Scale
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingResult:
+    """What a sweep measured: a tensor to torch and to arithmetic, with names on its axes.
+
+    Args:
+        values: `[metric?, *axes, batch?]`; the metric axis is there where metrics were named, the
+            batch axis where examples were kept. NaN: there is no such cell, or it did not run.
+        grid: the cells and the names of the axes.
+        metric_names: names along the metric axis; `["metric"]` where there is one without a name.
+        reduced: whether there is no batch axis.
+        baseline: the metric of the unpatched run, `[metric?, batch?]`; None where not asked for.
+        has_metric_axis: whether metrics were named.
+        patch_type_names: what the first axis of an `_every` result counts.
+        partial: whether the sweep was interrupted, so that some cells did not run.
+        engine: how the cells were run, and why so where they ran one by one.
+    """
+
+    values: Tensor
+    grid: Grid
+    metric_names: list[str]
+    reduced: bool
+    baseline: Tensor | None = None
+    has_metric_axis: bool = False
+    patch_type_names: list[str] | None = None
+    partial: bool = False
+    engine: str = "exact"
+
+    @property
+    def axis_names(self) -> list[str]:
+        """Names of the swept axes; none where the cells were given as a list."""
+        return [] if self.grid.axis_values is None else list(self.grid.axis_names)
+
+    @property
+    def index_df(self) -> Any:
+        """A `pandas.DataFrame` with a row for each cell, in the order in which they ran.
+
+        Raises:
+            LensbridgeError: pandas is not installed; `grid.rows` needs none.
+        """
+        return self.grid.frame()
+
+    def __repr__(self) -> str:
+        axes = ["metric"] * self.has_metric_axis + (self.axis_names or ["cell"])
+        axes += ["batch"] * (not self.reduced)
+        sizes = ", ".join(f"{a} {n}" for a, n in zip(axes, self.values.shape, strict=True))
+        cut = ", interrupted: NaN where it did not run" if self.partial else ""
+        return f"PatchingResult({sizes}; {', '.join(self.metric_names)}{cut})"
+
+    # --- as a tensor -------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        """One metric by its name, or what the tensor of values has at an index.
+
+        Raises:
+            InputError: no metric has this name.
+        """
+        return self._metric(key) if isinstance(key, str) else self.values[key]
+
+    def _metric(self, name: str) -> "PatchingResult":
+        if name not in self.metric_names:
+            raise InputError(f"No metric is called {name!r}; there are {self.metric_names}.")
+        if not self.has_metric_axis:
+            return self
+        i = self.metric_names.index(name)
+        baseline = None if self.baseline is None else self.baseline[i]
+        return replace(
+            self,
+            values=self.values[i],
+            metric_names=[name],
+            baseline=baseline,
+            has_metric_axis=False,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """What a tensor has and a result does not is the tensor's: `shape`, `cpu`, `max`..."""
+        if name.startswith("__") or name == "values":  # asked by copy and pickle before it is there
+            raise AttributeError(name)
+        return getattr(self.values, name)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        plain = {key: _plain(value) for key, value in (kwargs or {}).items()}
+        return func(*_plain(list(args)), **plain)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.values.detach().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.values)
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.values + _plain(other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return other + self.values
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self.values - _plain(other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return other - self.values
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self.values * _plain(other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return other * self.values
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self.values / _plain(other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return other / self.values
+
+    def __neg__(self) -> Tensor:
+        return -self.values
+
+    # --- statistics --------------------------------------------------------------------------
+
+    def mean(self) -> Tensor:
+        """Mean over examples; the values themselves where they are reduced already.
+
+        Shapes: `[metric?, *axes]`
+        """
+        return self.values if self.reduced else self.values.mean(dim=-1)
+
+    def stderr(self) -> Tensor:
+        """Standard error of that mean.
+
+        Shapes: `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept.
+        """
+        return standard_error(self._examples("stderr"))
+
+    def effect(self) -> Tensor:
+        """What each patch changes: the values less the unpatched run's.
+
+        Shapes: as `values`
+
+        Raises:
+            InputError: the sweep was run without `baseline=True`.
+        """
+        return self.values - self._beside_values(self._baseline("effect"))
+
+    def normalized(self, clean_baseline: Tensor | float) -> Tensor:
+        """How much of the way from the corrupted to the clean run each patch goes.
+
+        Args:
+            clean_baseline: the same metrics of the clean run, in the shape of `baseline`.
+
+        Shapes: as `values`
+        Units: 0 is the corrupted run, 1 the clean one; inf or NaN where the two are the same.
+
+        Raises:
+            InputError: the sweep was run without `baseline=True`, or another shape.
+        """
+        corrupted = self._baseline("normalized")
+        clean = torch.as_tensor(clean_baseline).to(corrupted)
+        if clean.shape != corrupted.shape:
+            raise InputError(
+                f"clean_baseline has shape {tuple(clean.shape)}; the baseline's is "
+                f"{tuple(corrupted.shape)}: the same metric of the clean run."
+            )
+        return self.effect() / self._beside_values(clean - corrupted)
+
+    def bootstrap_ci(
+        self,
+        n_resamples: int = 1000,
+        seed: int = 0,
+        *,
+        confidence: float = 0.95,
+        statistic: Statistic = "mean",
+        of_effect: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The percentile bootstrap interval of each cell.
+
+        Args:
+            n_resamples: how often the examples are drawn again.
+            seed: of the draws.
+            confidence: how much of the resamples the interval holds.
+            statistic: of the examples.
+            of_effect: of `effect()` instead of the values.
+
+        Shapes: lower and upper end, each `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept.
+        """
+        values = self._examples("bootstrap_ci")
+        data = self.effect() if of_effect else values
+        return bootstrap_interval(data, n_resamples, seed, confidence, statistic)
+
+    def permutation_pvalue(
+        self,
+        n_permutations: int = 1000,
+        seed: int = 0,
+        *,
+        alternative: Alternative = "two-sided",
+    ) -> Tensor:
+        """How likely a mean effect this large is if each example's sign were a coin's.
+
+        Exact for up to 12 examples, otherwise from `n_permutations` draws.
+
+        Shapes: `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept, or the sweep was run without `baseline=True`.
+        """
+        self._examples("permutation_pvalue")
+        return sign_flip_pvalue(self.effect(), n_permutations, seed, alternative)
+
+    def _examples(self, what: str) -> Tensor:
+        if self.reduced:
+            raise InputError(f"{what} is over examples: run the sweep with reduce='none'.")
+        return self.values
+
+    def _baseline(self, what: str) -> Tensor:
+        if self.baseline is None:
+            raise InputError(f"{what} compares with the unpatched run: pass baseline=True.")
+        return self.baseline
+
+    def _beside_values(self, baseline: Tensor) -> Tensor:
+        """A baseline with axes of 1 for the cells."""
+        lead = int(self.has_metric_axis)
+        cells = self.values.ndim - baseline.ndim
+        return baseline.reshape(*baseline.shape[:lead], *[1] * cells, *baseline.shape[lead:])
+
+    # --- out of here -------------------------------------------------------------------------
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with a row for each metric, cell and example.
+
+        Raises:
+            LensbridgeError: pandas is not installed.
+        """
+        return pandas().DataFrame(list(self._records()))
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        values = self.values.detach().cpu()
+        values = values if self.has_metric_axis else values.unsqueeze(0)
+        values = values.unsqueeze(-1) if self.reduced else values
+        for metric, table in zip(self.metric_names, values, strict=True):
+            for i, row in enumerate(self.grid.rows):
+                place = (i,) if self.grid.axis_values is None else self.grid.place(row)
+                about = {"metric": metric, **self._named(row)}
+                for example, value in enumerate(table[place].tolist()):
+                    kept = {} if self.reduced else {"example": example}
+                    yield {**about, **kept, "value": value}
+
+    def _named(self, row: Sequence[int]) -> dict[str, Any]:
+        named: dict[str, Any] = dict(zip(self.grid.axis_names, row, strict=True))
+        if self.patch_type_names is not None:
+            named["patch_type_name"] = self.patch_type_names[named["patch_type"]]
+        return named
+
+    def plot(self, title: str = "", *, digits: int | None = None) -> Heatmap:
+        """The mean over examples as a heatmap, whose `svg()` is the picture.
+
+        One picture has two axes: take a metric, and index what has more.
+
+        Args:
+            title: above the picture.
+            digits: decimals written into the cells; None writes none.
+
+        Raises:
+            InputError: not two axes.
+        """
+        table = self.mean().detach().cpu()
+        if table.ndim != 2 or self.grid.axis_values is None:
+            raise InputError(
+                f"A picture has two axes; this result is {self!r}. Take one metric by its name, "
+                "and lensbridge.viz.Heatmap for a slice of more axes."
+            )
+        cells = [[None if value != value else value for value in row] for row in table.tolist()]
+        rows, columns = ([str(value) for value in axis] for axis in self.grid.axis_values)
+        unit = self.metric_names[0]
+        return Heatmap(
+            title or unit,
+            cells,
+            rows,
+            columns,
+            scale=Scale.around_zero(cells, unit="" if unit == "metric" else unit),
+            axes=(self.axis_names[0], self.axis_names[1]),
+            digits=digits,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The tensor of a result, also inside lists and tuples."""
+    if isinstance(value, PatchingResult):
+        return value.values
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(one) for one in value)
+    return value
