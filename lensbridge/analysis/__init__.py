@@ -1,12 +1,44 @@
 """Tools that read a model: lenses, attribution, head detection, singular vectors."""
 
+from lensbridge.analysis.corpus import TokenRows, TokenStream, tokenize_and_concatenate
+from lensbridge.analysis.detection import (
+    compute_head_attention_similarity_score,
+    detect_head,
+    get_duplicate_token_head_detection_pattern,
+    get_induction_head_detection_pattern,
+    get_previous_token_head_detection_pattern,
+    get_supported_heads,
+)
 from lensbridge.analysis.lens import logit_lens
 from lensbridge.analysis.lens_result import LogitLensResult
+from lensbridge.analysis.metrics import (
+    lm_accuracy,
+    lm_cross_entropy_loss,
+    logits_to_df,
+    sample_logits,
+)
+from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
 from lensbridge.analysis.readout import LogitReadout, logit_readout
 
 __all__ = [
     "LogitLensResult",
     "LogitReadout",
+    "Prediction",
+    "PromptResult",
+    "TokenRows",
+    "TokenStream",
+    "compute_head_attention_similarity_score",
+    "detect_head",
+    "get_duplicate_token_head_detection_pattern",
+    "get_induction_head_detection_pattern",
+    "get_previous_token_head_detection_pattern",
+    "get_supported_heads",
+    "lm_accuracy",
+    "lm_cross_entropy_loss",
     "logit_lens",
     "logit_readout",
+    "logits_to_df",
+    "sample_logits",
+    "test_prompt",
+    "tokenize_and_concatenate",
 ]

@@ -1,0 +1,140 @@
+"""Whether a model gives the answer to a prompt: printed, and returned."""
+# ruff: noqa: PT028 (test_prompt is no test of pytest)
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One token that the model could say next.
+
+    Units: rank 0 is the most likely token.
+    """
+
+    token: str
+    id: int
+    rank: int
+    logit: float
+    probability: float
+
+    def __str__(self) -> str:
+        return f"Logit: {self.logit:6.2f}  Prob: {self.probability:7.2%}  Token: |{self.token}|"
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """How a model answers a prompt.
+
+    Args:
+        prompt: its tokens.
+        answers: of each answer its tokens, each predicted behind the prompt and those before it; of
+            several answers only the first token of each.
+        top: of each of these places the most likely tokens (of several answers there is one place).
+    """
+
+    prompt: list[str]
+    answers: list[list[Prediction]]
+    top: list[list[Prediction]]
+
+    @property
+    def ranks(self) -> list[list[int]]:
+        """The rank of each token of each answer."""
+        return [[one.rank for one in answer] for answer in self.answers]
+
+    def __str__(self) -> str:
+        lines = [f"Prompt: {self.prompt}"]
+        for place, top in enumerate(self.top):
+            here = [answer[place] for answer in self.answers if place < len(answer)]
+            lines += [f"Rank: {one.rank:<6d} {one}" for one in here]
+            lines += [f"Top {one.rank:<7d} {one}" for one in top]
+        ranks = [[(one.token, one.rank) for one in answer] for answer in self.answers]
+        return "\n".join([*lines, f"Ranks of the answers: {ranks}"])
+
+
+@torch.no_grad()
+def test_prompt(
+    prompt: str,
+    answer: str | Sequence[str],
+    model: LensModel,
+    prepend_space_to_answer: bool = True,
+    print_details: bool = True,
+    prepend_bos: bool | None = None,
+    top_k: int = 10,
+) -> PromptResult:
+    """See whether the model gives the answer to a prompt, and what it would rather say.
+
+    Args:
+        prompt: the text.
+        answer: what should follow; of a list of several the first token of each is looked at.
+        model: the model.
+        prepend_space_to_answer: put a space before answers that have none.
+        print_details: print the result.
+        prepend_bos: BOS before the prompt; None means the default.
+        top_k: how many of the most likely tokens to list.
+
+    Raises:
+        InputError: no answer, or an encoder-decoder.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.analysis import test_prompt
+        >>> model = lensbridge.load("demo")
+        >>> text = "The Eiffel Tower is in the city of"
+        >>> test_prompt(text, ["Paris", "Rome"], model, print_details=False).ranks[0]
+        [0]
+    """
+    answers = [answer] if isinstance(answer, str) else list(answer)
+    if not answers or not all(answers):
+        raise InputError(f"An answer is a text that is not empty; got {answer!r}.")
+    if model.native.is_encoder_decoder:
+        raise InputError("A prompt is continued by a model with one stack, not by a decoder.")
+    if prepend_space_to_answer:
+        answers = [one if one.startswith(" ") else f" {one}" for one in answers]
+    start = model.to_tokens(prompt, prepend_bos=prepend_bos)
+    ids = [model.to_tokens(one, prepend_bos=False)[0] for one in answers]
+    ids = ids if len(ids) == 1 else [one[:1] for one in ids]
+    whole = torch.cat([start, ids[0][None]], dim=1)[:, :-1]
+    logits = model(whole)
+    assert isinstance(logits, Tensor)
+    behind = logits[0, start.shape[1] - 1 :]
+    result = PromptResult(
+        prompt=[str(one) for one in model.to_str_tokens(start)],
+        answers=[
+            [_prediction(model, row, int(one)) for row, one in zip(behind, several, strict=True)]
+            for several in ids
+        ],
+        top=[
+            [
+                _prediction(model, row, int(one), rank)
+                for rank, one in enumerate(_likeliest(row, top_k))
+            ]
+            for row in behind
+        ],
+    )
+    if print_details:
+        print(result)
+    return result
+
+
+test_prompt.__test__ = False  # type: ignore[attr-defined]  # pytest collects what is called test_
+
+
+def _likeliest(logits: Tensor, k: int) -> Tensor:
+    return logits.topk(min(k, len(logits))).indices
+
+
+def _prediction(model: LensModel, logits: Tensor, one: int, rank: int | None = None) -> Prediction:
+    return Prediction(
+        token=model.to_single_str_token(one),
+        id=one,
+        rank=int((logits > logits[one]).sum()) if rank is None else rank,
+        logit=float(logits[one]),
+        probability=float(logits.double().softmax(-1)[one]),
+    )

@@ -1,0 +1,182 @@
+"""Singular vectors of what heads and neurons read and write, as tokens."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError, WeightError
+from lensbridge.factored import SVD, upcast
+from lensbridge.model import LensModel
+from lensbridge.views import BlockView
+
+VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
+Expert: TypeAlias = "int | Literal['shared'] | None"
+
+_TYPES = ("OV", "w_in", "w_gate", "w_out")
+
+
+@dataclass(frozen=True)
+class SVDInterpreter:
+    """The singular vectors of a model's weights, on the side of the residual stream.
+
+    Of a head's OV: the directions that it writes. Of `w_in` and `w_gate`: those that the neurons
+    read, with the gain of the norm that feeds them. Of `w_out`: those that the neurons write.
+
+    Args:
+        model: any model; a mixture of experts wants `expert_index`.
+
+    Source: Millidge and Black 2022, The Singular Value Decompositions of Transformer Weight
+        Matrices are Highly Interpretable.
+    """
+
+    model: LensModel
+
+    @torch.no_grad()
+    def get_singular_vectors(
+        self,
+        vector_type: VectorType,
+        layer_index: int,
+        num_vectors: int = 10,
+        head_index: int | None = None,
+        expert_index: Expert = None,
+    ) -> Tensor:
+        """What each token's column of `W_U` makes of the first singular vectors.
+
+        Args:
+            vector_type: "OV", "w_in", "w_gate" or "w_out".
+            layer_index: the layer.
+            num_vectors: how many, of the largest singular values.
+            head_index: which head, for "OV".
+            expert_index: which expert of a mixture, or "shared" for the MLP beside them.
+
+        Shapes: `[d_vocab, 1, num_vectors]`.
+
+        Units: dot products. The sign of a singular vector means nothing; `singular_readout` shows
+            both ends.
+
+        Raises:
+            InputError: a layer, head, expert or number of vectors that there is not.
+            WeightError: this layer has no such weight.
+        """
+        found = self.decompose(vector_type, layer_index, head_index, expert_index)
+        _require_rank(found, num_vectors)
+        unembed = upcast(self.model.W_U).to(found.V)
+        return (unembed.mT @ found.V[:, :num_vectors]).unsqueeze(1)
+
+    @torch.no_grad()
+    def decompose(
+        self,
+        vector_type: VectorType,
+        layer_index: int,
+        head_index: int | None = None,
+        expert_index: Expert = None,
+    ) -> SVD:
+        """The decomposition itself: `U`, `S`, and `V` `[d_model, k]`. Arguments as above."""
+        block = self._block(layer_index)
+        if vector_type == "OV":
+            heads = block.attn.OV
+            return heads[_one_of("head", head_index, len(heads))].svd()
+        if vector_type not in _TYPES:
+            raise InputError(f"vector_type is one of {', '.join(_TYPES)}, not {vector_type!r}.")
+        U, S, Vh = torch.linalg.svd(
+            upcast(_neurons(block, vector_type, expert_index)), full_matrices=False
+        )
+        return SVD(U, S, Vh.mT)
+
+    def _block(self, layer_index: int) -> BlockView:
+        count = len(self.model.blocks)
+        if not 0 <= layer_index < count:
+            raise InputError(f"layer_index={layer_index}: there are layers 0 to {count - 1}.")
+        return self.model.blocks[layer_index]
+
+
+@dataclass(frozen=True)
+class SingularDirection:
+    """One singular vector, read as tokens. It points to where the strongest token is.
+
+    Args:
+        value: its singular value.
+        share: what part of the matrix's squared norm it carries.
+        direction: `[d_model]`, of length 1.
+        top: the tokens furthest along it, each with its number.
+        bottom: those furthest against it.
+    """
+
+    value: float
+    share: float
+    direction: Tensor
+    top: list[tuple[str, float]]
+    bottom: list[tuple[str, float]]
+
+    def __str__(self) -> str:
+        ends = ("+", self.top), ("-", self.bottom)
+        shown = (f"  {sign} " + ", ".join(repr(t) for t, _ in tokens) for sign, tokens in ends)
+        return "\n".join([f"{self.value:.3g} ({self.share:.1%})", *shown])
+
+
+@torch.no_grad()
+def singular_readout(
+    model: LensModel,
+    vector_type: VectorType,
+    layer_index: int,
+    head_index: int | None = None,
+    expert_index: Expert = None,
+    num_vectors: int = 10,
+    k: int = 8,
+) -> list[SingularDirection]:
+    """The tokens at both ends of the first singular vectors.
+
+    Vectors are read as the model's head would: centred where the final norm centres, times its
+    gain, times `W_U`; only the norm's divisor is left out. Other arguments as in
+    `SVDInterpreter.get_singular_vectors`.
+
+    Args:
+        k: tokens at each end.
+
+    Raises:
+        WeightError: the head is not linear behind its norm, or the weight does not exist.
+    """
+    if model.native.head_hidden is not None:
+        raise WeightError(
+            "This model's head has a layer of its own before W_U, so a direction of the stream has "
+            "no logits. SVDInterpreter(model).decompose(...) gives the vectors."
+        )
+    found = SVDInterpreter(model).decompose(vector_type, layer_index, head_index, expert_index)
+    _require_rank(found, num_vectors)
+    rows = found.V[:, :num_vectors].mT
+    norm = model.native.ln_final
+    read = rows if norm is None else norm.linear(rows, torch.ones_like(rows[:, :1])).to(rows)
+    scores = read @ upcast(model.W_U).to(rows)
+    signs = torch.sign(scores.gather(1, scores.abs().argmax(1, keepdim=True)))
+    share = found.S.square() / found.S.square().sum()
+    return [
+        SingularDirection(
+            value=float(found.S[i]),
+            share=float(share[i]),
+            direction=rows[i] * signs[i],
+            top=_ends(model, scores[i] * signs[i], k),
+            bottom=_ends(model, scores[i] * -signs[i], k, -1.0),
+        )
+        for i in range(num_vectors)
+    ]
+
+
+def _ends(model: LensModel, scores: Tensor, k: int, sign: float = 1.0) -> list[tuple[str, float]]:
+    values, ids = scores.topk(min(k, len(scores)))
+    return [(_text(model, int(t)), sign * float(v)) for v, t in zip(values, ids, strict=True)]
+
+
+def _text(model: LensModel, token: int) -> str:
+    return str(token) if model.tokenizer is None else model.to_single_str_token(token)
+
+
+def _neurons(block: BlockView, vector_type: VectorType, expert: Expert) -> Tensor:
+    """Shapes: `[d_mlp, d_model]`."""
+    mlp = _dense(block.mlp, expert)
+    if vector_type == "w_out":
+        return _weight(block.mlp, mlp, "W_out", expert)
+    weight = _weight(block.mlp, mlp, "W_in" if vector_type == "w_in" else "W_gate", expert)
+    norm = None if block.part.residual == "post_norm" else block.part.ln2
+    return weight.mT if norm is None else weight.mT * norm.gain().to(weight.device)

@@ -1,0 +1,21 @@
+"""Evaluations that run offline: indirect objects, induction, loss on tokens."""
+
+from lensbridge.evals.ioi import IOIDataset, Prompts, Sample
+from lensbridge.evals.scores import (
+    evaluate_on_dataset,
+    induction_loss,
+    ioi_eval,
+    repeated_tokens,
+    sanity_check,
+)
+
+__all__ = [
+    "IOIDataset",
+    "Prompts",
+    "Sample",
+    "evaluate_on_dataset",
+    "induction_loss",
+    "ioi_eval",
+    "repeated_tokens",
+    "sanity_check",
+]

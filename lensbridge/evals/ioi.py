@@ -1,0 +1,309 @@
+"""Indirect objects: "Then, Tom and Mary went to the store. Tom gave the milk to" (Mary).
+
+Source: Wang et al. 2022, "Interpretability in the Wild"; the class and its placeholders after
+TransformerLens's.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lensbridge.errors import InputError
+
+TEMPLATES = (
+    "Then, [A] and [B] went to the [LOCATION]. [B] gave the [OBJECT] to [A]",
+    "Then, [B] and [A] went to the [LOCATION]. [B] gave the [OBJECT] to [A]",
+    "When [A] and [B] went to the [LOCATION], [B] handed the [OBJECT] to [A]",
+    "After [B] and [A] went to the [LOCATION], [B] passed the [OBJECT] to [A]",
+    "While [A] and [B] were at the [LOCATION], [B] offered the [OBJECT] to [A]",
+    "Yesterday [B] and [A] had a long day at the [LOCATION], and [B] sent the [OBJECT] to [A]",
+)
+"""[A] is the indirect object, [B] the subject; the last [A] is what the model is to predict."""
+
+NAMES = (
+    "John Mary Tom James Anna Sarah Peter Laura David Emma Paul Alice Mark Simon Daniel Grace "
+    "Michael Robert Rachel Kevin Brian Susan George Henry Martin Frank Maria Steven Amy "
+    "Andrew Kate Jack Ruth Jane Luke Rose"
+)
+"""English first names that most tokenizers have as one token."""
+
+NOUNS = {
+    "LOCATION": ("store", "market", "school", "park", "garden", "office", "station", "library"),
+    "OBJECT": ("ring", "book", "ball", "letter", "drink", "cake", "hat", "key"),
+}
+
+_SLOT = re.compile(r"\[(\w+)\]")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sentence, cut before the name that is to be predicted.
+
+    Args:
+        template: as it was given.
+        io: the name of the indirect object; `s` that of the subject.
+        c: a third name, which takes the place of the second subject in `abc`.
+        nouns: what stands in the other slots.
+    """
+
+    template: str
+    io: str
+    s: str
+    c: str | None
+    nouns: tuple[tuple[str, str], ...]
+
+    @property
+    def pieces(self) -> list[tuple[str, str]]:
+        """The sentence in pieces `(slot, text)`; between the slots the slot is ""."""
+        filled = {"A": self.io, "B": self.s, **dict(self.nouns)}
+        parts = _SLOT.split(self.template)
+        return [
+            (part, filled[part]) if i % 2 else ("", part) for i, part in enumerate(parts) if part
+        ]
+
+    @property
+    def text(self) -> str:
+        """The whole sentence, the answer included."""
+        return "".join(text for _, text in self.pieces)
+
+    def swapped(self) -> "Sample":
+        """The same sentence with the two names in each other's place."""
+        return Sample(self.template, self.s, self.io, self.c, self.nouns)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Rows of tokens up to the last one before the answer, padded on the right.
+
+    Shapes: tokens and mask `[sample, pos]`
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+
+class IOIDataset(Dataset[dict[str, Tensor]]):
+    """Sentences whose next token is the name that occurred once.
+
+    Names are kept if they are one token behind a space; `dropped_names` are the others. The
+    corrupted prompts have as many tokens as the clean ones and differ at names only.
+
+    Attributes:
+        samples: the sentences.
+        names: the names in use.
+        dropped_names: those that the tokenizer has not as one token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        templates: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        nouns: Mapping[str, Sequence[str]] | None = None,
+        num_samples: int = 1000,
+        symmetric: bool = False,
+        prepend_bos: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        """Draw sentences.
+
+        Args:
+            tokenizer: a HuggingFace tokenizer.
+            templates: sentences with [A] the indirect object, [B] the subject, and the slots of
+                `nouns`; they end with [A].
+            names: to draw from, without the space in front.
+            nouns: what can stand in each other slot.
+            num_samples: how many sentences.
+            symmetric: each sentence also with its names swapped; they follow one another.
+            prepend_bos: BOS first, where the tokenizer has one.
+            seed: of the draw; None: a new one each time. Python's own random state is left alone.
+
+        Raises:
+            InputError: fewer than two names are single tokens, or a template that does not fit.
+        """
+        self.tokenizer = tokenizer
+        self.templates = tuple(templates or self.get_default_templates())
+        self.nouns = dict(nouns or self.get_default_nouns())
+        self._bos = self._bos_of(prepend_bos)
+        self._check_templates()
+        asked = tuple(dict.fromkeys(names or self.get_default_names()))
+        self._id = {one: ids[0] for one in asked if len(ids := self._encode(f" {one}")) == 1}
+        self.names = tuple(self._id)
+        self.dropped_names = tuple(one for one in asked if one not in self._id)
+        if len(self.names) < 2:
+            raise InputError(
+                f"Two names at least have to be single tokens of this tokenizer behind a space; of "
+                f"{len(asked)} names {len(self.names)} are. Pass names=... that are."
+            )
+        draw = random.Random(seed)
+        if symmetric and num_samples % 2:
+            raise InputError(f"num_samples={num_samples}: symmetric sentences come in pairs.")
+        drawn = [self._draw(draw) for _ in range(num_samples // 2 if symmetric else num_samples)]
+        pairs = ((one, one.swapped()) for one in drawn)
+        self.samples = [one for pair in pairs for one in pair] if symmetric else drawn
+
+    @staticmethod
+    def get_default_names() -> list[str]:
+        """The names that are drawn from by default."""
+        return NAMES.split()
+
+    @staticmethod
+    def get_default_templates() -> list[str]:
+        """The templates that are drawn from by default."""
+        return list(TEMPLATES)
+
+    @staticmethod
+    def get_default_nouns() -> dict[str, list[str]]:
+        """What stands in the other slots by default."""
+        return {slot: list(words) for slot, words in NOUNS.items()}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The ids of a whole sentence, of its answer and of the wrong name."""
+        sample = self.samples[index]
+        ids, _ = self._tokens(sample.pieces)
+        if ids[-1] != self._id[sample.io]:
+            raise InputError(f"{sample.text!r} does not end with the token of {sample.io!r}.")
+        answers = {"IO": self._id[sample.io], "S": self._id[sample.s]}
+        whole = {"prompt": torch.tensor(ids)}
+        return {**whole, **{name: torch.tensor([one]) for name, one in answers.items()}}
+
+    # --- what a circuit is studied with ------------------------------------------------------
+
+    @cached_property
+    def clean(self) -> Prompts:
+        """The sentences without their answers."""
+        return self._prompts([one.pieces for one in self.samples])
+
+    @cached_property
+    def corrupted(self) -> Prompts:
+        """The same sentences with the second subject replaced by a third name (ABC).
+
+        Neither name occurs twice then, so nothing tells which of the two is the answer.
+
+        Raises:
+            InputError: there are only two names, so there is no third: use `flipped`.
+        """
+        if len(self.names) < 3:
+            raise InputError("A third name is needed, and there are two. Use dataset.flipped.")
+        return self._beside([_with_third(one) for one in self.samples])
+
+    @cached_property
+    def flipped(self) -> Prompts:
+        """The same sentences with the indirect object as the second subject.
+
+        The answer is the other name then.
+        """
+        return self._beside([_with_other(one) for one in self.samples])
+
+    @property
+    def io_tokens(self) -> Tensor:
+        """Ids of the right answers. Shapes: `[sample]`"""
+        return torch.tensor([self._id[one.io] for one in self.samples])
+
+    @property
+    def s_tokens(self) -> Tensor:
+        """Ids of the wrong names. Shapes: `[sample]`"""
+        return torch.tensor([self._id[one.s] for one in self.samples])
+
+    @cached_property
+    def positions(self) -> dict[str, Tensor]:
+        """Where things stand in each row: `IO`, `S1`, `S2` and `end`, the last token.
+
+        Shapes: each `[sample]`
+        """
+        found: dict[str, list[int]] = {"IO": [], "S1": [], "S2": [], "end": []}
+        for sample in self.samples:
+            ids, places = self._tokens(sample.pieces)
+            found["IO"].append(places["A"][0])
+            found["S1"].append(places["B"][0])
+            found["S2"].append(places["B"][-1])
+            found["end"].append(len(ids) - 2)
+        return {name: torch.tensor(where) for name, where in found.items()}
+
+    # --- drawing and tokenizing --------------------------------------------------------------
+
+    def _check_templates(self) -> None:
+        for one in self.templates:
+            slots = _SLOT.findall(one)
+            unknown = set(slots) - {"A", "B", *self.nouns}
+            if unknown:
+                raise InputError(f"{one!r} has {sorted(unknown)}, which nouns has no words for.")
+            if not one.endswith(" [A]") or slots.count("A") < 2 or slots.count("B") < 2:
+                raise InputError(
+                    f"{one!r}: a template has [A] and [B] twice, and ends with [A] behind a space."
+                )
+
+    def _draw(self, draw: random.Random) -> Sample:
+        template = draw.choice(self.templates)
+        io, s, *more = draw.sample(self.names, min(3, len(self.names)))
+        nouns = tuple((slot, draw.choice(list(words))) for slot, words in self.nouns.items())
+        return Sample(template, io, s, more[0] if more else None, nouns)
+
+    def _bos_of(self, prepend_bos: bool) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return [] if not prepend_bos or bos is None else [int(bos)]
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _tokens(self, pieces: Sequence[tuple[str, str]]) -> tuple[list[int], dict[str, list[int]]]:
+        """Ids of a sentence, and the columns in which each slot ends.
+
+        A sentence is encoded whole, as a model meets it; a slot ends where the text before its end
+        has that many tokens.
+        """
+        text, ends = "", []
+        for slot, part in pieces:
+            text += part
+            if slot:
+                ends.append((slot, len(text)))
+        ids = self._bos + self._encode(text)
+        places: dict[str, list[int]] = {}
+        for slot, end in ends:
+            column = len(self._bos) + len(self._encode(text[:end])) - 1
+            places.setdefault(slot, []).append(column)
+        return ids, places
+
+    def _beside(self, sentences: Sequence[Sequence[tuple[str, str]]]) -> Prompts:
+        """Changed sentences, whose tokens stand where those of the clean ones do."""
+        found, mask = self._prompts(sentences), self.clean.mask
+        if found.mask.shape != mask.shape or not torch.equal(found.mask, mask):
+            raise InputError(
+                "A name changes the number of tokens where it stands in these templates; put a "
+                "space in front of every [B]."
+            )
+        return found
+
+    def _prompts(self, sentences: Sequence[Sequence[tuple[str, str]]]) -> Prompts:
+        rows = [torch.tensor(self._tokens(pieces)[0][:-1]) for pieces in sentences]
+        pad = self.tokenizer.pad_token_id
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
+        lengths = torch.tensor([len(row) for row in rows])
+        return Prompts(tokens, (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long())
+
+
+def _with_third(sample: Sample) -> list[tuple[str, str]]:
+    assert sample.c is not None
+    return _second_subject(sample, sample.c)
+
+
+def _with_other(sample: Sample) -> list[tuple[str, str]]:
+    return _second_subject(sample, sample.io)
+
+
+def _second_subject(sample: Sample, name: str) -> list[tuple[str, str]]:
+    """The pieces with another name as the last subject."""
+    pieces = sample.pieces
+    last = max(i for i, (slot, _) in enumerate(pieces) if slot == "B")
+    return [(slot, name if i == last else text) for i, (slot, text) in enumerate(pieces)]
