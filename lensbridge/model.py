@@ -19,6 +19,7 @@ from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
 from lensbridge.loss import lm_cross_entropy_loss
 from lensbridge.points import HookMethods, HookPair
+from lensbridge.processed import ProcessingMethods
 from lensbridge.resolve import GIVEN, resolve
 from lensbridge.run import Engine
 from lensbridge.slices import PosSlice
@@ -40,7 +41,9 @@ class LogitsAndLoss(NamedTuple):
     loss: Tensor
 
 
-class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods, CircuitMethods):
+class LensModel(
+    HookMethods, WeightMethods, TextMethods, GenerationMethods, CircuitMethods, ProcessingMethods
+):
     """A HuggingFace model, untouched, with named activations and weights.
 
     Attributes:
@@ -63,6 +66,7 @@ class LensModel(HookMethods, WeightMethods, TextMethods, GenerationMethods, Circ
         self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
         self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
+        self.processings: list[Any] = []
         self._preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
 
     def __repr__(self) -> str:

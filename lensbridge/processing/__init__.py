@@ -1,0 +1,91 @@
+"""Weights rewritten so that they are easier to read and the model computes the same.
+
+`Rewriting` decides on all steps before anything is written, applies them to the native parameters
+and can put every byte back. It knows roles (which matrix reads which norm, what writes to the
+stream), and no family.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from lensbridge.parts import Native
+from lensbridge.processing.center import plan_center_unembed, plan_center_writing
+from lensbridge.processing.factor import plan_refactor
+from lensbridge.processing.fold import plan_fold_ln
+from lensbridge.processing.journal import Journal
+from lensbridge.processing.plan import (
+    Left,
+    OnImpossible,
+    Plan,
+    Processing,
+    Step,
+    Wanted,
+    Wishes,
+)
+from lensbridge.processing.probe import Probe
+from lensbridge.processing.values import plan_fold_value_biases
+
+__all__ = ["Left", "OnImpossible", "Plan", "Processing", "Rewriting", "Step", "Wanted", "Wishes"]
+
+
+@dataclass
+class Rewriting:
+    """The steps that were asked for, on one model."""
+
+    native: Native
+    plans: list[Plan]
+    journal: Journal = field(default_factory=Journal)
+
+    @classmethod
+    def of(cls, native: Native, wishes: Wishes) -> "Rewriting":
+        """Decide on every step; nothing is written.
+
+        Raises:
+            ProcessingError: a step that must be done whole cannot be.
+        """
+        plans = [_plan(native, step, wishes) for step in wishes.steps]
+        for plan in plans:
+            if wishes.must(plan.step):
+                plan.require_all()
+        return cls(native, plans)
+
+    def apply(self, probe_on: torch.device | None) -> Processing:
+        """Rewrite the parameters.
+
+        Args:
+            probe_on: the device on which to check each step on a small random input; None: no
+                check.
+
+        Raises:
+            ProcessingError: a step changed what the model computes; everything was put back.
+        """
+        rewriting = any(plan.rewrites for plan in self.plans)
+        probe = Probe.of(self.native, probe_on) if probe_on is not None and rewriting else None
+        centered = False
+        try:
+            for plan in self.plans:
+                for rewrite in plan.rewrites:
+                    rewrite(self.journal)
+                centered = centered or (plan.step == "center_unembed" and bool(plan.rewrites))
+                if probe is not None and plan.rewrites:
+                    probe.require_same(plan.step, centered)
+        except BaseException:
+            self.journal.undo()
+            raise
+        return Processing.of(self.plans)
+
+    def undo(self) -> None:
+        """Put everything back, bit for bit."""
+        self.journal.undo()
+
+
+def _plan(native: Native, step: Step, wishes: Wishes) -> Plan:
+    if step == "fold_value_biases":
+        return plan_fold_value_biases(native, "fold_ln" in wishes.steps)
+    return {
+        "fold_ln": plan_fold_ln,
+        "center_writing_weights": plan_center_writing,
+        "center_unembed": plan_center_unembed,
+        "refactor_factored_attn_matrices": plan_refactor,
+    }[step](native)

@@ -1,0 +1,106 @@
+"""Which parameters of a layer are accounted for, and what the others stand in the way of."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from lensbridge.norms import Norm
+from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Writer
+
+
+def strangers(block: BlockPart) -> dict[str, str]:
+    """The parameters of a layer that its description does not name.
+
+    Returns:
+        Their paths in the layer, each with the branch that holds it: "attn", "cross", "mlp", or ""
+        for the layer itself. What such a parameter reads or writes is not known.
+    """
+    known = {id(one) for one in _described(block)}
+    found = [path for path, one in block.module.named_parameters() if id(one) not in known]
+    return {path: _branch(block, path) for path in found}
+
+
+def _branch(block: BlockPart, path: str) -> str:
+    for name, part in (("attn", block.attn), ("cross", block.cross), ("mlp", block.mlp)):
+        if part is not None and part.path and path.startswith(f"{part.path}."):
+            return name
+    return ""
+
+
+def _described(block: BlockPart) -> Iterator[nn.Parameter]:
+    for norm in (block.ln1, block.ln1_post, block.ln_cross, block.ln_cross_post, block.ln2,
+                 block.ln2_post):  # fmt: skip
+        if norm is not None:
+            yield from norm.module.parameters()
+    for attn in (block.attn, block.cross):
+        if attn is not None:
+            yield from _of_attention(attn)
+            yield from _of_writer(attn.writer)
+    if isinstance(block.mlp, MLPPart):
+        yield from _of_mlp(block.mlp)
+    elif isinstance(block.mlp, MoEPart):
+        yield from _of_moe(block.mlp)
+    if block.out_scale is not None:
+        yield from _of_held(block.out_scale)
+
+
+def _of_attention(attn: AttentionPart) -> Iterator[nn.Parameter]:
+    linears = [role.linear for role in (attn.q, attn.k, attn.v) if role is not None]
+    modules = [linear.module for linear in (*linears, attn.out)]
+    modules += [one for one in (attn.q_norm, attn.k_norm, attn.v_norm, attn.position_bias) if one]
+    if attn.latent is not None:
+        latent = attn.latent
+        narrow = [one.module for one in (latent.kv_down, latent.kv_up, latent.q_down) if one]
+        norms = [one.module for one in (latent.kv_norm, latent.q_norm) if one]
+        modules += [*narrow, *norms]
+    for module in modules:
+        yield from module.parameters()
+    if attn.sinks is not None:
+        yield from _of_held(attn.sinks)
+
+
+def _of_mlp(mlp: MLPPart) -> Iterator[nn.Parameter]:
+    for role in (mlp.up, mlp.gate):
+        if role is not None:
+            yield from role.linear.module.parameters()
+    yield from mlp.down.module.parameters()
+    if mlp.inner_norm is not None:
+        yield from mlp.inner_norm.parameters()
+    yield from _of_writer(mlp.writer)
+
+
+def _of_moe(moe: MoEPart) -> Iterator[nn.Parameter]:
+    yield from moe.router.parameters()
+    if moe.experts is not None:
+        yield from moe.experts.module.parameters()
+    if moe.shared is not None:
+        yield from _of_mlp(moe.shared)
+    yield from _of_writer(moe.writer)
+
+
+def _of_writer(writer: Writer) -> Iterator[nn.Parameter]:
+    for held in (writer.scale.held, writer.bias):
+        if held is not None:
+            yield from _of_held(held)
+
+
+def _of_held(held: tuple[nn.Module, str]) -> Iterator[nn.Parameter]:
+    found = held[0]._parameters.get(held[1])
+    if found is not None:
+        yield found
+
+
+def outsiders(native: Native) -> dict[str, nn.Module]:
+    """The modules with parameters of their own that stand outside the layers and are not named."""
+    named = [native.main.embed, native.main.pos_embed, native.pooler, native.head_hidden]
+    named += [native.projector, None if native.unembed is None else native.unembed.module]
+    for stack in native.stacks:
+        norms: tuple[Norm | None, ...] = (stack.ln_embed, stack.ln_final)
+        named += [stack.embed, stack.pos_embed, *(norm.module for norm in norms if norm)]
+        named += [block.module for block in stack.blocks]
+    known = {id(inner) for one in named if one is not None for inner in one.modules()}
+    return {
+        path: module
+        for path, module in native.core.named_modules()
+        if module._parameters and id(module) not in known
+    }

@@ -1,0 +1,194 @@
+"""center_writing_weights and center_unembed: taking out what no LayerNorm and no softmax sees."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import Tensor, nn
+
+from lensbridge.parts import (
+    AttentionPart,
+    BlockPart,
+    FeedForward,
+    MLPPart,
+    MoEPart,
+    Native,
+    StackPart,
+    Writer,
+)
+from lensbridge.processing import matrix
+from lensbridge.processing.accounting import outsiders, strangers
+from lensbridge.processing.journal import Journal
+from lensbridge.processing.matrix import Matrix, untie, wide
+from lensbridge.processing.plan import Plan
+from lensbridge.processing.readers import processed_stacks
+from lensbridge.weights import fetch
+
+_RMS = (
+    "an RMSNorm reads the stream, and it does not subtract the mean, so the mean of what is "
+    "written matters"
+)
+
+
+def plan_center_writing(native: Native) -> Plan:
+    """Everything that is added to the stream, less its mean over the stream's channels.
+
+    Only behind LayerNorms everywhere, which subtract that mean themselves. All or nothing: half of
+    the writers centred would be of no use, and an encoder and a decoder share their embedding.
+    """
+    plan = Plan("center_writing_weights")
+    stacks = {stack.prefix: stack for stack in processed_stacks(native)}
+    reasons = {prefix: next(_obstacles(native, one), None) for prefix, one in stacks.items()}
+    for prefix, stack in stacks.items():
+        why = next((one for one in (reasons[prefix], *reasons.values()) if one is not None), None)
+        if why is None:
+            plan.do(f"the stream of {prefix}", partial(_center_stack, native, stack))
+        else:
+            plan.leave(f"the stream of {prefix}", why)
+    return plan
+
+
+def _obstacles(native: Native, stack: StackPart) -> Iterator[str]:
+    """Why not everything that is added to a stream can be centred."""
+    if stack.residual_axes != "b p m":
+        yield "there is more than one residual stream"
+    norms = [stack.ln_final, *(n for b in stack.blocks for n in (b.ln1, b.ln_cross, b.ln2))]
+    if any(norm is not None and norm.kind != "LN" for norm in norms):
+        yield _RMS
+    for i, block in enumerate(stack.blocks):
+        yield from (f"in layer {i}, {why}" for why in _of_block(block))
+    if stack.ln_final is None:
+        yield "no norm stands between the stream and what reads it in the end"
+    yield from _of_embeddings(native, stack)
+
+
+def _of_block(block: BlockPart) -> Iterator[str]:
+    if block.residual is None or block.mixer is not None or block.per_layer is not None:
+        yield "something that is not described as a matrix writes to the stream"
+    elif block.residual == "post_norm":
+        yield "the stream is a norm's output, whose gain and bias give it a mean (post-norm)"
+    elif block.skip_norm:
+        yield "the stream goes through a norm, whose gain and bias give it a mean"
+    if block.out_scale is not None:
+        yield "the whole stream is multiplied by numbers of its own"
+    for path in strangers(block):
+        yield f"{path} is not described, so whether it writes to the stream is not known"
+    branches = ((block.ln1, block.attn), (block.ln_cross, block.cross), (block.ln2, block.mlp))
+    for norm, part in branches:
+        if part is not None:
+            if norm is None:
+                yield "a branch reads the stream without a norm"
+            yield from _of_branch(part)
+
+
+def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
+    if not isinstance(part, AttentionPart | MLPPart | MoEPart):
+        yield f"the inside of {type(part.module).__name__} is not described"
+        return
+    if part.behind is not None:
+        yield "a norm stands behind a branch, and its gain gives what is added a mean"
+    if part.writer.scale.held is not None:
+        yield "a multiplier for each channel stands behind a branch"
+    if isinstance(part, MoEPart) and part.experts is None:
+        yield "experts cannot be seen one by one"
+    yield from (found for found in _outputs(part) if isinstance(found, str))
+
+
+def _outputs(part: AttentionPart | FeedForward) -> "Iterator[Matrix | str]":
+    """The matrices whose outputs a branch adds."""
+    if isinstance(part, AttentionPart):
+        yield matrix.of_linear(part.out)
+    elif isinstance(part, MLPPart):
+        yield matrix.of_linear(part.down)
+    elif isinstance(part, MoEPart):
+        if part.experts is not None:
+            yield matrix.of_experts(part.experts, "down_proj")
+        if part.shared is not None:
+            yield from _outputs(part.shared)
+
+
+def _of_embeddings(native: Native, stack: StackPart) -> Iterator[str]:
+    for module in _tables(stack):
+        weight = module._parameters.get("weight")
+        if weight is None or weight.ndim != 2 or weight.shape[1] != stack.sizes.d_model:
+            yield f"a {type(module).__name__} makes embeddings otherwise than by rows of a table"
+        elif type(weight) is not nn.Parameter or weight.is_meta or not weight.is_floating_point():
+            yield "the embedding is offloaded or quantized"
+    if stack.embed is None:
+        yield "no token embedding is described"
+    if stack.ln_embed is not None:
+        return  # whatever is added before a norm, the norm takes its mean away
+    if native.architecture.embed_mixed:
+        yield "more than a sum happens to the embeddings"
+    for path, module in outsiders(native).items():
+        if isinstance(module, nn.Embedding) and module.embedding_dim == stack.sizes.d_model:
+            yield f"{path} is not described, so whether it writes to the stream is not known"
+
+
+def _tables(stack: StackPart) -> list[nn.Module]:
+    return [module for module in (stack.embed, stack.pos_embed) if module is not None]
+
+
+def _center_stack(native: Native, stack: StackPart, journal: Journal) -> None:
+    untie(native, journal)
+    for module in _tables(stack):
+        weight = module._parameters["weight"]
+        assert weight is not None
+        _center(weight, journal)
+    for block in stack.blocks:
+        for part in (block.attn, block.cross, block.mlp):
+            if part is not None:
+                _center_branch(part, part.writer, journal)
+
+
+def _center_branch(part: AttentionPart | FeedForward, writer: Writer, journal: Journal) -> None:
+    for found in _outputs(part):
+        assert isinstance(found, Matrix)
+        weight = found.read()
+        found.write(journal, weight - weight.mean(-1, keepdim=True))
+        if found.bias_parameter is not None:
+            _center(found.bias_parameter, journal)
+    if writer.bias is not None:
+        _center(fetch(*writer.bias), journal)
+
+
+def _center(tensor: Tensor, journal: Journal) -> None:
+    value = wide(tensor.detach())
+    journal.write(tensor, value - value.mean(-1, keepdim=True))
+
+
+def plan_center_unembed(native: Native) -> Plan:
+    """W_U and b_U less their mean over the vocabulary: log-probabilities stay, logits shift."""
+    plan = Plan("center_unembed")
+    why = next(_obstacles_of_the_head(native), None)
+    if why is None:
+        plan.do("unembed", partial(_center_unembed, native))
+    else:
+        plan.leave("unembed", why)
+    return plan
+
+
+def _obstacles_of_the_head(native: Native) -> Iterator[str]:
+    head = native.unembed
+    if head is None:
+        yield "there is no language-model head"
+        return
+    if native.logit_softcap is not None:
+        yield "the logits are soft-capped, so a constant on all of them changes probabilities"
+    if native.logits_axes != "b p v" or head.n_out < native.sizes.d_vocab:
+        yield "the head does not give logits over the vocabulary"
+    found = matrix.of_linear(head)
+    if isinstance(found, str):
+        yield found
+
+
+def _center_unembed(native: Native, journal: Journal) -> None:
+    assert native.unembed is not None
+    untie(native, journal)
+    head = matrix.of_linear(native.unembed)
+    assert isinstance(head, Matrix)
+    weight = head.read()
+    head.write(journal, weight - weight.mean(-1, keepdim=True))
+    if head.bias_parameter is not None:
+        _center(head.bias_parameter, journal)
+    if native.unembed_bias is not None:
+        _center(fetch(*native.unembed_bias), journal)

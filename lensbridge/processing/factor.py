@@ -1,0 +1,134 @@
+"""refactor_factored_attn_matrices: the same QK and OV products from orthogonal factors."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lensbridge.layouts import per_head_in, per_head_out
+from lensbridge.parts import AttentionPart, BlockPart, Native, Role
+from lensbridge.processing import matrix
+from lensbridge.processing.accounting import strangers
+from lensbridge.processing.journal import Journal
+from lensbridge.processing.matrix import Matrix
+from lensbridge.processing.plan import Plan
+from lensbridge.processing.readers import processed_stacks
+from lensbridge.processing.values import attentions, fold_one, value_obstacles
+
+
+def plan_refactor(native: Native) -> Plan:
+    """W_Q and W_K as `U sqrt(S)` and `V sqrt(S)` of QK; W_V and W_O as `U S` and `V^T` of OV.
+
+    The biases of q and k are one more row of their weights; the values' biases are folded into b_O.
+    """
+    plan = Plan("refactor_factored_attn_matrices")
+    unknown = _inner_strangers(native)
+    for name, attn in attentions(native):
+        why = next(_obstacles(attn, unknown.get(id(attn), ())), None)
+        if why is None:
+            plan.do(name, partial(_refactor, attn))
+        else:
+            plan.leave(name, why)
+    return plan
+
+
+def _inner_strangers(native: Native) -> dict[int, list[str]]:
+    """Parameters inside attention modules that the description does not name."""
+    found: dict[int, list[str]] = {}
+    for stack in processed_stacks(native):
+        for block in stack.blocks:
+            unknown = strangers(block)
+            for branch, attn in _attention_of(block):
+                found[id(attn)] = [path for path, where in unknown.items() if where == branch]
+    return found
+
+
+def _attention_of(block: BlockPart) -> Iterator[tuple[str, AttentionPart]]:
+    for branch, attn in (("attn", block.attn), ("cross", block.cross)):
+        if attn is not None:
+            yield branch, attn
+
+
+def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterator[str]:
+    if attn.rotary:
+        yield "rotary positions stand between W_Q and W_K, so QK is another matrix at each distance"
+    if attn.n_kv != attn.n_heads:
+        yield "several query heads share a key/value head"
+    if attn.q_norm is not None or attn.k_norm is not None or attn.clip is not None:
+        yield "queries and keys are normalised or clipped behind their projections"
+    if attn.latent is not None:
+        yield "keys and values come from a latent"
+    if attn.k is None or attn.v is None:
+        yield "the layer reads another layer's keys and values"
+        return
+    if any(role.scale != 1.0 or role.in_scale != 1.0 for role in (attn.q, attn.k, attn.v)):
+        yield "a multiplier stands behind a projection"
+    for path in unknown:
+        yield f"{path} is not described, so whether it works on queries and keys is not known"
+    for role in (attn.q, attn.k):
+        found = matrix.of_linear(role.linear)
+        if isinstance(found, str):
+            yield found
+    yield from value_obstacles(attn, read_elsewhere=False)
+
+
+def _refactor(attn: AttentionPart, journal: Journal) -> None:
+    assert attn.k is not None
+    assert attn.v is not None
+    fold_one(attn, journal)
+    left, right = even_factors(_with_bias(attn.q), _with_bias(attn.k))
+    _put(attn.q, left, journal)
+    _put(attn.k, right, journal)
+    out = matrix.of_linear(attn.out)
+    assert isinstance(out, Matrix)
+    U, S, V = svd_of_product(_with_bias(attn.v)[:, :-1], per_head_out(out.read(), attn.n_heads).mT)
+    _put(attn.v, torch.cat([U * S.unsqueeze(-2), torch.zeros_like(U[:, :1])], dim=1), journal)
+    out.write(journal, V.mT.flatten(0, 1))
+
+
+def _matrix(role: Role) -> Matrix:
+    found = matrix.of_linear(role.linear)
+    assert isinstance(found, Matrix)
+    return found
+
+
+def _with_bias(role: Role) -> Tensor:
+    """Shapes: `[head, d_model + 1, d_head]`: the bias is what an input that is always 1 adds."""
+    own = _matrix(role)
+    bias = role.layout.split(own.read_bias())
+    return torch.cat([per_head_in(own.read(), role.layout), bias.unsqueeze(-2)], dim=-2)
+
+
+def _put(role: Role, heads: Tensor, journal: Journal) -> None:
+    """Write a role's share of its projection, and its last row where there is a bias."""
+    own = _matrix(role)
+    weight = own.read()
+    own.write(journal, role.layout.merge(weight, heads[:, :-1].movedim(0, -2)))
+    if own.bias_parameter is not None:
+        own.write_bias(journal, role.layout.merge(own.read_bias(), heads[:, -1]))
+
+
+def svd_of_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V of `left @ right^T` without that product; as many columns as the factors have.
+
+    Signs are fixed: in each column of U, the entry that is largest in size is positive.
+
+    Shapes: `[head, m, d]` and `[head, n, d]` -> `[head, m, d]`, `[head, d]`, `[head, n, d]`
+    """
+    Q_left, R_left = torch.linalg.qr(left)
+    Q_right, R_right = torch.linalg.qr(right)
+    u, S, vh = torch.linalg.svd(R_left @ R_right.mT, full_matrices=False)
+    U, V = Q_left @ u, Q_right @ vh.mT
+    largest = U.gather(-2, U.abs().argmax(-2, keepdim=True))
+    sign = torch.where(largest < 0, -1.0, 1.0).to(U)
+    missing = left.shape[-1] - S.shape[-1]  # heads that are wider than the stream
+    return F.pad(U * sign, (0, missing)), F.pad(S, (0, missing)), F.pad(V * sign, (0, missing))
+
+
+def even_factors(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product from factors whose columns have equal norms and are orthogonal."""
+    U, S, V = svd_of_product(left, right)
+    root = S.sqrt().unsqueeze(-2)
+    return U * root, V * root

@@ -1,0 +1,113 @@
+"""fold_ln: gains and biases of norms into the matrices that read them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.norms import Norm
+from lensbridge.parts import Native
+from lensbridge.processing.journal import Journal
+from lensbridge.processing.matrix import Matrix, places, untie, wide
+from lensbridge.processing.plan import Plan
+from lensbridge.processing.readers import Reading, readings
+
+
+def plan_fold_ln(native: Native) -> Plan:
+    """Every norm between the stream and a branch or the head, as far as it can be folded.
+
+    A matrix W that reads `x * g + b` becomes `diag(g) W` and gets the bias `b W`. Behind a
+    LayerNorm, whose output has mean zero, it is centred over what it reads as well.
+    """
+    plan = Plan("fold_ln")
+    found = readings(native)
+    readers = Counter(id(matrix.parameter) for one in found for matrix in one.readers)
+    held = places(native.core)
+    head = None if native.unembed is None else native.unembed.module
+    for reading in found:
+        own = [*_sharing(reading, readers, held, head), *_obstacles(reading)]
+        why = next(iter([*reading.hindrances, *own]), None)
+        for name in reading.names:
+            if why is not None:
+                plan.leave(name, why)
+            else:
+                plan.done.append(name)
+        if why is None:
+            plan.rewrites.append(partial(_fold, native, reading))
+    return plan
+
+
+def _sharing(
+    reading: Reading,
+    readers: Counter[int],
+    held: dict[int, list[tuple[nn.Module, str, str]]],
+    head: nn.Module | None,
+) -> Iterator[str]:
+    """Why a reader's weight cannot be changed for this norm alone."""
+    own = {(one.module, one.weight) for one in reading.readers}
+    for one in reading.readers:
+        if readers[id(one.parameter)] > 1:
+            yield "what reads it reads another norm as well"
+        others = [
+            path for module, name, path in held[id(one.parameter)] if (module, name) not in own
+        ]
+        if others and one.module is not head:  # the head is untied
+            yield f"what reads it shares its weight with {others[0]}"
+
+
+def _obstacles(reading: Reading) -> Iterator[str]:
+    """What is not as folding needs it, in the norm and in its readers."""
+    norm, parameters = reading.norm, dict(reading.norm.module.named_parameters())
+    if not set(parameters) <= {"weight", "bias"}:
+        yield f"{type(norm.module).__name__} holds more than a gain and a bias"
+        return
+    if any(one.is_meta or not one.is_floating_point() for one in parameters.values()):
+        yield "the norm is offloaded or quantized"
+        return
+    biased = "bias" in parameters and bool(parameters["bias"].any())
+    for one in reading.readers:
+        if one.width != norm.width:
+            yield f"a {type(one.module).__name__} reads {one.width} numbers, not {norm.width}"
+        elif biased and not one.takes_bias():
+            yield f"it has a bias, and {type(one.module).__name__} can hold none"
+
+
+def _fold(native: Native, reading: Reading, journal: Journal) -> None:
+    norm = reading.norm
+    gain, bias = _gain(norm), wide(norm.bias().detach())
+    for matrix in reading.readers:
+        if native.unembed is not None and matrix.module is native.unembed.module:
+            untie(native, journal)
+        _into(matrix, norm, gain, bias, journal)
+    _make_plain(norm, journal)
+
+
+def _gain(norm: Norm) -> Tensor:
+    """In full precision also where 1 + weight would be rounded."""
+    weight = norm.module._parameters.get("weight")
+    if weight is None:
+        return wide(norm.gain())
+    return wide(weight.detach()) + (1.0 if norm.unit_offset else 0.0)
+
+
+def _into(matrix: Matrix, norm: Norm, gain: Tensor, bias: Tensor, journal: Journal) -> None:
+    weight = matrix.read()
+    gain, bias = gain.to(weight), bias.to(weight)
+    if bool(bias.any()):
+        added = torch.einsum("m,...mf->...f", bias, weight) * matrix.in_scale
+        matrix.write_bias(journal, matrix.read_bias() + added)
+    folded = weight * gain.unsqueeze(-1)
+    if norm.kind == "LN":
+        folded = folded - folded.mean(-2, keepdim=True)
+    matrix.write(journal, folded)
+
+
+def _make_plain(norm: Norm, journal: Journal) -> None:
+    """Gain one, bias zero."""
+    weight, bias = (norm.module._parameters.get(name) for name in ("weight", "bias"))
+    if weight is not None:
+        journal.write(weight, torch.full_like(weight, 0.0 if norm.unit_offset else 1.0))
+    if bias is not None:
+        journal.write(bias, torch.zeros_like(bias))

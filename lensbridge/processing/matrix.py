@@ -1,0 +1,167 @@
+"""A stored matrix, whichever module holds it: a projection, a router, a stack of experts."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.experts import Experts
+from lensbridge.parts import Native
+from lensbridge.processing.journal import Journal
+from lensbridge.weights import Linear, State
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight and its bias, by the names under which their module holds them.
+
+    Args:
+        module: the module that holds both.
+        weight: the name of the weight, `[in, out]` or `[out, in]`, experts in front.
+        bias: the name of the bias.
+        transposed: whether the weight is stored `[..., in, out]`.
+        in_scale: what multiplies its input.
+    """
+
+    module: nn.Module
+    weight: str
+    bias: str
+    transposed: bool
+    in_scale: float = 1.0
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The stored weight."""
+        found = self.module._parameters[self.weight]
+        assert found is not None
+        return found
+
+    @property
+    def bias_parameter(self) -> nn.Parameter | None:
+        """The stored bias, where there is one."""
+        return self.module._parameters.get(self.bias)
+
+    @property
+    def width(self) -> int:
+        """Of what it reads."""
+        return self.parameter.shape[-2 if self.transposed else -1]
+
+    def read(self) -> Tensor:
+        """Shapes: `[..., in, out]`, in at least float32."""
+        return wide(self._turned(self.parameter.detach()))
+
+    def write(self, journal: Journal, value: Tensor) -> None:
+        """Shapes: `[..., in, out]`"""
+        journal.write(self.parameter, self._turned(value))
+
+    def read_bias(self) -> Tensor:
+        """Shapes: `[..., out]`, in at least float32. Zeros where there is none."""
+        own = self.bias_parameter
+        if own is not None:
+            return wide(own.detach())
+        weight = self._turned(self.parameter.detach())
+        like = wide(weight[..., 0, :])
+        return torch.zeros_like(like)
+
+    def write_bias(self, journal: Journal, value: Tensor) -> None:
+        """Set the bias; where there is none, a new one is added.
+
+        Shapes: `[..., out]`
+        """
+        own, weight = self.bias_parameter, self.parameter
+        if own is not None:
+            journal.write(own, value)
+            return
+        fresh = value.to(weight.device, weight.dtype).contiguous()
+        journal.put(self.module, self.bias, nn.Parameter(fresh, weight.requires_grad))
+
+    def takes_bias(self) -> bool:
+        """Whether it has a bias, or would use one if it were given one."""
+        if self.bias_parameter is not None:
+            return True
+        return self.bias in self.module._parameters and self._uses_a_new_bias()
+
+    def _uses_a_new_bias(self) -> bool:
+        """By trying it on a twin that shares the weight: zeros must come out as the bias."""
+        weight = self._turned(self.parameter.detach())
+        bias = torch.arange(1.0, 1.0 + weight.shape[-1], device=weight.device) % 7
+        twin = copy.copy(self.module)
+        given = {**self.module._parameters, self.bias: nn.Parameter(bias.to(weight.dtype))}
+        twin.__dict__["_parameters"] = given
+        with torch.no_grad():
+            out = type(self.module).forward(twin, weight.new_zeros(1, weight.shape[-2]))
+        return isinstance(out, Tensor) and torch.equal(out[0], bias.to(weight.dtype))
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        return weight if self.transposed else weight.mT
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In the precision in which rewriting is computed: float32, or float64 as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+_HELD: dict[State, str] = {
+    "adapted": "is behind a LoRA adapter (merge it first: merge_and_unload())",
+    "opaque": "is quantized, or not stored as a plain matrix",
+    "offloaded": "is offloaded (load the model without CPU or disk offload)",
+}
+
+
+def of_linear(linear: Linear, in_scale: float = 1.0) -> "Matrix | str":
+    """A projection; or why it cannot be rewritten."""
+    if linear.state in _HELD:
+        return f"the weight of a {type(linear.module).__name__} {_HELD[linear.state]}"
+    return Matrix(linear.module, "weight", "bias", linear.transposed, in_scale)
+
+
+def of_experts(experts: Experts, name: str) -> "Matrix | str":
+    """One stacked parameter of a mixture; or why it cannot be rewritten."""
+    weight = experts.module._parameters.get(name)
+    if weight is None or type(weight) is not nn.Parameter or not weight.is_floating_point():
+        return f"{name} of the experts {_HELD['opaque']}"
+    if weight.is_meta:
+        return f"{name} of the experts {_HELD['offloaded']}"
+    return Matrix(experts.module, name, f"{name}_bias", experts.transposed)
+
+
+def of_router(router: nn.Module, n_experts: int, d_model: int) -> "Matrix | str":
+    """The matrix of a router that is linear up to its logits; else why it is not."""
+    shapes = {name: tuple(p.shape) for name, p in router.named_parameters()}
+    whole, per_expert = (n_experts, d_model), (n_experts,)
+    found = [name for name, shape in shapes.items() if shape == whole]
+    plain = all(shape in (whole, per_expert) for shape in shapes.values())
+    if len(found) != 1 or not plain or not _holds_linears_only(router):
+        return "its router is more than one matrix"
+    path, _, name = found[0].rpartition(".")
+    holder = router.get_submodule(path)
+    weight = holder._parameters[name]
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.is_meta:
+        return f"the weight of its router {_HELD['opaque']}, or offloaded"
+    return Matrix(holder, name, "bias", transposed=False)
+
+
+def _holds_linears_only(router: nn.Module) -> bool:
+    inside = list(router.modules())[1:]
+    return all(isinstance(module, nn.Linear) for module in inside)
+
+
+def places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, str]]]:
+    """Where each parameter is held, by its id: module, name, and path for messages."""
+    found: dict[int, list[tuple[nn.Module, str, str]]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append((module, name, f"{path}.{name}"))
+    return found
+
+
+def untie(native: Native, journal: Journal) -> None:
+    """Give the head a weight of its own, where it shares the embedding's."""
+    if native.unembed is None:
+        return
+    module = native.unembed.module
+    weight = module._parameters["weight"]
+    if weight is not None and len(places(native.core)[id(weight)]) > 1:
+        journal.put(module, "weight", nn.Parameter(weight.data, weight.requires_grad))

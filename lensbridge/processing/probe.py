@@ -1,0 +1,127 @@
+"""A small random input, and what the model makes of it before and after a rewrite."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.errors import ProcessingError
+from lensbridge.parts import Native
+
+_OUTPUTS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
+_POSITIONS = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the model gave before its weights were touched, as float64."""
+
+    native: Native
+    inputs: dict[str, Tensor]
+    before: Tensor
+
+    @classmethod
+    def of(cls, native: Native, device: torch.device) -> "Probe":
+        """Run the model on a small random input.
+
+        Raises:
+            ProcessingError: it cannot be run on one.
+        """
+        inputs = _inputs(native, device)
+        try:
+            return cls(native, inputs, _run(native, inputs))
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+            raise ProcessingError(
+                f"{type(native.core).__name__} could not be run on a small random input, by which "
+                f"processing is checked: {error} Pass check=False to process without."
+            ) from error
+
+    def require_same(self, step: str, up_to_a_constant: bool) -> None:
+        """What the model computes must not have changed beyond rounding.
+
+        Args:
+            step: the step that was done last, for the message.
+            up_to_a_constant: whether logits may have moved together (the unembedding is centred).
+
+        Raises:
+            ProcessingError: it has.
+        """
+        before, after = self.before, _run(self.native, self.inputs)
+        if up_to_a_constant:
+            before, after = before.log_softmax(-1), after.log_softmax(-1)
+        deviation = relative_deviation(before, after)
+        limit = torch.finfo(_coarsest(self.native.core)).eps ** 0.5
+        if not deviation <= limit:
+            raise ProcessingError(
+                f"{step} changed what the model computes: on a small random input its outputs "
+                f"moved by {deviation:.2g} of their spread (rounding explains {limit:.2g}). "
+                f"Everything was put back. {type(self.native.core).__name__} does something with "
+                f"these weights that '{self.native.architecture.name}' does not describe; leave "
+                f"the step out ({step}=False), or pass check=False if you know better."
+            )
+
+
+def relative_deviation(before: Tensor, after: Tensor) -> float:
+    """The median over positions of the root mean square change, in units of the spread.
+
+    The median, because rounding may send single tokens to other experts.
+    """
+    finite = before.isfinite()
+    if not torch.equal(finite, after.isfinite()):
+        return float("inf")
+    before, after = before.masked_fill(~finite, 0.0), after.masked_fill(~finite, 0.0)
+    moved = (after - before).pow(2).mean(-1).sqrt().flatten()
+    spread = before.std(-1).flatten() if before.shape[-1] > 1 else before.abs().flatten()
+    return float((moved / spread.clamp_min(torch.finfo(before.dtype).tiny)).median())
+
+
+def _inputs(native: Native, device: torch.device) -> dict[str, Tensor]:
+    if native.main_input != "input_ids":
+        from lensbridge.testing.inputs import inputs_for
+
+        return {name: value.to(device) for name, value in inputs_for(native.core).items()}
+    ids = _ids(native, device)
+    decoder = {"decoder_input_ids": ids[:, :-2]} if native.is_encoder_decoder else {}
+    return {"input_ids": ids, **decoder}
+
+
+def _ids(native: Native, device: torch.device) -> Tensor:
+    """Ordinary ids: no padding, and none of the special ones that stand last."""
+    sizes = native.sizes
+    length = min(_POSITIONS, sizes.n_ctx or _POSITIONS)
+    pad: Any = native.core._modules and native.main.config.pad_token_id
+    ordinary = [one for one in range(min(sizes.d_vocab, 97)) if one != pad][-89:]
+    drawn = torch.randint(len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(ordinary)[drawn].to(device)
+
+
+def _run(native: Native, inputs: dict[str, Tensor]) -> Tensor:
+    with evaluating(native.root), torch.no_grad():
+        output = native.root(**inputs)
+    found = next((output[name] for name in _OUTPUTS if name in output), None)
+    if found is None:
+        found = next(one for one in output.values() if isinstance(one, Tensor))
+    return found.detach().double().cpu()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; afterwards each module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _coarsest(model: nn.Module) -> torch.dtype:
+    """The floating-point type with the largest rounding error that the model computes in."""
+    found = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    computed = {*found, torch.float32}  # many float64 models norm or rotate in float32
+    return max(computed, key=lambda dtype: torch.finfo(dtype).eps)

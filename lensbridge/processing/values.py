@@ -1,0 +1,104 @@
+"""fold_value_biases: what b_V adds to every position, moved into b_O."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.layouts import per_head_out, repeat_kv
+from lensbridge.parts import AttentionPart, Native, Role
+from lensbridge.processing import matrix
+from lensbridge.processing.journal import Journal
+from lensbridge.processing.matrix import Matrix, wide
+from lensbridge.processing.plan import Plan
+from lensbridge.processing.readers import processed_stacks
+
+
+def attentions(native: Native) -> Iterator[tuple[str, AttentionPart]]:
+    """Every attention module that is described, once, with its name."""
+    seen: set[nn.Module] = set()
+    for stack in processed_stacks(native):
+        for i, block in enumerate(stack.blocks):
+            for name, attn in (("attn", block.attn), ("cross_attn", block.cross)):
+                if attn is not None and attn.out.module not in seen:
+                    seen.add(attn.out.module)
+                    yield f"{stack.prefix}.{i}.{name}", attn
+
+
+def plan_fold_value_biases(native: Native, folds_norms: bool) -> Plan:
+    """A pattern's rows sum to one, so b_V adds the same everywhere: `b_V W_O`, summed over heads.
+
+    Args:
+        native: the model.
+        folds_norms: whether norms' biases will have been folded into b_V by then.
+    """
+    plan = Plan("fold_value_biases")
+    read_elsewhere = any(attn.v is None for _, attn in attentions(native))
+    for name, attn in attentions(native):
+        why = next(value_obstacles(attn, read_elsewhere), None)
+        if attn.v is not None and _has_bias(attn.v, folds_norms):
+            if why is None:
+                plan.do(name, partial(fold_one, attn))
+            else:
+                plan.leave(name, why)
+    return plan
+
+
+def _has_bias(v: Role, folds_norms: bool) -> bool:
+    found = matrix.of_linear(v.linear)
+    if isinstance(found, str):
+        return "bias" in v.linear.module._parameters or "base_layer" in v.linear.module._modules
+    return found.bias_parameter is not None or (folds_norms and found.takes_bias())
+
+
+def value_obstacles(attn: AttentionPart, read_elsewhere: bool) -> Iterator[str]:
+    """Why a value's bias does not add the same at every position, or cannot be moved."""
+    if attn.sinks is not None:
+        yield "attention sinks take a part of the pattern, so its rows do not sum to one"
+    if attn.gated:
+        yield "z is gated or normalised before it is projected"
+    if attn.v_norm is not None or attn.clip is not None:
+        yield "values are normalised or clipped behind their bias"
+    if read_elsewhere:
+        yield "some layers read an earlier layer's values"
+    for linear in (attn.out, *(role.linear for role in (attn.v,) if role is not None)):
+        found = matrix.of_linear(linear)
+        if isinstance(found, str):
+            yield found
+        elif linear is attn.out and not found.takes_bias():
+            yield f"the output projection ({type(linear.module).__name__}) can hold no bias"
+    if attn.v is not None and attn.k is not None and _overlap(attn.v, attn.k):
+        yield "keys are the values too"
+
+
+def _overlap(v: Role, k: Role) -> bool:
+    if v.linear.module is not k.linear.module:
+        return False
+    marks = torch.zeros(v.linear.n_out)
+    v.layout.assign(marks, torch.ones_like(v.layout.split(marks)))
+    return bool(k.layout.split(marks).any())
+
+
+def fold_one(attn: AttentionPart, journal: Journal) -> None:
+    """Move one module's b_V into its b_O."""
+    v, out = attn.v, matrix.of_linear(attn.out)
+    assert v is not None
+    assert isinstance(out, Matrix)
+    source = matrix.of_linear(v.linear)
+    assert isinstance(source, Matrix)
+    whole = source.read_bias()
+    heads = v.layout.split(whole) * v.scale
+    if not heads.any():
+        return
+    added = _through_heads(heads, out.read(), attn.n_heads)
+    out.write_bias(journal, out.read_bias() + added)
+    own = source.bias_parameter
+    assert own is not None
+    journal.write(own, v.layout.merge(whole, torch.zeros_like(heads)))
+
+
+def _through_heads(b_V: Tensor, out: Tensor, n_heads: int) -> Tensor:
+    """`b_V W_O`, summed over heads; a kv head's bias goes through each head that reads it."""
+    W_O = per_head_out(out, n_heads)
+    return torch.einsum("hd,hdm->m", repeat_kv(wide(b_V), n_heads, axis=0).to(W_O), W_O)
