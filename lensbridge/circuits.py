@@ -79,12 +79,14 @@ class CircuitMethods:
         heads = HeadLayers.of(self._stack_part(stack), "OV")
         return heads.layers, heads.product("OV")
 
+    @torch.no_grad()
     def all_composition_scores(self, mode: Mode, stack: str | None = None) -> CompositionScores:
         """How far each head reads what an earlier head writes, by query, key or value.
 
         `||L @ R|| / (||L|| ||R||)` in the Frobenius norm, L the earlier head's OV, R the later
         head's QK ("Q"), QK transposed ("K") or OV ("V"). On weights as they are, so without what
-        norms between do; no d_model x d_model matrix is made.
+        norms between do. No d_model x d_model matrix is made, and no gradient is kept: for these,
+        `lensbridge.analysis.composition_scores`.
 
         Args:
             mode: "Q", "K" or "V".

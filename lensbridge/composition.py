@@ -83,16 +83,15 @@ def scores_between_layers(writers: FactoredMatrix, readers: FactoredMatrix) -> T
 
     Shapes: `[layer, head, later layer, later head]`, zero where the second is not later.
     """
-    first = _writing(writers[0])
-    count, heads = len(writers), first.shape[0]
-    scores = first.new_zeros(count, heads, count, heads)
-    written: list[Tensor] = [first]
+    written = [_writing(writers[0])]
+    count, heads = len(writers), len(written[0])
+    scores = written[0].new_zeros(count, heads, count, heads)
     for later in range(1, count):
         reads = _reading(readers[later])
-        for earlier, writes in enumerate(written):
-            pair = _all_pairs(writes.to(reads.device), reads)
-            sizes = torch.linalg.matrix_norm(writes), torch.linalg.matrix_norm(reads)
-            scores[earlier, :, later] = pair / _outer(*sizes)
+        size = torch.linalg.matrix_norm(reads)
+        for earlier, writes in enumerate(one.to(reads.device) for one in written):
+            sizes = _outer(torch.linalg.matrix_norm(writes), size)
+            scores[earlier, :, later] = _all_pairs(writes, reads) / sizes
         written.append(_writing(writers[later]))
     return scores
 
@@ -117,4 +116,4 @@ def _all_pairs(writes: Tensor, reads: Tensor) -> Tensor:
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    return left.reshape(*left.shape, *[1] * right.ndim) * right
+    return left.reshape((*left.shape, *[1] * right.ndim)) * right

@@ -1,5 +1,6 @@
 """Tools that read a model: lenses, attribution, head detection, singular vectors."""
 
+from lensbridge.analysis.composition import CompositionScores, composition_scores
 from lensbridge.analysis.corpus import TokenRows, TokenStream, tokenize_and_concatenate
 from lensbridge.analysis.detection import (
     compute_head_attention_similarity_score,
@@ -19,14 +20,19 @@ from lensbridge.analysis.metrics import (
 )
 from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
 from lensbridge.analysis.readout import LogitReadout, logit_readout
+from lensbridge.analysis.svd import SingularDirection, SVDInterpreter, singular_readout
 
 __all__ = [
+    "CompositionScores",
     "LogitLensResult",
     "LogitReadout",
     "Prediction",
     "PromptResult",
+    "SVDInterpreter",
+    "SingularDirection",
     "TokenRows",
     "TokenStream",
+    "composition_scores",
     "compute_head_attention_similarity_score",
     "detect_head",
     "get_duplicate_token_head_detection_pattern",
@@ -39,6 +45,7 @@ __all__ = [
     "logit_readout",
     "logits_to_df",
     "sample_logits",
+    "singular_readout",
     "test_prompt",
     "tokenize_and_concatenate",
 ]

@@ -1,6 +1,8 @@
 """Singular vectors of what heads and neurons read and write, as tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, TypeAlias
 
 import torch
@@ -9,12 +11,16 @@ from torch import Tensor
 from lensbridge.errors import InputError, WeightError
 from lensbridge.factored import SVD, upcast
 from lensbridge.model import LensModel
-from lensbridge.views import BlockView
+from lensbridge.views import BlockView, MLPView, MoEView
 
 VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
 Expert: TypeAlias = "int | Literal['shared'] | None"
 
-_TYPES = ("OV", "w_in", "w_gate", "w_out")
+_WEIGHTS: dict[str, Callable[[MLPView | MoEView], Tensor]] = {
+    "w_in": attrgetter("W_in"),
+    "w_gate": attrgetter("W_gate"),
+    "w_out": attrgetter("W_out"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,12 @@ class SVDInterpreter:
         if vector_type == "OV":
             heads = block.attn.OV
             return heads[_one_of("head", head_index, len(heads))].svd()
-        if vector_type not in _TYPES:
-            raise InputError(f"vector_type is one of {', '.join(_TYPES)}, not {vector_type!r}.")
-        U, S, Vh = torch.linalg.svd(
-            upcast(_neurons(block, vector_type, expert_index)), full_matrices=False
-        )
+        if vector_type not in _WEIGHTS:
+            raise InputError(
+                f"vector_type is 'OV', 'w_in', 'w_gate' or 'w_out', not {vector_type!r}."
+            )
+        neurons = _neurons(block, vector_type, expert_index)
+        U, S, Vh = torch.linalg.svd(upcast(neurons), full_matrices=False)
         return SVD(U, S, Vh.mT)
 
     def _block(self, layer_index: int) -> BlockView:
@@ -129,10 +136,15 @@ def singular_readout(
     """The tokens at both ends of the first singular vectors.
 
     Vectors are read as the model's head would: centred where the final norm centres, times its
-    gain, times `W_U`; only the norm's divisor is left out. Other arguments as in
-    `SVDInterpreter.get_singular_vectors`.
+    gain, times `W_U`; only the norm's divisor is left out.
 
     Args:
+        model: any model whose head is a norm and a matrix.
+        vector_type: this and the next three as in `SVDInterpreter.get_singular_vectors`.
+        layer_index: the layer.
+        head_index: for "OV".
+        expert_index: for a mixture of experts.
+        num_vectors: how many, of the largest singular values.
         k: tokens at each end.
 
     Raises:
@@ -173,10 +185,36 @@ def _text(model: LensModel, token: int) -> str:
 
 
 def _neurons(block: BlockView, vector_type: VectorType, expert: Expert) -> Tensor:
-    """Shapes: `[d_mlp, d_model]`."""
-    mlp = _dense(block.mlp, expert)
+    """One row for each neuron. Shapes: `[d_mlp, d_model]`."""
+    mlp, read = block.mlp, _WEIGHTS[vector_type]
+    if isinstance(mlp, MoEView):
+        weight = _of_expert(mlp, read, expert)
+    elif expert is not None:
+        raise InputError(f"expert_index={expert!r}: this layer's MLP is not a mixture of experts.")
+    else:
+        weight = read(mlp)
     if vector_type == "w_out":
-        return _weight(block.mlp, mlp, "W_out", expert)
-    weight = _weight(block.mlp, mlp, "W_in" if vector_type == "w_in" else "W_gate", expert)
+        return weight
     norm = None if block.part.residual == "post_norm" else block.part.ln2
-    return weight.mT if norm is None else weight.mT * norm.gain().to(weight.device)
+    return weight.mT if norm is None else weight.mT * norm.gain().to(weight)
+
+
+def _of_expert(mlp: MoEView, read: Callable[[MLPView | MoEView], Tensor], expert: Expert) -> Tensor:
+    if expert == "shared":
+        return read(mlp.shared)
+    weights = read(mlp)
+    return weights[_one_of("expert", expert, len(weights))]
+
+
+def _one_of(what: str, index: int | None, count: int) -> int:
+    if index is None or not 0 <= index < count:
+        raise InputError(
+            f"{what}_index={index}: pass one of the {count} {what}s, 0 to {count - 1}."
+        )
+    return index
+
+
+def _require_rank(found: SVD, num_vectors: int) -> None:
+    rank = found.S.shape[-1]
+    if not 0 < num_vectors <= rank:
+        raise InputError(f"num_vectors={num_vectors}: this matrix has {rank} singular vectors.")
