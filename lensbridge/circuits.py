@@ -14,7 +14,7 @@ from lensbridge.factored import FactoredMatrix
 from lensbridge.heads import Circuit, HeadLayers, head_labels
 from lensbridge.ledger import ledger
 from lensbridge.parts import StackPart
-from lensbridge.vocabulary import Vocabulary
+from lensbridge.run import Engine
 
 Mode: TypeAlias = Literal["Q", "K", "V"]
 
@@ -35,7 +35,7 @@ class CircuitMethods:
     """
 
     components: Components
-    vocabulary: Vocabulary
+    engine: Engine
     to_single_token: Callable[[str], int]
     W_E: Any
     W_pos: Any
@@ -153,7 +153,7 @@ class CircuitMethods:
         part = stack.blocks[min(layer, count - 1)]
         if mlp_input and part.mlp is None:
             raise WeightError(f"Layer {layer} has no MLP, so there is nothing that it reads.")
-        steps = ledger(stack, self.vocabulary.names.__contains__)
+        steps = ledger(stack, self.engine.sites.__contains__)
         before = steps_before(steps, f"{stack.prefix}.{layer}.", part, mlp_input)
         zero = torch.zeros(stack.sizes.d_model, dtype=self.dtype, device=self.device)
         return accumulated(before, zero, include_mlp_biases)
