@@ -51,6 +51,11 @@ def load(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     token: str | bool | None = None,
+    fold_ln: bool | None = False,
+    center_writing_weights: bool | None = False,
+    center_unembed: bool | None = False,
+    fold_value_biases: bool | None = False,
+    refactor_factored_attn_matrices: bool | None = False,
     **hf_kwargs: Any,
 ) -> "LensModel":
     """Open a HuggingFace model for reading and editing its activations.
@@ -71,6 +76,12 @@ def load(
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
         token: a hub token; by default HF_TOKEN or the one that is logged in.
+        fold_ln: rewrite the weights in place, as `LensModel.process_weights_` does: True, or None
+            for as far as this model allows. So the next four; by default no weight is touched.
+        center_writing_weights: what is added to the stream less its mean.
+        center_unembed: W_U and b_U less their mean over the vocabulary.
+        fold_value_biases: b_V into b_O.
+        refactor_factored_attn_matrices: W_Q, W_K, W_V, W_O from the SVD of QK and OV.
         hf_kwargs: for `from_pretrained` of the class that the checkpoint was saved from.
 
     Returns:
@@ -81,6 +92,7 @@ def load(
         LoadError: no model or not all of its weights, or arguments that do not go together.
         InputError: there is no such device or dtype.
         UnsupportedArchitectureError: no adapter describes this model and none could be derived.
+        ProcessingError: the weights cannot be rewritten as asked.
 
     Example:
         >>> import lensbridge
@@ -119,10 +131,21 @@ def load(
     }
     if tokenizer is None:
         own = {"revision": revision, "subfolder": hf_kwargs.get("subfolder"), **access}
-        return LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), **how)
-    if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
-    return LensModel(hf_model, lambda: tokenizer, **how)
+        lens = LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), **how)
+    else:
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
+        lens = LensModel(hf_model, lambda: tokenizer, **how)
+    steps: dict[str, Any] = {
+        "fold_ln": fold_ln,
+        "center_writing_weights": center_writing_weights,
+        "center_unembed": center_unembed,
+        "fold_value_biases": fold_value_biases,
+        "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+    }
+    if any(step is not False for step in steps.values()):
+        lens.process_weights_(**steps)
+    return lens
 
 
 def _description(

@@ -8,20 +8,29 @@ from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Writer
 
 
-def strangers(block: BlockPart) -> dict[str, str]:
-    """The parameters of a layer that its description does not name.
+def strangers(block: BlockPart, axes: int = 1) -> dict[str, str]:
+    """The parameters of a layer that its description does not name, with so many axes or more.
 
     Returns:
-        Their paths in the layer, each with the branch that holds it: "attn", "cross", "mlp", or ""
-        for the layer itself. What such a parameter reads or writes is not known.
+        Their paths in the layer, each with the branch that holds it: "attn", "mixer", "cross",
+        "mlp", or "" for the layer itself. What such a parameter reads or writes is not known.
     """
     known = {id(one) for one in _described(block)}
-    found = [path for path, one in block.module.named_parameters() if id(one) not in known]
-    return {path: _branch(block, path) for path in found}
+    return {
+        path: _branch(block, path)
+        for path, one in block.module.named_parameters()
+        if id(one) not in known and one.ndim >= axes
+    }
 
 
 def _branch(block: BlockPart, path: str) -> str:
-    for name, part in (("attn", block.attn), ("cross", block.cross), ("mlp", block.mlp)):
+    branches = (
+        ("attn", block.attn),
+        ("mixer", block.mixer),
+        ("cross", block.cross),
+        ("mlp", block.mlp),
+    )
+    for name, part in branches:
         if part is not None and part.path and path.startswith(f"{part.path}."):
             return name
     return ""
@@ -98,9 +107,9 @@ def outsiders(native: Native) -> dict[str, nn.Module]:
         norms: tuple[Norm | None, ...] = (stack.ln_embed, stack.ln_final)
         named += [stack.embed, stack.pos_embed, *(norm.module for norm in norms if norm)]
         named += [block.module for block in stack.blocks]
-    known = {id(inner) for one in named if one is not None for inner in one.modules()}
+    known = {id(own) for one in named if one is not None for own in one.parameters()}
     return {
         path: module
         for path, module in native.core.named_modules()
-        if module._parameters and id(module) not in known
+        if any(id(own) not in known for own in module.parameters(recurse=False))
     }

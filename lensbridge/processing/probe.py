@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +29,16 @@ class Probe:
         Raises:
             ProcessingError: it cannot be run on one.
         """
-        inputs = _inputs(native, device)
-        try:
-            return cls(native, inputs, _run(native, inputs))
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-            raise ProcessingError(
-                f"{type(native.core).__name__} could not be run on a small random input, by which "
-                f"processing is checked: {error} Pass check=False to process without."
-            ) from error
+        errors = []
+        for inputs in _inputs(native, device):
+            try:
+                return cls(native, inputs, _run(native, inputs))
+            except Exception as error:  # whatever a forward may raise at an input it cannot take
+                errors.append(error)
+        raise ProcessingError(
+            f"{type(native.core).__name__} could not be run on a small random input, by which "
+            f"processing is checked: {errors[-1]} Pass check=False to process without."
+        ) from errors[-1]
 
     def require_same(self, step: str, up_to_a_constant: bool) -> None:
         """What the model computes must not have changed beyond rounding.
@@ -78,21 +79,22 @@ def relative_deviation(before: Tensor, after: Tensor) -> float:
     return float((moved / spread.clamp_min(torch.finfo(before.dtype).tiny)).median())
 
 
-def _inputs(native: Native, device: torch.device) -> dict[str, Tensor]:
-    if native.main_input != "input_ids":
-        from lensbridge.testing.inputs import inputs_for
+def _inputs(native: Native, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """What to try: ids alone, then with pictures or sounds."""
+    if native.main_input == "input_ids":
+        ids = _ids(native, device)
+        decoder = {"decoder_input_ids": ids[:, :-2]} if native.is_encoder_decoder else {}
+        yield {"input_ids": ids, **decoder}
+    from lensbridge.testing.inputs import inputs_for
 
-        return {name: value.to(device) for name, value in inputs_for(native.core).items()}
-    ids = _ids(native, device)
-    decoder = {"decoder_input_ids": ids[:, :-2]} if native.is_encoder_decoder else {}
-    return {"input_ids": ids, **decoder}
+    yield {name: value.to(device) for name, value in inputs_for(native.core).items()}
 
 
 def _ids(native: Native, device: torch.device) -> Tensor:
     """Ordinary ids: no padding, and none of the special ones that stand last."""
     sizes = native.sizes
     length = min(_POSITIONS, sizes.n_ctx or _POSITIONS)
-    pad: Any = native.core._modules and native.main.config.pad_token_id
+    pad = native.main.config.to_dict().get("pad_token_id")
     ordinary = [one for one in range(min(sizes.d_vocab, 97)) if one != pad][-89:]
     drawn = torch.randint(len(ordinary), (1, length), generator=torch.Generator().manual_seed(0))
     return torch.tensor(ordinary)[drawn].to(device)

@@ -60,7 +60,7 @@ def readings(native: Native) -> list[Reading]:
 
 
 def _of_block(at: str, block: BlockPart, d_model: int, of: Callable[[Norm, str], Reading]) -> None:
-    unknown = strangers(block)
+    unknown = strangers(block, axes=2)  # a vector is no matrix that could read a norm
     branches = (
         ("ln1", block.ln1, "attn", block.attn or block.mixer),
         ("ln_cross", block.ln_cross, "cross", block.cross),
@@ -75,11 +75,11 @@ def _of_block(at: str, block: BlockPart, d_model: int, of: Callable[[Norm, str],
         reading.hindrances += [
             f"{path} of the layer is not described, so whether it reads this norm is not known"
             for path, where in unknown.items()
-            if where in (branch, "") and block.mixer is None
+            if where in (branch, "")
         ]
         if slot == "ln1" and block.mixer is not None:
             reading.add(f"a mixer ({type(block.mixer.module).__name__}) reads it")
-        if part is None and block.mlp is None:
+        if part is None:
             reading.add("what reads it is not described")
         for reader in _readers(slot, block, d_model):
             reading.add(reader)
