@@ -1,143 +1,30 @@
 """ActivationCache: the activations of one run, each stored once under its canonical name."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lensbridge.attribution import AttributionMethods
+from lensbridge.capture import GRAD, version_of
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.hooks import Callback, Hook
 from lensbridge.names import BY_TEMPLATE, Name, template
 from lensbridge.shares import ShareMethods
-from lensbridge.sites import Site
-from lensbridge.slices import PosSlice, as_index, taken
+from lensbridge.slices import PosSlice, taken
 from lensbridge.stream import StreamMethods
 from lensbridge.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
-GRAD = "_grad"
+Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor's memory was written to; inference tensors do not count."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How captured activations are kept.
-
-    Args:
-        device: where to, or None: where they are.
-        dtype: as what, or None: as they are.
-        pos_slice: which positions: an index (the axis stays), a slice, its `(start, stop, step)`
-            as a tuple, or a list of indices.
-        detach: whether they are cut from the autograd graph.
-    """
-
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-    pos_slice: PosSlice = None
-    detach: bool = True
-
-    def index(self) -> Any:
-        """The position slice as something to index with that keeps the axis."""
-        pos = self.pos_slice
-        if isinstance(pos, int):
-            return slice(pos, None) if pos == -1 else slice(pos, pos + 1)
-        return as_index(pos)
-
-    def capture(self, value: Tensor, axes: str, alone: bool) -> Tensor:
-        """The tensor to keep for a value.
-
-        Args:
-            value: the live activation.
-            axes: its axes, to find the position axis.
-            alone: whether nobody keeps the rest of the tensor that it may be a slice of, so that
-                keeping a view would hold memory that nobody asked for.
-        """
-        kept = value.detach() if self.detach and value.requires_grad else value
-        axis = None if self.pos_slice is None else position_axis(axes)
-        if axis is not None:
-            kept = kept[(slice(None),) * axis + (self.index(),)].clone()
-        elif alone and kept.untyped_storage().nbytes() > kept.nbytes:
-            kept = kept.clone()
-        if self.device is not None or self.dtype is not None:
-            kept = kept.to(device=self.device, dtype=self.dtype)
-        return kept
-
-
-def position_axis(axes: str) -> int | None:
-    """Which axis counts positions: `p`, or the query axis of a pattern; None where there is none.
-
-    Example:
-        >>> position_axis("b p h d"), position_axis("b h q k"), position_axis("b m")
-        (1, 2, None)
-    """
-    letters = axes.split()
-    return next((letters.index(one) for one in "pq" if one in letters), None)
-
-
-@dataclass
-class Collector:
-    """Callbacks that fill a dictionary with the activations of a run."""
-
-    sites: Mapping[str, Site]
-    names: Sequence[str]
-    keep: Keep
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
-    graph: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._asked = frozenset(self.names)
-
-    def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
-        """A reader for each name; with gradients, also the tensors to differentiate by."""
-        found = []
-        for name in self.names:
-            if with_grad:
-                found.append(Callback(name, "edit", self._join_graph(name), name, required))
-            found.append(Callback(name, "read", self._reader(name), name, required))
-        return found
-
-    def _reader(self, name: str) -> Callable[[Tensor], None]:
-        site, keep = self.sites[name], self.keep
-        tensors, versions, axes = self.tensors, self.versions, site.axes
-        alone = site.may_be_part and (len(site.shares) == 1 or not site.shares <= self._asked)
-
-        def read(value: Tensor) -> None:
-            kept = keep.capture(value, axes, alone)
-            tensors[name] = kept
-            versions[name] = version_of(kept)
-
-        return read
-
-    def _join_graph(self, name: str) -> Callable[[Tensor, Hook], None]:
-        def join(value: Tensor, hook: Hook) -> None:
-            self.graph[name] = value if value.requires_grad else value.requires_grad_()
-
-        return join
-
-    def backward(self, output: Tensor) -> None:
-        """Gradients of a scalar at every point, kept under `<name>_grad`.
-
-        Parameters' `.grad` stay as they are.
-        """
-        names = list(self.graph)
-        grads = torch.autograd.grad(output, [self.graph[n] for n in names], allow_unused=True)
-        for name, grad in zip(names, grads, strict=True):
-            given = torch.zeros_like(self.graph[name]) if grad is None else grad
-            kept = self.keep.capture(given, self.sites[name].axes, alone=True)
-            self.tensors[name + GRAD] = kept
-            self.versions[name + GRAD] = version_of(kept)
-        self.graph.clear()
+def place_of(tensor: Tensor) -> Place:
+    """What two tensors that are the same numbers in the same memory have in common."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):
@@ -175,7 +62,13 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self.prepend_bos = prepend_bos
         self.has_batch_dim = has_batch_dim
 
-    def _canonical(self, name: Name) -> str:
+    def canonical(self, name: Name) -> str:
+        """The name under which an activation is stored, whatever spelling was used.
+
+        Raises:
+            UnknownPointError: no such name.
+            AbsentPointError: this architecture lacks the point.
+        """
         first = name if isinstance(name, str) else name[0]
         if isinstance(first, str) and first.endswith(GRAD):
             plain = first.removesuffix(GRAD)
@@ -192,7 +85,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             NotCachedError: the run was not asked to keep it.
             StaleActivationError: the tensor was written to after it was captured.
         """
-        full = self._canonical(name)
+        full = self.canonical(name)
         if full not in self._tensors:
             raise NotCachedError(
                 f"{full} was not cached; this cache holds {len(self)} points. "
@@ -208,7 +101,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     def __contains__(self, name: object) -> bool:
         try:
-            return self._canonical(name) in self._tensors  # type: ignore[arg-type]
+            return self.canonical(name) in self._tensors  # type: ignore[arg-type]
         except (UnknownPointError, NotCachedError, KeyError, TypeError):
             return False
 
@@ -265,11 +158,12 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
         Names that share one tensor share it there too.
         """
-        moved: dict[int, Tensor] = {}
+        moved: dict[Place, Tensor] = {}
         for tensor in self.values():
             kind = dtype if tensor.is_floating_point() else None
-            moved.setdefault(id(tensor), tensor.to(device=device, dtype=kind))
-        return self._like({name: moved[id(tensor)] for name, tensor in self.items()})
+            if place_of(tensor) not in moved:
+                moved[place_of(tensor)] = tensor.to(device=device, dtype=kind)
+        return self._like({name: moved[place_of(tensor)] for name, tensor in self.items()})
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients off (or on) for everything that follows, outside the cache too."""
@@ -277,20 +171,24 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     # --- the batch axis ----------------------------------------------------------------------
 
+    def axes(self, name: Name) -> str:
+        """One letter for each axis of an activation (`lensbridge.names`), as "b p h d"."""
+        plain = self.canonical(name).removesuffix(GRAD)
+        row = BY_TEMPLATE[template(plain)].axes
+        letters = row if self.model is None else self.model.engine.sites[plain].axes
+        if self.has_batch_dim:
+            return letters
+        return " ".join(letter for letter in letters.split() if letter != _batch_letter(letters))
+
     def _batch_axis(self, name: str) -> int | None:
-        plain = name.removesuffix(GRAD)
-        axes = BY_TEMPLATE[template(plain)].axes
-        if self.model is not None:
-            axes = self.model.engine.sites[plain].axes
-        letters = axes.split()
-        if letters[0] == "1":
-            return 0
+        letters = self.axes(name).split()
         if "t" in letters:
             raise InputError(
                 f"{name} holds the tokens of all examples in one axis, so no example can be taken "
                 "out. Leave the points inside experts out of the cache."
             )
-        return letters.index("b") if "b" in letters else None
+        letter = _batch_letter(" ".join(letters))
+        return letters.index(letter) if letter in letters else None
 
     def remove_batch_dim(self) -> "ActivationCache":
         """The cache without its batch axis, for a batch of one.
@@ -324,7 +222,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             axis = self._batch_axis(name)
             if axis is None:
                 return tensor
-            shared = tensor.shape[axis] == 1 and self._is_shared(name)
+            shared = self.axes(name).startswith("1 ")  # one for all examples
             return taken(
                 tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim
             )
@@ -339,10 +237,13 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             has_batch_dim=not alone,
         )
 
-    def _is_shared(self, name: str) -> bool:
-        return BY_TEMPLATE[template(name.removesuffix(GRAD))].axes.startswith("1 ")
+    # --- elsewhere ----------------------------------------------------------------------------
 
-    # --- files -------------------------------------------------------------------------------
+    def to_xarray(self, name: Name) -> Any:
+        """One activation with named axes; see `lensbridge.labelled`."""
+        from lensbridge.labelled import to_xarray
+
+        return to_xarray(self, name)
 
     def save(self, path: str | Path) -> None:
         """Write the cache to a file; see `lensbridge.cache_files`."""
@@ -356,3 +257,8 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         from lensbridge.cache_files import load
 
         return load(path, model)
+
+
+def _batch_letter(axes: str) -> str:
+    """The letter of the axis that examples, or all of them together, are in."""
+    return "1" if axes.startswith("1 ") else "b"

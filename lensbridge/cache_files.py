@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
+from lensbridge.cache import ActivationCache, Place, place_of
 from lensbridge.errors import InputError
 from lensbridge.vocabulary import Vocabulary
 
@@ -44,6 +44,7 @@ def save(cache: ActivationCache, path: str | Path) -> None:
         "has_batch_dim": cache.has_batch_dim,
         "model": _described(cache.model),
         "vocabulary": {
+            "index": [name for name in known.names if name in names or ".experts." not in name],
             "absent": known.absent,
             "depths": known.depths,
             "gated": known.gated,
@@ -55,12 +56,11 @@ def save(cache: ActivationCache, path: str | Path) -> None:
 
 def _once(cache: ActivationCache) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every tensor under the first of its names, and for each name the one to look under."""
-    first: dict[tuple[Any, ...], str] = {}
+    first: dict[Place, str] = {}
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     for name, tensor in cache.items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        names[name] = first.setdefault(place, name)
+        names[name] = first.setdefault(place_of(tensor), name)
         if names[name] == name:
             own = tensor.detach().contiguous()  # heads that are views of one projection
             whole = own.untyped_storage().nbytes() == own.nbytes
@@ -119,7 +119,7 @@ def _rebuilt(
     names: dict[str, str] = about["names"]
     known = about["vocabulary"]
     read = Vocabulary(
-        index=tuple(names),
+        index=tuple(known["index"]),
         absent=known["absent"],
         depths=known["depths"],
         gated=known["gated"],

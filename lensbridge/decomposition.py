@@ -178,7 +178,7 @@ class Decomposition:
         wanted = self.total
         off = (terms.sum(0) - wanted).abs()
         sizes = terms.abs().sum(0) + wanted.abs()
-        allowed = _ROUNDINGS * torch.finfo(terms.dtype).eps * sizes.amax(-1, keepdim=True)
+        allowed = _ROUNDINGS * _unit(terms.dtype) * sizes.amax(-1, keepdim=True)
         if bool((off > allowed).any()):
             raise LensbridgeError(
                 f"The {len(terms)} terms do not sum to {self.target.point}: they are off by "
@@ -342,4 +342,9 @@ def _multiplied(scale: Multiplier, like: Tensor) -> tuple[Passage, ...]:
 
 
 def _is_rounding(rest: Tensor, whole: Tensor) -> bool:
-    return bool(rest.abs().max() <= _ROUNDINGS * torch.finfo(whole.dtype).eps * whole.abs().max())
+    return bool(rest.abs().max() <= _ROUNDINGS * _unit(whole.dtype) * whole.abs().max())
+
+
+def _unit(dtype: torch.dtype) -> float:
+    """The unit of rounding: float32's for float64 too, for many norms compute in it."""
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.cache import ActivationCache, Collector, Keep
+from lensbridge.cache import ActivationCache
+from lensbridge.capture import Collector, Keep
 from lensbridge.circuits import CircuitMethods
 from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of
@@ -24,6 +25,7 @@ from lensbridge.resolve import GIVEN, resolve
 from lensbridge.run import Engine
 from lensbridge.slices import PosSlice
 from lensbridge.spec import Architecture
+from lensbridge.splicing import SAEMethods
 from lensbridge.stacks import WeightMethods
 from lensbridge.texts import TextMethods
 from lensbridge.tokens import Side, Tokens
@@ -42,7 +44,13 @@ class LogitsAndLoss(NamedTuple):
 
 
 class LensModel(
-    HookMethods, WeightMethods, TextMethods, GenerationMethods, CircuitMethods, ProcessingMethods
+    SAEMethods,
+    HookMethods,
+    WeightMethods,
+    TextMethods,
+    GenerationMethods,
+    CircuitMethods,
+    ProcessingMethods,
 ):
     """A HuggingFace model, untouched, with named activations and weights.
 

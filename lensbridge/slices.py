@@ -33,5 +33,5 @@ def taken(value: Tensor, chosen: PosSlice, axis: int) -> Tensor:
     """
     if chosen is None:
         return value
-    behind = [slice(None)] * (-axis - 1)
-    return value[(..., as_index(chosen), *behind)]
+    index = (..., as_index(chosen), *[slice(None)] * (-axis - 1))
+    return value[index]

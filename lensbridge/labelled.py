@@ -1,0 +1,57 @@
+"""Activations with named axes, for those who like xarray (`pip install lensbridge[frames]`)."""
+
+from typing import TYPE_CHECKING, Any
+
+from lensbridge.errors import LensbridgeError
+from lensbridge.names import Name
+
+if TYPE_CHECKING:
+    from lensbridge.cache import ActivationCache
+
+AXES = {
+    "b": "batch",
+    "p": "pos",
+    "h": "head",
+    "g": "kv_head",
+    "d": "d_head",
+    "m": "d_model",
+    "f": "d_mlp",
+    "v": "d_vocab",
+    "q": "query_pos",
+    "k": "key_pos",
+    "e": "expert",
+    "c": "channel",
+    "t": "routed_token",
+    "l": "latent",
+    "s": "padded_pos",
+    "r": "stream",
+    "1": "one",
+}
+
+
+def to_xarray(cache: "ActivationCache", name: Name) -> Any:
+    """One activation as an `xarray.DataArray`: its axes have names, its positions have tokens.
+
+    Args:
+        cache: where it is.
+        name: in any spelling.
+
+    Raises:
+        LensbridgeError: xarray is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise LensbridgeError(
+            "to_xarray needs xarray, which is not installed: pip install lensbridge[frames]."
+        ) from error
+    value = cache[name].detach().float().cpu()
+    axes = [AXES[letter] for letter in cache.axes(name).split()]
+    found = xarray.DataArray(value.numpy(), dims=axes, name=cache.canonical(name))
+    tokens, along = cache.tokens, next((a for a in ("pos", "query_pos") if a in axes), None)
+    if tokens is None or along is None or found.sizes[along] != tokens.shape[-1]:
+        return found
+    ids = tokens.cpu().numpy()
+    if "batch" in axes and len(ids) == found.sizes["batch"]:
+        return found.assign_coords(token=(("batch", along), ids))
+    return found.assign_coords(token=((along,), ids.reshape(-1)[-tokens.shape[-1] :]))
