@@ -5,12 +5,18 @@ The field's activation-patching functions, path patching, and sweeps over cells 
 
 from lensbridge.patching.activation import generic_activation_patch
 from lensbridge.patching.cell import Cell
+from lensbridge.patching.direct import (
+    get_act_patch_direct_path,
+    get_act_patch_direct_path_all_sources,
+)
 from lensbridge.patching.every import (
     get_act_patch_attn_head_all_pos_every,
     get_act_patch_attn_head_by_pos_every,
     get_act_patch_block_every,
 )
 from lensbridge.patching.grid import Grid, make_df_from_ranges
+from lensbridge.patching.node import Node
+from lensbridge.patching.paths import path_patch
 from lensbridge.patching.published import (
     get_act_patch_attn_head_k_all_pos,
     get_act_patch_attn_head_k_by_pos,
@@ -41,6 +47,7 @@ from lensbridge.patching.setters import (
 __all__ = [
     "Cell",
     "Grid",
+    "Node",
     "PatchingResult",
     "generic_activation_patch",
     "get_act_patch_attn_head_all_pos_every",
@@ -58,6 +65,8 @@ __all__ = [
     "get_act_patch_attn_head_v_by_pos",
     "get_act_patch_attn_out",
     "get_act_patch_block_every",
+    "get_act_patch_direct_path",
+    "get_act_patch_direct_path_all_sources",
     "get_act_patch_mlp_out",
     "get_act_patch_resid_mid",
     "get_act_patch_resid_pre",
@@ -68,4 +77,5 @@ __all__ = [
     "layer_pos_head_vector_patch_setter",
     "layer_pos_patch_setter",
     "make_df_from_ranges",
+    "path_patch",
 ]

@@ -136,7 +136,7 @@ class Sweep:
         if names[:1] != ("layer",):
             raise InputError(f"The first axis of an index is the layer; got {names}.")
         points = self._points() if listed is None else self._points_of(listed)
-        sources = {layer: _source(clean, point) for layer, point in points.items()}
+        sources = {layer: clean_value(clean, point) for layer, point in points.items()}
         starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
         base = Base.run(self.model, corrupted, [*points.values(), *starts])
         self.metrics.baseline(base.logits)
@@ -151,10 +151,15 @@ class Sweep:
         return Prepared(base, grid, cells)
 
     def _point(self, layer: int) -> str:
-        name = self.activation
+        name, canonical = self.activation, self.model.vocabulary.canonical
         if "{i}" in name:
-            return self.model.vocabulary.canonical(name.replace("{i}", str(layer)))
-        return self.model.vocabulary.canonical((name, layer))
+            return canonical(name.replace("{i}", str(layer)))
+        point = canonical((name, layer))
+        attn = self.model.native.blocks[layer].attn
+        if name == "k" and attn is not None and attn.latent is not None:
+            # all heads share a part of the key until rotary, which is the same on both sides
+            return canonical(("rot_k", layer))
+        return point
 
     def _points_of(self, listed: Grid) -> dict[int, str]:
         return {layer: self._point(layer) for layer, *_ in listed.rows}
@@ -215,7 +220,7 @@ def as_grid(rows: Any) -> Grid:
     return Grid(tuple(map(str, rows.columns)), tuple(numbers))
 
 
-def _source(clean: Mapping[str, Tensor], point: str) -> Tensor:
+def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
     """A clean activation, with its batch axis.
 
     Raises:

@@ -75,8 +75,8 @@ def pandas() -> Any:
         import pandas as module  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:
         raise LensbridgeError(
-            "A data frame needs pandas, which is not installed: pip install pandas. The same "
-            "numbers are in result.values, result.grid.rows and result.axis_names."
+            "A data frame needs pandas, which is not installed: pip install lensbridge[frames]. "
+            "The same numbers are in result.values, result.grid.rows and result.axis_names."
         ) from error
     return module
 

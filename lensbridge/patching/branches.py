@@ -1,0 +1,147 @@
+"""Branches: what each layer adds to the stream, where nodes write and read, who reaches whom."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.parts import AttentionPart, BlockPart
+from lensbridge.patching.node import Node
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+ATTENTION_WRITES = ("hook_attn_out", "hook_cross_attn_out", "hook_mixer_out")
+OTHER_WRITES = ("hook_mlp_out", "hook_per_layer_out")
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The branches of the main stack, and its points by node."""
+
+    model: "LensModel"
+
+    @property
+    def blocks(self) -> Sequence[BlockPart]:
+        """The layers taken apart."""
+        return self.model.native.blocks
+
+    def name(self, layer: int, point: str) -> str:
+        """Full name of a point of a layer."""
+        return f"{self.model.native.main.prefix}.{layer}.{point}"
+
+    @cached_property
+    def embed(self) -> str:
+        """The point of the token embedding."""
+        return self.model.vocabulary.canonical("hook_embed")
+
+    def writes(self, from_layer: int, points: Sequence[str]) -> Iterator[str]:
+        """What the layers from one on add to the stream.
+
+        Raises:
+            InputError: the inside of a layer is not described, so nothing in it can be held.
+        """
+        for layer in range(from_layer, len(self.blocks)):
+            if self.blocks[layer].residual is None:
+                raise InputError(
+                    f"The inside of layer {layer} is not described, so its branches cannot be "
+                    "held while a path is patched."
+                )
+            names = (self.name(layer, point) for point in points)
+            yield from (name for name in names if name in self.model.vocabulary.index)
+
+    def attention(self, node: Node) -> AttentionPart:
+        """The attention that a node is, or is a head of.
+
+        Raises:
+            InputError: no such layer or head.
+            AbsentPointError: the layer has no attention.
+        """
+        assert node.layer is not None
+        self._check_layer(node)
+        attn = self.blocks[node.layer].attn
+        if attn is None:
+            raise AbsentPointError(f"{node}: layer {node.layer} of this model has no attention.")
+        return attn
+
+    def _check_layer(self, node: Node) -> None:
+        if node.layer is not None and not node.layer < len(self.blocks):
+            raise InputError(f"{node}: this model has {len(self.blocks)} layers.")
+
+    def _check_head(self, node: Node, count: int, what: str) -> None:
+        if node.head is not None and not 0 <= node.head < count:
+            raise InputError(f"{node}: layer {node.layer} has {count} {what}.")
+
+    def written(self, node: Node) -> str:
+        """The point at which a sender is replaced: a head at its z, before projection and norm.
+
+        Raises:
+            InputError: it sends nothing, or there is no such layer or head.
+            AbsentPointError: the layer has no such branch.
+        """
+        if node.kind == "logits" or node.component:
+            raise InputError(f"{node} receives only. Senders are heads, attentions, MLPs, input.")
+        if node.kind == "embed":
+            return self.embed
+        assert node.layer is not None
+        if node.kind == "mlp":
+            self._check_layer(node)
+            return self.model.vocabulary.canonical(self.name(node.layer, "hook_mlp_out"))
+        self._check_head(node, self.attention(node).n_heads, "heads")
+        return self.name(node.layer, "attn.hook_z" if node.kind == "head" else "hook_attn_out")
+
+    def read(self, node: Node) -> str:
+        """The point at which a receiver is given what a path brings.
+
+        Raises:
+            InputError: it receives nothing, or there is no such layer or head.
+            AbsentPointError: the layer has no such branch, or reads another layer's keys.
+        """
+        assert node.layer is not None
+        if node.kind == "mlp":
+            self._check_layer(node)
+            return self.model.vocabulary.canonical(self.name(node.layer, "hook_mlp_in"))
+        attn = self.attention(node)
+        if node.kind == "attn":
+            return self.model.vocabulary.canonical(self.name(node.layer, "hook_attn_in"))
+        if node.component is None:
+            raise InputError(f"{node} is a sender. What of the head receives: '{node}<q>', k or v?")
+        if node.component == "q":
+            self._check_head(node, attn.n_heads, "heads")
+        else:
+            self._check_head(node, attn.n_kv, "key/value heads")
+        # of latent attention one part of the key is shared by all heads until rotary
+        rotated = node.component == "k" and attn.latent is not None
+        last = f"attn.hook_{'rot_' if rotated else ''}{node.component}"
+        return self.model.vocabulary.canonical(self.name(node.layer, last))
+
+    def reaches(self, sender: Node, receiver: Node) -> bool:
+        """Whether what one writes is in the stream that the other reads."""
+        return self._when_written(sender) <= self._when_read(receiver)
+
+    def _when_written(self, node: Node) -> int:
+        if node.layer is None:
+            return 0
+        parallel = self.blocks[node.layer].residual == "parallel"
+        return 2 * node.layer + (1 if node.kind != "mlp" and not parallel else 2)
+
+    def _when_read(self, node: Node) -> int:
+        if node.layer is None:
+            return 2 * len(self.blocks)
+        parallel = self.blocks[node.layer].residual == "parallel"
+        return 2 * node.layer + (1 if node.kind == "mlp" and not parallel else 0)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the stream at the end is a linear function of what the branches add."""
+        plain = all(b.residual != "post_norm" and not b.skip_norm for b in self.blocks)
+        return plain and self.model.native.main.residual_axes == "b p m"
+
+
+def by_point(nodes: Mapping[Node, str]) -> dict[str, list[Node]]:
+    """Nodes that share a point, as the heads of one layer do."""
+    found: dict[str, list[Node]] = {}
+    for node, point in nodes.items():
+        found.setdefault(point, []).append(node)
+    return found

@@ -1,0 +1,280 @@
+"""Path patching: what one part of the model tells another, and what comes of that alone.
+
+Three runs on the corrupted input, after Wang et al.:
+
+1. what the senders would write: at their own place only, they take their value from the clean run;
+2. the frozen run: that is written, every other branch adds what it added in the unpatched run, and
+   the receivers' inputs are noted;
+3. the receivers get those inputs, everything else runs freely, and the logits are measured.
+
+A head is a sender by its z: its projection, and a norm or multiplier behind attention, are computed
+from all heads' z, this one's being the clean one. So no scale is frozen: a norm on the way sees
+what it would see if nothing but the path had changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.hooks import Hook
+from lensbridge.patching.alignment import check_fit
+from lensbridge.patching.base import Base
+from lensbridge.patching.branches import ATTENTION_WRITES, OTHER_WRITES, Branches, by_point
+from lensbridge.patching.metric import MetricFunction
+from lensbridge.patching.node import Node, NodeLike
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Through = Literal["nothing", "mlps", "everything"]
+Pairs: TypeAlias = list[tuple[Any, Any]]
+
+_FROZEN: dict[str, tuple[str, ...]] = {
+    "nothing": (*ATTENTION_WRITES, *OTHER_WRITES),
+    "mlps": ATTENTION_WRITES,
+    "everything": (),
+}
+
+
+def path_patch(
+    model: "LensModel",
+    clean: Any,
+    corrupted: Any,
+    senders: NodeLike | Iterable[NodeLike],
+    receivers: NodeLike | Iterable[NodeLike],
+    metric: "MetricFunction | Mapping[str, MetricFunction]",
+    *,
+    through: Through = "nothing",
+) -> Any:
+    """Run the corrupted input as if only the receivers had heard the senders' clean values.
+
+    Args:
+        model: the model, in eval mode.
+        clean: the input that the senders' values come from.
+        corrupted: the input that is run, of the same shape. Swap the two to ask what a corrupted
+            value breaks instead of what a clean one restores.
+        senders: heads ("a3.h5"), whole attentions ("a3"), MLPs ("m3"), the embedding ("input").
+        receivers: queries, keys and values of heads ("a5.h1<q>"; a key or value has the number of
+            its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits".
+        metric: maps logits to anything; or several by name.
+        through: what may carry the senders' change on to the receivers: "nothing" patches direct
+            paths; "mlps" lets MLPs on the way pass it on, as in the paper; "everything" holds
+            nothing, so that direct and indirect paths count.
+
+    Returns:
+        What the metric gives; a dictionary for several.
+
+    Raises:
+        InputError: a node that this model lacks, inputs of different length, receivers that lie
+            before all senders, or a model in training mode.
+
+    Source: Wang et al. 2022, Interpretability in the Wild, appendix B.
+    """
+    base = Paths.prepare(model, clean, corrupted, nodes(senders), through)
+    wanted = nodes(receivers)
+    logits = base.patched(wanted)
+    if isinstance(metric, Mapping):
+        return {name: one(logits) for name, one in metric.items()}
+    return metric(logits)
+
+
+def nodes(given: NodeLike | Iterable[NodeLike]) -> list[Node]:
+    """Nodes from one or several, as text or not."""
+    several = [given] if isinstance(given, str | Node) else list(given)
+    if not several:
+        raise InputError("There is no node: a path has a sender and a receiver at least.")
+    return list(dict.fromkeys(Node.of(one) for one in several))
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Senders whose clean values are to be sent somewhere, and the run that they are sent into.
+
+    Args:
+        base: the unpatched run, with what every branch added.
+        senders: who sends, and at which point.
+        clean: the senders' values in the clean run.
+        through: what may carry them on.
+    """
+
+    base: Base
+    branches: Branches
+    senders: Mapping[Node, str]
+    clean: Mapping[str, Tensor] = field(repr=False)
+    through: Through = "nothing"
+
+    @classmethod
+    def prepare(
+        cls,
+        model: "LensModel",
+        clean: Any,
+        corrupted: Any,
+        senders: Sequence[Node],
+        through: Through,
+    ) -> "Paths":
+        """Check the senders and run both inputs.
+
+        Raises:
+            InputError: as `path_patch`.
+        """
+        branches, points = _placed(model, senders, through)
+        kept = list(points.values())
+        source = Base.run(model, clean, kept)
+        base = Base.run(model, corrupted, [*_held(branches, senders, through), *kept])
+        for point in kept:
+            check_fit(base, point, source.cache[point], source.cache.tokens)
+        values = {point: source.cache[point] for point in kept}
+        return cls(base, branches, points, values, through)
+
+    @classmethod
+    def from_values(
+        cls,
+        model: "LensModel",
+        clean: Mapping[str, Tensor],
+        corrupted: Any,
+        senders: Sequence[Node],
+        more: Iterable[str] = (),
+    ) -> "Paths":
+        """Direct paths from values that a cache holds; `more` is kept of the unpatched run too."""
+        branches, points = _placed(model, senders, "nothing")
+        kept = list(points.values())
+        held = _held(branches, senders, "nothing")
+        base = Base.run(model, corrupted, [*held, *kept, *more])
+        return cls(base, branches, points, {point: clean[point] for point in kept})
+
+    # --- the runs ----------------------------------------------------------------------------
+
+    def patched(self, receivers: Sequence[Node]) -> Tensor:
+        """Logits of the third run.
+
+        Raises:
+            InputError: no sender reaches a receiver, or the logits and others at once where the
+                stream is not a sum.
+        """
+        ends = {node: self.branches.read(node) for node in receivers if node.kind != "logits"}
+        to_logits = len(ends) < len(receivers)
+        self._check_reached(receivers)
+        if not ends:
+            return self._frozen([])[0]
+        if to_logits and not self.branches.is_sum:
+            raise InputError(
+                "The stream of this model goes through norms, so what reaches the logits directly "
+                "cannot be added to what the other receivers bring about. Patch them one by one."
+            )
+        last = self.branches.name(len(self.branches.blocks) - 1, "hook_resid_post")
+        _, noted = self._frozen([*dict.fromkeys(ends.values()), *([last] if to_logits else [])])
+        hooks = [
+            (point, _setting(noted[point], [node.head for node in own]))
+            for point, own in by_point(ends).items()
+        ]
+        if to_logits:
+            hooks.append((last, _adding(noted[last] - self.unpatched(last))))
+        return self._run(hooks)
+
+    def unpatched(self, point: str) -> Tensor:
+        """A value of the unpatched run."""
+        if point in self.base.cache:
+            return self.base.cache[point]
+        return Base.run(self.base.model, self.base.input, [point]).cache[point]
+
+    def notes(self, points: Sequence[str]) -> dict[str, Tensor]:
+        """What these points hold in the frozen run."""
+        return self._frozen(points)[1]
+
+    def _check_reached(self, receivers: Sequence[Node]) -> None:
+        for receiver in receivers:
+            if not any(self.branches.reaches(sender, receiver) for sender in self.senders):
+                raise InputError(
+                    f"{receiver} reads the stream before {' and '.join(map(str, self.senders))} "
+                    "write to it: there is no such path."
+                )
+
+    def _run(self, hooks: Pairs) -> Tensor:
+        with torch.no_grad():
+            logits = self.base.model.run_with_hooks(self.base.input, hooks)
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def _frozen(self, points: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of the second run, and what the points hold in it."""
+        noted: dict[str, Tensor] = {}
+        reading = [(point, _noting(noted)) for point in points]
+        if self.through == "everything":
+            return self._run([*self._sending(self.senders), *reading]), noted
+        held = _held(self.branches, list(self.senders), self.through)
+        values = {point: self.base.cache[point] for point in held}
+        values.update(self._sent())
+        freezing = [(point, _setting(value, [None])) for point, value in values.items()]
+        return self._run([*freezing, *reading]), noted
+
+    def _sent(self) -> dict[str, Tensor]:
+        """What the branches of the senders add when the senders alone are clean."""
+        heads = {node: point for node, point in self.senders.items() if node.kind == "head"}
+        whole = {p: self.clean[p] for node, p in self.senders.items() if node.kind != "head"}
+        if not heads:
+            return whole
+        noted: dict[str, Tensor] = {}
+        layers = dict.fromkeys(node.layer for node in heads if node.layer is not None)
+        outs = [self.branches.name(layer, "hook_attn_out") for layer in layers]
+        restoring = [(out, _noting(noted, self.base.cache[out])) for out in outs]
+        self._run([*self._sending(heads), *restoring])
+        return {**noted, **whole}
+
+    def _sending(self, senders: Mapping[Node, str]) -> Pairs:
+        """Hooks that put clean values in the senders' places."""
+        return [
+            (point, _setting(self.clean[point], [node.head for node in own]))
+            for point, own in by_point(senders).items()
+        ]
+
+
+def _placed(
+    model: "LensModel", senders: Sequence[Node], through: str
+) -> tuple[Branches, dict[Node, str]]:
+    if through not in _FROZEN:
+        raise InputError(f"through is one of {', '.join(map(repr, _FROZEN))}, not {through!r}.")
+    branches = Branches(model)
+    points = {node: branches.written(node) for node in senders}
+    for node in senders:
+        if node.kind == "head" and Node("attn", node.layer) in points:
+            raise InputError(f"{node} is part of a{node.layer}, which sends too: name one of them.")
+    return branches, points
+
+
+def _held(branches: Branches, senders: Sequence[Node], through: str) -> list[str]:
+    """What the layers from the first sender on add, as far as it is frozen."""
+    first = min(node.layer or 0 for node in senders)
+    return list(branches.writes(first, _FROZEN[through]))
+
+
+def _setting(value: Tensor, heads: Sequence[int | None]) -> Any:
+    """A hook that writes a value: all of it, or some heads of it."""
+
+    def set_value(activation: Tensor, hook: Hook) -> Tensor:
+        if heads == [None]:
+            return value.expand_as(activation)
+        activation[:, :, heads] = value[:, :, heads]
+        return activation
+
+    return set_value
+
+
+def _adding(delta: Tensor) -> Any:
+    def add(activation: Tensor, hook: Hook) -> Tensor:
+        return activation + delta
+
+    return add
+
+
+def _noting(noted: dict[str, Tensor], restore: Tensor | None = None) -> Any:
+    """A hook that notes a value, and puts another in its place if there is one."""
+
+    def note(activation: Tensor, hook: Hook) -> Tensor | None:
+        noted[hook.name] = activation.clone()
+        return restore
+
+    return note
