@@ -27,6 +27,7 @@ from lensbridge.slices import PosSlice
 from lensbridge.spec import Architecture
 from lensbridge.splicing import SAEMethods
 from lensbridge.stacks import WeightMethods
+from lensbridge.sweeps import SweepMethods
 from lensbridge.texts import TextMethods
 from lensbridge.tokens import Side, Tokens
 from lensbridge.vocabulary import NamesFilter, names_points
@@ -51,6 +52,7 @@ class LensModel(
     GenerationMethods,
     CircuitMethods,
     ProcessingMethods,
+    SweepMethods,
 ):
     """A HuggingFace model, untouched, with named activations and weights.
 

@@ -43,6 +43,7 @@ from lensbridge.patching.setters import (
     layer_pos_head_vector_patch_setter,
     layer_pos_patch_setter,
 )
+from lensbridge.patching.sweeping import sweep
 
 __all__ = [
     "Cell",
@@ -78,4 +79,5 @@ __all__ = [
     "layer_pos_patch_setter",
     "make_df_from_ranges",
     "path_patch",
+    "sweep",
 ]
