@@ -11,6 +11,7 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
+    from lensbridge.act_names import get_act_name
     from lensbridge.cache import ActivationCache
     from lensbridge.hooks import Hook
     from lensbridge.loading import load
@@ -28,6 +29,7 @@ __all__ = [
     "LensModel",
     "LensbridgeError",
     "__version__",
+    "get_act_name",
     "load",
     "register",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "Hook": "hooks",
     "LensModel": "model",
     "POINTS": "names",
+    "get_act_name": "act_names",
     "load": "loading",
     "register": "plugins",
 }

@@ -1,5 +1,6 @@
 """Tools that read a model: lenses, attribution, head detection, singular vectors."""
 
+from lensbridge.analysis.attribution import DirectLogitAttribution, direct_logit_attribution
 from lensbridge.analysis.composition import CompositionScores, composition_scores
 from lensbridge.analysis.corpus import TokenRows, TokenStream, tokenize_and_concatenate
 from lensbridge.analysis.detection import (
@@ -24,6 +25,7 @@ from lensbridge.analysis.svd import SingularDirection, SVDInterpreter, singular_
 
 __all__ = [
     "CompositionScores",
+    "DirectLogitAttribution",
     "LogitLensResult",
     "LogitReadout",
     "Prediction",
@@ -35,6 +37,7 @@ __all__ = [
     "composition_scores",
     "compute_head_attention_similarity_score",
     "detect_head",
+    "direct_logit_attribution",
     "get_duplicate_token_head_detection_pattern",
     "get_induction_head_detection_pattern",
     "get_previous_token_head_detection_pattern",

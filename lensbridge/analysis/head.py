@@ -42,7 +42,8 @@ class Head:
             LensbridgeError: a head with a transform, which holds a norm, without its norm.
         """
         if self.model.native.head_hidden is None:
-            return self._composed(vectors, apply_ln)
+            cap, logits = self.model.native.logit_softcap, self.uncapped(vectors, apply_ln)
+            return logits if cap is None else torch.tanh(logits / cap) * cap
         if not apply_ln:
             raise LensbridgeError(
                 "apply_ln=False: the head of this model is no projection but a transform with a "
@@ -50,7 +51,11 @@ class Head:
             )
         return self.native(vectors)
 
-    def _composed(self, vectors: Tensor, apply_ln: bool) -> Tensor:
+    def uncapped(self, vectors: Tensor, apply_ln: bool = True) -> Tensor:
+        """Logits before any soft-cap, where the head is one projection.
+
+        Shapes: `[row, d_model]` -> `[row, d_vocab]`
+        """
         native = self.model.native
         assert native.unembed is not None
         stream = vectors.unsqueeze(0)
@@ -60,9 +65,7 @@ class Head:
         logits = head.forward(_placed(stream * native.head_scale, head))[0]
         if native.unembed_bias is not None:
             logits = logits + fetch(*native.unembed_bias).flatten().to(logits.device)
-        logits = logits * native.logit_scale
-        cap = native.logit_softcap
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return logits * native.logit_scale
 
     def native(self, vectors: Tensor) -> Tensor:
         """Logits by the model's own forward, its layers skipped, with the vectors behind them.

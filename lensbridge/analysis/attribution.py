@@ -1,0 +1,328 @@
+"""Direct logit attribution: what each part of the model writes towards a token."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from lensbridge.analysis.frames import data_frame
+from lensbridge.analysis.head import head_of, require_equal
+from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
+from lensbridge.analysis.readout import token_ids
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+from lensbridge.names import BY_TEMPLATE, stack_of
+
+Unit = Literal["component", "layer", "head", "neuron"]
+Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
+
+_WRITTEN = (
+    "hook_embed",
+    "hook_pos_embed",
+    "ln_embed.hook_out",
+    "ln_embed.hook_normalized",
+    "hook_scale",
+    "hook_resid_pre",
+    "hook_resid_post",
+    "hook_attn_out",
+    "hook_cross_attn_out",
+    "hook_mixer_out",
+    "hook_mlp_out",
+    "hook_per_layer_out",
+)
+"""How the names end of what every attribution reads."""
+
+_CHECKED = 4
+"""How many sums of attributions are held against the model's own logits."""
+
+
+@dataclass(frozen=True)
+class DirectLogitAttribution:
+    """What each unit adds to a logit, or to the difference of two.
+
+    `attribution.sum(0) + bias` is the logit, before a soft-cap where the model has one.
+
+    Args:
+        attribution: of each unit.
+        labels: what the units are.
+        unit: which kind of units.
+        bias: what no unit writes: the final norm's bias and the head's.
+
+    Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`; bias the same without `unit`.
+    Units: logits.
+    """
+
+    attribution: Tensor
+    labels: list[str]
+    unit: Unit
+    bias: Tensor
+
+    @property
+    def logit(self) -> Tensor:
+        """The logit (or difference) that was taken apart, before any soft-cap.
+
+        Shapes: `[batch]`, or `[batch, pos]`
+        """
+        return self.attribution.sum(0) + self.bias
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The units that add most, averaged over examples and positions, the largest first."""
+        means = self.attribution.flatten(1).mean(1)
+        values, order = means.topk(min(k, len(means)))
+        return [
+            (self.labels[i], value)
+            for i, value in zip(order.tolist(), values.tolist(), strict=True)
+        ]
+
+    def to_dataframe(self) -> Any:
+        """One line for each unit, example and position.
+
+        Raises:
+            LensbridgeError: pandas is not installed.
+        """
+        return data_frame(self._lines())
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        axes = ("batch", "pos")[: self.attribution.ndim - 1]
+        for label, values in zip(self.labels, self.attribution, strict=True):
+            for place in torch.cartesian_prod(*map(torch.arange, values.shape)).view(
+                -1, values.ndim
+            ):
+                index = place.tolist()
+                where = dict(zip(axes, index, strict=True))
+                yield {"label": label, **where, "attribution": float(values[tuple(index)])}
+
+
+@torch.no_grad()
+def direct_logit_attribution(
+    model: LensModel,
+    input: Any = None,
+    answer_tokens: Answers | None = None,
+    incorrect_tokens: Answers | None = None,
+    unit: Unit = "component",
+    pos: PositionsAsked = -1,
+    cache: ActivationCache | None = None,
+    **forward: Any,
+) -> DirectLogitAttribution:
+    """Split a token's logit, or the difference of two, into what each part of the model wrote.
+
+    The final norm's divisor is that of the run, which makes the logit linear in what is written;
+    norms and multipliers behind the branches count.
+
+    Args:
+        model: the model, with weights as they are: nothing needs to be folded.
+        input: what to run, as `forward` takes it; or pass a cache.
+        answer_tokens: one token for all, one for each example, or ids `[batch, pos]`.
+        incorrect_tokens: as many, to subtract.
+        unit: "component": embeddings, each attention, MLP and mixer. "layer": embeddings, and each
+            layer as a whole. "head": each attention head, and one `remainder`. "neuron": each
+            neuron of the MLPs, and one `remainder`.
+        pos: as in `logit_lens`: an index counts the tokens of each row, so -1 is the last one
+            before any padding, and drops the axis; None for all.
+        cache: a run that kept what the units need.
+        forward: other arguments of `forward`, for a run.
+
+    Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`
+
+    Raises:
+        InputError: neither input nor cache, no answer, numbers of tokens that do not fit, or a head
+            that is not linear.
+        NotCachedError: the cache lacks what the units need.
+        LensbridgeError: the attributions do not sum to the model's own logits.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.analysis import direct_logit_attribution
+        >>> model = lensbridge.load("demo")
+        >>> text = "When John and Mary went to the store, Mary gave a bottle to"
+        >>> result = direct_logit_attribution(model, text, " John", " Mary", unit="head")
+        >>> result.top(1)[0][0], round(float(result.logit), 1)
+        ('L3H1', 7.8)
+    """
+    if unit not in get_args(Unit):
+        raise InputError(f"unit is {', '.join(map(repr, get_args(Unit)))}, not {unit!r}.")
+    if answer_tokens is None:
+        raise InputError("answer_tokens says whose logit is split: pass a token.")
+    if (input is None) == (cache is None):
+        raise InputError("Pass an input to run or a cache to read, one of the two.")
+    _require_linear(model)
+    if cache is None:
+        wanted = _wanted(model, unit)
+        _, made = model.run_with_cache(input, names_filter=lambda name: name in wanted, **forward)
+        assert isinstance(made, ActivationCache)
+        cache = made
+    return _Split(model, cache, answer_tokens, incorrect_tokens, pos).result(unit)
+
+
+def _require_linear(model: LensModel) -> None:
+    head_of(model)
+    if model.native.head_hidden is not None:
+        raise InputError(
+            "The head of this model reads the stream through a transform, so no unit has a share "
+            "of a logit. Take the stream apart instead: cache.get_full_resid_decomposition."
+        )
+
+
+def _wanted(model: LensModel, unit: Unit) -> frozenset[str]:
+    """The names that a unit's attribution reads, of the stack that the head reads."""
+    endings = list(_WRITTEN)
+    if unit == "head":
+        endings += [".attn.hook_z"]
+    if unit == "neuron":
+        endings += [".mlp.hook_post"]
+    main = model.native.main.prefix
+    ends = tuple(endings)
+    found = {name for name in model.hook_names if name.endswith(ends) and _of_main(model, name)}
+    gated = [i for i, block in enumerate(model.native.blocks) if block.attn and block.attn.gated]
+    if unit == "head":
+        found |= {f"{main}.{i}.attn.hook_result" for i in gated}
+    return frozenset(found)
+
+
+class _Split:
+    """One attribution: the run at the positions that are read, and the directions to read along."""
+
+    def __init__(
+        self,
+        model: LensModel,
+        cache: ActivationCache,
+        right: Answers,
+        wrong: Answers | None,
+        pos: PositionsAsked,
+    ) -> None:
+        self.model = model
+        self.last = f"{model.native.main.prefix}.{len(model.native.blocks) - 1}.hook_resid_post"
+        stream = cache[self.last] if cache.has_batch_dim else cache[self.last].unsqueeze(0)
+        self.where = positions_of(pos, real_tokens(cache, *stream.shape[:2]))
+        self.batched = cache.has_batch_dim
+        self.cache = at_positions(model, cache, self.where, stream.shape[1])
+        self.right = self._ids(right)
+        self.wrong = None if wrong is None else self._ids(wrong)
+        if self.wrong is not None and self.wrong.shape != self.right.shape:
+            raise InputError(
+                f"answer_tokens {list(self.right.shape)} and incorrect_tokens "
+                f"{list(self.wrong.shape)} are not as many: give one to subtract for each."
+            )
+
+    def _ids(self, given: Answers) -> Tensor:
+        """Ids, `[]` or `[batch, pos]` with sizes of 1 where one serves all."""
+        batch, count = self.where.columns.shape
+        single = isinstance(given, str | int)
+        ids = given.cpu() if isinstance(given, Tensor) else token_ids(self.model, given)
+        asked = [] if single else list(ids.shape)
+        ids = ids[0] if single else ids.unsqueeze(-1) if ids.ndim == 1 else ids
+        fits = ids.ndim == 0 or (
+            ids.ndim == 2 and ids.shape[0] in (1, batch) and ids.shape[1] in (1, count)
+        )
+        if ids.is_floating_point() or not fits:
+            raise InputError(
+                f"Tokens are one for all, one for each of the {batch} examples, or ids "
+                f"[{batch}, {count}]; got {asked}."
+            )
+        return ids
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """What of the final norm's output is read.
+
+        Shapes: `[d_model]` or `[batch, pos, d_model]`, with sizes of 1 where one serves all
+        """
+        native, read = self.model.native, self.model.tokens_to_residual_directions
+        found = read(self.right) if self.wrong is None else read(self.right) - read(self.wrong)
+        return found.detach() * (native.head_scale * native.logit_scale)
+
+    def result(self, unit: Unit) -> DirectLogitAttribution:
+        rows, labels = self._rows(unit)
+        bias = self._bias().to(rows).expand(rows.shape[1:])
+        self._check(rows.sum(0) + bias)
+        if self.where.single:
+            rows, bias = rows.squeeze(2), bias.squeeze(1)
+        if not self.batched:
+            rows, bias = rows.squeeze(1), bias.squeeze(0)
+        return DirectLogitAttribution(rows, labels, unit, bias)
+
+    def _rows(self, unit: Unit) -> tuple[Tensor, list[str]]:
+        """Attributions `[unit, batch, pos]` with their labels."""
+        if unit in ("component", "layer"):
+            terms, labels = self.cache.decompose_resid(apply_ln=True, return_labels=True)
+            rows = (terms * self.directions.to(terms)).sum(-1)
+            return (rows, labels) if unit == "component" else _by_layer(rows, labels)
+        if self.directions.ndim == 1:
+            return self._shares(self.cache, unit, self.directions)
+        parts, labels = [], []
+        directions = self.directions.expand(*self.where.columns.shape, -1)
+        for i, mine in enumerate(directions):  # one example at a time: each has its own directions
+            example = self.cache.apply_slice_to_batch_dim(slice(i, i + 1))
+            rows, labels = self._shares(example, unit, mine.mT)
+            parts.append(rows.diagonal(dim1=-2, dim2=-1))
+        return torch.cat(parts, dim=1), labels
+
+    def _shares(self, cache: ActivationCache, unit: Unit, onto: Tensor) -> tuple[Tensor, list[str]]:
+        stack = cache.stack_head_results if unit == "head" else cache.stack_neuron_results
+        rows, labels = stack(
+            return_labels=True, incl_remainder=True, apply_ln=True, project_output_onto=onto
+        )
+        return rows, labels
+
+    def _bias(self) -> Tensor:
+        """What no unit writes. Shapes: `[]` or `[batch, pos]`"""
+        native, added = self.model.native, self.model.b_U.detach()
+        bias = added[self.right] if self.wrong is None else added[self.right] - added[self.wrong]
+        bias = bias * native.logit_scale
+        if native.ln_final is None:
+            return bias
+        shift = native.ln_final.bias().detach()
+        return bias + (self.directions * shift.to(self.directions)).sum(-1).to(bias)
+
+    def _check(self, found: Tensor) -> None:
+        """Hold the sums against the logits that the native norm and head make of the stream."""
+        head, cut = head_of(self.model), slice(0, _CHECKED)
+        stream = self.cache[self.last].flatten(0, 1)[cut]
+        head.check(stream[:1])
+        logits = head.uncapped(stream)
+        shape = self.where.columns.shape
+
+        def own(ids: Tensor) -> Tensor:
+            mine = ids.expand(shape).flatten()[cut].to(logits.device)
+            return logits.gather(-1, mine.unsqueeze(-1))[:, 0]
+
+        wanted = own(self.right) if self.wrong is None else own(self.right) - own(self.wrong)
+        require_equal(found.flatten()[cut], wanted, self.model)
+
+
+def at_positions(
+    model: LensModel, cache: ActivationCache, where: Positions, length: int
+) -> ActivationCache:
+    """A cache of what stands at some positions of each row of so many; always with a batch.
+
+    Only activations of the stack that the head reads, and with a position axis, are in it.
+    """
+    kept = {}
+    for name in cache:
+        axes = model.engine.sites[name].axes if _of_main(model, name) else ""
+        if axes.startswith(("b p ", "1 p ")):
+            value = cache[name] if cache.has_batch_dim else cache[name].unsqueeze(0)
+            value = value.expand(len(where.columns), *value.shape[1:])
+            aligned = value.shape[1] == length  # token embeddings beside a picture's are not
+            kept[name] = where.of(value) if aligned else value[:, :0]
+    return cache._like(kept, has_batch_dim=True)
+
+
+def _of_main(model: LensModel, name: str) -> bool:
+    """Whether a name is a point of the stack that the head reads."""
+    if name not in model.engine.sites:
+        return False
+    return stack_of(name) == model.native.main.prefix if stack_of(name) else name in BY_TEMPLATE
+
+
+def _by_layer(rows: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
+    """Rows of components summed over each layer; what stands before the layers is `embed`."""
+    groups: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        layer, _, _ = label.partition("_")
+        groups.setdefault(f"L{layer}" if layer.isdigit() else "embed", []).append(i)
+    return torch.stack([rows[group].sum(0) for group in groups.values()]), list(groups)
