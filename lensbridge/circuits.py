@@ -172,7 +172,13 @@ class CircuitMethods:
 
         Raises:
             TokenError: a text of several tokens, or an id outside the vocabulary.
+            WeightError: the head has a layer of its own before `W_U`, so there is no such direction.
         """
+        if self.components.native.head_hidden is not None:
+            raise WeightError(
+                "This model's head has a layer of its own before W_U, so a token has no direction "
+                "in the residual stream. The columns themselves are model.W_U[:, ids]."
+            )
         weight: Tensor = self.W_U
         ids = self._ids(tokens)
         size = weight.shape[-1]

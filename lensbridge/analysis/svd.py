@@ -69,6 +69,11 @@ class SVDInterpreter:
         found = self.decompose(vector_type, layer_index, head_index, expert_index)
         _require_rank(found, num_vectors)
         unembed = upcast(self.model.W_U).to(found.V)
+        if len(unembed) != len(found.V):
+            raise WeightError(
+                f"W_U reads {len(unembed)} numbers, of a layer between it and the stream of "
+                f"{len(found.V)}, so singular vectors have no tokens. See decompose(...)."
+            )
         return (unembed.mT @ found.V[:, :num_vectors]).unsqueeze(1)
 
     @torch.no_grad()
