@@ -14,7 +14,7 @@ from lensbridge.errors import EditError, HookError, HookNeverFiredError
 from lensbridge.names import layer_of
 from lensbridge.sites import Call, Chain
 
-Kind = Literal["read", "edit", "grad"]
+Kind = Literal["read", "edit", "grad", "splice"]
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Contexts: TypeAlias = dict[str, dict[str, Any]]
 
@@ -26,11 +26,13 @@ class Callback:
     Args:
         name: canonical name of the point.
         kind: "read" sees the live value and must not write to it; "edit" gets a private clone and
-            may return a new value; "grad" gets the gradient on the way back.
+            may return a new value; "grad" gets the gradient on the way back; "splice" sees the
+            live value, must not write to it and returns what goes on in its place.
         fn: `fn(value)` for "read", `fn(value, hook)` for the others.
         asked: what the user wrote, for messages.
         required: whether it is an error if a run never passes the point.
         permanent: whether `reset_hooks` leaves it alone.
+        last: whether it comes behind all others at its point, to see what goes on from there.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Callback:
     asked: str = ""
     required: bool = True
     permanent: bool = False
+    last: bool = False
     fired: int = 0
 
 
@@ -161,6 +164,15 @@ class Hook:
         return "decode" if self._state.past else "prefill"
 
     @property
+    def tokens(self) -> Tensor | None:
+        """Ids of this pass, or None where the model was given something else.
+
+        Shapes: `[batch, pos]`
+        """
+        given = self._state.root_kwargs.get("input_ids")
+        return given if isinstance(given, Tensor) else None
+
+    @property
     def positions(self) -> Tensor:
         """Position of each token of this pass in its row, counting earlier passes.
 
@@ -211,6 +223,8 @@ class EditChain:
                 callback.fn(current.clone() if in_place and current is value else current)
             elif callback.kind == "edit":
                 current = self._edited(callback, current)
+            elif callback.kind == "splice":
+                current = fitting(callback.fn(current, self.hook), value, self.hook)
             else:
                 current = self._with_grad(callback, current)
         return current

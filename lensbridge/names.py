@@ -3,7 +3,8 @@
 The names are TransformerLens's, because papers, notebooks and SAEs use them. Axes: `b` batch,
 `p` position, `h` query head, `g` key/value head, `d` d_head, `m` d_model, `f` d_mlp, `v` d_vocab,
 `q` query position, `k` key position, `e` expert, `c` channel or choice, `t` the tokens that an
-expert was given, `l` latent, `s` a convolution's padded positions, `1` a kept axis of size one.
+expert was given, `l` latent, `s` a convolution's padded positions, `x` what an SAE reads, `n` its
+features, `1` a kept axis of size one.
 
 Rows are written for the main stack. A model with several has the same rows in each: `encoder.{i}.`
 and `decoder.{i}.`, `vision.blocks.{i}.`; what stands around the layers of a second stack has its
@@ -129,6 +130,11 @@ def _neuron_points(
         point("post", "f", f"{what}: the neurons"),
         point("out", "m", f"{what}: its output, before any weight"),
     )
+
+
+def _sae_point(last: str, axes: str, meaning: str) -> Point:
+    name, found_in = f"{{point}}.hook_sae_{last}", "where an SAE is spliced in"
+    return Point(name, axes, meaning, found_in, derived=True, by_full_name=True)
 
 
 SEQUENTIAL = "blocks whose MLP reads the stream after attention"
@@ -280,6 +286,12 @@ POINTS: tuple[Point, ...] = (
     Point("head.hook_hidden", "b p m", "what the head reads", "heads with a transform (BERT)"),
     Point("hook_pooler_out", "b m", "one vector for the sequence", "models with a pooler"),
     Point("hook_logits", "b p v", "logits", "models with a head"),
+    _sae_point("input", "b p x", "what an SAE reads, in its dtype; heads flattened for it"),
+    _sae_point("acts_pre", "b p n", "its features before their activation, if it shows them"),
+    _sae_point("acts_post", "b p n", "its features"),
+    _sae_point("recons", "b p x", "what its decoder makes of them"),
+    _sae_point("error", "b p x", "what its reconstruction misses, where that is added again"),
+    _sae_point("output", "b p x", "what goes on in the point's place"),
 )
 
 BY_TEMPLATE = {point.name: point for point in POINTS}
@@ -326,6 +338,7 @@ _LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": 
 LAYER = re.compile(r"^((?:[a-z]+\.)?blocks|encoder|decoder)\.(-?\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _STEP = re.compile(r"\.mixer\.hook_(?!in$|out$)\w+$")
+_SPLICED = re.compile(r"^.+\.(?=hook_sae_)")
 _TOWER = re.compile(r"^[a-z]+\.(?=hook_|ln_)")
 _COMPACT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\w*)?")
 
@@ -337,6 +350,8 @@ def template(name: str) -> str:
         >>> template("blocks.11.attn.hook_q"), template("encoder.ln_final.hook_out")
         ('blocks.{i}.attn.hook_q', 'ln_final.hook_out')
     """
+    if ".hook_sae_" in name:
+        return _SPLICED.sub("{point}.", name)
     row, layers = LAYER.subn("blocks.{i}.", name)
     if not layers:
         behind = _TOWER.sub("", name)

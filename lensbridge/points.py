@@ -1,12 +1,13 @@
 """The points of one model as its user meets them: listing, explaining, hooking."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from lensbridge.errors import HookError
+from lensbridge.guests import NO_GUESTS, Guests
 from lensbridge.hooks import Callback, HookFunction, Kind, hook_function, require_fired
 from lensbridge.names import BY_TEMPLATE, Name, layer_of, template
 from lensbridge.run import Engine
@@ -118,7 +119,23 @@ class HookMethods:
     """What a model offers around its points."""
 
     engine: Engine
-    vocabulary: Vocabulary
+    _native_vocabulary: Vocabulary
+    _visited_vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names that there are here, those of what is spliced in among them."""
+        native, index = self._native_vocabulary, self.engine.sites
+        if index is native.index:
+            return native
+        visited = self._visited_vocabulary
+        if visited is None or visited.index is not index:
+            visited = self._visited_vocabulary = replace(native, index=index)
+        return visited
+
+    @vocabulary.setter
+    def vocabulary(self, native: Vocabulary) -> None:
+        self._native_vocabulary = native
 
     @property
     def hook_names(self) -> list[str]:
@@ -129,10 +146,16 @@ class HookMethods:
         """Every point."""
         return list(self.hook_dict.values())
 
-    @cached_property
+    @property
     def hook_dict(self) -> dict[str, HookPoint]:
         """Every point by name."""
+        if self.vocabulary is self._native_vocabulary:
+            return self._native_points
         return {name: self._point(name) for name in self.vocabulary.names}
+
+    @cached_property
+    def _native_points(self) -> dict[str, HookPoint]:
+        return {name: self._point(name) for name in self._native_vocabulary.names}
 
     def explain(self, name: Name) -> HookPoint:
         """What a point is here: module, formula, axes, whether it can be edited. Print it.
@@ -189,7 +212,13 @@ class HookMethods:
             hook.remove()
             return
         names = set(self._named(hook))
-        self.engine.remove([one for one in self.engine.permanent if one.name in names])
+        self.engine.remove(
+            [
+                one
+                for one in self.engine.permanent
+                if one.name in names and one.kind in _KINDS.values()
+            ]
+        )
 
     def reset_hooks(
         self,
@@ -235,24 +264,22 @@ class HookMethods:
             HookNeverFiredError: at the end, if the model was run and a named point never passed.
         """
         callbacks = self._callbacks(fwd_hooks, bwd_hooks)
-        with self._listening(callbacks, reset_hooks_end) as count_runs:
+        if reset_hooks_end:
+            with self._listening(callbacks):
+                yield self
+        else:
+            self.engine.add(callbacks)
             yield self
-            runs = count_runs()
-        if runs:
-            require_fired(callbacks)
         if clear_contexts:
             self.engine.contexts.clear()
 
     @contextmanager
-    def _listening(
-        self, callbacks: list[Callback], reset_hooks_end: bool
-    ) -> Iterator[Callable[[], int]]:
-        if not reset_hooks_end:
-            self.engine.add(callbacks)
-            yield lambda: 0
-            return
-        with self.engine.attached(callbacks) as attachment:
-            yield lambda: attachment.runs
+    def _listening(self, callbacks: list[Callback], guests: Guests = NO_GUESTS) -> Iterator[None]:
+        """Callbacks and guests for every run inside; each must have been passed by one."""
+        with self.engine.attached(callbacks, guests=guests) as attachment:
+            yield
+        if attachment.runs:
+            require_fired(callbacks)
 
     def _callbacks(
         self, fwd_hooks: Iterable[HookPair], bwd_hooks: Iterable[HookPair]

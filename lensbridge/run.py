@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
+from lensbridge.guests import NO_GUESTS, Guests, Visited
 from lensbridge.hooks import Callback, Contexts, EditChain, Hook, ReadChain, RunState
 from lensbridge.sites import Call, Chain, Site, Stage
 
@@ -52,6 +53,7 @@ class Attachment:
         muted: whether a point is outside what this run computes.
         always: whether it acts wherever no other attachment does.
         outer: the attachment around it.
+        guests: what stands at points in this context, beside the engine's own guests.
         runs: how many passes it has seen.
         version: the engine's when it was attached.
     """
@@ -62,8 +64,10 @@ class Attachment:
     muted: Callable[[str], bool] = lambda name: False
     always: bool = False
     outer: "Attachment | None" = None
+    guests: Guests = field(default_factory=dict)
     runs: int = 0
     version: int = -1
+    chains: dict[str, Chain] = field(default_factory=dict)
     state: RunState = field(default_factory=RunState)
     handles: list[Any] = field(default_factory=list)
 
@@ -103,14 +107,15 @@ class Attachment:
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        sites = self.engine.sites
+        sites = self.engine.sites_with(self.guests)
+        callbacks = [one for one in callbacks if one.name in sites]  # a guest may have left
         if any(one.kind != "read" or sites[one.name].remembers for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
                 steps.append(Step(begin, NO_CALLBACKS))
         for name, listeners in self._by_name(callbacks).items():
-            site = self.engine.sites[name]
-            chain = self._chain(site, listeners)
+            site = sites[name]
+            chain = self.chains[name] = self._chain(site, listeners)
             steps += [Step(stage, chain) for stage in site.stages]
         found: dict[tuple[nn.Module, str], list[Step]] = {}
         for step in steps:
@@ -122,6 +127,8 @@ class Attachment:
         for callback in callbacks:
             if not self.muted(callback.name):
                 found.setdefault(callback.name, []).append(callback)
+        for listeners in found.values():
+            listeners.sort(key=lambda one: one.last)
         return found
 
     def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
@@ -217,21 +224,45 @@ class Engine:
 
     Args:
         root: the model that is called.
-        sites: where each canonical name lives.
+        native_sites: where each canonical name lives.
         entries: modules by one of which every pass comes in: a PEFT wrapper goes past the call of
             its model, and generates past its own.
         permanent: callbacks that act in every context.
         version: grows when `permanent` changes.
         contexts: the `hook.ctx` of each point.
+        guests: what stands at points in every context.
     """
 
     root: nn.Module
-    sites: Mapping[str, Site]
+    native_sites: Mapping[str, Site]
     entries: tuple[nn.Module, ...]
     permanent: list[Callback] = field(default_factory=list)
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
+    guests: Guests = field(default_factory=dict)
     _base: Attachment | None = None
+    _visited: Visited | None = None
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """Where each name lives that there is in this context, guests' names among them."""
+        here = self.current
+        return self.sites_with(NO_GUESTS if here is None else here.guests)
+
+    def sites_with(self, scoped: Guests) -> Mapping[str, Site]:
+        """The sites where a context has guests of its own beside the engine's."""
+        guests = {**self.guests, **scoped}
+        if not guests:
+            return self.native_sites
+        visited = self._visited
+        if visited is None or visited.guests != guests:
+            visited = self._visited = Visited(self.native_sites, guests)
+        return visited
+
+    def chain(self, name: str) -> Chain:
+        """Who listens at a guest's point in the run that is going on."""
+        here = self.current or self._base
+        return NO_CALLBACKS if here is None else here.chains.get(name, NO_CALLBACKS)
 
     @property
     def current(self) -> Attachment | None:
@@ -254,39 +285,45 @@ class Engine:
         callbacks: list[Callback],
         extra: Iterable[Stage] = (),
         muted: Callable[[str], bool] = lambda name: False,
+        guests: Guests = NO_GUESTS,
     ) -> Iterator[Attachment]:
         """Attach callbacks, with those that are already in force here, for the time inside."""
         outer = self.current
-        inherited = [] if outer is None else outer.scoped
+        inherited, standing = ([], NO_GUESTS) if outer is None else (outer.scoped, outer.guests)
         scoped = [*inherited, *callbacks]
         attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
+        attachment.guests = {**standing, **guests}
         with ExitStack() as stack:
             stack.callback(attachment.detach)
-            for context in self._around_run([*self.permanent, *scoped]):
+            for context in self._around_run(attachment):
                 stack.enter_context(context)
             attachment.attach()
             token = _current.set({**_current.get(), id(self): attachment})
             stack.callback(_current.reset, token)
             yield attachment
 
-    def _around_run(self, callbacks: list[Callback]) -> Iterator[AbstractContextManager[Any]]:
-        for name in dict.fromkeys(callback.name for callback in callbacks):
-            context = self.sites[name].around_run(self.root)
+    def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
+        sites = self.sites_with(attachment.guests)
+        for name in dict.fromkeys(one.name for one in [*self.permanent, *attachment.scoped]):
+            context = sites[name].around_run(self.root) if name in sites else None
             if context is not None:
                 yield context
                 return
 
-    def add(self, callbacks: Iterable[Callback]) -> None:
-        """Listen in every context until `remove`."""
+    def add(self, callbacks: Iterable[Callback], guests: Guests = NO_GUESTS) -> None:
+        """Listen in every context until `remove`; guests stand in every context until then."""
         self.permanent.extend(callbacks)
+        self.guests = {**self.guests, **guests}
         self.version += 1
         self._reattach_base()
 
-    def remove(self, callbacks: Iterable[Callback]) -> None:
-        """Stop listening."""
+    def remove(self, callbacks: Iterable[Callback], hosts: Iterable[str] = ()) -> None:
+        """Stop listening; the guests of these hosts leave."""
         gone = set(callbacks)
         if not gone:
             return
+        left = set(hosts)
+        self.guests = {host: sites for host, sites in self.guests.items() if host not in left}
         self.permanent[:] = [callback for callback in self.permanent if callback not in gone]
         self.version += 1
         self._reattach_base()

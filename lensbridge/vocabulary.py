@@ -98,6 +98,9 @@ class Vocabulary:
         return f"{stack}.{positive}."
 
     def _alias(self, full: str) -> str:
+        host, mark, last = full.partition(".hook_sae_")
+        if mark:
+            return f"{self.canonical(host)}{mark}{last}"
         if full == "ln_final.hook_in":
             return f"{self._main}.{self.depths[self._main] - 1}.hook_resid_post"
         full = full.removeprefix(f"{self._main}.") if layer_of(full) is None else full

@@ -5,6 +5,8 @@ from lensbridge.parts import Native
 
 def reason(row: str, native: Native) -> str:
     """Why no layer of a model has a row of the table."""
+    if row.startswith("{point}."):
+        return "no SAE that has it is spliced in there"
     block = native.blocks[0]
     kind = type(block.module).__name__
     spec = native.architecture.name

@@ -1,0 +1,127 @@
+"""What a user asked to splice in -> splices that are known to fit, before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lensbridge.errors import EditError, HookError
+from lensbridge.names import Name
+from lensbridge.parts import Native
+from lensbridge.run import Engine
+from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
+from lensbridge.saes.fit import Fit, Place
+from lensbridge.saes.sizes import size_of
+from lensbridge.saes.splice import Splice
+from lensbridge.splicing import Excluded, SAEs
+from lensbridge.tokens import Tokens
+from lensbridge.vocabulary import Vocabulary
+
+_STRUCTURAL = ("bos", "eos", "pad", "sep")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One SAE, with what was said of its place; None: what it says itself."""
+
+    sae: Any
+    reads: Name | None = None
+    writes: Name | None = None
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Turns requests for one model into splices."""
+
+    engine: Engine
+    vocabulary: Vocabulary
+    native: Native
+    tokens: Tokens
+
+    def splices(self, saes: SAEs, use_error_term: bool | None, excluded: Excluded) -> list[Splice]:
+        """A splice for each SAE.
+
+        Raises:
+            HookError: two at one point in one context, or no point.
+            EditError: one that does not fit.
+        """
+        ids = self._ids(excluded)
+        found = [self._splice(one, use_error_term, ids) for one in requests(saes)]
+        here = self.engine.current
+        taken = set() if here is None else set(here.guests)
+        for splice in found:
+            if splice.target.name in taken:
+                raise HookError(
+                    f"Two SAEs at {splice.target.name}: one point has room for one. Splice the "
+                    "other in at another point, or leave the context of the first."
+                )
+            taken.add(splice.target.name)
+        return found
+
+    def _splice(self, asked: Request, use_error_term: bool | None, ids: frozenset[int]) -> Splice:
+        dictionary = Dictionary.of(asked.sae)
+        reads, writes = self._ends(dictionary, asked)
+        source, target = self._place(reads, dictionary), self._place(writes, dictionary)
+        known = source.size is not None and target.size is not None
+        fit = Fit.of(dictionary, source, target) if known else None
+        error = dictionary.use_error_term if use_error_term is None else use_error_term
+        return Splice(self.engine, dictionary, source, target, fit, error, ids)
+
+    def _ends(self, dictionary: Dictionary, asked: Request) -> tuple[str, str]:
+        """Canonical names of where an SAE reads and what it replaces."""
+        reads = dictionary.reads if asked.reads is None else asked.reads
+        if reads is None:
+            raise HookError(
+                f"{dictionary.kind} does not say where it belongs (cfg.metadata.hook_name). "
+                "Pass {point: sae}, or hook_name=... to add_sae."
+            )
+        said = dictionary.writes if dictionary.is_transcoder else None
+        first, second = self._host(reads), self._host(asked.writes or said or reads)
+        if first != second:
+            names = list(self.engine.native_sites)
+            if names.index(first) > names.index(second):
+                raise HookError(
+                    f"{second} comes before {first}: what is read there cannot go there."
+                )
+        return first, second
+
+    def _host(self, name: Name) -> str:
+        full = self.vocabulary.canonical(name)
+        if full not in self.engine.native_sites:
+            raise HookError(f"{full} is inside an SAE; splice in at a point of the model.")
+        if not self.engine.native_sites[full].editable:
+            raise EditError(f"{full} can only be read, so nothing can be spliced in there.")
+        return full
+
+    def _place(self, name: str, dictionary: Dictionary) -> Place:
+        place = Place(name, self.engine.native_sites[name].axes, None, dictionary.head)
+        size = size_of(self.native, name, place.axes.split()[place.lead :])
+        return Place(name, place.axes, size, dictionary.head)
+
+    def _ids(self, excluded: Excluded) -> frozenset[int]:
+        if excluded is False:
+            return frozenset()
+        if excluded is not True:
+            return frozenset(int(one) for one in excluded)
+        known = self.tokens.need()
+        tokens = [known.special_tokens_map.get(f"{role}_token") for role in _STRUCTURAL]
+        ids = {int(known.convert_tokens_to_ids(token)) for token in tokens if token is not None}
+        return frozenset(ids | self._starts())
+
+    def _starts(self) -> set[int]:
+        """The id that a decoder begins with, where the config has one."""
+        start = self.native.main.config.to_dict().get("decoder_start_token_id")
+        return set() if start is None else {start}
+
+
+def requests(saes: Any) -> list[Request]:
+    """What was passed, one by one."""
+    if isinstance(saes, SparseAutoencoder):
+        return [Request(saes)]
+    if not isinstance(saes, Mapping):
+        return [Request(sae) for sae in saes]
+    return [Request(sae, *key) if _is_pair(key) else Request(sae, key) for key, sae in saes.items()]
+
+
+def _is_pair(key: Any) -> bool:
+    """Whether a key is two points rather than one short name, `("resid_pre", 1)`."""
+    return isinstance(key, tuple) and len(key) == 2 and not isinstance(key[1], int)
