@@ -69,6 +69,8 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             UnknownPointError: no such name.
             AbsentPointError: this architecture lacks the point.
         """
+        if isinstance(name, str) and name in self._tensors:
+            return name
         first = name if isinstance(name, str) else name[0]
         if isinstance(first, str) and first.endswith(GRAD):
             plain = first.removesuffix(GRAD)
@@ -175,7 +177,8 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """One letter for each axis of an activation (`lensbridge.names`), as "b p h d"."""
         plain = self.canonical(name).removesuffix(GRAD)
         row = BY_TEMPLATE[template(plain)].axes
-        letters = row if self.model is None else self.model.engine.sites[plain].axes
+        index = self.vocabulary.index  # of the time of the run: an SAE's points may be gone since
+        letters = index[plain].axes if isinstance(index, Mapping) and plain in index else row
         if self.has_batch_dim:
             return letters
         return " ".join(letter for letter in letters.split() if letter != _batch_letter(letters))
