@@ -243,7 +243,7 @@ def _joined(parts: tuple[Tensor | None, ...], shape: tuple[int, ...]) -> Tensor 
     if not there:
         return None
     whole = torch.cat(there)
-    return whole.reshape(*shape, *whole.shape[1:])
+    return whole.reshape((*shape, *whole.shape[1:]))
 
 
 def _reduced(
