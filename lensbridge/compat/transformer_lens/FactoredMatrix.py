@@ -1,0 +1,6 @@
+# ruff: noqa: N999 (the name is TransformerLens's)
+"""Where TransformerLens has `FactoredMatrix`."""
+
+from lensbridge.factored import FactoredMatrix
+
+__all__ = ["FactoredMatrix"]

@@ -1,0 +1,52 @@
+"""TransformerLens's names over lensbridge.
+
+import lensbridge.compat.transformer_lens as transformer_lens
+
+is the change that a notebook needs. Every class and function here says the same in lensbridge's
+words; the model that runs is the HuggingFace one. What differs is in
+docs/how-to/from-transformer-lens.md.
+"""
+
+from lensbridge.compat.transformer_lens import (
+    evals,
+    head_detector,
+    hook_points,
+    loading_from_pretrained,
+    patching,
+    utilities,
+    utils,
+)
+from lensbridge.compat.transformer_lens.ActivationCache import ActivationCache
+from lensbridge.compat.transformer_lens.bridge import TransformerBridge, build_bridge_from_module
+from lensbridge.compat.transformer_lens.FactoredMatrix import FactoredMatrix
+from lensbridge.compat.transformer_lens.hook_points import HookPoint
+from lensbridge.compat.transformer_lens.HookedEncoder import HookedEncoder
+from lensbridge.compat.transformer_lens.HookedEncoderDecoder import HookedEncoderDecoder
+from lensbridge.compat.transformer_lens.HookedRootModule import HookedRootModule
+from lensbridge.compat.transformer_lens.HookedTransformer import HookedTransformer
+from lensbridge.compat.transformer_lens.HookedTransformerConfig import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.SVDInterpreter import SVDInterpreter
+
+loading = loading_from_pretrained
+
+__all__ = [
+    "ActivationCache",
+    "FactoredMatrix",
+    "HookPoint",
+    "HookedEncoder",
+    "HookedEncoderDecoder",
+    "HookedRootModule",
+    "HookedTransformer",
+    "HookedTransformerConfig",
+    "SVDInterpreter",
+    "TransformerBridge",
+    "build_bridge_from_module",
+    "evals",
+    "head_detector",
+    "hook_points",
+    "loading",
+    "loading_from_pretrained",
+    "patching",
+    "utilities",
+    "utils",
+]

@@ -1,0 +1,57 @@
+"""`ActivationCache`: lensbridge's, as classic notebooks construct, list and change it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache as LensCache
+from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED
+
+
+class ActivationCache(LensCache):
+    """Activations by name.
+
+    `remove_batch_dim` and `to` change this very cache and give it back.
+
+    Args:
+        cache_dict: activations by name, as `add_caching_hooks` fills it.
+        model: the model that was run.
+        has_batch_dim: whether the first axis counts examples.
+    """
+
+    def __init__(
+        self, cache_dict: Mapping[str, Tensor], model: Any, has_batch_dim: bool = True
+    ) -> None:
+        lens = model.lens
+        stored = {RENAMED.get(name, name): tensor for name, tensor in cache_dict.items()}
+        super().__init__(stored, lens.vocabulary, model=lens, has_batch_dim=has_batch_dim)
+
+    @classmethod
+    def of(cls, cache: Any) -> "ActivationCache":
+        """The same cache as this class."""
+        found: ActivationCache = object.__new__(cls)
+        found.__dict__.update(cache.__dict__)
+        return found
+
+    def _like(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
+        stored = {RENAMED.get(name, name): tensor for name, tensor in tensors.items()}
+        return type(self).of(super()._like(stored, **changes))
+
+    def __iter__(self) -> Iterator[str]:
+        return (SPELLED.get(name, name) for name in self._tensors)
+
+    @property
+    def cache_dict(self) -> dict[str, Tensor]:
+        """A dictionary of the activations."""
+        return dict(self)
+
+    def remove_batch_dim(self) -> "ActivationCache":
+        """Drop the batch axis of a batch of one, here."""
+        self.__dict__.update(super().remove_batch_dim().__dict__)
+        return self
+
+    def to(self, device: Any = None, dtype: Any = None, **_: Any) -> "ActivationCache":
+        """Move the activations, here."""
+        self.__dict__.update(super().to(device, dtype).__dict__)
+        return self

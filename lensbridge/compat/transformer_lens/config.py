@@ -1,0 +1,243 @@
+"""`HookedTransformerConfig`: what a model is, under the names that notebooks use."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from lensbridge.config import LensConfig
+from lensbridge.errors import InputError, suggest
+
+_NO_BOS = frozenset(
+    {
+        "GPTNeoXForCausalLM",
+        "BloomForCausalLM",
+        "QWenLMHeadModel",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "PhiForCausalLM",
+    }
+)
+"""Classes whose models TransformerLens gives no BOS unless asked."""
+
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass
+class HookedTransformerConfig:
+    """Sizes and choices of a model.
+
+    The first four are needed; what is left out follows from them, as `n_heads` = d_model / d_head
+    and `d_mlp` = 4 * d_model. -1 and None mean "not said".
+
+    Args:
+        use_attn_result: whether caches hold `attn.hook_result` without its being named; so the
+            other `use_` flags for `hook_{q,k,v}_input`, `hook_attn_in` and `hook_mlp_in`.
+        normalization_type: "LN", "RMS", and "LNPre", "RMSPre" where gain and bias were folded; None
+            for no norms.
+        positional_embedding_type: "standard" (learned), "rotary", "shortformer", "alibi", ...
+        parallel_attn_mlp: whether attention and MLP read the same residual stream.
+        rotary_dim: dimensions of each head that are rotated; None: all.
+        seed: of a fresh model's weights.
+    """
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_head: int
+    model_name: str = "custom"
+    n_heads: int = -1
+    d_mlp: int | None = None
+    act_fn: str | None = None
+    d_vocab: int = -1
+    eps: float = 1e-5
+    use_attn_result: bool = False
+    use_attn_scale: bool = True
+    attn_scale: float = -1.0
+    use_split_qkv_input: bool = False
+    use_hook_mlp_in: bool = False
+    use_attn_in: bool = False
+    use_local_attn: bool = False
+    ungroup_grouped_query_attention: bool = False
+    original_architecture: str | None = None
+    from_checkpoint: bool = False
+    checkpoint_index: int | None = None
+    checkpoint_label_type: str | None = None
+    checkpoint_value: int | None = None
+    tokenizer_name: str | None = None
+    window_size: int | None = None
+    attn_types: list[str] | None = None
+    init_mode: str = "gpt2"
+    normalization_type: str | None = "LN"
+    device: Any = None
+    n_devices: int = 1
+    attention_dir: str = "causal"
+    attn_only: bool = False
+    seed: int | None = None
+    initializer_range: float = -1.0
+    init_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    positional_embedding_type: str = "standard"
+    final_rms: bool = False
+    d_vocab_out: int = -1
+    parallel_attn_mlp: bool = False
+    rotary_dim: int | None = None
+    n_params: int | None = None
+    use_hook_tokens: bool = False
+    gated_mlp: bool = False
+    default_prepend_bos: bool = True
+    dtype: torch.dtype = torch.float32
+    tokenizer_prepends_bos: bool | None = None
+    n_key_value_heads: int | None = None
+    post_embedding_ln: bool = False
+    rotary_base: float = 10000
+    trust_remote_code: bool = False
+    rotary_adjacent_pairs: bool = False
+    load_in_4bit: bool = False
+    num_experts: int | None = None
+    experts_per_token: int | None = None
+    use_qk_norm: bool = False
+    tie_word_embeddings: bool = False
+    use_normalization_before_and_after: bool = False
+    attn_scores_soft_cap: float = -1.0
+    output_logits_soft_cap: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.n_heads == -1:
+            self.n_heads = self.d_model // self.d_head
+        if self.d_mlp is None and not self.attn_only:
+            self.d_mlp = 4 * self.d_model
+        if self.act_fn is None and not self.attn_only:
+            raise InputError("A config with an MLP needs act_fn, such as 'gelu_new' or 'silu'.")
+        if self.d_vocab_out == -1:
+            self.d_vocab_out = self.d_vocab
+        if self.positional_embedding_type == "rotary" and self.rotary_dim is None:
+            self.rotary_dim = self.d_head
+        if self.attn_scale == -1.0:
+            self.attn_scale = self.d_head**0.5 if self.use_attn_scale else 1.0
+        if self.initializer_range < 0:
+            self.initializer_range = 0.8 / self.d_model**0.5
+        if self.n_params is None:
+            self.n_params = self._count()
+        if isinstance(self.dtype, str):
+            self.dtype = named_dtype(self.dtype)
+
+    def _count(self) -> int:
+        """Weights of the layers, without embeddings, biases and norms."""
+        attention = 4 * self.d_model * self.d_head * self.n_heads
+        experts = self.num_experts or 1
+        mlp = (2 + self.gated_mlp) * self.d_model * (self.d_mlp or 0) * experts
+        return self.n_layers * (attention + (0 if self.attn_only else mlp))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any]) -> "HookedTransformerConfig":
+        """A config from a dictionary.
+
+        Raises:
+            InputError: a key that is no field.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in config_dict:
+            if name not in known:
+                raise InputError(f"There is no config field {name!r}.{suggest(name, known)}")
+        return cls(**config_dict)
+
+    @classmethod
+    def unwrap(
+        cls, config: "dict[str, Any] | HookedTransformerConfig"
+    ) -> "HookedTransformerConfig":
+        """A copy of a config, from a config or a dictionary."""
+        return cls.from_dict(config) if isinstance(config, dict) else replace(config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field."""
+        return asdict(self)
+
+    def is_layer_norm_activation(self) -> bool:
+        """Whether the MLP has a norm in its activation (`solu_ln`)."""
+        return self.act_fn is not None and self.act_fn.endswith("_ln")
+
+    def set_seed_everywhere(self, seed: int) -> None:
+        """Seed torch, numpy and random."""
+        import random
+
+        import numpy as np
+
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
+
+def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype from its name, or from itself.
+
+    Raises:
+        InputError: there is none of this name.
+
+    Example:
+        >>> named_dtype("bf16"), named_dtype("torch.float16")
+        (torch.bfloat16, torch.float16)
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    plain = dtype.removeprefix("torch.")
+    full = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+    named = {str(one).removeprefix("torch."): one for one in _FLOATS}
+    try:
+        return named[full.get(plain, plain)]
+    except KeyError:
+        known = ", ".join(named)
+        raise InputError(f"There is no dtype {dtype!r} for weights; use one of {known}.") from None
+
+
+def config_of(lens: LensConfig, **known: Any) -> HookedTransformerConfig:
+    """The config of a model that lensbridge has open.
+
+    Args:
+        lens: what lensbridge says of it.
+        known: fields to set beside.
+    """
+    hf = lens.hf.get_text_config().to_dict()
+    grouped = lens.n_key_value_heads != lens.n_heads
+    said = {
+        "n_layers": lens.n_layers,
+        "d_model": lens.d_model,
+        "n_ctx": lens.n_ctx,
+        "d_head": lens.d_head,
+        "n_heads": lens.n_heads,
+        "n_key_value_heads": lens.n_key_value_heads if grouped else None,
+        "d_mlp": lens.d_mlp,
+        "act_fn": lens.act_fn,
+        "d_vocab": lens.d_vocab,
+        "d_vocab_out": lens.d_vocab_out,
+        "eps": lens.eps,
+        "model_name": lens.model_name.rpartition("/")[2],
+        "tokenizer_name": lens.model_name,
+        "original_architecture": lens.original_architecture,
+        "normalization_type": None
+        if lens.normalization_type == "none"
+        else lens.normalization_type,
+        "final_rms": lens.final_rms,
+        "positional_embedding_type": lens.positional_embedding_type,
+        "rotary_dim": lens.rotary_dim,
+        "rotary_base": lens.rotary_base or 10000,
+        "gated_mlp": lens.gated_mlp,
+        "num_experts": lens.n_experts,
+        "experts_per_token": hf.get("num_experts_per_tok"),
+        "parallel_attn_mlp": lens.parallel_attn_mlp,
+        "tie_word_embeddings": lens.tie_word_embeddings,
+        "window_size": hf.get("sliding_window") or hf.get("window_size"),
+        "scale_attn_by_inverse_layer_idx": bool(hf.get("scale_attn_by_inverse_layer_idx")),
+        "attn_scores_soft_cap": hf.get("attn_logit_softcapping") or -1.0,
+        "output_logits_soft_cap": hf.get("final_logit_softcapping") or -1.0,
+        "initializer_range": float(hf.get("initializer_range") or 0.02),
+        "init_weights": False,
+        "default_prepend_bos": lens.original_architecture not in _NO_BOS,
+        "dtype": lens.dtype,
+        "device": lens.device,
+    }
+    return HookedTransformerConfig(**{**said, **known})

@@ -1,0 +1,316 @@
+"""A fresh model from a config, on a HuggingFace class that computes what the config says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+import lensbridge
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, config_of
+from lensbridge.compat.transformer_lens.opening import default_device
+from lensbridge.errors import InputError, UnsupportedArchitectureError
+from lensbridge.model import LensModel
+
+Config: TypeAlias = HookedTransformerConfig
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_fast",
+    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
+_FREE = frozenset(
+    {
+        "n_layers",
+        "d_model",
+        "n_ctx",
+        "d_head",
+        "n_heads",
+        "d_mlp",
+        "d_vocab",
+        "d_vocab_out",
+        "eps",
+        "act_fn",
+        "model_name",
+        "tokenizer_name",
+        "original_architecture",
+        "attn_scale",
+        "seed",
+        "device",
+        "dtype",
+        "n_devices",
+        "n_params",
+        "init_mode",
+        "init_weights",
+        "initializer_range",
+        "default_prepend_bos",
+        "tokenizer_prepends_bos",
+        "from_checkpoint",
+        "checkpoint_index",
+        "checkpoint_label_type",
+        "checkpoint_value",
+        "trust_remote_code",
+        "use_attn_result",
+        "use_split_qkv_input",
+        "use_hook_mlp_in",
+        "use_attn_in",
+        "ungroup_grouped_query_attention",
+    }
+)
+"""Fields that every class can have as they are asked for."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A HuggingFace class and the configs that it can express.
+
+    Args:
+        name: what errors call it.
+        takes: field -> the values that it can have; a field that is not here is at its default.
+        demands: more that must hold: a condition, and what to say where it does not.
+        build: the HuggingFace config.
+    """
+
+    name: str
+    takes: dict[str, tuple[Any, ...] | None]
+    demands: tuple[tuple[Callable[[Config], bool], str], ...]
+    build: Callable[[Config], Any]
+
+    def objections(self, cfg: Config) -> list[str]:
+        """What in a config it cannot express."""
+        found = []
+        for one in fields(Config):
+            if one.name in _FREE:
+                continue
+            value, allowed = vars(cfg)[one.name], self.takes.get(one.name, (one.default,))
+            if allowed is not None and value not in allowed:
+                found.append(f"{one.name}={value!r}")
+        return found + [message for holds, message in self.demands if not holds(cfg)]
+
+
+def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:
+    """A model with random weights, behind a lens, and its config.
+
+    Args:
+        asked: what it is to be.
+        tokenizer: whose vocabulary is taken where the config says none.
+        move_to_device: put it on `cfg.device`.
+
+    Raises:
+        UnsupportedArchitectureError: no HuggingFace class computes this.
+    """
+    cfg = _with_vocabulary(asked, tokenizer)
+    hf_model = _built(cfg)
+    place = (cfg.device or default_device()) if move_to_device else "cpu"
+    lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
+    said = {name: vars(cfg)[name] for name in _FREE - {"device", "attn_scale", "n_params"}}
+    said["original_architecture"] = type(hf_model).__name__
+    return lens, config_of(lens.cfg, **said)
+
+
+def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:
+    if cfg.d_vocab != -1:
+        return cfg
+    if tokenizer is None:
+        raise InputError("A fresh model needs cfg.d_vocab, or a tokenizer that says it.")
+    size = max(tokenizer.get_vocab().values()) + 1
+    out = size if cfg.d_vocab_out == -1 else cfg.d_vocab_out
+    return replace(cfg, d_vocab=size, d_vocab_out=out)
+
+
+def _built(cfg: Config) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    offer = _chosen(cfg)
+    hf_config = offer.build(cfg)
+    with torch.random.fork_rng():
+        if cfg.seed is not None:
+            torch.manual_seed(cfg.seed)
+        model: Any = AutoModelForCausalLM.from_config(hf_config)
+        if cfg.d_vocab_out != cfg.d_vocab:
+            head = nn.Linear(cfg.d_model, cfg.d_vocab_out, bias=False)
+            nn.init.normal_(head.weight, std=cfg.initializer_range)
+            model.set_output_embeddings(head)
+    if cfg.normalization_type in ("LNPre", "RMSPre"):
+        _freeze_norms(model)
+    return model.eval()
+
+
+def _chosen(cfg: Config) -> Offer:
+    judged = [(offer.objections(cfg), offer) for offer in OFFERS]
+    fewest, offer = min(judged, key=lambda pair: len(pair[0]))
+    if fewest:
+        raise UnsupportedArchitectureError(
+            f"No HuggingFace class that is known here computes this config. The nearest is "
+            f"{offer.name}, which cannot have {', '.join(fewest)}. Change that, or use "
+            "transformer_lens itself for it."
+        )
+    return offer
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    """Norms without gain and bias: ones and zeros that training leaves alone."""
+    lens = lensbridge.load(model)
+    parts = [part for block in lens.native.blocks for part in (block.ln1, block.ln2)]
+    for norm in [*parts, lens.native.ln_final]:
+        if norm is not None:
+            norm.module.requires_grad_(False)
+
+
+def _special() -> dict[str, None]:
+    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+
+
+def _gpt2(cfg: Config) -> Any:
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=cfg.d_vocab,
+        n_positions=cfg.n_ctx,
+        n_embd=cfg.d_model,
+        n_layer=cfg.n_layers,
+        n_head=cfg.n_heads,
+        n_inner=cfg.d_mlp,
+        activation_function=_ACTIVATIONS[str(cfg.act_fn)],
+        layer_norm_epsilon=cfg.eps,
+        initializer_range=cfg.initializer_range,
+        scale_attn_weights=cfg.use_attn_scale,
+        scale_attn_by_inverse_layer_idx=cfg.scale_attn_by_inverse_layer_idx,
+        tie_word_embeddings=cfg.tie_word_embeddings,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+        **_special(),
+    )
+
+
+def _common(cfg: Config) -> dict[str, Any]:
+    rotated = (cfg.rotary_dim or cfg.d_head) / cfg.d_head
+    return {
+        "vocab_size": cfg.d_vocab,
+        "hidden_size": cfg.d_model,
+        "num_hidden_layers": cfg.n_layers,
+        "num_attention_heads": cfg.n_heads,
+        "intermediate_size": cfg.d_mlp,
+        "hidden_act": _ACTIVATIONS[str(cfg.act_fn)],
+        "max_position_embeddings": cfg.n_ctx,
+        "initializer_range": cfg.initializer_range,
+        "tie_word_embeddings": cfg.tie_word_embeddings,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": float(cfg.rotary_base),
+            "partial_rotary_factor": rotated,
+        },
+        **_special(),
+    }
+
+
+def _neox(cfg: Config) -> Any:
+    from transformers import GPTNeoXConfig
+
+    return GPTNeoXConfig(
+        layer_norm_eps=cfg.eps, use_parallel_residual=cfg.parallel_attn_mlp, **_common(cfg)
+    )
+
+
+def _llama(cfg: Config) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(**_grouped(cfg))
+
+
+def _mistral(cfg: Config) -> Any:
+    from transformers import MistralConfig
+
+    return MistralConfig(sliding_window=cfg.window_size, **_grouped(cfg))
+
+
+def _mixtral(cfg: Config) -> Any:
+    from transformers import MixtralConfig
+
+    return MixtralConfig(
+        num_local_experts=cfg.num_experts,
+        num_experts_per_tok=cfg.experts_per_token,
+        sliding_window=None,
+        **_grouped(cfg),
+    )
+
+
+def _grouped(cfg: Config) -> dict[str, Any]:
+    return {
+        **_common(cfg),
+        "head_dim": cfg.d_head,
+        "num_key_value_heads": cfg.n_key_value_heads or cfg.n_heads,
+        "rms_norm_eps": cfg.eps,
+    }
+
+
+_PLAIN_ACTIVATION = (
+    lambda cfg: cfg.act_fn in _ACTIVATIONS,
+    "an activation that HuggingFace does not have (solu, solu_ln, ...)",
+)
+_HEADS_FILL = (
+    lambda cfg: cfg.d_head * cfg.n_heads == cfg.d_model,
+    "d_head * n_heads other than d_model",
+)
+_WHOLE_ROTARY = (
+    lambda cfg: cfg.rotary_dim == cfg.d_head,
+    "rotary_dim other than d_head",
+)
+_ALL_LOCAL = (
+    lambda cfg: set(cfg.attn_types or ["local"]) == {"local"} and cfg.window_size is not None,
+    "layers of which only some are local",
+)
+_TIES: dict[str, tuple[Any, ...] | None] = {"tie_word_embeddings": None}
+_RMS: dict[str, tuple[Any, ...] | None] = {
+    **_TIES,
+    "normalization_type": ("RMS", "RMSPre"),
+    "positional_embedding_type": ("rotary",),
+    "rotary_dim": None,
+    "rotary_base": None,
+    "gated_mlp": (True,),
+    "final_rms": None,
+    "n_key_value_heads": None,
+}
+
+OFFERS = (
+    Offer(
+        "GPT2LMHeadModel",
+        {
+            **_TIES,
+            "normalization_type": ("LN", "LNPre"),
+            "use_attn_scale": None,
+            "scale_attn_by_inverse_layer_idx": None,
+        },
+        (_PLAIN_ACTIVATION, _HEADS_FILL),
+        _gpt2,
+    ),
+    Offer(
+        "GPTNeoXForCausalLM",
+        {
+            **_TIES,
+            "normalization_type": ("LN", "LNPre"),
+            "positional_embedding_type": ("rotary",),
+            "rotary_dim": None,
+            "rotary_base": None,
+            "parallel_attn_mlp": None,
+        },
+        (_PLAIN_ACTIVATION, _HEADS_FILL),
+        _neox,
+    ),
+    Offer("LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _WHOLE_ROTARY), _llama),
+    Offer(
+        "MistralForCausalLM",
+        {**_RMS, "use_local_attn": (True,), "window_size": None, "attn_types": None},
+        (_PLAIN_ACTIVATION, _WHOLE_ROTARY, _ALL_LOCAL),
+        _mistral,
+    ),
+    Offer(
+        "MixtralForCausalLM",
+        {**_RMS, "num_experts": None, "experts_per_token": None},
+        (_PLAIN_ACTIVATION, _WHOLE_ROTARY),
+        _mixtral,
+    ),
+)

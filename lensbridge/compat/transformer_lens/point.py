@@ -1,0 +1,172 @@
+"""`HookPoint`: an identity module that shows what passes it to the functions that listen there."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from lensbridge.errors import HookError
+
+Dir = Literal["fwd", "bwd"]
+Dirs = Literal["fwd", "bwd", "both"]
+HookFunction: TypeAlias = Callable[..., Any]
+NamesFilter: TypeAlias = "Callable[[str], bool] | str | list[str] | None"
+FwdHooks: TypeAlias = "Iterable[tuple[str | Callable[[str], bool], HookFunction]]"
+
+_DIRS: dict[str, tuple[Dir, ...]] = {"fwd": ("fwd",), "bwd": ("bwd",), "both": ("fwd", "bwd")}
+
+
+def directions(dir: str) -> tuple[Dir, ...]:
+    """The directions that a word names.
+
+    Raises:
+        HookError: it names none.
+    """
+    if dir not in _DIRS:
+        raise HookError(f"A direction is 'fwd', 'bwd' or 'both', not {dir!r}.")
+    return _DIRS[dir]
+
+
+@dataclass(eq=False)
+class LensHandle:
+    """One function at one point.
+
+    Args:
+        user_hook: the function.
+        is_permanent: whether `reset_hooks` leaves it on.
+        context_level: how many `hooks()` contexts it was added in; None outside all of them.
+        detach: takes off what carries it, where something outside the point does.
+    """
+
+    user_hook: HookFunction
+    is_permanent: bool = False
+    context_level: int | None = None
+    detach: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def stays(self, including_permanent: bool, level: int | None) -> bool:
+        """Whether a removal of one kind leaves it on."""
+        if self.is_permanent:
+            return not including_permanent
+        return level is not None and self.context_level != level
+
+
+class HookPoint(nn.Module):
+    """An identity that functions can listen to.
+
+    Attributes:
+        name: its path in the root module, once `setup` was called there.
+        ctx: a dictionary for the functions, until `reset_hooks`.
+        fwd_hooks: the handles of functions on activations; `bwd_hooks` on gradients.
+
+    Example:
+        >>> import torch
+        >>> point = HookPoint()
+        >>> point.add_hook(lambda value, hook: value + 1)
+        >>> point(torch.zeros(2))
+        tensor([1., 1.])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name: str | None = None
+        self.ctx: dict[str, Any] = {}
+        self.fwd_hooks: list[LensHandle] = []
+        self.bwd_hooks: list[LensHandle] = []
+
+    def add_hook(
+        self,
+        hook: HookFunction,
+        dir: Dir = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
+        """Listen here.
+
+        Args:
+            hook: `hook(value, hook=point)`; edits in place or returns a new value.
+            dir: "fwd" for the activation, "bwd" for its gradient.
+            is_permanent: whether `reset_hooks` leaves it on.
+            level: the context that it goes with.
+            prepend: before the functions that listen already.
+        """
+        handles = self._handles(dir)
+        handle = LensHandle(hook, is_permanent, level)
+        handles.insert(0 if prepend else len(handles), handle)
+
+    def add_perma_hook(self, hook: HookFunction, dir: Dir = "fwd") -> None:
+        """`add_hook` that `reset_hooks` leaves on."""
+        self.add_hook(hook, dir, is_permanent=True)
+
+    def remove_hooks(
+        self, dir: Dirs = "fwd", including_permanent: bool = False, level: int | None = None
+    ) -> None:
+        """Take functions off: all that are not permanent, or those of one level."""
+        for one in directions(dir):
+            handles = self._handles(one)
+            for handle in handles:
+                if not handle.stays(including_permanent, level):
+                    handle.detach()
+            handles[:] = [h for h in handles if h.stays(including_permanent, level)]
+
+    def has_hooks(
+        self, dir: Dirs = "both", including_permanent: bool = True, level: int | None = None
+    ) -> bool:
+        """Whether somebody listens."""
+        handles = [handle for one in directions(dir) for handle in self._handles(one)]
+        return any(not handle.stays(including_permanent, level) for handle in handles)
+
+    def clear_context(self) -> None:
+        """Empty `ctx`."""
+        self.ctx.clear()
+
+    def layer(self) -> int:
+        """The layer in the name: the 3 of `blocks.3.hook_resid_pre`.
+
+        Raises:
+            HookError: there is none.
+        """
+        parts = (self.name or "").split(".")
+        if len(parts) < 2 or not parts[1].isdigit():
+            raise HookError(f"{self.name} is not in a layer.")
+        return int(parts[1])
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The value, or what the functions make of it."""
+        for handle in self.fwd_hooks:
+            value = changed(handle.user_hook, value, self)
+        return self._with_gradient_hooks(value) if self.bwd_hooks else value
+
+    def _with_gradient_hooks(self, value: Tensor) -> Tensor:
+        passed = value.clone() if value.requires_grad else value.detach().requires_grad_()
+        for handle in self.bwd_hooks:
+            hook = handle.user_hook
+            passed.register_hook(lambda grad, hook=hook: changed(hook, grad, self))
+        return passed
+
+    def _handles(self, dir: str) -> list[LensHandle]:
+        if dir not in ("fwd", "bwd"):
+            raise HookError(f"dir is 'fwd' or 'bwd', not {dir!r}.")
+        return self.fwd_hooks if dir == "fwd" else self.bwd_hooks
+
+    def extra_repr(self) -> str:
+        """Its name."""
+        return f"name={self.name!r}"
+
+
+def changed(hook: HookFunction, value: Tensor, point: HookPoint) -> Tensor:
+    """What a function makes of a private copy: what it returns, or what it left in the copy."""
+    given = value.clone()
+    returned = call(hook, given, point)
+    return given if returned is None else returned
+
+
+def call(hook: HookFunction, value: Tensor, point: HookPoint) -> Any:
+    """Call a function with a value and the point, by keyword where it has that name."""
+    try:
+        by_name = "hook" in inspect.signature(hook).parameters
+    except ValueError:  # builtins without a signature
+        by_name = False
+    return hook(value, hook=point) if by_name else hook(value, point)

@@ -1,0 +1,310 @@
+"""`LensRoot`: a model that lensbridge has open, as a `HookedRootModule`."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property, partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint
+from lensbridge.compat.transformer_lens.point import Dirs, FwdHooks, NamesFilter
+from lensbridge.compat.transformer_lens.root_module import HookedRootModule
+from lensbridge.compat.transformer_lens.selection import Selection
+from lensbridge.compat.transformer_lens.slices import Slice
+from lensbridge.compat.transformer_lens.tree import Branches, branches_of, part_at
+from lensbridge.compat.transformer_lens.weights import Weights
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+
+
+class Points(Mapping[str, LensPoint]):
+    """Every point of a model by name; any accepted spelling finds it."""
+
+    def __init__(self, lens: LensModel) -> None:
+        self._lens = lens
+        self.made: dict[str, LensPoint] = {}
+
+    def __getitem__(self, name: str) -> LensPoint:
+        canonical = self._lens.vocabulary.canonical(RENAMED.get(name, name))
+        spelled = SPELLED.get(canonical, canonical)
+        if spelled not in self.made:
+            self.made[spelled] = LensPoint(self._lens, spelled)
+        return self.made[spelled]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and RENAMED.get(name, name) in self._lens.vocabulary.index
+
+    def __iter__(self) -> Iterator[str]:
+        return (SPELLED.get(name, name) for name in self._lens.vocabulary.index)
+
+    def __len__(self) -> int:
+        return len(self._lens.vocabulary.index)
+
+
+class LensRoot(HookedRootModule):
+    """What the classes of models share. `lens` is the model as lensbridge has it open.
+
+    Attributes:
+        lens: lensbridge's own model, with everything that is not here.
+        hf_model: the HuggingFace model.
+        cfg: its sizes and choices; `use_attn_result` and its like are read when a run begins.
+    """
+
+    cfg: HookedTransformerConfig
+
+    def __init__(self, lens: LensModel, cfg: HookedTransformerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.open_lens(lens)
+
+    def open_lens(self, lens: LensModel) -> None:
+        """Use another opened model from now on."""
+        self.lens = lens
+        self.hf_model = lens.hf_model
+        self.setup()
+
+    def setup(self) -> None:
+        """Find the points again."""
+        self.points = Points(self.lens)
+        self.hook_dict = self.points
+        for cached in ("weights", "branches"):
+            self.__dict__.pop(cached, None)
+
+    @property
+    def mod_dict(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Every point and every part by name."""
+        parts = {path: part_at(self, path) for path in self.branches if path}
+        return {**parts, **self.points}
+
+    # --- parts -------------------------------------------------------------------------------
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Every weight by name."""
+        return Weights.of(self.lens)
+
+    @cached_property
+    def branches(self) -> Branches:
+        """What is below each path."""
+        return branches_of([*self.points, *self.weights.names])
+
+    def lookup(self, full: str) -> Any:
+        """What a path leads to: a weight, a point, a part, or None."""
+        if full in self.weights:
+            return self.weights[full]()
+        if full in self.points:
+            return self.points[full]
+        return part_at(self, full)
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(type(self), name, None)
+        if isinstance(own, property) and own.fget is not None:
+            return own.fget(self)  # it raised; again, for its own message
+        if not name.startswith("_") and name not in ("lens", "points", "hf_model"):
+            found = self.lookup(name)
+            if found is not None:
+                return found
+        return super().__getattr__(name)
+
+    def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the native module behind a part.
+
+        Raises:
+            InputError: it cannot be run alone.
+        """
+        parts: Any = self.lens
+        for step in path.split("."):
+            parts = parts[int(step)] if step.isdigit() else getattr(parts, step)
+        if path == "pos_embed":
+            count = args[0].shape[-1]
+            return self.lens.W_pos[:count].expand(*args[0].shape, -1)
+        if path.endswith(("attn", "cross_attn")):
+            raise InputError(
+                f"{path} cannot be run alone here: its masks and rotations come from the model. "
+                f"Run the layer: model.{path.rpartition('.')[0]}(resid)."
+            )
+        return parts(*args, **kwargs)
+
+    # --- hooks -------------------------------------------------------------------------------
+
+    @property
+    def selection(self) -> Selection:
+        """Which points a filter takes, as the flags of `cfg` are now."""
+        return Selection(self.lens.vocabulary, self.cfg)
+
+    def point_names(self, asked: NamesFilter) -> list[str]:
+        """The names of the points that a filter asks for."""
+        return [SPELLED.get(name, name) for name in self.selection.names(asked)]
+
+    def clear_contexts(self) -> None:
+        """Empty the `ctx` of every point."""
+        for point in list(self.points.made.values()):
+            point.clear_context()
+
+    def remove_all_hook_fns(
+        self,
+        direction: Dirs = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Take functions off every point."""
+        for point in list(self.points.made.values()):
+            point.remove_hooks(direction, including_permanent, level)
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: FwdHooks = (),
+        bwd_hooks: FwdHooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator[Any]:
+        """Functions on points for every run inside, in this thread; contexts nest.
+
+        Args:
+            fwd_hooks: pairs of a name or filter and a function on activations.
+            bwd_hooks: the same on gradients, whenever `backward` is run.
+            reset_hooks_end: take them off at the end; otherwise they stay until `reset_hooks`.
+            clear_contexts: empty every `ctx` at the end.
+
+        Raises:
+            UnknownPointError: a name that there is not.
+            HookNeverFiredError: at the end, if a named point was never passed.
+        """
+        self.context_level += 1
+        try:
+            if reset_hooks_end:
+                fwd, bwd = self._pairs(fwd_hooks), self._pairs(bwd_hooks)
+                with self.lens.hooks(fwd, bwd):
+                    yield self
+            else:
+                for name, hook in fwd_hooks:
+                    HookedRootModule.add_hook(self, name, hook, "fwd", level=self.context_level)
+                for name, hook in bwd_hooks:
+                    HookedRootModule.add_hook(self, name, hook, "bwd", level=self.context_level)
+                yield self
+        finally:
+            self.context_level -= 1
+            if clear_contexts:
+                self.clear_contexts()
+
+    def _pairs(self, hooks: FwdHooks) -> list[Any]:
+        return [
+            (point.canonical if isinstance(asked, str) else _only(point.canonical), fn)
+            for asked, hook in hooks
+            for point in [self.points[name] for name in self.point_names(asked)]
+            for fn in [point.adapted(hook)]
+        ]
+
+    # --- running -----------------------------------------------------------------------------
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `lens.forward` is called with for what `forward` was given."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+        return self.lens.forward(**self.arguments(*args, **kwargs))
+
+    def run_with_cache(
+        self,
+        *model_args: Any,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        names_filter: NamesFilter = None,
+        device: Any = None,
+        incl_bwd: bool = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: Any = None,
+        **model_kwargs: Any,
+    ) -> tuple[Any, Any]:
+        """Run the model and keep activations; the other arguments are those of `forward`.
+
+        Without a filter the cache holds every point but the large ones, which come with their flag
+        (`set_use_attn_result` and its like) or when they are named.
+
+        Returns:
+            What `forward` gives, and the cache: an `ActivationCache`, or a dictionary.
+        """
+        result, cache = self.lens.run_with_cache(
+            **self.arguments(*model_args, **model_kwargs),
+            names_filter=self._asked(names_filter),
+            device=device,
+            incl_bwd=incl_bwd,
+            pos_slice=None if pos_slice is None else Slice.unwrap(pos_slice).slice,
+        )
+        if clear_contexts:
+            self.clear_contexts()
+        found = ActivationCache.of(cache)
+        found = found.remove_batch_dim() if remove_batch_dim else found
+        return result, found if return_cache_object else dict(found)
+
+    def _asked(self, names_filter: NamesFilter) -> Any:
+        """Names that must be passed, where points were named; otherwise a filter."""
+        names = self.selection.names(names_filter)
+        if names_filter is None or callable(names_filter):
+            wanted = frozenset(names)
+            return lambda name: name in wanted
+        return names
+
+    # --- the model as a torch object ---------------------------------------------------------
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        """Every weight under its TransformerLens name; train with `parameters()`."""
+        return ((name, read()) for name, read in self.weights.stored.items())
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The HuggingFace model's own parameters, for an optimizer."""
+        return self.hf_model.parameters(recurse)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Every weight under its TransformerLens name."""
+        return {name: read().detach() for name, read in self.weights.stored.items()}
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> None:
+        """Write weights into the model, under their TransformerLens or native names.
+
+        Raises:
+            WeightError: with `strict`, weights that are missing or that the model does not have.
+        """
+        native = self.hf_model.state_dict()
+        if set(state_dict) <= set(native):
+            self.hf_model.load_state_dict(state_dict, strict=strict, assign=assign)
+            return
+        self.weights.write(self.weights.fitting(state_dict, strict))
+
+    def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Move the model in place, or change its dtype."""
+        self.hf_model.to(*args, **kwargs)
+        self.cfg.device, self.cfg.dtype = self.lens.device, self.lens.dtype
+        return self
+
+    def cuda(self, device: Any = None) -> Any:
+        """Move the model to a GPU."""
+        return self.to("cuda" if device is None else device)
+
+    def cpu(self) -> Any:
+        """Move the model to the CPU."""
+        return self.to("cpu")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LensRoot":
+        from lensbridge.compat.transformer_lens.opening import reopened
+
+        other = object.__new__(type(self))
+        nn.Module.__init__(other)
+        plain = {"is_caching": False, "context_level": 0, "cfg": deepcopy(self.cfg, memo)}
+        other.__dict__.update(plain)
+        other.open_lens(reopened(self.lens, deepcopy(self.hf_model, memo)))
+        return other
+
+
+def _only(name: str) -> Callable[[str], bool]:
+    """A filter that takes one point, which need not be passed then."""
+    return partial(str.__eq__, name)

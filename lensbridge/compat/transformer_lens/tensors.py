@@ -1,0 +1,143 @@
+"""Small functions on tensors and names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def to_numpy(tensor: Any) -> Any:
+    """A numpy array of a tensor, an array, a list or a number."""
+    if isinstance(tensor, Tensor):
+        return tensor.detach().cpu().numpy()
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    return np.array(
+        [to_numpy(one) for one in tensor] if isinstance(tensor, list | tuple) else tensor
+    )
+
+
+def get_corner(tensor: Any, n: int = 3) -> Any:
+    """The first `n` entries of every axis."""
+    return tensor[tuple(slice(n) for _ in range(tensor.ndim))]
+
+
+def remove_batch_dim(tensor: Tensor) -> Tensor:
+    """The tensor without its first axis, where that has size one."""
+    return tensor[0] if tensor.shape[0] == 1 else tensor
+
+
+def transpose(tensor: Tensor) -> Tensor:
+    """Shapes: `[..., a, b]` -> `[..., b, a]`"""
+    return tensor.transpose(-1, -2)
+
+
+def is_square(x: Tensor) -> bool:
+    """Whether it is a square matrix."""
+    return x.ndim == 2 and x.shape[0] == x.shape[1]
+
+
+def is_lower_triangular(x: Tensor) -> bool:
+    """Whether it is a square matrix with nothing above its diagonal."""
+    return is_square(x) and torch.equal(x, x.tril())
+
+
+def check_structure(t1: Tensor, t2: Tensor, *, verbose: bool = False) -> None:
+    """Print whether two square matrices grow and fall at the same places, along rows and columns.
+
+    Args:
+        t1: one.
+        t2: the other.
+        verbose: also print where they do not.
+    """
+    same = True
+    for what, axis in (("rows", 1), ("columns", 0)):
+        grows = [(one.diff(dim=axis) >= 0) for one in (t1, t2)]
+        wrong = (grows[0] != grows[1]).any(axis).nonzero().flatten().tolist()
+        same = same and not wrong
+        if wrong and verbose:
+            print(f"{what} that differ: {wrong}")
+    print("PASSED" if same else "FAILED")
+
+
+def get_cumsum_along_dim(tensor: Tensor, dim: int, reverse: bool = False) -> Tensor:
+    """Running sums along an axis, from its end with `reverse`."""
+    return tensor.flip(dim).cumsum(dim).flip(dim) if reverse else tensor.cumsum(dim)
+
+
+def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> Tensor:
+    """Each token's position, not counting padding, of what comes after `past_kv_pos_offset`.
+
+    Shapes: `[batch, offset + pos]` -> `[batch, pos]`; padding in front is at position 0.
+    """
+    positions = attention_mask.cumsum(-1) - 1
+    return positions.clamp(min=0)[:, past_kv_pos_offset:]
+
+
+def repeat_along_head_dimension(tensor: Tensor, n_heads: int, clone_tensor: bool = True) -> Tensor:
+    """Shapes: `[batch, pos, d_model]` -> `[batch, pos, head, d_model]`; a view unless cloned."""
+    repeated = tensor.unsqueeze(-2).expand(*tensor.shape[:-1], n_heads, -1)
+    return repeated.clone() if clone_tensor else repeated
+
+
+def filter_dict_by_prefix(dictionary: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries below a path, without the path.
+
+    Example:
+        >>> filter_dict_by_prefix({"a.b": 1, "ab": 2}, "a")
+        {'b': 1}
+    """
+    start = prefix if prefix.endswith(".") else f"{prefix}."
+    return {
+        key.removeprefix(start): value for key, value in dictionary.items() if key.startswith(start)
+    }
+
+
+def get_nested_attr(obj: Any, attr_str: str) -> Any:
+    """`get_nested_attr(model, "blocks.0.attn")`; numbers are indices."""
+    for step in attr_str.split("."):
+        obj = obj[int(step)] if step.isdigit() else attrgetter(step)(obj)
+    return obj
+
+
+def set_nested_attr(obj: Any, attr_str: str, value: Any) -> None:
+    """Set what `get_nested_attr` gives."""
+    path, _, last = attr_str.rpartition(".")
+    setattr(get_nested_attr(obj, path) if path else obj, last, value)
+
+
+@contextmanager
+def temporarily_swap_parameter(parameter: Any, new_value: Any) -> Iterator[nn.Parameter]:
+    """Another value in a parameter's own memory for the time inside."""
+    before = parameter.detach().clone()
+    with torch.no_grad():
+        parameter.copy_(new_value)
+    try:
+        yield parameter
+    finally:
+        with torch.no_grad():
+            parameter.copy_(before)
+
+
+def select_compatible_kwargs(
+    kwargs_dict: Mapping[str, Any], callable: Callable[..., Any]
+) -> dict[str, Any]:
+    """The entries that are parameters of a function."""
+    known = signature(callable).parameters
+    return {name: value for name, value in kwargs_dict.items() if name in known}
+
+
+def get_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def print_gpu_mem(step_name: str = "") -> None:
+    """Print the memory that tensors take on the GPU, in GiB."""
+    used = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    print(f"{step_name} {used:.2f} GiB on the GPU")

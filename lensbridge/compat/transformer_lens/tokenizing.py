@@ -1,0 +1,135 @@
+"""The tokenizer of a model, a private copy of what the user gave, and what follows from it."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import LoadError, TokenizerMissingError
+from lensbridge.loading import _named_tokenizer, demo_folder
+
+_FROM_WHERE = ("token", "trust_remote_code", "cache_dir", "force_download", "local_files_only")
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """How to find a tokenizer, when text is first met.
+
+    Args:
+        name: of the model.
+        given: a tokenizer, or the name of one.
+        options: what the model was loaded with.
+        own: finds the model's own.
+    """
+
+    name: str
+    given: Any
+    options: dict[str, Any]
+    own: Callable[[], Any]
+
+    def find(self) -> Any:
+        """A copy of the tokenizer, with an EOS where BOS or padding have no token of their own.
+
+        Raises:
+            TokenizerMissingError: there is none.
+        """
+        return completed(self._found())
+
+    def _found(self) -> Any:
+        if self.given is not None and not isinstance(self.given, str):
+            return self.given
+        if isinstance(self.given, str):
+            return self._named(self.given)
+        try:
+            return self.own()
+        except TokenizerMissingError as missing:
+            try:
+                return self._named(self.name)
+            except LoadError as error:
+                raise TokenizerMissingError(f"{missing} {error}") from error
+
+    def _named(self, name: str) -> Any:
+        options = {key: self.options[key] for key in _FROM_WHERE if key in self.options}
+        return _named_tokenizer(demo_folder() if name == "demo" else name, options)
+
+
+def completed(tokenizer: Any) -> Any:
+    """A copy in which EOS stands for padding and BOS where these have no token."""
+    own = deepcopy(tokenizer)
+    known = own.special_tokens_map
+    if "eos_token" in known:
+        for role in ("pad_token", "bos_token"):
+            if role not in known:
+                setattr(own, role, own.eos_token)
+    return own
+
+
+def get_attention_mask(
+    tokenizer: Any, tokens: Tensor, prepend_bos: bool, padding_side: str | None = None
+) -> Tensor:
+    """Which tokens are no padding: 1 for these, 0 for the run of padding at the padded side.
+
+    Args:
+        tokenizer: says what padding is, and on which side.
+        tokens: `[batch, pos]`
+        prepend_bos: whether rows begin with BOS, which may be the padding token too.
+        padding_side: instead of the tokenizer's.
+
+    Shapes: `[batch, pos]`
+    """
+    mask = torch.ones_like(tokens)
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        return mask
+    side = padding_side or tokenizer.padding_side
+    real = (tokens != pad).int()
+    if side == "right":
+        mask = real.flip(-1).cummax(-1).values.flip(-1).to(mask)
+        if prepend_bos:
+            mask[:, 0] |= (tokens[:, 0] == tokenizer.bos_token_id).to(mask)
+        return mask
+    mask = real.cummax(-1).values.to(mask)
+    if prepend_bos and tokenizer.bos_token_id == pad:
+        first = (mask == 0).sum(-1) - 1
+        rows = (first >= 0).nonzero().flatten()
+        mask[rows, first[rows]] = 1
+    return mask
+
+
+def get_tokenizer_with_bos(tokenizer: Any) -> Any:
+    """A tokenizer that puts BOS first by itself: the given one, or another of the same files.
+
+    Raises:
+        LoadError: it comes from no files that are here.
+    """
+    if tokenizer.init_kwargs.get("add_bos_token", False):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer.name_or_path, add_bos_token=True)
+
+
+def get_input_with_manually_prepended_bos(
+    bos_token: str | None, input: str | list[str]
+) -> str | list[str]:
+    """Text with the BOS token in front."""
+    start = bos_token or ""
+    return start + input if isinstance(input, str) else [start + one for one in input]
+
+
+def get_tokens_with_bos_removed(
+    tokenizer: Any, tokens: Tensor, padding_side: str | None = None
+) -> Tensor:
+    """Rows without their BOS, which stands behind padding that is on the left.
+
+    Shapes: `[batch, pos]` -> `[batch, pos - 1]`
+    """
+    if (padding_side or tokenizer.padding_side) == "right":
+        return tokens[:, 1:]
+    mask = get_attention_mask(tokenizer, tokens, prepend_bos=True, padding_side="left")
+    first = mask.argmax(-1)
+    keep = torch.arange(tokens.shape[-1], device=tokens.device) != first[:, None]
+    return tokens[keep].view(tokens.shape[0], -1)

@@ -1,0 +1,373 @@
+"""`HookedTransformer`: a decoder under TransformerLens's names and rules."""
+
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from lensbridge.compat.transformer_lens.circuits import CircuitMethods
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, config_of
+from lensbridge.compat.transformer_lens.fresh import fresh_model
+from lensbridge.compat.transformer_lens.names_of_models import (
+    checkpoint_revision,
+    get_official_model_name,
+)
+from lensbridge.compat.transformer_lens.opening import Order
+from lensbridge.compat.transformer_lens.root import LensRoot
+from lensbridge.compat.transformer_lens.switches import Switches
+from lensbridge.compat.transformer_lens.texts import TextMethods
+from lensbridge.errors import InputError
+from lensbridge.model import LensModel
+from lensbridge.tokens import Side
+
+T = TypeVar("T", bound="HookedTransformer")
+
+
+class HookedTransformer(TextMethods, CircuitMethods, Switches, LensRoot):
+    """A decoder, as TransformerLens's class of this name shows it, on the HuggingFace model.
+
+    Args:
+        cfg: of a fresh model with random weights; `from_pretrained` opens one that there is.
+        tokenizer: for text.
+        move_to_device: put it on `cfg.device`.
+        default_padding_side: of the tokenizer.
+
+    Example:
+        >>> model = HookedTransformer.from_pretrained("demo")
+        >>> logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
+        >>> model.to_single_str_token(logits[0, -1].argmax().item())
+        ' Paris'
+        >>> cache["pattern", 2].shape
+        torch.Size([1, 4, 9, 9])
+    """
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig | dict[str, Any],
+        tokenizer: Any = None,
+        move_to_device: bool = True,
+        default_padding_side: Side | None = None,
+    ) -> None:
+        asked = HookedTransformerConfig.unwrap(cfg)
+        lens, known = fresh_model(asked, tokenizer, move_to_device)
+        super().__init__(lens, known)
+        if tokenizer is not None:
+            self.set_tokenizer(tokenizer, default_padding_side)
+
+    @classmethod
+    def of(cls: type[T], lens: LensModel, **known: Any) -> T:
+        """A model that lensbridge has open already.
+
+        Args:
+            lens: what `lensbridge.load` gave.
+            known: fields of the config to set.
+        """
+        self = object.__new__(cls)
+        LensRoot.__init__(self, lens, config_of(lens.cfg, **known))
+        self._note_processing()
+        return self
+
+    def _note_processing(self) -> None:
+        """A norm whose gain and bias were folded is called "LNPre" or "RMSPre"."""
+        kind = self.lens.cfg.normalization_type
+        self.cfg.normalization_type = f"{kind}Pre" if self.lens.processing.fold_ln else kind
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        model_name: str,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        checkpoint_index: int | None = None,
+        checkpoint_value: int | None = None,
+        checkpoint_label: int | None = None,
+        hf_model: Any = None,
+        device: Any = None,
+        n_devices: int = 1,
+        tokenizer: Any = None,
+        move_to_device: bool = True,
+        fold_value_biases: bool = True,
+        default_prepend_bos: bool | None = None,
+        default_padding_side: Side | None = None,
+        dtype: str | torch.dtype | None = "float32",
+        first_n_layers: int | None = None,
+        n_ctx: int | None = None,
+        **from_pretrained_kwargs: Any,
+    ) -> T:
+        """Open a model and process its weights.
+
+        Args:
+            model_name: a short name ("gpt2-small", "pythia-70m"), a hub id, a folder, or "demo".
+            fold_ln: fold gains and biases of norms into the matrices that read them.
+            center_writing_weights: centre what is added to the residual stream.
+            center_unembed: centre W_U over the vocabulary.
+            refactor_factored_attn_matrices: make W_Q, W_K, W_V and W_O from the SVD of QK and OV.
+            checkpoint_index: a checkpoint of the training, by its place among them.
+            checkpoint_value: or by its training step.
+            checkpoint_label: the same as `checkpoint_value`.
+            hf_model: a model to use instead of loading one. It stays as it is: where anything is
+                changed, a copy is.
+            device: where to; by default a GPU where there is one, and where `hf_model` is.
+            n_devices: over how many GPUs.
+            tokenizer: a tokenizer or the name of one; by default the model's own.
+            move_to_device: False leaves the model on the CPU.
+            fold_value_biases: fold b_V into b_O.
+            default_prepend_bos: whether text begins with BOS unless said otherwise; None: as
+                TransformerLens has it for this class.
+            default_padding_side: where lists of texts are padded; None: as the tokenizer does.
+            dtype: of the weights; None: as they are stored.
+            first_n_layers: keep only these.
+            n_ctx: keep only this many positions.
+            from_pretrained_kwargs: for transformers' `from_pretrained`.
+
+        Each processing step is done as far as the model allows; `model.lens.processing.left` says
+        what was left, and why.
+
+        Raises:
+            LoadError: there is no such model, or it is no HuggingFace model.
+        """
+        revision = checkpoint_revision(
+            model_name, checkpoint_index, checkpoint_value, checkpoint_label
+        )
+        options = dict(from_pretrained_kwargs)
+        if revision is not None:
+            options["revision"] = revision
+        official = model_name if hf_model is not None else get_official_model_name(model_name)
+        steps = {
+            "fold_ln": fold_ln,
+            "center_writing_weights": center_writing_weights,
+            "center_unembed": center_unembed,
+            "fold_value_biases": fold_value_biases,
+            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+        }
+        lens = Order(
+            name=official,
+            hf_model=hf_model,
+            device=device if move_to_device else "cpu",
+            dtype=dtype,
+            n_devices=n_devices,
+            tokenizer=tokenizer,
+            layers=first_n_layers,
+            n_ctx=n_ctx,
+            steps=steps,
+            hf=options,
+        ).open()
+        known: dict[str, Any] = {
+            "model_name": model_name.rpartition("/")[2],
+            "from_checkpoint": revision is not None,
+            "checkpoint_index": checkpoint_index,
+            "checkpoint_value": checkpoint_value,
+            "n_devices": n_devices,
+        }
+        if default_prepend_bos is not None:
+            known["default_prepend_bos"] = default_prepend_bos
+        model = cls.of(lens, **known)
+        if default_padding_side is not None and model.tokenizer is not None:
+            model.tokenizer.padding_side = default_padding_side
+        return model
+
+    @classmethod
+    def from_pretrained_no_processing(
+        cls: type[T],
+        model_name: str,
+        fold_ln: bool = False,
+        center_writing_weights: bool = False,
+        center_unembed: bool = False,
+        refactor_factored_attn_matrices: bool = False,
+        fold_value_biases: bool = False,
+        **from_pretrained: Any,
+    ) -> T:
+        """`from_pretrained` with the weights as they are, unless a step is asked for."""
+        return cls.from_pretrained(
+            model_name,
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+            fold_value_biases=fold_value_biases,
+            **from_pretrained,
+        )
+
+    # --- running -----------------------------------------------------------------------------
+
+    def arguments(
+        self,
+        input: Any,
+        return_type: Any = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        start_at_layer: int | None = None,
+        tokens: Tensor | None = None,
+        shortformer_pos_embed: None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_layer: int | None = None,
+        past_kv_cache: None = None,
+        **hf: Any,
+    ) -> dict[str, Any]:
+        """What `lens.forward` is called with; the arguments are those of `forward`.
+
+        Args:
+            input: text, a list of texts, ids `[pos]` or `[batch, pos]`; with `start_at_layer` a
+                residual stream.
+            return_type: "logits", "loss", "both", or None to compute neither.
+            loss_per_token: the loss of each pair instead of the mean.
+            prepend_bos: BOS before text; None means `cfg.default_prepend_bos`.
+            padding_side: of lists of texts; None means the tokenizer's.
+            start_at_layer: skip the layers before it.
+            tokens: the ids behind a residual stream, for the loss.
+            shortformer_pos_embed: refused: no HuggingFace model has such positions.
+            attention_mask: 1 for tokens, 0 for padding; made from ids that are padded on the left.
+            stop_at_layer: give the residual stream that this layer reads.
+            past_kv_cache: refused; pass HuggingFace's own as `past_key_values`.
+            hf: for the HuggingFace model.
+        """
+        if past_kv_cache is not None:
+            raise InputError(
+                "past_kv_cache is TransformerLens's own; pass a HuggingFace cache: "
+                "past_key_values=transformers.DynamicCache()."
+            )
+        if shortformer_pos_embed is not None:
+            raise InputError("No HuggingFace model has shortformer positions.")
+        if attention_mask is None and start_at_layer is None and "past_key_values" not in hf:
+            attention_mask = self._mask(input, prepend_bos, padding_side)
+        texts = isinstance(input, list | tuple) and bool(input) and isinstance(input[0], str)
+        return {
+            "input": input,
+            "return_type": return_type,
+            "loss_per_token": loss_per_token,
+            "prepend_bos": self._bos(prepend_bos),
+            "padding_side": self._side(padding_side) if texts else padding_side,
+            "start_at_layer": start_at_layer,
+            "stop_at_layer": stop_at_layer,
+            "attention_mask": attention_mask,
+            "labels": tokens,
+            **hf,
+        }
+
+    def input_to_embed(
+        self,
+        input: Any,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: None = None,
+    ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
+        """What the first layer reads: `(residual, tokens, None, attention_mask)`."""
+        given = {"prepend_bos": prepend_bos, "padding_side": padding_side}
+        tokens = input if isinstance(input, Tensor) else self.to_tokens(input, **given)  # type: ignore[arg-type]
+        tokens = tokens if tokens.ndim > 1 else tokens[None]
+        if attention_mask is None:
+            attention_mask = self._mask(tokens, prepend_bos, padding_side)
+        residual = self.forward(
+            tokens, attention_mask=attention_mask, past_kv_cache=past_kv_cache, stop_at_layer=0
+        )
+        return residual, tokens, None, attention_mask
+
+    def loss_fn(
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        per_token: bool = False,
+    ) -> Tensor:
+        """Next-token cross-entropy."""
+        return self.lens.loss_fn(logits, tokens, attention_mask, per_token)
+
+    def generate(
+        self,
+        input: Any = "",
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | list[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        return_type: Literal["input", "str", "tokens"] = "input",
+        verbose: bool = True,
+        **generation: Any,
+    ) -> Any:
+        """Continue text with HuggingFace's `generate`; hooks act at every step.
+
+        The arguments are those of lensbridge's `generate`, and `generation` is for HuggingFace's.
+        Lists of texts are padded on the left.
+        """
+        if "attention_mask" not in generation:
+            mask = self._mask(input, prepend_bos, padding_side)
+            generation.update({} if mask is None else {"attention_mask": mask})
+        return self.lens.generate(
+            input,
+            max_new_tokens,
+            stop_at_eos,
+            eos_token_id,
+            do_sample,
+            top_k,
+            top_p,
+            temperature,
+            freq_penalty,
+            use_past_kv_cache,
+            self._bos(prepend_bos),
+            padding_side,
+            return_type,
+            verbose,
+            **generation,
+        )
+
+    # --- weights -----------------------------------------------------------------------------
+
+    def process_weights_(
+        self,
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+        fold_value_biases: bool = True,
+    ) -> None:
+        """Process the weights of this model, for good, as far as it allows."""
+        self.lens.process_weights_(
+            fold_ln=fold_ln,
+            center_writing_weights=center_writing_weights,
+            center_unembed=center_unembed,
+            fold_value_biases=fold_value_biases,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices,
+            on_impossible="skip",
+        )
+        self._note_processing()
+        self.setup()
+
+    def load_and_process_state_dict(self, state_dict: dict[str, Tensor], **steps: bool) -> None:
+        """Write weights into the model, and process them."""
+        self.load_state_dict(state_dict, strict=False)
+        self.process_weights_(**steps)
+
+    # --- data --------------------------------------------------------------------------------
+
+    def sample_datapoint(
+        self,
+        tokenize: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+    ) -> Any:
+        """A random text of `model.dataset`, which is yours to set; with `tokenize` its ids.
+
+        Raises:
+            InputError: there is no dataset.
+        """
+        dataset = self.__dict__.get("dataset")
+        if dataset is None:
+            raise InputError(
+                "There is no dataset to sample from. Set one with a 'text' column: "
+                "model.dataset = datasets.load_dataset(...)."
+            )
+        text = dataset[int(torch.randint(len(dataset), ()))]["text"]
+        return self.to_tokens(text, prepend_bos, padding_side) if tokenize else text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.lens!r})"

@@ -1,0 +1,131 @@
+"""Weights under TransformerLens's names: ordinary tensors, one key for each query head."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import WeightError
+from lensbridge.layouts import repeat_kv
+from lensbridge.model import LensModel
+
+Reader: TypeAlias = Callable[[], Tensor]
+
+_SHARED = ("W_K", "W_V", "b_K", "b_V")
+_BUFFERS = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
+"""What TransformerLens's states hold beside weights."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one model, as the functions that read them.
+
+    Args:
+        stored: by the name under which a state has it. Where several query heads share a key,
+            that is `attn._W_K`.
+        repeated: `attn.W_K` and its like there, with one copy for each query head.
+    """
+
+    stored: dict[str, Reader]
+    repeated: dict[str, Reader]
+
+    @classmethod
+    def of(cls, lens: LensModel) -> "Weights":
+        """The weights of a model. An RMSNorm has no bias."""
+        grouped, rms = _grouped(lens), lens.cfg.normalization_type == "RMS"
+        stored: dict[str, Reader] = {}
+        repeated: dict[str, Reader] = {}
+        for name, (read, _) in lens.components.weights.items():
+            path, _, last = name.rpartition(".")
+            if last == "b_gate" or (rms and last == "b"):
+                continue
+            if last in _SHARED and path in grouped:
+                stored[f"{path}._{last}"] = read
+                repeated[name] = partial(_repeated, read, grouped[path])
+            else:
+                stored[name] = read
+        return cls(stored, repeated)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.stored or name in self.repeated
+
+    def __getitem__(self, name: str) -> Reader:
+        return self.stored[name] if name in self.stored else self.repeated[name]
+
+    @property
+    def names(self) -> list[str]:
+        """Every name."""
+        return [*self.stored, *self.repeated]
+
+    def fitting(self, state: Mapping[str, Tensor], strict: bool) -> dict[str, Tensor]:
+        """The weights in a state that this model has.
+
+        Raises:
+            WeightError: with `strict`, there are others, or some are missing.
+        """
+        given = {name: one for name, one in state.items() if not name.endswith(_BUFFERS)}
+        strange = [name for name in given if name not in self.stored]
+        absent = [name for name in self.stored if name not in given]
+        if strict and (strange or absent):
+            raise WeightError(
+                f"These weights do not fit the model: {len(absent)} are missing, such as "
+                f"{absent[:3]}, and {len(strange)} are of no use, such as {strange[:3]}."
+            )
+        return {name: one for name, one in given.items() if name in self.stored}
+
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        """Write into the model, all or nothing.
+
+        Raises:
+            WeightError: a name that there is not, another shape, a weight whose reads are copies,
+                or two values for one tied tensor.
+        """
+        for name, value in values.items():
+            self._check(name, value)
+        self._check_tied(values)
+        with torch.no_grad():
+            for name, value in values.items():
+                target = self[name]()
+                target.copy_(value.to(target))
+
+    def _check(self, name: str, value: Tensor) -> None:
+        if name not in self:
+            raise WeightError(f"There is no weight {name!r} to set.")
+        held = self[name]()
+        if held.shape != value.shape:
+            raise WeightError(f"{name} has shape {tuple(held.shape)}, not {tuple(value.shape)}.")
+        copied = held.data_ptr() != self[name]().data_ptr()
+        if copied and not torch.equal(held, value.to(held)):
+            raise WeightError(
+                f"{name} is computed when it is read (quantized, offloaded, adapted, one copy for "
+                "each query head, or a bias that does not exist), so writing to it would not "
+                "reach the model."
+            )
+
+    def _check_tied(self, values: Mapping[str, Tensor]) -> None:
+        ends = ("embed.W_E", "unembed.W_U")
+        if not all(end in values for end in ends):
+            return
+        embed, unembed = (self[end]().data_ptr() for end in ends)
+        if embed == unembed and not torch.equal(values[ends[0]], values[ends[1]].mT):
+            raise WeightError(
+                "W_E and W_U are one tied tensor in this model, and these are two different ones."
+            )
+
+
+def _grouped(lens: LensModel) -> dict[str, int]:
+    """Attention whose query heads share keys -> its number of query heads."""
+    return {
+        f"{stack.prefix}.{i}.{name}": part.n_heads
+        for stack in lens.native.stacks
+        for i, block in enumerate(stack.blocks)
+        for name, part in (("attn", block.attn), ("cross_attn", block.cross))
+        if part is not None and part.n_kv < part.n_heads
+    }
+
+
+def _repeated(read: Reader, heads: int) -> Tensor:
+    return repeat_kv(read(), heads, axis=0)
