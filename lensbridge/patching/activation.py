@@ -139,7 +139,6 @@ class Sweep:
         sources = {layer: clean_value(clean, point) for layer, point in points.items()}
         starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
         base = Base.run(self.model, corrupted, [*points.values(), *starts])
-        self.metrics.baseline(base.logits)
         tokens = clean.tokens if isinstance(clean, ActivationCache) else None
         if self.setter in INDEXED_AXES:
             for layer, point in points.items():
@@ -244,7 +243,7 @@ def assemble(prepared: Prepared, metrics: Metrics, run: Run, baseline: bool) -> 
         for i, row in enumerate(grid.rows):
             place: Any = (slice(None), *grid.place(row))
             values[place] = flat[:, i]
-    unpatched = metrics.measure(prepared.base.logits) if baseline else None
+    unpatched = run.baseline if baseline else None
     if metrics.reduce == "mean":
         values = values.mean(-1)
         unpatched = None if unpatched is None else unpatched.mean(-1)

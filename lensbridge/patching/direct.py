@@ -74,7 +74,6 @@ def get_act_patch_direct_path(
     tokens = clean_cache.tokens if isinstance(clean_cache, ActivationCache) else None
     check_fit(paths.base, z, clean[z], tokens)
     _check_same_run(paths.base.cache[z], corrupted_cache, z)
-    metrics.baseline(paths.base.logits)
     noted = paths.notes(points)
     cells = [_cell(noted[point], node, point) for node, point in later.items()]
     heads = 1 + max(node.head or 0 for node in receivers)

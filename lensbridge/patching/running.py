@@ -54,11 +54,13 @@ class Run:
 
     Args:
         values: of the metrics.
+        baseline: of the unpatched run, `[metric]` or `[metric, batch]`.
         partial: whether somebody interrupted it.
         reasons: why cells ran one by one that could have run in batches elsewhere.
     """
 
     values: Tensor
+    baseline: Tensor
     partial: bool = False
     reasons: list[str] = field(default_factory=list)
 
@@ -76,11 +78,12 @@ def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engin
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
 
     Raises:
-        InputError: `exact=False` for cells that cannot be run in batches.
+        InputError: a metric that does not fit, or `exact=False` for cells that cannot be run in
+            batches.
     """
-    example = metrics.baseline(base.logits)
-    shape = (example.shape[0], len(cells), *example.shape[1:])
-    run = Run(example.new_full(shape, torch.nan))
+    baseline = metrics.baseline(base.logits)
+    shape = (baseline.shape[0], len(cells), *baseline.shape[1:])
+    run = Run(baseline.new_full(shape, torch.nan), baseline)
     bar = tqdm(total=len(cells), disable=not engine.verbose, desc="patching")
 
     def keep(i: int, logits: Tensor) -> None:
