@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 PEERS = ("transformer_lens", "sae_lens", "nnsight", "pyvene")
 
 if any(find_spec(peer) is None for peer in PEERS):
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["*.py"]
 
 
 @pytest.hookimpl(wrapper=True)
