@@ -1,6 +1,8 @@
 """Direct paths from one head to every later head, the field's published sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from lensbridge.patching.grid import Grid
 from lensbridge.patching.metric import MetricFunction, Metrics
 from lensbridge.patching.node import Component, Node
 from lensbridge.patching.paths import Paths
+from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.running import Engine, entrances, run_cells
 
 if TYPE_CHECKING:
@@ -58,32 +61,16 @@ def get_act_patch_direct_path(
 
     Source: the signature is that of TransformerLens's `get_act_patch_direct_path`.
     """
-    source = Node("head", src_layer, src_head)
-    metrics = Metrics.of(patching_metric, "scalar")
-    receivers = _receivers(Branches(model), component)
-    later = {node: point for node, point in receivers.items() if _layer(node) > src_layer}
-    z = Branches(model).written(source)
-    clean = {z: clean_value(clean_cache, z)}
-    if not later:
-        raise InputError(f"{source}: no layer behind it has attention, so it has no such path.")
-    cells = [Cell(point, None, None) for point in later.values()]
-    points = list(dict.fromkeys(later.values()))
-    paths = Paths.from_values(
-        model, clean, corrupted_tokens, [source], [*points, *entrances(model, cells)]
+    sources = Sources(
+        model,
+        corrupted_tokens,
+        clean_cache,
+        corrupted_cache,
+        Metrics.of(patching_metric, "scalar"),
+        component,
+        Engine(exact, verbose=verbose),
     )
-    tokens = clean_cache.tokens if isinstance(clean_cache, ActivationCache) else None
-    check_fit(paths.base, z, clean[z], tokens)
-    _check_same_run(paths.base.cache[z], corrupted_cache, z)
-    noted = paths.notes(points)
-    cells = [_cell(noted[point], node, point) for node, point in later.items()]
-    heads = 1 + max(node.head or 0 for node in receivers)
-    grid = Grid(
-        ("layer", "head"),
-        tuple((_layer(node), node.head or 0) for node in later),
-        (tuple(range(len(model.native.blocks))), tuple(range(heads))),
-    )
-    run = run_cells(paths.base, cells, metrics, Engine(exact, verbose=verbose))
-    result = assemble(Prepared(paths.base, grid, cells), metrics, run, baseline=False)
+    result = sources.send(src_layer, src_head)
     return result if result.partial else result.values
 
 
@@ -97,7 +84,7 @@ def get_act_patch_direct_path_all_sources(
     verbose: bool = False,
     *,
     exact: bool | None = None,
-) -> Tensor:
+) -> Any:
     """`get_act_patch_direct_path` from every head of the model.
 
     Args:
@@ -111,30 +98,122 @@ def get_act_patch_direct_path_all_sources(
         exact: as in `generic_activation_patch`.
 
     Shapes: `[src_layer, src_head, layer, head]`; for keys and values the last axis counts
-        key/value heads. NaN where there is no such path.
+        key/value heads. NaN where there is no such path. After an interrupt a `PatchingResult` of
+        that shape.
+
+    Raises:
+        InputError: as `get_act_patch_direct_path`.
     """
-    branches = Branches(model)
-    receivers, n_layers = _receivers(branches, component), len(branches.blocks)
-    attentions = {i: block.attn for i, block in enumerate(branches.blocks) if block.attn}
-    last = max(attentions)
-    width = max(attn.n_heads for attn in attentions.values())
-    heads = 1 + max(node.head or 0 for node in receivers)
-    values = torch.full((n_layers, width, n_layers, heads), torch.nan)
-    for layer, attn in attentions.items():
-        for head in range(attn.n_heads if layer < last else 0):
-            values[layer, head] = get_act_patch_direct_path(
-                model,
-                corrupted_tokens,
-                clean_cache,
-                corrupted_cache,
-                patching_metric,
-                layer,
-                head,
-                component,
-                verbose,
-                exact=exact,
-            )
-    return values
+    sources = Sources(
+        model,
+        corrupted_tokens,
+        clean_cache,
+        corrupted_cache,
+        Metrics.of(patching_metric, "scalar"),
+        component,
+        Engine(exact, verbose=verbose),
+    )
+    found: dict[tuple[int, int], PatchingResult] = {}
+    for head in sources.senders():
+        found[head] = sources.send(*head)
+        if found[head].partial:
+            break
+    result = _stacked(found, sources)
+    return result if result.partial else result.values
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Direct paths of one kind in one corrupted run: which heads can send, and what each brings."""
+
+    model: "LensModel"
+    corrupted: Any
+    clean_cache: Mapping[str, Tensor]
+    corrupted_cache: Mapping[str, Tensor]
+    metrics: Metrics
+    component: Component
+    engine: Engine
+
+    @cached_property
+    def branches(self) -> Branches:
+        """Of the model."""
+        return Branches(self.model)
+
+    @cached_property
+    def receivers(self) -> dict[Node, str]:
+        """Every head's query, key or value, and where it is.
+
+        Raises:
+            InputError: another component.
+            AbsentPointError: no layer has one.
+        """
+        if self.component not in ("q", "k", "v"):
+            raise InputError(f"component is 'q', 'k' or 'v', not {self.component!r}.")
+        found = {}
+        for layer, block in enumerate(self.branches.blocks):
+            attn = block.attn
+            if attn is None or (self.component != "q" and attn.k is None):  # another layer's keys
+                continue
+            for head in range(attn.n_heads if self.component == "q" else attn.n_kv):
+                node = Node("head", layer, head, self.component)
+                found[node] = self.branches.read(node)
+        if not found:
+            raise AbsentPointError("This model has no attention that is described.")
+        return found
+
+    def senders(self) -> list[tuple[int, int]]:
+        """The heads with a receiver behind them."""
+        last = max(_layer(node) for node in self.receivers)
+        blocks = enumerate(self.branches.blocks[:last])
+        return [(i, head) for i, b in blocks if b.attn for head in range(b.attn.n_heads)]
+
+    def send(self, layer: int, head: int) -> PatchingResult:
+        """One head's clean output in each later head's input alone."""
+        source = Node("head", layer, head)
+        z = self.branches.written(source)
+        later = {node: point for node, point in self.receivers.items() if _layer(node) > layer}
+        if not later:
+            raise InputError(f"{source}: no layer behind it has attention, so no path leaves it.")
+        paths = self._paths(source, z, dict.fromkeys(later.values()))
+        noted = paths.notes(list(dict.fromkeys(later.values())))
+        cells = [_cell(noted[point], node, point) for node, point in later.items()]
+        rows = tuple((_layer(node), node.head or 0) for node in later)
+        heads = 1 + max(node.head or 0 for node in self.receivers)
+        grid = Grid(("layer", "head"), rows, (tuple(range(self.n_layers)), tuple(range(heads))))
+        run = run_cells(paths.base, cells, self.metrics, self.engine)
+        return assemble(Prepared(paths.base, grid, cells), self.metrics, run, baseline=False)
+
+    @property
+    def n_layers(self) -> int:
+        """Of the main stack."""
+        return len(self.branches.blocks)
+
+    def _paths(self, source: Node, z: str, points: Iterable[str]) -> Paths:
+        """Both runs, after the caches were held against them."""
+        clean = clean_value(self.clean_cache, z)
+        theirs = clean_value(self.corrupted_cache, z)
+        starts = entrances(self.model, [Cell(point, None, None) for point in points])
+        paths = Paths.from_values(self.model, {z: clean}, self.corrupted, [source], starts)
+        tokens = self.clean_cache.tokens if isinstance(self.clean_cache, ActivationCache) else None
+        check_fit(paths.base, z, clean, tokens)
+        _check_same_run(paths.base.cache[z], theirs, z)
+        return paths
+
+
+def _stacked(found: Mapping[tuple[int, int], PatchingResult], sources: Sources) -> PatchingResult:
+    """The results of several senders on two axes in front."""
+    first = next(iter(found.values()))
+    width = 1 + max(head for _, head in found)
+    sizes = (sources.n_layers, width, *first.values.shape)
+    values = first.values.new_full(sizes, torch.nan)
+    rows = []
+    for sender, result in found.items():
+        values[sender] = result.values
+        rows += [(*sender, *row) for row in result.grid.rows]
+    names = ("src_layer", "src_head", "layer", "head")
+    grid = Grid(names, tuple(rows), tuple(tuple(range(size)) for size in sizes))
+    last = list(found.values())[-1]
+    return PatchingResult(values, grid, ["metric"], True, partial=last.partial, engine=last.engine)
 
 
 def _layer(node: Node) -> int:
@@ -142,35 +221,13 @@ def _layer(node: Node) -> int:
     return node.layer
 
 
-def _receivers(branches: Branches, component: Component) -> dict[Node, str]:
-    """Every head's query, key or value in the main stack, and where it is.
-
-    Raises:
-        AbsentPointError: no layer has one.
-    """
-    if component not in ("q", "k", "v"):
-        raise InputError(f"component is 'q', 'k' or 'v', not {component!r}.")
-    found = {}
-    for layer, block in enumerate(branches.blocks):
-        attn = block.attn
-        if attn is None or (component != "q" and attn.k is None):  # reads another layer's keys
-            continue
-        for head in range(attn.n_heads if component == "q" else attn.n_kv):
-            node = Node("head", layer, head, component)
-            found[node] = branches.read(node)
-    if not found:
-        raise AbsentPointError("This model has no attention that is described.")
-    return found
-
-
 def _cell(noted: Tensor, node: Node, point: str) -> Cell:
     index = (slice(None), slice(None), node.head)
     return Cell(point, index, noted[index])
 
 
-def _check_same_run(z: Tensor, cache: Mapping[str, Tensor], point: str) -> None:
+def _check_same_run(z: Tensor, theirs: Tensor, point: str) -> None:
     """Refuse a corrupted cache of another input than the one that is run."""
-    theirs = clean_value(cache, point)
     close = theirs.shape == z.shape and torch.allclose(theirs.to(z), z, rtol=1e-2, atol=1e-2)
     if not close:
         raise InputError(

@@ -1,0 +1,197 @@
+"""Flight: cells that go through the model together, each joining at the layer that it patches.
+
+A row of the batch is the unpatched run with one cell's value in its place. Up to the cell's layer
+it is that run, so it starts there; what comes before the cell's position is that run too, so rows
+hold the positions from there on and read the keys and values of the others; and behind the last
+layer only the positions that the metric reads go to the head.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.hooks import Hook
+from lensbridge.names import layer_of
+from lensbridge.patching.base import Base
+from lensbridge.patching.cell import Cell, write
+from lensbridge.patching.prefix import Prefix, same
+from lensbridge.patching.setters import INDEXED_AXES
+
+
+def position_of(cell: Cell, axes: Sequence[str]) -> int:
+    """The first position that a cell writes to; 0 where that cannot be told.
+
+    Example:
+        >>> position_of(Cell("z", (slice(None), 5, 2), 0.0), ["b", "p", "h", "d"])
+        5
+    """
+    axis = next((i for i, letter in enumerate(axes) if letter in "pq"), None)
+    if axis is None:
+        return 0
+    if cell.setter is write:
+        index = cell.index if isinstance(cell.index, tuple) else (cell.index,)
+        return _first(index[axis]) if axis < len(index) and _is_plain(index) else 0
+    placed = INDEXED_AXES.get(cell.setter, ())
+    return _first(cell.index[1 + placed.index(axis)]) if axis in placed else 0
+
+
+def _is_plain(index: tuple[Any, ...]) -> bool:
+    """Whether each entry of an index is about the axis at its own place."""
+    return all(isinstance(one, int | slice | list) for one in index)
+
+
+def _first(one: Any) -> int:
+    if isinstance(one, slice):
+        one = one.start if one.step is None or one.step > 0 else 0
+    found = min(one) if isinstance(one, list) and one else one
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+@dataclass(frozen=True)
+class Field:
+    """What every flight of a sweep shares.
+
+    Args:
+        base: the unpatched run; it kept the stream at each layer where a cell joins.
+        prefix: keys and values of that run, or None where rows hold every position.
+        reads: the positions of the logits that the metric reads.
+    """
+
+    base: Base
+    prefix: Prefix | None
+    reads: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        """Behind the last position that matters."""
+        return self.reads[-1] + 1 if self.prefix is not None else self.base.logits.shape[1]
+
+    def start(self, cell: Cell) -> int:
+        """Where the rows of a cell may begin."""
+        return 0 if self.prefix is None else position_of(cell, self.base.axes(cell.point))
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Cells whose rows begin at one position.
+
+    Beside them goes a row that patches nothing, from the first layer on. If what comes of it is not
+    the unpatched run's, nothing that came of the others is used.
+    """
+
+    field: Field
+    cells: Sequence[Cell]
+    start: int
+
+    @cached_property
+    def joining(self) -> dict[int, list[int]]:
+        """Layer -> which cells join there."""
+        found: dict[int, list[int]] = {}
+        for i in sorted(range(len(self.cells)), key=lambda i: layer_of(self.cells[i].point) or 0):
+            found.setdefault(layer_of(self.cells[i].point) or 0, []).append(i)
+        return found
+
+    def run(self) -> list[Tensor] | None:
+        """Logits of each cell, NaN at positions that are not read; None if the control fails."""
+        base = self.field.base
+        rows, order = self._rows()
+        wanted = [read for read in self.field.reads if read >= self.start]
+        last = rows[:, [read - self.start for read in wanted]]
+        depth = len(base.model.native.blocks)
+        logits = base.model(last, start_at_layer=depth)
+        assert isinstance(logits, Tensor)
+        control, *parts = logits.split(base.batch)
+        if not same(control, base.logits[:, wanted]):
+            return None
+        found = dict(zip(order, parts, strict=True))
+        return [self._whole(found[i], wanted) for i in range(len(self.cells))]
+
+    def _whole(self, part: Tensor, wanted: Sequence[int]) -> Tensor:
+        """Logits of one cell where they belong."""
+        base, reads = self.field.base.logits, list(self.field.reads)
+        logits = torch.full_like(base, torch.nan)
+        logits[:, reads] = base[:, reads]
+        logits[:, list(wanted)] = part
+        return logits
+
+    def _rows(self) -> tuple[Tensor, list[int]]:
+        """The stream behind the last layer: the control's rows, then the cells' as they joined."""
+        base, order = self.field.base, list[int]()
+        rows: Tensor | None = None
+        for layer, stop in self._spans():
+            own = self.joining[layer]
+            stream = self._stream(layer)
+            fresh = [stream] if rows is None else [rows]
+            rows = torch.cat([*fresh, _copies(stream, len(own))])
+            hooks = _hooks([self.cells[i] for i in own], self._placed, 1 + len(order), base.batch)
+            order += own
+            rows = self._through(rows, layer, stop, hooks)
+        assert rows is not None
+        return rows, order
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """From each layer where cells join to the next, or to the end."""
+        layers = list(self.joining)
+        yield from zip(layers, [*layers[1:], len(self.field.base.model.native.blocks)], strict=True)
+
+    def _stream(self, layer: int) -> Tensor:
+        base = self.field.base
+        stream = base.cache[f"{base.model.native.main.prefix}.{layer}.hook_resid_pre"]
+        return stream[:, self.start : self.field.end]
+
+    def _through(self, rows: Tensor, layer: int, stop: int, hooks: list[tuple[Any, Any]]) -> Tensor:
+        base, prefix = self.field.base, self.field.prefix
+        copies, mask = len(rows) // base.batch, base.cache.attention_mask
+        more: dict[str, Any] = {}
+        if mask is not None:
+            more["attention_mask"] = _copies(mask[:, : self.field.end], copies)
+        if prefix is not None and self.start:
+            more["past_key_values"] = prefix.cache(self.start, copies, range(layer, stop))
+        out = base.model.run_with_hooks(
+            rows, hooks, start_at_layer=layer, stop_at_layer=stop, **more
+        )
+        assert isinstance(out, Tensor)
+        return out
+
+    def _placed(self, cell: Cell, rows: Tensor) -> Tensor:
+        """A cell's rows after it was applied; its index counts from the first position."""
+        base = self.field.base
+        whole = base.shape(cell.point)
+        axis = next((i for i, a in enumerate(base.axes(cell.point)) if a in "pq"), None)
+        if axis is None or rows.shape[axis] == whole[axis]:
+            return cell.apply(rows)
+        shape = list(rows.shape)
+        shape[axis] = whole[axis]
+        padded = rows.new_zeros(shape)
+        shown = padded.narrow(axis, self.start, rows.shape[axis])
+        shown.copy_(rows)
+        return cell.apply(padded).narrow(axis, self.start, rows.shape[axis])
+
+
+def _copies(rows: Tensor, count: int) -> Tensor:
+    return rows.repeat(count, *[1] * (rows.ndim - 1))
+
+
+def _hooks(
+    cells: Sequence[Cell], apply: Callable[[Cell, Tensor], Tensor], behind: int, batch: int
+) -> list[tuple[Any, Any]]:
+    """One hook for each point, which hands each cell the rows that are its own."""
+    by_point: dict[Any, list[tuple[int, Cell]]] = {}
+    for i, cell in enumerate(cells, start=behind):
+        by_point.setdefault(cell.point, []).append((i, cell))
+
+    def hook(own: Sequence[tuple[int, Cell]]) -> Callable[[Tensor, Hook], None]:
+        def patch(activation: Tensor, hook: Hook) -> None:
+            for i, cell in own:
+                rows = activation[i * batch : (i + 1) * batch]
+                given = apply(cell, rows)
+                if given is not rows:
+                    rows.copy_(given)
+
+        return patch
+
+    return [(point, hook(own)) for point, own in by_point.items()]
