@@ -190,7 +190,9 @@ def test_answers_of_each_position() -> None:
     with torch.no_grad():
         logits = model(ids, attention_mask=mask)
     for unit in UNITS:
-        result = direct_logit_attribution(model, ids, nexts, unit=unit, pos=None, attention_mask=mask)
+        result = direct_logit_attribution(
+            model, ids, nexts, unit=unit, pos=None, attention_mask=mask
+        )
         wanted = logits.gather(-1, nexts[..., None])[..., 0]
         close(result.logit[mask.bool()], wanted[mask.bool()])
 
@@ -251,11 +253,10 @@ def test_refusals() -> None:
         direct_logit_attribution(model, answer_tokens=1)
     with pytest.raises(TokenError, match="not one"):
         direct_logit_attribution(demo(), STORE, "John Mary")
+    bert, mixtral = tiny("BertForMaskedLM"), tiny("MixtralForCausalLM")
     with pytest.raises(InputError, match="transform"):
-        bert = tiny("BertForMaskedLM")
         direct_logit_attribution(bert, inputs_for(bert.hf_model), 1)
     with pytest.raises(LensbridgeError, match="cannot be told apart"):
-        mixtral = tiny("MixtralForCausalLM")
         direct_logit_attribution(mixtral, inputs_for(mixtral.hf_model), 1, unit="neuron")
 
 

@@ -25,14 +25,23 @@ from lensbridge.evals import (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small run slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @cache
 def demo() -> LensModel:
     return lensbridge.load("demo")
 
 
 @pytest.fixture
-def dataset() -> Iterator[IOIDataset]:
-    yield IOIDataset(demo().tokenizer, num_samples=40, seed=0)
+def dataset() -> IOIDataset:
+    return IOIDataset(demo().tokenizer, num_samples=40, seed=0)
 
 
 # --- sentences --------------------------------------------------------------------------------

@@ -375,8 +375,8 @@ def test_wrong_arguments() -> None:
         logit_lens(model, ids, top_k=2).rank_trajectory()
     with pytest.raises(InputError, match="no ids to decode"):
         logit_lens(model, ids).decode()
+    bert = tiny("BertForMaskedLM")
     with pytest.raises(LensbridgeError, match="apply_ln=False"):
-        bert = tiny("BertForMaskedLM")
         logit_readout(bert, torch.randn(2, bert.cfg.d_model), apply_ln=False)
 
 
