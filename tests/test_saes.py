@@ -586,7 +586,7 @@ def test_the_points_of_an_sae_have_names_like_all_others() -> None:
     assert alone["blocks.-1.hook_resid_pre.hook_sae_acts_post"].shape == (7, 11)
 
 
-FAR = ("bert", "t5", "gemma2", "mixtral", "deepseek_v2", "mamba", "granite")
+FAR = ("bert", "t5", "gemma2", "mixtral", "deepseek", "mamba")
 
 
 @pytest.mark.parametrize("name", FAR)
@@ -603,7 +603,7 @@ def test_other_kinds_of_models(name: str) -> None:
     assert len(points) >= 2
     with torch.no_grad():
         base, cache = model.run_with_cache(given, names_filter=points)
-        for point in points[:: max(1, len(points) // 6)]:
+        for point in points[:: max(1, len(points) // 3)]:
             sae = Plain(cache[point].shape[-1])
             made = [(point, lambda v, hook, sae=sae: sae.decode(sae.encode(v)))]
             expected = model.run_with_hooks(given, fwd_hooks=made)
