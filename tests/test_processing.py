@@ -1,0 +1,438 @@
+"""Processed weights: the function stays, weights are what definitions say, all comes back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import Layer, Shape, build, final_norm_of, tokens
+from torch import Tensor, nn
+
+import lensbridge
+from lensbridge.errors import ProcessingError
+from lensbridge.model import LensModel
+from lensbridge.plugins import registry
+from lensbridge.testing.inputs import inputs_for
+from lensbridge.testing.tiny import tiny_model
+
+FOLDED_WHOLE = [
+    *("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "codegen", "mpt"),
+    *("stablelm", "starcoder2", "llama", "qwen3", "gemma", "gemma2", "phi3", "granite", "cohere"),
+    *("mixtral", "olmoe", "gpt_oss", "deepseek", "t5", "mbart"),
+]
+STEPS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+
+
+def described(name: str) -> Any:
+    """The built-in architecture of a name."""
+    found = [claim.architecture for claim in registry().claims]
+    return next(one for one in found if one.name == name)
+
+
+def tiny(name: str, dtype: torch.dtype = torch.float64, **fields: Any) -> LensModel:
+    architecture = described(name)
+    model = tiny_model(architecture, dtype=dtype, **fields)
+    return lensbridge.load(model, architecture=architecture)
+
+
+def log_probs(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Of the bare model."""
+    with torch.no_grad():
+        return model(**inputs).logits.log_softmax(-1)
+
+
+class Snapshot:
+    """Every byte of a model, and which objects hold them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.bytes = {name: value.clone() for name, value in model.state_dict().items()}
+        self.objects = self.held()
+
+    def held(self) -> dict[str, tuple[int, int]]:
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {name: (id(one), one.data_ptr()) for name, one in named}
+
+    def assert_same(self) -> None:
+        now = self.model.state_dict()
+        assert list(now) == list(self.bytes)
+        for name, value in self.bytes.items():
+            assert torch.equal(now[name], value), name
+        assert self.held() == self.objects
+
+
+@pytest.mark.parametrize("name", FOLDED_WHOLE)
+def test_the_function_stays_and_every_byte_comes_back(name: str) -> None:
+    model = tiny(name)
+    inputs, before = inputs_for(model.hf_model), Snapshot(model.hf_model)
+    wanted = log_probs(model.hf_model, inputs)
+    with model.processed(fold_ln=True):
+        found = log_probs(model.hf_model, inputs)
+        for norm in model.processing.folded:
+            gain, bias = model.weight(f"{norm}.w"), model.weight(f"{norm}.b")
+            assert torch.equal(gain, torch.ones_like(gain)), norm
+            assert not bias.any(), norm
+        assert f"{model.native.main.prefix}.0.ln1" in model.processing.folded
+        assert "ln_final" in model.processing.folded
+    # some families compute in float32 inside
+    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-6)
+    before.assert_same()
+    assert torch.equal(log_probs(model.hf_model, inputs), wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "bart", "jamba", "falcon_h1", "qwen2_moe", "olmo2", "rwkv"]
+)
+def test_what_cannot_be_done_is_left_and_said(name: str) -> None:
+    model = tiny(name)
+    inputs, before = inputs_for(model.hf_model), Snapshot(model.hf_model)
+    wanted = log_probs(model.hf_model, inputs)
+    with model.processed():
+        torch.testing.assert_close(log_probs(model.hf_model, inputs), wanted, atol=2e-6, rtol=1e-6)
+        assert model.processing.left
+    before.assert_same()
+
+
+# --- definitions, in float64 and by hand ---------------------------------------------------------
+
+
+def gpt2(**shape: Any) -> tuple[Any, LensModel]:
+    model = build(Shape("gpt2", dtype=torch.float64, **shape))
+    return model, lensbridge.load(model)
+
+
+def folded(weight: Tensor, bias: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """`[in, out]` and `[out]` behind a LayerNorm, from the definition."""
+    diagonal = torch.diag(norm.weight.detach())
+    into = torch.eye(len(weight), dtype=weight.dtype) - 1 / len(weight)
+    return into @ diagonal @ weight, bias + norm.bias.detach() @ weight
+
+
+def test_folding_a_layer_norm_is_its_definition() -> None:
+    hf_model, model = gpt2()
+    layer = Layer(hf_model, "gpt2", 1)
+    wanted_qkv = folded(layer.qkv["q"].weight.detach(), layer.qkv["q"].bias.detach(), layer.ln1)
+    wanted_up = folded(layer.up.weight.detach(), layer.up.bias.detach(), layer.ln2)
+    final = final_norm_of(hf_model, "gpt2")
+    head = hf_model.lm_head.weight.detach().T
+    wanted_head = folded(head, torch.zeros(head.shape[1], dtype=head.dtype), final)
+    with model.processed(fold_ln=True, center_writing_weights=False, center_unembed=False,
+                         fold_value_biases=False):  # fmt: skip
+        torch.testing.assert_close(layer.qkv["q"].weight.detach(), wanted_qkv[0])
+        torch.testing.assert_close(layer.qkv["q"].bias.detach(), wanted_qkv[1])
+        torch.testing.assert_close(layer.up.weight.detach(), wanted_up[0])
+        torch.testing.assert_close(layer.up.bias.detach(), wanted_up[1])
+        torch.testing.assert_close(model.W_U.detach(), wanted_head[0])
+        torch.testing.assert_close(model.b_U.detach(), wanted_head[1])
+        assert model.processing.steps == ("fold_ln",)
+
+
+def test_folding_an_rms_norm_is_its_definition() -> None:
+    shape = Shape("llama", dtype=torch.float64)
+    hf_model = build(shape)
+    model, layer = lensbridge.load(hf_model), Layer(hf_model, "llama", 0)
+    wanted = {
+        one: one.weight.detach() @ torch.diag(norm.weight.detach())
+        for norm, readers in (
+            (layer.ln1, layer.qkv.values()),
+            (layer.ln2, (layer.gate, layer.up)),
+            (final_norm_of(hf_model, "llama"), (hf_model.lm_head,)),
+        )
+        for one in readers
+    }
+    biases = {one: one.bias for one in wanted}
+    with model.processed(fold_ln=True, center_unembed=False, fold_value_biases=False):
+        for one, weight in wanted.items():
+            torch.testing.assert_close(one.weight.detach(), weight)
+            assert one.bias is biases[one]
+
+
+def test_tied_embeddings_are_untied_inside_and_tied_behind() -> None:
+    hf_model, model = gpt2()
+    embedding = hf_model.transformer.wte.weight
+    assert hf_model.lm_head.weight is embedding
+    rows = embedding.detach().clone()
+    with model.processed(fold_ln=True, center_writing_weights=False):
+        assert hf_model.lm_head.weight is not embedding
+        assert torch.equal(embedding, rows)
+    assert hf_model.lm_head.weight is embedding
+    with model.processed(fold_ln=False, center_writing_weights=True, center_unembed=False):
+        assert torch.equal(hf_model.lm_head.weight, rows)
+        torch.testing.assert_close(model.W_E.detach(), rows - rows.mean(1, keepdim=True))
+    assert hf_model.lm_head.weight is embedding
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt", "codegen", "starcoder2"])
+def test_a_centred_stream_has_mean_zero_everywhere(name: str) -> None:
+    model = tiny(name)
+    seen: list[Tensor] = []
+    readers = [block.module for block in model.native.blocks] + [model.native.ln_final.module]
+    with model.processed(center_writing_weights=True):
+        for one in readers:
+            one.register_forward_pre_hook(keep_input(seen), with_kwargs=True)
+        log_probs(model.hf_model, inputs_for(model.hf_model))
+    assert len(seen) == 3
+    for stream in seen:
+        assert stream.mean(-1).abs().max() < 1e-12 * stream.abs().max()
+
+
+def keep_input(seen: list[Tensor]) -> Any:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    return hook
+
+
+def test_a_centred_unembedding_has_mean_zero_and_keeps_log_probabilities() -> None:
+    hf_model, model = gpt2()
+    inputs = {"input_ids": tokens()}
+    with torch.no_grad():
+        logits = hf_model(**inputs).logits
+        with model.processed(False, False, True, False):
+            moved = hf_model(**inputs).logits
+            assert model.W_U.mean(1).abs().max() < 1e-14
+    torch.testing.assert_close(moved, logits - logits.mean(-1, keepdim=True))
+
+
+def test_a_value_bias_of_a_shared_head_goes_through_every_head_that_reads_it() -> None:
+    shape = Shape("qwen2", heads=6, kv_heads=2, dtype=torch.float64)
+    hf_model = build(shape)
+    model, layer = lensbridge.load(hf_model), Layer(hf_model, "qwen2", 0)
+    assert layer.o.bias is None
+    bias, out = layer.qkv["v"].bias.detach().clone(), layer.o.weight.detach()
+    wanted = sum(
+        out[:, h * 6 : h * 6 + 6] @ bias[(h // 3) * 6 : (h // 3) * 6 + 6] for h in range(6)
+    )
+    with model.processed(False, False, False, True):
+        torch.testing.assert_close(layer.o.bias.detach(), wanted)
+        assert not layer.qkv["v"].bias.any()
+    assert layer.o.bias is None
+    assert torch.equal(layer.qkv["v"].bias, bias)
+
+
+def test_refactored_matrices_have_the_same_products_and_orthogonal_columns() -> None:
+    _, model = gpt2()
+
+    def products() -> list[Tensor]:
+        ones = [torch.cat([model.W_Q[1], model.b_Q[1].unsqueeze(1)], 1),
+                torch.cat([model.W_K[1], model.b_K[1].unsqueeze(1)], 1)]  # fmt: skip
+        return [(ones[0] @ ones[1].mT).detach(), (model.W_V[1] @ model.W_O[1]).detach()]
+
+    wanted = products()
+    with model.processed(False, False, False, False, refactor_factored_attn_matrices=True):
+        for found, product in zip(products(), wanted, strict=True):
+            torch.testing.assert_close(found, product)
+        gram = model.W_O[1] @ model.W_O[1].mT
+        torch.testing.assert_close(gram.detach(), torch.eye(6).double().expand(4, 6, 6))
+        q = torch.cat([model.W_Q[1], model.b_Q[1].unsqueeze(1)], 1)
+        k = torch.cat([model.W_K[1], model.b_K[1].unsqueeze(1)], 1)
+        torch.testing.assert_close((q.mT @ q).detach(), (k.mT @ k).detach())
+        assert not model.b_V[1].any()
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "reason"),
+    [
+        ("bert", "fold_ln", "post-norm"),
+        ("qwen2_moe", "fold_ln", "shared_expert_gate"),
+        ("jamba", "fold_ln", "a mixer"),
+        ("bloom_skip_norm", "fold_ln", "also what the branch is added to"),
+        ("phimoe", "fold_ln", "can hold none"),
+        ("llama", "center_writing_weights", "RMSNorm"),
+        ("bert", "center_writing_weights", "post-norm"),
+        ("gemma2", "center_unembed", "soft-capped"),
+        ("gpt_oss", "fold_value_biases", "sinks"),
+        ("olmo", "fold_value_biases", "clipped"),
+        ("llama", "refactor_factored_attn_matrices", "rotary"),
+        ("gpt_bigcode", "refactor_factored_attn_matrices", "share a key/value head"),
+    ],
+)
+def test_what_would_change_the_function_is_refused_before_anything_is_written(
+    name: str, step: str, reason: str
+) -> None:
+    model = tiny(name)
+    before = Snapshot(model.hf_model)
+    versions = [one._version for one in model.hf_model.parameters()]
+    off = dict.fromkeys((*STEPS, "refactor_factored_attn_matrices"), False)
+    with (
+        pytest.raises(ProcessingError, match=rf"(?s){step}.*{reason}"),
+        model.processed(**{**off, step: True}),
+    ):
+        pytest.fail("it was processed")
+    before.assert_same()
+    assert versions == [one._version for one in model.hf_model.parameters()]
+    with model.processed(**{**off, step: True}, on_impossible="skip"):
+        assert any(reason in one.why and one.step == step for one in model.processing.left)
+    assert model.processing == type(model.processing)()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft reads a name that transformers retires
+def test_adapted_weights_are_refused() -> None:
+    config = LoraConfig(target_modules=["q_proj"], r=2)
+    wrapped = get_peft_model(build(Shape("llama")), config)
+    model = lensbridge.load(wrapped)
+    with pytest.raises(ProcessingError, match=r"LoRA.*merge_and_unload"), model.processed(True):
+        pytest.fail("it was processed")
+    with model.processed(center_unembed=True):
+        assert model.processing.folded == ("blocks.0.ln2", "blocks.1.ln2", "ln_final")
+
+
+def test_a_weight_that_two_layers_share_is_refused() -> None:
+    hf_model = build(Shape("llama"))
+    layers = hf_model.model.layers
+    layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
+    model = lensbridge.load(hf_model)
+    with pytest.raises(ProcessingError, match="another norm as well"), model.processed(True):
+        pytest.fail("it was processed")
+
+
+def test_a_module_that_layers_share_is_folded_once() -> None:
+    hf_model = build(Shape("llama", dtype=torch.float64))
+    hf_model.model.layers[1] = hf_model.model.layers[0]
+    model = lensbridge.load(hf_model)
+    inputs = {"input_ids": tokens()}
+    with torch.no_grad():
+        wanted = hf_model(**inputs).logits
+        with model.processed(fold_ln=True, center_unembed=False):
+            torch.testing.assert_close(hf_model(**inputs).logits, wanted)
+            assert "blocks.1.ln2" in model.processing.folded
+
+
+def test_a_description_that_is_wrong_is_found_and_everything_put_back() -> None:
+    from dataclasses import replace
+
+    from lensbridge_adapters.llama import LLAMA
+
+    norms = replace(LLAMA.block.norms, unit_offset=True)
+    wrong = replace(LLAMA, block=replace(LLAMA.block, norms=norms))
+    hf_model = build(Shape("llama"))
+    model, before = lensbridge.load(hf_model, architecture=wrong), Snapshot(hf_model)
+    with pytest.raises(ProcessingError, match="fold_ln changed what"), model.processed():
+        pytest.fail("it was processed")
+    before.assert_same()
+    with model.processed(check=False):
+        assert model.processing.fold_ln
+
+
+# --- coming back ---------------------------------------------------------------------------------
+
+
+def test_an_exception_inside_puts_everything_back() -> None:
+    hf_model, model = gpt2()
+    before = Snapshot(hf_model)
+    with pytest.raises(KeyError), model.processed():
+        raise KeyError
+    before.assert_same()
+    assert not model.processing.steps
+
+
+def test_edits_inside_are_lost_and_contexts_nest() -> None:
+    hf_model, model = gpt2()
+    before = Snapshot(hf_model)
+    with model.processed(fold_ln=True, center_unembed=False):
+        outer = Snapshot(hf_model)
+        with model.processed(center_unembed=True):
+            model.W_O[0] = 0.0
+            assert model.processing.center_unembed
+        outer.assert_same()
+        assert not model.processing.center_unembed
+    before.assert_same()
+
+
+def test_a_model_that_was_moved_inside_comes_back_as_what_it_is_now() -> None:
+    hf_model = build(Shape("llama"))
+    model, before = lensbridge.load(hf_model), Snapshot(hf_model)
+    with model.processed():
+        hf_model.double()
+    assert {one.dtype for one in hf_model.parameters()} == {torch.float64}
+    for name, value in hf_model.state_dict().items():
+        assert torch.equal(value, before.bytes[name].double())
+
+
+def test_a_backward_pass_through_other_weights_is_an_error() -> None:
+    hf_model, model = gpt2()
+    with model.processed():
+        loss = hf_model(tokens(), labels=tokens()).loss
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_modes_and_random_numbers_are_left_alone() -> None:
+    hf_model, model = gpt2()
+    hf_model.transformer.h[0].train()
+    modes = [module.training for module in hf_model.modules()]
+    state = torch.get_rng_state()
+    with model.processed():
+        assert modes == [module.training for module in hf_model.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# --- in place ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bloom", "qwen3", "t5"])
+def test_twice_is_once(name: str) -> None:
+    model = tiny(name)
+    once = model.process_weights_(refactor_factored_attn_matrices=None)
+    weights = {key: value.detach().clone() for key, value in model.named_weights()}
+    assert model.process_weights_(refactor_factored_attn_matrices=None) == once
+    for key, value in model.named_weights():
+        torch.testing.assert_close(value.detach(), weights[key], atol=1e-9, rtol=1e-7, msg=key)
+
+
+def test_steps_in_any_order_keep_the_function() -> None:
+    inputs = {"input_ids": tokens()}
+    for order in (STEPS, STEPS[::-1], (STEPS[2], STEPS[0], STEPS[3], STEPS[1])):
+        hf_model, model = gpt2()
+        wanted = log_probs(hf_model, inputs)
+        for step in order:
+            model.process_weights_(**{**dict.fromkeys(STEPS, False), step: True})
+        torch.testing.assert_close(log_probs(hf_model, inputs), wanted)
+        assert model.processing.steps == STEPS
+        model.process_weights_()
+        assert not model.b_V.any()
+
+
+def test_load_processes_only_where_it_is_asked_to() -> None:
+    hf_model = build(Shape("gpt2"))
+    before = Snapshot(hf_model)
+    versions = [one._version for one in hf_model.parameters()]
+    lensbridge.load(hf_model)
+    before.assert_same()
+    assert versions == [one._version for one in hf_model.parameters()]
+    model = lensbridge.load(hf_model, fold_ln=True, center_unembed=True)
+    assert model.processing.steps == ("fold_ln", "center_unembed")
+    assert torch.equal(hf_model.transformer.ln_f.weight, torch.ones(24))
+    with pytest.raises(ProcessingError, match="RMSNorm"):
+        lensbridge.load(build(Shape("llama")), center_writing_weights=True)
+
+
+def test_half_precision_is_computed_in_full_and_rounded_once() -> None:
+    hf_model = build(Shape("llama", dtype=torch.bfloat16))
+    layer = Layer(hf_model, "llama", 0)
+    gain = layer.ln2.weight.detach().double()
+    wanted = (layer.up.weight.detach().double() * gain).bfloat16()
+    with lensbridge.load(hf_model).processed(fold_ln=True):
+        assert torch.equal(layer.up.weight, wanted)
+
+
+def test_the_check_can_be_switched_off() -> None:
+    hf_model, model = gpt2()
+    with counted(hf_model) as runs:
+        with model.processed(check=False):
+            assert runs == []
+        with model.processed():
+            assert runs
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[list[int]]:
+    runs: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: runs.append(1))
+    yield runs
+    hook.remove()
