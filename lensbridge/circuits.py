@@ -123,6 +123,16 @@ class CircuitMethods:
             for label in self._named_heads(one, list(range(len(one.blocks))))
         )
 
+    @property
+    def attn_head_labels(self) -> Labels:
+        """The labels of the main stack's heads: the rows of `all_composition_scores`."""
+        heads = HeadLayers.of(self.components.native.main, "OV", "QK")
+        return Labels(self._named_heads(self.components.native.main, heads.layers))
+
+    def composition_layer_indices(self) -> list[int]:
+        """Which layer each row of `all_composition_scores` is."""
+        return HeadLayers.of(self.components.native.main, "OV", "QK").layers
+
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Tensor:
@@ -172,7 +182,7 @@ class CircuitMethods:
 
         Raises:
             TokenError: a text of several tokens, or an id outside the vocabulary.
-            WeightError: the head has a layer of its own before `W_U`, so there is no such direction.
+            WeightError: the head has a layer of its own before `W_U`, so there is none.
         """
         if self.components.native.head_hidden is not None:
             raise WeightError(

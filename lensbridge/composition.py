@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import ShapeError
-from lensbridge.factored import FactoredMatrix, upcast
+from lensbridge.factored import FactoredMatrix
+from lensbridge.factors import upcast
 
 
 class CompositionScores(Tensor):

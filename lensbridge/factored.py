@@ -1,25 +1,25 @@
 """Products of two thin matrices, kept as their factors: what a head reads and writes."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensbridge.errors import ShapeError
+from lensbridge.factors import (
+    SVD,
+    common_leading,
+    expanded,
+    norm_of,
+    one_number,
+    require_meeting,
+    svd_of,
+    transposed,
+    upcast,
+    versions,
+)
 from lensbridge.indexing import ALL, MatrixIndex
-from lensbridge.weights import LayerStack
-
-
-class SVD(NamedTuple):
-    """`M = U @ diag(S) @ V.mT`. With k the smallest of ldim, mdim and rdim:
-
-    Shapes: `U [..., ldim, k]`, `S [..., k]`, `V [..., rdim, k]`.
-    """
-
-    U: Tensor
-    S: Tensor
-    V: Tensor
 
 
 class FactoredMatrix:
@@ -49,9 +49,9 @@ class FactoredMatrix:
     """
 
     def __init__(self, A: Tensor, B: Tensor) -> None:
-        leading = _common_leading(A, B)
-        self.A = _expanded(A, leading)
-        self.B = _expanded(B, leading)
+        leading = common_leading(A, B)
+        self.A = expanded(A, leading)
+        self.B = expanded(B, leading)
         self._kept: tuple[tuple[int, ...], SVD] | None = None
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ class FactoredMatrix:
     @property
     def T(self) -> "FactoredMatrix":
         """The transpose of the last two axes."""
-        return FactoredMatrix(_transposed(self.B), _transposed(self.A))
+        return FactoredMatrix(transposed(self.B), transposed(self.A))
 
     def __matmul__(self, other: "Tensor | FactoredMatrix") -> Any:
         """With a matrix or a factored one: factored. With a vector `[rdim]`: `[..., ldim]`.
@@ -136,7 +136,7 @@ class FactoredMatrix:
             return _chained(self, other)
         if not isinstance(other, Tensor):
             return NotImplemented
-        _require_meeting(self.shape, other.shape)
+        require_meeting(self.shape, other.shape)
         if other.ndim == 1:
             return (self.A @ (self.B @ other.unsqueeze(-1))).squeeze(-1)
         if self.rdim < self.mdim:  # AB is smaller than A
@@ -147,7 +147,7 @@ class FactoredMatrix:
         """With a matrix from the left: factored. With a vector `[ldim]`: `[..., rdim]`."""
         if not isinstance(other, Tensor):
             return NotImplemented
-        _require_meeting(other.shape, self.shape)
+        require_meeting(other.shape, self.shape)
         if other.ndim == 1:
             return ((other.unsqueeze(-2) @ self.A) @ self.B).squeeze(-2)
         if self.ldim < self.mdim:
@@ -156,13 +156,13 @@ class FactoredMatrix:
 
     def __mul__(self, scalar: float | Tensor) -> "FactoredMatrix":
         """Times a number."""
-        return FactoredMatrix(self.A * _number(scalar), self.B)
+        return FactoredMatrix(self.A * one_number(scalar), self.B)
 
     __rmul__ = __mul__
 
     def __truediv__(self, scalar: float | Tensor) -> "FactoredMatrix":
         """Divided by a number."""
-        return FactoredMatrix(self.A / _number(scalar), self.B)
+        return FactoredMatrix(self.A / one_number(scalar), self.B)
 
     # --- linear algebra ----------------------------------------------------------------------
 
@@ -171,18 +171,12 @@ class FactoredMatrix:
 
         It is kept until one of the tensors is written to, unless gradients are to flow through it.
         """
-        if self._kept is None or self._kept[0] != _versions(*self.pair, *self._kept[1]):
-            found = self._decomposed()
-            versions = _versions(*self.pair, *found)
-            self._kept = None if versions is None else (versions, found)
+        if self._kept is None or self._kept[0] != versions(*self.pair, *self._kept[1]):
+            found = svd_of(*self.pair)
+            stamp = versions(*self.pair, *found)
+            self._kept = None if stamp is None else (stamp, found)
             return found
         return self._kept[1]
-
-    def _decomposed(self) -> SVD:
-        left, left_core = torch.linalg.qr(upcast(self.A))
-        right, right_core = torch.linalg.qr(upcast(self.B).mT)
-        U, S, Vh = torch.linalg.svd(left_core @ right_core.mT, full_matrices=False)
-        return SVD(left @ U, S, right @ Vh.mT)
 
     @property
     def U(self) -> Tensor:
@@ -224,10 +218,7 @@ class FactoredMatrix:
 
     def norm(self) -> Tensor:
         """The Frobenius norm. Shapes: `[...]`."""
-        left, right = upcast(self.A), upcast(self.B)
-        if self.ldim > self.mdim:
-            left = torch.linalg.qr(left)[1]  # orthogonal columns do not change a norm
-        return torch.linalg.matrix_norm(left @ right)
+        return norm_of(*self.pair)
 
     def make_even(self) -> "FactoredMatrix":
         """The same product from `U @ diag(S).sqrt()` and `diag(S).sqrt() @ V.mT`."""
@@ -299,70 +290,12 @@ class FactoredMatrix:
         return FactoredMatrix(self.A.detach(), self.B.detach())
 
 
-def upcast(x: Tensor) -> Tensor:
-    """16-bit numbers as float32, for linear algebra."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _versions(*tensors: Tensor) -> tuple[int, ...] | None:
-    """What changes when one of them is written to; None where that, or their graph, is not seen."""
-    for x in tensors:
-        if type(x) not in (Tensor, nn.Parameter) or x.is_inference():
-            return None
-        if x.requires_grad and torch.is_grad_enabled():
-            return None
-    return tuple(x._version for x in tensors)
-
-
-def _transposed(x: Tensor) -> Tensor:
-    return x.each(lambda layer: layer.mT) if isinstance(x, LayerStack) else x.mT
-
-
-def _common_leading(A: Tensor, B: Tensor) -> torch.Size:
-    for side, factor in (("A", A), ("B", B)):
-        if not isinstance(factor, Tensor) or factor.ndim < 2:
-            given = tuple(factor.shape) if isinstance(factor, Tensor) else type(factor).__name__
-            raise ShapeError(
-                f"{side} of a FactoredMatrix is a matrix, with leading axes; got {given}."
-            )
-    _require_meeting(A.shape, B.shape)
-    return torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-
-
-def _require_meeting(left: torch.Size, right: torch.Size) -> None:
-    """Whether a product of two shapes exists, a vector on either side included."""
-    inner = right[-2:][:1]
-    if not inner or left[-1:] != inner:
-        raise ShapeError(f"{tuple(left)} @ {tuple(right)}: the inner sizes differ.")
-    try:
-        torch.broadcast_shapes(left[:-2], right[:-2])
-    except RuntimeError:
-        raise ShapeError(
-            f"{tuple(left)} @ {tuple(right)}: the leading axes cannot be broadcast together."
-        ) from None
-
-
-def _expanded(x: Tensor, leading: torch.Size) -> Tensor:
-    return x if x.shape[:-2] == leading else x.expand(*leading, *x.shape[-2:])
-
-
 def _chained(left: FactoredMatrix, right: FactoredMatrix) -> FactoredMatrix:
-    _require_meeting(left.shape, right.shape)
+    require_meeting(left.shape, right.shape)
     middle = left.B @ right.A
     if right.mdim < left.mdim:
         return FactoredMatrix(left.A @ middle, right.B)
     return FactoredMatrix(left.A, middle @ right.B)
-
-
-def _number(scalar: float | Tensor) -> float | Tensor:
-    if not isinstance(scalar, Tensor):
-        return scalar
-    if scalar.numel() != 1:
-        raise ShapeError(
-            f"A factored matrix is multiplied by one number; got {tuple(scalar.shape)}. Use @ for "
-            "a matrix."
-        )
-    return scalar.reshape(())
 
 
 def _is_all(item: Any) -> bool:

@@ -145,7 +145,8 @@ def test_a_hybrid_gives_the_layers_that_have_heads() -> None:
             getattr(model, name)
     assert list(model.all_head_labels) == [f"L2H{h}" for h in range(heads)]
     scores = model.all_composition_scores("V")
-    assert scores.layer_indices == [2]
+    assert scores.layer_indices == model.composition_layer_indices() == [2]
+    assert scores.head_labels == model.attn_head_labels == model.all_head_labels
     assert scores.shape == (1, heads, 1, heads)
 
 
