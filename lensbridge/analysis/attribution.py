@@ -36,6 +36,9 @@ _WRITTEN = (
 )
 """How the names end of what every attribution reads."""
 
+REMAINDER = "remainder"
+"""What the rest of the stream is called beside heads or neurons."""
+
 _CHECKED = 4
 """How many sums of attributions are held against the model's own logits."""
 
@@ -70,9 +73,13 @@ class DirectLogitAttribution:
         return self.attribution.sum(0) + self.bias
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The units that add most, averaged over examples and positions, the largest first."""
-        means = self.attribution.flatten(1).mean(1)
-        values, order = means.topk(min(k, len(means)))
+        """The units that add most, averaged over examples and positions, the largest first.
+
+        The remainder is none of them.
+        """
+        units = len(self.labels) - (self.labels[-1] == REMAINDER)
+        means = self.attribution[:units].flatten(1).mean(1)
+        values, order = means.topk(min(k, units))
         return [
             (self.labels[i], value)
             for i, value in zip(order.tolist(), values.tolist(), strict=True)
@@ -141,7 +148,7 @@ def direct_logit_attribution(
         >>> text = "When John and Mary went to the store, Mary gave a bottle to"
         >>> result = direct_logit_attribution(model, text, " John", " Mary", unit="head")
         >>> result.top(1)[0][0], round(float(result.logit), 1)
-        ('L3H1', 7.8)
+        ('L2H2', 7.8)
     """
     if unit not in get_args(Unit):
         raise InputError(f"unit is {', '.join(map(repr, get_args(Unit)))}, not {unit!r}.")
