@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from lensbridge.derived import change, substitute
 from lensbridge.sites import Call, Chain, Site, Stage
 
 
@@ -35,16 +35,22 @@ class BranchInputSite(Site):
         def act_on_norm(call: Call, chain: Chain) -> None:
             stream = call.input
             new = chain.run(stream)
-            if new is not None and not (new is stream or torch.equal(new, stream)):
+            how = change(stream, new)
+            if how != "none":
                 assert self.norm is not None
-                call.memory[self.name] = self.norm.forward(new)
+                call.memory[self.name] = (self.norm.forward(new), how)
 
         def follow(call: Call, chain: Chain) -> None:
             if self.name in call.memory:
                 call.replace_input(call.memory[self.name])
 
+        def follow_norm(call: Call, chain: Chain) -> None:
+            if self.name in call.memory:
+                normed, how = call.memory[self.name]
+                call.replace_input(substitute(call.input, normed.view_as(call.input), how))
+
         if self.norm is not None:
-            entrances = [Stage(module, "input", 1, follow) for module in self.modules]
+            entrances = [Stage(module, "input", 1, follow_norm) for module in self.modules]
             return [Stage(self.norm, "input", 1, act_on_norm, lambda x: x), *entrances]
         first, *others = self.modules
         looking = Stage(first, "input", 1, act, lambda x: x)

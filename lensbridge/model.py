@@ -16,6 +16,7 @@ from lensbridge.config import LensConfig, config_of
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.forward import Outcome, Span, run_forward
 from lensbridge.generate import GenerationMethods
+from lensbridge.gradients import GradientMethods
 from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
 from lensbridge.loss import lm_cross_entropy_loss
@@ -53,6 +54,7 @@ class LensModel(
     CircuitMethods,
     ProcessingMethods,
     SweepMethods,
+    GradientMethods,
 ):
     """A HuggingFace model, untouched, with named activations and weights.
 

@@ -1,0 +1,222 @@
+"""Gradients and Jacobians against autograd on the bare model, with raw hooks."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from lensbridge_adapters import lensbridge_architectures
+from tiny_models import Layer, Shape, build, split_heads, tokens
+from torch import Tensor, nn
+
+import lensbridge
+from lensbridge import LensModel
+from lensbridge.errors import InputError, UnknownPointError
+from lensbridge.testing import tiny_model
+
+IDS = tokens()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small run slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def tiny(name: str) -> LensModel:
+    """A tiny random model of a class that has a built-in description, in float64."""
+    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
+    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
+
+
+def number(logits: Tensor) -> Tensor:
+    """Something of every logit, so that no gradient is zero by accident."""
+    weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
+    return (logits * weights).sum() + logits[:, -1].logsumexp(-1).sum()
+
+
+def with_grads(
+    model: nn.Module, ends: dict[str, tuple[nn.Module, str]], of: Callable[[Any], Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A module's input or output and its `.grad`, by `retain_grad` on the bare model."""
+    kept: dict[str, Tensor] = {}
+
+    def before(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            mine = (args[0] if args else kwargs["hidden_states"]).clone()
+            mine.retain_grad()
+            kept[name] = mine
+            if args:
+                return (mine, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": mine}
+
+        return hook
+
+    def after(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: Any, output: Any) -> Any:
+            mine = (output[0] if isinstance(output, tuple) else output).clone()
+            mine.retain_grad()
+            kept[name] = mine
+            return (mine, *output[1:]) if isinstance(output, tuple) else mine
+
+        return hook
+
+    handles = []
+    for name, (module, side) in ends.items():
+        if side == "input":
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(after(name)))
+    try:
+        of(model(IDS)).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad()
+    return {name: (one.detach(), one.grad) for name, one in kept.items() if one.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "neox_sequential"])
+def test_gradients_are_those_of_the_bare_model(family: str) -> None:
+    shape = Shape(family, dtype=torch.float64)
+    hf = build(shape)
+    layer, last = Layer(hf, family, 0), Layer(hf, family, 1)
+    raw = with_grads(
+        hf,
+        {
+            "blocks.0.hook_resid_post": (layer.block, "output"),
+            "blocks.1.attn.hook_z": (last.o, "input"),
+            "blocks.1.mlp.hook_post": (last.down, "input"),
+            "q": (layer.qkv["q"], "output"),
+        },
+        lambda out: number(out.logits),
+    )
+    model = lensbridge.load(hf)
+    names = [*(name for name in raw if name != "q"), "blocks.0.attn.hook_q"]
+    value, grads = model.gradients(IDS, names, number)
+
+    with torch.no_grad():
+        torch.testing.assert_close(value, number(hf(IDS).logits))
+    for name in names[:-1]:
+        torch.testing.assert_close(grads[name], raw[name][1].view_as(grads[name]))
+    # the raw gradient of a fused projection has shares of q, k and v
+    torch.testing.assert_close(grads["q", 0], split_heads(raw["q"][1], shape, "q"))
+    assert all(parameter.grad is None for parameter in hf.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in hf.modules())
+
+
+def test_the_loss_and_activations_on_request() -> None:
+    hf = build(Shape("llama", dtype=torch.float64))
+    layer = Layer(hf, "llama", 1)
+    raw = with_grads(
+        hf,
+        {"blocks.1.hook_resid_post": (layer.block, "output")},
+        lambda out: torch.nn.functional.cross_entropy(
+            out.logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()
+        ),
+    )["blocks.1.hook_resid_post"]
+    model = lensbridge.load(hf)
+    found = model.gradients(IDS, ("resid_post", 1), return_activations=True)
+    torch.testing.assert_close(found.gradients["resid_post", 1], raw[1])
+    torch.testing.assert_close(found.activations["resid_post", 1], raw[0])
+    product = model.activation_x_gradient(IDS, ("resid_post", 1))
+    torch.testing.assert_close(product["resid_post", -1], raw[0] * raw[1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GPT2LMHeadModel",
+        "LlamaForCausalLM",
+        "GPTJForCausalLM",
+        "PhiForCausalLM",
+        "CohereForCausalLM",
+        "FalconForCausalLM",
+        "Gemma2ForCausalLM",
+        "BertForMaskedLM",
+        "GraniteForCausalLM",
+    ],
+)
+def test_what_the_branches_read_makes_up_the_gradient_of_the_stream(name: str) -> None:
+    """The stream's gradient is the skip's and the branches', also where one norm serves two."""
+    model, at = tiny(name), "blocks.1"
+    parallel = model.native.blocks[1].residual == "parallel"
+    sums = model.native.blocks[1].residual == "post_norm"
+    inputs = [f"{at}.hook_{letter}_input" for letter in "qkv"]
+    _, heads = model.gradients(IDS, inputs, number)
+    _, branches = model.gradients(IDS, [f"{at}.hook_attn_in", f"{at}.hook_mlp_in"], number)
+    _, stream = model.gradients(IDS, [f"{at}.hook_resid_pre"], number)
+    attn = sum(heads[one].sum(-2) for one in inputs)
+    torch.testing.assert_close(attn, branches[f"{at}.hook_attn_in"], rtol=1e-5, atol=1e-6)
+    if parallel:
+        _, after = model.gradients(IDS, [f"{at}.hook_resid_post"], number)
+        whole = after[f"{at}.hook_resid_post"] + attn + branches[f"{at}.hook_mlp_in"]
+        torch.testing.assert_close(stream[f"{at}.hook_resid_pre"], whole, rtol=1e-5, atol=1e-6)
+    elif not sums:
+        _, middle = model.gradients(IDS, [f"{at}.hook_resid_mid"], number)
+        whole = middle[f"{at}.hook_resid_mid"] + attn
+        torch.testing.assert_close(stream[f"{at}.hook_resid_pre"], whole, rtol=1e-5, atol=1e-6)
+
+
+# --- Jacobians -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+@pytest.mark.parametrize("chunk", [None, 1, 5])
+def test_the_jacobian_of_a_block_is_autograds(family: str, chunk: int | None) -> None:
+    hf = build(Shape(family, dtype=torch.float64))
+    model, block = lensbridge.load(hf), Layer(hf, family, 1).block
+    calls: dict[str, Any] = {}
+    handle = block.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.update(args=args, kwargs=kwargs), with_kwargs=True
+    )
+    with torch.no_grad():
+        hf(IDS, use_cache=False)
+    handle.remove()
+    resid = calls["args"][0]
+
+    def run(given: Tensor) -> Tensor:
+        out = block(given, *calls["args"][1:], **calls["kwargs"])
+        return out[0] if isinstance(out, tuple) else out
+
+    whole = torch.autograd.functional.jacobian(run, resid)
+    wanted = torch.stack([whole[b, -1, :, b, 2:4] for b in range(len(IDS))])
+    found = model.jacobian(
+        IDS, ("resid_pre", 1), ("resid_post", 1), positions=-1, source_positions=(2, 4), chunk=chunk
+    )
+    torch.testing.assert_close(found, wanted)
+    assert found.shape == (2, resid.shape[-1], 2, resid.shape[-1])
+
+
+def test_a_jacobian_of_padded_rows_is_that_of_each_alone() -> None:
+    model = lensbridge.load(build(Shape("gpt2", dtype=torch.float64)))
+    row = IDS[:1, 2:]
+    given = {
+        "input_ids": torch.cat([torch.tensor([[0, 0]]), row], 1),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1]]),
+    }
+    ends: tuple[Any, Any] = (("q", 0), ("z", 1))
+    alone = model.jacobian(row, *ends, positions=-1, source_positions=-2)
+    padded = model.jacobian(given, *ends, positions=-1, source_positions=-2)
+    torch.testing.assert_close(alone, padded)
+
+
+def test_bad_requests() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    hooks = sum(len(m._forward_hooks) for m in model.hf_model.modules())
+    with pytest.raises(InputError, match="one number"):
+        model.gradients(IDS, "z", lambda logits: logits[:, -1, 0])
+    with pytest.raises(InputError, match="cut off"):
+        model.gradients(IDS, "z", lambda logits: logits.detach().sum())
+    with pytest.raises(UnknownPointError, match="hook_z"):
+        model.gradients(IDS, "blocks.0.attn.hook_zz")
+    with pytest.raises(InputError, match="does not depend"):
+        model.jacobian(IDS, ("resid_post", 1), ("resid_pre", 1), positions=0)
+    with pytest.raises(InputError, match="at least one row"):
+        model.jacobian(IDS, ("resid_pre", 1), ("resid_post", 1), chunk=0)
+    assert hooks == sum(len(m._forward_hooks) for m in model.hf_model.modules())
