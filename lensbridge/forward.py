@@ -98,7 +98,7 @@ def run_forward(
         _refuse_span_of(native)
     here = engine.in_force()
     if here is not None and not callbacks and not stages:
-        here.state.step = -1
+        here.state.progress.step = -1
         return _call(engine, here, kwargs)
     if span.start is not None and native.main_input == "input_ids":
         kwargs.setdefault("use_cache", "past_key_values" in kwargs)

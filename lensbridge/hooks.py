@@ -1,18 +1,22 @@
 """What listens at a point: callbacks, what their functions get, how a value passes them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import local
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import EditError, HookError, HookNeverFiredError
 from lensbridge.names import layer_of
+from lensbridge.progress import Progress
 from lensbridge.sites import Call, Chain
+
+if TYPE_CHECKING:
+    from lensbridge.inputs import Prepared
 
 Kind = Literal["read", "edit", "grad", "splice"]
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -33,6 +37,9 @@ class Callback:
         required: whether it is an error if a run never passes the point.
         permanent: whether `reset_hooks` leaves it alone.
         last: whether it comes behind all others at its point, to see what goes on from there.
+        follows: whether a reader needs to know where in its sequence the run is.
+        check: called with every input before it is run, to refuse what does not fit; with how many
+            new columns a generation makes of it.
     """
 
     name: str
@@ -42,6 +49,8 @@ class Callback:
     required: bool = True
     permanent: bool = False
     last: bool = False
+    follows: bool = False
+    check: "Callable[[Prepared, int], None] | None" = None
     fired: int = 0
 
 
@@ -65,33 +74,12 @@ class RunState(local):
     def __init__(self) -> None:
         self.memory: dict[str, Any] = {}
         self.open: list[tuple[nn.Module, AbstractContextManager[Any]]] = []
-        self.step = -1
-        self.root_kwargs: Mapping[str, Any] = {}
-        self.past = 0
+        self.progress = Progress()
 
     def begin_forward(self, call: Call, chain: Chain) -> None:
         """A stage at the root: note what the top-level forward is called with."""
-        self.step += 1
         self.memory.clear()
-        named = dict(call.kwargs)
-        if call.args:
-            named.setdefault("input_ids", call.args[0])
-        self.root_kwargs = named
-        past = named.get("past_key_values")
-        self.past = 0 if past is None else int(past.get_seq_length())
-
-    def positions(self) -> Tensor:
-        """Shapes: `[batch, pos]`, each token's position in its row."""
-        named = self.root_kwargs
-        given = named.get("input_ids")
-        given = named["inputs_embeds"] if given is None else given
-        batch, count = given.shape[:2]
-        if named.get("position_ids") is not None:
-            return torch.as_tensor(named["position_ids"]).expand(batch, -1)
-        mask = named.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
-        return torch.arange(self.past, self.past + count, device=given.device).expand(batch, -1)
+        self.progress.begin(call.args, call.kwargs)
 
     def run(self, acts: Iterable[tuple[Callable[[Call, Chain], None], Chain]], call: Call) -> None:
         """Run the stages on one side of a module.
@@ -156,12 +144,12 @@ class Hook:
     @property
     def step(self) -> int:
         """How many forward passes came before this one: 0 for a plain run and for the prompt."""
-        return max(self._state.step, 0)
+        return max(self._state.progress.step, 0)
 
     @property
     def phase(self) -> Literal["prefill", "decode"]:
         """Whether this pass reads a prompt or continues one from a key/value cache."""
-        return "decode" if self._state.past else "prefill"
+        return "decode" if self._state.progress.past else "prefill"
 
     @property
     def tokens(self) -> Tensor | None:
@@ -169,7 +157,7 @@ class Hook:
 
         Shapes: `[batch, pos]`
         """
-        given = self._state.root_kwargs.get("input_ids")
+        given = self._state.progress.named.get("input_ids")
         return given if isinstance(given, Tensor) else None
 
     @property
@@ -178,7 +166,26 @@ class Hook:
 
         Shapes: `[batch, pos]`
         """
-        return self._state.positions()
+        return self._state.progress.positions(self._is_encoder)
+
+    @property
+    def finished(self) -> Tensor:
+        """Which rows an EOS ended earlier; what comes in them now is filler.
+
+        Rows of a beam search move, and those that ended are no longer run: none is finished there.
+
+        Shapes: `[batch]`, bool
+        """
+        return self._state.progress.finished()
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is in its sequence."""
+        return self._state.progress
+
+    @property
+    def _is_encoder(self) -> bool:
+        return self.name.startswith("encoder.")
 
     def __repr__(self) -> str:
         return f"Hook({self.name!r}, axes={self.axes!r}, step={self.step})"

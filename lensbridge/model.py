@@ -173,6 +173,7 @@ class LensModel(
         """One pass with callbacks: what `forward` and its relatives share."""
         self._check_return_type(return_type, stop_at_layer)
         prepared = self._preparer.prepare(input, **prepare)
+        self.engine.check(prepared, callbacks)
         head = return_type is not None or self._listens("hook_logits", callbacks)
         span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
         outcome = run_forward(self.engine, self.native, prepared, span, callbacks)

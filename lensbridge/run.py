@@ -109,7 +109,7 @@ class Attachment:
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
         sites = self.engine.sites_with(self.guests)
         callbacks = [one for one in callbacks if one.name in sites]  # a guest may have left
-        if any(one.kind != "read" or sites[one.name].remembers for one in callbacks):
+        if any(one.kind != "read" or one.follows or sites[one.name].remembers for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
                 steps.append(Step(begin, NO_CALLBACKS))
@@ -301,6 +301,13 @@ class Engine:
             token = _current.set({**_current.get(), id(self): attachment})
             stack.callback(_current.reset, token)
             yield attachment
+
+    def check(self, prepared: Any, callbacks: Iterable[Callback] = (), new: int = 0) -> None:
+        """Let everything that listens here refuse an input before it is run."""
+        here = self.current
+        for one in [*self.permanent, *([] if here is None else here.scoped), *callbacks]:
+            if one.check is not None:
+                one.check(prepared, new)
 
     def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
         sites = self.sites_with(attachment.guests)

@@ -1,0 +1,100 @@
+"""The forward pass that is going on: what it was called with, and which columns it computes.
+
+A column is a place on the position axis of the whole run, padding and earlier passes included.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CACHES = ("past_key_values", "cache_params")
+
+
+class Progress:
+    """Where a run is in its sequence.
+
+    Attributes:
+        step: how many passes came before this one; -1 before the first.
+        named: what the top-level forward was called with.
+        past: columns of earlier passes that this one does not compute again.
+        count: columns that it computes.
+        prompt: columns that there were after the first pass.
+        ends: ids that end a row, while a text is generated.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.named: Mapping[str, Any] = {}
+        self.past = self.count = self.prompt = 0
+        self.ends: tuple[int, ...] = ()
+        self._ended: Tensor | None = None
+
+    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note what the top-level forward is called with."""
+        self.step += 1
+        self.named = {**({"input_ids": args[0]} if args else {}), **kwargs}
+        given = self._given()
+        self.past = self._earlier()
+        self.count = 0 if given is None else given.shape[1]
+        if self.step == 0:
+            self.prompt = self.past + self.count
+        self._note_ends(given)
+
+    def _given(self, encoder: bool = False) -> Tensor | None:
+        """The ids or embeddings whose columns are those of the main stack, or of its encoder."""
+        names = ("input_ids", "inputs_embeds")
+        decoder = () if encoder else tuple(f"decoder_{name}" for name in names)
+        for name in (*decoder, *names):
+            if isinstance(self.named.get(name), Tensor):
+                return self.named[name]
+        return None
+
+    def _earlier(self) -> int:
+        held = next((self.named[one] for one in _CACHES if self.named.get(one) is not None), None)
+        if held is None:
+            return 0
+        try:
+            return int(held.get_seq_length())
+        except ValueError:  # the state of a recurrent model does not say how much it has read
+            return self.past + self.count if self.step > 0 else 0
+
+    def _note_ends(self, given: Tensor | None) -> None:
+        if not self.ends or given is None or given.is_floating_point():
+            self._ended = None if self.step == 0 else self._ended
+            return
+        new = given[:, max(self.prompt - self.past, 0) :]
+        ended = torch.isin(new, torch.tensor(self.ends, device=new.device)).any(-1)
+        earlier = self._ended
+        resumed = self.past and self.step and earlier is not None and len(earlier) == len(ended)
+        self._ended = ended | earlier if resumed else ended
+
+    def finished(self) -> Tensor:
+        """Shapes: `[batch]`, True for rows that an EOS ended in this pass or before it."""
+        if self._ended is not None:
+            return self._ended
+        given = self._given()
+        rows = 0 if given is None else len(given)
+        return torch.zeros(rows, dtype=torch.bool, device=None if given is None else given.device)
+
+    def mask(self, encoder: bool = False) -> Tensor | None:
+        """Shapes: `[batch, column]`, 1 for tokens, of all columns so far; None without one."""
+        decodes = "decoder_input_ids" in self.named or "encoder_outputs" in self.named
+        found = self.named.get(
+            "decoder_attention_mask" if decodes and not encoder else "attention_mask"
+        )
+        return found if isinstance(found, Tensor) and found.ndim == 2 else None
+
+    def positions(self, encoder: bool = False) -> Tensor:
+        """Shapes: `[batch, pos]`, each token's position in its row."""
+        given = self._given(encoder)
+        assert given is not None
+        batch, count = given.shape[:2]
+        past = 0 if encoder else self.past
+        if self.named.get("position_ids") is not None and not encoder:
+            return torch.as_tensor(self.named["position_ids"]).expand(batch, -1)
+        mask = self.mask(encoder)
+        if mask is not None:
+            return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
+        return torch.arange(past, past + count, device=given.device).expand(batch, -1)
