@@ -114,6 +114,7 @@ def test_units_by_hand(family: str) -> None:
     close(found["layer"].attribution, torch.stack([hand.of(step) for step in steps]))
     logits = hand.bare.logits
     for result in found.values():
+        close(result.cumulative[-1], logits[..., 9] - logits[..., 30])
         close(result.bias, (hand.shift @ hand.difference).expand(2, 7))
         close(result.attribution.sum(0) + result.bias, logits[..., 9] - logits[..., 30])
 

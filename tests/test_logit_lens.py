@@ -164,9 +164,9 @@ def test_text_in_and_out() -> None:
     result = logit_lens(demo(), EIFFEL, top_k=2)
     assert result.top_tokens()["final_post"][0][0] == " Paris"
     assert result.decode()[-1][0][0] == " Paris"
-    assert list(result.top_tokens(1)) == result.labels
+    assert list(result.top_tokens(k=1)) == result.labels
     full = logit_lens(demo(), EIFFEL, layers=-1)
-    assert full.top_tokens(2) == {"final_post": result.top_tokens()["final_post"]}
+    assert full.top_tokens(k=2) == {"final_post": result.top_tokens()["final_post"]}
     asked = logit_lens(demo(), EIFFEL, targets=[" Paris", " Rome"])
     assert asked.rank_trajectory(" Paris")[-1].item() == 0
     assert asked.decode() == [" Paris", " Rome"]

@@ -72,6 +72,14 @@ class DirectLogitAttribution:
         """
         return self.attribution.sum(0) + self.bias
 
+    @property
+    def cumulative(self) -> Tensor:
+        """The logit as it grows, unit by unit, up to the whole.
+
+        Shapes: `[unit, batch]`, or `[unit, batch, pos]`
+        """
+        return self.attribution.cumsum(0) + self.bias
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The units that add most, averaged over examples and positions, the largest first.
 

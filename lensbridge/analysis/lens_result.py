@@ -65,19 +65,18 @@ class LogitLensResult:
         """The selected tokens as text, nested as `ids` is."""
         return self.readout.decode(tokenizer)
 
-    def top_tokens(self, k: int = 5, tokenizer: Any = None) -> dict[str, Any]:
+    def top_tokens(self, tokenizer: Any = None, k: int | None = None) -> dict[str, Any]:
         """The most likely tokens of each row, by label, as text.
 
         Args:
-            k: how many, where all of the vocabulary was read; otherwise at most as many as were
-                asked for.
             tokenizer: instead of the model's own.
+            k: how many; None: as many as were asked for, or 5 where all of the vocabulary was read.
 
         Raises:
             InputError: only targets or a part of the vocabulary were read.
         """
         if self.readout.selected == "all":
-            ids = self.values.topk(min(k, self.values.shape[-1]), dim=-1).indices
+            ids = self.values.topk(min(k or 5, self.values.shape[-1]), dim=-1).indices
         elif self.readout.selected == "top_k" and self.ids is not None:
             ids = self.ids[..., :k]
         else:
