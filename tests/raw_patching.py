@@ -15,7 +15,7 @@ Change = Callable[[Tensor, Tensor], None]
 
 
 def run_changing(
-    model: nn.Module, changes: list[tuple[nn.Module, str, Any]], ids: Tensor
+    model: nn.Module, changes: list[tuple[nn.Module, str, Any]], ids: Tensor, **call: Any
 ) -> Tensor:
     """Logits of a bare model in which inputs or outputs of modules go through functions."""
 
@@ -40,7 +40,7 @@ def run_changing(
         else:
             handles.append(module.register_forward_hook(after(change)))
     try:
-        return model(input_ids=ids).logits
+        return model(input_ids=ids, **call).logits
     finally:
         for handle in handles:
             handle.remove()

@@ -192,8 +192,10 @@ class Sources:
         """Both runs, after the caches were held against them."""
         clean = clean_value(self.clean_cache, z)
         theirs = clean_value(self.corrupted_cache, z)
-        starts = entrances(self.model, [Cell(point, None, None) for point in points])
-        paths = Paths.from_values(self.model, {z: clean}, self.corrupted, [source], starts)
+        kept = list(points)
+        starts = entrances(self.model, [Cell(point, None, None) for point in kept])
+        more = [*kept, *starts]
+        paths = Paths.from_values(self.model, {z: clean}, self.corrupted, [source], more)
         tokens = self.clean_cache.tokens if isinstance(self.clean_cache, ActivationCache) else None
         check_fit(paths.base, z, clean, tokens)
         _check_same_run(paths.base.cache[z], theirs, z)
