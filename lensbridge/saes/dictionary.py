@@ -57,11 +57,17 @@ class Dictionary:
         """What an object says of itself.
 
         Raises:
-            HookError: it cannot encode and decode.
+            HookError: it cannot encode and decode, or that is not all that it does.
         """
         if isinstance(sae, type) or not isinstance(sae, SparseAutoencoder):
             raise HookError(
                 f"An SAE is an object with encode and decode; {_kind(sae)} has not both."
+            )
+        if _said(sae, "encode_with_predictions") is not None:  # SAELens's TemporalSAE
+            raise HookError(
+                f"{_kind(sae)} makes a part of what it reconstructs from earlier positions, past "
+                "its features, so decode(encode(x)) is not its reconstruction. It cannot stand at "
+                "a point; call it on cached activations."
             )
         about = _metadata(sae)
         reads = _said(about, "hook_name")

@@ -22,6 +22,7 @@ from transformer_lens.pretrained import weight_conversions
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lensbridge
+from lensbridge.errors import HookError
 
 pytestmark = pytest.mark.peers
 
@@ -163,6 +164,12 @@ def test_a_skip_transcoder_does_what_its_own_forward_does(model: Any, ids: Tenso
         _, cache = model.run_with_cache_with_saes(ids, saes=sae)
         expected = sae(cache[ENDS[0]])
     torch.testing.assert_close(cache[ENDS[1]], expected)
+
+
+def test_what_reconstructs_past_its_features_is_refused(model: Any, ids: Tensor) -> None:
+    sae = sae_of("temporal", n_heads=2, n_attn_layers=1, bottleneck_factor=2)
+    with pytest.raises(HookError, match="earlier positions"):
+        model.run_with_saes(ids, saes=sae)
 
 
 def test_hooks_on_the_sae_itself_are_edits_too(model: Any, twin: Any, ids: Tensor) -> None:
