@@ -48,7 +48,7 @@ def plan_fold_value_biases(native: Native, folds_norms: bool) -> Plan:
 def _has_bias(v: Role, folds_norms: bool) -> bool:
     found = matrix.of_linear(v.linear)
     if isinstance(found, str):
-        return "bias" in v.linear.module._parameters or "base_layer" in v.linear.module._modules
+        return bool(v.linear.bias().any())  # read by running the module, where need be
     return found.bias_parameter is not None or (folds_norms and found.takes_bias())
 
 
