@@ -1,6 +1,7 @@
 """Tools that read a model: lenses, attribution, head detection, singular vectors."""
 
-from lensbridge.analysis.attribution import DirectLogitAttribution, direct_logit_attribution
+from lensbridge.analysis.attribution import direct_logit_attribution
+from lensbridge.analysis.attribution_result import DirectLogitAttribution
 from lensbridge.analysis.composition import CompositionScores, composition_scores
 from lensbridge.analysis.corpus import TokenRows, TokenStream, tokenize_and_concatenate
 from lensbridge.analysis.detection import (

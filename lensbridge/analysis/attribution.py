@@ -1,14 +1,13 @@
 """Direct logit attribution: what each part of the model writes towards a token."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from lensbridge.analysis.frames import data_frame
+from lensbridge.analysis.attribution_result import DirectLogitAttribution, Unit
 from lensbridge.analysis.head import head_of, require_equal
 from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
 from lensbridge.analysis.readout import token_ids
@@ -17,7 +16,6 @@ from lensbridge.errors import InputError
 from lensbridge.model import LensModel
 from lensbridge.names import BY_TEMPLATE, stack_of
 
-Unit = Literal["component", "layer", "head", "neuron"]
 Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
 
 _WRITTEN = (
@@ -36,80 +34,8 @@ _WRITTEN = (
 )
 """How the names end of what every attribution reads."""
 
-REMAINDER = "remainder"
-"""What the rest of the stream is called beside heads or neurons."""
-
 _CHECKED = 4
 """How many sums of attributions are held against the model's own logits."""
-
-
-@dataclass(frozen=True)
-class DirectLogitAttribution:
-    """What each unit adds to a logit, or to the difference of two.
-
-    `attribution.sum(0) + bias` is the logit, before a soft-cap where the model has one.
-
-    Args:
-        attribution: of each unit.
-        labels: what the units are.
-        unit: which kind of units.
-        bias: what no unit writes: the final norm's bias and the head's.
-
-    Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`; bias the same without `unit`.
-    Units: logits.
-    """
-
-    attribution: Tensor
-    labels: list[str]
-    unit: Unit
-    bias: Tensor
-
-    @property
-    def logit(self) -> Tensor:
-        """The logit (or difference) that was taken apart, before any soft-cap.
-
-        Shapes: `[batch]`, or `[batch, pos]`
-        """
-        return self.attribution.sum(0) + self.bias
-
-    @property
-    def cumulative(self) -> Tensor:
-        """The logit as it grows, unit by unit, up to the whole.
-
-        Shapes: `[unit, batch]`, or `[unit, batch, pos]`
-        """
-        return self.attribution.cumsum(0) + self.bias
-
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The units that add most, averaged over examples and positions, the largest first.
-
-        The remainder is none of them.
-        """
-        units = len(self.labels) - (self.labels[-1] == REMAINDER)
-        means = self.attribution[:units].flatten(1).mean(1)
-        values, order = means.topk(min(k, units))
-        return [
-            (self.labels[i], value)
-            for i, value in zip(order.tolist(), values.tolist(), strict=True)
-        ]
-
-    def to_dataframe(self) -> Any:
-        """One line for each unit, example and position.
-
-        Raises:
-            LensbridgeError: pandas is not installed.
-        """
-        return data_frame(self._lines())
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        axes = ("batch", "pos")[: self.attribution.ndim - 1]
-        for label, values in zip(self.labels, self.attribution, strict=True):
-            for place in torch.cartesian_prod(*map(torch.arange, values.shape)).view(
-                -1, values.ndim
-            ):
-                index = place.tolist()
-                where = dict(zip(axes, index, strict=True))
-                yield {"label": label, **where, "attribution": float(values[tuple(index)])}
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ TransformerLens's.
 """
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,66 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lensbridge.errors import InputError
-
-TEMPLATES = (
-    "Then, [A] and [B] went to the [LOCATION]. [B] gave the [OBJECT] to [A]",
-    "Then, [B] and [A] went to the [LOCATION]. [B] gave the [OBJECT] to [A]",
-    "When [A] and [B] went to the [LOCATION], [B] handed the [OBJECT] to [A]",
-    "After [B] and [A] went to the [LOCATION], [B] passed the [OBJECT] to [A]",
-    "While [A] and [B] were at the [LOCATION], [B] offered the [OBJECT] to [A]",
-    "Yesterday [B] and [A] had a long day at the [LOCATION], and [B] sent the [OBJECT] to [A]",
-)
-"""[A] is the indirect object, [B] the subject; the last [A] is what the model is to predict."""
-
-NAMES = (
-    "John Mary Tom James Anna Sarah Peter Laura David Emma Paul Alice Mark Simon Daniel Grace "
-    "Michael Robert Rachel Kevin Brian Susan George Henry Martin Frank Maria Steven Amy "
-    "Andrew Kate Jack Ruth Jane Luke Rose"
-)
-"""English first names that most tokenizers have as one token."""
-
-NOUNS = {
-    "LOCATION": ("store", "market", "school", "park", "garden", "office", "station", "library"),
-    "OBJECT": ("ring", "book", "ball", "letter", "drink", "cake", "hat", "key"),
-}
-
-_SLOT = re.compile(r"\[(\w+)\]")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sentence, cut before the name that is to be predicted.
-
-    Args:
-        template: as it was given.
-        io: the name of the indirect object; `s` that of the subject.
-        c: a third name, which takes the place of the second subject in `abc`.
-        nouns: what stands in the other slots.
-    """
-
-    template: str
-    io: str
-    s: str
-    c: str | None
-    nouns: tuple[tuple[str, str], ...]
-
-    @property
-    def pieces(self) -> list[tuple[str, str]]:
-        """The sentence in pieces `(slot, text)`; between the slots the slot is ""."""
-        filled = {"A": self.io, "B": self.s, **dict(self.nouns)}
-        parts = _SLOT.split(self.template)
-        return [
-            (part, filled[part]) if i % 2 else ("", part) for i, part in enumerate(parts) if part
-        ]
-
-    @property
-    def text(self) -> str:
-        """The whole sentence, the answer included."""
-        return "".join(text for _, text in self.pieces)
-
-    def swapped(self) -> "Sample":
-        """The same sentence with the two names in each other's place."""
-        return Sample(self.template, self.s, self.io, self.c, self.nouns)
+from lensbridge.evals.sentences import NAMES, NOUNS, SLOT, TEMPLATES, Pieces, Sample
 
 
 @dataclass(frozen=True)
@@ -195,7 +135,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         """
         if len(self.names) < 3:
             raise InputError("A third name is needed, and there are two. Use dataset.flipped.")
-        return self._beside([_with_third(one) for one in self.samples])
+        return self._beside([one.with_third() for one in self.samples])
 
     @cached_property
     def flipped(self) -> Prompts:
@@ -203,7 +143,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
 
         The answer is the other name then.
         """
-        return self._beside([_with_other(one) for one in self.samples])
+        return self._beside([one.with_other() for one in self.samples])
 
     @property
     def io_tokens(self) -> Tensor:
@@ -234,7 +174,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
 
     def _check_templates(self) -> None:
         for one in self.templates:
-            slots = _SLOT.findall(one)
+            slots = SLOT.findall(one)
             unknown = set(slots) - {"A", "B", *self.nouns}
             if unknown:
                 raise InputError(f"{one!r} has {sorted(unknown)}, which nouns has no words for.")
@@ -257,7 +197,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _tokens(self, pieces: Sequence[tuple[str, str]]) -> tuple[list[int], dict[str, list[int]]]:
+    def _tokens(self, pieces: Pieces) -> tuple[list[int], dict[str, list[int]]]:
         """Ids of a sentence, and the columns in which each slot ends.
 
         A sentence is encoded whole, as a model meets it; a slot ends where the text before its end
@@ -275,7 +215,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
             places.setdefault(slot, []).append(column)
         return ids, places
 
-    def _beside(self, sentences: Sequence[Sequence[tuple[str, str]]]) -> Prompts:
+    def _beside(self, sentences: Sequence[Pieces]) -> Prompts:
         """Changed sentences, whose tokens stand where those of the clean ones do."""
         found, mask = self._prompts(sentences), self.clean.mask
         if found.mask.shape != mask.shape or not torch.equal(found.mask, mask):
@@ -285,25 +225,9 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
             )
         return found
 
-    def _prompts(self, sentences: Sequence[Sequence[tuple[str, str]]]) -> Prompts:
+    def _prompts(self, sentences: Sequence[Pieces]) -> Prompts:
         rows = [torch.tensor(self._tokens(pieces)[0][:-1]) for pieces in sentences]
         pad = self.tokenizer.pad_token_id
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
         lengths = torch.tensor([len(row) for row in rows])
         return Prompts(tokens, (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long())
-
-
-def _with_third(sample: Sample) -> list[tuple[str, str]]:
-    assert sample.c is not None
-    return _second_subject(sample, sample.c)
-
-
-def _with_other(sample: Sample) -> list[tuple[str, str]]:
-    return _second_subject(sample, sample.io)
-
-
-def _second_subject(sample: Sample, name: str) -> list[tuple[str, str]]:
-    """The pieces with another name as the last subject."""
-    pieces = sample.pieces
-    last = max(i for i, (slot, _) in enumerate(pieces) if slot == "B")
-    return [(slot, name if i == last else text) for i, (slot, text) in enumerate(pieces)]
