@@ -195,9 +195,7 @@ class FactoredMatrix:
 
     @property
     def Vh(self) -> Tensor:
-        """The same as `V`, not its transpose: TransformerLens's old name for it, kept for code that
-        was written with it. Shapes: `[..., rdim, k]`.
-        """
+        """`V` itself, not its transpose: TransformerLens's name for it. Shapes: `[..., rdim, k]`."""
         return self.svd().V
 
     @property
