@@ -195,7 +195,7 @@ class FactoredMatrix:
 
     @property
     def Vh(self) -> Tensor:
-        """`V` itself, not its transpose: TransformerLens's name for it. Shapes: `[..., rdim, k]`."""
+        """`V`, not its transpose: TransformerLens's name for it. Shapes: `[..., rdim, k]`."""
         return self.svd().V
 
     @property
