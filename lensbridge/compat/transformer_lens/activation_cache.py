@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
-from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED
+from lensbridge.compat.transformer_lens.lens_point import spelled, unspelled
 
 
 class ActivationCache(LensCache):
@@ -24,7 +24,7 @@ class ActivationCache(LensCache):
         self, cache_dict: Mapping[str, Tensor], model: Any, has_batch_dim: bool = True
     ) -> None:
         lens = model.lens
-        stored = {RENAMED.get(name, name): tensor for name, tensor in cache_dict.items()}
+        stored = {unspelled(name): tensor for name, tensor in cache_dict.items()}
         super().__init__(stored, lens.vocabulary, model=lens, has_batch_dim=has_batch_dim)
 
     @classmethod
@@ -35,11 +35,11 @@ class ActivationCache(LensCache):
         return found
 
     def _like(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
-        stored = {RENAMED.get(name, name): tensor for name, tensor in tensors.items()}
+        stored = {unspelled(name): tensor for name, tensor in tensors.items()}
         return type(self).of(super()._like(stored, **changes))
 
     def __iter__(self) -> Iterator[str]:
-        return (SPELLED.get(name, name) for name in self._tensors)
+        return (spelled(name) for name in self._tensors)
 
     @property
     def cache_dict(self) -> dict[str, Tensor]:

@@ -20,6 +20,27 @@ RENAMED = {"unembed.hook_in": "ln_final.hook_out", "unembed.hook_out": "hook_log
 
 SPELLED = {new: old for old, new in RENAMED.items()}
 
+GRAD = "_grad"
+
+
+def spelled(name: str) -> str:
+    """A name of lensbridge as a classic cache lists it, gradients too.
+
+    Example:
+        >>> spelled("hook_logits_grad"), spelled("hook_embed")
+        ('unembed.hook_out_grad', 'hook_embed')
+    """
+    end = GRAD if name.endswith(GRAD) else ""
+    plain = name.removesuffix(end) if end else name
+    return SPELLED.get(plain, plain) + end
+
+
+def unspelled(name: str) -> str:
+    """A name that a classic cache lists as lensbridge's own."""
+    end = GRAD if name.endswith(GRAD) else ""
+    plain = name.removesuffix(end) if end else name
+    return RENAMED.get(plain, plain) + end
+
 
 class LensPoint(HookPoint):
     """A point of an open model: functions listen at lensbridge's own point.

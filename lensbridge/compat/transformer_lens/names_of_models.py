@@ -176,14 +176,14 @@ def _pythia() -> dict[str, tuple[str, ...]]:
 
 
 def _tiny_stories() -> dict[str, tuple[str, ...]]:
-    return {
-        f"roneneldan/TinyStories-{kind}{size}": (
-            f"TinyStories-{kind}{size}",
-            f"tiny-stories-{kind}{size.replace('Layers', 'L').replace('Layer', 'L')}",
-        )
-        for kind in ("", "Instruct-")
-        for size in ("1M", "3M", "8M", "28M", "33M", "1Layer-21M", "2Layers-33M")
-    }
+    found = {}
+    for kind in ("", "Instruct-"):
+        for size in ("1M", "3M", "8M", "28M", "33M", "1Layer-21M", "2Layers-33M"):
+            name = f"TinyStories-{kind}{size}"
+            hub = name.replace("Instruct-1L", "Instuct-1L")  # so it is spelt on the hub
+            short = f"tiny-stories-{kind}{size}".replace("Layers", "L").replace("Layer", "L")
+            found[f"roneneldan/{hub}"] = (name, short)
+    return found
 
 
 def _stanford() -> dict[str, tuple[str, ...]]:
