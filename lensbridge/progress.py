@@ -67,8 +67,9 @@ class Progress:
         new = given[:, max(self.prompt - self.past, 0) :]
         ended = torch.isin(new, torch.tensor(self.ends, device=new.device)).any(-1)
         earlier = self._ended
-        resumed = self.past and self.step and earlier is not None and len(earlier) == len(ended)
-        self._ended = ended | earlier if resumed else ended
+        if self.past and self.step and earlier is not None and len(earlier) == len(ended):
+            ended = ended | earlier
+        self._ended = ended
 
     def finished(self) -> Tensor:
         """Shapes: `[batch]`, True for rows that an EOS ended in this pass or before it."""

@@ -1,0 +1,26 @@
+"""Interventions as values: what is done, where and when; to run with, to generate with, to keep.
+
+They compile to hooks, so they combine with hooks, caches, SAEs and with one another.
+"""
+
+from lensbridge.interventions.columns import Positions
+from lensbridge.interventions.exchange import Mean, Resample, Swap
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
+from lensbridge.interventions.when import When
+
+__all__ = [
+    "Add",
+    "Intervention",
+    "Mean",
+    "Noise",
+    "Positions",
+    "Project",
+    "Replace",
+    "Resample",
+    "Scale",
+    "Steer",
+    "Swap",
+    "When",
+    "Zero",
+]

@@ -1,0 +1,195 @@
+"""Kinds of intervention that put values of other examples, or of another run, in a place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.interventions.columns import Positions, normalized, repeated
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.region import Region
+from lensbridge.interventions.source import Given, Source
+
+
+def _blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
+    """A new value where there is one, the region's own elsewhere."""
+    shape = inside.shape + (1,) * (region.value.ndim - 2)
+    return torch.where(inside.reshape(shape), new, region.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Intervention):
+    """A mean in the place of the run's value. Padding is not counted.
+
+    Args:
+        source: whose values are averaged; None: those of the run itself, in the same pass.
+        over: "examples": the mean of the examples at the same column (at each example's own, where
+            positions are given for each); "all": of all examples and columns together, so that
+            the source may have other lengths.
+    """
+
+    source: Source | None = None
+    over: Literal["examples", "all"] = "examples"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.over not in ("examples", "all"):
+            raise InputError(f"over is 'examples' or 'all', not {self.over!r}.")
+
+    @property
+    def origin(self) -> Source | None:
+        return self.source
+
+    @property
+    def pairs_columns(self) -> bool:
+        return self.over == "examples"
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        if self.over == "all":
+            return self._of_all(region, given).to(region.value).expand_as(region.value)
+        if given is None:
+            mean = _mean(region.value, region.mask, (0,))
+            return mean.expand_as(region.value)
+        value, inside, real = given.paired(region, None)
+        mean = _mean(value, real.to(value.device).expand(len(value), -1), (0,))
+        return _blended(region, mean, inside.any(0, keepdim=True))
+
+    def _of_all(self, region: Region, given: Given | None) -> Tensor:
+        place, window = region.place, region.window if given is None else given.window
+        value = place.inner(region.whole, window) if given is None else given.seen(place)
+        columns = torch.arange(window.start, window.end, device=value.device)[None]
+        return _mean(value, window.is_token(columns), (0, 1))
+
+
+def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Mean of the real entries. Shapes: `[b, n, ...]`, `[b, n]` -> axes of one where averaged."""
+    weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
+    kept = torch.where(weight > 0, value, torch.zeros_like(value))
+    return kept.sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Intervention):
+    """The value of another example, drawn with a seed.
+
+    Within the run no example keeps its own; of a source each takes one of its examples, different
+    ones as long as there are enough. The draw depends on the seed and the number of examples, so
+    that all sites, columns and passes of one intervention take from the same example.
+
+    Args:
+        source: whose examples are taken; None: those of the run itself.
+        seed: of the draw.
+    """
+
+    source: Source | None = None
+    seed: int = 0
+    on_integers: ClassVar[bool] = True
+
+    @property
+    def origin(self) -> Source | None:
+        return self.source
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        rows = len(region.value)
+        if given is None:
+            return region.value[others(rows, self.seed).to(region.value.device)]
+        value, inside, _ = given.paired(region, None)
+        chosen = drawn(len(value), rows, self.seed).to(value.device)
+        kept = inside if len(inside) == 1 else inside[chosen.to(inside.device)]
+        return _blended(region, value[chosen], kept)
+
+    def check_rows(self, rows: int, what: str) -> None:
+        if self.source is None and rows < 2:
+            raise InputError(
+                f"{what}: Resample takes another example's value, and the input has one example. "
+                "Give more, or a source."
+            )
+
+
+def others(rows: int, seed: int) -> Tensor:
+    """For each example another one: a random cycle. Shapes: `[rows]`"""
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    found = torch.empty_like(order)
+    found[order] = order.roll(-1)
+    return found
+
+
+def drawn(size: int, rows: int, seed: int) -> Tensor:
+    """`rows` of `size` examples, without repetition as long as there are enough."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds = -(-rows // size)
+    return torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])[:rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Swap(Intervention):
+    """An interchange: each example's value is that of its partner.
+
+    Within the run the examples are partners two by two, and with positions for each example the
+    value at one's position is interchanged with that at the other's. With a source, example i
+    takes example i of it (or its only one), at `source_positions`.
+
+    Args:
+        source: the activations of another run; None: interchange within this one.
+        source_positions: where to take them; None: at the same positions.
+        partners: for each example of the run, which one's value it takes; None: 0 and 1, 2 and 3...
+    """
+
+    source: Source | None = None
+    source_positions: Positions = None
+    partners: Sequence[int] | None = None
+    on_integers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("source_positions", normalized(self.source_positions))
+        if self.partners is not None:
+            self._set("partners", tuple(int(one) for one in self.partners))
+        if self.source is None and self.source_positions is not None:
+            raise InputError("source_positions needs a source; give positions for each example.")
+        if self.source is not None and self.partners is not None:
+            raise InputError("partners are of examples within the run: give no source with them.")
+
+    @property
+    def origin(self) -> Source | None:
+        return self.source
+
+    @property
+    def pairs_examples(self) -> bool:
+        return True
+
+    @property
+    def other_positions(self) -> Any:
+        return self.source_positions
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        rows = len(region.value)
+        if given is None:
+            partners = self._partners(rows).to(region.value.device)
+            inside = region.inside.expand(rows, -1)
+            return _blended(region, region.value[partners], inside[partners])
+        value, inside, _ = given.paired(region, self.source_positions)
+        what = f"{region.place.name}: the source"
+        return _blended(region, repeated(value, rows, what), repeated(inside, rows, what))
+
+    def _partners(self, rows: int) -> Tensor:
+        if self.partners is not None:
+            return torch.tensor(self.partners)
+        return torch.arange(rows).unflatten(0, (-1, 2)).flip(-1).flatten()
+
+    def check_rows(self, rows: int, what: str) -> None:
+        if self.source is not None:
+            return
+        if self.partners is None and rows % 2:
+            raise InputError(
+                f"{what}: Swap interchanges two by two, and the input has {rows} examples. Give "
+                "partners, or a source."
+            )
+        given = self.partners or ()
+        if self.partners is not None and sorted(given) != list(range(rows)):
+            raise InputError(
+                f"{what}: partners {tuple(given)} is no arrangement of the {rows} examples."
+            )

@@ -1,0 +1,192 @@
+"""Whether an intervention fits a model and an input; what does not is refused before a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lensbridge.errors import InputError
+from lensbridge.inputs import Prepared
+from lensbridge.interventions.axis import size_of
+from lensbridge.interventions.columns import Window, columns_of, per_example
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.region import Place
+from lensbridge.interventions.source import Given
+from lensbridge.parts import Native
+
+_CPU = torch.device("cpu")
+
+
+def called(one: Intervention) -> str:
+    """The kind of an intervention, for messages."""
+    return type(one).__name__
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The columns of an input.
+
+    Args:
+        rows: examples.
+        past: columns that are in a key/value cache already.
+        prompt: columns up to the end of the input.
+        new: how many more a generation makes.
+    """
+
+    rows: int
+    past: int
+    prompt: int
+    new: int = 0
+
+    def of_one(self) -> "Extent":
+        """The same for something that all examples share, earlier columns included."""
+        return replace(self, rows=1, past=0)
+
+    def check(self, asked: Any, what: str) -> None:
+        """Refuse normalized positions that the input does not have.
+
+        Raises:
+            InputError: out of range, or lists for another number of examples.
+        """
+        if per_example(asked) and len(asked) not in (1, self.rows):
+            raise InputError(f"{what}s in {len(asked)} lists; there are {self.rows} examples.")
+        for one in _ints(asked):
+            column = one + self.prompt if one < 0 else one
+            if not self.past <= column < self.prompt + self.new:
+                held = f", {self.past} of them in the key/value cache" if self.past else ""
+                more = f", and {self.new} more are made" if self.new else ""
+                raise InputError(
+                    f"{what} {one} is out of range; there are {self.prompt} positions{held}{more}."
+                )
+
+    def width(self, asked: Any, later: bool) -> int:
+        """How many columns positions mean; 1 where passes of a generation have other ones."""
+        window = Window(self.rows, self.past, self.prompt, self.prompt)
+        width = columns_of(asked, window, _CPU)[0].shape[1]
+        if not (later and self.new):
+            return width
+        following = Window(self.rows, self.prompt, self.prompt + 1, self.prompt)
+        same = columns_of(asked, following, _CPU)[0].shape[1] == width
+        return width if same and asked is not None else 1
+
+
+def _ints(asked: Any) -> list[int]:
+    if asked is None or isinstance(asked, slice | str):
+        return []
+    if isinstance(asked, int):
+        return [asked]
+    return [one for row in (asked if per_example(asked) else (asked,)) for one in row]
+
+
+def extent_of(place: Place, tower: str, prepared: Prepared, new: int) -> Extent | None:
+    """The columns that an input has at a point; None where only the run will tell."""
+    tokens = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    if place.axes.position is None or not place.axes.has_batch or tokens is None:
+        return None
+    if tower == "encoder." or place.name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")):
+        return Extent(tokens.shape[0], 0, tokens.shape[1])
+    if tower:
+        return None
+    if place.name.startswith("decoder."):
+        decoded = prepared.kwargs.get("decoder_input_ids")
+        return None if decoded is None else Extent(decoded.shape[0], 0, decoded.shape[1], new)
+    held = prepared.kwargs.get("past_key_values")
+    past = 0 if held is None else int(held.get_seq_length())
+    return Extent(tokens.shape[0], past, past + tokens.shape[1], new)
+
+
+def check_pairing(
+    one: Intervention, positions: Any, extent: Extent, given: Given, what: str
+) -> None:
+    """Refuse a source whose examples or columns do not go with those of an input.
+
+    Raises:
+        InputError: with what there is on either side.
+    """
+    source = Extent(given.window.rows, 0, given.window.end)
+    if one.pairs_examples and source.rows not in (1, extent.rows):
+        raise InputError(
+            f"{what}: the source has {source.rows} examples and the input {extent.rows}: as many "
+            "are needed, or one."
+        )
+    asked = positions if one.other_positions is None else one.other_positions
+    if asked is None and source.prompt != extent.prompt:
+        raise InputError(
+            f"{what}: the source has {source.prompt} positions and the input {extent.prompt}, and "
+            "which belong together is not something to guess. Say which, with positions (and "
+            "source_positions for Swap)."
+        )
+    if source.rows == 1 and per_example(asked):
+        source = replace(source, rows=extent.rows)
+    source.check(asked, f"{what}: source position")
+    here, there = extent.width(positions, False), source.width(asked, False)
+    if here != there:
+        raise InputError(
+            f"{what}: {here} positions of the input and {there} of the source do not go together."
+        )
+
+
+def tower_of(native: Native, name: str) -> str:
+    """The front of the names of the stack that a point is in, or "" for the main one."""
+    for stack in native.towers:
+        if name.startswith((f"{stack.prefix}.", native.front_of(stack))):
+            return native.front_of(stack)
+    return ""
+
+
+def check_axes(one: Intervention, place: Place) -> None:
+    """Refuse parts of a point that it does not have.
+
+    Raises:
+        InputError: with the axes that there are.
+    """
+    axes, what = place.axes, f"{called(one)} at {place.name}"
+    shown = f"its axes are {' '.join(axes.letters)}"
+    if place.heads is not None and axes.head is None:
+        raise InputError(f"{what}: heads were named, and there are none ({shown}).")
+    if place.positions is not None and axes.position is None:
+        raise InputError(f"{what}: positions were named, and there are none ({shown}).")
+    if place.keys is not None and not axes.keys:
+        raise InputError(f"{what}: keys are of scores and patterns; {shown}.")
+    if per_example(place.keys):
+        raise InputError(f"{what}: keys are the same for every example.")
+    if not place.when.is_always and (axes.position is None or not axes.has_batch):
+        raise InputError(f"{what}: when was given, and no axis counts positions ({shown}).")
+    if (place.neurons is not None or one.subspace is not None) and axes.last in "qks":
+        raise InputError(f"{what}: neurons or a subspace were given; {shown}.")
+    if not one.on_integers and place.name.endswith("hook_expert_indices"):
+        raise InputError(
+            f"{what}: it holds the numbers of the chosen experts; Replace, Resample and Swap act "
+            "on them, or edit hook_router_logits."
+        )
+
+
+def sizes_of(native: Native, one: Intervention, place: Place) -> tuple[int | None, ...]:
+    """Heads (if any) and entries of the region, checked against what the model has.
+
+    Raises:
+        InputError: an index or subspace that the model does not have.
+    """
+    axes, what = place.axes, f"{called(one)} at {place.name}"
+
+    def size(axis: int | None, chosen: Sequence[int] | None, kind: str) -> int | None:
+        letter = axes.letters[-1 if axis is None else axis]
+        there = size_of(native, place.name, letter)
+        for index in chosen or ():
+            if there is not None and not -there <= index < there:
+                raise InputError(f"{what}: {kind} {index} is out of range; there are {there}.")
+        return there if chosen is None else len(chosen)
+
+    last = size(None, place.neurons, "neuron")
+    last = None if axes.last in "qks" else last
+    if one.subspace is not None:
+        if last is not None and one.subspace.shape[0] != last:
+            raise InputError(
+                f"{what}: the subspace is of {one.subspace.shape[0]} dimensions; the point has "
+                f"{last}."
+            )
+        last = last if place.subspace is None else one.subspace.shape[1]
+    inner = () if axes.head is None else (size(axes.head, place.heads, "head"),)
+    missing = len(axes.letters) - axes.has_batch - (axes.position is not None) - len(inner) - 1
+    return (*inner, *[None] * missing, last)

@@ -1,0 +1,43 @@
+"""Interchange interventions: a run on one input with activations of another."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lensbridge.cache import ActivationCache
+from lensbridge.interventions.columns import Positions
+from lensbridge.interventions.exchange import Swap
+from lensbridge.vocabulary import NamesFilter
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel, Result
+
+_OF_INPUT = ("prepend_bos", "padding_side")
+
+
+def source_of(model: "LensModel", given: Any, site: NamesFilter, **forward: Any) -> ActivationCache:
+    """The activations of an input at some points, without gradients."""
+    with torch.no_grad():
+        _, cache = model.run_with_cache(given, names_filter=site, return_type=None, **forward)
+    assert isinstance(cache, ActivationCache)
+    return cache
+
+
+def interchange(
+    model: "LensModel",
+    base: Any,
+    sources: Any,
+    site: NamesFilter,
+    base_positions: Positions,
+    source_positions: Positions,
+    part: dict[str, Any],
+    **forward: Any,
+) -> "Result":
+    """See `model.interchange`; `part` is what of an activation: subspace, heads, neurons.
+
+    Source: interchange interventions as in Geiger et al. 2021 and pyvene.
+    """
+    told = {name: forward[name] for name in _OF_INPUT if name in forward}
+    cache = source_of(model, sources, site, **told)
+    swap = Swap(site, cache, source_positions, positions=base_positions, **part)
+    return model.run_with_interventions(base, [swap], **forward)

@@ -1,0 +1,196 @@
+"""Kinds of intervention that need no other values: each says what the new value of a region is.
+
+Values broadcast to the region: `[example, position, (head), entry]`, with as many positions, heads
+and entries as the intervention is for; in a subspace the entries are its coordinates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.interventions.columns import repeated
+from lensbridge.interventions.intervention import Intervention, check_broadcast
+from lensbridge.interventions.region import Region
+from lensbridge.interventions.source import Given
+
+Value = Tensor | float
+
+
+def _beside(value: Value, region: Region) -> Value:
+    """A value on the region's device; its examples beside those of the run."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(region.value)
+    if value.ndim == region.value.ndim:
+        value = repeated(value, len(region.value), f"{region.place.name}: the value")
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Intervention):
+    """Another value in the place of the run's.
+
+    Args:
+        value: a number, or a tensor that broadcasts to the region.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.interventions import Replace
+        >>> model = lensbridge.load("demo")
+        >>> off = Replace("blocks.1.attn.hook_attn_scores", float("-inf"), positions=-1, keys=[1])
+        >>> with model.intervene([off]):
+        ...     _, cache = model.run_with_cache("The Eiffel Tower is in the city of")
+        >>> cache["pattern", 1][0, :, -1, 1]
+        tensor([0., 0., 0., 0.])
+    """
+
+    value: Value
+    on_integers: ClassVar[bool] = True
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        value = _beside(self.value, region)
+        if isinstance(value, Tensor):
+            return value.expand_as(region.value)
+        return torch.full_like(region.value, value)
+
+    def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
+        check_broadcast(self.value, wanted, what, "value")
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """A value added to the run's.
+
+    Args:
+        value: a number, or a tensor that broadcasts to the region.
+        factor: multiplies it.
+    """
+
+    value: Value
+    factor: float = 1.0
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        return region.value + self.factor * _beside(self.value, region)
+
+    def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
+        check_broadcast(self.value, wanted, what, "value")
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Intervention):
+    """The run's value times a factor; in a subspace, its part in there.
+
+    Args:
+        factor: a number, or a tensor that broadcasts to the region.
+    """
+
+    factor: Value
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        return region.value * _beside(self.factor, region)
+
+    def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
+        check_broadcast(self.factor, wanted, what, "factor")
+
+
+@dataclass(frozen=True, eq=False)
+class Zero(Intervention):
+    """Zero; in a subspace, the part in there taken out."""
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        return torch.zeros_like(region.value)
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Intervention):
+    """A subspace taken out of the run's value, or all but that.
+
+    Args:
+        subspace: `[d, k]` with orthonormal columns.
+        keep: keep what lies in it instead of what does not.
+    """
+
+    subspace: Tensor
+    keep: bool = False
+
+    @property
+    def seen_subspace(self) -> Tensor | None:
+        return None
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        value = region.value
+        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        basis = self.subspace.to(wide)
+        within = (wide @ basis) @ basis.T
+        return (within if self.keep else wide - within).to(value.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Steer(Intervention):
+    """A direction added to the run's value.
+
+    Args:
+        vector: `[d]`, or anything that broadcasts to the region.
+        strength: how much of it.
+        unit: "vector": the vector as it is; "norm": of its direction alone, as many times the norm
+            of the value that it is added to.
+    """
+
+    vector: Tensor
+    strength: float = 1.0
+    unit: Literal["vector", "norm"] = "vector"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unit not in ("vector", "norm"):
+            raise InputError(f"unit is 'vector' or 'norm', not {self.unit!r}.")
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        vector = _beside(self.vector, region)
+        assert isinstance(vector, Tensor)
+        if self.unit == "vector":
+            return region.value + self.strength * vector
+        direction = vector / vector.norm(dim=-1, keepdim=True)
+        return region.value + self.strength * region.value.norm(dim=-1, keepdim=True) * direction
+
+    def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
+        check_broadcast(self.vector, wanted, what, "vector")
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Intervention):
+    """Gaussian noise added to the run's value.
+
+    It depends on the seed, the point, the row and the column alone, so that a run can be repeated,
+    and a place has the same noise whatever else is in the batch or in the region.
+
+    Args:
+        std: its standard deviation.
+        seed: of the noise.
+    """
+
+    std: float
+    seed: int = 0
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        rows, n = region.value.shape[:2]
+        columns = region.columns.expand(rows, n).tolist()
+        noise = [
+            gaussian(self.seed, region.place.name, row, column, region.value.shape[2:])
+            for row in range(rows)
+            for column in columns[row]
+        ]
+        drawn = torch.stack(noise).reshape(region.value.shape)
+        return region.value + self.std * drawn.to(region.value)
+
+
+def gaussian(seed: int, name: str, row: int, column: int, shape: Sequence[int]) -> Tensor:
+    """The standard noise of one place: float32, drawn on the CPU."""
+    text = f"{seed} {name} {row} {column}".encode()
+    number = int.from_bytes(sha256(text).digest()[:7], "big")
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(number))

@@ -1,0 +1,198 @@
+"""Plan: an intervention at one point of one model: checked, and as a callback of the engine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import EditError, InputError
+from lensbridge.hooks import Callback, Hook
+from lensbridge.inputs import Prepared
+from lensbridge.interventions.axis import Axes
+from lensbridge.interventions.columns import Window
+from lensbridge.interventions.fit import (
+    called,
+    check_axes,
+    check_pairing,
+    extent_of,
+    sizes_of,
+    tower_of,
+)
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.region import Place, Region
+from lensbridge.interventions.source import Given, Source, tensor_of
+from lensbridge.vocabulary import names_points
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+def callbacks_of(
+    model: "LensModel", interventions: "Intervention | Iterable[Intervention]"
+) -> list[Callback]:
+    """Interventions as callbacks, in their order; everything that can be checked is checked.
+
+    Raises:
+        InputError: something that is no intervention; heads, neurons, values or sources that do
+            not fit.
+        UnknownPointError: no such point.
+        AbsentPointError: a point that this architecture lacks.
+        EditError: a point that cannot be edited.
+    """
+    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    found: list[Callback] = []
+    for one in several:
+        if not isinstance(one, Intervention):
+            raise InputError(
+                f"{one!r} is no intervention; lensbridge.interventions has Replace, Add, Zero..."
+            )
+        found += _callbacks(model, one)
+    return found
+
+
+def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:
+    names = model.vocabulary.select(one.site)
+    if isinstance(one.origin, Tensor) and len(names) > 1:
+        raise InputError(
+            f"{called(one)}: the source is one tensor and {one.site!r} means {len(names)} points. "
+            "Give a cache, or a mapping from names to tensors."
+        )
+    origin = _with_canonical_names(model, one.origin)
+    plans = [Plan.of(model, one, name, origin) for name in names]
+    required = names_points(one.site)
+    return [
+        Callback(plan.name, "edit", plan.run, str(one.site), required, check=plan.check)
+        for plan in plans
+    ]
+
+
+def _with_canonical_names(model: "LensModel", source: Source | None) -> Source | None:
+    if source is None or isinstance(source, Tensor | ActivationCache):
+        return source
+    return {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One intervention at one point of one model.
+
+    Args:
+        intervention: what is done.
+        place: where.
+        sizes: heads (if there are any) and entries that it acts on; None where unknown.
+        given: the source's activation, where it has a source.
+        tower: the front of the stack beside the main one that the point is in, or "".
+    """
+
+    intervention: Intervention
+    place: Place
+    sizes: tuple[int | None, ...]
+    given: Given | None
+    tower: str
+
+    @classmethod
+    def of(cls, model: "LensModel", one: Intervention, name: str, origin: Source | None) -> "Plan":
+        """The plan, if the intervention fits the point."""
+        site = model.engine.sites[name]
+        if not site.editable:
+            raise EditError(f"{name} can be read, and not edited: {site.formula}.")
+        axes = Axes(tuple(site.axes.split()))
+        place = Place(
+            name=name,
+            axes=axes,
+            positions=one.positions,
+            heads=one.heads,  # type: ignore[arg-type]  # normalized when it was made
+            neurons=one.neurons,  # type: ignore[arg-type]
+            keys=one.keys,
+            subspace=one.seen_subspace,
+            when=one.when,  # type: ignore[arg-type]
+        )
+        check_axes(one, place)
+        sizes = sizes_of(model.native, one, place)
+        given = None if origin is None else Given.of(tensor_of(origin, name), place)
+        if isinstance(origin, ActivationCache) and given is not None:
+            given = Given.of(origin, place)
+        plan = cls(one, place, sizes, given, tower_of(model.native, name))
+        plan._check_given()
+        return plan
+
+    @property
+    def name(self) -> str:
+        """Canonical name of the point."""
+        return self.place.name
+
+    @property
+    def what(self) -> str:
+        """The intervention and its point, for messages."""
+        return f"{called(self.intervention)} at {self.name}"
+
+    # --- before a run ------------------------------------------------------------------------
+
+    def _check_given(self) -> None:
+        if self.given is not None:
+            self._check_seen(self.given.seen(self.place), "source")
+
+    def _check_seen(self, seen: Tensor, what: str) -> None:
+        found = tuple(seen.shape[2:])
+        if any(w is not None and f != w for f, w in zip(found, self.sizes, strict=True)):
+            raise InputError(
+                f"{self.what}: the {what} has {found} behind its positions; the point has "
+                f"{self.sizes}."
+            )
+
+    def check(self, prepared: Prepared, new: int) -> None:
+        """Refuse an input that the intervention does not fit, before it is run."""
+        extent = extent_of(self.place, self.tower, prepared, new)
+        if extent is None:
+            return
+        one, place, what = self.intervention, self.place, self.what
+        extent.check(place.positions, f"{what}: position")
+        if place.keys is not None:
+            extent.of_one().check(place.keys, f"{what}: key")
+        one.check_rows(extent.rows, what)
+        width = extent.width(place.positions, place.when.reaches_generated)
+        one.check_value((extent.rows, width, *self.sizes), what)
+        if self.given is not None and one.pairs_columns:
+            check_pairing(one, place.positions, extent, self.given, what)
+
+    # --- in a run ----------------------------------------------------------------------------
+
+    def run(self, value: Tensor, hook: Hook) -> Tensor:
+        """The hook function."""
+        if not value.is_floating_point() and not self.intervention.on_integers:
+            raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
+        window = self._window(value, hook)
+        region = Region.of(self.place, window, hook.step, value)
+        if region is None:
+            return value
+        self._check_region(region)
+        return region.changed(self.intervention.act(region, self.given))
+
+    def _check_region(self, region: Region) -> None:
+        """What could not be checked before: sizes that only the run knows."""
+        self.intervention.check_rows(region.window.rows, self.what)
+        wanted = tuple(region.value.shape)
+        if region.step == 0:
+            self.intervention.check_value(wanted, self.what)
+
+    def _window(self, value: Tensor, hook: Hook) -> Window:
+        axes, progress = self.place.axes, hook.progress
+        rows = value.shape[0] if axes.has_batch else 1
+        size = 1 if axes.position is None else value.shape[axes.position]
+        total = progress.past + progress.count
+        apart = bool(self.tower) or not axes.has_batch or axes.position is None
+        if apart or total < size or self._of_encoder:
+            mask = progress.mask(encoder=True) if self.tower == "encoder." else None
+            return Window(rows, 0, size, size, mask)
+        return Window(rows, total - size, total, progress.prompt, self._mask(hook, rows))
+
+    @property
+    def _of_encoder(self) -> bool:
+        """Whether its columns are the encoder's, seen from the decoder."""
+        return self.name.endswith(("cross_attn.hook_k", "cross_attn.hook_v"))
+
+    def _mask(self, hook: Hook, rows: int) -> Tensor | None:
+        mask = hook.progress.mask()
+        return mask if mask is not None and len(mask) == rows else None

@@ -1,0 +1,164 @@
+"""Region: the part of one activation that an intervention acts on; cut out, and put back."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import EditError, InputError
+from lensbridge.interventions.axis import Axes
+from lensbridge.interventions.columns import Window, columns_of
+from lensbridge.interventions.when import ALWAYS, When
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where in one point an intervention acts.
+
+    Args:
+        name: canonical name of the point.
+        axes: its axes.
+        positions: normalized positions.
+        heads: which heads; None for all.
+        neurons: which entries of the last axis; None for all.
+        keys: normalized columns that are looked at (the last axis of a pattern).
+        subspace: `[d, k]`, orthonormal columns: only the coordinates along these are seen.
+        when: in which part of a generation.
+    """
+
+    name: str
+    axes: Axes
+    positions: Any = None
+    heads: tuple[int, ...] | None = None
+    neurons: tuple[int, ...] | None = None
+    keys: Any = None
+    subspace: Tensor | None = None
+    when: When = ALWAYS
+
+    @property
+    def is_all_columns(self) -> bool:
+        """Whether every column of every pass is meant."""
+        return self.positions is None and self.when.is_always
+
+    def inner(self, value: Tensor, window: Window) -> Tensor:
+        """What is seen of a value at a column: heads, neurons or coordinates.
+
+        Shapes: `[batch, pos, (head), ...]` -> the same axes, some of them shorter.
+        """
+        if self.heads is not None:
+            value = value.index_select(2, self._heads(value))
+        last = self._last(value, window)
+        if last is not None:
+            value = value.index_select(-1, last)
+        return value if self.subspace is None else _coordinates(value, self.subspace)
+
+    def outer(self, value: Tensor, seen: Tensor, new: Tensor, window: Window) -> Tensor:
+        """A value with what was seen of it changed: the inverse of `inner`."""
+        heads = None if self.heads is None else self._heads(value)
+        part = value if heads is None else value.index_select(2, heads)
+        if self.subspace is not None:
+            change = (new - seen) @ self.subspace.to(new).T
+            new = (part.to(new.dtype) + change).to(value.dtype)
+        last = self._last(value, window)
+        if last is not None:
+            new = part.index_copy(-1, last, new.to(value.dtype))
+        new = new.to(value.dtype)
+        return new if heads is None else value.index_copy(2, heads, new)
+
+    def _heads(self, value: Tensor) -> Tensor:
+        return _index(self.heads or (), value.shape[2], value.device, f"{self.name}: head")
+
+    def _last(self, value: Tensor, window: Window) -> Tensor | None:
+        size = value.shape[-1]
+        if self.neurons is not None:
+            return _index(self.neurons, size, value.device, f"{self.name}: neuron")
+        if self.keys is None:
+            return None
+        looked_at = Window(1, window.end - size, window.end, window.prompt)
+        found, inside = columns_of(self.keys, looked_at, value.device)
+        return (found - looked_at.start)[inside]
+
+
+def _index(asked: tuple[int, ...], size: int, device: torch.device, what: str) -> Tensor:
+    for one in asked:
+        if not -size <= one < size:
+            raise InputError(f"{what} {one} is out of range; there are {size}.")
+    return torch.tensor([one % size for one in asked], device=device)
+
+
+def _coordinates(value: Tensor, basis: Tensor) -> Tensor:
+    wide = value.float() if value.dtype in _NARROW else value
+    return wide @ basis.to(device=wide.device, dtype=wide.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The part of one activation that an intervention acts on, in one pass.
+
+    Args:
+        place: where it is.
+        window: the columns of the pass.
+        step: how many passes came before.
+        columns: `[rows or 1, n]`, which columns.
+        inside: as `columns`, which of them this pass computes and the intervention is for.
+        whole: the activation in the order `[batch, pos, (head), ...]`.
+
+    Shapes: `value` is `[batch, n, (head), last]`.
+    """
+
+    place: Place
+    window: Window
+    step: int
+    columns: Tensor
+    inside: Tensor
+    whole: Tensor
+    value: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", self.place.inner(self._rows(), self.window))
+
+    @classmethod
+    def of(cls, place: Place, window: Window, step: int, value: Tensor) -> "Region | None":
+        """What a place is in a value, which is as the model has it; None where the pass computes
+        nothing that the intervention is for.
+        """
+        columns, inside = columns_of(place.positions, window, value.device)
+        inside = inside & place.when.holds(columns, window.prompt)
+        if not place.is_all_columns and not bool(inside.any()):
+            return None
+        return cls(place, window, step, columns, inside, place.axes.ordered(value))
+
+    @property
+    def mask(self) -> Tensor:
+        """Shapes: `[batch, n]`, which of the region's columns hold tokens."""
+        return self.window.is_token(self.columns).to(self.whole.device)
+
+    def _at(self) -> tuple[Tensor, Tensor]:
+        local = (self.columns - self.window.start).clamp(0, self.whole.shape[1] - 1)
+        rows = torch.arange(len(self.whole), device=local.device)[:, None]
+        return rows, local.expand(len(self.whole), -1)
+
+    def _rows(self) -> Tensor:
+        return self.whole if self.place.positions is None else self.whole[self._at()]
+
+    def changed(self, new: Tensor) -> Tensor:
+        """The activation, as the model has it, with another value in this region.
+
+        Raises:
+            EditError: a value of another shape.
+        """
+        if new.shape != self.value.shape:
+            raise EditError(
+                f"{self.place.name}: the new value has shape {tuple(new.shape)}; the place has "
+                f"{tuple(self.value.shape)}."
+            )
+        old = self._rows()
+        new = self.place.outer(old, self.value, new, self.window)
+        if self.place.is_all_columns:
+            return self.place.axes.restored(new)
+        inside = self.inside.expand(len(self.whole), -1)
+        rows, local = (one.expand_as(inside)[inside] for one in self._at())
+        return self.place.axes.restored(self.whole.index_put((rows, local), new[inside]))

@@ -1,0 +1,77 @@
+"""When: in which part of a generation an intervention acts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+
+Phase = Literal["both", "prefill", "decode"]
+Steps: TypeAlias = int | slice | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class When:
+    """In which part of a generation an intervention acts.
+
+    It goes by where a column comes from: the prompt's belong to step 0, the first generated token
+    to step 1, and so on, also where a run without a key/value cache computes them again.
+
+    Args:
+        phase: "prefill" for the prompt, "decode" for what is added to it, or "both".
+        steps: which steps: one, some, a slice, or None for all.
+
+    Example:
+        >>> import torch
+        >>> When("decode", slice(2, None)).holds(torch.arange(7), prompt=4)
+        tensor([False, False, False, False, False,  True,  True])
+    """
+
+    phase: Phase = "both"
+    steps: Steps | Sequence[int] = None
+
+    def __post_init__(self) -> None:
+        if self.phase not in ("both", "prefill", "decode"):
+            raise InputError(f"when is 'prefill', 'decode' or 'both', not {self.phase!r}.")
+        if isinstance(self.steps, int | slice) or self.steps is None:
+            return
+        object.__setattr__(self, "steps", tuple(int(one) for one in self.steps))
+
+    @classmethod
+    def of(cls, given: Any) -> "When":
+        """A `When` from one, or from the name of a phase."""
+        return given if isinstance(given, When) else cls(given)
+
+    @property
+    def is_always(self) -> bool:
+        """Whether it leaves nothing out."""
+        return self.phase == "both" and self.steps is None
+
+    @property
+    def reaches_generated(self) -> bool:
+        """Whether it can act on a token that was generated."""
+        if self.phase == "prefill" or self.steps == 0:
+            return False
+        return not isinstance(self.steps, tuple) or any(step > 0 for step in self.steps)
+
+    def holds(self, columns: Tensor, prompt: int) -> Tensor:
+        """Which columns it is for. Shapes: as `columns`, bool."""
+        step = (columns - prompt + 1).clamp(min=0)
+        found = torch.ones_like(columns, dtype=torch.bool)
+        if self.phase != "both":
+            found = (step > 0) == (self.phase == "decode")
+        if isinstance(self.steps, int):
+            return found & (step == self.steps)
+        if isinstance(self.steps, tuple):
+            return found & torch.isin(step, torch.tensor(self.steps, device=step.device))
+        if isinstance(self.steps, slice):
+            start, stop, by = self.steps.start or 0, self.steps.stop, self.steps.step or 1
+            found = found & (step >= start) & ((step - start) % by == 0)
+            return found if stop is None else found & (step < stop)
+        return found
+
+
+ALWAYS = When()
