@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.patching.as_tensor import AsTensor
 from lensbridge.patching.grid import Grid, pandas
 from lensbridge.patching.statistics import (
     Alternative,
@@ -20,7 +21,7 @@ from lensbridge.viz import Heatmap, Scale
 
 
 @dataclass(frozen=True, eq=False)
-class PatchingResult:
+class PatchingResult(AsTensor):
     """What a sweep measured: a tensor to torch and to arithmetic, with names on its axes.
 
     Args:
@@ -67,8 +68,6 @@ class PatchingResult:
         cut = ", interrupted: NaN where it did not run" if self.partial else ""
         return f"PatchingResult({sizes}; {', '.join(self.metric_names)}{cut})"
 
-    # --- as a tensor -------------------------------------------------------------------------
-
     def __getitem__(self, key: Any) -> Any:
         """One metric by its name, or what the tensor of values has at an index.
 
@@ -91,56 +90,6 @@ class PatchingResult:
             baseline=baseline,
             has_metric_axis=False,
         )
-
-    def __getattr__(self, name: str) -> Any:
-        """What a tensor has and a result does not is the tensor's: `shape`, `cpu`, `max`..."""
-        if name.startswith("__") or name == "values":  # asked by copy and pickle before it is there
-            raise AttributeError(name)
-        return getattr(self.values, name)
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        plain = {key: _plain(value) for key, value in (kwargs or {}).items()}
-        return func(*_plain(list(args)), **plain)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        array = self.values.detach().cpu().numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.values)
-
-    def __add__(self, other: Any) -> Tensor:
-        return self.values + _plain(other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return other + self.values
-
-    def __sub__(self, other: Any) -> Tensor:
-        return self.values - _plain(other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return other - self.values
-
-    def __mul__(self, other: Any) -> Tensor:
-        return self.values * _plain(other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return other * self.values
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return self.values / _plain(other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return other / self.values
-
-    def __neg__(self) -> Tensor:
-        return -self.values
 
     # --- statistics --------------------------------------------------------------------------
 
@@ -184,7 +133,7 @@ class PatchingResult:
             InputError: the sweep was run without `baseline=True`, or another shape.
         """
         corrupted = self._baseline("normalized")
-        clean = torch.as_tensor(clean_baseline).to(corrupted)
+        clean = torch.as_tensor(clean_baseline).detach().to(corrupted)
         if clean.shape != corrupted.shape:
             raise InputError(
                 f"clean_baseline has shape {tuple(clean.shape)}; the baseline's is "
@@ -312,12 +261,3 @@ class PatchingResult:
             axes=(self.axis_names[0], self.axis_names[1]),
             digits=digits,
         )
-
-
-def _plain(value: Any) -> Any:
-    """The tensor of a result, also inside lists and tuples."""
-    if isinstance(value, PatchingResult):
-        return value.values
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(one) for one in value)
-    return value

@@ -1,0 +1,71 @@
+"""What lets a result stand where a notebook expects a tensor."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+class AsTensor:
+    """Torch functions, arithmetic, numpy and a tensor's own attributes, on `values`."""
+
+    values: Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        """What a tensor has and a result does not is the tensor's: `shape`, `cpu`, `max`..."""
+        if name.startswith("__") or name == "values":  # asked by copy and pickle before it is there
+            raise AttributeError(name)
+        return getattr(self.values, name)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        plain = {key: _plain(value) for key, value in (kwargs or {}).items()}
+        return func(*_plain(list(args)), **plain)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.values.detach().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.values)
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.values + _plain(other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return other + self.values
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self.values - _plain(other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return other - self.values
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self.values * _plain(other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return other * self.values
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self.values / _plain(other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return other / self.values
+
+    def __neg__(self) -> Tensor:
+        return -self.values
+
+
+def _plain(value: Any) -> Any:
+    """The tensor of a result, also inside lists and tuples."""
+    if isinstance(value, AsTensor):
+        return value.values
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(one) for one in value)
+    return value
