@@ -113,7 +113,7 @@ class GradientMethods:
             >>> model = lensbridge.load("demo")
             >>> loss, grads = model.gradients("The Eiffel Tower is in", ["z", "resid_post"])
             >>> grads["z", 2].shape
-            torch.Size([1, 7, 4, 32])
+            torch.Size([1, 6, 4, 32])
         """
         model = cast("LensModel", self)
         names = model.vocabulary.select(names_filter)

@@ -1,0 +1,175 @@
+"""Attribution patching: an estimate of every patch from two passes forward and one back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lensbridge.causal.edges import EdgeScores
+from lensbridge.causal.nodes import NodeScores
+from lensbridge.causal.pair import Direction, Pair
+from lensbridge.causal.path import Method, check_method
+from lensbridge.causal.result import AttributionResult, Granularity
+from lensbridge.causal.units import stack_of, usual_units
+from lensbridge.errors import InputError
+from lensbridge.patching.metric import MetricFunction, Reduce
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+@dataclass(frozen=True)
+class AttributionConfig:
+    """What is attributed, as one value.
+
+    Args:
+        granularity: "node" or "edge".
+        ig_steps: 1 for the plain gradient; more average it along the way between the inputs.
+    """
+
+    granularity: Granularity = "node"
+    ig_steps: int = 1
+
+    def options(self) -> dict[str, Any]:
+        """As arguments of `attribution_patch`."""
+        method = "gradient" if self.ig_steps == 1 else "ig_inputs"
+        return {"granularity": self.granularity, "method": method, "steps": self.ig_steps}
+
+
+EdgeAttributionConfig = AttributionConfig
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `attribution_patch` can be asked, checked.
+
+    Raises:
+        InputError: an unknown word, or words that do not go together.
+    """
+
+    granularity: Granularity = "node"
+    units: Sequence[str] | None = None
+    positions: bool = False
+    method: Method = "gradient"
+    steps: int = 1
+    attention_fix: bool = False
+    direction: Direction = "denoise"
+    reduce: Reduce = "scalar"
+    stack: str | None = None
+
+    def __post_init__(self) -> None:
+        check_method(self.method, self.steps)
+        if self.granularity not in ("node", "edge"):
+            raise InputError(f"granularity is 'node' or 'edge', not {self.granularity!r}.")
+        if self.attention_fix and not set(self.units or ()) & {"q", "k"}:
+            raise InputError("attention_fix is for queries and keys: ask for units 'q' or 'k'.")
+        if self.granularity == "edge" and (self.attention_fix or self.stack is not None):
+            raise InputError("attention_fix and stack are for nodes, not for edges.")
+
+
+def attribution_patch(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    config: AttributionConfig | None = None,
+    *,
+    granularity: Granularity = "node",
+    units: Sequence[str] | None = None,
+    positions: bool = False,
+    method: Method = "gradient",
+    steps: int = 1,
+    attention_fix: bool = False,
+    direction: Direction = "denoise",
+    reduce: Reduce = "scalar",
+    stack: str | None = None,
+) -> AttributionResult:
+    """Estimate what patching each part of the model does to a metric.
+
+    To first order: a part's value in the other run less its value in the run that is patched, times
+    the metric's gradient there. By default that is denoising, as in `lensbridge.patching`: the
+    corrupted input is run, and a positive score says that the clean value raises the metric.
+
+    An edge's score is what its sender writes in the other run less what it writes in this one, as
+    the receiver's stream has it, times the gradient by what the receiver reads. So the edges into a
+    receiver sum to the change of its whole input times that gradient.
+
+    Args:
+        model: the model, in eval mode.
+        clean: an input.
+        corrupt: one of the same shape, position for position.
+        metric: maps logits `[batch, pos, d_vocab]` to a number, or to one for each example.
+        config: granularity and steps as one value; it stands for `granularity`, `method`, `steps`.
+        granularity: "node" or "edge".
+        units: of nodes: "input", "head", "mlp", "attn", "mixer", "neuron", "q", "k", "v", "stream",
+            "cross_head"; None: input, heads, mixers and MLPs, as far as the model has them.
+        positions: one score for each position instead of their sum.
+        method: "gradient"; "ig_inputs" or "ig_activations" average the gradient along the way from
+            this run's embeddings (or activation) to the other's.
+        steps: over how many points of the way.
+        attention_fix: queries and keys through softmax, computed again.
+        direction: "denoise", or "noise" to put corrupted values into the clean run.
+        reduce: as in `lensbridge.patching`: "scalar", "mean", "none".
+        stack: nodes of another stack than the main one, as "encoder".
+
+    Returns:
+        Scores by unit: `[layer, head or neuron, position?, example?]`; edges
+        `[sender, receiver, position?, example?]`.
+
+    Raises:
+        InputError: inputs that do not lie over each other, a metric of another shape or cut off
+            from the logits, a model in training mode, or options that do not go together.
+        AbsentPointError: a unit that the model lacks.
+
+    Source: Nanda 2023, Attribution patching; Syed, Rager and Conmy 2023 (edges).
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.causal import attribution_patch
+        >>> model = lensbridge.load("demo")
+        >>> paris, rome = (model.to_single_token(city) for city in (" Paris", " Rome"))
+        >>> result = attribution_patch(
+        ...     model,
+        ...     "The Eiffel Tower is in the city of",
+        ...     "The Colosseum is in the city of",
+        ...     lambda logits: logits[0, -1, paris] - logits[0, -1, rome],
+        ... )
+        >>> result
+        AttributionResult(input []; head [layer 4, head 4]; mlp [layer 4])
+    """
+    chosen = {} if config is None else config.options()
+    found = {"granularity": granularity, "method": method, "steps": steps, **chosen}
+    asked = _Options(
+        units=units,
+        positions=positions,
+        attention_fix=attention_fix,
+        direction=direction,
+        reduce=reduce,
+        stack=stack,
+        **found,
+    )
+    pair = Pair.of(model, clean, corrupt, metric, asked.reduce, asked.direction)
+    return _of_edges(pair, asked) if asked.granularity == "edge" else _of_nodes(pair, asked)
+
+
+def _of_nodes(pair: Pair, asked: _Options) -> AttributionResult:
+    stack = stack_of(pair.model, asked.stack)
+    units = usual_units(pair.model, stack) if asked.units is None else asked.units
+    scoring = NodeScores(pair, stack, units, asked.positions, asked.attention_fix)
+    scores, other, base = scoring.run(asked.method, asked.steps)
+    names = {unit: scoring.axis_names(unit) for unit in scores}
+    ends = pair.measure(base.logits), pair.measure(other.logits)
+    return AttributionResult(scores, names, "node", *ends)
+
+
+def _of_edges(pair: Pair, asked: _Options) -> AttributionResult:
+    scoring = EdgeScores.of(pair, asked.positions)
+    scores, other, base = scoring.run(asked.method, asked.steps)
+    ends = pair.measure(base.logits), pair.measure(other.logits)
+    return AttributionResult(
+        {"edge": scores},
+        {"edge": scoring.axis_names},
+        "edge",
+        *ends,
+        scoring.graph.senders,
+        scoring.graph.receivers,
+    )

@@ -1,0 +1,140 @@
+"""Edge attribution: what each sender changes in what each receiver reads, times the gradient."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensbridge.causal.graph import Graph, Read
+from lensbridge.causal.node import Node
+from lensbridge.causal.nodes import tail_names
+from lensbridge.causal.pair import Gradient, Pair
+from lensbridge.causal.path import Method, reads_of, steps_of
+from lensbridge.causal.receiving import Receiving
+from lensbridge.causal.streams import Stream, difference, points_of_senders
+from lensbridge.causal.units import point_of
+from lensbridge.patching.base import Base
+
+BUDGET = 2**26
+"""Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""
+
+
+@dataclass(frozen=True)
+class EdgeScores:
+    """Scores of every edge.
+
+    Args:
+        pair: the two inputs.
+        graph: senders and receivers.
+        positions: whether each position counts as an edge of its own.
+        budget: how many numbers may be held at once for the stream taken apart.
+    """
+
+    pair: Pair
+    graph: Graph
+    positions: bool
+    budget: int = BUDGET
+
+    @classmethod
+    def of(cls, pair: Pair, positions: bool) -> "EdgeScores":
+        """Of a pair.
+
+        Raises:
+            InputError: a model whose edges are not known.
+        """
+        return cls(pair, Graph.of(pair.model), positions)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Of the tensor of scores."""
+        return ("sender", "receiver", *tail_names(self.pair, self.positions))
+
+    def run(self, method: Method, steps: int) -> tuple[Tensor, Base, Gradient]:
+        """The scores, the run that values come from, and the pass at the base run.
+
+        Shapes: `[sender, receiver, pos?, batch?]`, NaN where there is no such edge.
+        """
+        receiving, kept = Receiving(self.graph), points_of_senders(self.graph)
+        other = self.pair.run_other([*kept, *reads_of(self.pair, method)])
+        sent = self._sent_from()
+        total: Tensor | None = None
+        base: Gradient | None = None
+        for step in steps_of(self.pair, method, steps, list(sent.values()), other):
+            reads = [*receiving.streams, *(kept if base is None else ())]
+            grad = self.pair.differentiate(
+                receiving.points, reads, receiving.modules, edits=step.edits
+            )
+            base = grad if base is None else base
+            found = self._scores(receiving, kept, base, other, grad) * step.weight
+            off = [i for i, n in enumerate(self.graph.senders) if sent[n] not in step.scored]
+            found[off] = 0.0
+            total = found if total is None else total + found
+        assert total is not None
+        assert base is not None
+        return self._masked(total), other, base
+
+    def _sent_from(self) -> dict[Node, str]:
+        """Where each sender's value is."""
+        model = self.pair.model
+        first = f"{self.graph.at(0)}hook_resid_pre"
+        return {n: first if n.kind == "input" else point_of(model, n) for n in self.graph.senders}
+
+    def _scores(
+        self, receiving: Receiving, kept: list[str], base: Gradient, other: Base, grad: Gradient
+    ) -> Tensor:
+        like = base.cache[kept[0]]
+        sizes = len(self.graph.senders), len(self.graph.receivers)
+        names = tail_names(self.pair, self.positions)
+        tail = [like.shape[{"position": 1, "example": 0}[name]] for name in names]
+        table = like.new_zeros(*sizes, *tail)
+        sources = self._sources(kept, base.cache, other.cache)
+        for pos in self._chunks(like):
+            place = (slice(None), slice(None), pos) if self.positions else ()
+            table[place] += self._chunk(sources, receiving, grad, pos)
+        mean = self.pair.metrics.reduce == "mean"
+        return table / like.shape[0] if mean else table
+
+    def _sources(
+        self, kept: list[str], base: Mapping[str, Tensor], other: Mapping[str, Tensor]
+    ) -> list[Mapping[str, Tensor]]:
+        """Both runs; or their difference alone, where no norm keeps it from being followed."""
+        if self.graph.goes_through_norms:
+            return [other, base]
+        return [difference(other, base, kept)]
+
+    def _chunks(self, like: Tensor) -> Iterator[slice]:
+        batch, count, width = like.shape
+        rows = 2 * len(self.graph.senders) + len(self.graph.receivers)
+        size = max(1, self.budget // (rows * batch * width))
+        yield from (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+    def _chunk(
+        self,
+        sources: list[Mapping[str, Tensor]],
+        receiving: Receiving,
+        grad: Gradient,
+        pos: slice,
+    ) -> Tensor:
+        """Scores of some positions: along the stream, each read with what was written before."""
+        streams = [Stream(self.graph, one, pos, len(sources) == 1) for one in sources]
+        letters = {"position": "p", "example": "b"}
+        tail = "".join(letters[name] for name in tail_names(self.pair, self.positions))
+        columns = []
+        for event in self.graph.events:
+            for stream in streams:
+                stream.advance(event)
+            if isinstance(event, Read):
+                change = streams[0].rows if len(streams) == 1 else streams[0].rows - streams[1].rows
+                gradient = receiving.gradient(event, grad, pos).to(change)
+                found = torch.einsum(f"ubpm,vbpm->uv{tail}", change, gradient)
+                missing = len(self.graph.senders) - len(found)
+                empty = found.new_zeros(missing, *found.shape[1:])
+                columns.append(torch.cat([found, empty]))
+        return torch.cat(columns, dim=1)
+
+    def _masked(self, table: Tensor) -> Tensor:
+        reach = torch.tensor([self.graph.reach[r] for r in self.graph.receivers])
+        there = torch.arange(len(self.graph.senders))[:, None] < reach
+        mask = there.to(table.device).view(*there.shape, *[1] * (table.ndim - 2))
+        return table.masked_fill(~mask, torch.nan)

@@ -1,0 +1,185 @@
+"""The graph of a model: who writes to the stream, who reads it, in the order of the stream."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from lensbridge.causal.node import Edge, Node
+from lensbridge.errors import InputError
+from lensbridge.ledger import Mark, Term, Through, Times, ledger
+from lensbridge.parts import AttentionPart, BlockPart, StackPart
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Reader = Literal["attn", "mixer", "mlp", "logits"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A branch reads the stream here.
+
+    Args:
+        reader: which branch.
+        layer: of which layer; None for the logits.
+        receivers: the nodes that it is made of.
+    """
+
+    reader: Reader
+    layer: int | None
+    receivers: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Write:
+    """A branch adds to the stream here: the term, and the nodes that it is made of."""
+
+    term: Term
+    senders: tuple[Node, ...]
+
+
+Event: TypeAlias = Read | Write | Through | Times
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Senders, receivers and edges of a model's main stack.
+
+    Senders are the input (the stream before the first layer), every head, mixer and MLP (a mixture
+    of experts is one). Receivers are the query, key and value input of every head (keys and values
+    by key/value head), what a gate of attention reads, what latent attentions, mixers and MLPs
+    read, and the logits (what the final norm reads).
+    """
+
+    model: "LensModel"
+
+    @classmethod
+    def of(cls, model: "LensModel") -> "Graph":
+        """The graph of a model.
+
+        Raises:
+            InputError: a model whose stream is not a sum of described branches.
+        """
+        native = model.native
+        if native.is_encoder_decoder:
+            raise InputError(
+                "Edges are between parts that write to and read from one stream; "
+                f"{type(native.core).__name__} has two, joined by cross-attention. Nodes of each "
+                "can be attributed (stack='encoder')."
+            )
+        if native.main.residual_axes != "b p m":
+            raise InputError(
+                "This model has several residual streams, which edges do not describe."
+            )
+        for i, block in enumerate(native.blocks):
+            fed_more = block.mixer is not None and block.mixer.fed_more
+            if block.residual is None or block.per_layer or block.cross or fed_more:
+                raise InputError(
+                    f"The inside of layer {i} is not described, or has a branch beside attention, "
+                    "mixer and MLP, so its edges are not known. Nodes can be attributed."
+                )
+        return cls(model)
+
+    @property
+    def stack(self) -> StackPart:
+        """The stack."""
+        return self.model.native.main
+
+    def at(self, layer: int) -> str:
+        """What the names of a layer's points begin with."""
+        return f"{self.stack.prefix}.{layer}."
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Reads and writes in the order of the stream, and what it goes through between them."""
+        return tuple(self._events())
+
+    def _events(self) -> Iterator[Event]:
+        for step in ledger(self.stack, lambda name: name in self.model.vocabulary.index):
+            if isinstance(step, Mark):
+                yield from self._reads(step.point)
+            elif isinstance(step, Term):
+                yield Write(step, self._written(step))
+            else:
+                yield step
+
+    def _reads(self, point: str) -> Iterator[Read]:
+        head, _, last = point.rpartition(".")
+        layer = int(head.rpartition(".")[2])
+        block = self.stack.blocks[layer]
+        if last == "hook_resid_pre" and block.attn is not None:
+            yield Read("attn", layer, tuple(attention_receivers(layer, block.attn)))
+        if last == "hook_resid_pre" and block.mixer is not None:
+            yield Read("mixer", layer, (Node("mixer", layer),))
+        if last == self._read_by_mlp(layer, block):
+            yield Read("mlp", layer, (Node("mlp", layer),))
+        if last == "hook_resid_post":
+            yield Read("logits", None, (Node("logits"),))
+
+    def _read_by_mlp(self, layer: int, block: BlockPart) -> str | None:
+        middle = f"{self.at(layer)}hook_resid_mid" in self.model.vocabulary.index
+        if block.mlp is None:
+            return None
+        return "hook_resid_mid" if middle else "hook_resid_pre"
+
+    def _written(self, term: Term) -> tuple[Node, ...]:
+        if term.kind == "attn" and term.part is not None and term.part.attn is not None:
+            return tuple(Node("head", term.layer, h) for h in range(term.part.attn.n_heads))
+        if term.kind in ("mixer", "mlp"):
+            return (Node(term.kind, term.layer),)
+        return ()
+
+    @cached_property
+    def senders(self) -> tuple[Node, ...]:
+        """Everything that writes, in the order of the stream."""
+        written = [n for one in self.events if isinstance(one, Write) for n in one.senders]
+        return (Node("input"), *written)
+
+    @cached_property
+    def receivers(self) -> tuple[Node, ...]:
+        """Everything that reads, in the order of the stream."""
+        return tuple(n for one in self.events if isinstance(one, Read) for n in one.receivers)
+
+    @cached_property
+    def reach(self) -> dict[Node, int]:
+        """How many of the senders each receiver reads: the first so many."""
+        found, count = {}, 1
+        for one in self.events:
+            if isinstance(one, Write):
+                count += len(one.senders)
+            elif isinstance(one, Read):
+                found.update(dict.fromkeys(one.receivers, count))
+        return found
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every sender with everything that reads it."""
+        return tuple((s, r) for r, n in self.reach.items() for s in self.senders[:n])
+
+    @property
+    def goes_through_norms(self) -> bool:
+        """Whether what a sender writes depends on a norm behind it, and so on everybody."""
+        behind = [block.attn is not None and block.attn.behind for block in self.stack.blocks]
+        return any(behind) or any(isinstance(one, Through) for one in self.events)
+
+
+def attention_receivers(layer: int, attn: AttentionPart) -> Iterator[Node]:
+    """What of an attention reads the stream."""
+    if attn.latent is not None:  # heads read latents, which all of them share
+        yield Node("attn", layer)
+        return
+    for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v)):
+        if role is not None:
+            yield from (Node("head", layer, i, letter) for i in range(role.n))  # type: ignore[arg-type]
+    if attn.gated:
+        yield Node("attn", layer, None, "gate")
+
+
+def enumerate_edges(model: "LensModel") -> list[Edge]:
+    """Every edge of a model's main stack.
+
+    Raises:
+        InputError: a model whose stream is not a sum of described branches.
+    """
+    return list(Graph.of(model).edges)

@@ -1,0 +1,116 @@
+"""Node: a part of the model that circuits are made of, and its short text."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from lensbridge.errors import InputError
+
+Kind = Literal["input", "head", "cross_head", "attn", "mixer", "mlp", "neuron", "stream", "logits"]
+Component = Literal["q", "k", "v", "gate"]
+
+_LETTERS: dict[Kind, str] = {
+    "head": "a{layer}.h{index}",
+    "cross_head": "c{layer}.h{index}",
+    "attn": "a{layer}",
+    "mixer": "s{layer}",
+    "mlp": "m{layer}",
+    "neuron": "m{layer}.n{index}",
+    "stream": "r{layer}",
+    "input": "input",
+    "logits": "logits",
+}
+_TEXT = re.compile(
+    r"(?:(?P<head>a(\d+)\.h(\d+))|(?P<cross_head>c(\d+)\.h(\d+))|(?P<neuron>m(\d+)\.n(\d+))"
+    r"|(?P<attn>a(\d+))|(?P<mixer>s(\d+))|(?P<mlp>m(\d+))|(?P<stream>r(\d+))"
+    r"|(?P<input>input|embed)|(?P<logits>logits))(?:<(q|k|v|gate)>)?(?:@(\d+))?"
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A part of the model: what it writes, or, with a component, what it reads.
+
+    In text: "a3.h5" (layer 3, head 5), "a3.h5<q>" (what its queries read), "a3" (a whole
+    attention), "c3.h5" (cross-attention), "s3" (a mixer), "m3", "m3.n17" (a neuron), "r3" (the
+    stream before layer 3), "input", "logits"; "@7" behind it for position 7.
+
+    Args:
+        kind: what it is.
+        layer: where; None for the input and the logits.
+        index: the head or neuron; a key/value head for k and v.
+        component: which of its inputs; None for what it writes.
+        position: one position; None for all.
+
+    Example:
+        >>> Node.of("a3.h5<q>@7")
+        Node(kind='head', layer=3, index=5, component='q', position=7)
+    """
+
+    kind: Kind
+    layer: int | None = None
+    index: int | None = None
+    component: Component | None = None
+    position: int | None = None
+
+    @classmethod
+    def of(cls, given: "NodeLike") -> "Node":
+        """A node from its text.
+
+        Raises:
+            InputError: it is not one.
+        """
+        if isinstance(given, Node):
+            return given
+        found = _TEXT.fullmatch(given) if isinstance(given, str) else None
+        if found is None:
+            raise InputError(
+                f"{given!r} is no node. Write 'a3.h5' (layer 3, head 5), 'a3' (all of its "
+                "attention), 'm3' (MLP), 'm3.n17' (neuron), 's3' (mixer), 'input', 'logits'; "
+                "what is read: 'a3.h5<q>', 'm3', 'logits'; '@7' behind it for one position."
+            )
+        kind = next(name for name in _LETTERS if found[name] is not None)
+        layer, index, *_ = [*(int(n) for n in re.findall(r"\d+", found[kind])), None, None]
+        *_, component, position = found.groups()
+        at = None if position is None else int(position)
+        return cls(kind, layer, index, component, at)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        text = _LETTERS[self.kind].format(layer=self.layer, index=self.index)
+        text += f"<{self.component}>" if self.component else ""
+        return text if self.position is None else f"{text}@{self.position}"
+
+    @property
+    def anywhere(self) -> "Node":
+        """The node at all positions."""
+        return self if self.position is None else replace(self, position=None)
+
+
+NodeLike: TypeAlias = Node | str
+Edge: TypeAlias = tuple[Node, Node]
+"""A sender and what it is read by."""
+
+
+def edge_of(given: "Edge | tuple[NodeLike, NodeLike] | str") -> Edge:
+    """An edge from its text, as "a0.h1->a2.h3<k>", or from two nodes.
+
+    Raises:
+        InputError: it is not one.
+    """
+    ends = given.split("->") if isinstance(given, str) else list(given)
+    if len(ends) != 2:
+        raise InputError(f"{given!r} is no edge. Write 'a0.h1->a2.h3<k>', or two nodes.")
+    sender, receiver = (Node.of(one.strip() if isinstance(one, str) else one) for one in ends)
+    return sender, receiver
+
+
+def edge_text(edge: Edge) -> str:
+    """An edge in text."""
+    return f"{edge[0]}->{edge[1]}"
+
+
+def nodes_of(given: "NodeLike | Iterable[NodeLike]") -> list[Node]:
+    """Nodes from one or several."""
+    several = [given] if isinstance(given, str | Node) else list(given)
+    return list(dict.fromkeys(Node.of(one) for one in several))

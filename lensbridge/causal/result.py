@@ -1,0 +1,164 @@
+"""AttributionResult: an estimated effect for every node or edge, with names on its axes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.causal.node import Edge, Node, edge_text
+from lensbridge.causal.units import UNITS
+from lensbridge.errors import InputError
+from lensbridge.patching.grid import pandas
+
+Granularity = Literal["node", "edge"]
+Order = Literal["abs", "high", "low"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionResult:
+    """Estimates of what patching each part of the model does to the metric.
+
+    Args:
+        scores: a tensor for each unit, with the axes that `axis_names` says; NaN where there is
+            no such part. Edges are one tensor, "edge", `[sender, receiver, position?, example?]`.
+        axis_names: names of each tensor's axes.
+        granularity: "node" or "edge".
+        baseline: the metric of the run that values are put into, `[]` or `[example]`.
+        target: the metric of the run that they come from, likewise.
+        senders: what the first axis of edges counts.
+        receivers: what the second counts.
+
+    Units: each score is in the metric's: an estimate of the patched run's metric less `baseline`.
+    """
+
+    scores: Mapping[str, Tensor]
+    axis_names: Mapping[str, tuple[str, ...]]
+    granularity: Granularity
+    baseline: Tensor
+    target: Tensor
+    senders: tuple[Node, ...] = ()
+    receivers: tuple[Node, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = []
+        for unit, tensor in self.scores.items():
+            pairs = zip(self.axis_names[unit], tensor.shape, strict=True)
+            parts.append(f"{unit} [{', '.join(f'{name} {n}' for name, n in pairs)}]")
+        return f"AttributionResult({'; '.join(parts)})"
+
+    def __getitem__(self, unit: str) -> Tensor:
+        """The tensor of one unit.
+
+        Raises:
+            InputError: it was not asked for.
+        """
+        if unit not in self.scores:
+            raise InputError(f"There are scores for {', '.join(self.scores)}, not for {unit!r}.")
+        return self.scores[unit]
+
+    def mean(self, unit: str) -> Tensor:
+        """A unit's scores, averaged over examples where they were kept."""
+        scores = self[unit]
+        return scores.mean(-1) if self.axis_names[unit][-1:] == ("example",) else scores
+
+    # --- one by one --------------------------------------------------------------------------
+
+    @cached_property
+    def entries(self) -> list[tuple[Node | Edge, float]]:
+        """Every node or edge that there is, with its score."""
+        return [one for unit in self.scores for one in self._entries(unit)]
+
+    def _entries(self, unit: str) -> Iterator[tuple[Node | Edge, float]]:
+        table = self.mean(unit).detach().cpu()
+        places = (~table.isnan()).nonzero().tolist()
+        for place, score in zip(places, table[~table.isnan()].tolist(), strict=True):
+            named = dict(zip(self.axis_names[unit], place, strict=False))
+            yield self._part(unit, named), score
+
+    def _part(self, unit: str, place: Mapping[str, int]) -> Node | Edge:
+        position = place.get("position")
+        if unit == "edge":
+            ends = self.senders[place["sender"]], self.receivers[place["receiver"]]
+            sender, receiver = (Node(n.kind, n.layer, n.index, n.component, position) for n in ends)
+            return sender, receiver
+        row = UNITS[unit]
+        index = None if row.index is None else place[row.index]
+        return Node(row.kind, place.get("layer"), index, row.component, position)
+
+    @property
+    def labels(self) -> list[str]:
+        """The text of every entry."""
+        return [text_of(part) for part, _ in self.entries]
+
+    @property
+    def values(self) -> Tensor:
+        """The score of every entry, in the order of `labels`."""
+        return torch.tensor([score for _, score in self.entries])
+
+    @property
+    def node_scores(self) -> dict[Node, float]:
+        """Scores by node; of edges, the sum of those that leave each sender."""
+        if self.granularity == "node":
+            return {part: score for part, score in self.entries if isinstance(part, Node)}
+        totals: dict[Node, float] = {}
+        for (sender, _), score in self.edge_scores.items():
+            totals[sender] = totals.get(sender, 0.0) + score
+        return totals
+
+    @property
+    def edge_scores(self) -> dict[Edge, float]:
+        """Scores by edge; empty for nodes."""
+        return {part: score for part, score in self.entries if isinstance(part, tuple)}
+
+    # --- the largest -------------------------------------------------------------------------
+
+    def top(self, k: int = 10, by: Order = "abs") -> list[tuple[str, float]]:
+        """The k entries of largest absolute (or highest, or lowest) score, as text.
+
+        Raises:
+            InputError: another `by`.
+        """
+        return [(text_of(part), score) for part, score in _largest(self.entries, k, by)]
+
+    def top_nodes(self, k: int = 10, by: Order = "abs") -> list[tuple[Node, float]]:
+        """The k nodes of largest score."""
+        return _largest(list(self.node_scores.items()), k, by)
+
+    def top_edges(self, k: int = 10, by: Order = "abs") -> list[tuple[Node, Node, float]]:
+        """The k edges of largest score: sender, receiver, score."""
+        return [(*edge, score) for edge, score in _largest(list(self.edge_scores.items()), k, by)]
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with a row for each entry.
+
+        Raises:
+            LensbridgeError: pandas is not installed.
+        """
+        return pandas().DataFrame([_record(part, score) for part, score in self.entries])
+
+
+def text_of(part: Node | Edge) -> str:
+    """A node or edge in text."""
+    return str(part) if isinstance(part, Node) else edge_text(part)
+
+
+def _largest(entries: list[tuple[Any, float]], k: int, by: Order) -> list[tuple[Any, float]]:
+    keys: dict[str, Any] = {"abs": abs, "high": lambda x: x, "low": lambda x: -x}
+    if by not in keys:
+        raise InputError(f"by is 'abs', 'high' or 'low', not {by!r}.")
+    return sorted(entries, key=lambda one: -keys[by](one[1]))[:k]
+
+
+def _record(part: Node | Edge, score: float) -> dict[str, Any]:
+    ends = [part] if isinstance(part, Node) else list(part)
+    named = {"node": ends[0]} if len(ends) == 1 else {"sender": ends[0], "receiver": ends[1]}
+    row: dict[str, Any] = {name: str(node.anywhere) for name, node in named.items()}
+    for name, node in named.items():
+        front = "" if len(ends) == 1 else f"{name}_"
+        row.update({f"{front}layer": node.layer, f"{front}index": node.index})
+    if ends[0].position is not None:
+        row["position"] = ends[0].position
+    return {**row, "score": score}

@@ -1,0 +1,110 @@
+"""What each sender has in the stream, sender by sender, as far as the stream has come."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensbridge.causal.graph import Graph, Read, Write
+from lensbridge.decomposition import Decomposition, Target
+from lensbridge.ledger import Through, Times
+from lensbridge.passages import Passage, Route
+from lensbridge.slices import taken
+from lensbridge.weights import fetch
+
+
+def points_of_senders(graph: Graph) -> list[str]:
+    """What a run has to keep so that its stream can be taken apart."""
+    at, found = graph.at, [f"{graph.at(0)}hook_resid_pre"]
+    for event in graph.events:
+        if isinstance(event, Through):
+            found.append(event.scale)
+        if not isinstance(event, Write) or event.term.kind == "bias":
+            continue
+        found.append(event.term.point)
+        part, layer = event.term.part, event.term.layer
+        if event.term.kind != "attn" or part is None or part.attn is None or layer is None:
+            continue
+        found.append(f"{at(layer)}attn.hook_{'result' if part.attn.gated else 'z'}")
+        if part.attn.behind is not None:
+            found.append(f"{at(layer)}ln1_post.hook_scale")
+    return [*found, f"{at(len(graph.stack.blocks) - 1)}hook_resid_post"]
+
+
+@dataclass
+class Stream:
+    """The stream of one run (or the difference of two) as a row for each sender.
+
+    The first row is the input; it takes what no other sender accounts for: biases, which differ
+    between runs where a norm is behind them. So the rows always sum to the stream.
+
+    Args:
+        graph: the senders.
+        values: activations; their differences, where no norm stands between.
+        pos: which positions.
+        is_difference: whether they are differences, in which biases cancel.
+    """
+
+    graph: Graph
+    values: Mapping[str, Tensor]
+    pos: slice
+    is_difference: bool
+
+    def __post_init__(self) -> None:
+        start = taken(self.values[f"{self.graph.at(0)}hook_resid_pre"], self.pos, -2)
+        self._rows = start.new_empty(len(self.graph.senders), *start.shape)
+        self._rows[0] = start
+        self._count = 1
+        target = Target(
+            f"{self.graph.at(len(self.graph.stack.blocks) - 1)}hook_resid_post", None, ""
+        )
+        self._taking = Decomposition(
+            self.values, self.graph.model.vocabulary, self.graph.stack, "", target, self.pos
+        )
+
+    @property
+    def rows(self) -> Tensor:
+        """What has been written so far.
+
+        Shapes: `[sender, batch, pos, d_model]`
+        """
+        return self._rows[: self._count]
+
+    def advance(self, event: Read | Write | Through | Times) -> None:
+        """Go past an event."""
+        if isinstance(event, Write):
+            self._write(event)
+        elif isinstance(event, Through):
+            divisor = taken(self.values[event.scale], self.pos, -2)
+            self._pass(Passage.of(event.norm, divisor))
+        elif isinstance(event, Times):
+            self._pass(Passage(gain=fetch(*event.held).detach()))
+
+    def _pass(self, passage: Passage) -> None:
+        self.rows.copy_(passage.forward(self.rows))
+
+    def _write(self, event: Write) -> None:
+        term = event.term
+        if term.kind == "bias" and self.is_difference:
+            return
+        whole = self._taking.whole(term, Route())
+        if not event.senders:
+            self._rows[0] += whole.to(self._rows)
+            return
+        new = self._rows[self._count : self._count + len(event.senders)]
+        if event.senders[0].kind == "head":
+            new.copy_(self._taking.heads(term, Route()))
+            if not self.is_difference:
+                self._rows[0] += whole.to(self._rows) - new.sum(0)
+        else:
+            new[0] = whole
+        self._count += len(event.senders)
+
+
+def difference(
+    other: Mapping[str, Tensor], base: Mapping[str, Tensor], points: list[str]
+) -> dict[str, Tensor]:
+    """Each point's value in one run less that in another."""
+    with torch.no_grad():
+        return {point: other[point] - base[point] for point in dict.fromkeys(points)}
