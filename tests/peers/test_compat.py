@@ -403,7 +403,7 @@ def test_a_state_goes_over(plain: tuple[Any, Any]) -> None:
 
 _SET_BY_EACH = (
     *("tokenizer_name", "tokenizer_prepends_bos"),
-    *("device", "init_weights", "initializer_range"),
+    *("device", "init_weights", "initializer_range", "tie_word_embeddings"),
 )
 
 
