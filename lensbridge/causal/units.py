@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lensbridge.causal.node import Component, Kind, Node
-from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.errors import AbsentPointError, InputError, UnknownPointError
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, StackPart
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ def points_of(model: "LensModel", stack: StackPart, unit: str) -> dict[int | Non
     names = {i: f"{stack.prefix}.{i}.{_last(block, unit)}" for i, block in enumerate(stack.blocks)}
     found: dict[int | None, str] = {i: name for i, name in names.items() if name in index}
     if not found:
-        model.vocabulary.canonical(names[0])  # which says why
-        raise AbsentPointError(f"{names[0]} is not there.")
+        try:
+            model.vocabulary.canonical(names[0])  # which says why there is none
+        except UnknownPointError as error:
+            raise AbsentPointError(f"{stack.prefix} has no {unit}: {error}") from error
     return found
 
 
