@@ -4,21 +4,27 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lensbridge import generation
+from lensbridge.capture import Keep
+from lensbridge.decoding import DecodingCollector, check_rows_stay, last_call
+from lensbridge.errors import InputError
+from lensbridge.hooks import Callback, require_fired
 from lensbridge.inputs import Prepared, Preparer
+from lensbridge.intervening import InterventionMethods, Interventions
 from lensbridge.parts import Native
-from lensbridge.run import Engine
 from lensbridge.tokens import Side, Tokens
+from lensbridge.vocabulary import NamesFilter, names_points
+
+_INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
 
 
-class GenerationMethods:
+class GenerationMethods(InterventionMethods):
     """What a model offers around generation (`lensbridge.generation` has the pieces)."""
 
     hf_model: nn.Module
     native: Native
-    engine: Engine
     tokens: Tokens
     _preparer: Preparer
 
@@ -39,6 +45,10 @@ class GenerationMethods:
         padding_side: Side | None = None,
         return_type: generation.ReturnType = "input",
         verbose: bool = True,
+        interventions: Interventions = (),
+        return_cache: bool = False,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
         **hf: Any,
     ) -> Any:
         """Continue text with HuggingFace's `generate`; hooks act at every step.
@@ -58,12 +68,23 @@ class GenerationMethods:
             padding_side: left unless asked otherwise.
             return_type: "input" (text for text, ids for ids), "str" or "tokens".
             verbose: show a progress bar.
+            interventions: `lensbridge.interventions` that act while the text is generated; their
+                positions count the prompt and what is added to it.
+            return_cache: also return the activations of every position, the last token's too,
+                which one more pass reads. They are those of a run on the finished ids, up to
+                rounding; keys and values are each position's own, kept once.
+            names_filter: what to keep, as in `run_with_cache`.
+            device: where to keep it.
             hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
                 stopping criteria.
 
         Raises:
             TypeError: a keyword that nobody reads.
             ContextLengthError: prompt and new tokens exceed the context.
+            InputError: an input or an intervention that does not fit; a cache of a beam search.
+
+        Returns:
+            What was generated, or with `return_cache` that and an `ActivationCache`.
 
         Units: `freq_penalty` in logits, after division by the temperature.
         """
@@ -78,6 +99,8 @@ class GenerationMethods:
             attention_mask=mask,
         )
         generation.check_room(prepared, max_new_tokens, self.native.sizes.n_ctx)
+        callbacks = self._intervening(interventions)
+        self.engine.check(prepared, callbacks, max_new_tokens - 1 + return_cache)
         options = {
             "max_new_tokens": max_new_tokens,
             "use_cache": use_past_kv_cache,
@@ -93,10 +116,91 @@ class GenerationMethods:
             max_new_tokens,
         )
         config = generation.generation_config(core, self.tokens, options, stop_at_eos)
-        sequences = self._generate(prepared, config, processors, options)
-        return generation.as_asked(sequences, input, return_type, self.tokens)
+        collector = None
+        if return_cache:
+            collector = self._decoding_collector(config, options, names_filter, device)
+        found = self._generate(prepared, config, processors, options, callbacks, collector)
+        shown = generation.as_asked(found, input, return_type, self.tokens)
+        return shown if collector is None else (shown, self._decoded(collector, prepared, found))
 
-    def _generate(self, prepared: Prepared, config: Any, processors: Any, options: Any) -> Any:
+    def _intervening(self, interventions: Interventions) -> list[Callback]:
+        if not interventions:
+            return []
+        from lensbridge.interventions.plan import callbacks_of
+
+        model: Any = self
+        return callbacks_of(model, interventions)
+
+    def _decoding_collector(
+        self, config: Any, options: dict[str, Any], names_filter: NamesFilter, device: Any
+    ) -> DecodingCollector:
+        check_rows_stay(config, options)
+        names = self.vocabulary.select(names_filter)
+        inside = [name for name in names if ".experts." in name]
+        if inside:
+            raise InputError(
+                f"{inside[0]} has the tokens that an expert was given, in no order that could be "
+                "put together. Run the model on the finished text."
+            )
+        if "hook_logits" in names and "logits_to_keep" in self._preparer.accepted:
+            options.setdefault("logits_to_keep", 0)  # generate() asks for the last position alone
+        fronts = tuple(self.native.front_of(one) for one in self.native.towers)
+        of_encoder = (".cross_attn.hook_k", ".cross_attn.hook_v")
+        return DecodingCollector(
+            self.engine.sites,
+            names,
+            names_points(names_filter),
+            Keep(device),
+            lambda name: name.startswith(fronts) or name.endswith(of_encoder),
+        )
+
+    def _decoded(self, collector: DecodingCollector, prepared: Prepared, found: Any) -> Any:
+        from lensbridge.cache import ActivationCache
+
+        ids = found if isinstance(found, Tensor) else found.sequences
+        mask = collector.progress.mask(encoder=True)
+        decoder_only = not self.native.is_encoder_decoder
+        model: Any = self
+        return ActivationCache(
+            collector.tensors(),
+            self.vocabulary,
+            model=model,
+            tokens=ids if decoder_only else prepared.tokens,
+            attention_mask=None if mask is None or bool(mask.all()) else mask,
+            prepend_bos=prepared.prepend_bos,
+        )
+
+    def _generate(
+        self,
+        prepared: Prepared,
+        config: Any,
+        processors: Any,
+        options: Any,
+        callbacks: list[Callback],
+        collector: DecodingCollector | None,
+    ) -> Any:
+        call = self._call(prepared, config, processors, options)
+        if self.engine.is_idle and not callbacks and collector is None:
+            return call()
+        readers = [] if collector is None else collector.callbacks()
+        # an attachment of its own, so that `hook.step` starts at 0
+        with self.engine.attached([*callbacks, *readers]) as attachment:
+            attachment.count_run()
+            progress = attachment.state.progress
+            progress.named = {k: call.keywords[k] for k in call.keywords if k in _INPUTS}
+            progress.ends = generation.ends(config)
+            if collector is not None:
+                collector.progress = progress
+            found = call()
+            if collector is not None:
+                ids = found if isinstance(found, Tensor) else found.sequences
+                self.engine.root(**last_call(progress, ids))
+        require_fired([*callbacks, *readers])
+        return found
+
+    def _call(
+        self, prepared: Prepared, config: Any, processors: Any, options: Any
+    ) -> "partial[Any]":
         given = (
             {"input_ids": prepared.tokens}
             if prepared.tokens is not None
@@ -108,7 +212,7 @@ class GenerationMethods:
         if mask is None:
             mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
         hf_model: Any = self.hf_model
-        call = partial(
+        return partial(
             hf_model.generate,
             **given,
             attention_mask=mask,
@@ -116,8 +220,3 @@ class GenerationMethods:
             logits_processor=processors,
             **options,
         )
-        if self.engine.is_idle:
-            return call()
-        with self.engine.attached([]) as attachment:  # its own, so that `hook.step` starts at 0
-            attachment.count_run()
-            return call()

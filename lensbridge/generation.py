@@ -103,6 +103,12 @@ def generation_config(
     return config
 
 
+def ends(config: Any) -> tuple[int, ...]:
+    """The ids that end a row."""
+    found = config.eos_token_id
+    return tuple(found) if isinstance(found, list) else (() if found is None else (int(found),))
+
+
 def _filler(*eos: int | list[int] | None) -> int:
     """What stands behind the end of a row that is finished before the others: an EOS, or 0."""
     ids = [one for given in eos for one in (given if isinstance(given, list) else [given])]

@@ -19,7 +19,6 @@ from lensbridge.generate import GenerationMethods
 from lensbridge.gradients import GradientMethods
 from lensbridge.hooks import Callback
 from lensbridge.inputs import Prepared, Preparer
-from lensbridge.intervening import InterventionMethods
 from lensbridge.loss import lm_cross_entropy_loss
 from lensbridge.points import HookMethods, HookPair
 from lensbridge.processed import ProcessingMethods
@@ -48,11 +47,10 @@ class LogitsAndLoss(NamedTuple):
 
 class LensModel(
     SAEMethods,
-    InterventionMethods,
+    GenerationMethods,
     HookMethods,
     WeightMethods,
     TextMethods,
-    GenerationMethods,
     CircuitMethods,
     ProcessingMethods,
     SweepMethods,

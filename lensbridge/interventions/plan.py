@@ -183,6 +183,8 @@ class Plan:
         size = 1 if axes.position is None else value.shape[axes.position]
         total = progress.past + progress.count
         apart = bool(self.tower) or not axes.has_batch or axes.position is None
+        if not progress.past and size != total and self.name != "hook_logits":
+            apart = True  # a decoder that makes its own ids, pictures in the text
         if apart or total < size or self._of_encoder:
             mask = progress.mask(encoder=True) if self.tower == "encoder." else None
             return Window(rows, 0, size, size, mask)
