@@ -201,8 +201,8 @@ def config(hook_name: str, d_in: int, **more: Any) -> Any:
         is_dataset_tokenized=True,
         streaming=False,
         context_size=CONTEXT,
-        training_tokens=10_000,
-        train_batch_size_tokens=256,
+        training_tokens=16_000,
+        train_batch_size_tokens=64,
         store_batch_size_prompts=8,
         n_batches_in_buffer=32,
         lr=4e-3,
@@ -259,7 +259,7 @@ def test_an_sae_trained_by_saelens_explains_more_than_an_untrained_one(
     untrained = scores(runner.sae)
     sae = runner.run()
     trained = scores(sae)
-    assert trained[0] > max(0.5, untrained[0] + 0.1)
+    assert trained[0] > max(0.8, untrained[0])
     assert trained[1] < untrained[1]
     after = hf.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
