@@ -89,7 +89,8 @@ def run_forward(
     if prepared.tokens is not None:
         kwargs["input_ids"] = prepared.tokens
     elif prepared.embeds is not None:
-        kwargs["inputs_embeds"] = prepared.embeds
+        given = prepared.embeds
+        kwargs["inputs_embeds"] = given if span.start is None else _stand_in(native, given)
     stages = _span_stages(native, prepared, span)
     if engine.is_idle and not callbacks and not stages:
         return Outcome(engine.root(**kwargs), None)
@@ -125,8 +126,7 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
         residual = prepared.embeds
         if residual is None:
             raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")
-        first = _entrance(native, span.start)
-        stages.append(Stage(first, "input", -50, _replacing(residual)))
+        stages.append(_entrance(native, span.start, residual))
     if span.stop is not None and span.stop < len(modules):
         stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
     elif span.stop is not None:
@@ -136,14 +136,21 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
     return stages
 
 
-def _entrance(native: Native, layer: int) -> nn.Module:
-    """The module that reads the stream at a layer; behind the last, the final norm or the head."""
+def _stand_in(native: Native, residual: Tensor) -> Tensor:
+    """Embeddings for a run whose layers will not read them: models write into theirs (CTRL), and
+    theirs may have another width than the stream (ELECTRA).
+    """
+    table = None if native.main.embed is None else native.main.embed._parameters.get("weight")
+    width = residual.shape[-1] if table is None else table.shape[-1]
+    return residual.new_zeros(*residual.shape[:-1], width)
+
+
+def _entrance(native: Native, layer: int, residual: Tensor) -> Stage:
+    """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
+    _refuse_start(native, layer)
     if layer < len(native.blocks):
-        return native.blocks[layer].module
-    behind = native.ln_final or native.head_hidden or native.unembed
-    if behind is None:
-        raise InputError(f"start_at_layer={layer}: nothing reads the stream there.")
-    return behind if isinstance(behind, nn.Module) else behind.module
+        return Stage(native.blocks[layer].module, "input", -50, _replacing_input(residual))
+    return Stage(native.blocks[-1].module, "output", -50, _replacing_result(residual))
 
 
 def _refuse_span_of(native: Native) -> None:
@@ -154,8 +161,28 @@ def _refuse_span_of(native: Native) -> None:
         )
 
 
-def _replacing(residual: Tensor) -> Callable[[Call, Chain], None]:
+def _refuse_start(native: Native, layer: int) -> None:
+    if not 0 < layer < len(native.blocks):
+        return
+    kind = type(native.core).__name__
+    if any(block.repeat is not None for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: the layers of {kind} share one module, so none can be "
+            "skipped. Start at 0, or behind the last."
+        )
+    if any(block.mixer is not None and block.mixer.fed_more for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: layers of {kind} read the embeddings beside the stream, so "
+            "the stream alone does not tell what they compute. Start from the tokens."
+        )
+
+
+def _replacing_input(residual: Tensor) -> Callable[[Call, Chain], None]:
     return lambda call, chain: call.replace_input(residual)
+
+
+def _replacing_result(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_result(residual)
 
 
 def _stop_with_input(call: Call, chain: Chain) -> None:

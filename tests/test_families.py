@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 import lensbridge
 from lensbridge import LensModel
-from lensbridge.errors import AbsentPointError, EditError, UnknownPointError, WeightError
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import (
+    AbsentPointError,
+    EditError,
+    InputError,
+    UnknownPointError,
+    WeightError,
+)
 from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
 
@@ -125,6 +132,30 @@ def test_a_late_start_gives_the_same_logits_whatever_layers_return(name: str) ->
     model = tiny(name)
     logits, cache = model.run_with_cache(IDS, "resid_pre")
     assert torch.equal(model(cache["resid_pre", 1], start_at_layer=1), logits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DistilBertForMaskedLM", "RobertaForMaskedLM", "ElectraForMaskedLM", "CTRLLMHeadModel"],
+)
+def test_a_start_behind_the_last_layer_and_one_in_the_middle(name: str) -> None:
+    """Heads behind a transform, embeddings of another width, embeddings that are written into."""
+    model = tiny(name)
+    logits, cache = model.run_with_cache(IDS, names_filter=["resid_pre", "resid_post"])
+    assert isinstance(cache, ActivationCache)
+    given = cache["resid_post", -1].clone()
+    for start, stream in ((1, cache["resid_pre", 1].clone()), (model.cfg.n_layers, given)):
+        kept = stream.clone()
+        torch.testing.assert_close(model(stream, start_at_layer=start), logits)
+        assert torch.equal(stream, kept)
+
+
+@pytest.mark.parametrize("name", ["AlbertForMaskedLM", "ZambaForCausalLM"])
+def test_layers_that_need_more_than_the_stream_are_not_started_at(name: str) -> None:
+    model = tiny(name)
+    stream = torch.zeros(2, 7, model.cfg.d_model)
+    with pytest.raises(InputError, match="start_at_layer=1"):
+        model(stream, start_at_layer=1)
 
 
 def test_transformers_own_recording_sees_an_edit() -> None:

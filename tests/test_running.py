@@ -57,6 +57,8 @@ def test_stopping_and_starting_skip_the_work(family: str) -> None:
     model = lensbridge.load(hf)
     with torch.no_grad():
         recording = record(hf, input_ids=ids)
+        model(recording.inputs[Layer(hf, family, 1).block], start_at_layer=1)
+        # ...which ran layer 0 once, to see what layers of this class return
         ran: list[int] = []
         handles = [
             Layer(hf, family, i).mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
