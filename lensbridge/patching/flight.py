@@ -8,7 +8,7 @@ layer only the positions that the metric reads go to the head.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -95,8 +95,11 @@ class Flight:
             found.setdefault(layer_of(self.cells[i].point) or 0, []).append(i)
         return found
 
-    def run(self) -> list[Tensor] | None:
-        """Logits of each cell, NaN at positions that are not read; None if the control fails."""
+    def run(self) -> list[Callable[[], Tensor]] | None:
+        """Logits of each cell when they are asked for; None if the control fails.
+
+        They are NaN at positions that are not read.
+        """
         base = self.field.base
         rows, order = self._rows()
         wanted = [read for read in self.field.reads if read >= self.start]
@@ -108,7 +111,7 @@ class Flight:
         if not same(control, base.logits[:, wanted]):
             return None
         found = dict(zip(order, parts, strict=True))
-        return [self._whole(found[i], wanted) for i in range(len(self.cells))]
+        return [partial(self._whole, found[i], wanted) for i in range(len(self.cells))]
 
     def _whole(self, part: Tensor, wanted: Sequence[int]) -> Tensor:
         """Logits of one cell where they belong."""
@@ -161,15 +164,21 @@ class Flight:
         """A cell's rows after it was applied; its index counts from the first position."""
         base = self.field.base
         whole = base.shape(cell.point)
-        axis = next((i for i, a in enumerate(base.axes(cell.point)) if a in "pq"), None)
-        if axis is None or rows.shape[axis] == whole[axis]:
+        if tuple(rows.shape) == whole:
             return cell.apply(rows)
-        shape = list(rows.shape)
-        shape[axis] = whole[axis]
-        padded = rows.new_zeros(shape)
-        shown = padded.narrow(axis, self.start, rows.shape[axis])
-        shown.copy_(rows)
-        return cell.apply(padded).narrow(axis, self.start, rows.shape[axis])
+        place = tuple(
+            self._along(letter, length)
+            for letter, length in zip(base.axes(cell.point), rows.shape, strict=True)
+        )
+        padded = base.cache[cell.point].clone()  # at the cell's own layer nothing differs yet
+        padded[place] = rows
+        return cell.apply(padded)[place]
+
+    def _along(self, letter: str, length: int) -> slice:
+        """Where the entries of one axis belong in the whole activation."""
+        late = letter in "pq" and length == self.field.end - self.start
+        begin = self.start if late else 0
+        return slice(begin, begin + length)
 
 
 def _copies(rows: Tensor, count: int) -> Tensor:

@@ -37,7 +37,8 @@ class Prefix:
         cache = DynamicCache()
         for i, (keys, values) in enumerate(self.layers):
             count = copies if i in running else 1
-            cache.layers.append(_layer(_copied(keys, length, count), _copied(values, length, count)))
+            own = (_copied(one, length, count) for one in (keys, values))
+            cache.layers.append(_layer(*own))
         return cache
 
 
@@ -78,6 +79,7 @@ def prefix_of(base: Base) -> "Prefix | str":
         )
     except Exception as error:  # whatever a native model raises with a cache that is not its own
         return f"the model takes no plain key/value cache ({type(error).__name__})"
+    assert isinstance(logits, Tensor)
     if not same(logits, base.logits[:, :-1]):
         return "earlier positions see later ones"
     layers = tuple((one.keys, one.values) for one in cache.layers if one.is_initialized)

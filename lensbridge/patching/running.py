@@ -1,31 +1,33 @@
-"""How the cells of a sweep are run: one forward pass for each, or many of one layer at a time.
+"""How the cells of a sweep are run: one forward pass for each, or many together in flights.
 
-Both give the same numbers (up to rounding). The first is the definition; the second makes a batch
-of cells, each the whole input once, and starts at the layer that they patch, from the stream that
-the unpatched run had there.
+Both give the same numbers up to rounding. The first is the definition; `flight.py` has the second.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lensbridge.errors import InputError
-from lensbridge.hooks import Hook
 from lensbridge.names import layer_of, stack_of
 from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell
+from lensbridge.patching.flight import Field, Flight
 from lensbridge.patching.metric import Metrics
+from lensbridge.patching.prefix import Prefix, prefix_of
+from lensbridge.patching.reads import positions_read
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 MAX_BATCH_TOKENS = 4096
 """Positions in one batch of cells, by default."""
+
+ENOUGH_TOKENS = 1024
+"""Positions in a batch from which on more of them cost in proportion."""
 
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
 
@@ -92,25 +94,34 @@ def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engin
 
     try:
         with torch.no_grad(), bar:
-            _run_all(base, cells, engine, keep, run)
+            _run_all(base, cells, metrics, engine, keep, run)
     except KeyboardInterrupt:
         run.partial = True
     return run
 
 
-def _run_all(base: Base, cells: Sequence[Cell], engine: Engine, keep: Keep, run: Run) -> None:
+def _run_all(
+    base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engine, keep: Keep, run: Run
+) -> None:
     if engine.exact:
         run.reasons.append("asked for")
-        single = list(range(len(cells)))
-    else:
-        why = [why_single(base, cell) for cell in cells]
-        run.reasons += [one for one in why if one is not None]
-        _refuse_single(engine, run.reasons)
-        single = [i for i, one in enumerate(why) if one is not None]
-        many = [i for i, one in enumerate(why) if one is None]
-        for layer, indices in _by_layer(cells, many):
-            Layer(base, layer, engine, run.reasons).run(cells, indices, keep)
-    for i in single:
+        _run_single(base, cells, range(len(cells)), keep)
+        return
+    why = [why_single(base, cell) for cell in cells]
+    run.reasons += [one for one in why if one is not None]
+    _refuse_single(engine, run.reasons)
+    together = [i for i, one in enumerate(why) if one is None]
+    if together:
+        found = prefix_of(base)
+        reads = positions_read(metrics, base.logits)
+        field = Field(base, found if isinstance(found, Prefix) else None, reads)
+        for i in _run_together(field, cells, together, engine, keep, run.reasons):
+            keep(i, base.patched([cells[i]]))
+    _run_single(base, cells, [i for i, one in enumerate(why) if one is not None], keep)
+
+
+def _run_single(base: Base, cells: Sequence[Cell], indices: Iterable[int], keep: Keep) -> None:
+    for i in indices:
         keep(i, base.patched([cells[i]]))
 
 
@@ -119,17 +130,80 @@ def _refuse_single(engine: Engine, reasons: Sequence[str]) -> None:
         raise InputError(f"These cells cannot be run in batches: {reasons[0]}. Pass exact=True.")
 
 
-def _by_layer(cells: Sequence[Cell], indices: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    def layer(i: int) -> int:
-        found = layer_of(cells[i].point)
-        assert found is not None
-        return found
-
-    for one, group in groupby(sorted(indices, key=layer), layer):
-        yield one, list(group)
+# --- flights -----------------------------------------------------------------------------------
 
 
-# --- batches -----------------------------------------------------------------------------------
+def _run_together(
+    field: Field,
+    cells: Sequence[Cell],
+    indices: Sequence[int],
+    engine: Engine,
+    keep: Keep,
+    reasons: list[str],
+) -> Iterator[int]:
+    """Run cells in flights; gives the indices of those that no flight can take."""
+    flying = []
+    for i in indices:
+        if field.start(cells[i]) >= field.end or _changes_nothing(field.base, cells[i]):
+            keep(i, field.base.logits)
+        else:
+            flying.append(i)
+    for group in _groups(field, cells, flying, engine.max_batch_tokens):
+        logits = _flown(field, [cells[i] for i in group], reasons)
+        if logits is None:
+            _refuse_single(engine, reasons)
+            yield from group
+            continue
+        for i, one in zip(group, logits, strict=True):
+            keep(i, one())
+
+
+def _flown(
+    field: Field, cells: Sequence[Cell], reasons: list[str]
+) -> "list[Callable[[], Tensor]] | None":
+    """Logits of cells, with the prefix reused, else without; None where neither can be."""
+    start = min(field.start(cell) for cell in cells)
+    whole = replace(field, prefix=None)
+    flights = [Flight(field, cells, start)] if field.prefix else []
+    for flight in [*flights, Flight(whole, cells, 0)]:
+        try:
+            logits = flight.run()
+        except Exception as error:  # whatever a native model raises when it is started late
+            why = f"starting at layer {min(flight.joining)} raised {type(error).__name__}: {error}"
+            continue
+        if logits is not None:
+            return logits
+        why = f"started at layer {min(flight.joining)} the model gives other logits"
+    reasons.append(why)
+    return None
+
+
+def _groups(
+    field: Field, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
+) -> Iterator[list[int]]:
+    """Cells that fly together: those that begin at one position, or at a few where that is enough.
+
+    Rows begin at the first position of their group, so cells further on compute more than they
+    need; but a batch of few rows costs nearly as much as one of many.
+    """
+    starts = {i: field.start(cells[i]) for i in indices}
+    group: list[int] = []
+    for i in sorted(indices, key=lambda i: (starts[i], layer_of(cells[i].point))):
+        if group:
+            tokens = (len(group) + 2) * field.base.batch * (field.end - starts[group[0]])
+            enough = starts[i] != starts[group[0]] and tokens > ENOUGH_TOKENS
+            if enough or tokens > max_tokens:
+                yield group
+                group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _changes_nothing(base: Base, cell: Cell) -> bool:
+    """Whether a cell writes what is there already, as where two prompts begin alike."""
+    there = base.cache[cell.point]
+    return torch.equal(cell.apply(there.clone()), there)
 
 
 def entrances(model: "LensModel", cells: Sequence[Cell]) -> list[str]:
@@ -158,98 +232,3 @@ def why_single(base: Base, cell: Cell) -> str | None:
     if base.axes(cell.point)[0] != "b":
         return f"{cell.point} has no batch axis"
     return None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Cells of one layer, run in batches that start there.
-
-    Beside the cells of its first batch runs one that patches nothing. If its logits are not the
-    unpatched run's, or the model cannot start there, the layer's cells run one by one.
-    """
-
-    base: Base
-    layer: int
-    engine: Engine
-    reasons: list[str]
-
-    @property
-    def _size(self) -> int:
-        """Cells in a batch."""
-        return max(1, self.engine.max_batch_tokens // self.base.n_tokens)
-
-    def run(self, cells: Sequence[Cell], indices: Sequence[int], keep: Keep) -> None:
-        """Run the cells with these indices and keep the logits of each."""
-        size, start = self._size, 0
-        while start < len(indices):
-            control = start == 0
-            chunk = indices[start : start + max(1, size - control)]
-            parts = self._batch([cells[i] for i in chunk], control)
-            if parts is None:
-                self._run_single(cells, indices, keep)
-                return
-            for i, logits in zip(chunk, parts, strict=True):
-                keep(i, logits)
-            start += len(chunk)
-
-    def _run_single(self, cells: Sequence[Cell], indices: Sequence[int], keep: Keep) -> None:
-        _refuse_single(self.engine, self.reasons)
-        for i in indices:
-            keep(i, self.base.patched([cells[i]]))
-
-    def _batch(self, cells: Sequence[Cell], control: bool) -> list[Tensor] | None:
-        """Logits of each cell; None where the control shows that batches are not the same."""
-        if not control:
-            return self._forward(cells, len(cells))
-        try:
-            parts = self._forward(cells, len(cells) + 1)
-        except Exception as error:  # whatever a native model raises when it is started late
-            self.reasons.append(f"starting at layer {self.layer} raised {type(error).__name__}")
-            return None
-        if not _same(parts[-1], self.base.logits):
-            self.reasons.append(f"started at layer {self.layer} the model gives other logits")
-            return None
-        return parts[:-1]
-
-    def _forward(self, cells: Sequence[Cell], count: int) -> list[Tensor]:
-        """Logits of `count` copies of the input, the first of which are patched."""
-        base, prefix = self.base, self.base.model.native.main.prefix
-        resid = base.cache[f"{prefix}.{self.layer}.hook_resid_pre"]
-        mask = base.cache.attention_mask
-        logits = base.model.run_with_hooks(
-            _copies(resid, count),
-            _hooks(cells, base.batch),
-            start_at_layer=self.layer,
-            attention_mask=None if mask is None else _copies(mask, count),
-        )
-        assert isinstance(logits, Tensor)
-        return list(logits.split(base.batch))
-
-
-def _copies(rows: Tensor, count: int) -> Tensor:
-    return rows.repeat(count, *[1] * (rows.ndim - 1))
-
-
-def _hooks(cells: Sequence[Cell], batch: int) -> list[tuple[Any, Any]]:
-    """One hook for each point, which hands each cell the rows that are its own."""
-    by_point: dict[Any, list[tuple[int, Cell]]] = {}
-    for i, cell in enumerate(cells):
-        by_point.setdefault(cell.point, []).append((i, cell))
-
-    def hook(own: Sequence[tuple[int, Cell]]) -> Callable[[Tensor, Hook], None]:
-        def patch(activation: Tensor, hook: Hook) -> None:
-            for i, cell in own:
-                rows = activation[i * batch : (i + 1) * batch]
-                given = cell.apply(rows)
-                if given is not rows:
-                    rows.copy_(given)
-
-        return patch
-
-    return [(point, hook(own)) for point, own in by_point.items()]
-
-
-def _same(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two logits are the same up to the rounding of another batch size."""
-    wide, eps = wanted.abs().max(), torch.finfo(wanted.dtype).eps
-    return bool((found - wanted).abs().max() <= wide * min(0.05, 1000 * eps))
