@@ -80,8 +80,9 @@ def test_a_cache_holds_values_and_gradients(net: Net) -> None:
     assert list(only) == ["hook_out"]
 
 
-def test_a_backward_hook_may_change_the_gradient(net: Net) -> None:
-    with net.hooks(bwd_hooks=[("inner.hook_mid", lambda grad, hook: grad * 2)]):
+@pytest.mark.parametrize("double", [lambda grad, hook: grad * 2, lambda grad, hook: (grad * 2,)])
+def test_a_backward_hook_may_change_the_gradient(net: Net, double: Any) -> None:
+    with net.hooks(bwd_hooks=[("inner.hook_mid", double)]):
         net(X).sum().backward()
     doubled = net.inner["up"].weight.grad.clone()
     net.zero_grad()

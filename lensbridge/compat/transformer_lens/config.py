@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from lensbridge.config import LensConfig
 from lensbridge.errors import InputError, suggest
+from lensbridge.model import LensModel
 
 _NO_BOS = frozenset(
     {
@@ -194,13 +194,14 @@ def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
         raise InputError(f"There is no dtype {dtype!r} for weights; use one of {known}.") from None
 
 
-def config_of(lens: LensConfig, **known: Any) -> HookedTransformerConfig:
+def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
     """The config of a model that lensbridge has open.
 
     Args:
-        lens: what lensbridge says of it.
+        model: what lensbridge opened.
         known: fields to set beside.
     """
+    lens = model.cfg
     hf = lens.hf.get_text_config().to_dict()
     grouped = lens.n_key_value_heads != lens.n_heads
     said = {
@@ -225,7 +226,7 @@ def config_of(lens: LensConfig, **known: Any) -> HookedTransformerConfig:
         "positional_embedding_type": lens.positional_embedding_type,
         "rotary_dim": lens.rotary_dim,
         "rotary_base": lens.rotary_base or 10000,
-        "gated_mlp": lens.gated_mlp,
+        "gated_mlp": any(name.endswith(".W_gate") for name in model.weight_names),
         "num_experts": lens.n_experts,
         "experts_per_token": hf.get("num_experts_per_tok"),
         "parallel_attn_mlp": lens.parallel_attn_mlp,
@@ -238,6 +239,6 @@ def config_of(lens: LensConfig, **known: Any) -> HookedTransformerConfig:
         "init_weights": False,
         "default_prepend_bos": lens.original_architecture not in _NO_BOS,
         "dtype": lens.dtype,
-        "device": lens.device,
+        "device": str(lens.device),
     }
     return HookedTransformerConfig(**{**said, **known})

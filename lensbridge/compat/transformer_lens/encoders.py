@@ -24,7 +24,7 @@ class _Encoding(TextMethods, CircuitMethods, Switches, LensRoot):
     def of(cls: type[T], lens: LensModel, **known: Any) -> T:
         """A model that lensbridge has open already."""
         self = object.__new__(cls)
-        LensRoot.__init__(self, lens, config_of(lens.cfg, **known))
+        LensRoot.__init__(self, lens, config_of(lens, **known))
         return self
 
     @classmethod
@@ -82,7 +82,7 @@ class HookedEncoder(_Encoding):
             encoded = self.tokenizer(input, return_tensors="pt", padding=True).to(self.lens.device)
             tokens = encoded["input_ids"]
             mask = encoded["attention_mask"] if mask is None else mask
-            more = {"token_type_ids": encoded["token_type_ids"], **more}
+            more = {**({} if token_type_ids is not None else _types(encoded)), **more}
         return {
             "input": tokens,
             "return_type": return_type,
@@ -90,6 +90,10 @@ class HookedEncoder(_Encoding):
             **more,
             **hf,
         }
+
+
+def _types(encoded: Any) -> dict[str, Tensor]:
+    return {name: encoded[name] for name in encoded if name == "token_type_ids"}
 
 
 class HookedEncoderDecoder(_Encoding):

@@ -109,7 +109,8 @@ def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[Le
     lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
     said = {name: vars(cfg)[name] for name in _FREE - {"device", "attn_scale", "n_params"}}
     said["original_architecture"] = type(hf_model).__name__
-    return lens, config_of(lens.cfg, **said)
+    said["normalization_type"] = cfg.normalization_type
+    return lens, config_of(lens, **said)
 
 
 def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:

@@ -49,4 +49,4 @@ def get_pretrained_model_config(model_name: str, **hf_kwargs: Any) -> HookedTran
     hf_config = AutoConfig.from_pretrained(source, **hf_kwargs)
     with torch.device("meta"):
         hf_model = AutoModelForCausalLM.from_config(hf_config)
-    return config_of(lensbridge.load(hf_model, derive=False).cfg)
+    return config_of(lensbridge.load(hf_model, derive=False))

@@ -176,7 +176,7 @@ def _pythia() -> dict[str, tuple[str, ...]]:
 
 
 def _tiny_stories() -> dict[str, tuple[str, ...]]:
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for kind in ("", "Instruct-"):
         for size in ("1M", "3M", "8M", "28M", "33M", "1Layer-21M", "2Layers-33M"):
             name = f"TinyStories-{kind}{size}"

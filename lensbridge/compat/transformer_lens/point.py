@@ -169,4 +169,6 @@ def call(hook: HookFunction, value: Tensor, point: HookPoint) -> Any:
         by_name = "hook" in inspect.signature(hook).parameters
     except ValueError:  # builtins without a signature
         by_name = False
-    return hook(value, hook=point) if by_name else hook(value, point)
+    returned = hook(value, hook=point) if by_name else hook(value, point)
+    # gradients are returned in a tuple where notebooks follow PyTorch's own hooks
+    return returned[0] if isinstance(returned, tuple) and len(returned) == 1 else returned

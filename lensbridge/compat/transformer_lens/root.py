@@ -266,7 +266,7 @@ class LensRoot(HookedRootModule):
         """Every weight under its TransformerLens name."""
         return {name: read().detach() for name, read in self.weights.stored.items()}
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> None:
         """Write weights into the model, under their TransformerLens or native names.
@@ -280,10 +280,10 @@ class LensRoot(HookedRootModule):
             return
         self.weights.write(self.weights.fitting(state_dict, strict))
 
-    def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
+    def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:
         """Move the model in place, or change its dtype."""
         self.hf_model.to(*args, **kwargs)
-        self.cfg.device, self.cfg.dtype = self.lens.device, self.lens.dtype
+        self.cfg.device, self.cfg.dtype = str(self.lens.device), self.lens.dtype
         return self
 
     def cuda(self, device: Any = None) -> Any:

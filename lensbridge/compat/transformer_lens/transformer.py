@@ -63,7 +63,7 @@ class HookedTransformer(TextMethods, CircuitMethods, Switches, LensRoot):
             known: fields of the config to set.
         """
         self = object.__new__(cls)
-        LensRoot.__init__(self, lens, config_of(lens.cfg, **known))
+        LensRoot.__init__(self, lens, config_of(lens, **known))
         self._note_processing()
         return self
 
