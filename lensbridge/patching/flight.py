@@ -59,16 +59,21 @@ class Field:
         base: the unpatched run; it kept the stream at each layer where a cell joins.
         prefix: keys and values of that run, or None where rows hold every position.
         reads: the positions of the logits that the metric reads.
+        end: behind the last position that matters.
     """
 
     base: Base
     prefix: Prefix | None
     reads: Sequence[int]
+    end: int
 
-    @property
-    def end(self) -> int:
-        """Behind the last position that matters."""
-        return self.reads[-1] + 1 if self.prefix is not None else self.base.logits.shape[1]
+    @classmethod
+    def of(
+        cls, base: Base, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Cell]
+    ) -> "Field":
+        """The field of some cells. A pattern may be told to look ahead, so it needs every key."""
+        whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
+        return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)
 
     def start(self, cell: Cell) -> int:
         """Where the rows of a cell may begin."""

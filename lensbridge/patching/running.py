@@ -4,7 +4,7 @@ Both give the same numbers up to rounding. The first is the definition; `flight.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 MAX_BATCH_TOKENS = 4096
-"""Positions in one batch of cells, by default."""
+"""Positions in one batch of cells, by default: from here on more of them cost in proportion."""
 
 ENOUGH_TOKENS = 1024
 """Positions in a batch from which on more of them cost in proportion."""
@@ -46,6 +46,12 @@ class Engine:
     exact: bool | None = None
     max_batch_tokens: int = MAX_BATCH_TOKENS
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_batch_tokens < 1:
+            raise InputError(
+                f"max_batch_tokens={self.max_batch_tokens}: no batch has fewer than 1 position."
+            )
 
 
 @dataclass
@@ -114,7 +120,8 @@ def _run_all(
     if together:
         found = prefix_of(base)
         reads = positions_read(metrics, base.logits)
-        field = Field(base, found if isinstance(found, Prefix) else None, reads)
+        prefix = found if isinstance(found, Prefix) else None
+        field = Field.of(base, prefix, reads, [cells[i] for i in together])
         for i in _run_together(field, cells, together, engine, keep, run.reasons):
             keep(i, base.patched([cells[i]]))
     _run_single(base, cells, [i for i, one in enumerate(why) if one is not None], keep)
@@ -163,7 +170,7 @@ def _flown(
 ) -> "list[Callable[[], Tensor]] | None":
     """Logits of cells, with the prefix reused, else without; None where neither can be."""
     start = min(field.start(cell) for cell in cells)
-    whole = replace(field, prefix=None)
+    whole = Field.of(field.base, None, field.reads, cells)
     flights = [Flight(field, cells, start)] if field.prefix else []
     for flight in [*flights, Flight(whole, cells, 0)]:
         try:

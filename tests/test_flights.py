@@ -1,0 +1,238 @@
+"""Flights: what a sweep leaves out is what cannot differ, and what it leaves in is exact."""
+
+from typing import Any
+
+import pytest
+import torch
+from lensbridge_adapters import lensbridge_architectures
+from tiny_models import Shape, build, left_padded, tokens
+from torch import Tensor, nn
+
+import lensbridge
+from lensbridge import LensModel
+from lensbridge.errors import InputError
+from lensbridge.patching import Cell
+from lensbridge.patching.base import Base
+from lensbridge.patching.flight import position_of
+from lensbridge.patching.metric import Metrics
+from lensbridge.patching.prefix import Prefix, prefix_of
+from lensbridge.patching.reads import positions_read
+from lensbridge.patching.setters import (
+    layer_head_pattern_patch_setter,
+    layer_head_pos_pattern_patch_setter,
+    layer_pos_head_vector_patch_setter,
+)
+from lensbridge.testing import tiny_model
+
+ALL = slice(None)
+
+
+def named(name: str, **fields: Any) -> LensModel:
+    found = next(one for one in lensbridge_architectures() if name in one.classes)
+    return lensbridge.load(tiny_model(found, name, **fields))
+
+
+def cells_of(model: LensModel, length: int) -> list[Cell]:
+    """At every position of the stream, of heads, keys and patterns."""
+    cells = []
+    for layer in range(model.cfg.n_layers):
+        for pos in range(length):
+            for point, index in (
+                ("resid_pre", (ALL, pos)),
+                ("z", (ALL, pos, 1)),
+                ("k", (ALL, slice(pos, pos + 2), 0)),
+                ("rot_k", (ALL, pos, 0)),
+                ("pattern", (ALL, 1, pos)),
+                ("mlp_out", (0, pos)),
+            ):
+                if has(model, point):
+                    cells.append(Cell((point, layer), index, 0.3 + layer))
+    return cells
+
+
+def has(model: LensModel, point: str) -> bool:
+    attn = model.native.blocks[0].attn
+    if point == "k" and attn is not None and attn.latent is not None:
+        return False  # all heads share a part of the key, so it is no place for an edit
+    return point != "rot_k" or f"blocks.0.attn.hook_{point}" in model.vocabulary.index
+
+
+METRICS = {
+    "last": lambda logits: logits[:, -1, :5].sum(-1),
+    "third": lambda logits: logits[:, 2].amax(-1),
+    "several": lambda logits: logits[:, 1, 3] * logits[:, -2, 4],
+    "rank": lambda logits: (logits[:, 4].argsort(-1) == 7).float().argmax(-1),
+    "all": lambda logits: logits.log_softmax(-1).mean((1, 2)),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_every_metric_gives_what_single_runs_give(family: str, metric: str) -> None:
+    model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
+    ids = tokens(2, 6)
+    cells = cells_of(model, 6)
+    asked = {"reduce": "none", "baseline": True}
+    many = model.sweep(ids, cells, METRICS[metric], max_batch_tokens=300, **asked)  # type: ignore[arg-type]
+    one = model.sweep(ids, cells, METRICS[metric], exact=True, **asked)  # type: ignore[arg-type]
+    assert many.engine == "batched"
+    torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
+    assert not torch.equal(one.values[0], one.values[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("MistralForCausalLM", {"sliding_window": 3}),
+        ("Gemma2ForCausalLM", {"sliding_window": 3}),
+        ("GptOssForCausalLM", {"sliding_window": 3}),
+        ("DeepseekV3ForCausalLM", {}),
+        ("MixtralForCausalLM", {}),
+        ("BloomForCausalLM", {}),
+        ("FalconForCausalLM", {}),
+    ],
+)
+def test_prefixes_of_windows_latents_and_biases(name: str, fields: dict[str, Any]) -> None:
+    model = named(name, **fields)
+    ids = tokens(1, 9)
+    cells = cells_of(model, 9)
+    read = METRICS["last"]
+    many = model.sweep(ids, cells, read, reduce="none")
+    assert many.engine == "batched"
+    one = model.sweep(ids, cells, read, reduce="none", exact=True)
+    torch.testing.assert_close(many.values, one.values, rtol=5e-6, atol=5e-6)
+
+
+def test_prefixes_of_padded_rows() -> None:
+    ids, mask = left_padded(3, 7)
+    for family in ("gpt2", "llama"):
+        model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
+        given = {"input_ids": ids, "attention_mask": mask}
+        cells = cells_of(model, 7)
+        many = model.sweep(given, cells, METRICS["last"], reduce="none")
+        one = model.sweep(given, cells, METRICS["last"], reduce="none", exact=True)
+        assert many.engine == "batched"
+        torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
+
+
+class Counted:
+    """How many positions go through each layer's MLP, and through the head."""
+
+    def __init__(self, model: LensModel) -> None:
+        native: Any = model.hf_model
+        self.layers = [0] * len(native.transformer.h)
+        self.head = 0
+        for i, block in enumerate(native.transformer.h):
+            block.mlp.register_forward_hook(self._of(i))
+        native.lm_head.register_forward_hook(self._of(None))
+
+    def _of(self, i: int | None) -> Any:
+        def hook(_: nn.Module, args: Any, out: Tensor) -> None:
+            if i is None:
+                self.head += out.shape[0] * out.shape[1]
+            else:
+                self.layers[i] += out.shape[0] * out.shape[1]
+
+        return hook
+
+
+def test_a_sweep_computes_what_can_differ() -> None:
+    model = lensbridge.load(build(Shape("gpt2", layers=3)))
+    length = 8
+    cells = [Cell(("resid_pre", i), (ALL, p), 1.0) for i in range(3) for p in range(length)]
+    model.sweep(tokens(1, length), cells, METRICS["last"], reduce="none")  # knows the layers now
+    seen = Counted(model)
+    model.sweep(tokens(1, length), cells, METRICS["last"], reduce="none", max_batch_tokens=16)
+    unpatched = 2 * length  # the base run, and the one for keys and values
+    control = sum(range(length + 1))
+    assert seen.layers[0] <= unpatched + 3 * 2 * control
+    assert seen.layers[2] <= unpatched + 3 * 2 * control * 2
+    assert seen.layers[0] < seen.layers[2]
+    assert seen.head <= unpatched + 2 * len(cells)
+
+
+def test_cells_that_cannot_matter_are_not_run() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    ids = tokens(1, 6)
+    _, cache = model.run_with_cache(ids)
+    same = [Cell(("resid_pre", 1), (ALL, p), cache["resid_pre", 1][:, p]) for p in range(6)]
+    late = [Cell(("resid_pre", 1), (ALL, p), 5.0) for p in (3, 4, 5)]
+    seen = Counted(model)
+    found = model.sweep(ids, [*same, *late], METRICS["third"], reduce="none", baseline=True)
+    assert seen.head <= 2 * 6
+    assert torch.equal(found.values, found.baseline.expand_as(found.values))  # type: ignore[union-attr]
+
+
+# --- what is read, where a cell begins, whose prefix can be kept -------------------------------
+
+
+def test_the_positions_that_metrics_read() -> None:
+    logits = torch.randn(2, 5, 7)
+
+    def read(reduce: Any = "none", **functions: Any) -> list[int]:
+        return positions_read(Metrics.of(functions, reduce), logits)
+
+    ends = torch.tensor([1, 3])
+    assert read(last=METRICS["last"]) == [4]
+    assert read(third=METRICS["third"]) == [2]
+    assert read(each=lambda x: x[torch.arange(2), ends, 0]) == [1, 3]
+    assert read(last=METRICS["last"], third=METRICS["third"]) == [2, 4]
+    assert read(all=METRICS["all"]) == [0, 1, 2, 3, 4]
+    assert read(count=lambda x: (x[:, 1] > 0).sum(-1)) == [0, 1, 2, 3, 4]  # no gradient to ask
+    assert read(top=lambda x: x[:, -1].argmax(-1)) == [4]
+    assert read("scalar", mean=lambda x: x[:, 1:3].mean()) == [1, 2]
+
+
+def test_where_a_cell_begins() -> None:
+    stream, heads, pattern = ["b", "p", "m"], ["b", "p", "h", "d"], ["b", "h", "q", "k"]
+    assert position_of(Cell("x", (ALL, 4), 0.0), stream) == 4
+    assert position_of(Cell("x", (ALL, [5, 2]), 0.0), stream) == 2
+    assert position_of(Cell("x", (ALL, slice(3, None), 1), 0.0), heads) == 3
+    assert position_of(Cell("x", (0, 1, 6, 2), 0.0), pattern) == 6
+    assert position_of(Cell("x", [1, 3, 2], 0.0, layer_pos_head_vector_patch_setter), heads) == 3
+    assert position_of(Cell("x", [1, 0, 5], 0.0, layer_head_pos_pattern_patch_setter), pattern) == 5
+    for unknown in (
+        Cell("x", (ALL, -1), 0.0),
+        Cell("x", (..., 3), 0.0),
+        Cell("x", (ALL, torch.tensor([3, 4])), 0.0),
+        Cell("x", 0, 0.0),
+        Cell("x", (ALL, 4), 0.0, lambda activation, index, value: activation),
+        Cell("x", [1, 0], 0.0, layer_head_pattern_patch_setter),
+    ):
+        assert position_of(unknown, pattern if unknown.index == [1, 0] else stream) == 0
+
+
+def test_whose_prefix_can_be_kept() -> None:
+    def found(name: str) -> Prefix | str:
+        model = named(name)
+        base = Base.run(model, tokens(2, 6), ["resid_pre"])
+        with torch.no_grad():
+            return prefix_of(base)
+
+    llama = found("LlamaForCausalLM")
+    assert isinstance(llama, Prefix)
+    assert llama.layers[0][0].shape[2] == 5
+    assert isinstance(found("BertForMaskedLM"), str)
+    assert isinstance(found("MambaForCausalLM"), str)
+    assert isinstance(found("JambaForCausalLM"), str)
+
+
+def test_a_sweep_that_does_not_fit_is_refused_before_it_begins() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    with pytest.raises(InputError, match="max_batch_tokens=0"):
+        model.sweep(tokens(), [Cell(("z", 0), (ALL, 0), 0.0)], len, max_batch_tokens=0)
+
+
+def test_a_model_that_looks_ahead_keeps_no_prefix() -> None:
+    native = build(Shape("gpt2", dtype=torch.float64))
+    native.transformer.h[0].mlp.register_forward_hook(lambda _, args, out: out + out.mean(1, True))
+    model = lensbridge.load(native)
+    ids = tokens(1, 5)
+    base = Base.run(model, ids, ["resid_pre"])
+    with torch.no_grad():
+        assert prefix_of(base) == "earlier positions see later ones"
+    cells = [Cell(("resid_pre", layer), (ALL, 3), 1.0) for layer in (0, 1)]
+    found = model.sweep(ids, cells, METRICS["third"], reduce="none")
+    exact = model.sweep(ids, cells, METRICS["third"], reduce="none", exact=True)
+    assert found.engine == "batched"
+    torch.testing.assert_close(found.values, exact.values)
