@@ -12,7 +12,12 @@ from tiny_models import Shape, build, tokens
 from torch import Tensor, nn
 
 import lensbridge.compat.transformer_lens as transformer_lens
-from lensbridge.compat.transformer_lens import HookedTransformer, HookedTransformerConfig, loading
+from lensbridge.compat.transformer_lens import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    loading,
+    utils,
+)
 from lensbridge.compat.transformer_lens.names_of_models import checkpoint_revision
 from lensbridge.errors import InputError, LoadError, UnsupportedArchitectureError, WeightError
 from lensbridge.testing.tiny import tiny_from
@@ -262,6 +267,28 @@ def test_the_users_tokenizer_stays_as_it_is() -> None:
     assert tokenizer.padding_side == "right"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("GPTJForCausalLM", "BloomForCausalLM", "FalconForCausalLM", "OPTForCausalLM"),
+        *("Gemma2ForCausalLM", "GraniteForCausalLM", "Olmo2ForCausalLM", "Qwen3ForCausalLM"),
+        *("MixtralForCausalLM", "DeepseekV3ForCausalLM", "MambaForCausalLM", "JambaForCausalLM"),
+        *("FalconH1ForCausalLM", "RecurrentGemmaForCausalLM", "CohereForCausalLM"),
+    ],
+)
+def test_families_of_every_kind_open_processed_and_predict_the_same(name: str) -> None:
+    hf_model: Any = tiny_from(getattr(transformers, name), {}, torch.float32, "eager", 0)
+    model = HookedTransformer.from_pretrained("mine", hf_model=hf_model)
+    ids = tokens(2, 6)
+    with torch.no_grad():
+        wanted = hf_model(ids).logits.log_softmax(-1)
+        logits, cache = model.run_with_cache(ids)
+    close(logits.log_softmax(-1), wanted, atol=2e-3)
+    assert model.blocks[0].hook_resid_pre.name in cache
+    for weight, tensor in model.state_dict().items():
+        assert torch.equal(utils.get_nested_attr(model, weight), tensor)
+
+
 # --- encoders ------------------------------------------------------------------------------------
 
 
@@ -278,6 +305,20 @@ def test_an_encoder_and_an_encoder_decoder() -> None:
     close(both(ids, ids[:, :3]), t5(ids, decoder_input_ids=ids[:, :3]).logits)
     _, cache = both.run_with_cache(ids, ids[:, :3])
     assert cache["decoder.0.cross_attn.hook_pattern"].shape[-2:] == (3, 5)
+
+
+def test_text_for_an_encoder_has_its_special_tokens_and_mask() -> None:
+    from transformers import AutoTokenizer
+
+    from lensbridge.loading import demo_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder())
+    sizes = {"vocab_size": len(tokenizer)}
+    bert: Any = tiny_from(transformers.BertForMaskedLM, sizes, torch.float32, "eager", 0)
+    model = transformer_lens.HookedEncoder.from_pretrained("x", hf_model=bert, tokenizer=tokenizer)
+    rows = tokenizer(["the city", "a"], return_tensors="pt", padding=True)
+    close(model(["the city", "a"]), bert(**rows).logits)
+    close(model("a"), bert(**tokenizer(["a"], return_tensors="pt")).logits)
 
 
 # --- configs and fresh models --------------------------------------------------------------------

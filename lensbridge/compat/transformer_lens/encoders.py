@@ -52,6 +52,14 @@ class _Encoding(TextMethods, CircuitMethods, Switches, LensRoot):
         ).open()
         return cls.of(lens, model_name=model_name.rpartition("/")[2], attention_dir="bidirectional")
 
+    def _encoded(self, input: Any) -> dict[str, Any]:
+        """Text with the special tokens of these models; ids as they are."""
+        texts = [input] if isinstance(input, str) else input
+        if isinstance(texts, Tensor) or not isinstance(texts[0], str):
+            return {"input": input}
+        encoded = self.tokenizer(texts, return_tensors="pt", padding=True).to(self.lens.device)
+        return {"input" if name == "input_ids" else name: encoded[name] for name in encoded}
+
 
 class HookedEncoder(_Encoding):
     """An encoder with a masked-language-model head: BERT and its relatives."""
@@ -77,23 +85,9 @@ class HookedEncoder(_Encoding):
         """
         mask = one_zero_attention_mask if attention_mask is None else attention_mask
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        tokens = input
-        if isinstance(input, str) or (isinstance(input, list) and isinstance(input[0], str)):
-            encoded = self.tokenizer(input, return_tensors="pt", padding=True).to(self.lens.device)
-            tokens = encoded["input_ids"]
-            mask = encoded["attention_mask"] if mask is None else mask
-            more = {**({} if token_type_ids is not None else _types(encoded)), **more}
-        return {
-            "input": tokens,
-            "return_type": return_type,
-            "attention_mask": mask,
-            **more,
-            **hf,
-        }
-
-
-def _types(encoded: Any) -> dict[str, Tensor]:
-    return {name: encoded[name] for name in encoded if name == "token_type_ids"}
+        given = {**self._encoded(input), **more}
+        masked = {} if mask is None else {"attention_mask": mask}
+        return {"return_type": return_type, **given, **masked, **hf}
 
 
 class HookedEncoderDecoder(_Encoding):
@@ -117,18 +111,9 @@ class HookedEncoderDecoder(_Encoding):
             hf: for the HuggingFace model.
         """
         more = {} if decoder_input is None else {"decoder_input_ids": decoder_input}
-        tokens, mask = input, one_zero_attention_mask
-        if isinstance(input, str) or (isinstance(input, list) and isinstance(input[0], str)):
-            encoded = self.tokenizer(input, return_tensors="pt", padding=True).to(self.lens.device)
-            tokens = encoded["input_ids"]
-            mask = encoded["attention_mask"] if mask is None else mask
-        return {
-            "input": tokens,
-            "return_type": return_type,
-            "attention_mask": mask,
-            **more,
-            **hf,
-        }
+        mask = one_zero_attention_mask
+        masked = {} if mask is None else {"attention_mask": mask}
+        return {"return_type": return_type, **self._encoded(input), **more, **masked, **hf}
 
 
 __all__ = ["HookedEncoder", "HookedEncoderDecoder"]
