@@ -4,13 +4,19 @@ They compile to hooks, so they combine with hooks, caches, SAEs and with one ano
 """
 
 from lensbridge.interventions.columns import Positions
+from lensbridge.interventions.das import DASResult, fit_das
+from lensbridge.interventions.document import from_json, to_json
 from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
+from lensbridge.interventions.steering import steering_vector
+from lensbridge.interventions.tracing import CausalTrace, causal_trace
 from lensbridge.interventions.when import When
 
 __all__ = [
     "Add",
+    "CausalTrace",
+    "DASResult",
     "Intervention",
     "Mean",
     "Noise",
@@ -23,4 +29,9 @@ __all__ = [
     "Swap",
     "When",
     "Zero",
+    "causal_trace",
+    "fit_das",
+    "from_json",
+    "steering_vector",
+    "to_json",
 ]

@@ -14,7 +14,7 @@ from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Given, Source
 
 
-def _blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
+def blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
     """A new value where there is one, the region's own elsewhere."""
     shape = inside.shape + (1,) * (region.value.ndim - 2)
     return torch.where(inside.reshape(shape), new, region.value)
@@ -55,7 +55,7 @@ class Mean(Intervention):
             return mean.expand_as(region.value)
         value, inside, real = given.paired(region, None)
         mean = _mean(value, real.to(value.device).expand(len(value), -1), (0,))
-        return _blended(region, mean, inside.any(0, keepdim=True))
+        return blended(region, mean, inside.any(0, keepdim=True))
 
     def _of_all(self, region: Region, given: Given | None) -> Tensor:
         place, window = region.place, region.window if given is None else given.window
@@ -99,7 +99,7 @@ class Resample(Intervention):
         value, inside, _ = given.paired(region, None)
         chosen = drawn(len(value), rows, self.seed).to(value.device)
         kept = inside if len(inside) == 1 else inside[chosen.to(inside.device)]
-        return _blended(region, value[chosen], kept)
+        return blended(region, value[chosen], kept)
 
     def check_rows(self, rows: int, what: str) -> None:
         if self.source is None and rows < 2:
@@ -170,10 +170,10 @@ class Swap(Intervention):
         if given is None:
             partners = self._partners(rows).to(region.value.device)
             inside = region.inside.expand(rows, -1)
-            return _blended(region, region.value[partners], inside[partners])
+            return blended(region, region.value[partners], inside[partners])
         value, inside, _ = given.paired(region, self.source_positions)
         what = f"{region.place.name}: the source"
-        return _blended(region, repeated(value, rows, what), repeated(inside, rows, what))
+        return blended(region, repeated(value, rows, what), repeated(inside, rows, what))
 
     def _partners(self, rows: int) -> Tensor:
         if self.partners is not None:

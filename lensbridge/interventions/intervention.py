@@ -53,6 +53,8 @@ class Intervention(ABC):
     def __post_init__(self) -> None:
         if self.site is None:
             raise InputError(f"{type(self).__name__} has no site: name a point.")
+        if isinstance(self.site, list):
+            self._set("site", tuple(self.site))
         self._set("positions", normalized(self.positions))
         self._set("keys", normalized(self.keys))
         self._set("heads", _indices("heads", self.heads))

@@ -1,0 +1,171 @@
+"""Distributed alignment search: the subspace in which a model keeps a variable, learned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.interventions.columns import Positions
+from lensbridge.interventions.exchange import Swap
+from lensbridge.interventions.search import Schedule, Search, as_far, within
+from lensbridge.names import Name
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+@dataclass(frozen=True, eq=False)
+class DASResult:
+    """A learned subspace, and how well interchanging it does what was asked.
+
+    Args:
+        site: canonical name of the point.
+        subspace: `[d, k]`, orthonormal columns.
+        losses: cross-entropy of each epoch, the mean of its batches.
+        train_accuracy: on the pairs that it was trained with.
+        accuracy: on the pairs held out.
+        controls: the same accuracy of what should do worse: see `fit_das`.
+        held_out: which pairs were held out.
+        positions: where in the base.
+        source_positions: where in the source.
+
+    Units: `losses` in nats; accuracies are fractions of pairs whose likeliest token is the label.
+    """
+
+    site: str
+    subspace: Tensor
+    losses: tuple[float, ...]
+    train_accuracy: float
+    accuracy: float
+    controls: Mapping[str, float]
+    held_out: tuple[int, ...]
+    positions: Positions
+    source_positions: Positions
+
+    def swap(self, source: ActivationCache) -> Swap:
+        """The interchange of the subspace with the activations of a source."""
+        return Swap(
+            self.site,
+            source,
+            self.source_positions,
+            positions=self.positions,
+            subspace=self.subspace,
+        )
+
+    def __repr__(self) -> str:
+        controls = ", ".join(f"{name} {value:.2f}" for name, value in self.controls.items())
+        return (
+            f"DASResult({self.site}, {self.subspace.shape[1]} of {self.subspace.shape[0]} "
+            f"dimensions, accuracy {self.accuracy:.2f}; {controls})"
+        )
+
+
+def fit_das(
+    model: "LensModel",
+    base: Tensor,
+    source: Tensor,
+    labels: Tensor | Sequence[int],
+    site: Name,
+    positions: Positions,
+    dim: int,
+    *,
+    source_positions: Positions = None,
+    answer_position: int = -1,
+    epochs: int = 20,
+    lr: float = 0.01,
+    batch_size: int = 32,
+    held_out: float = 0.25,
+    n_random: int = 5,
+    seed: int = 0,
+    **forward: Any,
+) -> DASResult:
+    """Learn the subspace whose interchange makes the model answer as the labels say.
+
+    A rotation of the site's dimensions is trained with Adam; its first `dim` directions are
+    interchanged. The model's weights neither change nor get gradients.
+
+    Args:
+        model: the model.
+        base: ids of the runs that are changed.
+        source: ids of the runs that the subspace is taken from, as many.
+        labels: for each pair the token that should come after the interchange.
+        site: one point.
+        positions: where in the base; a list for each pair, or for all.
+        dim: dimensions of the subspace.
+        source_positions: where in the source; None: at the same positions.
+        answer_position: where the answer is read.
+        epochs: how often each pair is trained on.
+        lr: Adam's.
+        batch_size: pairs in a batch.
+        held_out: the fraction of the pairs that accuracies are measured on.
+        n_random: how many random subspaces the control of that name is the mean of.
+        seed: of the split, the order, the start and the controls.
+        forward: of `forward`, for base runs.
+
+    Returns:
+        The subspace, with these controls on the same pairs: "none" (nothing interchanged), "whole"
+        (the whole vector), "random" (random subspaces of the same size), "norm_matched" (the base
+        moved in a random direction as far as the subspace moved it), "shuffled" (a subspace that
+        was trained in the same way on shuffled labels).
+
+    Shapes: base `[pair, pos]`, source `[pair, pos']`, labels `[pair]`.
+
+    Raises:
+        InputError: numbers of pairs that differ, a site or dimension that does not fit.
+
+    Source: distributed alignment search as in Geiger et al. 2023.
+    """
+    where = (site, positions, source_positions, answer_position, batch_size, forward)
+    search = Search.of(model, base, source, labels, *where)
+    if not 1 <= dim <= search.width:
+        raise InputError(f"dim is 1 to {search.width}, the dimensions of {search.site}; got {dim}.")
+    generator = torch.Generator().manual_seed(seed)
+    train, held = _split(len(search.labels), held_out, generator)
+    schedule = Schedule(epochs, lr, batch_size, seed)
+    basis, losses = search.train(train, search.labels, dim, schedule)
+    shuffled = search.labels.clone()
+    order = torch.randperm(len(train), generator=generator)
+    shuffled[train.to(shuffled.device)] = search.labels[train[order].to(shuffled.device)]
+    placebo, _ = search.train(train, shuffled, dim, schedule)
+    random = [_random_basis(basis, generator) for _ in range(n_random)]
+    controls = {
+        "none": search.accuracy(held, lambda here, there: here),
+        "whole": search.accuracy(held, lambda here, there: there),
+        "random": _mean([search.accuracy(held, within(one)) for one in random]),
+        "norm_matched": search.accuracy(held, as_far(basis, generator)),
+        "shuffled": search.accuracy(held, within(placebo)),
+    }
+    return DASResult(
+        site=search.site,
+        subspace=basis,
+        losses=losses,
+        train_accuracy=search.accuracy(train, within(basis)),
+        accuracy=search.accuracy(held, within(basis)),
+        controls=controls,
+        held_out=tuple(held.tolist()),
+        positions=positions,
+        source_positions=source_positions,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _random_basis(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(like.shape, generator=generator)).Q.to(like)
+
+
+def _split(n: int, held_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pairs to train on, and pairs held out."""
+    order = torch.randperm(n, generator=generator)
+    count = max(1, round(held_out * n))
+    if not 0 < held_out < 1 or count >= n:
+        raise InputError(
+            f"held_out={held_out} of {n} pairs leaves none on one side: it is between 0 and 1."
+        )
+    return order[count:], order[:count].sort().values

@@ -1,0 +1,177 @@
+"""Interventions in files: JSON, with tensors inside it or in a safetensors file beside it."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError, suggest
+from lensbridge.interventions.exchange import Mean, Resample, Swap
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
+from lensbridge.interventions.when import ALWAYS, When
+
+FORMAT = "lensbridge.interventions/1"
+KINDS: dict[str, type[Intervention]] = {
+    one.__name__: one
+    for one in (Replace, Add, Scale, Zero, Mean, Resample, Project, Steer, Swap, Noise)
+}
+
+
+def to_json(
+    interventions: "Intervention | Iterable[Intervention]", tensors: str | Path | None = None
+) -> str:
+    """Interventions as JSON.
+
+    Args:
+        interventions: one or several. Of a cache that is a source, the activations of the site.
+        tensors: a safetensors file to write tensors to; None: into the text, as base64.
+
+    Raises:
+        InputError: a site that is a function.
+
+    Example:
+        >>> from lensbridge.interventions import Zero, from_json, to_json
+        >>> text = to_json(Zero(("z", 1), heads=[0, 2], when="decode"))
+        >>> from_json(text)[0].heads
+        (0, 2)
+    """
+    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    store = _Store(None if tensors is None else {})
+    written = [_written(one, store) for one in several]
+    if tensors is not None:
+        save_file(store.held or {}, tensors, metadata={"format": FORMAT})
+    return json.dumps({"format": FORMAT, "interventions": written}, allow_nan=False)
+
+
+def from_json(text: str, tensors: str | Path | None = None) -> list[Intervention]:
+    """Interventions from what `to_json` wrote.
+
+    Args:
+        text: the JSON.
+        tensors: the safetensors file, where the tensors are in one.
+
+    Raises:
+        InputError: something else than that.
+    """
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"That is no JSON: {error}.") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f"That is not a list of interventions: its format is not {FORMAT!r}.")
+    store = _Store(None if tensors is None else load_file(tensors))
+    return [_read(one, store) for one in document["interventions"]]
+
+
+@dataclass
+class _Store:
+    """Where tensors are kept: `held` by key, or None for inside the text."""
+
+    held: dict[str, Tensor] | None = field(default=None)
+
+    def put(self, tensor: Tensor) -> dict[str, Any]:
+        own = tensor.detach().cpu().contiguous()
+        if self.held is not None:
+            key = str(len(self.held))
+            self.held[key] = own.clone()
+            return {"tensor": key}
+        data = own.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return {
+            "tensor": {
+                "dtype": str(own.dtype).removeprefix("torch."),
+                "shape": list(own.shape),
+                "base64": base64.b64encode(data).decode(),
+            }
+        }
+
+    def get(self, given: Any) -> Tensor:
+        if isinstance(given, str):
+            if self.held is None or given not in self.held:
+                raise InputError("The tensors are in a file: pass it as tensors=...")
+            return self.held[given]
+        kinds = {
+            str(one).removeprefix("torch."): one
+            for one in vars(torch).values()
+            if isinstance(one, torch.dtype)
+        }
+        flat = torch.frombuffer(bytearray(base64.b64decode(given["base64"])), dtype=torch.uint8)
+        return flat.view(kinds[given["dtype"]]).reshape(given["shape"])
+
+
+def _written(one: Intervention, store: _Store) -> dict[str, Any]:
+    values: dict[str, Any] = {"kind": type(one).__name__}
+    for member in fields(one):
+        value = vars(one)[member.name]
+        if member.name == "source" and isinstance(value, ActivationCache):
+            value = {name: value[name] for name in value.vocabulary.select(one.site)}
+        if value is not None and value is not ALWAYS and value != member.default:
+            values[member.name] = _packed(value, store)
+    return values
+
+
+def _packed(value: Any, store: _Store) -> Any:
+    if isinstance(value, Tensor):
+        return store.put(value)
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop, value.step]}
+    if isinstance(value, When):
+        return {"when": [value.phase, _packed(value.steps, store)]}
+    if isinstance(value, Mapping):
+        return {"tensors": {_name(key): store.put(tensor) for key, tensor in value.items()}}
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return {"number": str(value)}
+    if isinstance(value, list | tuple | range):
+        return [_packed(one, store) for one in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise InputError(f"{value!r} cannot be written to JSON; name the points instead.")
+
+
+def _name(key: Any) -> str:
+    """A short name in the keys of a mapping is written as JSON."""
+    return key if isinstance(key, str) else json.dumps(list(key))
+
+
+def _read(given: dict[str, Any], store: _Store) -> Intervention:
+    values = {name: _unpacked(value, store) for name, value in given.items() if name != "kind"}
+    kind = KINDS.get(given.get("kind", ""))
+    if kind is None:
+        raise InputError(
+            f"There is no kind of intervention {given.get('kind')!r}."
+            f"{suggest(str(given.get('kind')), KINDS)}"
+        )
+    unknown = set(values) - {one.name for one in fields(kind)}
+    if unknown:
+        raise InputError(f"{kind.__name__} has no {', '.join(sorted(unknown))}.")
+    return kind(**values)
+
+
+def _unpacked(value: Any, store: _Store) -> Any:
+    if isinstance(value, list):
+        return tuple(_unpacked(one, store) for one in value)
+    if not isinstance(value, dict):
+        return value
+    ((sort, inside),) = value.items()
+    if sort == "tensor":
+        return store.get(inside)
+    if sort == "slice":
+        return slice(*inside)
+    if sort == "when":
+        return When(inside[0], _unpacked(inside[1], store))
+    if sort == "tensors":
+        return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
+    if sort == "number":
+        return float(inside)
+    raise InputError(f"{sort!r} is not a value of an intervention.")
+
+
+def _key(text: str) -> Any:
+    return tuple(json.loads(text)) if text.startswith("[") else text

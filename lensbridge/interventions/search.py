@@ -1,0 +1,209 @@
+"""Search: the pairs of a distributed alignment search, trained on and measured."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import orthogonal
+
+from lensbridge.errors import InputError
+from lensbridge.interventions.axis import size_of
+from lensbridge.interventions.columns import Positions, normalized, per_example
+from lensbridge.interventions.exchange import Swap, blended
+from lensbridge.interventions.interchange import source_of
+from lensbridge.interventions.region import Region
+from lensbridge.interventions.source import Given
+from lensbridge.names import Name
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""The base's vectors and the source's -> what goes on. Shapes: `[example, pos, ..., d]` each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged(Swap):
+    """An interchange by a function of both values."""
+
+    by: Exchange = lambda here, there: there
+
+    def act(self, region: Region, given: Given | None) -> Tensor:
+        assert given is not None
+        there, inside, _ = given.paired(region, self.other_positions)
+        return blended(region, self.by(region.value, there), inside)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a subspace is trained."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    seed: int
+
+
+@dataclass(eq=False)
+class Search:
+    """Pairs of inputs, the tokens that should come after an interchange, and where it is.
+
+    Shapes: base `[pair, pos]`, labels `[pair]`, activations as a cache holds them.
+    """
+
+    model: "LensModel"
+    base: Tensor
+    labels: Tensor
+    site: str
+    activations: Tensor
+    positions: Any
+    source_positions: Any
+    answer_position: int
+    batch_size: int
+    forward: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: "LensModel",
+        base: Any,
+        source: Any,
+        labels: Any,
+        site: Name,
+        positions: Positions,
+        source_positions: Positions,
+        answer_position: int,
+        batch_size: int,
+        forward: dict[str, Any],
+    ) -> "Search":
+        """The search, with the source's activations.
+
+        Raises:
+            InputError: numbers of pairs that differ, or a site that means several points.
+        """
+        base, source, wanted = (
+            torch.as_tensor(one, device=model.device) for one in (base, source, labels)
+        )
+        if base.ndim != 2 or not len(base) == len(source) == len(wanted) or wanted.ndim != 1:
+            raise InputError(
+                f"base, source and labels are [pair, pos], [pair, pos], [pair]; got "
+                f"{tuple(base.shape)}, {tuple(source.shape)}, {tuple(wanted.shape)}."
+            )
+        names = model.vocabulary.select(site)
+        if len(names) != 1:
+            raise InputError(f"{site!r} means {len(names)} points; a search is at one.")
+        return cls(
+            model,
+            base,
+            wanted,
+            names[0],
+            source_of(model, source, names)[names[0]],
+            normalized(positions),
+            normalized(source_positions),
+            answer_position,
+            batch_size,
+            forward,
+        )
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the site."""
+        letter = self.model.engine.sites[self.site].axes.split()[-1]
+        return size_of(self.model.native, self.site, letter) or self.activations.shape[-1]
+
+    def answers(self, rows: Tensor, by: Exchange) -> Tensor:
+        """Logits at the answer of some pairs after an interchange. Shapes: `[pair, d_vocab]`"""
+        swap = Exchanged(
+            self.site,
+            self.activations[rows.to(self.activations.device)],
+            _chosen(self.source_positions, rows),
+            positions=_chosen(self.positions, rows),
+            by=by,
+        )
+        options = {name: self._of_rows(value, rows) for name, value in self.forward.items()}
+        base = self.base[rows.to(self.base.device)]
+        logits = self.model.run_with_interventions(base, [swap], **options)
+        assert isinstance(logits, Tensor)
+        return logits[:, self.answer_position].float()
+
+    def _of_rows(self, value: Any, rows: Tensor) -> Any:
+        each = isinstance(value, Tensor) and value.ndim and len(value) == len(self.base)
+        return value[rows.to(value.device)] if each else value
+
+    @torch.no_grad()
+    def accuracy(self, rows: Tensor, by: Exchange) -> float:
+        """How often the likeliest token is the label."""
+        right = [
+            (self.answers(some, by).argmax(-1) == self._labels(self.labels, some)).float()
+            for some in rows.split(self.batch_size)
+        ]
+        return float(torch.cat(right).mean())
+
+    @torch.enable_grad()
+    def train(
+        self, rows: Tensor, labels: Tensor, dim: int, schedule: Schedule
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        """A subspace that is trained on some pairs, and the loss of each epoch."""
+        rotation = self._rotation(dim, schedule.seed)
+        weights = list(rotation.parameters())
+        optimizer = torch.optim.Adam(weights, lr=schedule.lr)
+        generator = torch.Generator().manual_seed(schedule.seed)
+        losses = []
+        for _ in range(schedule.epochs):
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            total = 0.0
+            for some in order.split(schedule.batch_size):
+                logits = self.answers(some, within(rotation.weight.T))
+                loss = cross_entropy(logits, self._labels(labels, some))
+                # the model's own weights have requires_grad: gradients are for these alone
+                for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                    weight.grad = grad
+                optimizer.step()
+                total += float(loss.detach()) * len(some) / len(rows)
+            losses.append(total)
+        return rotation.weight.T.detach().clone(), tuple(losses)
+
+    def _labels(self, labels: Tensor, rows: Tensor) -> Tensor:
+        return labels[rows.to(labels.device)]
+
+    def _rotation(self, dim: int, seed: int) -> nn.Linear:
+        """The first rows of a rotation, from a random start."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            linear = nn.Linear(self.width, dim, bias=False)
+            nn.init.orthogonal_(linear.weight)
+            rotation: Any = orthogonal(linear)
+        return rotation.to(self.activations.device)
+
+
+def within(basis: Tensor) -> Exchange:
+    """The interchange of a subspace."""
+
+    def exchange(here: Tensor, there: Tensor) -> Tensor:
+        wide = basis.to(torch.promote_types(here.dtype, torch.float32))
+        change = ((there - here).to(wide.dtype) @ wide) @ wide.T
+        return (here + change).to(here.dtype)
+
+    return exchange
+
+
+def as_far(basis: Tensor, generator: torch.Generator) -> Exchange:
+    """A move in a random direction, as long as the interchange of a subspace."""
+
+    def move(here: Tensor, there: Tensor) -> Tensor:
+        size = ((there - here) @ basis.to(here)).norm(dim=-1, keepdim=True)
+        drawn = torch.randn(here.shape, generator=generator).to(here)
+        return here + size * drawn / drawn.norm(dim=-1, keepdim=True)
+
+    return move
+
+
+def _chosen(positions: Any, rows: Tensor) -> Any:
+    """Positions of some pairs."""
+    if not per_example(positions) or len(positions) == 1:
+        return positions
+    every: Sequence[Any] = positions
+    return tuple(every[row] for row in rows.tolist())

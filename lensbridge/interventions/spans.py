@@ -1,0 +1,49 @@
+"""Spans: which tokens of a prompt a piece of its text is."""
+
+from typing import TYPE_CHECKING, Any
+
+from lensbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+def token_span(model: "LensModel", tokens: list[int], text: str) -> range:
+    """The tokens that a piece of text is in.
+
+    Args:
+        model: whose tokenizer.
+        tokens: of the prompt.
+        text: part of it, once.
+
+    Raises:
+        InputError: it is not in there, or more than once.
+
+    Example:
+        >>> import lensbridge
+        >>> model = lensbridge.load("demo")
+        >>> ids = model.to_tokens("The Eiffel Tower is in the city of")[0].tolist()
+        >>> token_span(model, ids, "Eiffel Tower")
+        range(2, 4)
+    """
+    ends, whole = _ends(model, tokens)
+    count = whole.count(text)
+    if count != 1 or not text:
+        raise InputError(
+            f"{text!r} is {count} times in {whole!r}; it has to be there once. Pass positions."
+        )
+    start = whole.index(text)
+    stop = start + len(text.rstrip())
+    start += len(text) - len(text.lstrip())
+    first = next(i for i, end in enumerate(ends) if end > start)
+    last = next(i for i, end in enumerate(ends) if end >= stop)
+    return range(first, last + 1)
+
+
+def _ends(model: "LensModel", tokens: list[int]) -> tuple[list[int], str]:
+    """How many characters the first tokens are, for each number of them; and all characters."""
+    decode: Any = model.tokens.need().decode
+    texts = [
+        str(decode(tokens[: i + 1], clean_up_tokenization_spaces=False)) for i in range(len(tokens))
+    ]
+    return [len(text) for text in texts], texts[-1]

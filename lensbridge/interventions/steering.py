@@ -1,0 +1,117 @@
+"""Steering vectors: a direction from pairs of opposite texts."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.interventions.interchange import source_of
+from lensbridge.interventions.kinds import Steer
+from lensbridge.names import Name
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Method = Literal["mean_difference", "pca"]
+
+
+def steering_vector(
+    model: "LensModel",
+    positive: Any,
+    negative: Any,
+    site: Name,
+    position: int | Literal["mean"] = -1,
+    method: Method = "mean_difference",
+    **input_options: Any,
+) -> Steer:
+    """A direction from examples that have something to examples that have not.
+
+    Args:
+        model: the model.
+        positive: texts or ids with what is wanted.
+        negative: without it.
+        site: where it is read, and where the result steers.
+        position: of each example, counted among its tokens, padding left out: -1 is the last token;
+            "mean" takes the mean of all of them.
+        method: "mean_difference": the mean of the positive activations minus that of the negative
+            ones, as long as that is. "pca": the first principal direction of the differences of
+            the pairs (as many examples on either side), uncentred, of length one, pointing from
+            negative to positive.
+        input_options: `prepend_bos` and the like.
+
+    Returns:
+        A `Steer` with strength 1 at every position; `.at(strength=4.0, positions="last")` changes
+        that.
+
+    Shapes: the vector has the axes of the point behind its positions: `[d_model]`, or
+        `[head, d_head]`.
+
+    Raises:
+        InputError: a site that means several points, a position that some example has not, pairs
+            of unequal number for "pca".
+
+    Source: mean differences as in Turner et al. 2023 and Rimsky et al. 2023; principal directions
+        of differences as in Zou et al. 2023.
+
+    Example:
+        >>> import lensbridge
+        >>> model = lensbridge.load("demo")
+        >>> towers = ["The Eiffel Tower"], ["The Galata Tower"]
+        >>> steer = steering_vector(model, *towers, ("mlp_out", 1))
+        >>> steer.vector.shape
+        torch.Size([128])
+    """
+    if method not in ("mean_difference", "pca"):
+        raise InputError(f"method is 'mean_difference' or 'pca', not {method!r}.")
+    names = model.vocabulary.select(site)
+    if len(names) != 1:
+        raise InputError(f"{site!r} means {len(names)} points; a steering vector is of one.")
+    up, down = (
+        _activations(source_of(model, given, names, **input_options), names[0], position)
+        for given in (positive, negative)
+    )
+    vector = up.mean(0) - down.mean(0) if method == "mean_difference" else _principal(up, down)
+    return Steer(names[0], vector)
+
+
+def _activations(cache: ActivationCache, name: str, position: int | str) -> Tensor:
+    """One vector for each example. Shapes: `[example, ...]`"""
+    value = cache[name]
+    axes = cache.axes(name).split()
+    if axes[:2] != ["b", "p"]:
+        raise InputError(
+            f"{name} has the axes {' '.join(axes)}; a steering vector is of a point with examples "
+            "and positions."
+        )
+    real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+    if cache.attention_mask is not None:
+        real = cache.attention_mask.bool().to(value.device)
+    if position == "mean":
+        weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
+        return (value * weight).sum(1) / weight.sum(1)
+    return torch.stack([_at(row, mask, position) for row, mask in zip(value, real, strict=True)])
+
+
+def _at(row: Tensor, mask: Tensor, position: int | str) -> Tensor:
+    tokens = row[mask]
+    if not isinstance(position, int) or not -len(tokens) <= position < len(tokens):
+        raise InputError(
+            f"position is 'mean' or an int, and some example has {len(tokens)} tokens; got "
+            f"{position!r}."
+        )
+    return tokens[position]
+
+
+def _principal(up: Tensor, down: Tensor) -> Tensor:
+    if len(up) != len(down):
+        raise InputError(
+            f"'pca' takes differences of pairs; there are {len(up)} positive and {len(down)} "
+            "negative examples."
+        )
+    differences = (up - down).flatten(1).double()
+    _, _, directions = torch.linalg.svd(differences, full_matrices=False)
+    found = directions[0]
+    sign = torch.sign(differences.mean(0) @ found)
+    return (found * torch.where(sign == 0, 1.0, sign)).reshape(up.shape[1:]).to(up)

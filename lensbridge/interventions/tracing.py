@@ -1,0 +1,275 @@
+"""Causal tracing: noise on the subject, then one state restored at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.interventions.exchange import Swap
+from lensbridge.interventions.kinds import Add
+from lensbridge.interventions.spans import token_span
+from lensbridge.names import layer_of, stack_of
+from lensbridge.viz import Heatmap, Scale
+from lensbridge.viz.markup import visible
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+MAX_BATCH_TOKENS = 4096
+"""Positions in one batch, by default."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTrace:
+    """What each restored state gives back of the answer.
+
+    Args:
+        samples: by site, the probability of the answer with the state of a layer and position
+            restored; NaN where the layer has no such point.
+        clean: probability of the answer in the clean run.
+        corrupted: the same with noise on the subject, for each sample.
+        answer: its token.
+        tokens: of the prompt, as text.
+        subject: the positions that have noise.
+        window: how many layers are restored together, by site.
+
+    Shapes: `samples[site]` is `[layer, pos, sample]`, `corrupted` `[sample]`.
+    Units: probabilities.
+    """
+
+    samples: Mapping[str, Tensor]
+    clean: float
+    corrupted: Tensor
+    answer: int
+    tokens: tuple[str, ...]
+    subject: tuple[int, ...]
+    window: Mapping[str, int]
+
+    @property
+    def effects(self) -> dict[str, Tensor]:
+        """The indirect effects: restored minus corrupted, the mean of the samples.
+
+        Shapes: `[layer, pos]` by site.
+        """
+        return {site: self[site] for site in self.samples}
+
+    def __getitem__(self, site: str) -> Tensor:
+        return (self.samples[site] - self.corrupted).mean(-1)
+
+    def stderr(self, site: str) -> Tensor:
+        """Standard error of the effects over the samples. Shapes: `[layer, pos]`"""
+        found = self.samples[site] - self.corrupted
+        return found.std(-1) / found.shape[-1] ** 0.5
+
+    @property
+    def total_effect(self) -> float:
+        """What the noise takes away: clean minus corrupted."""
+        return self.clean - float(self.corrupted.mean())
+
+    def plot(self, site: str | None = None, digits: int | None = 2) -> Heatmap:
+        """The effects of a site as a picture; None: of the first.
+
+        Positions of the subject have a star.
+        """
+        site = next(iter(self.samples)) if site is None else site
+        values = [
+            [None if one != one else float(one) for one in row] for row in self[site].tolist()
+        ]
+        names = [
+            visible(text) + ("*" if i in self.subject else "") for i, text in enumerate(self.tokens)
+        ]
+        return Heatmap(
+            f"Restoring {site}",
+            values,
+            [str(layer) for layer in range(len(values))],
+            names,
+            Scale.around_zero(values, unit="probability"),
+            axes=("layer", "position"),
+            digits=digits,
+        )
+
+
+@torch.no_grad()
+def causal_trace(
+    model: "LensModel",
+    prompt: Any,
+    subject: str | Sequence[int],
+    answer: str | int | None = None,
+    noise: float = 3.0,
+    samples: int = 10,
+    sites: Sequence[str] = ("resid_post", "mlp_out", "attn_out"),
+    window: int = 10,
+    *,
+    seed: int = 0,
+    std: float | None = None,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+) -> CausalTrace:
+    """Where a model keeps what it knows about a subject.
+
+    The embeddings of the subject get Gaussian noise; then, for each layer and position, one run has
+    the clean state put back there, and the probability of the answer is read.
+
+    Args:
+        model: the model.
+        prompt: one text, or its ids.
+        subject: the part of the text that gets noise, or its positions.
+        answer: a token; None: the clean run's likeliest.
+        noise: standard deviation of the noise, in those of the embeddings.
+        samples: how many draws of the noise; each cell has the same ones.
+        sites: short names of the states that are restored.
+        window: layers that are restored together, around each one; a residual stream alone.
+        seed: the noise is `noise * std * torch.randn(samples, subject, d_model)` with a CPU
+            generator of this seed.
+        std: of the embeddings; None: of all entries of the embedding matrix.
+        position: where the answer is read.
+        prepend_bos: BOS before the text; None means the default.
+        max_batch_tokens: how many positions a batch may have in all.
+
+    Raises:
+        InputError: several prompts, a subject that is not in the prompt once, an encoder-decoder.
+
+    Source: causal tracing as in Meng et al. 2022 (ROME).
+
+    Example:
+        >>> import lensbridge
+        >>> model = lensbridge.load("demo")
+        >>> trace = causal_trace(model, "The Eiffel Tower is in the city of", "Eiffel Tower")
+        >>> trace["resid_post"].shape
+        torch.Size([4, 9])
+    """
+    if model.native.is_encoder_decoder:
+        raise InputError("causal_trace is for models with one stack.")
+    if samples < 1 or window < 1:
+        raise InputError(f"samples and window are at least 1, not {samples} and {window}.")
+    ids = model.to_tokens(prompt, prepend_bos=prepend_bos) if _is_text(prompt) else prompt
+    ids = torch.as_tensor(ids, device=model.device)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if ids.ndim != 2 or len(ids) != 1:
+        raise InputError(f"causal_trace takes one prompt; got ids of shape {tuple(ids.shape)}.")
+    tracer = _Tracer.of(model, ids, position, max_batch_tokens, sites)
+    marked = tuple(
+        token_span(model, ids[0].tolist(), subject)
+        if isinstance(subject, str)
+        else (one % ids.shape[1] if -ids.shape[1] <= one < 0 else one for one in subject)
+    )
+    target = tracer.target(answer)
+    spread = noise * (tracer.embedding_std() if std is None else std)
+    generator = torch.Generator().manual_seed(seed)
+    tracer.corrupt(
+        marked,
+        spread * torch.randn(samples, len(marked), model.cfg.d_model, generator=generator),
+    )
+    widths = {site: 1 if site.startswith("resid") else window for site in sites}
+    return CausalTrace(
+        samples={site: tracer.trace(site, widths[site], target) for site in sites},
+        clean=float(tracer.clean[target]),
+        corrupted=tracer.corrupted(target),
+        answer=target,
+        tokens=_texts(model, ids[0].tolist()),
+        subject=marked,
+        window=widths,
+    )
+
+
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str)
+
+
+def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
+    if model.tokens.tokenizer is None:
+        return tuple(str(one) for one in ids)
+    return tuple(model.to_single_str_token(one) for one in ids)
+
+
+@dataclass(eq=False)
+class _Tracer:
+    """One prompt, its clean run and its noise."""
+
+    model: "LensModel"
+    ids: Tensor
+    position: int
+    max_batch_tokens: int
+    clean: Tensor
+    cache: ActivationCache
+    options: dict[str, Any]
+    noise: Tensor = field(default_factory=lambda: torch.empty(0))
+    subject: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, model: "LensModel", ids: Tensor, position: int, size: int, sites: Sequence[str]
+    ) -> "_Tracer":
+        names = ["hook_embed", *(name for site in sites for name in _layers(model, site).values())]
+        keeps = "logits_to_keep" in signature(model.native.core.forward).parameters
+        options: dict[str, Any] = {"logits_to_keep": 1} if keeps and position == -1 else {}
+        logits, cache = model.run_with_cache(ids, names_filter=names, **options)
+        assert isinstance(logits, Tensor)
+        assert isinstance(cache, ActivationCache)
+        clean = logits[0, position].float().softmax(-1)
+        return cls(model, ids, position, size, clean, cache, options)
+
+    def target(self, answer: str | int | None) -> int:
+        """The token of an answer."""
+        if answer is None:
+            return int(self.clean.argmax())
+        return self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
+
+    def embedding_std(self) -> float:
+        """Of the embedding matrix's entries, after any scale of the embedding."""
+        table = self.model.W_E.float()
+        rows = table[self.ids[0].to(table.device)]
+        scale = self.cache["hook_embed"].float().norm().to(rows.device) / rows.norm()
+        return float(table.std() * scale)
+
+    def corrupt(self, subject: tuple[int, ...], noise: Tensor) -> None:
+        """Noise from now on."""
+        self.subject, self.noise = subject, noise
+
+    def corrupted(self, target: int) -> Tensor:
+        """Probability of the answer with nothing restored. Shapes: `[sample]`"""
+        return self._run([], [], target)
+
+    def trace(self, site: str, width: int, target: int) -> Tensor:
+        """Shapes: `[layer, pos, sample]`"""
+        layers, count = _layers(self.model, site), self.ids.shape[1]
+        found = torch.full((self.model.cfg.n_layers, count, len(self.noise)), torch.nan)
+        for layer in layers:
+            start, stop = layer - width // 2, layer + (width + 1) // 2
+            names = [name for at, name in layers.items() if start <= at < stop]
+            for cells in self._batches(count):
+                values = self._run(names, cells, target)
+                found[layer, cells] = values.unflatten(0, (len(cells), -1))
+        return found
+
+    def _batches(self, count: int) -> Iterator[list[int]]:
+        size = max(1, self.max_batch_tokens // (count * len(self.noise)))
+        cells = list(range(count))
+        yield from (cells[i : i + size] for i in range(0, count, size))
+
+    def _run(self, names: list[str], cells: list[int], target: int) -> Tensor:
+        """Probability of the answer for each cell and sample, the cell's state restored."""
+        copies, samples = max(1, len(cells)), len(self.noise)
+        noise = Add("hook_embed", self.noise.repeat(copies, 1, 1), positions=self.subject)
+        where = [[cell] for cell in cells for _ in range(samples)]
+        restored = [Swap(names, self.cache, positions=where)] if cells else []
+        rows = self.ids.expand(copies * samples, -1)
+        logits = self.model.run_with_interventions(rows, [noise, *restored], **self.options)
+        assert isinstance(logits, Tensor)
+        return logits[:, self.position].float().softmax(-1)[:, target].cpu()
+
+
+def _layers(model: "LensModel", site: str) -> dict[int, str]:
+    """The points of a short name in the main stack, by layer."""
+    prefix = model.native.main.prefix
+    names = [name for name in model.vocabulary.select(site) if stack_of(name) == prefix]
+    found = {layer: name for name in names if (layer := layer_of(name)) is not None}
+    if not found:
+        raise InputError(f"{site!r} is not in the layers of {prefix}.")
+    return found
