@@ -1,9 +1,9 @@
 """Measure lensbridge beside bare HuggingFace and, where it is installed, TransformerLens.
 
-    python -m benchmarks            the table, in about six minutes on one core
+    python -m benchmarks            the table, in about fifteen minutes on one core
     python -m benchmarks --quick    small models and few rounds: does it run, not how fast
     python -m benchmarks --write    also write docs/benchmarks.md
-    python -m benchmarks --only host load       some groups: forward, host, load, import
+    python -m benchmarks --only host load       some groups: forward, sweep, host, load, import
 
 Everything runs in one process, interleaved, on random weights built offline. A result is a ratio:
 lensbridge's processor time as a multiple of the other's, the median over rounds with its 95%
@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import torch
 import transformers
 
 import lensbridge
-from benchmarks import forwards, hosts, imports, loads, memory, rival, specimens
+from benchmarks import forwards, hosts, imports, loads, memory, rival, specimens, sweeps
 from benchmarks.report import Row, as_markdown, as_text
 from benchmarks.specimens import Shape, Specimen
 from benchmarks.timing import Effort
@@ -63,6 +63,8 @@ class Plan:
         host: effort for the cost of hooks.
         load: effort for loads.
         fresh: effort for what needs fresh processes.
+        lengths: of the prompts that sweeps go over.
+        sweep: effort for each sweep.
     """
 
     shapes: tuple[Shape, Shape]
@@ -71,6 +73,8 @@ class Plan:
     host: Effort
     load: Effort
     fresh: Effort
+    lengths: tuple[int, int, int]
+    sweep: Effort
 
 
 FULL = Plan(
@@ -80,6 +84,8 @@ FULL = Plan(
     host=Effort(seconds=10),
     load=Effort(seconds=12),
     fresh=Effort(least=6),
+    lengths=(15, 32, 128),
+    sweep=Effort(seconds=10, least=3),
 )
 
 QUICK = Plan(
@@ -89,6 +95,8 @@ QUICK = Plan(
     host=Effort(seconds=0.5, least=2),
     load=Effort(seconds=0.5, least=2),
     fresh=Effort(least=1),
+    lengths=(4, 6, 8),
+    sweep=Effort(seconds=0.5, least=1),
 )
 
 
@@ -98,6 +106,18 @@ def forward_rows(plan: Plan) -> Iterator[Row]:
         for comparison in forwards.comparisons(one):
             yield from comparison.rows(one.name, plan.forward)
         yield from memory.cache_rows(one)
+
+
+def sweep_rows(plan: Plan) -> Iterator[Row]:
+    """Activation patches, on both models."""
+    short, middle, long = plan.lengths
+    for build, shape in zip((specimens.gpt2, specimens.llama), plan.shapes, strict=True):
+        one = build(replace(shape, batch=1, positions=middle))
+        every = (sweeps.STREAM, sweeps.WHOLE_HEADS, sweeps.HEADS, sweeps.PATTERNS)
+        yield from sweeps.rows(one, every, plan.sweep)
+        for length in (short, long):
+            other = build(replace(shape, batch=1, positions=length))
+            yield from sweeps.rows(other, (sweeps.STREAM,), plan.sweep)
 
 
 def host_rows(plan: Plan) -> Iterator[Row]:
@@ -118,6 +138,7 @@ def import_rows(plan: Plan) -> Iterator[Row]:
 
 GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "forward": forward_rows,
+    "sweep": sweep_rows,
     "host": host_rows,
     "load": load_rows,
     "import": import_rows,
