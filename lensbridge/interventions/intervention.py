@@ -62,6 +62,8 @@ class Intervention(ABC):
         self._set("when", When.of(self.when))
         if self.subspace is not None:
             check_basis(self.subspace)
+            # in one layout, so that products round alike when it comes back from a file
+            self._set("subspace", self.subspace.contiguous())
         if self.subspace is not None and (self.neurons is not None or self.keys is not None):
             raise InputError("A subspace is of the whole last axis: leave neurons and keys out.")
 
