@@ -5,19 +5,36 @@ from lensbridge.causal.attribution import (
     EdgeAttributionConfig,
     attribution_patch,
 )
+from lensbridge.causal.circuit import Circuit
+from lensbridge.causal.faithfulness import (
+    FaithfulnessConfig,
+    FaithfulnessResult,
+    faithfulness,
+)
 from lensbridge.causal.graph import Graph, enumerate_edges
 from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.pruning import Pruning, Trial, prune_circuit
 from lensbridge.causal.result import AttributionResult
+from lensbridge.causal.screening import Screening, screen
 from lensbridge.causal.units import enumerate_nodes
 
 __all__ = [
     "AttributionConfig",
     "AttributionResult",
+    "Circuit",
     "Edge",
     "EdgeAttributionConfig",
+    "FaithfulnessConfig",
+    "FaithfulnessResult",
     "Graph",
     "Node",
+    "Pruning",
+    "Screening",
+    "Trial",
     "attribution_patch",
     "enumerate_edges",
     "enumerate_nodes",
+    "faithfulness",
+    "prune_circuit",
+    "screen",
 ]

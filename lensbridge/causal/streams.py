@@ -56,9 +56,7 @@ class Stream:
         self._rows = start.new_empty(len(self.graph.senders), *start.shape)
         self._rows[0] = start
         self._count = 1
-        target = Target(
-            f"{self.graph.at(len(self.graph.stack.blocks) - 1)}hook_resid_post", None, ""
-        )
+        target = Target(f"{self.graph.at(0)}hook_resid_pre", None, "")  # for its shape alone
         self._taking = Decomposition(
             self.values, self.graph.model.vocabulary, self.graph.stack, "", target, self.pos
         )

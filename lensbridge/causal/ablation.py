@@ -1,0 +1,240 @@
+"""Runs in which only some nodes or edges do what they do; the others do what they did elsewhere."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.causal.circuit import Circuit
+from lensbridge.causal.graph import Graph
+from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.pair import check_aligned
+from lensbridge.causal.rewiring import Rewired
+from lensbridge.causal.streams import points_of_senders
+from lensbridge.causal.units import enumerate_nodes, point_of, usual_units
+from lensbridge.errors import InputError
+from lensbridge.hooks import Hook
+from lensbridge.patching.base import Base
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+AblationMode = Literal["corrupt", "mean", "zero", "resample"]
+"""What takes the place of a part: its value in the corrupted run; its mean over the examples of a
+reference, position by position; nothing; its value in some example of a reference, drawn anew for
+each example."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Where the values of ablated parts come from.
+
+    Args:
+        mode: how.
+        source: the input whose run they come from.
+        drawn: which of its examples each example gets, for "resample".
+    """
+
+    mode: AblationMode
+    source: Any
+    drawn: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: "LensModel",
+        clean: Any,
+        corrupt: Any,
+        mode: AblationMode,
+        reference: Any,
+        seed: int,
+    ) -> "Replacement":
+        """A replacement, checked.
+
+        Raises:
+            InputError: an unknown mode, a reference of another length, or one that is missing.
+        """
+        if mode not in ("corrupt", "mean", "zero", "resample"):
+            raise InputError(f"ablation is 'corrupt', 'mean', 'zero' or 'resample', not {mode!r}.")
+        check_aligned(model, clean, corrupt)
+        if mode in ("corrupt", "zero"):
+            if reference is not None:
+                raise InputError(f"ablation={mode!r} uses no reference; 'mean' and 'resample' do.")
+            return cls(mode, corrupt)
+        if reference is None:
+            raise InputError(
+                f"ablation={mode!r} takes its values from examples: pass reference=..., inputs of "
+                "the same length."
+            )
+        rows, given = (model._preparer.prepare(one).tokens for one in (clean, reference))
+        if rows is None or given is None or rows.shape[1] != given.shape[1]:
+            raise InputError("The reference has to be of ids, as many for each row as the input.")
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(given), (len(rows),), generator=generator)
+        return cls(mode, reference, drawn if mode == "resample" else None)
+
+    def take(self, value: Tensor, axis: int = 0) -> Tensor:
+        """What the runs's examples come to, along the axis of examples."""
+        if self.mode == "mean":
+            return value.mean(axis, keepdim=True)
+        if self.mode == "zero":
+            return torch.zeros_like(value)
+        return (
+            value if self.drawn is None else value.index_select(axis, self.drawn.to(value.device))
+        )
+
+
+class Ablation(ABC):
+    """A model on one input, of which parts can be replaced.
+
+    Args:
+        model: the model.
+        input: what is run.
+        replacement: what stands for ablated parts.
+    """
+
+    def __init__(self, model: "LensModel", input: Any, replacement: Replacement) -> None:
+        self.model = model
+        self.input = input
+        self.replacement = replacement
+
+    @property
+    @abstractmethod
+    def universe(self) -> Sequence[Any]:
+        """Every part that there is, in the order of the stream."""
+
+    @abstractmethod
+    def _logits(self, keep: Collection[Any]) -> Tensor:
+        """Logits when these parts alone are the run's own."""
+
+    def keeping(self, parts: Collection[Any]) -> Tensor:
+        """Logits of a run in which every other part is replaced.
+
+        Raises:
+            InputError: a part that the model lacks.
+        """
+        missing = [one for one in parts if one not in self._known]
+        if missing:
+            raise InputError(
+                f"{Circuit.of(missing[:1]).labels[0]} is no part of this model's "
+                f"{len(self.universe)}, or cannot be ablated (the input cannot, among nodes)."
+            )
+        with torch.no_grad():
+            return self._logits(frozenset(parts))
+
+    def without(self, parts: Collection[Any]) -> Tensor:
+        """Logits of a run in which these parts alone are replaced."""
+        gone = frozenset(parts)
+        return self.keeping([one for one in self.universe if one not in gone])
+
+    @cached_property
+    def _known(self) -> frozenset[Any]:
+        return frozenset(self.universe)
+
+    def _source(self, points: Sequence[str]) -> ActivationCache:
+        return Base.run(self.model, self.replacement.source, points).cache
+
+
+class NodeAblation(Ablation):
+    """Replaces what nodes write, everywhere. The input is always the run's own.
+
+    Args:
+        model, input, replacement: as in `Ablation`.
+        like: nodes whose kinds (neurons rather than MLPs, positions) decide what the nodes are.
+    """
+
+    def __init__(
+        self, model: "LensModel", input: Any, replacement: Replacement, like: Collection[Node] = ()
+    ) -> None:
+        super().__init__(model, input, replacement)
+        self._like = like
+
+    @cached_property
+    def universe(self) -> Sequence[Node]:
+        """Heads, mixers and MLPs (or neurons)."""
+        kinds = {node.kind for node in self._like}
+        units = [one for one in usual_units(self.model, self.model.native.main) if one != "input"]
+        swaps = {"neuron": "mlp", "attn": "head"}
+        for finer, usual in swaps.items():
+            if finer in kinds and usual not in kinds:
+                units = [finer if one == usual else one for one in units]
+        positions = None
+        if any(node.position is not None for node in self._like):
+            tokens = self.model._preparer.prepare(self.input).tokens
+            assert tokens is not None
+            positions = tokens.shape[1]
+        return enumerate_nodes(self.model, units, positions=positions)
+
+    @cached_property
+    def _points(self) -> Mapping[Node, str]:
+        return {node: point_of(self.model, node) for node in self.universe}
+
+    @cached_property
+    def _values(self) -> Mapping[str, Tensor]:
+        points = list(dict.fromkeys(self._points.values()))
+        cache = self._source(points)
+        return {point: self.replacement.take(cache[point]) for point in points}
+
+    def _logits(self, keep: Collection[Node]) -> Tensor:
+        gone: dict[str, list[Node]] = {}
+        for node, point in self._points.items():
+            if node not in keep:
+                gone.setdefault(point, []).append(node)
+        hooks = [(point, _replacing(self._values[point], own)) for point, own in gone.items()]
+        logits = self.model.run_with_hooks(self.input, hooks)
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+class EdgeAblation(Ablation):
+    """Replaces what receivers hear of senders, edge by edge."""
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Who writes and who reads."""
+        return Graph.of(self.model)
+
+    @cached_property
+    def universe(self) -> Sequence[Edge]:
+        """Every edge."""
+        return self.graph.edges
+
+    @cached_property
+    def _rewired(self) -> Rewired:
+        source = self._source(points_of_senders(self.graph))
+        return Rewired(self.graph, source, lambda rows: self.replacement.take(rows, 1))
+
+    def _logits(self, keep: Collection[Edge]) -> Tensor:
+        return self._rewired.run(self.input, keep)
+
+
+def ablation_of(
+    model: "LensModel", clean: Any, replacement: Replacement, circuit: Circuit
+) -> Ablation:
+    """The ablation that a circuit's parts call for."""
+    if circuit.kind == "edges":
+        return EdgeAblation(model, clean, replacement)
+    return NodeAblation(model, clean, replacement, circuit.nodes)
+
+
+def _replacing(value: Tensor, nodes: Sequence[Node]) -> Callable[[Tensor, Hook], Tensor]:
+    """A hook that writes a value in the places of some nodes."""
+
+    def replace(activation: Tensor, hook: Hook) -> Tensor:
+        given = value.expand_as(activation)
+        for node in nodes:
+            place: list[Any] = [slice(None), slice(None)]
+            if node.position is not None:
+                place[1] = node.position
+            if node.index is not None:
+                place += [node.index] if node.kind != "neuron" else []
+                place = [*place, Ellipsis] if node.kind != "neuron" else [*place, node.index]
+            activation[tuple(place)] = given[tuple(place)]
+        return activation
+
+    return replace

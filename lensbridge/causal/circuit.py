@@ -1,0 +1,129 @@
+"""Circuit: the parts of a model that are said to do a task."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lensbridge.causal.node import Edge, Node, NodeLike, edge_of, edge_text
+from lensbridge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Some nodes, or some edges, of a model.
+
+    Args:
+        nodes: what is in it, where it is of nodes.
+        edges: who may hear whom, where it is of edges.
+
+    Example:
+        >>> circuit = Circuit.of(["a0.h1", "m3"])
+        >>> Circuit.from_json(circuit.to_json()) == circuit, len(circuit)
+        (True, 2)
+        >>> Circuit.of(["a0.h1->a2.h3<k>", "input->a0.h1<v>"]).kind
+        'edges'
+    """
+
+    nodes: frozenset[Node] = frozenset()
+    edges: frozenset[Edge] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.nodes and self.edges:
+            raise InputError(
+                "A circuit is of nodes or of edges: what an edge leaves out, a node would let in."
+            )
+
+    @classmethod
+    def of(cls, parts: "CircuitLike") -> "Circuit":
+        """A circuit from nodes or edges, as text or not, or with scores behind them.
+
+        Raises:
+            InputError: both kinds, or something that is neither.
+        """
+        if isinstance(parts, Circuit):
+            return parts
+        nodes, edges = set(), set()
+        for part in parts:
+            bare = _without_score(part)
+            if isinstance(bare, Node) or (isinstance(bare, str) and "->" not in bare):
+                nodes.add(Node.of(bare))
+            else:
+                edges.add(edge_of(bare))
+        return cls(frozenset(nodes), frozenset(edges))
+
+    @property
+    def kind(self) -> str:
+        """ "nodes" or "edges"."""
+        return "edges" if self.edges else "nodes"
+
+    @property
+    def parts(self) -> frozenset[Node] | frozenset[Edge]:
+        """Its nodes or edges."""
+        return self.edges or self.nodes
+
+    @property
+    def labels(self) -> list[str]:
+        """Its parts in text, sorted."""
+        return sorted([*map(str, self.nodes), *map(edge_text, self.edges)])
+
+    @property
+    def heads(self) -> set[tuple[int, int]]:
+        """Layer and head of every head in it, as a node or as an end of an edge that writes."""
+        written = [*self.nodes, *(sender for sender, _ in self.edges)]
+        return {
+            (n.layer, n.index)
+            for n in written
+            if n.kind == "head" and n.layer is not None and n.index is not None
+        }
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __contains__(self, part: Any) -> bool:
+        return bool(Circuit.of([part]).parts <= self.parts)
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        return Circuit(self.nodes - other.nodes, self.edges - other.edges)
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        return Circuit(self.nodes | other.nodes, self.edges | other.edges)
+
+    # --- elsewhere ---------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """As text that `from_json` reads."""
+        return json.dumps({"kind": self.kind, self.kind: self.labels}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Circuit":
+        """From that text.
+
+        Raises:
+            InputError: it is not one of a circuit.
+        """
+        try:
+            found = json.loads(text)
+            return cls.of(found[found["kind"]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"This is not the JSON of a circuit: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Circuit":
+        """Read it from a file."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+CircuitLike = Circuit | Iterable[NodeLike | Edge | tuple[Any, ...]]
+
+
+def _without_score(part: Any) -> Any:
+    """A node or edge without the score that a result's `top` puts behind it."""
+    if isinstance(part, tuple) and part and isinstance(part[-1], float):
+        return part[0] if len(part) == 2 else part[:-1]
+    return part

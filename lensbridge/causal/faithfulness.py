@@ -1,0 +1,151 @@
+"""How much of what a model does its circuit does alone."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lensbridge.causal.ablation import AblationMode, Replacement, ablation_of
+from lensbridge.causal.circuit import Circuit, CircuitLike
+from lensbridge.causal.pair import Pair
+from lensbridge.patching.metric import MetricFunction, Reduce
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+@dataclass(frozen=True)
+class FaithfulnessConfig:
+    """What takes the place of parts outside a circuit, as one value."""
+
+    ablation: AblationMode = "corrupt"
+
+
+@dataclass(frozen=True, eq=False)
+class FaithfulnessResult:
+    """The metric of a model, of its circuit alone, and of what is left without the circuit.
+
+    Args:
+        circuit: the parts that were kept.
+        ablation: what took the place of the others.
+        full: the metric of the whole model on the clean input, `[]` or `[example]`.
+        kept: with the circuit alone.
+        removed: with everything but the circuit.
+        empty: with nothing.
+        corrupt: of the whole model on the corrupted input.
+        total: how many parts the model has.
+
+    Units: `full`, `kept`, `removed`, `empty` and `corrupt` are in the metric's; the rest are shares
+        of the way from `empty` (or `corrupt`) to `full`, and can lie outside 0 to 1.
+    """
+
+    circuit: Circuit
+    ablation: AblationMode
+    full: Tensor
+    kept: Tensor
+    removed: Tensor
+    empty: Tensor
+    corrupt: Tensor
+    total: int
+
+    def __repr__(self) -> str:
+        return (
+            f"FaithfulnessResult({len(self.circuit)} of {self.total} {self.circuit.kind}, "
+            f"{self.ablation}: faithfulness {self.faithfulness:.3g}, "
+            f"completeness {self.completeness:.3g})"
+        )
+
+    @property
+    def faithfulness(self) -> float:
+        """The circuit's share of what the model does: 1 is all. Examples are averaged first."""
+        return self._share(self.kept, self.empty)
+
+    @property
+    def completeness(self) -> float:
+        """The share that is left without the circuit: 0 says that nothing was forgotten.
+
+        Source: Marks et al. 2024, Sparse feature circuits, section 3.2.
+        """
+        return self._share(self.removed, self.empty)
+
+    @property
+    def recovered(self) -> float:
+        """The circuit's share of the way from the corrupted run to the clean one."""
+        return self._share(self.kept, self.corrupt)
+
+    @property
+    def per_example(self) -> Tensor:
+        """Faithfulness of each example.
+
+        Shapes: `[example]`; `[]` where the metric gave one number.
+        """
+        return (self.kept - self.empty) / (self.full - self.empty)
+
+    def _share(self, value: Tensor, bottom: Tensor) -> float:
+        low = bottom.mean()
+        return float((value.mean() - low) / (self.full.mean() - low))
+
+
+def faithfulness(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    circuit: CircuitLike,
+    config: FaithfulnessConfig | None = None,
+    *,
+    ablation: AblationMode = "corrupt",
+    reference: Any = None,
+    reduce: Reduce = "scalar",
+    seed: int = 0,
+) -> FaithfulnessResult:
+    """Run the clean input with every part outside a circuit replaced, and the reverse.
+
+    Args:
+        model: the model, in eval mode.
+        clean: an input.
+        corrupt: one of the same shape, position for position.
+        metric: maps logits to a number, or to one for each example.
+        circuit: nodes ("a2.h1", "m0"; the input is always in) or edges ("a0.h1->a2.h1<k>").
+        config: the ablation as one value.
+        ablation: "corrupt": parts do what they do in the corrupted run; "mean": what they do in a
+            reference on average, position by position; "zero": nothing; "resample": what they do
+            in an example of the reference, drawn for each example.
+        reference: inputs of the same length, for "mean" and "resample".
+        reduce: as in `lensbridge.patching`.
+        seed: of the draw.
+
+    Raises:
+        InputError: a part that the model lacks, inputs that do not lie over each other, a metric
+            of another shape, or a reference that is missing.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.causal import faithfulness
+        >>> model = lensbridge.load("demo")
+        >>> clean, corrupt = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
+        >>> paris = model.to_single_token(" Paris")
+        >>> def metric(logits):
+        ...     return logits[0, -1, paris]
+        >>> nothing = faithfulness(model, clean, corrupt, metric, [])
+        >>> nothing.faithfulness, nothing.completeness
+        (0.0, 1.0)
+    """
+    mode = ablation if config is None else config.ablation
+    asked = Circuit.of(circuit)
+    pair = Pair.of(model, clean, corrupt, metric, reduce, "noise")
+    replacement = Replacement.of(model, clean, corrupt, mode, reference, seed)
+    here = ablation_of(model, clean, replacement, asked)
+    kept = here.keeping(asked.parts)
+    ends = [model(one) for one in (clean, corrupt)]
+    full, low = (pair.metrics.baseline(one.detach())[0] for one in ends)
+    return FaithfulnessResult(
+        asked,
+        mode,
+        full,
+        pair.measure(kept),
+        pair.measure(here.without(asked.parts)),
+        pair.measure(here.keeping(())),
+        low,
+        len(here.universe),
+    )

@@ -1,0 +1,158 @@
+"""Circuits by pruning: what can be left out, one part at a time, is left out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lensbridge.causal.ablation import (
+    Ablation,
+    AblationMode,
+    EdgeAblation,
+    NodeAblation,
+    Replacement,
+)
+from lensbridge.causal.circuit import Circuit, CircuitLike
+from lensbridge.causal.pair import Pair
+from lensbridge.errors import InputError
+from lensbridge.patching.metric import MetricFunction
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Over = Literal["nodes", "edges"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One part that was left out to see.
+
+    Args:
+        part: its text.
+        metric: of the run without it and without what was left out before.
+        change: by how much that is more than before.
+        kept: whether it was put back.
+    """
+
+    part: str
+    metric: float
+    change: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A circuit, and how it was found.
+
+    Args:
+        circuit: what could not be left out.
+        trials: every part in the order in which it was tried.
+        full: the metric of the whole model.
+        metric: of the circuit alone.
+    """
+
+    circuit: Circuit
+    trials: tuple[Trial, ...]
+    full: float
+    metric: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Pruning({len(self.circuit)} of {len(self.trials)} {self.circuit.kind} kept; "
+            f"metric {self.metric:.4g}, of the whole model {self.full:.4g})"
+        )
+
+
+def prune_circuit(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    threshold: float,
+    *,
+    over: Over = "nodes",
+    ablation: AblationMode = "corrupt",
+    reference: Any = None,
+    candidates: CircuitLike | None = None,
+    order: Sequence[Any] | None = None,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Pruning:
+    """Leave out every part without which the metric moves by less than a threshold.
+
+    Greedily, from the logits back to the input: each part is replaced together with all that was
+    left out before, and put back if the metric moves too far.
+
+    Args:
+        model: the model, in eval mode.
+        clean: the input that is run.
+        corrupt: one of the same shape, position for position.
+        metric: maps logits to a number; a divergence from the whole model's logits works too.
+        threshold: how far a part may move the metric and still be left out, in the metric's units.
+        over: "nodes" or "edges".
+        ablation: as in `faithfulness`.
+        reference: as in `faithfulness`.
+        candidates: parts to begin with, as the largest of an attribution; all others are replaced
+            from the start. None: every part.
+        order: parts in the order in which to try them; None: from the last to the first.
+        seed: of "resample".
+        verbose: show a progress bar.
+
+    Raises:
+        InputError: as `faithfulness`; or a threshold below 0.
+
+    Source: Conmy et al. 2023, Towards automated circuit discovery for mechanistic interpretability.
+    """
+    if threshold < 0 or over not in ("nodes", "edges"):
+        raise InputError(
+            f"threshold={threshold}, over={over!r}: at least 0, and 'nodes' or 'edges'."
+        )
+    pair = Pair.of(model, clean, corrupt, metric, "scalar", "noise")
+    start = None if candidates is None else Circuit.of(candidates)
+    if start is not None and len(start) and start.kind != over:
+        raise InputError(f"The candidates are {start.kind}, and the search is over {over}.")
+    replacement = Replacement.of(model, clean, corrupt, ablation, reference, seed)
+    here: Ablation = (
+        EdgeAblation(model, clean, replacement)
+        if over == "edges"
+        else NodeAblation(model, clean, replacement, () if start is None else start.nodes)
+    )
+    parts = list(here.universe) if start is None else _sorted(here, start)
+    tried = parts[::-1] if order is None else list(Circuit.of([one]).parts for one in order)
+    flat = tried if order is None else [one for group in tried for one in group]
+    return _pruned(here, pair, parts, flat, threshold, verbose)
+
+
+def _sorted(here: Ablation, start: Circuit) -> list[Any]:
+    """Candidates in the order of the stream; `keeping` says which the model lacks."""
+    place = {part: i for i, part in enumerate(here.universe)}
+    return sorted(start.parts, key=lambda part: place.get(part, -1))
+
+
+def _pruned(
+    here: Ablation,
+    pair: Pair,
+    parts: Iterable[Any],
+    tried: Sequence[Any],
+    threshold: float,
+    verbose: bool,
+) -> Pruning:
+    kept = dict.fromkeys(parts)
+    full = _number(pair, here.keeping(here.universe))
+    now = _number(pair, here.keeping(kept))
+    trials = []
+    for part in tqdm(tried, disable=not verbose, desc="pruning"):
+        without = [one for one in kept if one != part]
+        found = _number(pair, here.keeping(without))
+        leave = abs(found - now) < threshold
+        trials.append(Trial(Circuit.of([part]).labels[0], found, found - now, not leave))
+        if leave:
+            del kept[part]
+            now = found
+    return Pruning(Circuit.of(list(kept)), tuple(trials), full, now)
+
+
+def _number(pair: Pair, logits: Tensor) -> float:
+    return float(pair.metrics.baseline(logits)[0])

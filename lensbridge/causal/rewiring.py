@@ -1,0 +1,162 @@
+"""A run in which each receiver hears some senders as they are now and the others as elsewhere."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.causal.graph import Graph, Read
+from lensbridge.causal.node import Edge
+from lensbridge.causal.receiving import reading_norm
+from lensbridge.causal.streams import Stream, points_of_senders
+from lensbridge.hooks import Hook
+
+Hooks = list[tuple[str, Callable[[Tensor, Hook], Tensor | None]]]
+EVERYWHERE = slice(None)
+
+
+@dataclass(frozen=True)
+class Rewired:
+    """The stream of another run, to be heard instead of this one's.
+
+    Both streams are followed sender by sender while the model runs, through every norm with the
+    divisors of its own run. So with no edge kept each receiver hears exactly the other run.
+
+    Args:
+        graph: senders and receivers.
+        values: of the other run.
+        take: what its examples come to: `[sender, batch, pos, d_model]` -> the same.
+    """
+
+    graph: Graph
+    values: Mapping[str, Tensor]
+    take: Callable[[Tensor], Tensor]
+
+    def run(self, given: Any, keep: Collection[Edge]) -> Tensor:
+        """Logits of a run on `given` with these edges as they are."""
+        noted: dict[str, Tensor] = {}
+
+        def note(value: Tensor, hook: Hook) -> None:
+            noted[hook.name] = value.clone()
+
+        following = _Following(self, noted, frozenset(keep))
+        hooks: Hooks = []
+        for event in self.graph.events:
+            if isinstance(event, Read):
+                hooks += following.hooks(event)
+        points = dict.fromkeys([*points_of_senders(self.graph), *self._streams()])
+        noting: Hooks = [(point, note) for point in points]
+        logits = self.graph.model.run_with_hooks(given, [*noting, *hooks])
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def _streams(self) -> list[str]:
+        """What attentions and mixers read, for those that have to be given it again."""
+        return [f"{self.graph.at(i)}hook_resid_pre" for i in range(len(self.graph.stack.blocks))]
+
+
+class _Following:
+    """Hooks of one run that give each receiver its share."""
+
+    def __init__(self, rewired: Rewired, noted: dict[str, Tensor], keep: frozenset[Edge]) -> None:
+        self.graph = rewired.graph
+        self.rewired = rewired
+        self.noted = noted
+        self.keep = keep
+        self.position = 0
+        self.streams: tuple[Stream, Stream] | None = None
+        self.changes: dict[Read, Tensor] = {}
+
+    def hooks(self, event: Read) -> Hooks:
+        """At the points where a branch reads."""
+        if not self._swapped(event).any():
+            return []
+        if event.layer is None:
+            return [
+                (
+                    f"{self.graph.at(len(self.graph.stack.blocks) - 1)}hook_resid_post",
+                    self._whole(event),
+                )
+            ]
+        at = self.graph.at(event.layer)
+        if event.reader == "mlp":
+            return [(f"{at}hook_mlp_in", self._whole(event))]
+        if event.reader == "mixer":
+            return [(f"{at}mixer.hook_in", self._mixer(event))]
+        found: Hooks = []
+        if any(node.kind == "attn" for node in event.receivers):  # the last, where there are heads
+            found.append((f"{at}hook_attn_in", self._whole(event)))
+        for letter in "qkv":
+            index = [i for i, n in enumerate(event.receivers) if n.component == letter]
+            if index:
+                found.append((f"{at}hook_{letter}_input", self._heads(event, index)))
+        return found
+
+    def _swapped(self, event: Read) -> Tensor:
+        """Which senders each receiver hears from the other run.
+
+        Shapes: `[receiver, sender]`
+        """
+        rows = [
+            [
+                (sender, receiver) not in self.keep
+                for sender in self.graph.senders[: self.graph.reach[receiver]]
+            ]
+            for receiver in event.receivers
+        ]
+        return torch.tensor(rows)
+
+    def _change(self, event: Read) -> Tensor:
+        """What each receiver is to hear less what is in the stream.
+
+        Shapes: `[receiver, batch, pos, d_model]`
+        """
+        if event not in self.changes:
+            now, other = self._advanced(event)
+            self.changes.clear()
+            swapped = self._swapped(event).to(now)
+            self.changes[event] = torch.einsum("vu,ubpm->vbpm", swapped, other - now)
+        return self.changes[event]
+
+    def _advanced(self, event: Read) -> tuple[Tensor, Tensor]:
+        if self.streams is None:
+            sources = (self.noted, self.rewired.values)
+            now, other = (Stream(self.graph, one, EVERYWHERE, False) for one in sources)
+            self.streams = (now, other)
+        while True:
+            reached = self.graph.events[self.position]
+            for stream in self.streams:
+                stream.advance(reached)
+            self.position += 1
+            if reached is event:
+                break
+        rows = self.streams[0].rows
+        return rows, self.rewired.take(self.streams[1].rows).expand_as(rows)
+
+    def _whole(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:
+        return lambda value, hook: value + self._change(event)[-1].to(value)
+
+    def _heads(self, event: Read, index: list[int]) -> Callable[[Tensor, Hook], Tensor]:
+        stream = f"{self.graph.at(event.layer or 0)}hook_resid_pre"
+
+        def give(copies: Tensor, hook: Hook) -> Tensor:
+            own = self._change(event)[index].movedim(0, -2)
+            return self.noted[stream].unsqueeze(-2) + own.to(copies)
+
+        return give
+
+    def _mixer(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:
+        assert event.layer is not None
+        norm = reading_norm(self.graph.stack.blocks[event.layer])
+        stream = f"{self.graph.at(event.layer)}hook_resid_pre"
+
+        def give(value: Tensor, hook: Hook) -> Tensor:
+            before = self.noted[stream]
+            after = before + self._change(event)[0].to(before)
+            if norm is None:
+                return value + (after - before)
+            return value + (norm.module.forward(after) - norm.module.forward(before))
+
+        return give

@@ -1,0 +1,162 @@
+"""Screening: attribution finds the parts that may matter, patches say what they do."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.causal.ablation import EdgeAblation, Replacement
+from lensbridge.causal.attribution import attribution_patch
+from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.pair import Direction, Pair
+from lensbridge.causal.result import AttributionResult, text_of
+from lensbridge.causal.units import UNITS, points_of, stack_of
+from lensbridge.errors import InputError
+from lensbridge.patching import Cell, sweep
+from lensbridge.patching.base import Base
+from lensbridge.patching.grid import pandas
+from lensbridge.patching.metric import MetricFunction
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """The parts of largest estimate, with what patching them does.
+
+    Args:
+        parts: nodes or edges, largest estimate first.
+        estimated: their scores, `[part]`.
+        exact: what patching each does to the metric, `[part]`.
+        attribution: of every part.
+
+    Units: both are the patched run's metric less the unpatched run's.
+    """
+
+    parts: tuple[Node | Edge, ...]
+    estimated: Tensor
+    exact: Tensor
+    attribution: AttributionResult
+
+    @property
+    def labels(self) -> list[str]:
+        """The parts in text."""
+        return [text_of(part) for part in self.parts]
+
+    @property
+    def rank_agreement(self) -> float:
+        """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two."""
+        return spearman(self.estimated, self.exact)
+
+    @property
+    def verified(self) -> list[tuple[str, float]]:
+        """The parts by what patching them does, largest first."""
+        pairs = zip(self.labels, self.exact.tolist(), strict=True)
+        return sorted(pairs, key=lambda one: -abs(one[1]))
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with a row for each part."""
+        columns = {"estimated": self.estimated.tolist(), "exact": self.exact.tolist()}
+        return pandas().DataFrame({"part": self.labels, **columns})
+
+    def __repr__(self) -> str:
+        return f"Screening({len(self.parts)} parts, rank agreement {self.rank_agreement:.3g})"
+
+
+def screen(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    k: int = 10,
+    *,
+    direction: Direction = "denoise",
+    **options: Any,
+) -> Screening:
+    """Attribute, then patch the k parts of largest estimate one by one.
+
+    Args:
+        model: the model, in eval mode.
+        clean: an input.
+        corrupt: one of the same shape, position for position.
+        metric: maps logits to a number.
+        k: how many parts are patched.
+        direction: as in `attribution_patch`.
+        options: others of `attribution_patch`.
+
+    Raises:
+        InputError: as `attribution_patch`; or k below 1.
+    """
+    if k < 1:
+        raise InputError(f"k={k}: at least one part.")
+    if options.get("reduce") == "none":
+        raise InputError("Parts are ranked by one number each: pass reduce='scalar' or 'mean'.")
+    found = attribution_patch(model, clean, corrupt, metric, direction=direction, **options)
+    ranked = found.top_nodes(k) if found.granularity == "node" else found.top_edges(k)
+    parts = tuple(one[0] if len(one) == 2 else (one[0], one[1]) for one in ranked)
+    estimated = torch.tensor([one[-1] for one in ranked])
+    pair = Pair.of(model, clean, corrupt, metric, options.get("reduce", "scalar"), direction)
+    if found.granularity == "edge":
+        exact = _edges_patched(pair, parts)
+    else:
+        exact = _nodes_patched(pair, parts, options.get("stack"))
+    return Screening(parts, estimated, exact, found)
+
+
+def _nodes_patched(pair: Pair, parts: tuple[Any, ...], prefix: str | None) -> Tensor:
+    stack, rows = stack_of(pair.model, prefix), {}
+    for node in parts:
+        unit = next(
+            name
+            for name, row in UNITS.items()
+            if (row.kind, row.component) == (node.kind, node.component)
+        )
+        rows[node] = points_of(pair.model, stack, unit)[node.layer]
+    values = Base.run(pair.model, pair.other, rows.values()).cache
+    cells = [_cell(node, point, values[point]) for node, point in rows.items()]
+    (function,) = pair.metrics.functions.values()
+    reduce = pair.metrics.reduce
+    result = sweep(pair.model, pair.base, cells, function, reduce=reduce, baseline=True)
+    return result.effect().detach().cpu()
+
+
+def _cell(node: Node, point: str, value: Tensor) -> Cell:
+    index: list[Any] = [slice(None), slice(None) if node.position is None else node.position]
+    if node.kind == "neuron":
+        index.append(Ellipsis)
+    if node.index is not None:
+        index.append(node.index)
+    return Cell(point, tuple(index), value[tuple(index)])
+
+
+def _edges_patched(pair: Pair, parts: tuple[Any, ...]) -> Tensor:
+    if any(sender.position is not None for sender, _ in parts):
+        raise InputError("Edges are patched at all positions: screen them without positions.")
+    here = EdgeAblation(pair.model, pair.base, Replacement("corrupt", pair.other))
+    before = _mean(pair, here.keeping(here.universe))
+    return torch.tensor([_mean(pair, here.without([edge])) - before for edge in parts])
+
+
+def _mean(pair: Pair, logits: Tensor) -> float:
+    return float(pair.measure(logits).mean())
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Correlation of ranks; equal values share their mean rank.
+
+    Example:
+        >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 10.0, 5.0]))
+        0.5
+    """
+    if len(one) < 2:
+        return float("nan")
+    ranks = torch.stack([_ranks(one.double()), _ranks(other.double())])
+    return round(float(torch.corrcoef(ranks)[0, 1]), 12)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    below = (values[:, None] > values[None]).sum(1)
+    same = (values[:, None] == values[None]).sum(1)
+    return below + (same - 1) / 2
