@@ -79,14 +79,13 @@ class Replacement:
         return cls(mode, reference, drawn if mode == "resample" else None)
 
     def take(self, value: Tensor, axis: int = 0) -> Tensor:
-        """What the runs's examples come to, along the axis of examples."""
+        """What the run's examples come to, along the axis of examples."""
         if self.mode == "mean":
             return value.mean(axis, keepdim=True)
         if self.mode == "zero":
             return torch.zeros_like(value)
-        return (
-            value if self.drawn is None else value.index_select(axis, self.drawn.to(value.device))
-        )
+        drawn = self.drawn
+        return value if drawn is None else value.index_select(axis, drawn.to(value.device))
 
 
 class Ablation(ABC):

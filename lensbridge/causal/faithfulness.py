@@ -8,6 +8,7 @@ from torch import Tensor
 from lensbridge.causal.ablation import AblationMode, Replacement, ablation_of
 from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
+from lensbridge.patching.base import Base
 from lensbridge.patching.metric import MetricFunction, Reduce
 
 if TYPE_CHECKING:
@@ -135,10 +136,10 @@ def faithfulness(
     asked = Circuit.of(circuit)
     pair = Pair.of(model, clean, corrupt, metric, reduce, "noise")
     replacement = Replacement.of(model, clean, corrupt, mode, reference, seed)
+    ends = (clean, corrupt)
     here = ablation_of(model, clean, replacement, asked)
     kept = here.keeping(asked.parts)
-    ends = [model(one) for one in (clean, corrupt)]
-    full, low = (pair.metrics.baseline(one.detach())[0] for one in ends)
+    full, low = (pair.metrics.baseline(Base.run(model, one, []).logits)[0] for one in ends)
     return FaithfulnessResult(
         asked,
         mode,

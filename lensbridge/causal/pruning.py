@@ -120,9 +120,9 @@ def prune_circuit(
         else NodeAblation(model, clean, replacement, () if start is None else start.nodes)
     )
     parts = list(here.universe) if start is None else _sorted(here, start)
-    tried = parts[::-1] if order is None else list(Circuit.of([one]).parts for one in order)
-    flat = tried if order is None else [one for group in tried for one in group]
-    return _pruned(here, pair, parts, flat, threshold, verbose)
+    given = () if order is None else order
+    tried = [part for one in given for part in Circuit.of([one]).parts] or parts[::-1]
+    return _pruned(here, pair, parts, tried, threshold, verbose)
 
 
 def _sorted(here: Ablation, start: Circuit) -> list[Any]:

@@ -74,12 +74,8 @@ class _Following:
         if not self._swapped(event).any():
             return []
         if event.layer is None:
-            return [
-                (
-                    f"{self.graph.at(len(self.graph.stack.blocks) - 1)}hook_resid_post",
-                    self._whole(event),
-                )
-            ]
+            last = len(self.graph.stack.blocks) - 1
+            return [(f"{self.graph.at(last)}hook_resid_post", self._whole(event))]
         at = self.graph.at(event.layer)
         if event.reader == "mlp":
             return [(f"{at}hook_mlp_in", self._whole(event))]
@@ -99,41 +95,36 @@ class _Following:
 
         Shapes: `[receiver, sender]`
         """
-        rows = [
-            [
-                (sender, receiver) not in self.keep
-                for sender in self.graph.senders[: self.graph.reach[receiver]]
-            ]
-            for receiver in event.receivers
-        ]
-        return torch.tensor(rows)
+        heard = self.graph.senders[: self.graph.reach[event.receivers[0]]]
+        return torch.tensor(
+            [[(s, receiver) not in self.keep for s in heard] for receiver in event.receivers]
+        )
 
     def _change(self, event: Read) -> Tensor:
         """What each receiver is to hear less what is in the stream.
 
         Shapes: `[receiver, batch, pos, d_model]`
         """
-        if event not in self.changes:
-            now, other = self._advanced(event)
-            self.changes.clear()
-            swapped = self._swapped(event).to(now)
-            self.changes[event] = torch.einsum("vu,ubpm->vbpm", swapped, other - now)
+        while event not in self.changes:  # branches of one layer may read in any order
+            self._advance()
         return self.changes[event]
 
-    def _advanced(self, event: Read) -> tuple[Tensor, Tensor]:
+    def _advance(self) -> None:
         if self.streams is None:
             sources = (self.noted, self.rewired.values)
             now, other = (Stream(self.graph, one, EVERYWHERE, False) for one in sources)
             self.streams = (now, other)
-        while True:
-            reached = self.graph.events[self.position]
-            for stream in self.streams:
-                stream.advance(reached)
-            self.position += 1
-            if reached is event:
-                break
-        rows = self.streams[0].rows
-        return rows, self.rewired.take(self.streams[1].rows).expand_as(rows)
+        reached = self.graph.events[self.position]
+        self.position += 1
+        for stream in self.streams:
+            stream.advance(reached)
+        if isinstance(reached, Read):
+            for past in [one for one in self.changes if one.layer != reached.layer]:
+                del self.changes[past]
+            rows = self.streams[0].rows
+            other_rows = self.rewired.take(self.streams[1].rows).expand_as(rows)
+            swapped = self._swapped(reached).to(rows)
+            self.changes[reached] = torch.einsum("vu,ubpm->vbpm", swapped, other_rows - rows)
 
     def _whole(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:
         return lambda value, hook: value + self._change(event)[-1].to(value)
