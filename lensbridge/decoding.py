@@ -90,8 +90,9 @@ class DecodingCollector:
         if short and self.required:
             raise HookNeverFiredError(
                 f"{', '.join(short)}: not every position passed it while the text was generated "
-                "(a recurrent layer goes on from its state by another way). Run the model on the "
-                "finished text."
+                "(a recurrent layer may go on from its state by another way, and some models give "
+                "logits for the last position of the prompt alone). Run the model on the finished "
+                "text."
             )
         return {name: value for name, value in found.items() if value is not None}
 

@@ -72,7 +72,9 @@ class GenerationMethods(InterventionMethods):
                 positions count the prompt and what is added to it.
             return_cache: also return the activations of every position, the last token's too,
                 which one more pass reads. They are those of a run on the finished ids, up to
-                rounding; keys and values are each position's own, kept once.
+                rounding; keys and values are each position's own, kept once, and a pattern has
+                keys for all positions. What not every position passed is left out, or an error
+                where it is named.
             names_filter: what to keep, as in `run_with_cache`.
             device: where to keep it.
             hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
@@ -192,7 +194,7 @@ class GenerationMethods(InterventionMethods):
             if collector is not None:
                 collector.progress = progress
             found = call()
-            if collector is not None:
+            if collector is not None and collector.names:
                 ids = found if isinstance(found, Tensor) else found.sequences
                 self.engine.root(**last_call(progress, ids))
         require_fired([*callbacks, *readers])
