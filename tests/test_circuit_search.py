@@ -309,6 +309,30 @@ def test_replaced_edges_into_the_logits_by_hand(mode: Any) -> None:
     torch.testing.assert_close(found.kept, wanted.detach(), rtol=1e-5, atol=1e-6)
 
 
+def test_an_edge_at_one_position_by_hand() -> None:
+    """The direct path of a head to the logits, replaced at the last position alone."""
+    hf = build(Shape("llama", dtype=torch.float64))
+    model = lensbridge.load(hf)
+    found = attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge", positions=True)
+    edge = Circuit.of(["a0.h1@6->logits@6"])
+    every = Circuit(edges=frozenset(found.edge_scores))
+    result = faithfulness(model, CLEAN, CORRUPT, metric, every - edge, reduce="none")
+    weight, rows = Layer(hf, "llama", 0).o.weight.unflatten(1, (4, -1))[:, 1].mT, []
+    for ids in (CLEAN, CORRUPT):
+        z = values(hf, Shape("llama"), ids)["a0"].unflatten(-1, (4, -1))[:, :, 1]
+        rows.append(z @ weight)
+    change = (rows[1] - rows[0]) * (torch.arange(7) == 6)[:, None]
+    handle = hf.model.norm.register_forward_pre_hook(lambda _, args: (args[0] + change,))
+    wanted = metric(hf(CLEAN).logits)
+    handle.remove()
+    torch.testing.assert_close(result.kept, wanted.detach(), rtol=1e-5, atol=1e-6)
+    whole = faithfulness(model, CLEAN, CORRUPT, metric, every, reduce="none")
+    torch.testing.assert_close(whole.kept, whole.full, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.empty, whole.corrupt, rtol=1e-5, atol=1e-6)
+    patched = screen(model, CLEAN, CORRUPT, total, k=3, granularity="edge", positions=True)
+    assert patched.exact.shape == (3,)
+
+
 def test_edges_of_an_attribution_fit_a_circuit() -> None:
     model = tiny("LlamaForCausalLM")
     best = attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge").top_edges(60)

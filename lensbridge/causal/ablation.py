@@ -12,7 +12,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.graph import Graph
-from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.node import Edge, Node, at_position
 from lensbridge.causal.pair import check_aligned
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
@@ -164,9 +164,7 @@ class NodeAblation(Ablation):
                 units = [finer if one == usual else one for one in units]
         positions = None
         if any(node.position is not None for node in self._like):
-            tokens = self.model._preparer.prepare(self.input).tokens
-            assert tokens is not None
-            positions = tokens.shape[1]
+            positions = _length(self.model, self.input)
         return enumerate_nodes(self.model, units, positions=positions)
 
     @cached_property
@@ -191,7 +189,21 @@ class NodeAblation(Ablation):
 
 
 class EdgeAblation(Ablation):
-    """Replaces what receivers hear of senders, edge by edge."""
+    """Replaces what receivers hear of senders, edge by edge.
+
+    Args:
+        model, input, replacement: as in `Ablation`.
+        like: edges that decide whether each position counts as an edge of its own.
+    """
+
+    def __init__(
+        self, model: "LensModel", input: Any, replacement: Replacement, like: Collection[Edge] = ()
+    ) -> None:
+        super().__init__(model, input, replacement)
+        each = any(sender.position is not None for sender, _ in like)
+        self._positions: tuple[int | None, ...] = (None,)
+        if each:
+            self._positions = tuple(range(_length(model, input)))
 
     @cached_property
     def graph(self) -> Graph:
@@ -201,15 +213,25 @@ class EdgeAblation(Ablation):
     @cached_property
     def universe(self) -> Sequence[Edge]:
         """Every edge."""
-        return self.graph.edges
+        return [at_position(edge, p) for edge in self.graph.edges for p in self._positions]
 
     @cached_property
     def _rewired(self) -> Rewired:
         source = self._source(points_of_senders(self.graph))
-        return Rewired(self.graph, source, lambda rows: self.replacement.take(rows, 1))
+        take = self.replacement.take
+        return Rewired(self.graph, source, lambda rows: take(rows, 1), self._positions)
 
     def _logits(self, keep: Collection[Edge]) -> Tensor:
         return self._rewired.run(self.input, keep)
+
+
+def _length(model: "LensModel", given: Any) -> int:
+    """Positions of an input."""
+    prepared = model._preparer.prepare(given)
+    whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    if whole is None:
+        raise InputError("Positions can be told apart in an input of ids or embeddings.")
+    return int(whole.shape[1])
 
 
 def ablation_of(
@@ -217,7 +239,7 @@ def ablation_of(
 ) -> Ablation:
     """The ablation that a circuit's parts call for."""
     if circuit.kind == "edges":
-        return EdgeAblation(model, clean, replacement)
+        return EdgeAblation(model, clean, replacement, circuit.edges)
     return NodeAblation(model, clean, replacement, circuit.nodes)
 
 

@@ -1,7 +1,6 @@
 """Node: a part of the model that circuits are made of, and its short text."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -110,7 +109,7 @@ def edge_text(edge: Edge) -> str:
     return f"{edge[0]}->{edge[1]}"
 
 
-def nodes_of(given: "NodeLike | Iterable[NodeLike]") -> list[Node]:
-    """Nodes from one or several."""
-    several = [given] if isinstance(given, str | Node) else list(given)
-    return list(dict.fromkeys(Node.of(one) for one in several))
+def at_position(edge: Edge, position: int | None) -> Edge:
+    """An edge at one position, or at all."""
+    sender, receiver = (replace(node, position=position) for node in edge)
+    return sender, receiver

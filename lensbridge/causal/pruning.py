@@ -115,7 +115,7 @@ def prune_circuit(
         raise InputError(f"The candidates are {start.kind}, and the search is over {over}.")
     replacement = Replacement.of(model, clean, corrupt, ablation, reference, seed)
     here: Ablation = (
-        EdgeAblation(model, clean, replacement)
+        EdgeAblation(model, clean, replacement, () if start is None else start.edges)
         if over == "edges"
         else NodeAblation(model, clean, replacement, () if start is None else start.nodes)
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lensbridge.causal.node import Edge, Node, edge_text
+from lensbridge.causal.node import Edge, Node, at_position, edge_text
 from lensbridge.causal.units import UNITS
 from lensbridge.errors import InputError
 from lensbridge.patching.grid import pandas
@@ -82,8 +82,7 @@ class AttributionResult:
         position = place.get("position")
         if unit == "edge":
             ends = self.senders[place["sender"]], self.receivers[place["receiver"]]
-            sender, receiver = (Node(n.kind, n.layer, n.index, n.component, position) for n in ends)
-            return sender, receiver
+            return at_position(ends, position)
         row = UNITS[unit]
         index = None if row.index is None else place[row.index]
         return Node(row.kind, place.get("layer"), index, row.component, position)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.node import Edge
+from lensbridge.causal.node import Edge, at_position
 from lensbridge.causal.receiving import reading_norm
 from lensbridge.causal.streams import Stream, points_of_senders
 from lensbridge.hooks import Hook
@@ -28,11 +28,13 @@ class Rewired:
         graph: senders and receivers.
         values: of the other run.
         take: what its examples come to: `[sender, batch, pos, d_model]` -> the same.
+        positions: those that edges are told apart by; one None where they are not.
     """
 
     graph: Graph
     values: Mapping[str, Tensor]
     take: Callable[[Tensor], Tensor]
+    positions: tuple[int | None, ...] = (None,)
 
     def run(self, given: Any, keep: Collection[Edge]) -> Tensor:
         """Logits of a run on `given` with these edges as they are."""
@@ -65,6 +67,7 @@ class _Following:
         self.rewired = rewired
         self.noted = noted
         self.keep = keep
+        self.positions = rewired.positions
         self.position = 0
         self.streams: tuple[Stream, Stream] | None = None
         self.changes: dict[Read, Tensor] = {}
@@ -93,11 +96,14 @@ class _Following:
     def _swapped(self, event: Read) -> Tensor:
         """Which senders each receiver hears from the other run.
 
-        Shapes: `[receiver, sender]`
+        Shapes: `[receiver, sender, pos]`; one position where edges are not told apart by them.
         """
         heard = self.graph.senders[: self.graph.reach[event.receivers[0]]]
         return torch.tensor(
-            [[(s, receiver) not in self.keep for s in heard] for receiver in event.receivers]
+            [
+                [[at_position((s, r), p) not in self.keep for p in self.positions] for s in heard]
+                for r in event.receivers
+            ]
         )
 
     def _change(self, event: Read) -> Tensor:
@@ -123,8 +129,8 @@ class _Following:
                 del self.changes[past]
             rows = self.streams[0].rows
             other_rows = self.rewired.take(self.streams[1].rows).expand_as(rows)
-            swapped = self._swapped(reached).to(rows)
-            self.changes[reached] = torch.einsum("vu,ubpm->vbpm", swapped, other_rows - rows)
+            swapped = self._swapped(reached).to(rows).expand(-1, -1, rows.shape[2])
+            self.changes[reached] = torch.einsum("vup,ubpm->vbpm", swapped, other_rows - rows)
 
     def _whole(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:
         return lambda value, hook: value + self._change(event)[-1].to(value)

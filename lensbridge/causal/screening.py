@@ -132,9 +132,7 @@ def _cell(node: Node, point: str, value: Tensor) -> Cell:
 
 
 def _edges_patched(pair: Pair, parts: tuple[Any, ...]) -> Tensor:
-    if any(sender.position is not None for sender, _ in parts):
-        raise InputError("Edges are patched at all positions: screen them without positions.")
-    here = EdgeAblation(pair.model, pair.base, Replacement("corrupt", pair.other))
+    here = EdgeAblation(pair.model, pair.base, Replacement("corrupt", pair.other), parts)
     before = _mean(pair, here.keeping(here.universe))
     return torch.tensor([_mean(pair, here.without([edge])) - before for edge in parts])
 
