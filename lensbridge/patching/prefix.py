@@ -42,6 +42,14 @@ class Prefix:
         return cache
 
 
+def lengthen(cache: "DynamicCache", layer: int) -> None:
+    """Let a cache be as long as one of its layers has become; masks are made for the first."""
+    grown: Any = cache.layers[layer]
+    for other in cache.layers[:layer]:
+        other.keys, other.values = grown.keys[:1], grown.values[:1]
+        other.is_initialized = True
+
+
 def _copied(stored: Tensor, length: int, copies: int) -> Tensor:
     """Views where the batch has one example."""
     first = stored[:, :, :length]

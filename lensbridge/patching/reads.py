@@ -40,8 +40,9 @@ def _guesses(metrics: Metrics, logits: Tensor) -> Iterator[list[int]]:
 
 def _suffices(metrics: Metrics, logits: Tensor, some: Sequence[int], wanted: Tensor) -> bool:
     """Whether the metrics stay as they are, whatever stands at all other positions."""
-    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
-    for other in (torch.full_like(logits, torch.nan), noise.to(logits) * 50):
+    noise = torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(0)) * 50
+    for filling in (torch.full_like(noise, torch.nan), noise):
+        other = filling.to(logits).expand_as(logits).clone()
         other[:, some] = logits[:, some]
         try:
             found = metrics.measure(other)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_BATCH_TOKENS = 4096
 """Positions in one batch of cells, by default: from here on more of them cost in proportion."""
 
-ENOUGH_TOKENS = 1024
+ENOUGH_TOKENS = 512
 """Positions in a batch from which on more of them cost in proportion."""
 
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
