@@ -415,6 +415,29 @@ def test_gradients_pass_through() -> None:
     torch.testing.assert_close(grad, vector.grad, rtol=1e-3, atol=1e-3)
 
 
+def test_features_of_a_spliced_sae() -> None:
+    """An SAE that passes everything on: its features are the stream's dimensions."""
+
+    class Identity:
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+        def decode(self, features: Tensor) -> Tensor:
+            return features
+
+    hf, ids = build(Shape("llama")), tokens(2, 7)
+    model = lensbridge.load(hf)
+    one = Zero("blocks.1.hook_resid_pre.hook_sae_acts_post", neurons=[3, 5], positions=2)
+    with model.spliced({("resid_pre", 1): Identity()}):
+        found = model.run_with_interventions(ids, one)
+
+    def zero(x: Tensor) -> Tensor:
+        x[:, 2, [3, 5]] = 0
+        return x
+
+    agree(found, bare(hf, Layer(hf, "llama", 1).block, "input", zero, input_ids=ids))
+
+
 # --- generation ----------------------------------------------------------------------------------
 
 QUIET: dict[str, Any] = {"max_new_tokens": 5, "verbose": False, "do_sample": False}
@@ -455,6 +478,9 @@ def test_generation_is_a_plain_loop_with_raw_hooks(family: str, cached: bool) ->
             **QUIET,
         )
         assert torch.equal(found, wanted), where
+        with model.intervene(Steer(("resid_post", 0), vector, 6.0, **where)):
+            inside = model.generate(ids, stop_at_eos=False, use_past_kv_cache=cached, **QUIET)
+        assert torch.equal(inside, wanted), where
         changed += not torch.equal(found, plain)
     assert changed == len(IN_GENERATION)
     assert hooks_on(hf) == 0

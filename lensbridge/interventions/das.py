@@ -127,25 +127,21 @@ def fit_das(
     train, held = _split(len(search.labels), held_out, generator)
     schedule = Schedule(epochs, lr, batch_size, seed)
     basis, losses = search.train(train, search.labels, dim, schedule)
-    shuffled = search.labels.clone()
-    order = torch.randperm(len(train), generator=generator)
-    shuffled[train.to(shuffled.device)] = search.labels[train[order].to(shuffled.device)]
-    placebo, _ = search.train(train, shuffled, dim, schedule)
+    placebo, _ = search.train(train, _shuffled(search.labels, train, generator), dim, schedule)
     random = [_random_basis(basis, generator) for _ in range(n_random)]
-    controls = {
-        "none": search.accuracy(held, lambda here, there: here),
-        "whole": search.accuracy(held, lambda here, there: there),
-        "random": _mean([search.accuracy(held, within(one)) for one in random]),
-        "norm_matched": search.accuracy(held, as_far(basis, generator)),
-        "shuffled": search.accuracy(held, within(placebo)),
-    }
     return DASResult(
         site=search.site,
         subspace=basis,
         losses=losses,
         train_accuracy=search.accuracy(train, within(basis)),
         accuracy=search.accuracy(held, within(basis)),
-        controls=controls,
+        controls={
+            "none": search.accuracy(held, lambda here, there: here),
+            "whole": search.accuracy(held, lambda here, there: there),
+            "random": _mean([search.accuracy(held, within(one)) for one in random]),
+            "norm_matched": search.accuracy(held, as_far(basis, generator)),
+            "shuffled": search.accuracy(held, within(placebo)),
+        },
         held_out=tuple(held.tolist()),
         positions=positions,
         source_positions=source_positions,
@@ -154,6 +150,12 @@ def fit_das(
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
+
+
+def _shuffled(labels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Labels that are those of other pairs, in some rows."""
+    order = rows[torch.randperm(len(rows), generator=generator)].to(labels.device)
+    return labels.index_copy(0, rows.to(labels.device), labels[order])
 
 
 def _random_basis(like: Tensor, generator: torch.Generator) -> Tensor:

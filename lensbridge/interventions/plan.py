@@ -22,7 +22,7 @@ from lensbridge.interventions.fit import (
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
-from lensbridge.interventions.source import Given, Source, tensor_of
+from lensbridge.interventions.source import Given, Source
 from lensbridge.vocabulary import names_points
 
 if TYPE_CHECKING:
@@ -111,9 +111,7 @@ class Plan:
         )
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
-        given = None if origin is None else Given.of(tensor_of(origin, name), place)
-        if isinstance(origin, ActivationCache) and given is not None:
-            given = Given.of(origin, place)
+        given = None if origin is None else Given.of(origin, place)
         plan = cls(one, place, sizes, given, tower_of(model.native, name))
         plan._check_given()
         return plan

@@ -144,28 +144,16 @@ def causal_trace(
         >>> trace["resid_post"].shape
         torch.Size([4, 9])
     """
-    if model.native.is_encoder_decoder:
-        raise InputError("causal_trace is for models with one stack.")
     if samples < 1 or window < 1:
         raise InputError(f"samples and window are at least 1, not {samples} and {window}.")
-    ids = model.to_tokens(prompt, prepend_bos=prepend_bos) if _is_text(prompt) else prompt
-    ids = torch.as_tensor(ids, device=model.device)
-    ids = ids[None] if ids.ndim == 1 else ids
-    if ids.ndim != 2 or len(ids) != 1:
-        raise InputError(f"causal_trace takes one prompt; got ids of shape {tuple(ids.shape)}.")
+    ids = _ids(model, prompt, prepend_bos)
     tracer = _Tracer.of(model, ids, position, max_batch_tokens, sites)
-    marked = tuple(
-        token_span(model, ids[0].tolist(), subject)
-        if isinstance(subject, str)
-        else (one % ids.shape[1] if -ids.shape[1] <= one < 0 else one for one in subject)
-    )
-    target = tracer.target(answer)
-    spread = noise * (tracer.embedding_std() if std is None else std)
+    tracer.subject = _places(model, ids[0].tolist(), subject)
     generator = torch.Generator().manual_seed(seed)
-    tracer.corrupt(
-        marked,
-        spread * torch.randn(samples, len(marked), model.cfg.d_model, generator=generator),
-    )
+    shape = (samples, len(tracer.subject), model.cfg.d_model)
+    spread = noise * (tracer.embedding_std() if std is None else std)
+    tracer.noise = spread * torch.randn(shape, generator=generator)
+    target = tracer.target(answer)
     widths = {site: 1 if site.startswith("resid") else window for site in sites}
     return CausalTrace(
         samples={site: tracer.trace(site, widths[site], target) for site in sites},
@@ -173,13 +161,28 @@ def causal_trace(
         corrupted=tracer.corrupted(target),
         answer=target,
         tokens=_texts(model, ids[0].tolist()),
-        subject=marked,
+        subject=tracer.subject,
         window=widths,
     )
 
 
-def _is_text(prompt: Any) -> bool:
-    return isinstance(prompt, str)
+def _ids(model: "LensModel", prompt: Any, prepend_bos: bool | None) -> Tensor:
+    """Shapes: `[1, pos]`"""
+    if model.native.is_encoder_decoder:
+        raise InputError("causal_trace is for models with one stack.")
+    if isinstance(prompt, str):
+        return model.to_tokens(prompt, prepend_bos=prepend_bos)
+    ids = torch.as_tensor(prompt, device=model.device)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if ids.ndim != 2 or len(ids) != 1:
+        raise InputError(f"causal_trace takes one prompt; got ids of shape {tuple(ids.shape)}.")
+    return ids
+
+
+def _places(model: "LensModel", ids: list[int], subject: str | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(subject, str):
+        return tuple(token_span(model, ids, subject))
+    return tuple(one + len(ids) if -len(ids) <= one < 0 else one for one in subject)
 
 
 def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
@@ -227,10 +230,6 @@ class _Tracer:
         rows = table[self.ids[0].to(table.device)]
         scale = self.cache["hook_embed"].float().norm().to(rows.device) / rows.norm()
         return float(table.std() * scale)
-
-    def corrupt(self, subject: tuple[int, ...], noise: Tensor) -> None:
-        """Noise from now on."""
-        self.subject, self.noise = subject, noise
 
     def corrupted(self, target: int) -> Tensor:
         """Probability of the answer with nothing restored. Shapes: `[sample]`"""

@@ -18,7 +18,8 @@ class When:
     """In which part of a generation an intervention acts.
 
     It goes by where a column comes from: the prompt's belong to step 0, the first generated token
-    to step 1, and so on, also where a run without a key/value cache computes them again.
+    to step 1, and so on, also where a run without a key/value cache computes them again. A run that
+    is no generation is all prompt.
 
     Args:
         phase: "prefill" for the prompt, "decode" for what is added to it, or "both".
