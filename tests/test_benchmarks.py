@@ -13,7 +13,16 @@ from benchmarks.timing import Effort, Samples, Spread, interleave
 
 ONCE = Effort(seconds=0, least=1)
 TINY = Shape(layers=2, width=24, heads=3, vocab=64, batch=2, positions=8)
-PLAN = main.Plan((TINY, TINY), TINY, forward=ONCE, host=ONCE, load=ONCE, fresh=ONCE)
+PLAN = main.Plan(
+    (TINY, TINY),
+    TINY,
+    forward=ONCE,
+    host=ONCE,
+    load=ONCE,
+    fresh=ONCE,
+    lengths=(3, 4, 5),
+    sweep=ONCE,
+)
 
 WORK = [
     "forward, no hooks",
@@ -32,6 +41,16 @@ WORK = [
 @pytest.fixture
 def tiny() -> Specimen:
     return specimens.gpt2(TINY)
+
+
+def test_sweep_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.rival.installed", lambda: False)
+    rows = list(main.measure(PLAN, ["sweep"]))
+    for model in ("GPT-2", "Llama"):
+        measured = [row for row in rows if row.model == model and row.measured is not None]
+        works = {row.work for row in measured}
+        assert len(works) == 6
+        assert {f"patch resid_pre, layer x pos, {n} tokens" for n in PLAN.lengths} <= works
 
 
 def test_forward_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
