@@ -156,7 +156,7 @@ MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GptOssForCausalLM")
 GATED = ("Qwen3NextForCausalLM",)
 LATENT = ("DeepseekV3ForCausalLM",)
 SANDWICH = ("Gemma2ForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Glm4ForCausalLM")
-POST_NORM = ("BertForMaskedLM", "AlbertForMaskedLM")
+POST_NORM = ("BertForMaskedLM", "AlbertForMaskedLM", "MiniMaxForCausalLM")
 EVERY = (*PLAIN, *MIXTURES, *GATED, *LATENT, *SANDWICH, *POST_NORM)
 
 

@@ -242,6 +242,7 @@ FAMILIES = (
     "Gemma2ForCausalLM",
     "Olmo2ForCausalLM",
     "BertForMaskedLM",
+    "MiniMaxForCausalLM",
 )
 
 

@@ -163,6 +163,28 @@ def test_what_the_branches_read_makes_up_the_gradient_of_the_stream(name: str) -
         torch.testing.assert_close(stream[f"{at}.hook_resid_pre"], whole, rtol=1e-5, atol=1e-6)
 
 
+def test_what_the_mlp_reads_where_the_skip_reads_the_norm_too() -> None:
+    """BLOOM may take its skip behind the norm: an edit for the MLP leaves that alone."""
+    architecture = next(a for a in lensbridge_architectures() if a.name == "bloom_skip_norm")
+    hf: Any = tiny_model(architecture, dtype=torch.float64)
+    model, block, point = lensbridge.load(hf), hf.transformer.h[1], "blocks.1.hook_mlp_in"
+    _, cache = model.run_with_cache(IDS, [point])
+    stream = cache[point].clone().requires_grad_()
+
+    def normed(_: nn.Module, args: Any) -> Any:
+        return (block.post_attention_layernorm.forward(stream * 3), *args[1:])
+
+    handle = block.mlp.dense_h_to_4h.register_forward_pre_hook(normed)
+    wanted = hf(IDS).logits
+    handle.remove()
+    edited = model.run_with_hooks(IDS, [(point, lambda value, hook: value * 3)])
+    torch.testing.assert_close(edited, wanted)
+    (grad,) = torch.autograd.grad(number(wanted), stream)
+    with model.hooks([(point, lambda value, hook: value * 3)]):
+        _, grads = model.gradients(IDS, [point], number)
+    torch.testing.assert_close(grads[point] * 3, grad)
+
+
 # --- Jacobians -----------------------------------------------------------------------------------
 
 

@@ -172,7 +172,7 @@ class BlockWiring(Placing):
     ) -> Site:
         if norm is None:
             return BranchInputSite(*self.fields(name, modules[0], "input"), modules=modules)
-        if self._one_norm:
+        if self._one_norm or self.block.skip_norm:  # what the norm gives, others read too
             return BranchInputSite(*self.fields(name, norm, "input"), modules=modules, norm=norm)
         return self.input(name, norm, rank=1)
 
