@@ -191,6 +191,7 @@ class GenerationMethods(InterventionMethods):
             progress = attachment.state.progress
             progress.named = {k: call.keywords[k] for k in call.keywords if k in _INPUTS}
             progress.ends = generation.ends(config)
+            progress.examples = len(call.keywords["attention_mask"])
             if collector is not None:
                 collector.progress = progress
             found = call()

@@ -22,6 +22,7 @@ class Progress:
         count: columns that it computes.
         prompt: columns that there were after the first pass.
         ends: ids that end a row, while a text is generated.
+        examples: of a generation, which may have several rows for each; else None.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class Progress:
         self.named: Mapping[str, Any] = {}
         self.past = self.count = self.prompt = 0
         self.ends: tuple[int, ...] = ()
+        self.examples: int | None = None
         self._ended: Tensor | None = None
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

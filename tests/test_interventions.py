@@ -499,6 +499,39 @@ def test_beams_take_what_is_their_examples() -> None:
         assert torch.equal(both[i : i + 1], found)
 
 
+@pytest.mark.parametrize("one", [Swap, Resample, Mean])
+def test_examples_are_not_mixed_among_beams(one: Any) -> None:
+    model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
+    with pytest.raises(InputError, match="6 rows of 2 examples"):
+        model.generate(ids, interventions=[one(("resid_post", 0))], num_beams=3, **QUIET)
+    model.generate(ids, interventions=[one(("resid_post", 0))], **QUIET)
+    assert hooks_on(model.hf_model) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    """The residual after the last block, which nothing follows: the arithmetic alone."""
+    model, ids = lensbridge.load(build(Shape("llama", dtype=dtype))), tokens(3, 7)
+    site, space, vector = ("resid_post", 1), basis(28, 3), torch.randn(28)
+    x = model.run_with_cache(ids)[1][site].double()
+    b, v = space.double(), vector.double()
+    wanted = {
+        Zero(site, subspace=space): x - x @ b @ b.T,
+        Project(site, space, keep=True): x @ b @ b.T,
+        Scale(site, 3.0, subspace=space): x + 2 * x @ b @ b.T,
+        Mean(site, over="all"): x.mean((0, 1)).expand_as(x),
+        Steer(site, vector, 2.0, unit="norm"): x + 2 * x.norm(dim=-1, keepdim=True) * v / v.norm(),
+        Swap(site, partners=[1, 2, 0]): x[[1, 2, 0]],
+    }
+    size = 0.02 if dtype == torch.bfloat16 else 1e-6
+    for one, value in wanted.items():
+        with model.intervene(one):
+            found = model.run_with_cache(ids)[1][site]
+        assert found.dtype == dtype
+        scale = float(value.abs().max())
+        torch.testing.assert_close(found.double(), value, rtol=size, atol=size * scale)
+
+
 # --- JSON ----------------------------------------------------------------------------------------
 
 

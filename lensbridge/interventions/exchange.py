@@ -47,6 +47,10 @@ class Mean(Intervention):
     def pairs_columns(self) -> bool:
         return self.over == "examples"
 
+    @property
+    def mixes_examples(self) -> bool:
+        return self.source is None
+
     def act(self, region: Region, given: Given | None) -> Tensor:
         if self.over == "all":
             return self._of_all(region, given).to(region.value).expand_as(region.value)
@@ -68,7 +72,9 @@ def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Mean of the real entries. Shapes: `[b, n, ...]`, `[b, n]` -> axes of one where averaged."""
     weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
     kept = torch.where(weight > 0, value, torch.zeros_like(value))
-    return kept.sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp(min=1)
+    wide = torch.promote_types(value.dtype, torch.float32)  # sums of many need it
+    count = weight.sum(axes, keepdim=True, dtype=wide).clamp(min=1)
+    return (kept.sum(axes, keepdim=True, dtype=wide) / count).to(value.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,10 @@ class Resample(Intervention):
     @property
     def origin(self) -> Source | None:
         return self.source
+
+    @property
+    def mixes_examples(self) -> bool:
+        return self.source is None
 
     def act(self, region: Region, given: Given | None) -> Tensor:
         rows = len(region.value)
@@ -160,6 +170,10 @@ class Swap(Intervention):
     @property
     def pairs_examples(self) -> bool:
         return True
+
+    @property
+    def mixes_examples(self) -> bool:
+        return self.source is None
 
     @property
     def other_positions(self) -> Any:

@@ -151,6 +151,8 @@ def check_axes(one: Intervention, place: Place) -> None:
         raise InputError(f"{what}: keys are of scores and patterns; {shown}.")
     if per_example(place.keys):
         raise InputError(f"{what}: keys are the same for every example.")
+    if axes.letters[0] == "1" and (one.mixes_examples or per_example(place.positions)):
+        raise InputError(f"{what}: all examples share one value there ({shown}).")
     if not place.when.is_always and (axes.position is None or not axes.has_batch):
         raise InputError(f"{what}: when was given, and no axis counts positions ({shown}).")
     if (place.neurons is not None or one.subspace is not None) and axes.last in "qks":

@@ -98,6 +98,11 @@ class Intervention(ABC):
         return False
 
     @property
+    def mixes_examples(self) -> bool:
+        """Whether examples of the run get values of one another."""
+        return False
+
+    @property
     def other_positions(self) -> Any:
         """Normalized positions in the source; None: those in the run."""
         return None

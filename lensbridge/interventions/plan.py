@@ -130,7 +130,7 @@ class Plan:
 
     def _check_given(self) -> None:
         if self.given is not None:
-            self._check_seen(self.given.seen(self.place), "source")
+            self._check_seen(self.given.sample(self.place), "source")
 
     def _check_seen(self, seen: Tensor, what: str) -> None:
         found = tuple(seen.shape[2:])
@@ -162,11 +162,21 @@ class Plan:
         if not value.is_floating_point() and not self.intervention.on_integers:
             raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
         window = self._window(value, hook)
+        self._check_beams(window, hook)
         region = Region.of(self.place, window, hook.step, value)
         if region is None:
             return value
         self._check_region(region)
         return region.changed(self.intervention.act(region, self.given))
+
+    def _check_beams(self, window: Window, hook: Hook) -> None:
+        examples = hook.progress.examples
+        if self.intervention.mixes_examples and examples not in (None, window.rows):
+            raise InputError(
+                f"{self.what} takes values of other examples, and this generation has "
+                f"{window.rows} rows of {examples} examples (beams, or several texts for each). "
+                "Give it a source, or generate one row for each example."
+            )
 
     def _check_region(self, region: Region) -> None:
         """What could not be checked before: sizes that only the run knows."""

@@ -64,6 +64,10 @@ class Given:
         """All columns, and of them what the place sees."""
         return place.inner(self.value, self.window)
 
+    def sample(self, place: Place) -> Tensor:
+        """`seen` of one column, for its form."""
+        return place.inner(self.value[:1, :1], self.window)
+
     def paired(self, region: Region, positions: Any) -> "Paired":
         """For each column of a region the value here that belongs to it, and where there is one.
 
