@@ -117,15 +117,20 @@ def _widened(piece: Piece, total: int, fill: float) -> Tensor:
 
 
 def check_rows_stay(config: Any, options: Mapping[str, Any]) -> None:
-    """Refuse ways to generate in which a row does not go on from its own activations.
+    """Refuse ways to generate in which a row does not go on from its own activations, pass by pass.
 
     Raises:
-        InputError: beams, or drafts of another model.
+        InputError: beams, drafts of another model, or a key/value cache with empty places.
     """
     if (config.num_beams or 1) > 1:
         raise InputError(
             "return_cache needs rows that stay in their place; a beam search moves them. Generate "
             "first, then run_with_cache on what came of it."
+        )
+    if "static" in (config.cache_implementation or ""):
+        raise InputError(
+            "return_cache: patterns over a static key/value cache have keys for places that are "
+            "still empty. Leave cache_implementation out."
         )
     drafted = options.get("assistant_model") is not None or config.prompt_lookup_num_tokens
     if drafted:

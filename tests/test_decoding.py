@@ -190,6 +190,8 @@ def test_what_has_no_cache_is_refused() -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 6)
     with pytest.raises(InputError, match="a beam search moves them"):
         model.generate(ids, return_cache=True, num_beams=2, **QUIET)
+    with pytest.raises(InputError, match="static key/value cache"):
+        model.generate(ids, return_cache=True, cache_implementation="static", **QUIET)
     name = "MixtralForCausalLM"
     mixture = lensbridge.load(tiny_model(built_in(name), name))
     inside = "blocks.0.mlp.experts.0.hook_post"
