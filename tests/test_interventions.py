@@ -28,6 +28,7 @@ from lensbridge.interventions import (
     Swap,
     When,
     Zero,
+    cells_of,
     from_json,
     to_json,
 )
@@ -436,6 +437,28 @@ def test_features_of_a_spliced_sae() -> None:
         return x
 
     agree(found, bare(hf, Layer(hf, "llama", 1).block, "input", zero, input_ids=ids))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_a_sweep_runs_each_as_it_runs_alone(family: str, exact: bool) -> None:
+    model, ids = lensbridge.load(build(Shape(family))), tokens(2, 6)
+    several = [
+        *(Zero(("z", layer), heads=head) for layer in range(2) for head in range(4)),
+        Swap(("resid_pre", 1), positions=[[1], [4]]),
+        Noise(("mlp_out", 0), 1.0, positions="last"),
+        Scale(("post", 1), 2.0, neurons=[1, 3]),
+    ]
+
+    def metric(logits: Tensor) -> Tensor:
+        return logits[:, -1, 5] - logits[:, 2, 7]
+
+    result = model.sweep(ids, cells_of(model, several), metric, reduce="none", exact=exact)
+    with torch.no_grad():
+        alone = torch.stack([metric(model.run_with_interventions(ids, one)) for one in several])
+    torch.testing.assert_close(result.values, alone, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="A cell is of one point"):
+        cells_of(model, [Zero("z")])
 
 
 # --- generation ----------------------------------------------------------------------------------

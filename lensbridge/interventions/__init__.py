@@ -3,6 +3,7 @@
 They compile to hooks, so they combine with hooks, caches, SAEs and with one another.
 """
 
+from lensbridge.interventions.cells import cells_of
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.das import DASResult, fit_das
 from lensbridge.interventions.document import from_json, to_json
@@ -30,6 +31,7 @@ __all__ = [
     "When",
     "Zero",
     "causal_trace",
+    "cells_of",
     "fit_das",
     "from_json",
     "steering_vector",

@@ -53,6 +53,19 @@ def callbacks_of(
 
 
 def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:
+    required = names_points(one.site)
+    return [
+        Callback(plan.name, "edit", plan.run, str(one.site), required, check=plan.check)
+        for plan in plans_of(model, one)
+    ]
+
+
+def plans_of(model: "LensModel", one: Intervention) -> "list[Plan]":
+    """An intervention at each of its points.
+
+    Raises:
+        InputError: it does not fit one of them.
+    """
     names = model.vocabulary.select(one.site)
     if isinstance(one.origin, Tensor) and len(names) > 1:
         raise InputError(
@@ -60,12 +73,7 @@ def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:
             "Give a cache, or a mapping from names to tensors."
         )
     origin = _with_canonical_names(model, one.origin)
-    plans = [Plan.of(model, one, name, origin) for name in names]
-    required = names_points(one.site)
-    return [
-        Callback(plan.name, "edit", plan.run, str(one.site), required, check=plan.check)
-        for plan in plans
-    ]
+    return [Plan.of(model, one, name, origin) for name in names]
 
 
 def _with_canonical_names(model: "LensModel", source: Source | None) -> Source | None:
@@ -163,7 +171,11 @@ class Plan:
             raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
         window = self._window(value, hook)
         self._check_beams(window, hook)
-        region = Region.of(self.place, window, hook.step, value)
+        return self.edited(value, window, hook.step)
+
+    def edited(self, value: Tensor, window: Window, step: int) -> Tensor:
+        """The activation of a pass with the intervention."""
+        region = Region.of(self.place, window, step, value)
         if region is None:
             return value
         self._check_region(region)
@@ -184,17 +196,24 @@ class Plan:
         if region.step == 0:  # beams: more rows than examples, which `act` repeats
             self.intervention.check_value((None, *region.value.shape[1:]), self.what)
 
-    def _window(self, value: Tensor, hook: Hook) -> Window:
-        axes, progress = self.place.axes, hook.progress
+    def whole(self, value: Tensor, mask: Tensor | None) -> Window:
+        """The window of a pass that computes every column of the point."""
+        axes = self.place.axes
         rows = value.shape[0] if axes.has_batch else 1
         size = 1 if axes.position is None else value.shape[axes.position]
+        return Window(rows, 0, size, size, mask)
+
+    def _window(self, value: Tensor, hook: Hook) -> Window:
+        axes, progress = self.place.axes, hook.progress
+        every = self.whole(value, None)
+        rows, size = every.rows, every.end
         total = progress.past + progress.count
         apart = bool(self.tower) or not axes.has_batch or axes.position is None
         if not progress.past and size != total and self.name != "hook_logits":
             apart = True  # a decoder that makes its own ids, pictures in the text
         if apart or total < size or self._of_encoder:
             mask = progress.mask(encoder=True) if self.tower == "encoder." else None
-            return Window(rows, 0, size, size, mask)
+            return self.whole(value, mask)
         return Window(rows, total - size, total, progress.prompt, self._mask(hook, rows))
 
     @property
