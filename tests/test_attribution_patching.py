@@ -445,6 +445,41 @@ def test_edges_run_forward_only() -> None:
         assert ("m0", "a0.h0<q>") not in readers
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("granularity", ["node", "edge"])
+def test_padded_rows_score_as_each_alone(family: str, granularity: Any) -> None:
+    model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
+    pad = torch.tensor([[0, 0], [0, 0]])
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[:, :2] = 0
+    given = [
+        {"input_ids": torch.cat([pad, ids], 1), "attention_mask": mask} for ids in (CLEAN, CORRUPT)
+    ]
+    padded = attribution_patch(model, *given, total, granularity=granularity)
+    alone = attribution_patch(model, CLEAN, CORRUPT, total, granularity=granularity)
+    for unit, scores in alone.scores.items():
+        close(padded[unit].nan_to_num(), scores.nan_to_num())
+
+
+@pytest.mark.parametrize("granularity", ["node", "edge"])
+def test_half_precision_models_score_nearly_the_same(granularity: Any) -> None:
+    architecture = next(a for a in lensbridge_architectures() if "LlamaForCausalLM" in a.classes)
+    found = [
+        attribution_patch(
+            lensbridge.load(tiny_model(architecture, dtype=dtype)),
+            CLEAN,
+            CORRUPT,
+            total,
+            granularity=granularity,
+        )
+        for dtype in (torch.float64, torch.bfloat16)
+    ]
+    for unit in found[0].scores:
+        exact, rough = (one[unit].nan_to_num() for one in found)
+        assert rough.dtype == torch.float32
+        assert float((rough - exact).norm() / exact.norm()) < 0.1
+
+
 def test_encoder_and_decoder_nodes() -> None:
     model = tiny("T5ForConditionalGeneration")
     more = {"decoder_input_ids": torch.tensor([[0, 8, 9], [0, 3, 4]])}

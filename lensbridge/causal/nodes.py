@@ -124,7 +124,8 @@ class NodeScores:
 
 def _product(unit: str, delta: Tensor, grad: Tensor) -> Tensor:
     """Shapes: an activation's -> `[batch, pos, index?]`"""
-    product = delta * grad.to(delta)
+    wide = torch.promote_types(delta.dtype, torch.float32)
+    product = delta.to(wide) * grad.to(wide)
     return product if unit == "neuron" else product.sum(-1)
 
 

@@ -53,7 +53,8 @@ class Stream:
 
     def __post_init__(self) -> None:
         start = taken(self.values[f"{self.graph.at(0)}hook_resid_pre"], self.pos, -2)
-        self._rows = start.new_empty(len(self.graph.senders), *start.shape)
+        wide = torch.promote_types(start.dtype, torch.float32)
+        self._rows = start.new_empty(len(self.graph.senders), *start.shape, dtype=wide)
         self._rows[0] = start
         self._count = 1
         target = Target(f"{self.graph.at(0)}hook_resid_pre", None, "")  # for its shape alone
