@@ -165,6 +165,19 @@ def edges(name: str) -> AttributionResult:
     return attribution_patch(tiny(name), CLEAN, CORRUPT, total, granularity="edge")
 
 
+@cache
+def gradient(name: str, point: str) -> Tensor:
+    """Of the metric on the corrupted input."""
+    return tiny(name).gradients(CORRUPT, [point], total).gradients[point]
+
+
+@cache
+def change(name: str, point: str) -> Tensor:
+    """What a point holds in the clean run less what it holds in the corrupted one."""
+    clean, corrupt = (tiny(name).run_with_cache(ids, [point])[1] for ids in (CLEAN, CORRUPT))
+    return clean[point] - corrupt[point]
+
+
 def close(found: Tensor, wanted: Tensor) -> None:
     """Equal but for norms that compute in float32."""
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -189,9 +202,7 @@ def test_edges_into_a_receiver_make_up_the_change_of_what_it_reads(name: str) ->
         if node.kind == "mixer" or node.component == "gate":
             continue
         point = read_at(model, node)
-        _, grads = model.gradients(CORRUPT, [point], total)
-        values = [model.run_with_cache(ids, [point])[1][point] for ids in (CLEAN, CORRUPT)]
-        product = (values[0] - values[1]) * grads[point]
+        product = change(name, point) * gradient(name, point)
         wanted = product[:, :, node.index] if node.kind == "head" else product
         close(table[:, i].sum(), wanted.sum())
 
@@ -209,18 +220,14 @@ def test_every_edge_is_the_senders_change_times_the_receivers_gradient(name: str
         "input": "hook_resid_pre",
     }
     points = {n: f"blocks.{n.layer or 0}.{written[n.kind]}" for n in result.senders}
-    caches = [
-        model.run_with_cache(ids, list(dict.fromkeys(points.values())))[1]
-        for ids in (CLEAN, CORRUPT)
-    ]
     for j, receiver in enumerate(result.receivers):
         if receiver.kind == "mixer" or receiver.component == "gate":
             continue
         place = read_at(model, receiver)
-        _, grads = model.gradients(CORRUPT, [place], total)
-        grad = grads[place][:, :, receiver.index] if receiver.kind == "head" else grads[place]
+        grad = gradient(name, place)
+        grad = grad[:, :, receiver.index] if receiver.kind == "head" else grad
         for i, sender in enumerate(result.senders):
-            delta = caches[0][points[sender]] - caches[1][points[sender]]
+            delta = change(name, points[sender])
             delta = delta[:, :, sender.index] if sender.kind == "head" else delta
             if sender.kind == "input" and name in SANDWICH:
                 continue  # it takes the biases too, which norms divide by what they divide by
@@ -333,12 +340,12 @@ def test_activations_along_their_way_give_the_exact_patch_of_a_layer() -> None:
     """The integral of a gradient is a difference: here of patching all heads of a layer, an MLP."""
     model = tiny("LlamaForCausalLM")
     _, clean = model.run_with_cache(CLEAN)
-    found = attribution_patch(model, CLEAN, CORRUPT, total, method="ig_activations", steps=128)
+    found = attribution_patch(model, CLEAN, CORRUPT, total, method="ig_activations", steps=64)
     before = total(model(CORRUPT)).detach()
     for unit, point in (("head", "blocks.0.attn.hook_z"), ("mlp", "blocks.0.hook_mlp_out")):
         patched = model.run_with_hooks(CORRUPT, [(point, lambda v, hook: clean[hook.name])])
         exact = float(total(patched).detach() - before)
-        assert float(found[unit][0].sum()) == pytest.approx(exact, rel=0.02)
+        assert float(found[unit][0].sum()) == pytest.approx(exact, rel=0.04)
     by_edge = attribution_patch(
         model, CLEAN, CORRUPT, total, method="ig_activations", steps=16, granularity="edge"
     )
