@@ -98,7 +98,7 @@ def load(path: str | Path, model: "LensModel | None" = None) -> ActivationCache:
             if metadata.get("format") != FORMAT:
                 raise InputError(
                     f"{path} is a safetensors file, but not an ActivationCache: its format is "
-                    f"{metadata.get('format')!r}, and {FORMAT!r} is what ActivationCache.save writes."
+                    f"{metadata.get('format')!r}, and ActivationCache.save writes {FORMAT!r}."
                 )
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:

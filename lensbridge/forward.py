@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
 from lensbridge.hooks import Callback, require_fired

@@ -1,5 +1,6 @@
-"""Tiny random models of a built-in description, in float64, behind the lens."""
+"""Tiny random models of a built-in description behind the lens."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,19 @@ def tiny(name: str, dtype: torch.dtype = torch.float64, **fields: Any) -> LensMo
     architecture = described(name)
     model = tiny_model(architecture, dtype=dtype, **fields)
     return lensbridge.load(model, architecture=architecture)
+
+
+@cache
+def of_class(name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> LensModel:
+    """A tiny random model of a transformers class that has a built-in description."""
+    found = [claim.architecture for claim in registry().claims]
+    model = tiny_model(
+        next(one for one in found if name in one.classes), name, dtype=dtype, **fields
+    )
+    for buffer, value in model.named_buffers():
+        if buffer == "final_logits_bias":
+            value.normal_()  # which is zeros in a new model
+    return lensbridge.load(model)
 
 
 def gpt2(**shape: Any) -> tuple[Any, LensModel]:

@@ -1,14 +1,13 @@
 """Direct logit attribution against matrix products by hand, and against the bare model's logits."""
 
 import sys
-from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from raw import Recording, record
 from tiny_models import FAMILIES, Layer, Shape, build, embed_of, final_norm_of, left_padded, tokens
 from torch import Tensor, nn
@@ -17,36 +16,19 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.analysis import direct_logit_attribution
 from lensbridge.errors import InputError, LensbridgeError, NotCachedError, TokenError
-from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = of_class
 
 UNITS = ("component", "layer", "head", "neuron")
 STORE = "When John and Mary went to the store, Mary gave a bottle to"
 EIFFEL = "The Eiffel Tower is in the city of"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def demo() -> LensModel:
     return lensbridge.load("demo")
-
-
-@cache
-def tiny(name: str) -> LensModel:
-    found = next(one for one in lensbridge_architectures() if name in one.classes)
-    hf = tiny_model(found, name)
-    for buffer, value in hf.named_buffers():
-        if buffer == "final_logits_bias":
-            value.normal_()  # which is zeros in a new model
-    return lensbridge.load(hf)
 
 
 def close(found: Tensor, wanted: Tensor, size: float = 2e-4) -> None:

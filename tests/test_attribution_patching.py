@@ -1,11 +1,12 @@
 """Attribution patching against autograd on the bare model, exact patches and limits."""
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from lensbridge_adapters import lensbridge_architectures
 from tiny_models import Layer, Shape, build
 from torch import Tensor, nn
@@ -25,24 +26,11 @@ from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.patching import path_patch
 from lensbridge.testing import tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = partial(of_class, dtype=torch.float64)
+
 CLEAN = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 7, 25, 48, 6]])
 CORRUPT = torch.tensor([[9, 5, 41, 30, 60, 33, 12], [14, 7, 31, 30, 25, 48, 6]])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def tiny(name: str) -> LensModel:
-    """A tiny random model of a class that has a built-in description, in float64."""
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
 
 
 def metric(logits: Tensor) -> Tensor:

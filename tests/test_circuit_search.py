@@ -1,20 +1,19 @@
 """Circuits: ablations against raw hooks on the bare model, and a search that finds known heads."""
 
 import math
-from collections.abc import Collection, Iterator
-from functools import cache
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from tiny_models import Layer, Shape, build
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import lensbridge
-from lensbridge import LensModel
 from lensbridge.causal import (
     Circuit,
     FaithfulnessConfig,
@@ -29,27 +28,13 @@ from lensbridge.causal import (
 from lensbridge.demo import FOLDER
 from lensbridge.errors import InputError
 from lensbridge.patching import path_patch
-from lensbridge.testing import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = partial(of_class, dtype=torch.float64)
 
 CLEAN = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 7, 25, 48, 6]])
 CORRUPT = torch.tensor([[9, 5, 41, 30, 60, 33, 12], [14, 7, 31, 30, 25, 48, 6]])
 REFERENCE = torch.tensor([[8, 3, 4, 30, 6, 3, 12], [1, 7, 3, 3, 25, 8, 6], [4, 4, 4, 9, 9, 9, 2]])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def tiny(name: str) -> LensModel:
-    """A tiny random model of a class that has a built-in description, in float64."""
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
 
 
 def metric(logits: Tensor) -> Tensor:

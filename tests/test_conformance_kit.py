@@ -1,6 +1,5 @@
 """The conformance kit: right descriptions pass, wrong ones fail with a message that says what."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -28,16 +27,9 @@ from lensbridge.testing import (
     tiny_config,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 pytest_plugins = ["pytester"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 WRONG = replace(GPT2, block=replace(GPT2.block, residual="parallel"))

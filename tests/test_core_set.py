@@ -4,8 +4,6 @@
 imports no model class by name, and nothing else that only some releases have.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from lensbridge_adapters import lensbridge_architectures
@@ -15,6 +13,8 @@ import lensbridge
 from lensbridge.spec import Architecture
 from lensbridge.testing import CHECKS, Check, conformance, tiny_model
 from lensbridge.testing.inputs import inputs_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CORE_SET = (
     "GPT2LMHeadModel",
@@ -30,15 +30,6 @@ CORE_SET = (
     "MambaForCausalLM",
     "DeepseekV3ForCausalLM",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def built_in(name: str) -> Architecture:

@@ -1,9 +1,10 @@
 """Caches take the residual stream apart: every sum is held against the stream itself."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
+from described import of_class
 from lensbridge_adapters import lensbridge_architectures
 from tiny_models import Shape, build, tokens
 from torch import Tensor
@@ -22,17 +23,11 @@ from lensbridge.spec import Architecture
 from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+named = partial(of_class, dtype=torch.float64)
+
 IDS = tokens()
 LARGE = ("hook_q_input", "hook_k_input", "hook_v_input", ".experts.")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def everything(model: LensModel) -> ActivationCache:
@@ -94,12 +89,6 @@ def stream(cache: ActivationCache, prefix: str, layer: int, mlp_input: bool, las
 
 
 # --- by hand ----------------------------------------------------------------------------------
-
-
-def named(name: str, **fields: object) -> LensModel:
-    """A tiny random model of a transformers class."""
-    found = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(found, name, dtype=torch.float64, **fields))
 
 
 def rms_divisor(x: Tensor, eps: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -24,14 +23,7 @@ from lensbridge.evals import (
     sanity_check,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -1,17 +1,15 @@
 """Families against plain PyTorch: what their points hold and what an edit of them does."""
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from torch import Tensor, nn
 
 import lensbridge
-from lensbridge import LensModel
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import (
     AbsentPointError,
@@ -20,24 +18,10 @@ from lensbridge.errors import (
     UnknownPointError,
     WeightError,
 )
-from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def tiny(name: str, **fields: Any) -> LensModel:
-    """A tiny random model of a class that has a built-in description."""
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, **fields))
+pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = of_class
 
 
 IDS = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 77, 25, 48, 66]])

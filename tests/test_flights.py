@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from tiny_models import Shape, build, left_padded, tokens
 from torch import Tensor, nn
 
@@ -22,14 +22,10 @@ from lensbridge.patching.setters import (
     layer_head_pos_pattern_patch_setter,
     layer_pos_head_vector_patch_setter,
 )
-from lensbridge.testing import tiny_model
+
+named = of_class
 
 ALL = slice(None)
-
-
-def named(name: str, **fields: Any) -> LensModel:
-    found = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(found, name, **fields))
 
 
 def cells_of(model: LensModel, length: int) -> list[Cell]:

@@ -1,37 +1,24 @@
 """Gradients and Jacobians against autograd on the bare model, with raw hooks."""
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from lensbridge_adapters import lensbridge_architectures
 from tiny_models import Layer, Shape, build, split_heads, tokens
 from torch import Tensor, nn
 
 import lensbridge
-from lensbridge import LensModel
 from lensbridge.errors import InputError, UnknownPointError
 from lensbridge.testing import tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = partial(of_class, dtype=torch.float64)
+
 IDS = tokens()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def tiny(name: str) -> LensModel:
-    """A tiny random model of a class that has a built-in description, in float64."""
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
 
 
 def number(logits: Tensor) -> Tensor:

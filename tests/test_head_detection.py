@@ -1,11 +1,11 @@
 """Head detection: scores by hand from the bare model's own attention, and heads that are known."""
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from tiny_models import Shape, build, left_padded, tokens
 from torch import Tensor
 
@@ -21,19 +21,11 @@ from lensbridge.analysis import (
 )
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.evals import repeated_tokens
-from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("previous_token_head", "duplicate_token_head", "induction_head")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache
@@ -184,30 +176,24 @@ def test_text() -> None:
 
 
 def test_hybrids_and_sinks() -> None:
-    from lensbridge_adapters import lensbridge_architectures
-
-    def tiny(name: str) -> LensModel:
-        found = next(one for one in lensbridge_architectures() if name in one.classes)
-        return lensbridge.load(tiny_model(found, name))
-
-    jamba = tiny("JambaForCausalLM")
+    jamba = of_class("JambaForCausalLM")
     ids = inputs_for(jamba.hf_model)["input_ids"]
     there = [block.attn is not None for block in jamba.native.blocks]
     scores = detect_head(jamba, ids, "previous_token_head")
     assert [bool((row != -1).any()) for row in scores] == there
     assert not all(there)
-    oss = tiny("GptOssForCausalLM")  # whose patterns sum to less than 1
+    oss = of_class("GptOssForCausalLM")  # whose patterns sum to less than 1
     scores = detect_head(oss, inputs_for(oss.hf_model)["input_ids"], "previous_token_head")
     assert bool(((scores >= 0) & (scores <= 1)).all())
-    bert = tiny("BertForMaskedLM")
+    bert = of_class("BertForMaskedLM")
     given = inputs_for(bert.hf_model)["input_ids"]
     ahead = torch.ones(len(given[0]) - 1).diag(1)  # which only an encoder can show
     assert bool((detect_head(bert, given, ahead) > 0).all())
-    mamba = tiny("MambaForCausalLM")
+    mamba = of_class("MambaForCausalLM")
     with pytest.raises(LensbridgeError, match="no attention"):
         detect_head(mamba, given, "induction_head")
     with pytest.raises(LensbridgeError, match="two stacks"):
-        detect_head(tiny("T5ForConditionalGeneration"), given, "induction_head")
+        detect_head(of_class("T5ForConditionalGeneration"), given, "induction_head")
 
 
 def test_no_attention_left_scores_nothing() -> None:

@@ -1,7 +1,6 @@
 """Accuracy, sampling, rows of tokens, prompts and names: by hand and against transformers."""
 
 import sys
-from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -30,16 +29,9 @@ from lensbridge.analysis import (
 )
 from lensbridge.errors import InputError, LensbridgeError, UnknownPointError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EIFFEL = "The Eiffel Tower is in the city of"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

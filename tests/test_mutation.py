@@ -1,10 +1,8 @@
 """The kit rejects wrong descriptions: each declaration of the adapters, changed one at a time."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 from lensbridge_adapters.bert import BERT
 from lensbridge_adapters.gemma2 import GEMMA2
 from lensbridge_adapters.gpt2 import GPT2
@@ -16,17 +14,10 @@ from lensbridge.plugins import registry
 from lensbridge.spec import Architecture
 from lensbridge.testing.mutation import Trial, kill_rate, mutants, survivors, trials
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WANTED = 0.98
 """Of the mutants that change any value, how many must be refused or rejected."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def changes(architecture: Architecture) -> set[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -17,17 +17,10 @@ from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import AbsentPointError, InputError, NotCachedError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAMILIES = ("gpt2", "llama", "neox", "neox_sequential")
 Case = tuple[LensModel, Bare, Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

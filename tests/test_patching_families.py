@@ -1,18 +1,18 @@
 """Patching of hybrids, encoder-decoders and latent attention, against the bare models."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from tiny_models import tokens
 from torch import Tensor, nn
 
-import lensbridge
-from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import AbsentPointError
-from lensbridge.testing import tiny_model
+
+family = partial(of_class, dtype=torch.float64)
 
 
 def metric(logits: Tensor) -> Tensor:
@@ -22,11 +22,6 @@ def metric(logits: Tensor) -> Tensor:
 
 def close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9)
-
-
-def family(name: str) -> LensModel:
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
 
 
 def outputs_of(hf: Any, module: nn.Module, **call: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ the senders make (matrix products), and puts the query, key, value or MLP output
 it into the corrupted run. Nothing is frozen there, and no lensbridge in it.
 """
 
-import functools
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from einops import rearrange
-from lensbridge_adapters import lensbridge_architectures
 from raw_patching import Bare, run_changing
 from tiny_models import Layer, Shape, build, embed_of, join_heads, split_heads, tokens
 from torch import Tensor, nn
@@ -21,19 +20,12 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.testing import tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+family = partial(of_class, dtype=torch.float64)
 
 FAMILIES = ("gpt2", "llama", "neox", "neox_sequential")
 LAYERS = 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def metric(logits: Tensor) -> Tensor:
@@ -243,12 +235,6 @@ def test_through_everything_to_the_logits_is_activation_patching(case: Case) -> 
 
 
 # --- families whose stream is not a plain sum ------------------------------------------------
-
-
-@functools.cache
-def family(name: str) -> LensModel:
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name, dtype=torch.float64))
 
 
 IDS = torch.tensor([[9, 23, 41, 17, 60], [14, 52, 31, 33, 25]])

@@ -1,12 +1,10 @@
 """Sweeps: cells run in batches give what they give one by one, and bare models the same."""
 
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from lensbridge_adapters import lensbridge_architectures
+from described import of_class
 from raw_patching import run_changing
 from tiny_models import Layer, Shape, build, left_padded, tokens
 from torch import Tensor, nn
@@ -16,23 +14,10 @@ from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import InputError, UnknownPointError
 from lensbridge.patching import Cell
-from lensbridge.testing import tiny_model
 from lensbridge.testing.inputs import inputs_for
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def family(name: str) -> LensModel:
-    architecture = next(one for one in lensbridge_architectures() if name in one.classes)
-    return lensbridge.load(tiny_model(architecture, name))
+pytestmark = pytest.mark.usefixtures("one_thread")
+family = of_class
 
 
 def metric(logits: Tensor) -> Tensor:
