@@ -2,7 +2,7 @@
 
     python -m benchmarks            the table, in about fifteen minutes on one core
     python -m benchmarks --quick    small models and few rounds: does it run, not how fast
-    python -m benchmarks --write    also write docs/benchmarks.md
+    python -m benchmarks --write    also write what was measured to docs/benchmarks.md
     python -m benchmarks --only host load       some groups: forward, sweep, host, load, import
 
 Everything runs in one process, interleaved, on random weights built offline. A result is a ratio:
@@ -13,7 +13,7 @@ interval. Whatever is compared is first checked to compute the same.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,13 +41,20 @@ A result is lensbridge's cost as a multiple of the other's: below 1 lensbridge i
 It is a median over rounds, with the interval that holds it with 95% confidence. All contenders run
 in one process, in turn, in an order that changes from round to round, and the clock is the
 processor time of the process. Weights are random; results are checked to be equal before anything
-is timed: logits bit-identical to the bare model's, caches equal between libraries. Memory of a
-cache is counted by the allocations that torch reports, memory of a load by the kernel, each load in
-a fresh process.
+is timed: logits bit-identical to the bare model's, caches and sweeps equal between libraries.
+Memory of a cache is counted by the allocations that torch reports, memory of a load by the kernel,
+each load in a fresh process. A sweep of patches that others run one forward pass at a time is
+timed on some of its cells there and in full here.
+
+GPT-2 and Llama are built from their configs: {gpt2}; {llama}; for sweeps with one prompt of the
+length in the table. The tiny Llama has {deep}.
+"""
+
+SECTION = """
+## {title}
 
 {table}
 
-GPT-2 and Llama are built from their configs: {gpt2}; {llama}. The tiny Llama has {deep}.
 Measured with {threads} on a CPU, with {versions}.
 """
 
@@ -144,12 +151,21 @@ GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "import": import_rows,
 }
 
+TITLES = {
+    "forward": "Forward passes and caches",
+    "sweep": "Sweeps of activation patches",
+    "host": "The cost of a hook",
+    "load": "Loading",
+    "import": "Importing",
+}
 
-def measure(plan: Plan, groups: Iterable[str] = GROUPS) -> Iterator[Row]:
-    """The rows of some groups, as they are measured."""
+
+def measure(plan: Plan, groups: Iterable[str] = GROUPS) -> Iterator[tuple[str, Row]]:
+    """The rows of some groups with the group, as they are measured."""
     with torch.no_grad():
         for group in groups:
-            yield from GROUPS[group](plan)
+            for row in GROUPS[group](plan):
+                yield group, row
 
 
 def _models(plan: Plan) -> Iterator[Specimen]:
@@ -158,8 +174,24 @@ def _models(plan: Plan) -> Iterator[Specimen]:
     yield specimens.llama(llama)
 
 
-def document(rows: Iterable[Row], plan: Plan) -> str:
-    """The text of docs/benchmarks.md."""
+def document(rows: Mapping[str, list[Row]], plan: Plan, before: str = "") -> str:
+    """The text of docs/benchmarks.md.
+
+    Args:
+        rows: of the groups that were measured.
+        plan: how.
+        before: the text as it was; groups that were not measured stay as they are there.
+    """
+    gpt2, llama = plan.shapes
+    text = TEXT.format(gpt2=gpt2, llama=llama, deep=plan.deep)
+    sections = before.split("\n## ")[1:]
+    old = {one.partition("\n")[0]: f"\n## {one}" for one in sections}
+    for group, title in TITLES.items():
+        text += _section(title, rows[group]) if group in rows else old.get(title, "")
+    return text
+
+
+def _section(title: str, rows: list[Row]) -> str:
     versions = {
         "lensbridge": lensbridge.__version__,
         "torch": torch.__version__,
@@ -167,11 +199,9 @@ def document(rows: Iterable[Row], plan: Plan) -> str:
         **({rival.NAME: version("transformer-lens")} if rival.installed() else {}),
     }
     threads = torch.get_num_threads()
-    return TEXT.format(
+    return SECTION.format(
+        title=title,
         table=as_markdown(rows),
-        gpt2=plan.shapes[0],
-        llama=plan.shapes[1],
-        deep=plan.deep,
         threads="one thread" if threads == 1 else f"{threads} threads",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )
@@ -185,18 +215,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--threads", type=int, default=1, help="for torch")
     asked = parser.parse_args(arguments)
-    if asked.write and (asked.quick or asked.only != list(GROUPS)):
-        parser.error("--write is for the whole table: leave out --quick and --only")
+    if asked.write and asked.quick:
+        parser.error("--write is for what was measured in full: leave out --quick")
     torch.set_num_threads(asked.threads)
     transformers.utils.logging.disable_progress_bar()
     plan = QUICK if asked.quick else FULL
-    rows = []
-    for row in measure(plan, asked.only):
-        rows.append(row)
+    rows: dict[str, list[Row]] = {}
+    for group, row in measure(plan, asked.only):
+        rows.setdefault(group, []).append(row)
         print(f"  measured: {row.work}, {row.model}", file=sys.stderr)
-    print(as_text(rows))
+    print(as_text(row for some in rows.values() for row in some))
     if asked.write:
-        DOCUMENT.write_text(document(rows, plan), encoding="utf-8")
+        before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+        DOCUMENT.write_text(document(rows, plan, before), encoding="utf-8")
 
 
 if __name__ == "__main__":

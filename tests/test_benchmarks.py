@@ -43,19 +43,22 @@ def tiny() -> Specimen:
     return specimens.gpt2(TINY)
 
 
+def measured(group: str) -> list[Row]:
+    return [row for _, row in main.measure(PLAN, [group])]
+
+
 def test_sweep_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.rival.installed", lambda: False)
-    rows = list(main.measure(PLAN, ["sweep"]))
+    rows = measured("sweep")
     for model in ("GPT-2", "Llama"):
-        measured = [row for row in rows if row.model == model and row.measured is not None]
-        works = {row.work for row in measured}
+        works = {row.work for row in rows if row.model == model and row.measured is not None}
         assert len(works) == 6
         assert {f"patch resid_pre, layer x pos, {n} tokens" for n in PLAN.lengths} <= works
 
 
 def test_forward_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Specimen, "bridge", None)
-    rows = list(main.measure(PLAN, ["forward"]))
+    rows = measured("forward")
     for model in ("GPT-2", "Llama"):
         assert list(dict.fromkeys(row.work for row in rows if row.model == model)) == WORK
     absent = [row for row in rows if "TransformerLens" in row.against]
@@ -65,7 +68,7 @@ def test_forward_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_host_rows_are_in_microseconds() -> None:
-    rows = list(main.measure(PLAN, ["host"]))
+    rows = measured("host")
     reads = [row for row in rows if row.work.startswith("read one point")]
     assert [(row.unit, row.against) for row in reads] == [
         ("us", "HF forward"),
@@ -145,7 +148,19 @@ def test_tables() -> None:
         [row]
     )
     assert len(set(map(len, as_text([row, row]).splitlines()[1:]))) == 1
-    assert "1.23x" in main.document([row], PLAN)
+
+
+def test_groups_that_are_not_measured_stay_as_they_are_written() -> None:
+    one = Row("work", "model", "other", Spread(1.0, 1.234, 2.0))
+    two = Row("other work", "model", "other", Spread(2.0, 2.0, 2.0))
+    first = main.document({"forward": [one], "host": [one]}, PLAN)
+    assert first.count("1.23x") == 2
+    again = main.document({"host": [two], "import": [two]}, PLAN, first)
+    assert again.count("1.23x") == 1
+    assert again.count("2.00x (2.00 to 2.00)") == 2
+    assert again == main.document({}, PLAN, again)
+    titles = [line for line in again.splitlines() if line.startswith("## ")]
+    assert titles == ["## Forward passes and caches", "## The cost of a hook", "## Importing"]
 
 
 def test_command_line_lists_its_groups(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +170,7 @@ def test_command_line_lists_its_groups(capsys: pytest.CaptureFixture[str]) -> No
     assert all(group in shown for group in main.GROUPS)
 
 
-def test_only_the_whole_table_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_full_measurements_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["--quick", "--write"])
-    assert "whole table" in capsys.readouterr().err
+    assert "measured in full" in capsys.readouterr().err
