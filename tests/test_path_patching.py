@@ -49,12 +49,26 @@ class ByHand(Bare):
 
     def delta(self, sender: str) -> Tensor:
         """What a sender adds to the stream in the clean run, less what in the corrupted one."""
+        sender, _, at = sender.partition("@")
+        whole = self._everywhere(sender)
+        if not at:
+            return whole
+        placed = torch.zeros_like(whole)
+        placed[:, int(at)] = whole[:, int(at)]
+        return placed
+
+    def _everywhere(self, sender: str) -> Tensor:
         clean, corrupted = self.runs
         if sender == "input":
             embed = embed_of(self.model, self.shape.family)
             return clean.outputs[embed] - corrupted.outputs[embed]
         index = int(sender[1])
         layer = self.layer(index)
+        if ".n" in sender:
+            neuron = int(sender.partition(".n")[2])
+            post = clean.inputs[layer.down] - corrupted.inputs[layer.down]
+            weight = layer.down.weight if self.shape.family == "gpt2" else layer.down.weight.T
+            return post[..., neuron, None] * weight[neuron]
         if sender.startswith("m"):
             return clean.outputs[layer.mlp] - corrupted.outputs[layer.mlp]
         if "h" not in sender:
@@ -72,13 +86,15 @@ class ByHand(Bare):
         return sum(told, torch.zeros_like(self.delta(senders[0])))
 
     def time(self, sender: str) -> float:
-        if sender == "input":
+        if sender.startswith("input"):
             return -1.0
         late = sender.startswith("m") or self.parallel
         return int(sender[1]) + (0.5 if late else 0.0)
 
     def change(self, senders: list[str], receiver: str) -> tuple[nn.Module, str, Any]:
         """The receiver's new value, as a change of a module's output."""
+        receiver, _, at = receiver.partition("@")
+        place = slice(int(at), int(at) + 1) if at else slice(None)
         index = int(receiver[1])
         layer, corrupted = self.layer(index), self.runs[1]
         stream = corrupted.inputs[layer.block]
@@ -86,14 +102,14 @@ class ByHand(Bare):
             attn = 0 if self.parallel else corrupted.outputs[layer.attn]
             before = index if self.parallel else index + 0.5
             out = layer.mlp(layer.ln2(stream + attn + self.deltas(senders, before)))
-            return layer.mlp, "output", lambda _: out
+            return layer.mlp, "output", lambda whole: _placed(whole, out, place)
         role, head = receiver[-2], int(receiver[4])
         projected = layer.qkv[role](layer.ln1(stream + self.deltas(senders, index)))
         new = split_heads(projected, self.shape, role)[:, :, head]
 
         def replaced(whole: Tensor) -> Tensor:
             share = split_heads(whole, self.shape, role).clone()
-            share[:, :, head] = new
+            share[:, place, head] = new[:, place]
             return join_heads(whole, share, self.shape, role)
 
         return layer.qkv[role], "output", replaced
@@ -104,6 +120,12 @@ class ByHand(Bare):
             last, told = self.layer(LAYERS - 1).block, self.deltas(senders, LAYERS)
             changes.append((last, "output", lambda whole: whole + told))
         return run_changing(self.model, changes, self.corrupted)
+
+
+def _placed(whole: Tensor, new: Tensor, place: slice) -> Tensor:
+    found = whole.clone()
+    found[:, place] = new[:, place]
+    return found
 
 
 Case = tuple[LensModel, ByHand]
@@ -126,6 +148,9 @@ PATHS = [
     (["a0.h0"], ["logits"]),
     (["m1", "a0.h0", "input"], ["logits"]),
     (["a0.h2", "m0"], ["a1.h1<v>", "m2", "logits"]),
+    (["a0.h1@1", "a0.h1@3", "m0@2"], ["a2.h3<q>@3", "a2.h1<k>@2"]),
+    (["a0.h1@1", "input@1"], ["m2@1"]),
+    (["m0.n5", "m0.n8@2", "a0.h1@0"], ["a2.h0<v>", "logits"]),
 ]
 
 
@@ -398,6 +423,13 @@ def test_refusals(case: Case) -> None:
         ("a0.h1", "a1.h1", "What of the head receives"),
         (["a0.h1", "a0"], "logits", "name one of them"),
         ([], "logits", "There is no node"),
+        ([(0, 1)], "logits", "is no part of a path"),
+        ("a0.h1@4", "logits", "a0.h1@4: the input has 4 positions"),
+        ("a0.h1", "logits@2", "a metric reads the logits of every position"),
+        ("r1", "logits", "receives only"),
+        ("a0.h1", "m1.n3", "sends only"),
+        (["m0.n3", "m0@1"], "logits", "name one of them"),
+        ("m0.n4000", "logits", "neurons"),
     ):
         with pytest.raises(InputError, match=told):
             P.path_patch(*inputs, senders, receivers, metric)
@@ -434,6 +466,11 @@ def test_a_layer_without_attention_sends_nothing() -> None:
         return changed
 
     wanted = run_changing(hf, [(query, "output", replaced)], OTHER)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
+
+    sent = module_io(hf, first.mamba, IDS)[1] - module_io(hf, first.mamba, OTHER)[1]
+    found = P.path_patch(model, IDS, OTHER, "s0", "logits", lambda x: x)
+    wanted = run_changing(hf, [(last, "output", lambda whole: whole + sent)], OTHER)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
 
 

@@ -6,17 +6,18 @@ from lensbridge.causal.attribution import (
     attribution_patch,
 )
 from lensbridge.causal.circuit import Circuit
+from lensbridge.causal.edge import Edge
 from lensbridge.causal.faithfulness import (
     FaithfulnessConfig,
     FaithfulnessResult,
     faithfulness,
 )
 from lensbridge.causal.graph import Graph, enumerate_edges
-from lensbridge.causal.node import Edge, Node
 from lensbridge.causal.pruning import Pruning, Trial, prune_circuit
 from lensbridge.causal.result import AttributionResult
 from lensbridge.causal.screening import Screening, screen
-from lensbridge.causal.units import enumerate_nodes
+from lensbridge.patching.node import Node
+from lensbridge.patching.units import enumerate_nodes
 
 __all__ = [
     "AttributionConfig",

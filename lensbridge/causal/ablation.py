@@ -1,7 +1,7 @@
 """Runs in which only some nodes or edges do what they do; the others do what they did elsewhere."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.causal.circuit import Circuit
+from lensbridge.causal.edge import Edge, at_position
 from lensbridge.causal.graph import Graph
-from lensbridge.causal.node import Edge, Node, at_position
 from lensbridge.causal.pair import check_aligned
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
-from lensbridge.causal.units import enumerate_nodes, point_of, usual_units
 from lensbridge.errors import InputError
-from lensbridge.hooks import Hook
 from lensbridge.patching.base import Base
+from lensbridge.patching.node import Node, setting
+from lensbridge.patching.units import enumerate_nodes, point_of, usual_units
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -182,7 +182,7 @@ class NodeAblation(Ablation):
         for node, point in self._points.items():
             if node not in keep:
                 gone.setdefault(point, []).append(node)
-        hooks = [(point, _replacing(self._values[point], own)) for point, own in gone.items()]
+        hooks = [(point, setting(self._values[point], own)) for point, own in gone.items()]
         logits = self.model.run_with_hooks(self.input, hooks)
         assert isinstance(logits, Tensor)
         return logits
@@ -241,21 +241,3 @@ def ablation_of(
     if circuit.kind == "edges":
         return EdgeAblation(model, clean, replacement, circuit.edges)
     return NodeAblation(model, clean, replacement, circuit.nodes)
-
-
-def _replacing(value: Tensor, nodes: Sequence[Node]) -> Callable[[Tensor, Hook], Tensor]:
-    """A hook that writes a value in the places of some nodes."""
-
-    def replace(activation: Tensor, hook: Hook) -> Tensor:
-        given = value.expand_as(activation)
-        for node in nodes:
-            place: list[Any] = [slice(None), slice(None)]
-            if node.position is not None:
-                place[1] = node.position
-            if node.index is not None:
-                place += [node.index] if node.kind != "neuron" else []
-                place = [*place, Ellipsis] if node.kind != "neuron" else [*place, node.index]
-            activation[tuple(place)] = given[tuple(place)]
-        return activation
-
-    return replace

@@ -9,9 +9,9 @@ from lensbridge.causal.nodes import NodeScores
 from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.path import Method, check_method
 from lensbridge.causal.result import AttributionResult, Granularity
-from lensbridge.causal.units import stack_of, usual_units
 from lensbridge.errors import InputError
 from lensbridge.patching.metric import MetricFunction, Reduce
+from lensbridge.patching.units import stack_of, usual_units
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

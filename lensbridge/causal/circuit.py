@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lensbridge.causal.node import Edge, Node, NodeLike, edge_of, edge_text
+from lensbridge.causal.edge import Edge, edge_of, edge_text
 from lensbridge.errors import InputError
+from lensbridge.patching.node import Node, NodeLike
 
 
 @dataclass(frozen=True)

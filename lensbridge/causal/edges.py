@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.node import Node
 from lensbridge.causal.nodes import tail_names
 from lensbridge.causal.pair import Gradient, Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.receiving import Receiving
 from lensbridge.causal.streams import Stream, difference, points_of_senders
-from lensbridge.causal.units import point_of
 from lensbridge.patching.base import Base
+from lensbridge.patching.node import Node
+from lensbridge.patching.units import point_of
 
 BUDGET = 2**26
 """Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""

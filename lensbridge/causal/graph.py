@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.edge import Edge
 from lensbridge.errors import InputError
 from lensbridge.ledger import Mark, Term, Through, Times, ledger
 from lensbridge.parts import AttentionPart, BlockPart, StackPart
+from lensbridge.patching.node import Node
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lensbridge.causal.node import Edge, Node, at_position, edge_text
-from lensbridge.causal.units import UNITS
+from lensbridge.causal.edge import Edge, at_position, edge_text
 from lensbridge.errors import InputError
 from lensbridge.patching.grid import pandas
+from lensbridge.patching.node import Node
+from lensbridge.patching.units import UNITS
 
 Granularity = Literal["node", "edge"]
 Order = Literal["abs", "high", "low"]

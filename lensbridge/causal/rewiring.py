@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lensbridge.causal.edge import Edge, at_position
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.node import Edge, at_position
 from lensbridge.causal.receiving import reading_norm
 from lensbridge.causal.streams import Stream, points_of_senders
 from lensbridge.hooks import Hook

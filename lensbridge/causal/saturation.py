@@ -18,6 +18,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.hooks import Hook
 from lensbridge.patching.base import Base
+from lensbridge.patching.node import setting
 
 if TYPE_CHECKING:
     from lensbridge.causal.pair import Pair
@@ -68,9 +69,9 @@ class Repeated:
 
         hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
         for at, point in places.items():
-            hooks.append((point, _setting(other.cache[point])))
+            hooks.append((point, setting(other.cache[point])))
             hooks += [(f"{at}{SCORES}", note), (f"{at}{PATTERN}", note)]
-            hooks.append((f"{at}{WRITTEN}", _setting(base[f"{at}{WRITTEN}"])))
+            hooks.append((f"{at}{WRITTEN}", setting(base[f"{at}{WRITTEN}"])))
         with torch.no_grad():
             pair.model.run_with_hooks(pair.base, hooks)
         return cls(unit, each_position, base, noted)
@@ -109,7 +110,3 @@ class Repeated:
         # without the last score a row can be empty: then the other one has it all
         after = after.where(1 - pattern + weight > 0, before)
         return after - before
-
-
-def _setting(value: Tensor) -> Callable[[Tensor, Hook], Tensor]:
-    return lambda activation, hook: value.expand_as(activation)

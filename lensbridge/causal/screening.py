@@ -8,15 +8,16 @@ from torch import Tensor
 
 from lensbridge.causal.ablation import EdgeAblation, Replacement
 from lensbridge.causal.attribution import attribution_patch
-from lensbridge.causal.node import Edge, Node
+from lensbridge.causal.edge import Edge
 from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.result import AttributionResult, text_of
-from lensbridge.causal.units import UNITS, points_of, stack_of
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell, sweep
 from lensbridge.patching.base import Base
 from lensbridge.patching.grid import pandas
 from lensbridge.patching.metric import MetricFunction
+from lensbridge.patching.node import Node
+from lensbridge.patching.units import BY_NODE, points_of, stack_of
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -108,27 +109,14 @@ def screen(
 def _nodes_patched(pair: Pair, parts: tuple[Any, ...], prefix: str | None) -> Tensor:
     stack, rows = stack_of(pair.model, prefix), {}
     for node in parts:
-        unit = next(
-            name
-            for name, row in UNITS.items()
-            if (row.kind, row.component) == (node.kind, node.component)
-        )
+        unit = BY_NODE[node.kind, node.component]
         rows[node] = points_of(pair.model, stack, unit)[node.layer]
     values = Base.run(pair.model, pair.other, rows.values()).cache
-    cells = [_cell(node, point, values[point]) for node, point in rows.items()]
+    cells = [Cell(point, node.place, values[point][node.place]) for node, point in rows.items()]
     (function,) = pair.metrics.functions.values()
     reduce = pair.metrics.reduce
     result = sweep(pair.model, pair.base, cells, function, reduce=reduce, baseline=True)
     return result.effect().detach().cpu()
-
-
-def _cell(node: Node, point: str, value: Tensor) -> Cell:
-    index: list[Any] = [slice(None), slice(None) if node.position is None else node.position]
-    if node.kind == "neuron":
-        index.append(Ellipsis)
-    if node.index is not None:
-        index.append(node.index)
-    return Cell(point, tuple(index), value[tuple(index)])
 
 
 def _edges_patched(pair: Pair, parts: tuple[Any, ...]) -> Tensor:

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.parts import AttentionPart, BlockPart
-from lensbridge.patching.node import Node
+from lensbridge.patching.node import Kind, Node
+from lensbridge.patching.units import block_of, point_of
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 ATTENTION_WRITES = ("hook_attn_out", "hook_cross_attn_out", "hook_mixer_out")
 OTHER_WRITES = ("hook_mlp_out", "hook_per_layer_out")
+PARTS: Mapping[Kind, Kind] = {"head": "attn", "cross_head": "cross_head", "neuron": "mlp"}
+"""Nodes that a branch computes its output from, with others like them."""
+
+_OUTS = {"head": "hook_attn_out", "cross_head": "hook_cross_attn_out", "neuron": "hook_mlp_out"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,6 @@ class Branches:
     def name(self, layer: int, point: str) -> str:
         """Full name of a point of a layer."""
         return f"{self.model.native.main.prefix}.{layer}.{point}"
-
-    @cached_property
-    def embed(self) -> str:
-        """The point of the token embedding."""
-        return self.model.vocabulary.canonical("hook_embed")
 
     def writes(self, from_layer: int, points: Sequence[str]) -> Iterator[str]:
         """What the layers from one on add to the stream.
@@ -55,41 +54,34 @@ class Branches:
         """The attention that a node is, or is a head of.
 
         Raises:
-            InputError: no such layer or head.
+            InputError: no such layer.
             AbsentPointError: the layer has no attention.
         """
-        assert node.layer is not None
-        self._check_layer(node)
-        attn = self.blocks[node.layer].attn
+        attn = block_of(self.model, node).attn
         if attn is None:
             raise AbsentPointError(f"{node}: layer {node.layer} of this model has no attention.")
         return attn
-
-    def _check_layer(self, node: Node) -> None:
-        if node.layer is not None and not node.layer < len(self.blocks):
-            raise InputError(f"{node}: this model has {len(self.blocks)} layers.")
-
-    def _check_head(self, node: Node, count: int, what: str) -> None:
-        if node.head is not None and not 0 <= node.head < count:
-            raise InputError(f"{node}: layer {node.layer} has {count} {what}.")
 
     def written(self, node: Node) -> str:
         """The point at which a sender is replaced: a head at its z, before projection and norm.
 
         Raises:
-            InputError: it sends nothing, or there is no such layer or head.
+            InputError: it sends nothing, or there is no such layer, head or neuron.
             AbsentPointError: the layer has no such branch.
         """
-        if node.kind == "logits" or node.component:
-            raise InputError(f"{node} receives only. Senders are heads, attentions, MLPs, input.")
-        if node.kind == "embed":
-            return self.embed
+        if node.kind in ("stream", "logits") or node.component:
+            raise InputError(
+                f"{node} receives only. Senders are heads, attentions, mixers, MLPs, neurons and "
+                "the input."
+            )
+        if node.kind in ("head", "attn"):
+            self.attention(node)
+        return point_of(self.model, node)
+
+    def out(self, node: Node) -> str:
+        """The point of what a branch adds to the stream, by a part of that branch."""
         assert node.layer is not None
-        if node.kind == "mlp":
-            self._check_layer(node)
-            return self.model.vocabulary.canonical(self.name(node.layer, "hook_mlp_out"))
-        self._check_head(node, self.attention(node).n_heads, "heads")
-        return self.name(node.layer, "attn.hook_z" if node.kind == "head" else "hook_attn_out")
+        return self.name(node.layer, _OUTS[node.kind])
 
     def read(self, node: Node) -> str:
         """The point at which a receiver is given what a path brings.
@@ -98,23 +90,20 @@ class Branches:
             InputError: it receives nothing, or there is no such layer or head.
             AbsentPointError: the layer has no such branch, or reads another layer's keys.
         """
-        assert node.layer is not None
-        if node.kind == "mlp":
-            self._check_layer(node)
-            return self.model.vocabulary.canonical(self.name(node.layer, "hook_mlp_in"))
-        attn = self.attention(node)
-        if node.kind == "attn":
-            return self.model.vocabulary.canonical(self.name(node.layer, "hook_attn_in"))
-        if node.component is None:
+        if node.kind == "head" and node.component in ("q", "k", "v"):
+            self.attention(node)
+            return point_of(self.model, node)
+        if node.kind == "head":
             raise InputError(f"{node} is a sender. What of the head receives: '{node}<q>', k or v?")
-        if node.component == "q":
-            self._check_head(node, attn.n_heads, "heads")
-        else:
-            self._check_head(node, attn.n_kv, "key/value heads")
-        # of latent attention one part of the key is shared by all heads until rotary
-        rotated = node.component == "k" and attn.latent is not None
-        last = f"attn.hook_{'rot_' if rotated else ''}{node.component}"
-        return self.model.vocabulary.canonical(self.name(node.layer, last))
+        if node.kind not in ("attn", "mlp") or node.component:
+            raise InputError(
+                f"{node} sends only. Receivers are 'a3.h5<q>' (k, v), attentions, MLPs, logits."
+            )
+        if node.kind == "attn":
+            self.attention(node)
+        block_of(self.model, node)
+        assert node.layer is not None
+        return self.model.vocabulary.canonical(self.name(node.layer, f"hook_{node.kind}_in"))
 
     def reaches(self, sender: Node, receiver: Node) -> bool:
         """Whether what one writes is in the stream that the other reads."""
@@ -124,7 +113,8 @@ class Branches:
         if node.layer is None:
             return 0
         parallel = self.blocks[node.layer].residual == "parallel"
-        return 2 * node.layer + (1 if node.kind != "mlp" and not parallel else 2)
+        late = node.kind in ("mlp", "neuron") or parallel
+        return 2 * node.layer + (2 if late else 1)
 
     def _when_read(self, node: Node) -> int:
         if node.layer is None:

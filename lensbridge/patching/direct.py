@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,13 +16,15 @@ from lensbridge.patching.branches import Branches
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.metric import MetricFunction, Metrics
-from lensbridge.patching.node import Component, Node
+from lensbridge.patching.node import Node
 from lensbridge.patching.paths import Paths
 from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.running import Engine, entrances, run_cells
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
+
+Component: TypeAlias = Literal["q", "k", "v"]
 
 
 def get_act_patch_direct_path(
@@ -177,8 +179,8 @@ class Sources:
         paths = self._paths(source, z, dict.fromkeys(later.values()))
         noted = paths.notes(list(dict.fromkeys(later.values())))
         cells = [_cell(noted[point], node, point) for node, point in later.items()]
-        rows = tuple((_layer(node), node.head or 0) for node in later)
-        heads = 1 + max(node.head or 0 for node in self.receivers)
+        rows = tuple((_layer(node), node.index or 0) for node in later)
+        heads = 1 + max(node.index or 0 for node in self.receivers)
         grid = Grid(("layer", "head"), rows, (tuple(range(self.n_layers)), tuple(range(heads))))
         run = run_cells(paths.base, cells, self.metrics, self.engine)
         return assemble(Prepared(paths.base, grid, cells), self.metrics, run, baseline=False)
@@ -224,8 +226,7 @@ def _layer(node: Node) -> int:
 
 
 def _cell(noted: Tensor, node: Node, point: str) -> Cell:
-    index = (slice(None), slice(None), node.head)
-    return Cell(point, index, noted[index])
+    return Cell(point, node.place, noted[node.place])
 
 
 def _check_same_run(z: Tensor, theirs: Tensor, point: str) -> None:

@@ -23,9 +23,9 @@ from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
 from lensbridge.patching.alignment import check_fit
 from lensbridge.patching.base import Base
-from lensbridge.patching.branches import ATTENTION_WRITES, OTHER_WRITES, Branches, by_point
+from lensbridge.patching.branches import ATTENTION_WRITES, OTHER_WRITES, PARTS, Branches, by_point
 from lensbridge.patching.metric import MetricFunction
-from lensbridge.patching.node import Node, NodeLike
+from lensbridge.patching.node import Node, NodeLike, setting, written
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -57,9 +57,11 @@ def path_patch(
         clean: the input that the senders' values come from.
         corrupted: the input that is run, of the same shape. Swap the two to ask what a corrupted
             value breaks instead of what a clean one restores.
-        senders: heads ("a3.h5"), whole attentions ("a3"), MLPs ("m3"), the embedding ("input").
+        senders: heads ("a3.h5"), whole attentions ("a3"), mixers ("s3"), MLPs ("m3"), neurons
+            ("m3.n17"), the embedding ("input"); "@7" behind one: at position 7 alone.
         receivers: queries, keys and values of heads ("a5.h1<q>"; a key or value has the number of
-            its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits".
+            its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits"; also at
+            one position ("a5.h1<q>@7").
         metric: maps logits to anything; or several by name.
         through: what may carry the senders' change on to the receivers: "nothing" patches direct
             paths; "mlps" lets MLPs on the way pass it on, as in the paper; "everything" holds
@@ -127,6 +129,7 @@ class Paths:
         base = Base.run(model, corrupted, [*_held(branches, senders, through), *kept])
         for point in kept:
             check_fit(base, point, source.cache[point], source.cache.tokens)
+        _check_positions(base, senders)
         values = {point: source.cache[point] for point in kept}
         return cls(base, branches, points, values, through)
 
@@ -156,6 +159,7 @@ class Paths:
                 stream is not a sum.
         """
         ends = {node: self.branches.read(node) for node in receivers if node.kind != "logits"}
+        _check_positions(self.base, receivers)
         to_logits = len(ends) < len(receivers)
         self._check_reached(receivers)
         if not ends:
@@ -167,10 +171,7 @@ class Paths:
             )
         last = self.branches.name(len(self.branches.blocks) - 1, "hook_resid_post")
         _, noted = self._frozen([*dict.fromkeys(ends.values()), *([last] if to_logits else [])])
-        hooks = [
-            (point, _setting(noted[point], [node.head for node in own]))
-            for point, own in by_point(ends).items()
-        ]
+        hooks = [(point, setting(noted[point], own)) for point, own in by_point(ends).items()]
         if to_logits:
             hooks.append((last, _adding(noted[last] - self.unpatched(last))))
         return self._run(hooks)
@@ -208,27 +209,29 @@ class Paths:
         held = _held(self.branches, list(self.senders), self.through)
         values = {point: self.base.cache[point] for point in held}
         values.update(self._sent())
-        freezing = [(point, _setting(value, [None])) for point, value in values.items()]
+        freezing = [(point, setting(value)) for point, value in values.items()]
         return self._run([*freezing, *reading]), noted
 
     def _sent(self) -> dict[str, Tensor]:
         """What the branches of the senders add when the senders alone are clean."""
-        heads = {node: point for node, point in self.senders.items() if node.kind == "head"}
-        whole = {p: self.clean[p] for node, p in self.senders.items() if node.kind != "head"}
-        if not heads:
-            return whole
+        parts = {node: point for node, point in self.senders.items() if node.kind in PARTS}
+        whole = {node: point for node, point in self.senders.items() if node.kind not in PARTS}
+        values = {
+            point: written(self.base.cache[point].clone(), self.clean[point], own)
+            for point, own in by_point(whole).items()
+        }
+        if not parts:
+            return values
         noted: dict[str, Tensor] = {}
-        layers = dict.fromkeys(node.layer for node in heads if node.layer is not None)
-        outs = [self.branches.name(layer, "hook_attn_out") for layer in layers]
+        outs = dict.fromkeys(self.branches.out(node) for node in parts)
         restoring = [(out, _noting(noted, self.base.cache[out])) for out in outs]
-        self._run([*self._sending(heads), *restoring])
-        return {**noted, **whole}
+        self._run([*self._sending(parts), *restoring])
+        return {**noted, **values}
 
     def _sending(self, senders: Mapping[Node, str]) -> Pairs:
         """Hooks that put clean values in the senders' places."""
         return [
-            (point, _setting(self.clean[point], [node.head for node in own]))
-            for point, own in by_point(senders).items()
+            (point, setting(self.clean[point], own)) for point, own in by_point(senders).items()
         ]
 
 
@@ -240,27 +243,27 @@ def _placed(
     branches = Branches(model)
     points = {node: branches.written(node) for node in senders}
     for node in senders:
-        if node.kind == "head" and Node("attn", node.layer) in points:
-            raise InputError(f"{node} is part of a{node.layer}, which sends too: name one of them.")
+        whole = Node(PARTS.get(node.kind, "logits"), node.layer)
+        both = [one for one in points if one.anywhere == whole]
+        if both:
+            raise InputError(f"{node} is part of {both[0]}, which sends too: name one of them.")
     return branches, points
+
+
+def _check_positions(base: Base, nodes: Iterable[Node]) -> None:
+    """Refuse positions that the input lacks."""
+    count = base.logits.shape[1]
+    for node in nodes:
+        if node.kind == "logits" and node.position is not None:
+            raise InputError(f"{node}: a metric reads the logits of every position.")
+        if node.position is not None and not node.position < count:
+            raise InputError(f"{node}: the input has {count} positions.")
 
 
 def _held(branches: Branches, senders: Sequence[Node], through: str) -> list[str]:
     """What the layers from the first sender on add, as far as it is frozen."""
     first = min(node.layer or 0 for node in senders)
     return list(branches.writes(first, _FROZEN[through]))
-
-
-def _setting(value: Tensor, heads: Sequence[int | None]) -> Any:
-    """A hook that writes a value: all of it, or some heads of it."""
-
-    def set_value(activation: Tensor, hook: Hook) -> Tensor:
-        if heads == [None]:
-            return value.expand_as(activation)
-        activation[:, :, heads] = value[:, :, heads]
-        return activation
-
-    return set_value
 
 
 def _adding(delta: Tensor) -> Any:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lensbridge.causal.node import Component, Kind, Node
 from lensbridge.errors import AbsentPointError, InputError, UnknownPointError
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, StackPart
+from lensbridge.patching.node import Component, Kind, Node
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -46,7 +46,7 @@ UNITS: Mapping[str, Row] = {
     "neuron": Row("mlp.hook_post", "neuron", "neuron"),
     "stream": Row("hook_resid_pre", "stream"),
 }
-BY_NODE = {(row.kind, row.component): row for row in UNITS.values()}
+BY_NODE = {(row.kind, row.component): unit for unit, row in UNITS.items()}
 
 
 def stack_of(model: "LensModel", prefix: str | None) -> StackPart:
@@ -90,6 +90,18 @@ def _last(block: BlockPart, unit: str) -> str:
     return "attn.hook_rot_k" if unit == "k" and latent else UNITS[unit].point
 
 
+def block_of(model: "LensModel", node: Node) -> BlockPart:
+    """The layer that a node is in.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    blocks = model.native.main.blocks
+    if node.layer is None or not 0 <= node.layer < len(blocks):
+        raise InputError(f"{node}: this model has {len(blocks)} layers.")
+    return blocks[node.layer]
+
+
 def point_of(model: "LensModel", node: Node) -> str:
     """Where a node's value is replaced.
 
@@ -97,18 +109,18 @@ def point_of(model: "LensModel", node: Node) -> str:
         InputError: the node only reads, or there is none like it in the model.
         AbsentPointError: the model has no such part.
     """
-    row = BY_NODE.get((node.kind, node.component))
-    if row is None:
+    unit = BY_NODE.get((node.kind, node.component))
+    if unit is None:
         raise InputError(f"{node} writes nothing that could be replaced.")
-    stack = model.native.main
+    stack, row = model.native.main, UNITS[unit]
     if node.layer is None:
         return model.vocabulary.canonical(model.native.front_of(stack) + row.point)
-    if not 0 <= node.layer < len(stack.blocks):
-        raise InputError(f"{node}: this model has {len(stack.blocks)} layers.")
-    name = model.vocabulary.canonical(f"{stack.prefix}.{node.layer}.{row.point}")
-    count = size_of(stack.blocks[node.layer], row)
+    block = block_of(model, node)
+    name = model.vocabulary.canonical(f"{stack.prefix}.{node.layer}.{_last(block, unit)}")
+    count = size_of(block, row)
     if node.index is not None and not (count is None or 0 <= node.index < count):
-        raise InputError(f"{node}: layer {node.layer} has {count} of them.")
+        what = {"kv_head": "key/value heads", "neuron": "neurons"}.get(row.index or "", "heads")
+        raise InputError(f"{node}: layer {node.layer} has {count} {what}.")
     return name
 
 
