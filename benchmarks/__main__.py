@@ -92,7 +92,7 @@ FULL = Plan(
     load=Effort(seconds=12),
     fresh=Effort(least=6),
     lengths=(15, 32, 128),
-    sweep=Effort(seconds=10, least=3),
+    sweep=Effort(seconds=30, least=2, warm_up=False),  # what is checked has run once
 )
 
 QUICK = Plan(
@@ -117,14 +117,13 @@ def forward_rows(plan: Plan) -> Iterator[Row]:
 
 def sweep_rows(plan: Plan) -> Iterator[Row]:
     """Activation patches, on both models."""
-    short, middle, long = plan.lengths
+    short, *longer = plan.lengths
+    every = (sweeps.STREAM, sweeps.WHOLE_HEADS, sweeps.HEADS, sweeps.PATTERNS)
     for build, shape in zip((specimens.gpt2, specimens.llama), plan.shapes, strict=True):
-        one = build(replace(shape, batch=1, positions=middle))
-        every = (sweeps.STREAM, sweeps.WHOLE_HEADS, sweeps.HEADS, sweeps.PATTERNS)
-        yield from sweeps.rows(one, every, plan.sweep)
-        for length in (short, long):
-            other = build(replace(shape, batch=1, positions=length))
-            yield from sweeps.rows(other, (sweeps.STREAM,), plan.sweep)
+        for length in (short, *longer):
+            one = build(replace(shape, batch=1, positions=length))
+            kinds = every if length == short else (sweeps.STREAM,)
+            yield from sweeps.rows(one, kinds, plan.sweep)
 
 
 def host_rows(plan: Plan) -> Iterator[Row]:

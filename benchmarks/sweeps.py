@@ -1,22 +1,24 @@
 """Sweeps of activation patches, beside TransformerLens's one forward pass for each cell.
 
 Its passes are alike, so some of its cells, spread over the sweep, are timed, and their time counts
-once for each cell that they stand for. lensbridge always runs the whole sweep.
+once for each cell that they stand for. So do those of nnsight, which runs them as one batch.
+lensbridge always runs the whole sweep.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import rival
+from benchmarks import invocations, rival
 from benchmarks.checks import require_close
 from benchmarks.report import Row
 from benchmarks.specimens import Specimen
-from benchmarks.timing import Effort, Spread, interleave
+from benchmarks.timing import Effort, Spread, Work, interleave
 from lensbridge import patching
 
 SAMPLE = 24
@@ -114,15 +116,18 @@ class _Sweep:
         found = self.ours()
         cells = _spread_over(tuple(found.shape))
         share = len(cells) / found.numel()
-        ways = {"one run for each cell": lambda: self._single(cells)}
+        ways: dict[str, Work] = {"one run for each cell": lambda: self._single(cells)}
         if rival.installed():
             ways[rival.NAME] = self._rival(cells)
+        if invocations.installed() and self.kind is STREAM:
+            ways[invocations.NAME] = partial(self._invoked, invocations.Batched(self.one), cells)
         for name, way in ways.items():
             wanted = torch.stack([found[cell] for cell in cells])
             require_close(way(), wanted, f"{self.kind.work} by {name}")
         samples = interleave({"lensbridge": self.ours, **ways}, effort)
         length = self.one.ids.shape[1]
-        for name in ("one run for each cell", rival.NAME):
+        others = [invocations.NAME] if self.kind is STREAM else []
+        for name in ("one run for each cell", rival.NAME, *others):
             work = f"{self.kind.work}, {length} tokens"
             if name not in ways:
                 yield Row(work, self.one.name, name, None, missing="not installed")
@@ -145,6 +150,12 @@ class _Sweep:
             exact=True,
         )
         return torch.as_tensor(done)
+
+    def _invoked(self, peer: invocations.Batched, cells: list[tuple[int, ...]]) -> Tensor:
+        clean = [self.cache[name] for name in self.cache]
+        logits = peer.run([(layer, pos) for layer, pos in cells], clean)
+        right, wrong = self.answers
+        return (logits[..., right] - logits[..., wrong]).mean(-1)
 
     def _rival(self, cells: list[tuple[int, ...]]) -> Any:
         theirs, bridge = import_module("transformer_lens.patching"), self.one.bridge

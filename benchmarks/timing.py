@@ -65,11 +65,13 @@ class Effort:
         seconds: elapsed time for one set of contenders.
         least: rounds to run even if that takes longer.
         most: rounds that are enough.
+        warm_up: whether each contender runs once before, untimed.
     """
 
     seconds: float = 10.0
     least: int = 7
     most: int = 200
+    warm_up: bool = True
 
 
 def interleave(contenders: Mapping[str, Work], effort: Effort) -> Samples:
@@ -77,7 +79,7 @@ def interleave(contenders: Mapping[str, Work], effort: Effort) -> Samples:
     order = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in order}
     shuffle = random.Random(0).shuffle
-    for work in contenders.values():
+    for work in contenders.values() if effort.warm_up else ():
         work()
     gc.collect()
     end = time.perf_counter() + effort.seconds
