@@ -88,6 +88,7 @@ class AttributionMethods(StreamReader):
         batched = has_batch_dim and not isinstance(batch_slice, int)
         if batched and rows.ndim == 4 and directions.ndim == 2:  # one for each example
             directions = directions.unsqueeze(-2)
+        _require_fit(directions, rows)
         return (rows * directions.to(rows)).sum(-1)
 
     def logit_lens(self, **options: Any) -> Any:
@@ -95,6 +96,19 @@ class AttributionMethods(StreamReader):
         from lensbridge.analysis import logit_lens
 
         return logit_lens(self._model(), cache=self, **options)  # type: ignore[arg-type]
+
+
+def _require_fit(directions: Tensor, rows: Tensor) -> None:
+    """One direction for all, or one for each example or position of the rows."""
+    asked, there = directions.shape[:-1], rows.shape[1:-1]
+    if len(asked) > len(there) or any(
+        one not in (1, size) for one, size in zip(reversed(asked), reversed(there), strict=False)
+    ):
+        raise InputError(
+            f"{asked.numel()} tokens in the shape {list(asked)} for rows of {list(there)} examples "
+            "and positions (after the slices). Give one token, one for each example, or one for "
+            "each position."
+        )
 
 
 def _directions(model: "LensModel", right: TokensLike, wrong: TokensLike | None) -> Tensor:

@@ -1,6 +1,6 @@
 """ActivationCache: the activations of one run, each stored once under its canonical name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.attribution import AttributionMethods
 from lensbridge.capture import GRAD, version_of
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.names import BY_TEMPLATE, Name, template
+from lensbridge.names import BY_TEMPLATE, LAYER, Name, template
 from lensbridge.shares import ShareMethods
 from lensbridge.slices import PosSlice, taken
 from lensbridge.stream import StreamMethods
@@ -32,6 +32,11 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     Tensors are the run's own, not copies; reading one that was overwritten since raises.
 
+    Args:
+        cache_dict: activations by name; with a model, in any of its spellings.
+        names: the model that was run, or the names of one that is not there.
+        has_batch_dim: whether the first axis counts examples.
+
     Attributes:
         model: the model that was run.
         tokens: `[batch, pos]` ids of the input, or None where it was not tokens.
@@ -42,20 +47,26 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     def __init__(
         self,
-        tensors: dict[str, Tensor],
-        vocabulary: Vocabulary,
+        cache_dict: Mapping[str, Tensor],
+        names: "Vocabulary | LensModel | None" = None,
+        has_batch_dim: bool = True,
         *,
         model: "LensModel | None" = None,
         tokens: Tensor | None = None,
         attention_mask: Tensor | None = None,
         prepend_bos: bool | None = None,
         versions: Mapping[str, int] | None = None,
-        has_batch_dim: bool = True,
     ) -> None:
-        self._tensors = tensors
-        self._versions = {name: version_of(tensor) for name, tensor in tensors.items()}
+        self._tensors: dict[str, Tensor] = {}
+        if isinstance(names, Vocabulary):
+            self.vocabulary = names
+            self._tensors.update(cache_dict)
+        else:
+            model = model if names is None else names
+            self.vocabulary = _vocabulary(model)
+            self._tensors.update({self.canonical(name): t for name, t in cache_dict.items()})
+        self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
         self._versions.update(versions or {})
-        self.vocabulary = vocabulary
         self.model = model
         self.tokens = tokens
         self.attention_mask = attention_mask
@@ -71,6 +82,10 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """
         if isinstance(name, str) and name in self._tensors:
             return name
+        if not isinstance(name, str | Sequence) or not name:
+            raise UnknownPointError(
+                f"A point is named by text or by (name, layer), not by {type(name).__name__}."
+            )
         first = name if isinstance(name, str) else name[0]
         if isinstance(first, str) and first.endswith(GRAD):
             plain = first.removesuffix(GRAD)
@@ -89,10 +104,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """
         full = self.canonical(name)
         if full not in self._tensors:
-            raise NotCachedError(
-                f"{full} was not cached; this cache holds {len(self)} points. "
-                f"Ask for it: run_with_cache(..., names_filter={full!r})."
-            )
+            self.require([full])
         tensor = self._tensors[full]
         if version_of(tensor) != self._versions[full]:
             raise StaleActivationError(
@@ -100,6 +112,26 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
                 "computed. Clone an activation before changing it in place."
             )
         return tensor
+
+    def require(self, names: Iterable[str]) -> None:
+        """Hold activations against the cache before work begins.
+
+        Args:
+            names: canonical names.
+
+        Raises:
+            NotCachedError: the run was not asked to keep them; with what to ask for.
+        """
+        missing = [name for name in names if name not in self._tensors]
+        if not missing:
+            return
+        rows = list(dict.fromkeys(LAYER.sub(r"\1.*.", name) for name in missing))
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        asked: Any = rows if more else missing[0]
+        raise NotCachedError(
+            f"Not cached: {missing[0]}{more}; this cache holds {len(self)} points. Ask for it: "
+            f"run_with_cache(..., names_filter={asked!r})."
+        )
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -260,6 +292,12 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         from lensbridge.cache_files import load
 
         return load(path, model)
+
+
+def _vocabulary(model: "LensModel | None") -> Vocabulary:
+    if model is None:
+        raise InputError("An ActivationCache needs the model that was run, for its names.")
+    return model.vocabulary
 
 
 def _batch_letter(axes: str) -> str:

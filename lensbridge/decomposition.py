@@ -5,9 +5,10 @@ is followed to the target through the norms in between, with the divisors that t
 terms sum to the target on every architecture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from einops import einsum
@@ -26,6 +27,9 @@ from lensbridge.weights import fetch
 
 _ROUNDINGS = 32
 """How many times the unit of rounding, at the size of its terms, a sum may be off."""
+
+
+Routed: TypeAlias = tuple[list[tuple[Term, Route]], tuple[Passage, ...]]
 
 
 @dataclass(frozen=True)
@@ -123,21 +127,30 @@ class Decomposition:
     @cached_property
     def terms(self) -> list[tuple[Term, Route]]:
         """Every term with its way to the target, in the order of the stream."""
+        (written, passages), embeddings = self._behind, self._embeddings()
+        return [*self._routed(embeddings, passages)[0], *written]
+
+    @property
+    def written(self) -> list[tuple[Term, Route]]:
+        """The terms that layers write: `terms` without the embeddings', which may be missing."""
+        return self._behind[0]
+
+    @cached_property
+    def _behind(self) -> Routed:
+        steps = ledger(self.stack, self._has)
+        return self._routed(steps[: steps.index(Mark(self.target.point))], self._last)
+
+    def _routed(self, steps: Sequence[Step], passages: tuple[Passage, ...]) -> Routed:
+        """Terms with their ways through what comes behind, and the way from before all steps."""
         found: list[tuple[Term, Route]] = []
-        passages = self._last
-        for step in reversed(self._steps()):
+        for step in reversed(steps):
             if isinstance(step, Term):
                 found.append((step, Route(passages)))
             elif isinstance(step, Through):
                 passages = (self._passage(step.norm, step.scale), *passages)
             elif isinstance(step, Times):
                 passages = (Passage(gain=fetch(*step.held).detach()), *passages)
-        return found[::-1]
-
-    def _steps(self) -> list[Step]:
-        steps = ledger(self.stack, self._has)
-        end = steps.index(Mark(self.target.point))
-        return [*self._embeddings(), *steps[:end]]
+        return found[::-1], passages
 
     def whole(self, term: Term, route: Route) -> Tensor:
         """A term at the target.
@@ -151,7 +164,8 @@ class Decomposition:
             before, after = f"{term.point}hook_resid_pre", f"{term.point}hook_resid_post"
             return self._at(after, self._pos_axis) - self._at(before, self._pos_axis)
         if term.value is None:
-            return self._at(term.point, self._pos_axis).expand_as(self._stream)
+            value = self._at(term.point, self._pos_axis)
+            return value.expand_as(self._stream) if self.target.point in self.values else value
         if term.value.ndim == 1:
             return term.value.to(self._stream).expand_as(self._stream)
         return taken(term.value, self.pos, self._pos_axis)
@@ -323,22 +337,19 @@ class Decomposition:
         part = term.part.mlp if term.kind == "mlp" else self._attention(term)[0]
         assert isinstance(part, MLPPart | AttentionPart)
         at, _, _ = term.point.rpartition("hook_")
-        own = _multiplied(part.writer.scale, self._stream)
+        own = () if part.writer.scale.is_one else self._multiplied(part.writer.scale)
         if part.behind is None:
             return own
         return (self._passage(part.behind, f"{at}{slot}.hook_scale"), *own)
+
+    def _multiplied(self, scale: Multiplier) -> tuple[Passage, ...]:
+        value = scale.value(self._stream)
+        return (Passage(gain=value.detach() if isinstance(value, Tensor) else value),)
 
 
 def _given(values: Mapping[str, Tensor]) -> Iterator[Term]:
     for label, value in values.items():
         yield Term(label, "embed", "", value=value)
-
-
-def _multiplied(scale: Multiplier, like: Tensor) -> tuple[Passage, ...]:
-    if scale.is_one:
-        return ()
-    value = scale.value(like)
-    return (Passage(gain=value.detach() if isinstance(value, Tensor) else value),)
 
 
 def _is_rounding(rest: Tensor, whole: Tensor) -> bool:

@@ -39,6 +39,11 @@ class Term:
     part: BlockPart | None = None
     value: Tensor | None = None
 
+    @property
+    def is_point(self) -> bool:
+        """Whether its value is that of one point."""
+        return self.value is None and self.kind != "block"
+
 
 @dataclass(frozen=True)
 class Through:

@@ -74,7 +74,7 @@ class ShareMethods(StreamReader):
     def compute_head_results(self) -> None:
         """Put `hook_result` of every attention layer of the main stack into the cache."""
         taking = self._decomposition(None, None)
-        for term, _ in taking.terms:
+        for term, _ in taking.written:
             name = term.point.replace("hook_attn_out", "attn.hook_result")
             if term.kind == "attn" and name not in self._tensors:
                 self._put(name, taking.heads(term, Route()).movedim(0, -2).contiguous())
@@ -105,7 +105,7 @@ class ShareMethods(StreamReader):
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, False, pos_slice, apply_ln, directions)
         shares = _Shares(taking)
-        for term, route in taking.terms:
+        for term, route in taking.written:
             if term.kind == "attn":
                 shares.add_heads(term, route)
         rows, labels = shares.with_remainder() if incl_remainder else (shares.all, shares.labels)
@@ -137,7 +137,7 @@ class ShareMethods(StreamReader):
         layer = layer + len(self._stack(stack).blocks) if layer < 0 else layer
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer + 1, False, pos_slice, False, directions)
-        found = [t for t, _ in taking.terms if t.kind == "mlp" and t.layer == layer]
+        found = [t for t, _ in taking.written if t.kind == "mlp" and t.layer == layer]
         if not found:
             raise AbsentPointError(f"Layer {layer} has no MLP that is described.")
         results = taking.neurons(found[0], Route(), _as_list(neuron_slice)).movedim(0, -2)
@@ -177,7 +177,7 @@ class ShareMethods(StreamReader):
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln, directions)
         shares = _Shares(taking)
-        for term, route in taking.terms:
+        for term, route in taking.written:
             if term.kind == "mlp":
                 shares.add_neurons(term, route, _as_list(neuron_slice))
         rows, labels = shares.with_remainder() if incl_remainder else (shares.all, shares.labels)

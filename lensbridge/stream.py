@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lensbridge.decomposition import Decomposition, Target
 from lensbridge.errors import InputError
-from lensbridge.ledger import Kind
+from lensbridge.ledger import Kind, Term
 from lensbridge.names import expand_short, layer_of
+from lensbridge.norms import Norm
 from lensbridge.parts import StackPart
 from lensbridge.passages import Passage
 from lensbridge.slices import PosSlice, taken
@@ -39,6 +40,7 @@ class StreamReader:
     model: "LensModel | None"
     vocabulary: Vocabulary
     has_batch_dim: bool
+    require: Callable[[Iterable[str]], None]
     __getitem__: Callable[..., Tensor]
 
     def _model(self) -> "LensModel":
@@ -72,6 +74,11 @@ class StreamReader:
         directions: Tensor | None = None,
     ) -> Decomposition:
         part = self._stack(stack)
+        width = part.sizes.d_model
+        if directions is not None and len(directions) != width:
+            raise InputError(
+                f"project_output_onto has {len(directions)} channels; the stream has {width}."
+            )
         front = self._model().native.front_of(part)
         target = self._target(part, layer, mlp_input)
         values: Mapping[str, Tensor] = self  # type: ignore[assignment]
@@ -97,7 +104,9 @@ class StreamReader:
         divisor = self[target.scale]
         if self.has_batch_dim and batch_slice is not None:
             divisor = taken(divisor, batch_slice, -divisor.ndim)
-        return Passage.of(norm, taken(divisor, pos_slice, -2)).forward(rows)
+        divisor = taken(divisor, pos_slice, -2)
+        _require_fit(rows, divisor, norm)
+        return Passage.of(norm, divisor).forward(rows)
 
 
 class StreamMethods(StreamReader):
@@ -137,6 +146,7 @@ class StreamMethods(StreamReader):
         labels, names = zip(*self._grown(part, target, incl_mid), strict=True)
         letters = part.residual_axes.split()
         axis = letters.index("p") - len(letters)
+        self.require(names)
         rows = torch.stack([taken(self[name], pos_slice, axis) for name in names])
         if apply_ln:
             rows = self._normed(rows, target, pos_slice, None, labels[-1] == "final_post")
@@ -192,11 +202,11 @@ class StreamMethods(StreamReader):
         """
         _require_mode(mode, incl_embeds, check)
         taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln)
-        kept = [
-            (term, route)
-            for term, route in taking.terms
-            if (incl_embeds if term.kind == "embed" else mode == "all" or term.kind in _MODES[mode])
-        ]
+        self.require(
+            term.point for term, _ in taking.written if _is_in(mode, term) and term.is_point
+        )
+        found = taking.terms if incl_embeds else taking.written
+        kept = [one for one in found if one[0].layer is None or _is_in(mode, one[0])]
         terms = taking.stacked([taking.whole(*one)[None] for one in kept])
         if check:
             taking.check(terms)
@@ -230,7 +240,9 @@ class StreamMethods(StreamReader):
         there = [name for name in names if name in self.vocabulary.index]
         if not there:
             self.vocabulary.canonical(names[0])  # says why
-        found = [self[name] for name in there if (layer_of(name) or 0) < layer]
+        wanted = [name for name in there if (layer_of(name) or 0) < layer]
+        self.require(wanted)
+        found = [self[name] for name in wanted]
         shapes = sorted({tuple(one.shape) for one in found})
         if len(shapes) != 1:
             raise InputError(
@@ -238,6 +250,25 @@ class StreamMethods(StreamReader):
                 f"shapes {shapes}, which is no stack. Take them one by one."
             )
         return torch.stack(found)
+
+
+def _require_fit(rows: Tensor, divisor: Tensor, norm: Norm) -> None:
+    """Rows of the same examples and positions as the divisor, which broadcasting would hide."""
+    while divisor.ndim >= rows.ndim and divisor.shape[0] == 1:
+        divisor = divisor[0]
+    there, of = rows.shape[1:-1], divisor.shape[:-1]
+    pairs = zip(reversed(there), reversed(of), strict=False)
+    if len(of) > len(there) or any(its not in (1, size) for size, its in pairs):
+        raise InputError(
+            f"The rows are of {list(there)} examples and positions, the run's (after the slices) "
+            f"of {list(of)}. Pass the pos_slice that the rows were made with, and has_batch_dim."
+        )
+    if rows.shape[-1] != norm.width:
+        raise InputError(f"The rows have {rows.shape[-1]} channels; the stream has {norm.width}.")
+
+
+def _is_in(mode: Mode, term: Term) -> bool:
+    return mode == "all" or term.kind in _MODES[mode]
 
 
 def _require_mode(mode: Mode, incl_embeds: bool, check: bool) -> None:

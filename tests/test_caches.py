@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.cache import ActivationCache
-from lensbridge.errors import InputError, NotCachedError
+from lensbridge.errors import InputError, NotCachedError, UnknownPointError
 from lensbridge.model import LensModel
 
 
@@ -26,6 +26,30 @@ def run(model: LensModel, ids: Tensor, **how: object) -> ActivationCache:
 @pytest.fixture(scope="module")
 def llama() -> LensModel:
     return lensbridge.load(build(Shape("llama")))
+
+
+# --- made by hand ------------------------------------------------------------------------------
+
+
+def test_a_dictionary_of_activations_is_a_cache(llama: LensModel) -> None:
+    whole = run(llama, tokens())
+    plain = {name: value.clone() for name, value in whole.items()}
+    made = ActivationCache(plain, llama)
+    assert list(made) == list(whole)
+    assert torch.equal(made.decompose_resid(check=True), whole.decompose_resid())  # type: ignore[arg-type]
+    one = ActivationCache({"blocks.0.hook_in": plain["blocks.0.hook_resid_pre"][0]}, llama, False)
+    assert list(one) == ["blocks.0.hook_resid_pre"]
+    assert one.axes("resid_pre0") == "p m"
+    with pytest.raises(UnknownPointError, match="no point"):
+        ActivationCache({"nonsense": torch.zeros(1)}, model=llama)
+    with pytest.raises(InputError, match="needs the model"):
+        ActivationCache({})
+
+
+def test_names_that_are_no_names(llama: LensModel) -> None:
+    for name in (0, None, ()):
+        with pytest.raises(UnknownPointError, match="named by"):
+            run(llama, tokens())[name]  # type: ignore[index]
 
 
 # --- the batch axis ---------------------------------------------------------------------------

@@ -353,3 +353,57 @@ def test_in_half_precision() -> None:
     cache = run(model)
     assert cache.decompose_resid(check=True).dtype == torch.bfloat16  # type: ignore[union-attr]
     cache.get_full_resid_decomposition(check=True)
+
+
+def test_heads_need_no_embeddings_and_neurons_no_heads() -> None:
+    model = named("GPT2LMHeadModel")
+    whole = run(model)
+    heads = run(model, ["blocks.*.attn.hook_z"]).stack_head_results(pos_slice=-1)
+    close(heads, whole.stack_head_results(pos_slice=-1))  # type: ignore[arg-type]
+    neurons = run(model, ["blocks.*.mlp.hook_post"]).stack_neuron_results()
+    close(neurons, whole.stack_neuron_results())  # type: ignore[arg-type]
+    written = run(model, ["blocks.*.hook_attn_out"]).decompose_resid(mode="attn", incl_embeds=False)
+    assert torch.equal(written, torch.stack([whole["attn_out", i] for i in range(2)]))
+
+
+def test_what_is_missing_is_said_at_once() -> None:
+    cache = run(named("GPT2LMHeadModel"), ["blocks.0.hook_resid_pre"])
+    with pytest.raises(NotCachedError, match=r"blocks\.1\.hook_resid_pre and 1 more.*post'\]"):
+        cache.accumulated_resid()
+    with pytest.raises(NotCachedError, match=r"and 3 more.*'blocks\.\*\.hook_mlp_out'\]"):
+        cache.decompose_resid()
+    with pytest.raises(NotCachedError, match=r"names_filter=\['blocks\.\*\.attn\.hook_q'\]"):
+        cache.stack_activation("q")
+
+
+def test_without_embeddings_nothing_of_theirs_is_in_it() -> None:
+    cache = run(named("BloomForCausalLM"))  # a norm behind the embedding, with a bias
+    layers = ["0_attn_out", "0_mlp_out", "1_attn_out", "1_mlp_out"]
+    every, labels = cache.decompose_resid(return_labels=True)
+    rows, kept = cache.decompose_resid(incl_embeds=False, return_labels=True)
+    assert labels[:-4] == ["embed", "ln_embed_bias"]
+    assert kept == layers
+    assert torch.equal(rows, every[-4:])
+    close(every[:-4].sum(0), cache["resid_pre", 0])
+
+
+def test_rows_of_other_positions_are_refused() -> None:
+    cache = run(named("LlamaForCausalLM"), ids=IDS[:1])
+    last = cache.stack_head_results(pos_slice=-1)
+    assert isinstance(last, Tensor)
+    with pytest.raises(InputError, match=r"rows are of \[1\]"):
+        cache.apply_ln_to_stack(last)  # would broadcast to every position
+    with pytest.raises(InputError, match=r"rows are of \[1\]"):
+        cache.logit_attrs(last, 5)
+    with pytest.raises(InputError, match="channels"):
+        cache.apply_ln_to_stack(torch.zeros(3, 1, len(IDS[0]), 5))
+    with pytest.raises(InputError, match="has 7 channels"):
+        cache.stack_head_results(project_output_onto=torch.zeros(7))
+    with pytest.raises(InputError, match="3 tokens"):
+        cache.logit_attrs(last, torch.tensor([1, 2, 3]), pos_slice=-1)
+    alone = cache.remove_batch_dim()
+    rows = alone.decompose_resid(apply_ln=False)
+    close(  # rows without a batch beside a cache with one example
+        cache.logit_attrs(rows, 5, has_batch_dim=False),  # type: ignore[arg-type]
+        alone.logit_attrs(rows, 5, has_batch_dim=False),  # type: ignore[arg-type]
+    )

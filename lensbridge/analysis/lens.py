@@ -165,6 +165,7 @@ def _streams(
     cache: ActivationCache, entries: Sequence[Entry], asked: PositionsAsked, batch_slice: Any
 ) -> tuple[Tensor, Positions]:
     """The stream at every entry, at the positions that are read: `[row, batch, pos, d_model]`."""
+    cache.require([one.name for one in entries])
     first = _batched(cache, entries[0].name)
     where = positions_of(asked, real_tokens(cache, *first.shape[:2]))
     if batch_slice is not None:
