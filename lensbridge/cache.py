@@ -42,6 +42,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         tokens: `[batch, pos]` ids of the input, or None where it was not tokens.
         attention_mask: `[batch, pos]`, or None where nothing was masked.
         prepend_bos: whether the rows begin with a BOS token; None where the input was not text.
+        processed: the steps of weight processing that were in force in the run.
         has_batch_dim: False after `remove_batch_dim`.
     """
 
@@ -56,6 +57,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         attention_mask: Tensor | None = None,
         prepend_bos: bool | None = None,
         versions: Mapping[str, int] | None = None,
+        processed: tuple[str, ...] | None = None,
     ) -> None:
         self._tensors: dict[str, Tensor] = {}
         if isinstance(names, Vocabulary):
@@ -72,6 +74,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self.attention_mask = attention_mask
         self.prepend_bos = prepend_bos
         self.has_batch_dim = has_batch_dim
+        self.processed = _steps(model) if processed is None else processed
 
     def canonical(self, name: Name) -> str:
         """The name under which an activation is stored, whatever spelling was used.
@@ -182,6 +185,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             "attention_mask": self.attention_mask,
             "prepend_bos": self.prepend_bos,
             "has_batch_dim": self.has_batch_dim,
+            "processed": self.processed,
         }
         return ActivationCache(tensors, self.vocabulary, **{**about, **changes})
 
@@ -292,6 +296,10 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         from lensbridge.cache_files import load
 
         return load(path, model)
+
+
+def _steps(model: "LensModel | None") -> tuple[str, ...]:
+    return () if model is None or not model.processings else model.processing.steps
 
 
 def _vocabulary(model: "LensModel | None") -> Vocabulary:

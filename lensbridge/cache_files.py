@@ -42,6 +42,7 @@ def save(cache: ActivationCache, path: str | Path) -> None:
         "names": names,
         "prepend_bos": cache.prepend_bos,
         "has_batch_dim": cache.has_batch_dim,
+        "processed": cache.processed,
         "model": _described(cache.model),
         "vocabulary": {
             "index": [name for name in known.names if name in names or ".experts." not in name],
@@ -133,6 +134,7 @@ def _rebuilt(
         attention_mask=stored.get(_MASK),
         prepend_bos=about["prepend_bos"],
         has_batch_dim=about["has_batch_dim"],
+        processed=tuple(about.get("processed", ())),
     )
 
 

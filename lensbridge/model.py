@@ -79,6 +79,7 @@ class LensModel(
         self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
         self.processings: list[Any] = []
+        self.rewritings: list[Any] = []
         self._preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
 
     def __repr__(self) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lensbridge.errors import ProcessingError
 from lensbridge.parts import Native
 
 if TYPE_CHECKING:
-    from lensbridge.processing import OnImpossible, Processing, Wanted
+    from lensbridge.processing import OnImpossible, Processing, Rewriting, Wanted
 
 
 class ProcessingMethods:
@@ -20,6 +21,7 @@ class ProcessingMethods:
 
     native: Native
     processings: "list[Processing]"
+    rewritings: "list[Rewriting]"
 
     @property
     def device(self) -> torch.device:
@@ -108,11 +110,18 @@ class ProcessingMethods:
         rewriting = Rewriting.of(self.native, wishes)
         processing = rewriting.apply(self.device if check else None)
         self.processings.append(processing)
+        self.rewritings.append(rewriting)
         try:
             yield self
         finally:
-            self.processings.remove(processing)
-            rewriting.undo()
+            rewriting.over = True
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Undo what is over, the last first: one under another, still open, waits for that one."""
+        while self.rewritings and self.rewritings[-1].over:
+            self.rewritings.pop().undo()
+            self.processings.pop()
 
     def process_weights_(
         self,
@@ -134,7 +143,7 @@ class ProcessingMethods:
             What was done and what was left.
 
         Raises:
-            ProcessingError: as in `processed`.
+            ProcessingError: as in `processed`, or inside of it.
         """
         from lensbridge.processing import Rewriting, Wishes
 
@@ -146,6 +155,11 @@ class ProcessingMethods:
             refactor_factored_attn_matrices,
             on_impossible,
         )
+        if self.rewritings:
+            raise ProcessingError(
+                "Inside `with model.processed(...)` weights are rewritten for a while: its end "
+                "would take this back. Call process_weights_ outside."
+            )
         rewriting = Rewriting.of(self.native, wishes)
         processing = rewriting.apply(self.device if check else None)
         rewriting.journal.forget()

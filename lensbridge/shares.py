@@ -62,6 +62,7 @@ class ShareMethods(StreamReader):
             NotCachedError: heads or neurons need a point that was not kept.
             LensbridgeError: `check` failed.
         """
+        self._same_weights()
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln, directions)
         shares = _everything(taking, expand_neurons)
@@ -73,6 +74,7 @@ class ShareMethods(StreamReader):
 
     def compute_head_results(self) -> None:
         """Put `hook_result` of every attention layer of the main stack into the cache."""
+        self._same_weights()
         taking = self._decomposition(None, None)
         for term, _ in taking.written:
             name = term.point.replace("hook_attn_out", "attn.hook_result")
@@ -102,6 +104,7 @@ class ShareMethods(StreamReader):
 
         Shapes: `[head of every layer, batch, pos, d_model]`. Layers without attention have no rows.
         """
+        self._same_weights()
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, False, pos_slice, apply_ln, directions)
         shares = _Shares(taking)
@@ -135,6 +138,7 @@ class ShareMethods(StreamReader):
             AbsentPointError: that layer has no neurons that can be told apart.
         """
         layer = layer + len(self._stack(stack).blocks) if layer < 0 else layer
+        self._same_weights()
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer + 1, False, pos_slice, False, directions)
         found = [t for t, _ in taking.written if t.kind == "mlp" and t.layer == layer]
@@ -174,6 +178,7 @@ class ShareMethods(StreamReader):
         Raises:
             AbsentPointError: a layer has no neurons that can be told apart.
         """
+        self._same_weights()
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln, directions)
         shares = _Shares(taking)

@@ -40,6 +40,7 @@ class StreamReader:
     model: "LensModel | None"
     vocabulary: Vocabulary
     has_batch_dim: bool
+    processed: tuple[str, ...]
     require: Callable[[Iterable[str]], None]
     __getitem__: Callable[..., Tensor]
 
@@ -50,6 +51,22 @@ class StreamReader:
                 "ActivationCache.load(path, model=...)."
             )
         return self.model
+
+    def _same_weights(self) -> None:
+        """Hold the model's weights against those of the run.
+
+        Raises:
+            InputError: they were processed otherwise then.
+        """
+        model = self._model()
+        now = model.processing.steps if model.processings else ()
+        if now != self.processed:
+            raise InputError(
+                "Heads and neurons are had from the weights of the run, and these are others now: "
+                f"processed by {', '.join(self.processed) or 'nothing'} then, by "
+                f"{', '.join(now) or 'nothing'} now. Ask in the same `with model.processed(...)`, "
+                "or run again."
+            )
 
     def _stack(self, prefix: str | None) -> StackPart:
         native = self._model().native

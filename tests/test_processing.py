@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from tiny_models import Layer, Shape, build, shapes, tokens
 from torch import nn
 
 import lensbridge
-from lensbridge.errors import ProcessingError
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError, ProcessingError
+from lensbridge.model import LensModel
 from lensbridge.testing.inputs import inputs_for
 
 FOLDED_WHOLE = [
@@ -235,6 +238,55 @@ def test_modes_and_random_numbers_are_left_alone() -> None:
     with model.processed():
         assert modes == [module.training for module in hf_model.modules()]
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_contexts_that_end_in_another_order_put_everything_back() -> None:
+    hf_model, model = gpt2()
+    before = Snapshot(hf_model)
+    first, second = model.processed(fold_ln=True), model.processed(center_unembed=True)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # as when two threads process one model
+    assert model.processing.center_unembed
+    second.__exit__(None, None, None)
+    before.assert_same()
+    assert not model.processing.steps
+
+
+def test_rewriting_for_good_inside_is_refused() -> None:
+    hf_model, model = gpt2()
+    before = Snapshot(hf_model)
+    with model.processed(), pytest.raises(ProcessingError, match="Call process_weights_ outside"):
+        model.process_weights_()
+    before.assert_same()
+
+
+def test_heads_of_a_run_need_the_weights_of_that_run(tmp_path: Path) -> None:
+    _, model = gpt2()
+    cache = kept(model)
+    factored = {**dict.fromkeys(STEPS, False), "refactor_factored_attn_matrices": True}
+    with model.processed(**factored):
+        inside = kept(model)
+        assert inside.processed == ("refactor_factored_attn_matrices",)
+        inside.get_full_resid_decomposition(check=True)
+        torch.testing.assert_close(cache.decompose_resid(), inside.decompose_resid())
+        with pytest.raises(InputError, match="processed by nothing then, by refactor"):
+            cache.stack_head_results()  # its z is in another basis than W_O now
+        inside.remove_batch_dim().save(tmp_path / "inside")
+    cache.stack_head_results()
+    with pytest.raises(InputError, match="by nothing now"):
+        inside.get_neuron_results(0)
+    again = ActivationCache.load(tmp_path / "inside", model)
+    with pytest.raises(InputError, match="by nothing now"):
+        again.get_full_resid_decomposition()
+    with model.processed(**factored):
+        again.get_full_resid_decomposition(check=True)
+
+
+def kept(model: LensModel) -> ActivationCache:
+    _, cache = model.run_with_cache(tokens()[:1])
+    assert isinstance(cache, ActivationCache)
+    return cache
 
 
 # --- in place ------------------------------------------------------------------------------------

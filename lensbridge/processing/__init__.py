@@ -31,11 +31,12 @@ __all__ = ["Left", "OnImpossible", "Plan", "Processing", "Rewriting", "Step", "W
 
 @dataclass
 class Rewriting:
-    """The steps that were asked for, on one model."""
+    """The steps that were asked for, on one model; `over` when they may be taken back."""
 
     native: Native
     plans: list[Plan]
     journal: Journal = field(default_factory=Journal)
+    over: bool = False
 
     @classmethod
     def of(cls, native: Native, wishes: Wishes) -> "Rewriting":
