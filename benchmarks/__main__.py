@@ -3,7 +3,7 @@
     python -m benchmarks            the table, in about fifteen minutes on one core
     python -m benchmarks --quick    small models and few rounds: does it run, not how fast
     python -m benchmarks --write    also write what was measured to docs/benchmarks.md
-    python -m benchmarks --only host load       some groups: forward, sweep, host, load, import
+    python -m benchmarks --only host load       some groups: forward, sweep, host, ...
 
 Everything runs in one process, interleaved, on random weights built offline. A result is a ratio:
 lensbridge's processor time as a multiple of the other's, the median over rounds with its 95%
@@ -25,7 +25,17 @@ import torch
 import transformers
 
 import lensbridge
-from benchmarks import forwards, hosts, imports, loads, memory, rival, specimens, sweeps
+from benchmarks import (
+    attributions,
+    forwards,
+    hosts,
+    imports,
+    loads,
+    memory,
+    rival,
+    specimens,
+    sweeps,
+)
 from benchmarks.report import Row, as_markdown, as_text
 from benchmarks.specimens import Shape, Specimen
 from benchmarks.timing import Effort
@@ -126,6 +136,13 @@ def sweep_rows(plan: Plan) -> Iterator[Row]:
             yield from sweeps.rows(one, kinds, plan.sweep)
 
 
+def attribution_rows(plan: Plan) -> Iterator[Row]:
+    """Gradients in the place of patches, on both models."""
+    for build, shape in zip((specimens.gpt2, specimens.llama), plan.shapes, strict=True):
+        one = build(replace(shape, batch=1, positions=plan.lengths[1]))
+        yield from attributions.rows(one, plan.sweep)
+
+
 def host_rows(plan: Plan) -> Iterator[Row]:
     """The cost of a hook."""
     deep = specimens.llama(plan.deep, f"Llama, {plan.deep.layers} tiny layers")
@@ -145,6 +162,7 @@ def import_rows(plan: Plan) -> Iterator[Row]:
 GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "forward": forward_rows,
     "sweep": sweep_rows,
+    "attribution": attribution_rows,
     "host": host_rows,
     "load": load_rows,
     "import": import_rows,
@@ -153,6 +171,7 @@ GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
 TITLES = {
     "forward": "Forward passes and caches",
     "sweep": "Sweeps of activation patches",
+    "attribution": "Attribution patching",
     "host": "The cost of a hook",
     "load": "Loading",
     "import": "Importing",

@@ -56,6 +56,14 @@ def test_sweep_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {f"patch resid_pre, layer x pos, {n} tokens" for n in PLAN.lengths} <= works
 
 
+def test_attribution_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.rival.installed", lambda: False)
+    rows = [row for row in measured("attribution") if row.measured is not None]
+    assert [(row.model, row.budget) for row in rows] == [
+        ("GPT-2", 1.3), ("GPT-2", 1.3), ("Llama", 1.3), ("Llama", 1.3),
+    ]  # fmt: skip
+
+
 def test_forward_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Specimen, "bridge", None)
     rows = measured("forward")
