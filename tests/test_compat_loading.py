@@ -337,6 +337,11 @@ RMS = {**ROTARY, "normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu
         ({"act_fn": "gelu", **ROTARY, "rotary_dim": 2}, "GPTNeoXForCausalLM"),
         (RMS, "LlamaForCausalLM"),
         ({**RMS, "n_heads": 6, "n_key_value_heads": 2, "d_head": 8}, "LlamaForCausalLM"),
+        ({"attn_only": True}, "PlainForCausalLM"),
+        ({"act_fn": "solu", "normalization_type": None}, "PlainForCausalLM"),
+        ({"act_fn": "relu", "positional_embedding_type": "shortformer"}, "PlainForCausalLM"),
+        ({"act_fn": "relu", "n_heads": 2, "attention_dir": "bidirectional"}, "PlainForCausalLM"),
+        ({"act_fn": "relu", "attn_scale": 3.0}, "PlainForCausalLM"),
         ({**RMS, "use_local_attn": True, "window_size": 4}, "MistralForCausalLM"),
         ({**RMS, "num_experts": 3, "experts_per_token": 2}, "MixtralForCausalLM"),
     ],
@@ -361,6 +366,44 @@ def test_a_fresh_model_is_what_its_config_says(cfg: dict[str, Any], kind: str) -
         assert not torch.equal(cache["rot_q", 1], cache["q", 1])
     if asked.window_size:
         assert (cache["pattern", 0][..., 8, :5] == 0).all()
+
+
+COURSE = {"attn_only": True, "normalization_type": None, "positional_embedding_type": "shortformer"}
+
+
+def test_a_plain_decoder_by_hand() -> None:
+    """Attention alone, without norms; positions are in queries and keys only."""
+    model = HookedTransformer({**SMALL, **COURSE, "seed": 1})
+    ids = torch.randint(40, (2, 7))
+    x, places = model.W_E[ids], model.W_pos[:7]
+    future = torch.ones(7, 7).triu(1).bool()
+    for layer in range(2):
+        q, k = (
+            torch.einsum("bpm,hmd->bhpd", x + places, w[layer]) + b[layer][:, None]
+            for w, b in ((model.W_Q, model.b_Q), (model.W_K, model.b_K))
+        )
+        v = torch.einsum("bpm,hmd->bhpd", x, model.W_V[layer]) + model.b_V[layer][:, None]
+        pattern = (q @ k.mT / 6**0.5).masked_fill(future, -torch.inf).softmax(-1)
+        x = x + torch.einsum("bhpd,hdm->bpm", pattern @ v, model.W_O[layer]) + model.b_O[layer]
+    logits, cache = model.run_with_cache(ids)
+    close(logits, x @ model.W_U + model.b_U)
+    close(cache["pattern", 1], pattern)
+    parts, labels = cache.decompose_resid(return_labels=True, check=True)
+    assert labels == ["embed", "pos_embed", "embed_rest", "0_attn_out", "1_attn_out"]
+    close(parts[1], -parts[2])  # the stream has no positions
+
+
+def test_a_plain_decoder_generates_with_its_cache_and_padding() -> None:
+    model = HookedTransformer({**SMALL, **COURSE, "seed": 1})
+    ids = torch.randint(40, (1, 4))
+    wanted = ids
+    for _ in range(5):
+        wanted = torch.cat([wanted, model(wanted)[:, -1:].argmax(-1)], -1)
+    options = {"max_new_tokens": 5, "do_sample": False, "verbose": False}
+    assert torch.equal(model.generate(ids, **options), wanted)
+    padded = torch.cat([torch.zeros(1, 2, dtype=torch.long), ids], -1)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    close(model(padded, attention_mask=mask)[:, 2:], model(ids))
 
 
 def test_a_seed_makes_the_same_model_and_leaves_the_random_state_alone() -> None:
@@ -398,13 +441,10 @@ def test_norms_without_gain_stay_without_it() -> None:
 @pytest.mark.parametrize(
     ("cfg", "reason"),
     [
-        ({"attn_only": True}, "attn_only=True"),
         ({"act_fn": "solu_ln"}, "solu"),
-        ({"act_fn": "relu", "normalization_type": None}, "normalization_type=None"),
-        ({"act_fn": "relu", "positional_embedding_type": "shortformer"}, "shortformer"),
-        ({"act_fn": "relu", "n_heads": 2}, "d_head . n_heads"),
-        ({"act_fn": "relu", "attention_dir": "bidirectional"}, "bidirectional"),
+        ({"act_fn": "relu", "positional_embedding_type": "alibi"}, "alibi"),
         ({**RMS, "rotary_dim": 2}, "rotary_dim"),
+        ({**RMS, "attn_scale": 3.0}, "attn_scale"),
     ],
 )
 def test_what_no_class_computes_is_refused(cfg: dict[str, Any], reason: str) -> None:

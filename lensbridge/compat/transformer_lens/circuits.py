@@ -28,7 +28,7 @@ class CircuitMethods:
         stored = self.lens._stack(name)
         prefix = self.lens.native.main.prefix
         names = [f"{prefix}.{i}.{name}" for i in range(self.cfg.n_layers)]
-        if self.keys == "stored" or names[0] not in self.weights.repeated:
+        if self.keys == "stored" or names[0] not in self.weights.beside:
             return stored.full()
         layers = [self.weights[one]() for one in names]
         return torch.stack([layer.to(layers[0].device) for layer in layers])

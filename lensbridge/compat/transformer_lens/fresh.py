@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from math import isclose
 from typing import Any, TypeAlias
 
 import torch
@@ -58,6 +59,7 @@ _FREE = frozenset(
         "use_split_qkv_input",
         "use_hook_mlp_in",
         "use_attn_in",
+        "use_hook_tokens",
         "ungroup_grouped_query_attention",
     }
 )
@@ -106,8 +108,10 @@ def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[Le
     cfg = _with_vocabulary(asked, tokenizer)
     hf_model = _built(cfg)
     place = (cfg.device or default_device()) if move_to_device else "cpu"
-    lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
-    said = {name: vars(cfg)[name] for name in _FREE - {"device", "attn_scale", "n_params"}}
+    lens = _opened(hf_model.to(device=place, dtype=cfg.dtype))
+    plain = _is_plain(hf_model.config)
+    kept = {one.name for one in fields(Config)} if plain else _FREE - {"attn_scale", "n_params"}
+    said = {name: vars(cfg)[name] for name in kept - {"device"}}
     said["original_architecture"] = type(hf_model).__name__
     said["normalization_type"] = cfg.normalization_type
     return lens, config_of(lens, **said)
@@ -124,21 +128,50 @@ def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:
 
 
 def _built(cfg: Config) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    offer = _chosen(cfg)
-    hf_config = offer.build(cfg)
+    hf_config = _chosen(cfg).build(cfg)
     with torch.random.fork_rng():
         if cfg.seed is not None:
             torch.manual_seed(cfg.seed)
-        model: Any = AutoModelForCausalLM.from_config(hf_config)
-        if cfg.d_vocab_out != cfg.d_vocab:
-            head = nn.Linear(cfg.d_model, cfg.d_vocab_out, bias=False)
-            nn.init.normal_(head.weight, std=cfg.initializer_range)
-            model.set_output_embeddings(head)
+        model = _of_class(hf_config)
+        if not (cfg.tie_word_embeddings or _is_plain(hf_config)):
+            model.set_output_embeddings(_head(cfg))
+    for name, module in model.named_modules():
+        if name.endswith(("gate_proj", "up_proj")) and cfg.gated_mlp:
+            module.bias = None  # TransformerLens's b_in comes behind the product of the two
     if cfg.normalization_type in ("LNPre", "RMSPre"):
         _freeze_norms(model)
     return model.eval()
+
+
+def _of_class(hf_config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if not _is_plain(hf_config):
+        return AutoModelForCausalLM.from_config(hf_config)
+    from lensbridge.compat.transformer_lens.plain import PlainForCausalLM
+
+    return PlainForCausalLM(hf_config)
+
+
+def _is_plain(hf_config: Any) -> bool:
+    return bool(hf_config.model_type == "lensbridge_plain")
+
+
+def _head(cfg: Config) -> nn.Linear:
+    """An unembedding with a bias, as TransformerLens's has."""
+    head = nn.Linear(cfg.d_model, cfg.d_vocab_out)
+    nn.init.normal_(head.weight, std=cfg.initializer_range)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _opened(hf_model: nn.Module) -> LensModel:
+    config: Any = hf_model.config
+    if not _is_plain(config):
+        return lensbridge.load(hf_model)
+    from lensbridge.compat.transformer_lens.plain import architecture
+
+    return lensbridge.load(hf_model, architecture=architecture(config))
 
 
 def _chosen(cfg: Config) -> Offer:
@@ -155,7 +188,7 @@ def _chosen(cfg: Config) -> Offer:
 
 def _freeze_norms(model: nn.Module) -> None:
     """Norms without gain and bias: ones and zeros that training leaves alone."""
-    lens = lensbridge.load(model)
+    lens = _opened(model)
     parts = [part for block in lens.native.blocks for part in (block.ln1, block.ln2)]
     for norm in [*parts, lens.native.ln_final]:
         if norm is not None:
@@ -219,7 +252,7 @@ def _neox(cfg: Config) -> Any:
 def _llama(cfg: Config) -> Any:
     from transformers import LlamaConfig
 
-    return LlamaConfig(**_grouped(cfg))
+    return LlamaConfig(attention_bias=True, mlp_bias=True, **_grouped(cfg))
 
 
 def _mistral(cfg: Config) -> Any:
@@ -248,9 +281,35 @@ def _grouped(cfg: Config) -> dict[str, Any]:
     }
 
 
+def _plain(cfg: Config) -> Any:
+    from lensbridge.compat.transformer_lens.plain import PlainConfig
+
+    return PlainConfig(
+        vocab_size=cfg.d_vocab,
+        hidden_size=cfg.d_model,
+        num_hidden_layers=cfg.n_layers,
+        num_attention_heads=cfg.n_heads,
+        head_dim=cfg.d_head,
+        intermediate_size=None if cfg.attn_only else cfg.d_mlp,
+        hidden_act=cfg.act_fn,
+        max_position_embeddings=cfg.n_ctx,
+        norm_eps=None if cfg.normalization_type is None else cfg.eps,
+        shortformer=cfg.positional_embedding_type == "shortformer",
+        causal=cfg.attention_dir == "causal",
+        attn_scale=cfg.attn_scale,
+        out_size=cfg.d_vocab_out,
+        initializer_range=cfg.initializer_range,
+        **_special(),
+    )
+
+
 _PLAIN_ACTIVATION = (
     lambda cfg: cfg.act_fn in _ACTIVATIONS,
     "an activation that HuggingFace does not have (solu, solu_ln, ...)",
+)
+_USUAL_SCALE = (
+    lambda cfg: isclose(cfg.attn_scale, cfg.d_head**0.5 if cfg.use_attn_scale else 1.0),
+    "attn_scale other than the root of d_head",
 )
 _HEADS_FILL = (
     lambda cfg: cfg.d_head * cfg.n_heads == cfg.d_model,
@@ -259,6 +318,10 @@ _HEADS_FILL = (
 _WHOLE_ROTARY = (
     lambda cfg: cfg.rotary_dim == cfg.d_head,
     "rotary_dim other than d_head",
+)
+_KNOWN_ACTIVATION = (
+    lambda cfg: cfg.attn_only or cfg.act_fn in {*_ACTIVATIONS, "solu"},
+    "a norm behind its activation (solu_ln)",
 )
 _ALL_LOCAL = (
     lambda cfg: set(cfg.attn_types or ["local"]) == {"local"} and cfg.window_size is not None,
@@ -285,7 +348,7 @@ OFFERS = (
             "use_attn_scale": None,
             "scale_attn_by_inverse_layer_idx": None,
         },
-        (_PLAIN_ACTIVATION, _HEADS_FILL),
+        (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
         _gpt2,
     ),
     Offer(
@@ -298,20 +361,32 @@ OFFERS = (
             "rotary_base": None,
             "parallel_attn_mlp": None,
         },
-        (_PLAIN_ACTIVATION, _HEADS_FILL),
+        (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
         _neox,
     ),
-    Offer("LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _WHOLE_ROTARY), _llama),
+    Offer("LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY), _llama),
     Offer(
         "MistralForCausalLM",
         {**_RMS, "use_local_attn": (True,), "window_size": None, "attn_types": None},
-        (_PLAIN_ACTIVATION, _WHOLE_ROTARY, _ALL_LOCAL),
+        (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY, _ALL_LOCAL),
         _mistral,
     ),
     Offer(
         "MixtralForCausalLM",
         {**_RMS, "num_experts": None, "experts_per_token": None},
-        (_PLAIN_ACTIVATION, _WHOLE_ROTARY),
+        (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY),
         _mixtral,
+    ),
+    Offer(
+        "a plain decoder of this package",
+        {
+            "normalization_type": (None, "LN", "LNPre"),
+            "positional_embedding_type": ("standard", "shortformer"),
+            "attention_dir": ("causal", "bidirectional"),
+            "attn_only": None,
+            "use_attn_scale": None,
+        },
+        (_KNOWN_ACTIVATION,),
+        _plain,
     ),
 )

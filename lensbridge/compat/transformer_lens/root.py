@@ -85,7 +85,7 @@ class LensRoot(HookedRootModule):
     @cached_property
     def weights(self) -> Weights:
         """Every weight by name."""
-        return Weights.of(self.lens)
+        return Weights.of(self.lens, str(self.cfg.normalization_type).endswith("Pre"))
 
     @cached_property
     def branches(self) -> Branches:

@@ -26,39 +26,48 @@ class Weights:
     Args:
         stored: by the name under which a state has it. Where several query heads share a key,
             that is `attn._W_K`.
-        repeated: `attn.W_K` and its like there, with one copy for each query head.
+        beside: what can be read and is in no state: `attn.W_K` and its like there, with one copy
+            for each query head; the ones and zeros of norms that were folded.
     """
 
     stored: dict[str, Reader]
-    repeated: dict[str, Reader]
+    beside: dict[str, Reader]
 
     @classmethod
-    def of(cls, lens: LensModel) -> "Weights":
-        """The weights of a model. An RMSNorm has no bias."""
+    def of(cls, lens: LensModel, folded: bool = False) -> "Weights":
+        """The weights of a model. An RMSNorm has no bias, and a norm that was folded no weights.
+
+        Args:
+            lens: the model.
+            folded: whether its norms were folded into what reads them.
+        """
         grouped, rms = _grouped(lens), lens.cfg.normalization_type == "RMS"
         stored: dict[str, Reader] = {}
-        repeated: dict[str, Reader] = {}
+        beside: dict[str, Reader] = {}
         for name, (read, _) in lens.components.weights.items():
             path, _, last = name.rpartition(".")
-            if last == "b_gate" or (rms and last == "b"):
+            of_norm = path.rpartition(".")[2].startswith("ln")
+            if last == "b_gate" or (of_norm and rms and last == "b"):
                 continue
-            if last in _SHARED and path in grouped:
+            if of_norm and folded:
+                beside[name] = read
+            elif last in _SHARED and path in grouped:
                 stored[f"{path}._{last}"] = read
-                repeated[name] = partial(_repeated, read, grouped[path])
+                beside[name] = partial(_repeated, read, grouped[path])
             else:
                 stored[name] = read
-        return cls(stored, repeated)
+        return cls(stored, beside)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.stored or name in self.repeated
+        return name in self.stored or name in self.beside
 
     def __getitem__(self, name: str) -> Reader:
-        return self.stored[name] if name in self.stored else self.repeated[name]
+        return self.stored[name] if name in self.stored else self.beside[name]
 
     @property
     def names(self) -> list[str]:
         """Every name."""
-        return [*self.stored, *self.repeated]
+        return [*self.stored, *self.beside]
 
     def fitting(self, state: Mapping[str, Tensor], strict: bool) -> dict[str, Tensor]:
         """The weights in a state that this model has.

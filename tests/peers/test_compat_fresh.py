@@ -1,0 +1,83 @@
+"""Models that are made from a config: TransformerLens's weights go in, its activations come out."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformer_lens as theirs
+
+import lensbridge.compat.transformer_lens as ours
+
+pytestmark = pytest.mark.peers
+
+SMALL = {
+    "n_layers": 2, "d_model": 24, "n_ctx": 16, "d_head": 6, "d_vocab": 40, "device": "cpu",
+    "act_fn": "relu", "init_weights": True, "seed": 0,
+}  # fmt: skip
+CONFIGS = {
+    "as GPT-2": {"act_fn": "gelu_new"},
+    "folded": {"act_fn": "gelu", "normalization_type": "LNPre", "d_vocab_out": 13},
+    "course": {
+        "attn_only": True, "act_fn": None, "normalization_type": None,
+        "positional_embedding_type": "shortformer",
+    },
+    "attention with norms": {"attn_only": True, "act_fn": None, "normalization_type": "LNPre"},
+    "modular addition": {"normalization_type": None, "n_layers": 1, "d_vocab_out": 11, "d_mlp": 50},
+    "brackets": {"attention_dir": "bidirectional", "d_vocab_out": 2, "n_heads": 2, "d_head": 12},
+    "softmax units": {"act_fn": "solu", "n_heads": 2},
+    "scaled": {"attn_scale": 3.0},
+    "rotary": {"positional_embedding_type": "rotary", "parallel_attn_mlp": True, "act_fn": "gelu"},
+    "llama": {
+        "positional_embedding_type": "rotary", "normalization_type": "RMS", "gated_mlp": True,
+        "act_fn": "silu", "final_rms": True,
+    },
+}  # fmt: skip
+
+
+def pair(name: str, **more: Any) -> tuple[Any, Any]:
+    """Both, with the same random weights: no gain is one and no bias zero."""
+    cfg = {**SMALL, **CONFIGS[name], **more}
+    known = {one: value for one, value in cfg.items() if value is not None or "norm" in one}
+    other = theirs.HookedTransformer(theirs.HookedTransformerConfig(**known))
+    torch.manual_seed(1)
+    for one, parameter in other.named_parameters():
+        if not (cfg.get("gated_mlp") and one.endswith("b_in")):  # no HuggingFace model has it
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    mine = ours.HookedTransformer(ours.HookedTransformerConfig(**cfg))
+    mine.load_state_dict(other.state_dict())
+    return mine, other
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_state_goes_in_and_every_activation_comes_out(name: str) -> None:
+    mine, other = pair(name)
+    ids = torch.randint(40, (3, 9))
+    (logits, cache), (wanted, known) = (one.run_with_cache(ids) for one in (mine, other))
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+    elsewhere = {"unembed.hook_in"} if mine.cfg.normalization_type is None else set()
+    assert set(known) - elsewhere == set(cache)
+    for one in set(known) - elsewhere:
+        torch.testing.assert_close(cache[one], known[one], atol=1e-4, rtol=1e-4)
+    fields = ("normalization_type", "attn_only", "positional_embedding_type", "attention_dir")
+    assert all(vars(mine.cfg)[one] == vars(other.cfg)[one] for one in fields)
+    if name != "brackets" and mine.cfg.d_vocab_out == mine.cfg.d_vocab:
+        for kind in ("Q", "K", "V"):
+            scores = [one.all_composition_scores(kind) for one in (mine, other)]
+            torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["course", "modular addition", "brackets"])
+def test_edits(name: str) -> None:
+    def halve(value: Any, hook: Any) -> Any:
+        return value / 2
+
+    both, ids = pair(name), torch.randint(40, (3, 9))
+    for point in ("hook_pos_embed", "blocks.0.attn.hook_q", "blocks.0.attn.hook_pattern"):
+        edited = [one.run_with_hooks(ids, fwd_hooks=[(point, halve)]) for one in both]
+        torch.testing.assert_close(*edited, atol=1e-4, rtol=1e-4)
+    for one in both:
+        one.set_use_split_qkv_input(True)
+    if name != "course":
+        for point in ("blocks.0.hook_q_input", "blocks.0.hook_v_input"):
+            edited = [one.run_with_hooks(ids, fwd_hooks=[(point, halve)]) for one in both]
+            torch.testing.assert_close(*edited, atol=1e-4, rtol=1e-4)
