@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
-    from lensbridge.patching import Cell, PatchingResult
+    from lensbridge.patching import PatchingResult
+    from lensbridge.patching.sweeping import CellLike
 
 
 class SweepMethods:
@@ -14,7 +15,7 @@ class SweepMethods:
     def sweep(
         self,
         input: Any,
-        cells: "Iterable[Cell]",
+        cells: "Iterable[CellLike]",
         metric: Any,
         **options: Any,
     ) -> "PatchingResult":
@@ -22,7 +23,8 @@ class SweepMethods:
 
         Args:
             input: what is run, as for `forward`.
-            cells: `lensbridge.patching.Cell`s: which activation, where in it, and the value.
+            cells: `lensbridge.patching.Cell`s or (site, slice, source): which activation, where in
+                it, and the value (or a cache that has it); or `lensbridge.interventions`.
             metric: maps logits to a number, or to one for each example; or several by name.
             options: `reduce`, `baseline`, `exact`, `max_batch_tokens` and `verbose` of
                 `lensbridge.patching.sweep`.

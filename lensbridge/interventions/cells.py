@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs import Prepared
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, plans_of
-from lensbridge.patching.cell import Cell, Setter
+from lensbridge.patching.cell import Cell
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -38,18 +39,33 @@ def cells_of(
         >>> model.sweep(ids, cells, lambda logits: logits[0, -1].max()).values.shape
         torch.Size([4])
     """
-    return [_cell(model, one, attention_mask) for one in interventions]
+    return [_cell(_plan(model, one), attention_mask) for one in interventions]
 
 
-def _cell(model: "LensModel", one: Intervention, mask: Tensor | None) -> Cell:
+def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
+    """A cell from an intervention, checked against the input that is swept.
+
+    Raises:
+        InputError: no intervention, one at several points, or one that fits model or input not.
+    """
+    if not isinstance(one, Intervention):
+        raise InputError(
+            f"{one!r} is no cell: pass a Cell, its (site, slice, source), or an intervention."
+        )
+    plan = _plan(model, one)
+    plan.check(prepared, 0)
+    return _cell(plan, prepared.mask)
+
+
+def _plan(model: "LensModel", one: Intervention) -> Plan:
     plans = plans_of(model, one)
     if len(plans) != 1:
         raise InputError(f"A cell is of one point; {one.site!r} means {len(plans)}.")
-    return Cell(plans[0].name, (), None, _setter(plans[0], mask))
+    return plans[0]
 
 
-def _setter(plan: Plan, mask: Tensor | None) -> Setter:
+def _cell(plan: Plan, mask: Tensor | None) -> Cell:
     def apply(activation: Tensor, index: Any, value: Any) -> Tensor:
         return plan.edited(activation, plan.whole(activation, mask), 0)
 
-    return apply
+    return Cell(plan.name, (), None, apply)

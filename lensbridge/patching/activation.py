@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,11 @@ from lensbridge.patching.alignment import check_fit, check_index
 from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell, Setter
 from lensbridge.patching.grid import Grid
+from lensbridge.patching.measuring import Way
+from lensbridge.patching.memory import check_cells
 from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
 from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import MAX_BATCH_TOKENS, Engine, Run, entrances, run_cells
+from lensbridge.patching.running import Run, entrances
 from lensbridge.patching.setters import INDEXED_AXES
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def generic_activation_patch(
     reduce: Reduce = "scalar",
     baseline: bool = False,
     exact: bool | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     verbose: bool = False,
 ) -> Any:
     """Run the corrupted input once for each cell of a grid, with a clean activation patched in.
@@ -74,16 +77,17 @@ def generic_activation_patch(
         baseline: also keep the metric of the unpatched run.
         exact: True runs one forward pass for each cell, as the definition has it; None runs cells
             of a layer in batches where the model allows; False insists on that.
-        max_batch_tokens: how many positions such a batch may have.
-        verbose: show a progress bar.
+        max_batch_tokens: how many positions such a batch may have; None: as many as the free
+            memory allows.
+        verbose: show a progress bar with the time that is left.
 
     Returns:
         A tensor with an axis for each name; a `PatchingResult` for named metrics, `reduce="none"`,
         `baseline=True`, or after an interrupt (Ctrl-C), which leaves NaN where it did not run.
 
     Raises:
-        InputError: a metric, index or clean activation that does not fit, or a model in training
-            mode. All of it is checked before the first cell runs.
+        InputError: a metric, index or clean activation that does not fit, a model in training
+            mode, or more than memory holds. All of it is checked before the first cell runs.
         AbsentPointError: no layer of this model has the activation.
         NotCachedError: the clean cache lacks it.
 
@@ -94,9 +98,8 @@ def generic_activation_patch(
     if return_index_df and wants_result:
         raise InputError("return_index_df goes with a tensor; a PatchingResult has index_df.")
     prepared = sweep.prepare(corrupted_tokens, clean_cache, index_axis_names, index_df)
-    run = run_cells(
-        prepared.base, prepared.cells, sweep.metrics, Engine(exact, max_batch_tokens, verbose)
-    )
+    way = Way(exact, max_batch_tokens, verbose)
+    run = way.run(prepared.base, prepared.cells, sweep.metrics)
     result = assemble(prepared, sweep.metrics, run, baseline)
     if wants_result or run.partial:
         return result
@@ -184,6 +187,7 @@ class Sweep:
 
     def _grid(self, base: Base, points: Mapping[int, str], names: Sequence[str]) -> Grid:
         sizes = {layer: self._sizes(base, point, names[1:]) for layer, point in points.items()}
+        check_cells(sum(map(prod, sizes.values())))
         widest = [max(size) for size in zip(*sizes.values(), strict=True)]
         grid = Grid.over(names, [points, *map(range, widest)])
         there = [

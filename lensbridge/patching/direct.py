@@ -15,11 +15,12 @@ from lensbridge.patching.alignment import check_fit
 from lensbridge.patching.branches import Branches
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.grid import Grid
+from lensbridge.patching.measuring import Way
 from lensbridge.patching.metric import MetricFunction, Metrics
 from lensbridge.patching.node import Node
 from lensbridge.patching.paths import Paths
 from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import Engine, entrances, run_cells
+from lensbridge.patching.running import entrances
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -70,7 +71,7 @@ def get_act_patch_direct_path(
         corrupted_cache,
         Metrics.of(patching_metric, "scalar"),
         component,
-        Engine(exact, verbose=verbose),
+        Way(exact, verbose=verbose),
     )
     result = sources.send(src_layer, src_head)
     return result if result.partial else result.values
@@ -113,7 +114,7 @@ def get_act_patch_direct_path_all_sources(
         corrupted_cache,
         Metrics.of(patching_metric, "scalar"),
         component,
-        Engine(exact, verbose=verbose),
+        Way(exact, verbose=verbose),
     )
     found: dict[tuple[int, int], PatchingResult] = {}
     for head in sources.senders():
@@ -134,7 +135,7 @@ class Sources:
     corrupted_cache: Mapping[str, Tensor]
     metrics: Metrics
     component: Component
-    engine: Engine
+    way: Way
 
     @cached_property
     def branches(self) -> Branches:
@@ -182,7 +183,7 @@ class Sources:
         rows = tuple((_layer(node), node.index or 0) for node in later)
         heads = 1 + max(node.index or 0 for node in self.receivers)
         grid = Grid(("layer", "head"), rows, (tuple(range(self.n_layers)), tuple(range(heads))))
-        run = run_cells(paths.base, cells, self.metrics, self.engine)
+        run = self.way.run(paths.base, cells, self.metrics)
         return assemble(Prepared(paths.base, grid, cells), self.metrics, run, baseline=False)
 
     @property

@@ -77,7 +77,7 @@ class Metrics:
         return torch.stack([one.to(_widest(wide)) for one in wide])
 
     def _value(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
-        value = torch.as_tensor(function(logits))
+        value = self._called(name, function, logits)
         batch = logits.shape[0]
         if self.per_example and tuple(value.shape) != (batch,):
             raise InputError(
@@ -91,6 +91,22 @@ class Metrics:
                 "reduce='none' (one number for each example is kept)."
             )
         return value
+
+    def _called(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
+        try:
+            found = function(logits)
+        except IndexError as error:
+            raise InputError(
+                f"The metric {name!r} reads a place that the logits do not have; they are "
+                f"[batch, pos, d_vocab] = {list(logits.shape)}: {error}"
+            ) from error
+        try:
+            return torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The metric {name!r} gives a {type(found).__name__}; it has to give a number, or "
+                "one for each example."
+            ) from error
 
     def baseline(self, logits: Tensor) -> Tensor:
         """The metrics of the unpatched run, which have to be numbers.

@@ -1,34 +1,43 @@
 """A sweep over cells of one's own: `model.sweep(input, cells, metric)`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
+from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.patching.activation import Prepared, assemble
+from lensbridge.patching.activation import Prepared, assemble, clean_value
+from lensbridge.patching.alignment import check_fit
 from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell, write
 from lensbridge.patching.grid import Grid
+from lensbridge.patching.measuring import Way
+from lensbridge.patching.memory import check_cells
 from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
 from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import MAX_BATCH_TOKENS, Engine, entrances, run_cells
+from lensbridge.patching.running import entrances
 
 if TYPE_CHECKING:
+    from lensbridge.inputs import Prepared as Input
+    from lensbridge.interventions import Intervention
     from lensbridge.model import LensModel
+
+
+CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"
 
 
 def sweep(
     model: "LensModel",
     input: Any,
-    cells: Iterable[Cell],
+    cells: "Iterable[CellLike]",
     metric: "MetricFunction | Mapping[str, MetricFunction]",
     *,
     reduce: Reduce = "scalar",
     baseline: bool = False,
     exact: bool | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     verbose: bool = False,
 ) -> PatchingResult:
     """Run an input once for each cell, with that cell's value in its place.
@@ -36,52 +45,105 @@ def sweep(
     Args:
         model: the model, in eval mode.
         input: what is run, as for `forward`.
-        cells: which activation, where in it, and the value.
+        cells: which activation, where in it, and the value: `Cell`s, or the three of them as a
+            tuple; or interventions (`lensbridge.interventions`), each at one point. A cache in
+            the place of a value gives its own, from the same place.
         metric: maps logits to a number, or to one for each example; or several by name.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
         baseline: also keep the metric of the unpatched run.
         exact: True runs one forward pass for each cell; None runs cells of a layer in batches
             where the model allows; False insists on that.
-        max_batch_tokens: how many positions such a batch may have.
-        verbose: show a progress bar.
+        max_batch_tokens: how many positions such a batch may have; None: as many as the free
+            memory allows.
+        verbose: show a progress bar with the time that is left.
 
     Shapes: `[metric?, cell, batch?]`
 
     Raises:
-        InputError: a cell or a metric that does not fit, before any cell runs.
+        InputError: a cell or a metric that does not fit, or more than memory holds, before any
+            cell runs.
+
+    Example:
+        >>> import lensbridge
+        >>> model = lensbridge.load("demo")
+        >>> _, clean = model.run_with_cache("The Eiffel Tower is in the city of")
+        >>> cells = [(("resid_pre", layer), (0, 2), clean) for layer in range(4)]
+        >>> metric = lambda logits: logits[0, -1, model.to_single_token(" Paris")]
+        >>> model.sweep("The Colosseum is in the city of", cells, metric).shape
+        torch.Size([4])
     """
     metrics = Metrics.of(metric, reduce)
-    named = [replace(cell, point=model.vocabulary.canonical(cell.point)) for cell in cells]
-    if not named:
+    given = list(cells)
+    if not given:
         raise InputError("There are no cells to run.")
+    check_cells(len(given))
+    named = _named(model, input, given)
     points = dict.fromkeys(cell.point for cell in named)
     base = Base.run(model, input, [*points, *entrances(model, named)])
-    for cell in named:
-        _check_place(base, cell)
-    run = run_cells(base, named, metrics, Engine(exact, max_batch_tokens, verbose))
-    grid = Grid(("cell",), tuple((i,) for i in range(len(named))))
-    return assemble(Prepared(base, grid, named), metrics, run, baseline)
+    placed = [_placed(base, cell) for cell in named]
+    run = Way(exact, max_batch_tokens, verbose).run(base, placed, metrics)
+    grid = Grid(("cell",), tuple((i,) for i in range(len(placed))))
+    return assemble(Prepared(base, grid, placed), metrics, run, baseline)
 
 
-def _check_place(base: Base, cell: Cell) -> None:
-    """Refuse a place that the activation lacks, or a value that does not fit it."""
+def _named(model: "LensModel", input: Any, given: "Sequence[CellLike]") -> list[Cell]:
+    """Cells with canonical names, of whatever was given as one.
+
+    Raises:
+        InputError: something that is no cell.
+    """
+    prepared: Input | None = None
+    found = []
+    for one in given:
+        if isinstance(one, tuple) and len(one) == 3:
+            one = Cell(*one)
+        if isinstance(one, Cell):
+            found.append(replace(one, point=model.vocabulary.canonical(one.point)))
+            continue
+        from lensbridge.interventions.cells import cell_of
+
+        prepared = prepared or model._preparer.prepare(input)
+        found.append(cell_of(model, one, prepared))
+    return found
+
+
+def _placed(base: Base, cell: Cell) -> Cell:
+    """A cell with its value, which fits the place.
+
+    Raises:
+        InputError: the activation lacks the place, or the value does not fit it.
+        NotCachedError: the cache that is to give it lacks it.
+    """
+    whole = isinstance(cell.value, Mapping)
+    if whole:
+        source = clean_value(cell.value, cell.point)
+        tokens = cell.value.tokens if isinstance(cell.value, ActivationCache) else None
+        check_fit(base, cell.point, source, tokens)
+        cell = replace(cell, value=source)
     if cell.setter is not write:
-        return
-    try:
-        place = base.cache[cell.point][cell.index]
-    except (IndexError, TypeError) as error:
-        axes = " ".join(base.axes(cell.point))
-        raise InputError(
-            f"{cell.point} has shape {base.shape(cell.point)} (axes {axes}) and no place "
-            f"{cell.index}: {error}"
-        ) from error
+        return cell
+    place = _at(base, cell, base.cache[cell.point])
+    if whole:
+        cell = replace(cell, value=_at(base, cell, cell.value.expand(base.shape(cell.point))))
     if not isinstance(cell.value, Tensor):
-        return
+        return cell
     try:
         cell.value.expand(place.shape)
     except RuntimeError as error:
         raise InputError(
             f"A value of shape {tuple(cell.value.shape)} does not fit {cell.point}{cell.index}, "
             f"which has {tuple(place.shape)}."
+        ) from error
+    return cell
+
+
+def _at(base: Base, cell: Cell, activation: Tensor) -> Tensor:
+    try:
+        return activation[cell.index]
+    except (IndexError, TypeError) as error:
+        axes = " ".join(base.axes(cell.point))
+        raise InputError(
+            f"{cell.point} has shape {base.shape(cell.point)} (axes {axes}) and no place "
+            f"{cell.index}: {error}"
         ) from error
