@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_core_set import built_in
 from test_inputs import padded
-from tiny_models import VOCAB, Layer, Shape, build, join_heads, split_heads, tokens
+from tiny_models import VOCAB, Layer, Shape, build, join_heads, left_padded, split_heads, tokens
 from torch import Tensor, nn
 
 import lensbridge
@@ -584,14 +584,33 @@ def test_json_and_back(beside: bool, tmp_path: Path) -> None:
     text = to_json(given, file)
     back = from_json(text, file)
     assert to_json(back, file) == text
-    plain = [one for one in range(len(given)) if type(given[one]) not in (Mean, Swap)]
-    assert [back[i] for i in plain] == [given[i] for i in plain]
+    assert back == given
     for one, other in zip(given, back, strict=True):
         wanted = model.run_with_interventions(ids, one)
         assert torch.equal(model.run_with_interventions(ids, other), wanted), one
     if beside:
         with pytest.raises(InputError, match="pass it as tensors"):
             from_json(text)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_padding_of_a_source_goes_into_the_document(beside: bool, tmp_path: Path) -> None:
+    model, (ids, mask) = lensbridge.load(build(Shape("gpt2"))), left_padded()
+    _, cache = model.run_with_cache(ids.flip(1), attention_mask=mask.flip(1))
+    site: Any = ("resid_post", 0)
+    file = tmp_path / "tensors.safetensors" if beside else None
+    for one in (
+        Mean(site, cache),
+        Swap(site, cache, source_positions="last", positions="last"),
+        Resample(site, cache, seed=1),
+    ):
+        (back,) = from_json(to_json(one, file), file)
+        wanted = model.run_with_interventions(ids, one, attention_mask=mask)
+        found = model.run_with_interventions(ids, back, attention_mask=mask)
+        assert torch.equal(found, wanted), one  # type: ignore[arg-type]
+        assert back == one
+        _, other = model.run_with_cache(ids.flip(1))
+        assert back != one.at(source=other)
 
 
 def test_what_is_no_document_is_refused() -> None:

@@ -16,6 +16,7 @@ from lensbridge.errors import InputError, suggest
 from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
+from lensbridge.interventions.source import Held
 from lensbridge.interventions.when import ALWAYS, When
 
 FORMAT = "lensbridge.interventions/1"
@@ -111,7 +112,7 @@ def _written(one: Intervention, store: _Store) -> dict[str, Any]:
     for member in fields(one):
         value = vars(one)[member.name]
         if member.name == "source" and isinstance(value, ActivationCache):
-            value = {name: value[name] for name in value.vocabulary.select(one.site)}
+            value = Held.of(value, one.site)
         if value is not None and value is not ALWAYS and value != member.default:
             values[member.name] = _packed(value, store)
     return values
@@ -124,6 +125,9 @@ def _packed(value: Any, store: _Store) -> Any:
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, When):
         return {"when": [value.phase, _packed(value.steps, store)]}
+    if isinstance(value, Held) and value.attention_mask is not None:
+        mask = store.put(value.attention_mask)
+        return {"masked": [_packed(dict(value), store), mask]}
     if isinstance(value, Mapping):
         return {"tensors": {_name(key): store.put(tensor) for key, tensor in value.items()}}
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
@@ -168,6 +172,8 @@ def _unpacked(value: Any, store: _Store) -> Any:
         return When(inside[0], _unpacked(inside[1], store))
     if sort == "tensors":
         return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
+    if sort == "masked":
+        return Held(*(_unpacked(one, store) for one in inside))
     if sort == "number":
         return float(inside)
     raise InputError(f"{sort!r} is not a value of an intervention.")

@@ -12,7 +12,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import Positions, normalized
 from lensbridge.interventions.region import Region
-from lensbridge.interventions.source import Given, Source
+from lensbridge.interventions.source import Given, Held, Source
 from lensbridge.interventions.when import ALWAYS, When
 from lensbridge.vocabulary import NamesFilter
 
@@ -123,7 +123,12 @@ class Intervention(ABC):
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        return all(_same(vars(self)[one.name], vars(other)[one.name]) for one in fields(self))
+        return all(_same(self._told(one.name), other._told(one.name)) for one in fields(self))
+
+    def _told(self, name: str) -> Any:
+        """A member; of a cache, the part that counts."""
+        value = vars(self)[name]
+        return Held.of(value, self.site) if isinstance(value, ActivationCache) else value
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self.site)))
@@ -187,7 +192,11 @@ def _same(one: Any, other: Any) -> bool:
         both = isinstance(one, Tensor) and isinstance(other, Tensor)
         return both and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if not _same(_mask(one), _mask(other)):
+            return False
         return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, ActivationCache) or isinstance(other, ActivationCache):
-        return one is other
     return bool(one == other)
+
+
+def _mask(source: Mapping[Any, Tensor]) -> Tensor | None:
+    return source.attention_mask if isinstance(source, Held) else None

@@ -22,7 +22,7 @@ from lensbridge.interventions.fit import (
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
-from lensbridge.interventions.source import Given, Source
+from lensbridge.interventions.source import Given, Held, Source
 from lensbridge.vocabulary import names_points
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def plans_of(model: "LensModel", one: Intervention) -> "list[Plan]":
 def _with_canonical_names(model: "LensModel", source: Source | None) -> Source | None:
     if source is None or isinstance(source, Tensor | ActivationCache):
         return source
-    return {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
+    named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
+    return Held(named, source.attention_mask) if isinstance(source, Held) else named
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Source: activations of another run that an intervention takes its values from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,10 +11,39 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of
 from lensbridge.interventions.region import Place, Region
+from lensbridge.vocabulary import NamesFilter
 
 Source: TypeAlias = ActivationCache | Mapping[Any, Tensor] | Tensor
 """A cache; tensors by name of the point; or, for one point, its tensor. Whole activations, with
 their batch and position axes, as a cache holds them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held(Mapping[Any, Tensor]):
+    """Activations by name that know the padding of their run, as a cache does.
+
+    Args:
+        tensors: by name.
+        attention_mask: `[batch, pos]` of the run, or None where nothing was padding.
+    """
+
+    tensors: Mapping[Any, Tensor]
+    attention_mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, cache: ActivationCache, site: NamesFilter) -> "Held":
+        """What a cache holds at a site."""
+        names = cache.vocabulary.select(site)
+        return cls({name: cache[name] for name in names}, cache.attention_mask)
+
+    def __getitem__(self, name: Any) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 class Paired(NamedTuple):
@@ -56,7 +85,7 @@ class Given:
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
-        mask = source.attention_mask if isinstance(source, ActivationCache) else None
+        mask = source.attention_mask if isinstance(source, ActivationCache | Held) else None
         fits = mask is not None and tuple(mask.shape) == (rows, length)
         return cls(value, Window(rows, 0, length, length, mask if fits else None))
 
