@@ -445,12 +445,29 @@ def test_pruning_edges_follows_its_rule() -> None:
     assert len(nothing.circuit) == 0
 
 
+def test_what_an_attribution_finds_is_a_circuit_with_the_input_in_it() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    top = attribution_patch(model, CLEAN, CORRUPT, total).top_nodes(11)[2:]
+    assert Node("input") in dict(top)
+    without = [node for node, _ in top if node.kind != "input"]
+    one, other = (faithfulness(model, CLEAN, CORRUPT, total, part) for part in (top, without))
+    assert (one.kept, one.removed, one.faithfulness) == (
+        other.kept,
+        other.removed,
+        other.faithfulness,
+    )
+    mean: Any = {"ablation": "mean"}
+    one = faithfulness(model, CLEAN, CORRUPT, total, top, mean_tokens=REFERENCE, **mean)
+    other = faithfulness(model, CLEAN, CORRUPT, total, top, reference=REFERENCE, **mean)
+    assert one.kept == other.kept
+
+
 def test_bad_requests() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     pair: tuple[Any, Any] = (CLEAN, CORRUPT)
     for options, words in [
         ({"circuit": ["a5.h0"]}, "a5.h0 is no part"),
-        ({"circuit": ["input"]}, "input is no part"),
+        ({"circuit": ["input->m0", "m7->logits"]}, "m7->logits is no part"),
         ({"circuit": ["m1->m0"]}, "m1->m0 is no part"),
         ({"circuit": [], "ablation": "median"}, "'corrupt', 'mean'"),
         ({"circuit": [], "ablation": "mean"}, "pass reference"),

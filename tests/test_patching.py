@@ -238,6 +238,35 @@ def test_a_result_is_a_tensor_to_torch_and_numpy(gpt2: Case) -> None:
     assert picture.count('class="cell"') == 10
 
 
+def test_pictures_of_any_number_of_axes(gpt2: Case) -> None:
+    model, bare, cache = gpt2
+    metrics = {"up": metric, "down": lambda logits: -metric(logits)}
+    given: Any = (model, bare.corrupted, cache, metrics)
+    every = P.get_act_patch_attn_head_by_pos_every(*given)
+    whole = every.plot(patch_type="q")
+    assert whole.axes == ("metric, layer, pos", "head")
+    assert (whole.rows[0], whole.rows[-1]) == ("up 0 0", "down 1 4")
+    torch.testing.assert_close(
+        torch.tensor(whole.values).double(), every.values[:, 1].reshape(-1, 4).double()
+    )
+    part = every.plot(metric="down", layer=1, patch_type="pattern", title="Patterns")
+    assert (part.title, part.scale.unit, part.axes) == ("Patterns", "down", ("pos", "head"))
+    torch.testing.assert_close(torch.tensor(part.values).double(), every.values[1, 4, 1].double())
+    cells = [P.Cell(("z", 0), (slice(None), pos), 0.0) for pos in range(3)]
+    row = model.sweep(bare.corrupted, cells, metric).plot()
+    assert (row.axes, row.columns, len(row.values)) == (("", "cell"), ["0", "1", "2"], 1)
+    for fixed, told in (
+        ({"colour": 1}, "There is no axis 'colour'"),
+        ({"layer": 7}, "There is no layer 7; there are 0, 1"),
+        ({"patch_type": "z"}, "there are out, q, k, v, pattern"),
+    ):
+        with pytest.raises(InputError, match=told):
+            every.plot(**fixed)
+    single = P.get_act_patch_resid_pre(*given[:3], metric, baseline=True)
+    with pytest.raises(InputError, match="A picture has 1 to"):
+        single.plot(layer=0, pos=0)
+
+
 def test_a_cache_without_its_batch_axis_and_a_clean_run_of_one(gpt2: Case) -> None:
     model, bare, _ = gpt2
     _, bare_cache = model.run_with_cache(bare.clean[:1], remove_batch_dim=True)

@@ -117,11 +117,11 @@ class Ablation(ABC):
         Raises:
             InputError: a part that the model lacks.
         """
-        missing = [one for one in parts if one not in self._known]
+        missing = [one for one in parts if one not in self._known and not _is_input(one)]
         if missing:
             raise InputError(
                 f"{Circuit.of(missing[:1]).labels[0]} is no part of this model's "
-                f"{len(self.universe)}, or cannot be ablated (the input cannot, among nodes)."
+                f"{len(self.universe)} that can be replaced."
             )
         with torch.no_grad():
             return self._logits(frozenset(parts))
@@ -223,6 +223,11 @@ class EdgeAblation(Ablation):
 
     def _logits(self, keep: Collection[Edge]) -> Tensor:
         return self._rewired.run(self.input, keep)
+
+
+def _is_input(part: Any) -> bool:
+    """Whether it is the input as a node, which is always the run's own."""
+    return isinstance(part, Node) and part.kind == "input"
 
 
 def _length(model: "LensModel", given: Any) -> int:

@@ -97,6 +97,7 @@ def faithfulness(
     *,
     ablation: AblationMode = "corrupt",
     reference: Any = None,
+    mean_tokens: Any = None,
     reduce: Reduce = "scalar",
     seed: int = 0,
 ) -> FaithfulnessResult:
@@ -113,6 +114,7 @@ def faithfulness(
             reference on average, position by position; "zero": nothing; "resample": what they do
             in an example of the reference, drawn for each example.
         reference: inputs of the same length, for "mean" and "resample".
+        mean_tokens: another name of `reference`, which TransformerLens has.
         reduce: as in `lensbridge.patching`.
         seed: of the draw.
 
@@ -135,7 +137,8 @@ def faithfulness(
     mode = ablation if config is None else config.ablation
     asked = Circuit.of(circuit)
     pair = Pair.of(model, clean, corrupt, metric, reduce, "noise")
-    replacement = Replacement.of(model, clean, corrupt, mode, reference, seed)
+    examples = mean_tokens if reference is None else reference
+    replacement = Replacement.of(model, clean, corrupt, mode, examples, seed)
     ends = (clean, corrupt)
     here = ablation_of(model, clean, replacement, asked)
     kept = here.keeping(asked.parts)

@@ -10,6 +10,7 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.patching.as_tensor import AsTensor
 from lensbridge.patching.grid import Grid, pandas
+from lensbridge.patching.picture import heatmap_of
 from lensbridge.patching.statistics import (
     Alternative,
     Statistic,
@@ -17,7 +18,7 @@ from lensbridge.patching.statistics import (
     sign_flip_pvalue,
     standard_error,
 )
-from lensbridge.viz import Heatmap, Scale
+from lensbridge.viz import Heatmap
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,33 +232,18 @@ class PatchingResult(AsTensor):
             named["patch_type_name"] = self.patch_type_names[named["patch_type"]]
         return named
 
-    def plot(self, title: str = "", *, digits: int | None = None) -> Heatmap:
+    def plot(self, title: str = "", *, digits: int | None = None, **fixed: Any) -> Heatmap:
         """The mean over examples as a heatmap, whose `svg()` is the picture.
 
-        One picture has two axes: take a metric, and index what has more.
+        The last axis goes from left to right, all others together from top to bottom.
 
         Args:
             title: above the picture.
             digits: decimals written into the cells; None writes none.
+            fixed: an axis and which entry of it to draw: `layer=3`, `patch_type="q"`,
+                `metric="loss"`.
 
         Raises:
-            InputError: not two axes.
+            InputError: no such axis or entry, or more than a picture holds.
         """
-        table = self.mean().detach().cpu()
-        if table.ndim != 2 or self.grid.axis_values is None:
-            raise InputError(
-                f"A picture has two axes; this result is {self!r}. Take one metric by its name, "
-                "and lensbridge.viz.Heatmap for a slice of more axes."
-            )
-        cells = [[None if value != value else value for value in row] for row in table.tolist()]
-        rows, columns = ([str(value) for value in axis] for axis in self.grid.axis_values)
-        unit = self.metric_names[0]
-        return Heatmap(
-            title or unit,
-            cells,
-            rows,
-            columns,
-            scale=Scale.around_zero(cells, unit="" if unit == "metric" else unit),
-            axes=(self.axis_names[0], self.axis_names[1]),
-            digits=digits,
-        )
+        return heatmap_of(self, title, digits, fixed)
