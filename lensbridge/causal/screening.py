@@ -145,4 +145,4 @@ def spearman(one: Tensor, other: Tensor) -> float:
 def _ranks(values: Tensor) -> Tensor:
     below = (values[:, None] > values[None]).sum(1)
     same = (values[:, None] == values[None]).sum(1)
-    return below + (same - 1) / 2
+    return below + (same - 1).double() / 2
