@@ -10,7 +10,7 @@ import pytest
 import torch
 from einops import einsum
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import lensbridge
 import lensbridge.compat.transformer_lens as transformer_lens
@@ -389,7 +389,7 @@ def test_parts_run_alone(plain: HookedTransformer, ids: Tensor) -> None:
 
 def test_what_is_refused(plain: HookedTransformer, ids: Tensor) -> None:
     with pytest.raises(InputError, match="past_key_values"):
-        plain(ids, past_kv_cache=object())
+        plain(ids, past_kv_cache=DynamicCache())
     with pytest.raises(InputError, match="dataset"):
         plain.sample_datapoint()
     plain.dataset = [{"text": TEXT}]

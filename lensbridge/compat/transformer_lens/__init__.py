@@ -18,6 +18,10 @@ from lensbridge.compat.transformer_lens import (
 )
 from lensbridge.compat.transformer_lens.ActivationCache import ActivationCache
 from lensbridge.compat.transformer_lens.bridge import TransformerBridge, build_bridge_from_module
+from lensbridge.compat.transformer_lens.cache import (
+    TransformerLensKeyValueCache,
+    TransformerLensKeyValueCacheEntry,
+)
 from lensbridge.compat.transformer_lens.FactoredMatrix import FactoredMatrix
 from lensbridge.compat.transformer_lens.hook_points import HookPoint
 from lensbridge.compat.transformer_lens.HookedEncoder import HookedEncoder
@@ -25,6 +29,7 @@ from lensbridge.compat.transformer_lens.HookedEncoderDecoder import HookedEncode
 from lensbridge.compat.transformer_lens.HookedRootModule import HookedRootModule
 from lensbridge.compat.transformer_lens.HookedTransformer import HookedTransformer
 from lensbridge.compat.transformer_lens.HookedTransformerConfig import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
 from lensbridge.compat.transformer_lens.SVDInterpreter import SVDInterpreter
 
 loading = loading_from_pretrained
@@ -38,8 +43,11 @@ __all__ = [
     "HookedRootModule",
     "HookedTransformer",
     "HookedTransformerConfig",
+    "HookedTransformerKeyValueCache",
     "SVDInterpreter",
     "TransformerBridge",
+    "TransformerLensKeyValueCache",
+    "TransformerLensKeyValueCacheEntry",
     "build_bridge_from_module",
     "evals",
     "head_detector",

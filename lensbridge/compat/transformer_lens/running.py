@@ -1,16 +1,28 @@
 """Running a decoder: the arguments of TransformerLens's `forward` and `generate`."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
+from lensbridge.compat.transformer_lens.cache import TransformerLensKeyValueCache
+from lensbridge.compat.transformer_lens.point import NamesFilter
+from lensbridge.compat.transformer_lens.streaming import chunks
 from lensbridge.compat.transformer_lens.texts import TextMethods
 from lensbridge.errors import InputError
 from lensbridge.tokens import Side
 
+_OUTPUTS = ("output_logits", "output_scores", "output_attentions", "output_hidden_states")
+"""What HuggingFace computes beside ids; it gives them in an output object only."""
+
 
 class RunMethods(TextMethods):
     """Forward passes, losses and generation."""
+
+    _asked: Any
 
     def arguments(
         self,
@@ -24,7 +36,7 @@ class RunMethods(TextMethods):
         shortformer_pos_embed: None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
-        past_kv_cache: None = None,
+        past_kv_cache: TransformerLensKeyValueCache | None = None,
         **hf: Any,
     ) -> dict[str, Any]:
         """What `lens.forward` is called with; the arguments are those of `forward`.
@@ -41,18 +53,24 @@ class RunMethods(TextMethods):
             shortformer_pos_embed: refused: no HuggingFace model has such positions.
             attention_mask: 1 for tokens, 0 for padding; made from ids that are padded on the left.
             stop_at_layer: give the residual stream that this layer reads.
-            past_kv_cache: refused; pass HuggingFace's own as `past_key_values`.
+            past_kv_cache: keys and values of what came before; HuggingFace's own goes in as
+                `past_key_values`.
             hf: for the HuggingFace model.
         """
-        if past_kv_cache is not None:
-            raise InputError(
-                "past_kv_cache is TransformerLens's own; pass a HuggingFace cache: "
-                "past_key_values=transformers.DynamicCache()."
-            )
         if shortformer_pos_embed is not None:
             raise InputError("No HuggingFace model has shortformer positions.")
         if attention_mask is None and start_at_layer is None and "past_key_values" not in hf:
             attention_mask = self._mask(input, prepend_bos, padding_side)
+        if past_kv_cache is not None:
+            if not isinstance(past_kv_cache, TransformerLensKeyValueCache):
+                raise InputError(
+                    "past_kv_cache is a TransformerLensKeyValueCache; HuggingFace's own caches go "
+                    "in as past_key_values."
+                )
+            input = self._as_ids(input, prepend_bos, padding_side)
+            new = torch.ones_like(input) if attention_mask is None else attention_mask
+            hf.update(past_key_values=past_kv_cache.given_to(len(input)), use_cache=True)
+            attention_mask = past_kv_cache.append_attention_mask(new)
         texts = isinstance(input, list | tuple) and bool(input) and isinstance(input[0], str)
         return {
             "input": input,
@@ -73,20 +91,25 @@ class RunMethods(TextMethods):
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
         attention_mask: Tensor | None = None,
-        past_kv_cache: None = None,
+        past_kv_cache: TransformerLensKeyValueCache | None = None,
     ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
         """What the first layer reads: `(residual, tokens, None, attention_mask)`."""
-        given = {"prepend_bos": prepend_bos, "padding_side": padding_side}
-        tokens = input if isinstance(input, Tensor) else self.to_tokens(input, **given)  # type: ignore[arg-type]
-        tokens = tokens if tokens.ndim > 1 else tokens[None]
+        tokens = self._as_ids(input, prepend_bos, padding_side)
         if attention_mask is None:
             attention_mask = self._mask(tokens, prepend_bos, padding_side)
+        kept = None if past_kv_cache is None else past_kv_cache.as_frozen()
         asked = self.arguments(
-            tokens, attention_mask=attention_mask, past_kv_cache=past_kv_cache, stop_at_layer=0
+            tokens, attention_mask=attention_mask, past_kv_cache=kept, stop_at_layer=0
         )
         residual = self.lens.forward(**asked)
         assert isinstance(residual, Tensor)
         return residual, tokens, None, attention_mask
+
+    def _as_ids(self, input: Any, prepend_bos: bool | None, padding_side: Side | None) -> Tensor:
+        """Shapes: `[batch, pos]`"""
+        if not isinstance(input, Tensor):
+            return self.to_tokens(input, prepend_bos, padding_side)
+        return input if input.ndim > 1 else input[None]
 
     def loss_fn(
         self,
@@ -114,17 +137,22 @@ class RunMethods(TextMethods):
         padding_side: Side | None = None,
         return_type: Literal["input", "str", "tokens"] = "input",
         verbose: bool = True,
+        return_cache: bool = False,
+        names_filter: NamesFilter = None,
         **generation: Any,
     ) -> Any:
         """Continue text with HuggingFace's `generate`; hooks act at every step.
 
         The arguments are those of lensbridge's `generate`, and `generation` is for HuggingFace's.
-        Lists of texts are padded on the left.
+        Lists of texts are padded on the left. With `output_logits`, `output_scores` and the like
+        its whole output comes back: `sequences`, `logits` of each step, ...
         """
         if "attention_mask" not in generation:
             mask = self._mask(input, prepend_bos, padding_side)
             generation.update({} if mask is None else {"attention_mask": mask})
-        return self.lens.generate(
+        if any(generation.get(name) for name in _OUTPUTS):
+            generation["return_dict_in_generate"] = True
+        found = self.lens.generate(
             input,
             max_new_tokens,
             stop_at_eos,
@@ -139,5 +167,59 @@ class RunMethods(TextMethods):
             padding_side,
             return_type,
             verbose,
+            return_cache=return_cache,
+            names_filter=self._asked(names_filter) if return_cache else None,
             **generation,
         )
+        return (found[0], ActivationCache.of(found[1])) if return_cache else found
+
+    def generate_stream(
+        self,
+        input: Any = "",
+        max_new_tokens: int = 10,
+        max_tokens_per_yield: int = 25,
+        stop_at_eos: bool = True,
+        eos_token_id: int | list[int] | None = None,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        return_type: Literal["input", "str", "tokens"] = "input",
+        **generation: Any,
+    ) -> Iterator[Tensor]:
+        """Continue one text or rows of ids, and give the ids as they come.
+
+        Args:
+            input: a text, or ids.
+            max_new_tokens: how many at most.
+            max_tokens_per_yield: how many ids to gather before they are given; the prompt's are
+                among the first.
+            stop_at_eos: end a row at its EOS token.
+            eos_token_id: other ids that end a row.
+            prepend_bos: BOS before text; None means `cfg.default_prepend_bos`.
+            padding_side: None means the tokenizer's.
+            return_type: of no effect: ids are given, as TransformerLens gives them.
+            generation: for `generate`.
+
+        Yields:
+            `[batch, tokens]` ids.
+
+        Raises:
+            InputError: a list of texts.
+        """
+        if isinstance(input, list | tuple):
+            raise InputError("generate_stream takes one text, or ids: pass model.to_tokens(texts).")
+        ids = input if isinstance(input, Tensor) else self.to_tokens(input, prepend_bos)
+        stops = eos_token_id
+        if stop_at_eos and stops is None and self.tokenizer is not None:
+            stops = self.tokenizer.eos_token_id
+        known = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        run = partial(
+            self.generate,
+            return_type="tokens",
+            return_dict_in_generate=True,
+            stop_at_eos=stop_at_eos,
+            eos_token_id=eos_token_id,
+            prepend_bos=prepend_bos,
+            padding_side=padding_side,
+            **generation,
+        )
+        return chunks(run, ids, max_new_tokens, max_tokens_per_yield, known if stop_at_eos else [])

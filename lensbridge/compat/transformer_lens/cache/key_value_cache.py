@@ -1,0 +1,107 @@
+"""`past_kv_cache`: HuggingFace's cache of keys and values under TransformerLens's names."""
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.compat.transformer_lens.cache.key_value_cache_entry import (
+    TransformerLensKeyValueCacheEntry,
+)
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.errors import InputError
+
+
+class TransformerLensKeyValueCache:
+    """Keys and values of what the model was given so far.
+
+    Args:
+        cfg: of the model.
+        device: of the model.
+        batch_size: how many rows; a run with another number is refused.
+
+    Attributes:
+        kept: HuggingFace's cache, which `past_key_values=` takes too.
+        previous_attention_mask: `[batch, pos]`, 1 for tokens and 0 for padding.
+        frozen: whether runs leave it as it is.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig, device: Any, batch_size: int = 1) -> None:
+        from transformers import DynamicCache
+
+        self.cfg = cfg
+        self.kept: Any = DynamicCache()
+        self.previous_attention_mask = torch.ones((batch_size, 0), dtype=torch.int, device=device)
+        self.frozen = False
+
+    @classmethod
+    def init_cache(
+        cls, cfg: HookedTransformerConfig, device: Any, batch_size: int = 1
+    ) -> "TransformerLensKeyValueCache":
+        """An empty one."""
+        return cls(cfg, device, batch_size)
+
+    def freeze(self) -> None:
+        """Let runs from now on read it and leave it as it is."""
+        self.frozen = True
+
+    def unfreeze(self) -> None:
+        """Let runs add to it again."""
+        self.frozen = False
+
+    def as_frozen(self) -> "TransformerLensKeyValueCache":
+        """The same cache for a run that is to leave it as it is."""
+        other = copy(self)
+        other.frozen = True
+        return other
+
+    @property
+    def entries(self) -> list[TransformerLensKeyValueCacheEntry]:
+        """What each layer has kept."""
+        return [self[i] for i in range(self.cfg.n_layers)]
+
+    def __getitem__(self, layer: int) -> TransformerLensKeyValueCacheEntry:
+        if layer >= len(self.kept.layers) or self.kept.layers[layer].keys is None:
+            heads = self.cfg.n_key_value_heads or self.cfg.n_heads
+            shape = (len(self.previous_attention_mask), 0, heads, self.cfg.d_head)
+            nothing = torch.empty(
+                shape, dtype=self.cfg.dtype, device=self.previous_attention_mask.device
+            )
+            return TransformerLensKeyValueCacheEntry(nothing, nothing, self.frozen)
+        one = self.kept.layers[layer]
+        keys, values = one.keys.transpose(1, 2), one.values.transpose(1, 2)
+        return TransformerLensKeyValueCacheEntry(keys, values, self.frozen)
+
+    def append_attention_mask(self, attention_mask: Tensor) -> Tensor:
+        """The mask of everything so far with that of new tokens; kept unless frozen.
+
+        Shapes: `[batch, new]` -> `[batch, pos + new]`
+        """
+        whole = torch.cat([self.previous_attention_mask, attention_mask.int()], dim=-1)
+        if not self.frozen:
+            self.previous_attention_mask = whole
+        return whole
+
+    def given_to(self, rows: int) -> Any:
+        """HuggingFace's cache for one run.
+
+        Raises:
+            InputError: another number of rows, or a run before this one that did not come through.
+        """
+        batch, places = self.previous_attention_mask.shape
+        if rows != batch:
+            raise InputError(f"past_kv_cache was made for batch_size={batch}, not {rows}.")
+        if self.kept.get_seq_length() != places:
+            raise InputError(
+                f"past_kv_cache has keys of {self.kept.get_seq_length()} positions and a mask of "
+                f"{places}: a run with it broke off. Begin with a new one."
+            )
+        return self._copied() if self.frozen else self.kept
+
+    def _copied(self) -> Any:
+        """The same keys and values, gradients too, in a cache that may grow."""
+        other = type(self.kept)()
+        for i, layer in enumerate(self.kept.layers):
+            other.update(layer.keys, layer.values, i)
+        return other
