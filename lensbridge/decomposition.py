@@ -8,6 +8,7 @@ terms sum to the target on every architecture.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TypeAlias
 
 import torch
@@ -158,6 +159,18 @@ class Decomposition:
         Shapes: `[..., pos, d_model or direction]`
         """
         return route.read(self._value(term), self.directions)
+
+    def wholes(self, terms: Sequence[tuple[Term, Route]]) -> Tensor:
+        """Terms at the target; what goes the same way goes at once.
+
+        Shapes: `[term, ..., pos, d_model or direction]`
+        """
+        groups: list[Tensor] = []
+        for _, alike in groupby(terms, key=lambda one: id(one[1].passages)):
+            several = list(alike)
+            values = torch.stack([self._value(term) for term, _ in several])
+            groups.append(several[0][1].read(values, self.directions))
+        return groups[0] if len(groups) == 1 else self.stacked(groups)
 
     def _value(self, term: Term) -> Tensor:
         if term.kind == "block":

@@ -111,9 +111,10 @@ class ShareMethods(StreamReader):
         for term, route in taking.written:
             if term.kind == "attn":
                 shares.add_heads(term, route)
-        rows, labels = shares.with_remainder() if incl_remainder else (shares.all, shares.labels)
-        rows = _squeezed(rows, project_output_onto)
-        return (rows, labels) if return_labels else rows
+        if incl_remainder:
+            shares.add_remainder()
+        rows = _squeezed(shares.all, project_output_onto)
+        return (rows, shares.labels) if return_labels else rows
 
     def get_neuron_results(
         self,
@@ -185,47 +186,52 @@ class ShareMethods(StreamReader):
         for term, route in taking.written:
             if term.kind == "mlp":
                 shares.add_neurons(term, route, _as_list(neuron_slice))
-        rows, labels = shares.with_remainder() if incl_remainder else (shares.all, shares.labels)
-        rows = _squeezed(rows, project_output_onto)
-        return (rows, labels) if return_labels else rows
+        if incl_remainder:
+            shares.add_remainder()
+        rows = _squeezed(shares.all, project_output_onto)
+        return (rows, shares.labels) if return_labels else rows
 
 
 class _Shares:
-    """Rows of a decomposition with their labels."""
+    """Rows of a decomposition; their labels are written when they are asked for."""
 
     def __init__(self, taking: Decomposition) -> None:
         self.taking = taking
         self.rows: list[Tensor] = []
-        self.labels: list[str] = []
+        self.named: list[tuple[str, Tensor | None]] = []
 
     def add_heads(self, term: Term, route: Route) -> None:
         """The heads of one layer."""
         heads = self.taking.heads(term, route)
-        letter = _HEAD[term.kind]
-        self.add(heads, [f"L{term.layer}{letter}{h}" for h in range(len(heads))])
+        self.add(heads, f"L{term.layer}{_HEAD[term.kind]}", torch.arange(len(heads)))
 
     def add_neurons(self, term: Term, route: Route, chosen: PosSlice = None) -> None:
         """The neurons of one layer."""
         width = self.taking.activations(term)[1].shape[-1]
-        names = taken(torch.arange(width), chosen, -1).tolist()
         neurons = self.taking.neurons(term, route, chosen)
-        self.add(neurons, [f"L{term.layer}N{n}" for n in names])
+        self.add(neurons, f"L{term.layer}N", taken(torch.arange(width), chosen, -1))
 
-    def add(self, rows: Tensor, labels: list[str]) -> None:
-        """Any rows."""
+    def add_remainder(self) -> None:
+        """The rest of the stream."""
+        self.add((self.taking.total - sum(rows.sum(0) for rows in self.rows))[None], "remainder")
+
+    def add(self, rows: Tensor, label: str, numbers: Tensor | None = None) -> None:
+        """Any rows: one, or as many as there are numbers."""
         self.rows.append(rows)
-        self.labels += labels
+        self.named.append((label, numbers))
+
+    @property
+    def labels(self) -> list[str]:
+        """What the rows are."""
+        labels: list[str] = []
+        for label, numbers in self.named:
+            labels += [label] if numbers is None else [f"{label}{n}" for n in numbers.tolist()]
+        return labels
 
     @property
     def all(self) -> Tensor:
         """Every row."""
         return self.taking.stacked(self.rows)
-
-    def with_remainder(self) -> tuple[Tensor, list[str]]:
-        """Every row, and one with the rest of the stream."""
-        rows = self.all
-        rest = self.taking.total - rows.sum(0)
-        return torch.cat([rows, rest[None]]), [*self.labels, "remainder"]
 
 
 def _everything(taking: Decomposition, expand_neurons: bool) -> _Shares:
@@ -248,8 +254,8 @@ def _everything(taking: Decomposition, expand_neurons: bool) -> _Shares:
         else:
             others.append((term, route))
     for term, route in sorted(others, key=lambda one: one[0].kind != "mlp"):
-        shares.add(taking.whole(term, route)[None], [term.label])
-    shares.add(bias[None], ["bias"])
+        shares.add(taking.whole(term, route)[None], term.label)
+    shares.add(bias[None], "bias")
     return shares
 
 

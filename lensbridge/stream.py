@@ -224,7 +224,7 @@ class StreamMethods(StreamReader):
         )
         found = taking.terms if incl_embeds else taking.written
         kept = [one for one in found if one[0].layer is None or _is_in(mode, one[0])]
-        terms = taking.stacked([taking.whole(*one)[None] for one in kept])
+        terms = taking.wholes(kept)
         if check:
             taking.check(terms)
         return (terms, [term.label for term, _ in kept]) if return_labels else terms
