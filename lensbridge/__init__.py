@@ -13,6 +13,7 @@ from lensbridge.spec import Architecture
 if TYPE_CHECKING:
     from lensbridge.act_names import get_act_name
     from lensbridge.cache import ActivationCache
+    from lensbridge.factored import FactoredMatrix
     from lensbridge.hooks import Hook
     from lensbridge.loading import load
     from lensbridge.model import LensModel
@@ -25,6 +26,7 @@ __all__ = [
     "POINTS",
     "ActivationCache",
     "Architecture",
+    "FactoredMatrix",
     "Hook",
     "LensModel",
     "LensbridgeError",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "ActivationCache": "cache",
+    "FactoredMatrix": "factored",
     "Hook": "hooks",
     "LensModel": "model",
     "POINTS": "names",
@@ -44,11 +47,23 @@ _HOMES = {
     "register": "plugins",
 }
 
+_ROOMS = (
+    *("analysis", "causal", "compat", "evals", "interventions", "patching", "saes", "testing"),
+    "viz",
+)
+"""Subpackages that `lensbridge.name` imports when it is first written."""
+
 
 def __getattr__(name: str) -> Any:
     """Import what is public when it is first used: `import lensbridge` costs nothing itself."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _ROOMS:
+        return import_module(f"lensbridge.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}")
     return getattr(import_module(f"lensbridge.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ROOMS})

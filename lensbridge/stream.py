@@ -146,7 +146,8 @@ class StreamMethods(StreamReader):
             incl_mid: also what the MLPs read.
             apply_ln: through a norm. Behind the last layer each row goes through the final norm
                 with its own statistics, gain and bias, so that `@ W_U + b_U` is the logit lens and
-                the last row gives the model's logits; for an earlier layer as `apply_ln_to_stack`.
+                the last row gives the model's logits, up to multipliers and soft-caps of the head
+                (`logit_lens` has these); for an earlier layer as `apply_ln_to_stack`.
             pos_slice: which positions; an int takes the axis away.
             mlp_input: end with what the MLP of `layer` reads.
             return_labels: also what the rows are: `0_pre`, `0_mid`, ..., `final_post`.

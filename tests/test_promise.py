@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -346,3 +348,17 @@ def test_functional_call_and_a_second_lens_see_the_same_model() -> None:
     state = dict(hf.named_parameters())
     out = torch.func.functional_call(hf, state, (ids,)).logits
     assert torch.equal(out, one(ids))
+
+
+def test_public_names_come_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, lensbridge\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'datasets', 'matplotlib', 'numpy'}\n"
+        "assert not heavy & set(sys.modules)\n"
+        "for name in dir(lensbridge):\n"
+        "    assert getattr(lensbridge, name) is not None, name\n"
+        "assert lensbridge.analysis.logit_lens and lensbridge.FactoredMatrix\n"
+        "from lensbridge import ActivationCache, evals, patching\n"
+        "assert not {'datasets', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
