@@ -1,5 +1,6 @@
 """One forward pass: from which layer to which, with which callbacks, for which outputs."""
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def run_forward(
         kwargs["inputs_embeds"] = given if span.start is None else _stand_in(native, given)
     stages = _span_stages(native, prepared, span)
     if engine.is_idle and not callbacks and not stages:
-        return Outcome(engine.root(**kwargs), None)
+        return _call(engine, None, kwargs)
     _refuse_checkpointing(native)
     if native.towers and (span.start is not None or span.stop is not None):
         _refuse_span_of(native)
@@ -111,12 +112,26 @@ def run_forward(
     return outcome
 
 
-def _call(engine: Engine, attachment: Attachment, kwargs: dict[str, Any]) -> Outcome:
-    attachment.count_run()
+def _call(engine: Engine, attachment: Attachment | None, kwargs: dict[str, Any]) -> Outcome:
+    if attachment is not None:
+        attachment.count_run()
     try:
         return Outcome(engine.root(**kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)
+    except ValueError as error:
+        _explain(error, kwargs)
+        raise
+
+
+def _explain(error: ValueError, kwargs: dict[str, Any]) -> None:
+    """Some encoder-decoders say only that they miss ids, although the encoder has its own."""
+    asks = re.search(r"input_ids\b.* or \w*inputs_embeds", str(error))
+    if asks and not {"decoder_input_ids", "decoder_inputs_embeds"} & kwargs.keys():
+        raise InputError(
+            "This model's decoder needs an input of its own: pass decoder_input_ids=[batch, pos], "
+            "which begins with hf_model.config.decoder_start_token_id."
+        ) from error
 
 
 def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:

@@ -449,3 +449,12 @@ def test_a_folder_is_opened_as_what_was_saved_there(name: str, tmp_path: Path) -
     inputs = dict(inputs_for(model.hf_model))
     wanted, found = tiny(name).hf_model(**inputs)[0], model.hf_model(**inputs)[0]
     assert torch.equal(wanted, found)
+
+
+@pytest.mark.parametrize("run", ["forward", "run_with_cache"])
+def test_a_decoder_without_input_says_what_it_needs(run: str) -> None:
+    model = tiny("T5ForConditionalGeneration")
+    with pytest.raises(InputError, match="decoder_input_ids"):
+        {"forward": model.forward, "run_with_cache": model.run_with_cache}[run](IDS)
+    shifting = tiny("BartForConditionalGeneration")  # makes its decoder's ids of the encoder's
+    assert isinstance(shifting(IDS), Tensor)
