@@ -117,11 +117,11 @@ def test_probabilities_ranks_and_entropy_by_hand() -> None:
     order = logits.argsort(-1, descending=True).argsort(-1)
     targets = [5, 40]
     result = logit_lens(model, ids, positions=None, targets=targets, return_type="log_probs")
-    close(result.entropy(), wanted)
+    close(result.entropy, wanted)
     close(result.values, probs.log()[..., targets])
     assert result.ranks is not None
     assert torch.equal(result.ranks, order[..., targets])
-    assert torch.equal(result.rank_trajectory(40), order[..., 40])
+    assert torch.equal(result.rank_trajectory(target=40), order[..., 40])
     assert torch.equal(result.rank_trajectory([40, 5]), order[..., [40, 5]])
     everything = logit_lens(model, ids, positions=None)
     assert torch.equal(everything.rank_trajectory(7), order[..., 7])
@@ -385,7 +385,7 @@ def test_a_table_has_a_line_for_each_token(monkeypatch: pytest.MonkeyPatch) -> N
     assert last["pos"] == int(result.positions[1, 0])
     assert last["rank"] == int(result.rank_trajectory(" Rome")[-1, 1])
     assert last["probability"] == pytest.approx(float(result.values[-1, 1, 0]))
-    assert last["entropy"] == pytest.approx(float(result.entropy()[-1, 1]))
+    assert last["entropy"] == pytest.approx(float(result.entropy[-1, 1]))
     several = logit_lens(demo(), BESIDE, positions=None, layers=[-1])
     lines = lines_of(monkeypatch, several, top_k=1)
     assert len(lines) == int(several.where.real.sum()) < several.positions.numel()

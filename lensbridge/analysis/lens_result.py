@@ -54,6 +54,7 @@ class LogitLensResult:
         """Columns that were read. Shapes: `[batch, pos]`"""
         return self.where.columns
 
+    @property
     def entropy(self) -> Tensor:
         """Of the whole distribution, in nats.
 
@@ -86,11 +87,11 @@ class LogitLensResult:
         texts = decoded(ids, self.readout.tokens, tokenizer)
         return dict(zip(self.labels, texts, strict=True))
 
-    def rank_trajectory(self, targets: str | int | Sequence[str | int] | None = None) -> Tensor:
+    def rank_trajectory(self, target: str | int | Sequence[str | int] | None = None) -> Tensor:
         """The rank of a target in every row; 0 is the most likely token.
 
         Args:
-            targets: a target as it was asked for, or its id; several for a last axis of them. None:
+            target: as it was asked for, or its id; several for a last axis of them. None:
                 the only one there is. Where all of the vocabulary was read: any token.
 
         Shapes: `[row, batch]`, or `[row, batch, pos]`; of a list `[..., target]`
@@ -98,16 +99,16 @@ class LogitLensResult:
         Raises:
             InputError: the token was not read.
         """
-        if isinstance(targets, Sequence) and not isinstance(targets, str):
-            return torch.stack([self.rank_trajectory(one) for one in targets], dim=-1)
-        if self.readout.selected == "all" and targets is not None:
-            own = self.values[..., self._id(targets)]
+        if isinstance(target, Sequence) and not isinstance(target, str):
+            return torch.stack([self.rank_trajectory(one) for one in target], dim=-1)
+        if self.readout.selected == "all" and target is not None:
+            own = self.values[..., self._id(target)]
             return (self.values > own.unsqueeze(-1)).sum(-1)
         if self.ranks is None or self.readout.selected != "targets":
             raise InputError(
                 "Ranks are of targets: pass targets=..., or read all of the vocabulary."
             )
-        return self.ranks[..., self._column(targets)]
+        return self.ranks[..., self._column(target)]
 
     def _id(self, target: str | int) -> int:
         return self.readout.tokens.to_single_token(target) if isinstance(target, str) else target
@@ -138,7 +139,7 @@ class LogitLensResult:
         return data_frame(self._lines(tokenizer, top_k))
 
     def _lines(self, tokenizer: Any, top_k: int | None) -> Iterator[dict[str, Any]]:
-        values, entropy = self._with_positions(self.values), self._with_positions(self.entropy())
+        values, entropy = self._with_positions(self.values), self._with_positions(self.entropy)
         texts = _Texts(self.readout, tokenizer)
         places = product(range(len(self.labels)), *map(range, self.positions.shape))
         for row, example, at in places:
