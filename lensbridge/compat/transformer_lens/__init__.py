@@ -12,7 +12,10 @@ from lensbridge.compat.transformer_lens import (
     head_detector,
     hook_points,
     loading_from_pretrained,
+    model_bridge,
     patching,
+    supported_models,
+    train,
     utilities,
     utils,
 )
@@ -54,7 +57,10 @@ __all__ = [
     "hook_points",
     "loading",
     "loading_from_pretrained",
+    "model_bridge",
     "patching",
+    "supported_models",
+    "train",
     "utilities",
     "utils",
 ]

@@ -102,6 +102,16 @@ class HookedTransformerConfig:
     use_normalization_before_and_after: bool = False
     attn_scores_soft_cap: float = -1.0
     output_logits_soft_cap: float = -1.0
+    use_NTK_by_parts_rope: bool = False  # noqa: N815 (the name is TransformerLens's)
+    NTK_by_parts_low_freq_factor: float = 1.0
+    NTK_by_parts_high_freq_factor: float = 4.0
+    NTK_by_parts_factor: float = 8.0
+    NTK_original_ctx_len: int = 8192
+    norm_topk_prob: bool = False
+    rotary_base_local: float | None = None
+    relative_attention_max_distance: int | None = None
+    relative_attention_num_buckets: int | None = None
+    decoder_start_token_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.n_heads == -1:
@@ -242,3 +252,7 @@ def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
         "device": str(lens.device),
     }
     return HookedTransformerConfig(**{**said, **known})
+
+
+TransformerBridgeConfig = HookedTransformerConfig
+"""One config serves both classes here."""

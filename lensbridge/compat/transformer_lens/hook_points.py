@@ -1,5 +1,7 @@
 """Points that functions can listen to, and the module that has them inside."""
 
+import torch
+
 from lensbridge.compat.transformer_lens.point import (
     HookFunction,
     HookPoint,
@@ -8,4 +10,13 @@ from lensbridge.compat.transformer_lens.point import (
 )
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 
-__all__ = ["HookFunction", "HookPoint", "HookedRootModule", "LensHandle", "NamesFilter"]
+DeviceType = torch.device | str | None
+
+__all__ = [
+    "DeviceType",
+    "HookFunction",
+    "HookPoint",
+    "HookedRootModule",
+    "LensHandle",
+    "NamesFilter",
+]

@@ -115,8 +115,13 @@ class HookPoint(nn.Module):
         self, dir: Dirs = "both", including_permanent: bool = True, level: int | None = None
     ) -> bool:
         """Whether somebody listens."""
-        handles = [handle for one in directions(dir) for handle in self._handles(one)]
+        handles = self.listeners(dir)
         return any(not handle.stays(including_permanent, level) for handle in handles)
+
+    def listeners(self, dir: Dirs = "both", including_permanent: bool = True) -> list[LensHandle]:
+        """The functions that listen."""
+        handles = [handle for one in directions(dir) for handle in self._handles(one)]
+        return [one for one in handles if including_permanent or not one.is_permanent]
 
     def clear_context(self) -> None:
         """Empty `ctx`."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
+from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint
 from lensbridge.compat.transformer_lens.point import Dirs, FwdHooks, NamesFilter
@@ -16,7 +17,6 @@ from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
 from lensbridge.compat.transformer_lens.tree import Branches, branches_of, part_at
-from lensbridge.compat.transformer_lens.weights import Weights
 from lensbridge.errors import InputError
 from lensbridge.model import LensModel
 
@@ -45,7 +45,7 @@ class Points(Mapping[str, LensPoint]):
         return len(self._lens.vocabulary.index)
 
 
-class LensRoot(HookedRootModule):
+class LensRoot(ModuleMethods):
     """What the classes of models share. `lens` is the model as lensbridge has it open.
 
     Attributes:
@@ -83,11 +83,6 @@ class LensRoot(HookedRootModule):
     # --- parts -------------------------------------------------------------------------------
 
     @cached_property
-    def weights(self) -> Weights:
-        """Every weight by name."""
-        return Weights.of(self.lens, str(self.cfg.normalization_type).endswith("Pre"))
-
-    @cached_property
     def branches(self) -> Branches:
         """What is below each path."""
         return branches_of([*self.points, *self.weights.names])
@@ -108,6 +103,8 @@ class LensRoot(HookedRootModule):
             found = self.lookup(name)
             if found is not None:
                 return found
+        if name in INSTEAD:
+            raise AttributeError(f"There is no {name} here. {INSTEAD[name]}")
         return super().__getattr__(name)
 
     def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
@@ -251,48 +248,6 @@ class LensRoot(HookedRootModule):
             wanted = frozenset(names)
             return lambda name: name in wanted
         return names
-
-    # --- the model as a torch object ---------------------------------------------------------
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
-        """Every weight under its TransformerLens name; train with `parameters()`."""
-        return ((name, read()) for name, read in self.weights.stored.items())
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The HuggingFace model's own parameters, for an optimizer."""
-        return self.hf_model.parameters(recurse)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Every weight under its TransformerLens name."""
-        return {name: read().detach() for name, read in self.weights.stored.items()}
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> None:
-        """Write weights into the model, under their TransformerLens or native names.
-
-        Raises:
-            WeightError: with `strict`, weights that are missing or that the model does not have.
-        """
-        native = self.hf_model.state_dict()
-        if set(state_dict) <= set(native):
-            self.hf_model.load_state_dict(state_dict, strict=strict, assign=assign)
-            return
-        self.weights.write(self.weights.fitting(state_dict, strict))
-
-    def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:
-        """Move the model in place, or change its dtype."""
-        self.hf_model.to(*args, **kwargs)
-        self.cfg.device, self.cfg.dtype = str(self.lens.device), self.lens.dtype
-        return self
-
-    def cuda(self, device: Any = None) -> Any:
-        """Move the model to a GPU."""
-        return self.to("cuda" if device is None else device)
-
-    def cpu(self) -> Any:
-        """Move the model to the CPU."""
-        return self.to("cpu")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LensRoot":
         from lensbridge.compat.transformer_lens.opening import reopened

@@ -12,9 +12,10 @@ from lensbridge.compat.transformer_lens.point import (
     FwdHooks,
     HookFunction,
     HookPoint,
+    LensHandle,
     NamesFilter,
 )
-from lensbridge.compat.transformer_lens.slices import Slice
+from lensbridge.compat.transformer_lens.slices import Slice, position_axis
 from lensbridge.errors import UnknownPointError, suggest
 
 
@@ -129,6 +130,17 @@ class HookedRootModule(nn.Module):
             self.check_and_add_hook(
                 self.hook_dict[one], one, hook, dir, is_permanent, level, prepend
             )
+
+    def list_hooks(
+        self,
+        name_filter: NamesFilter = None,
+        dir: Dirs = "both",
+        including_permanent: bool = True,
+    ) -> dict[str, list[LensHandle]]:
+        """The functions that were added and are still on, by point."""
+        points = {name: self.hook_dict[name] for name in self.point_names(name_filter)}
+        found = {name: one.listeners(dir, including_permanent) for name, one in points.items()}
+        return {name: handles for name, handles in found.items() if handles}
 
     def add_perma_hook(
         self, name: str | Callable[[str], bool], hook: HookFunction, dir: Dir = "fwd"
@@ -246,14 +258,10 @@ class HookedRootModule(nn.Module):
         return kept
 
     def cache_all(
-        self,
-        cache: dict[str, Tensor] | None,
-        incl_bwd: bool = False,
-        device: Any = None,
-        remove_batch_dim: bool = False,
+        self, cache: dict[str, Tensor] | None, incl_bwd: bool = False, **options: Any
     ) -> dict[str, Tensor]:
         """`add_caching_hooks` at every point."""
-        return self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
+        return self.add_caching_hooks(None, incl_bwd, cache=cache, **options)
 
     def cache_some(
         self,
@@ -290,10 +298,3 @@ class HookedRootModule(nn.Module):
             if incl_bwd:
                 result.backward()
         return result, cache
-
-
-def position_axis(name: str, ndim: int) -> int:
-    """The axis of positions: -3 where heads follow it, -2 otherwise (also queries of a pattern)."""
-    last = name.rpartition(".")[2]
-    per_head = {f"hook_{one}" for one in ("q", "k", "v", "z", "result", "rot_q", "rot_k")}
-    return ndim - (3 if last in per_head else 2)

@@ -84,3 +84,10 @@ def _parsed(given: Any) -> tuple[Any, str]:
     raise InputError(
         f"A slice is an int, a tuple, a list or tensor of ints, or None, not {given!r}."
     )
+
+
+def position_axis(name: str, ndim: int) -> int:
+    """The axis of positions: -3 where heads follow it, -2 otherwise (also queries of a pattern)."""
+    last = name.rpartition(".")[2]
+    per_head = {f"hook_{one}" for one in ("q", "k", "v", "z", "result", "rot_q", "rot_k")}
+    return ndim - (3 if last in per_head else 2)

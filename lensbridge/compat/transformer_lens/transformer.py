@@ -234,7 +234,7 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         if dataset is None:
             raise InputError(
                 "There is no dataset to sample from. Set one with a 'text' column: "
-                "model.dataset = datasets.load_dataset(...)."
+                "model.dataset = utils.get_dataset('pile')."
             )
         text = dataset[int(torch.randint(len(dataset), ()))]["text"]
         return self.to_tokens(text, prepend_bos, padding_side) if tokenize else text

@@ -21,6 +21,11 @@ from lensbridge.compat.transformer_lens.defaults import (
     LocallyOverridenDefaults,
     override_or_use_default_value,
 )
+from lensbridge.compat.transformer_lens.downloads import (
+    download_file_from_hf,
+    get_dataset,
+    keep_single_column,
+)
 from lensbridge.compat.transformer_lens.initialization import (
     calc_fan_in_and_fan_out,
     init_kaiming_normal_,
@@ -70,6 +75,7 @@ __all__ = [
     "calc_fan_in_and_fan_out",
     "check_structure",
     "composition_scores",
+    "download_file_from_hf",
     "filter_dict_by_prefix",
     "gelu_fast",
     "gelu_new",
@@ -77,6 +83,7 @@ __all__ = [
     "get_attention_mask",
     "get_corner",
     "get_cumsum_along_dim",
+    "get_dataset",
     "get_device",
     "get_input_with_manually_prepended_bos",
     "get_matrix_corner",
@@ -90,6 +97,7 @@ __all__ = [
     "init_xavier_uniform_",
     "is_lower_triangular",
     "is_square",
+    "keep_single_column",
     "lm_accuracy",
     "lm_cross_entropy_loss",
     "logits_to_df",

@@ -1,0 +1,81 @@
+"""Data sets and files from the hub."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lensbridge.errors import InputError, suggest
+
+DATASETS: dict[str, dict[str, Any]] = {
+    "openwebtext": {"path": "stas/openwebtext-10k", "split": "train"},
+    "owt": {"path": "stas/openwebtext-10k", "split": "train"},
+    "pile": {"path": "NeelNanda/pile-10k", "split": "train"},
+    "c4": {"path": "NeelNanda/c4-10k", "split": "train"},
+    "code": {"path": "NeelNanda/code-10k", "split": "train"},
+    "python": {"path": "NeelNanda/code-10k", "split": "train"},
+    "c4_code": {"path": "NeelNanda/c4-code-20k", "split": "train"},
+    "c4-code": {"path": "NeelNanda/c4-code-20k", "split": "train"},
+    "wiki": {"path": "wikitext", "name": "wikitext-2-raw-v1", "split": "train"},
+}
+"""Short names of small samples -> what `datasets.load_dataset` is called with."""
+
+
+def get_dataset(dataset_name: str, **kwargs: Any) -> Any:
+    """A small sample of a corpus, with a `text` column.
+
+    Args:
+        dataset_name: "openwebtext", "pile", "c4", "code", "c4_code" or "wiki".
+        kwargs: for `datasets.load_dataset`.
+
+    Raises:
+        InputError: there is none of this name.
+        ImportError: `datasets` is not installed.
+    """
+    if dataset_name not in DATASETS:
+        raise InputError(f"There is no sample {dataset_name!r}.{suggest(dataset_name, DATASETS)}")
+    load = _datasets().load_dataset
+    found = load(**{**DATASETS[dataset_name], **kwargs})
+    return found.rename_column("content", "text") if "content" in found.column_names else found
+
+
+def _datasets() -> Any:
+    try:
+        datasets: Any = import_module("datasets")
+    except ImportError as error:
+        raise ImportError("Data sets need datasets, which is not installed.") from error
+    return datasets
+
+
+def keep_single_column(dataset: Any, col_name: str) -> Any:
+    """A data set with one column of those that it has."""
+    return dataset.select_columns([col_name])
+
+
+def download_file_from_hf(
+    repo_name: str,
+    file_name: str,
+    subfolder: str = ".",
+    cache_dir: str | None = None,
+    force_is_torch: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """A file of the hub: what is in it for torch and JSON files, else its path.
+
+    Args:
+        repo_name: of whom.
+        file_name: which file.
+        subfolder: where in the repository.
+        cache_dir: where to keep it.
+        force_is_torch: read it with torch whatever its name.
+        kwargs: for `huggingface_hub.hf_hub_download`.
+    """
+    import json
+
+    import torch
+    from huggingface_hub import hf_hub_download
+
+    where = None if subfolder == "." else subfolder
+    found = hf_hub_download(repo_name, file_name, subfolder=where, cache_dir=cache_dir, **kwargs)
+    if file_name.endswith((".pth", ".pt")) or force_is_torch:
+        return torch.load(found, map_location="cpu", weights_only=False)
+    return json.loads(Path(found).read_text()) if file_name.endswith(".json") else found

@@ -1,0 +1,5 @@
+"""Where TransformerLens has `TransformerBridge`."""
+
+from lensbridge.compat.transformer_lens.bridge import TransformerBridge
+
+__all__ = ["TransformerBridge"]
