@@ -72,7 +72,8 @@ class GenerationMethods(InterventionMethods):
                 positions count the prompt and what is added to it.
             return_cache: also return the activations of every position, the last token's too,
                 which one more pass reads. They are those of a run on the finished ids, up to
-                rounding; keys and values are each position's own, kept once, and a pattern has
+                rounding (and rotary embeddings of padded rows, which count from each row's first
+                token here); keys and values are each position's own, kept once, and a pattern has
                 keys for all positions. What not every position passed is left out, or an error
                 where it is named.
             names_filter: what to keep, as in `run_with_cache`.
@@ -191,6 +192,7 @@ class GenerationMethods(InterventionMethods):
             progress = attachment.state.progress
             progress.named = {k: call.keywords[k] for k in call.keywords if k in _INPUTS}
             progress.ends = generation.ends(config)
+            progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
             progress.examples = len(call.keywords["attention_mask"])
             if collector is not None:
                 collector.progress = progress

@@ -21,6 +21,7 @@ class Progress:
         past: columns of earlier passes that this one does not compute again.
         count: columns that it computes.
         prompt: columns that there were after the first pass.
+        new: how many more a generation may make at most.
         ends: ids that end a row, while a text is generated.
         examples: of a generation, which may have several rows for each; else None.
     """
@@ -28,7 +29,7 @@ class Progress:
     def __init__(self) -> None:
         self.step = -1
         self.named: Mapping[str, Any] = {}
-        self.past = self.count = self.prompt = 0
+        self.past = self.count = self.prompt = self.new = 0
         self.ends: tuple[int, ...] = ()
         self.examples: int | None = None
         self._ended: Tensor | None = None

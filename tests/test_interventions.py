@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from test_core_set import built_in
 from test_inputs import padded
 from tiny_models import VOCAB, Layer, Shape, build, join_heads, left_padded, split_heads, tokens
@@ -699,3 +700,36 @@ def test_positions_of_a_generation_end_with_it() -> None:
         model.generate(ids, interventions=[wide], **QUIET)
     model.generate(ids, interventions=[wide.at(when="prefill")], **QUIET)
     assert VOCAB == 61
+
+
+# --- what only the run can tell ------------------------------------------------------------------
+
+
+def test_positions_of_a_decoder_that_makes_its_own_ids() -> None:
+    model, ids = of_class("BartForConditionalGeneration"), tokens(2, 5)
+    site: Any = "decoder.1.hook_resid_pre"
+    with pytest.raises(InputError, match="position 5 is out of range; there are 5 positions"):
+        model.run_with_interventions(ids, Zero(site, positions=5))
+    options: Any = {"max_new_tokens": 4, "do_sample": False, "verbose": False}
+    one = {"interventions": [Zero(site, positions=4)], **options}
+    with pytest.raises(
+        InputError, match="there are 1 positions, and 3 more"
+    ):
+        model.generate(ids, **one)
+    model.generate(ids, interventions=[Zero(site, positions=3)], **options)
+    assert hooks_on(model.hf_model) == 0
+
+
+def test_edits_that_latent_attention_forgets_are_refused_in_generation() -> None:
+    model, ids = of_class("DeepseekV2ForCausalLM", dtype=torch.float64), tokens(2, 5)
+    edit = Scale(("v", 0), 1.7, positions=2)
+    options: Any = {"max_new_tokens": 4, "do_sample": False, "verbose": False, "stop_at_eos": False}
+    with pytest.raises(InputError, match="latent attention keeps latents from pass to pass"):
+        model.generate(ids, interventions=[edit], **options)
+    assert hooks_on(model.hf_model) == 0
+    found = model.generate(ids, interventions=[edit], use_past_kv_cache=False, **options)
+    wanted = ids
+    for _ in range(4):
+        logits: Any = model.run_with_interventions(wanted, edit)
+        wanted = torch.cat([wanted, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(found, wanted)

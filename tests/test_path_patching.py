@@ -447,6 +447,24 @@ def test_refusals(case: Case) -> None:
     assert model.engine.is_idle
 
 
+@pytest.mark.parametrize("name", ["Qwen3NextForCausalLM", "BitNetForCausalLM"])
+def test_a_head_whose_z_is_gated_sends_what_came_through_the_gate(name: str) -> None:
+    model = family(name)
+    hf: Any = model.hf_model
+    layer, last = 1, hf.model.layers[-1]
+    out = hf.model.layers[layer].self_attn.o_proj
+    read, there = (module_io(hf, out, ids)[0] for ids in (IDS, OTHER))
+    d = read.shape[-1] // model.cfg.n_heads
+    mixed = there.clone()
+    mixed[..., d : 2 * d] = read[..., d : 2 * d]
+    delta = out(mixed) - out(there)
+    found = P.path_patch(model, IDS, OTHER, f"a{layer}.h1", "logits", lambda x: x)
+
+    changes = [(last, "output", lambda whole: whole + delta)]
+    wanted = run_changing(hf, changes, OTHER)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
+
+
 def test_a_layer_without_attention_sends_nothing() -> None:
     model = family("JambaForCausalLM")
     with pytest.raises(AbsentPointError, match="has no attention"):

@@ -51,6 +51,14 @@ class Extent:
         """
         if per_example(asked) and len(asked) not in (1, self.rows):
             raise InputError(f"{what}s in {len(asked)} lists; there are {self.rows} examples.")
+        self.check_range(asked, what)
+
+    def check_range(self, asked: Any, what: str) -> None:
+        """Refuse normalized positions that are out of range.
+
+        Raises:
+            InputError: with how many there are.
+        """
         for one in _ints(asked):
             column = one + self.prompt if one < 0 else one
             if not self.past <= column < self.prompt + self.new:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
+from lensbridge.derived import LatentSite
 from lensbridge.errors import EditError, InputError
 from lensbridge.hooks import Callback, Hook
 from lensbridge.inputs import Prepared
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
+    Extent,
     called,
     check_axes,
     check_pairing,
@@ -93,6 +95,7 @@ class Plan:
         sizes: heads (if there are any) and entries that it acts on; None where unknown.
         given: the source's activation, where it has a source.
         tower: the front of the stack beside the main one that the point is in, or "".
+        forgotten: whether later passes make the value anew from what the key/value cache keeps.
     """
 
     intervention: Intervention
@@ -100,6 +103,7 @@ class Plan:
     sizes: tuple[int | None, ...]
     given: Given | None
     tower: str
+    forgotten: bool = False
 
     @classmethod
     def of(cls, model: "LensModel", one: Intervention, name: str, origin: Source | None) -> "Plan":
@@ -121,7 +125,8 @@ class Plan:
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
         given = None if origin is None else Given.of(origin, place)
-        plan = cls(one, place, sizes, given, tower_of(model.native, name))
+        tower = tower_of(model.native, name)
+        plan = cls(one, place, sizes, given, tower, isinstance(site, LatentSite))
         plan._check_given()
         return plan
 
@@ -171,6 +176,7 @@ class Plan:
         if not value.is_floating_point() and not self.intervention.on_integers:
             raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
         window = self._window(value, hook)
+        self._check_pass(window, hook)
         self._check_beams(window, hook)
         return self.edited(value, window, hook.step)
 
@@ -181,6 +187,18 @@ class Plan:
             return value
         self._check_region(region)
         return region.changed(self.intervention.act(region, self.given))
+
+    def _check_pass(self, window: Window, hook: Hook) -> None:
+        """What a decoder that makes its own ids, or a key/value cache, tells only now."""
+        if self.forgotten and hook.progress.past:
+            raise InputError(
+                f"{self.what}: latent attention keeps latents from pass to pass, so what was done "
+                "to earlier columns is forgotten. Pass use_past_kv_cache=False, or act on "
+                "attn.hook_kv_latent."
+            )
+        if hook.step == 0:
+            extent = Extent(window.rows, 0, window.prompt, hook.progress.new)
+            extent.check_range(self.place.positions, f"{self.what}: position")
 
     def _check_beams(self, window: Window, hook: Hook) -> None:
         examples = hook.progress.examples

@@ -65,6 +65,9 @@ class Branches:
     def written(self, node: Node) -> str:
         """The point at which a sender is replaced: a head at its z, before projection and norm.
 
+        Where z is gated before the projection, the gate reads the stream too; there it is the
+        head's result, behind both.
+
         Raises:
             InputError: it sends nothing, or there is no such layer, head or neuron.
             AbsentPointError: the layer has no such branch.
@@ -74,8 +77,8 @@ class Branches:
                 f"{node} receives only. Senders are heads, attentions, mixers, MLPs, neurons and "
                 "the input."
             )
-        if node.kind in ("head", "attn"):
-            self.attention(node)
+        if node.kind in ("head", "attn") and self.attention(node).gated and node.index is not None:
+            return point_of(self.model, node).replace("hook_z", "hook_result")
         return point_of(self.model, node)
 
     def out(self, node: Node) -> str:

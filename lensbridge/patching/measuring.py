@@ -10,6 +10,7 @@ from math import prod
 
 import torch
 
+from lensbridge.derived import LatentSite
 from lensbridge.errors import InputError
 from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell
@@ -44,18 +45,27 @@ class Way:
         check_values(base, len(cells), metrics)
         most = batch_tokens(base, self.max_batch_tokens)
         tight = 0 < most < 2 * prod(base.logits.shape[:2])  # beside a cell goes the unpatched run
-        engine = Engine(True if tight else self.exact, most, self.verbose)
-        if tight and self.exact is False:
-            raise InputError(f"max_batch_tokens={most} has room for one run; a batch is two.")
+        why = f"max_batch_tokens={most} has room for one run at a time" if tight else None
+        why = why or (None if self.exact else _forgotten(base, cells))
+        if why and self.exact is False:
+            raise InputError(f"These cells cannot be run in batches: {why}. Pass exact=True.")
+        engine = Engine(True if why else self.exact, most, self.verbose)
         run = run_cells(base, cells, metrics, engine)
-        if tight and not self.exact:
-            run.reasons[:] = [f"max_batch_tokens={most} has room for one run at a time"]
+        if why and not self.exact:
+            run.reasons[:] = [why]
         if not (engine.exact or run.partial):
             _fill(base, cells, metrics, run)
         for reason in dict.fromkeys(run.reasons):
             if reason != _ASKED:
                 _say(type(base.model.hf_model).__name__, reason)
         return run
+
+
+def _forgotten(base: Base, cells: Sequence[Cell]) -> str | None:
+    """Why cells have to be run one by one where a key/value cache would forget them."""
+    sites = base.model.engine.sites
+    latent = next((one.point for one in cells if isinstance(sites[one.point], LatentSite)), None)
+    return latent and f"the key/value cache of latent attention keeps no edit of {latent}"
 
 
 def _fill(base: Base, cells: Sequence[Cell], metrics: Metrics, run: Run) -> None:
