@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.parameters import as_parameter
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.weights import Weights
 from lensbridge.model import LensModel
@@ -45,8 +46,12 @@ class ModuleMethods(HookedRootModule):
         return Weights.of(self.lens, str(self.cfg.normalization_type).endswith("Pre"))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
-        """Every weight under its TransformerLens name; train with `parameters()`."""
-        return ((name, read()) for name, read in self.weights.stored.items())
+        """Every weight under its TransformerLens name; train with `parameters()`.
+
+        Setting `requires_grad` freezes the parameter behind a name.
+        """
+        known = list(self.parameters())
+        return ((name, as_parameter(read(), known)) for name, read in self.weights.stored.items())
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The HuggingFace model's own parameters, for an optimizer."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.weights import Weights
 from lensbridge.model import LensModel
 
@@ -36,12 +37,12 @@ class CircuitMethods:
     @property
     def W_E(self) -> Tensor:
         """Shapes: `[d_vocab, d_model]`"""
-        return self.lens.W_E
+        return with_grad(self.lens.W_E, self.lens.hf_model.parameters())
 
     @property
     def W_pos(self) -> Tensor:
         """Shapes: `[n_ctx, d_model]`"""
-        return self.lens.W_pos
+        return with_grad(self.lens.W_pos, self.lens.hf_model.parameters())
 
     @property
     def W_E_pos(self) -> Tensor:
@@ -51,7 +52,7 @@ class CircuitMethods:
     @property
     def W_U(self) -> Tensor:
         """Shapes: `[d_model, d_vocab]`"""
-        return self.lens.W_U
+        return with_grad(self.lens.W_U, self.lens.hf_model.parameters())
 
     @property
     def b_U(self) -> Tensor:

@@ -12,6 +12,7 @@ from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
 from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint
+from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.point import Dirs, FwdHooks, NamesFilter
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
@@ -90,7 +91,7 @@ class LensRoot(ModuleMethods):
     def lookup(self, full: str) -> Any:
         """What a path leads to: a weight, a point, a part, or None."""
         if full in self.weights:
-            return self.weights[full]()
+            return with_grad(self.weights[full](), self.parameters())
         if full in self.points:
             return self.points[full]
         return part_at(self, full)
