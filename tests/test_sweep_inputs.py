@@ -199,3 +199,10 @@ def test_values_that_the_key_value_cache_forgets_are_patched_one_by_one() -> Non
     assert "keeps no edit of" in found.engine
     with pytest.raises(InputError, match="cannot be run in batches: the key/value cache"):
         P.get_act_patch_attn_head_v_by_pos(*given, reduce="none", exact=False)
+
+
+def test_a_stream_of_several_rows_is_no_place_for_the_published_setters() -> None:
+    model = of_class("Gemma3nForCausalLM")
+    _, clean = model.run_with_cache(IDS)
+    with pytest.raises(InputError, match="has the axes r b p m"):
+        P.get_act_patch_resid_pre(model, OTHER, clean, last, reduce="none")

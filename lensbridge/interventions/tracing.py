@@ -14,14 +14,12 @@ from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.kinds import Add
 from lensbridge.interventions.spans import token_span
 from lensbridge.names import layer_of, stack_of
+from lensbridge.patching.running import MAX_BATCH_TOKENS
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
-
-MAX_BATCH_TOKENS = 4096
-"""Positions in one batch, by default."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,12 @@ def check_index(
     axes = INDEXED_AXES.get(setter)
     if axes is None:
         return
+    letters = base.axes(point)
+    if letters[0] != "b":
+        raise InputError(
+            f"{point} has the axes {' '.join(letters)}, and the published setters count from "
+            "[batch, pos]. Pass a patch_setter and index_df of your own."
+        )
     if len(row) != len(axes) + 1:
         raise InputError(
             f"An index has {len(row)} entries ({', '.join(names)}); the setter takes the layer and "

@@ -1,6 +1,6 @@
 """Several patching functions at once, stacked on a first axis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,105 +16,93 @@ if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 _RENAMED = {"head_index": "head", "dest_pos": "pos"}
-_HEAD_TYPES = ["out", "q", "k", "v", "pattern"]
-_BLOCK_TYPES = ["resid_pre", "attn_out", "mlp_out"]
+
+_ARGUMENTS = """
+
+    Args:
+        model: the model, in eval mode.
+        corrupted_tokens: the input that is run, as for `forward`.
+        clean_cache: activations of the clean run.
+        metric: maps logits to a number, or to one for each example; or several by name.
+        options: the keywords of `generic_activation_patch`.
+
+    Shapes: """
 
 
-def get_act_patch_attn_head_all_pos_every(
-    model: "LensModel",
-    corrupted_tokens: Any,
-    clean_cache: Mapping[str, Tensor],
-    metric: "MetricFunction | Mapping[str, MetricFunction]",
-    **options: Any,
-) -> Any:
+def _every(
+    name: str,
+    functions: Mapping[str, PatchingFunction],
+    axes: tuple[str, ...],
+    what: str,
+    shapes: str,
+) -> PatchingFunction:
+    """A function that runs several, whose results lie on a first axis in their order."""
+
+    def patch(
+        model: "LensModel",
+        corrupted_tokens: Any,
+        clean_cache: Mapping[str, Tensor],
+        metric: "MetricFunction | Mapping[str, MetricFunction]",
+        **options: Any,
+    ) -> Any:
+        several = functions.values()
+        sweeps = _run(several, model, corrupted_tokens, clean_cache, metric, options)
+        return _stacked(sweeps, axes, list(functions), options)
+
+    patch.__name__ = patch.__qualname__ = name
+    patch.__doc__ = f"{what}{_ARGUMENTS}{shapes}\n"
+    return patch
+
+
+get_act_patch_attn_head_all_pos_every = _every(
+    "get_act_patch_attn_head_all_pos_every",
+    {
+        "out": published.get_act_patch_attn_head_out_all_pos,
+        "q": published.get_act_patch_attn_head_q_all_pos,
+        "k": published.get_act_patch_attn_head_k_all_pos,
+        "v": published.get_act_patch_attn_head_v_all_pos,
+        "pattern": published.get_act_patch_attn_head_pattern_all_pos,
+    },
+    ("layer", "head"),
     """Patch output, query, key, value and pattern of each head at all positions.
 
     Keys and values have a place for each key/value head; where those are fewer than the heads, the
-    places beyond them are NaN.
-
-    Args:
-        model: the model, in eval mode.
-        corrupted_tokens: the input that is run, as for `forward`.
-        clean_cache: activations of the clean run.
-        metric: maps logits to a number, or to one for each example; or several by name.
-        options: the keywords of `generic_activation_patch`.
-
-    Shapes: `[5, layer, head]`; layers without attention are left out.
-    """
-    functions = (
-        published.get_act_patch_attn_head_out_all_pos,
-        published.get_act_patch_attn_head_q_all_pos,
-        published.get_act_patch_attn_head_k_all_pos,
-        published.get_act_patch_attn_head_v_all_pos,
-        published.get_act_patch_attn_head_pattern_all_pos,
-    )
-    sweeps = _run(functions, model, corrupted_tokens, clean_cache, metric, options)
-    return _stacked(sweeps, ("layer", "head"), _HEAD_TYPES, options)
-
-
-def get_act_patch_attn_head_by_pos_every(
-    model: "LensModel",
-    corrupted_tokens: Any,
-    clean_cache: Mapping[str, Tensor],
-    metric: "MetricFunction | Mapping[str, MetricFunction]",
-    **options: Any,
-) -> Any:
+    places beyond them are NaN.""",
+    "`[5, layer, head]`; layers without attention are left out.",
+)
+get_act_patch_attn_head_by_pos_every = _every(
+    "get_act_patch_attn_head_by_pos_every",
+    {
+        "out": published.get_act_patch_attn_head_out_by_pos,
+        "q": published.get_act_patch_attn_head_q_by_pos,
+        "k": published.get_act_patch_attn_head_k_by_pos,
+        "v": published.get_act_patch_attn_head_v_by_pos,
+        "pattern": published.get_act_patch_attn_head_pattern_by_pos,
+    },
+    ("layer", "pos", "head"),
     """Patch output, query, key, value and pattern of each head, by (destination) position.
 
     Keys and values have a place for each key/value head; where those are fewer than the heads, the
-    places beyond them are NaN.
-
-    Args:
-        model: the model, in eval mode.
-        corrupted_tokens: the input that is run, as for `forward`.
-        clean_cache: activations of the clean run.
-        metric: maps logits to a number, or to one for each example; or several by name.
-        options: the keywords of `generic_activation_patch`.
-
-    Shapes: `[5, layer, pos, head]`; layers without attention are left out.
-    """
-    functions = (
-        published.get_act_patch_attn_head_out_by_pos,
-        published.get_act_patch_attn_head_q_by_pos,
-        published.get_act_patch_attn_head_k_by_pos,
-        published.get_act_patch_attn_head_v_by_pos,
-        published.get_act_patch_attn_head_pattern_by_pos,
-    )
-    sweeps = _run(functions, model, corrupted_tokens, clean_cache, metric, options)
-    return _stacked(sweeps, ("layer", "pos", "head"), _HEAD_TYPES, options)
-
-
-def get_act_patch_block_every(
-    model: "LensModel",
-    corrupted_tokens: Any,
-    clean_cache: Mapping[str, Tensor],
-    metric: "MetricFunction | Mapping[str, MetricFunction]",
-    **options: Any,
-) -> Any:
+    places beyond them are NaN.""",
+    "`[5, layer, pos, head]`; layers without attention are left out.",
+)
+get_act_patch_block_every = _every(
+    "get_act_patch_block_every",
+    {
+        "resid_pre": published.get_act_patch_resid_pre,
+        "attn_out": published.get_act_patch_attn_out,
+        "mlp_out": published.get_act_patch_mlp_out,
+    },
+    ("layer", "pos"),
     """Patch the stream at the start of each layer, what attention adds and what the MLP adds.
 
-    Layers that have no attention or no MLP (hybrids) are NaN there.
-
-    Args:
-        model: the model, in eval mode.
-        corrupted_tokens: the input that is run, as for `forward`.
-        clean_cache: activations of the clean run.
-        metric: maps logits to a number, or to one for each example; or several by name.
-        options: the keywords of `generic_activation_patch`.
-
-    Shapes: `[3, layer, pos]`
-    """
-    functions = (
-        published.get_act_patch_resid_pre,
-        published.get_act_patch_attn_out,
-        published.get_act_patch_mlp_out,
-    )
-    sweeps = _run(functions, model, corrupted_tokens, clean_cache, metric, options)
-    return _stacked(sweeps, ("layer", "pos"), _BLOCK_TYPES, options)
+    Layers that have no attention or no MLP (hybrids) are NaN there.""",
+    "`[3, layer, pos]`",
+)
 
 
 def _run(
-    functions: Sequence[PatchingFunction],
+    functions: Iterable[PatchingFunction],
     model: "LensModel",
     corrupted: Any,
     clean: Mapping[str, Tensor],
