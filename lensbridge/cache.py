@@ -158,13 +158,14 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the activations take; what shares memory counts once."""
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self.values()}
+        held = [tensor.untyped_storage() for tensor in self._tensors.values()]
+        storages = {storage.data_ptr(): storage for storage in held}
         return sum(storage.nbytes() for storage in storages.values())
 
     @property
     def nbytes_by_name(self) -> dict[str, int]:
         """Bytes of each activation by itself."""
-        return {name: tensor.nbytes for name, tensor in self.items()}
+        return {name: tensor.nbytes for name, tensor in self._tensors.items()}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -202,6 +203,14 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             if place_of(tensor) not in moved:
                 moved[place_of(tensor)] = tensor.to(device=device, dtype=kind)
         return self._like({name: moved[place_of(tensor)] for name, tensor in self.items()})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationCache":
+        """Copies of the tensors, of the same model."""
+        copies: dict[Place, Tensor] = {}
+        for tensor in self.values():
+            if place_of(tensor) not in copies:
+                copies[place_of(tensor)] = tensor.clone()
+        return self._like({name: copies[place_of(tensor)] for name, tensor in self.items()})
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients off (or on) for everything that follows, outside the cache too."""

@@ -28,9 +28,11 @@ def save(cache: ActivationCache, path: str | Path) -> None:
     """Write a cache.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder is not there, or the path is one.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
     tensors, names = _once(cache)
@@ -109,7 +111,15 @@ def load(path: str | Path, model: "LensModel | None" = None) -> ActivationCache:
             f"{path} cannot be read as a safetensors file ({error}). It was cut short, or it is of "
             "another format; write it again with ActivationCache.save."
         ) from error
-    return _rebuilt(stored, json.loads(metadata["cache"]), model)
+    try:
+        return _rebuilt(stored, json.loads(metadata["cache"]), model)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} says that it is an ActivationCache, but its header lacks what one has "
+            f"({type(error).__name__}: {error}). Write it again with ActivationCache.save."
+        ) from error
 
 
 def _rebuilt(

@@ -1,5 +1,6 @@
 """Caches as objects: slices of the batch, files, memory, labelled axes."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.cache import ActivationCache
+from lensbridge.cache_files import FORMAT
 from lensbridge.errors import InputError, NotCachedError, UnknownPointError
 from lensbridge.model import LensModel
 
@@ -44,6 +46,17 @@ def test_a_dictionary_of_activations_is_a_cache(llama: LensModel) -> None:
         ActivationCache({"nonsense": torch.zeros(1)}, model=llama)
     with pytest.raises(InputError, match="needs the model"):
         ActivationCache({})
+
+
+def test_a_deep_copy_shares_the_model_and_no_tensor(llama: LensModel) -> None:
+    whole = run(llama, tokens())
+    twin = copy.deepcopy(whole)
+    assert twin.model is llama
+    assert twin.nbytes == whole.nbytes
+    whole["q", 0].zero_()
+    repr(whole)  # says how large it is, although one of it cannot be read any more
+    assert twin["q", 0].any()
+    assert torch.equal(twin.decompose_resid(check=True)[-1], whole["mlp_out", -1])
 
 
 def test_names_that_are_no_names(llama: LensModel) -> None:
@@ -185,6 +198,12 @@ def test_files_that_are_no_caches(llama: LensModel, tmp_path: Path) -> None:
         ActivationCache.load(text)
     with pytest.raises(InputError, match="no file"):
         ActivationCache.load(tmp_path / "nothing")
+    for header in ("{", "{}", "[]"):
+        save_file({"x": torch.zeros(2)}, foreign, metadata={"format": FORMAT, "cache": header})
+        with pytest.raises(InputError, match="header lacks"):
+            ActivationCache.load(foreign)
+    with pytest.raises(InputError, match="is a folder"):
+        run(llama, tokens()).save(tmp_path)
     with pytest.raises(InputError, match="no folder"):
         run(llama, tokens()).save(tmp_path / "nowhere" / "run.safetensors")
     other = lensbridge.load(build(Shape("llama", layers=3)))
