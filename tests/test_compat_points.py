@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lensbridge.compat.transformer_lens import HookedRootModule, HookPoint
-from lensbridge.errors import HookError, UnknownPointError
+from lensbridge.compat.transformer_lens import (
+    HookedRootModule,
+    HookedTransformer,
+    HookedTransformerConfig,
+    HookPoint,
+)
+from lensbridge.errors import EditError, HookError, UnknownPointError
 
 
 class Net(HookedRootModule):
@@ -149,3 +154,75 @@ def test_refusals(net: Net) -> None:
         net.hook_out.add_hook(lambda value, hook: None, dir="sideways")
     with pytest.raises(HookError, match="not in a layer"):
         net.hook_out.layer()
+
+
+# --- points of a model that classic models shape otherwise ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> HookedTransformer:
+    return HookedTransformer(
+        {"n_layers": 2, "d_model": 24, "n_ctx": 16, "d_head": 6, "d_vocab": 40, "act_fn": "relu"}
+    )
+
+
+def test_what_attention_reads_has_a_head_axis(small: HookedTransformer) -> None:
+    ids = torch.randint(40, (2, 7))
+    small.set_use_attn_in(True)
+    seen: list[Tensor] = []
+
+    def halve(value: Tensor, hook: HookPoint) -> Tensor:
+        seen.append(value)
+        return value / 2
+
+    _, cache = small.run_with_cache(ids)
+    copies = cache["blocks.1.hook_attn_in"]
+    assert copies.shape == (2, 7, 4, 24)
+    assert torch.equal(copies[:, :, 3], cache["resid_pre", 1])
+    edited = small.run_with_hooks(ids, fwd_hooks=[("blocks.1.hook_attn_in", halve)])
+    assert torch.equal(seen[0], copies)
+    by_hand = [(f"blocks.1.hook_{one}_input", lambda v, hook: v / 2) for one in "qkv"]
+    torch.testing.assert_close(edited, small.run_with_hooks(ids, fwd_hooks=by_hand))
+    small.set_use_attn_in(False)
+
+
+def test_heads_are_not_edited_apart_where_they_read_one_value(small: HookedTransformer) -> None:
+    def silence(value: Tensor, hook: HookPoint) -> None:
+        value[:, :, 2] = 0
+
+    with pytest.raises(EditError, match="hook_q_input"):
+        small.run_with_hooks(torch.arange(5)[None], fwd_hooks=[("blocks.1.hook_attn_in", silence)])
+
+
+def test_the_tokens_are_a_point_where_the_config_says_so() -> None:
+    """As masks of padding are made: the ids are noted, and scores read the note."""
+    cfg = {**vars(HookedTransformerConfig(2, 24, 16, 6, d_vocab=40, act_fn="relu", device="cpu"))}
+    model = HookedTransformer({**cfg, "attention_dir": "bidirectional", "use_hook_tokens": True})
+
+    def note(tokens: Tensor, hook: HookPoint) -> None:
+        hook.ctx["pad"] = tokens == 1
+
+    def mask(scores: Tensor, hook: HookPoint) -> Tensor:
+        return scores.masked_fill(model.hook_dict["hook_tokens"].ctx["pad"][:, None, None], -1e5)
+
+    for name, point in model.hook_dict.items():
+        if name == "hook_tokens":
+            point.add_perma_hook(note)
+        elif name.endswith("attn_scores"):
+            point.add_perma_hook(mask)
+    ids = torch.randint(2, 40, (2, 7))
+    padded = torch.cat([ids, torch.ones(2, 2, dtype=torch.long)], -1)
+    torch.testing.assert_close(model(padded)[:, :7], model(ids))
+
+    def other(tokens: Tensor, hook: HookPoint) -> Tensor:
+        return tokens.flip(-1)
+
+    flipped = model.run_with_hooks(ids, fwd_hooks=[("hook_tokens", other)])
+    torch.testing.assert_close(flipped, model(ids.flip(-1)))
+    with pytest.raises(HookError, match="no gradient"):
+        model.add_hook("hook_tokens", other, "bwd")
+    model.reset_hooks(including_permanent=True)
+    assert not model.hook_dict["hook_tokens"].has_hooks()
+    plain = HookedTransformer(cfg)
+    with pytest.raises(UnknownPointError):
+        plain.add_hook("hook_tokens", note)

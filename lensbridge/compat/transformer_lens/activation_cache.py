@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
-from lensbridge.compat.transformer_lens.lens_point import spelled, unspelled
+from lensbridge.compat.transformer_lens.lens_point import by_head, spelled, unspelled
 
 
 class ActivationCache(LensCache):
@@ -45,6 +45,11 @@ class ActivationCache(LensCache):
     def cache_dict(self) -> dict[str, Tensor]:
         """A dictionary of the activations."""
         return dict(self)
+
+    def spread(self, heads: int) -> None:
+        """Give `hook_attn_in` its head axis, here: one view of the value for each head."""
+        tensors = {name: by_head(name, one, heads) for name, one in self._tensors.items()}
+        self._tensors = tensors
 
     def remove_batch_dim(self) -> "ActivationCache":
         """Drop the batch axis of a batch of one, here."""

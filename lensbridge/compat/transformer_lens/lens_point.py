@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.point import (
@@ -11,7 +12,7 @@ from lensbridge.compat.transformer_lens.point import (
     LensHandle,
     call,
 )
-from lensbridge.errors import HookError
+from lensbridge.errors import EditError, HookError
 from lensbridge.model import LensModel
 from lensbridge.points import HookHandle
 
@@ -21,6 +22,9 @@ RENAMED = {"unembed.hook_in": "ln_final.hook_out", "unembed.hook_out": "hook_log
 SPELLED = {new: old for old, new in RENAMED.items()}
 
 GRAD = "_grad"
+
+PER_HEAD = "hook_attn_in"
+"""Where a classic model has one copy for each head, and lensbridge one value."""
 
 
 def spelled(name: str) -> str:
@@ -57,10 +61,13 @@ class LensPoint(HookPoint):
         self.lens = lens
         self.ctx: dict[str, Any] = lens.engine.contexts.setdefault(self.canonical, {})
 
-    def adapted(self, hook: HookFunction) -> HookFunction:
+    def adapted(self, hook: HookFunction, dir: Dir) -> HookFunction:
         """A function as lensbridge calls it: with this point for `hook`."""
         if not callable(hook):
             raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
+        if self.canonical.endswith(PER_HEAD) and dir == "fwd":
+            heads = self.lens.cfg.n_heads
+            return lambda value, hook_: _for_every_head(hook, value, self, heads)
         return lambda value, hook_: call(hook, value, self)
 
     def add_hook(
@@ -73,7 +80,7 @@ class LensPoint(HookPoint):
     ) -> None:
         """Listen here in every run from now on; see `HookPoint.add_hook`."""
         handles = self._handles(dir)
-        attached = self.lens.add_hook(self.canonical, self.adapted(hook), dir, is_permanent)
+        attached = self.lens.add_hook(self.canonical, self.adapted(hook, dir), dir, is_permanent)
         handle = LensHandle(hook, is_permanent, level, attached.remove)
         if prepend:
             self._last_goes_first(attached)
@@ -93,3 +100,68 @@ class LensPoint(HookPoint):
     def clear_context(self) -> None:
         """Empty `ctx`."""
         self.ctx.clear()
+
+
+class TokensPoint(LensPoint):
+    """The ids that a model is given: `hook_tokens`, with `cfg.use_hook_tokens`. Not in caches.
+
+    Args:
+        lens: the model.
+    """
+
+    called = "hook_tokens"
+
+    def __init__(self, lens: LensModel) -> None:
+        HookPoint.__init__(self)
+        self.name = self.called
+        self.canonical = self.called
+        self.lens = lens
+
+    def add_hook(
+        self,
+        hook: HookFunction,
+        dir: Dir = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
+        """Listen to the ids of every run from now on.
+
+        Raises:
+            HookError: on gradients, which ids have none.
+        """
+        if dir != "fwd":
+            raise HookError("hook_tokens has ids, which have no gradient.")
+        HookPoint.add_hook(self, hook, dir, is_permanent, level, prepend)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The ids, or what the functions make of them."""
+        return HookPoint.forward(self, value)
+
+
+def by_head(name: str, value: Tensor, heads: int) -> Tensor:
+    """A value with the axes that a classic model gives it.
+
+    Shapes: `[..., pos, d_model]` -> `[..., pos, head, d_model]` at `hook_attn_in`, else unchanged.
+    """
+    if not name.removesuffix(GRAD).endswith(PER_HEAD) or name.endswith(GRAD):
+        return value
+    return value.unsqueeze(-2).expand(*value.shape[:-1], heads, -1)
+
+
+def _for_every_head(hook: HookFunction, value: Tensor, point: HookPoint, heads: int) -> Any:
+    """Call a function with one copy for each head.
+
+    Raises:
+        EditError: it made the copies differ.
+    """
+    given = value.unsqueeze(-2).repeat_interleave(heads, dim=-2)
+    returned = call(hook, given, point)
+    new = given if returned is None else returned
+    first = new[..., 0, :]
+    if not bool((new == first.unsqueeze(-2)).all()):
+        raise EditError(
+            f"{point.name} is one value for all heads, and this hook made them differ. Hook "
+            "hook_q_input, hook_k_input and hook_v_input of the layer: these are one for each head."
+        )
+    return None if torch.equal(first, value) else first

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
 from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
-from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint
+from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint, TokensPoint
 from lensbridge.compat.transformer_lens.parameters import with_grad
-from lensbridge.compat.transformer_lens.point import Dirs, FwdHooks, NamesFilter
+from lensbridge.compat.transformer_lens.point import Dir, Dirs, FwdHooks, HookFunction, NamesFilter
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
@@ -25,11 +25,14 @@ from lensbridge.model import LensModel
 class Points(Mapping[str, LensPoint]):
     """Every point of a model by name; any accepted spelling finds it."""
 
-    def __init__(self, lens: LensModel) -> None:
+    def __init__(self, lens: LensModel, tokens: TokensPoint | None) -> None:
         self._lens = lens
-        self.made: dict[str, LensPoint] = {}
+        self.tokens = tokens
+        self.made: dict[str, LensPoint] = {} if tokens is None else {tokens.name: tokens}
 
     def __getitem__(self, name: str) -> LensPoint:
+        if name in self.made:
+            return self.made[name]
         canonical = self._lens.vocabulary.canonical(RENAMED.get(name, name))
         spelled = SPELLED.get(canonical, canonical)
         if spelled not in self.made:
@@ -37,13 +40,16 @@ class Points(Mapping[str, LensPoint]):
         return self.made[spelled]
 
     def __contains__(self, name: object) -> bool:
+        if name in self.made:
+            return True
         return isinstance(name, str) and RENAMED.get(name, name) in self._lens.vocabulary.index
 
     def __iter__(self) -> Iterator[str]:
-        return (SPELLED.get(name, name) for name in self._lens.vocabulary.index)
+        yield from () if self.tokens is None else (self.tokens.name,)
+        yield from (SPELLED.get(name, name) for name in self._lens.vocabulary.index)
 
     def __len__(self) -> int:
-        return len(self._lens.vocabulary.index)
+        return len(self._lens.vocabulary.index) + (self.tokens is not None)
 
 
 class LensRoot(ModuleMethods):
@@ -70,7 +76,8 @@ class LensRoot(ModuleMethods):
 
     def setup(self) -> None:
         """Find the points again."""
-        self.points = Points(self.lens)
+        tokens = TokensPoint(self.lens) if self.cfg.use_hook_tokens else None
+        self.points = Points(self.lens, tokens)
         self.hook_dict = self.points
         for cached in ("weights", "branches"):
             self.__dict__.pop(cached, None)
@@ -136,6 +143,8 @@ class LensRoot(ModuleMethods):
 
     def point_names(self, asked: NamesFilter) -> list[str]:
         """The names of the points that a filter asks for."""
+        if self.points.tokens is not None and asked == self.points.tokens.name:
+            return [self.points.tokens.name]
         return [SPELLED.get(name, name) for name in self.selection.names(asked)]
 
     def clear_contexts(self) -> None:
@@ -174,10 +183,13 @@ class LensRoot(ModuleMethods):
             HookNeverFiredError: at the end, if a named point was never passed.
         """
         self.context_level += 1
+        fwd_hooks = list(fwd_hooks)
         try:
             if reset_hooks_end:
-                fwd, bwd = self._pairs(fwd_hooks), self._pairs(bwd_hooks)
-                with self.lens.hooks(fwd, bwd):
+                of_tokens = [hook for name, hook in fwd_hooks if name == TokensPoint.called]
+                others = [pair for pair in fwd_hooks if pair[0] != TokensPoint.called]
+                fwd, bwd = self._pairs(others, "fwd"), self._pairs(bwd_hooks, "bwd")
+                with self._on_tokens(of_tokens), self.lens.hooks(fwd, bwd):
                     yield self
             else:
                 for name, hook in fwd_hooks:
@@ -190,12 +202,22 @@ class LensRoot(ModuleMethods):
             if clear_contexts:
                 self.clear_contexts()
 
-    def _pairs(self, hooks: FwdHooks) -> list[Any]:
+    @contextmanager
+    def _on_tokens(self, hooks: list[HookFunction]) -> Iterator[None]:
+        for hook in hooks:
+            self.add_hook(TokensPoint.called, hook, level=self.context_level)
+        try:
+            yield
+        finally:
+            if hooks:
+                self.points[TokensPoint.called].remove_hooks("fwd", level=self.context_level)
+
+    def _pairs(self, hooks: FwdHooks, dir: Dir) -> list[Any]:
         return [
             (point.canonical if isinstance(asked, str) else _only(point.canonical), fn)
             for asked, hook in hooks
             for point in [self.points[name] for name in self.point_names(asked)]
-            for fn in [point.adapted(hook)]
+            for fn in [point.adapted(hook, dir)]
         ]
 
     # --- running -----------------------------------------------------------------------------
@@ -239,6 +261,7 @@ class LensRoot(ModuleMethods):
         if clear_contexts:
             self.clear_contexts()
         found = ActivationCache.of(cache)
+        found.spread(self.cfg.n_heads)
         found = found.remove_batch_dim() if remove_batch_dim else found
         return result, found if return_cache_object else dict(found)
 

@@ -23,6 +23,7 @@ class RunMethods(TextMethods):
     """Forward passes, losses and generation."""
 
     _asked: Any
+    points: Any
 
     def arguments(
         self,
@@ -59,6 +60,9 @@ class RunMethods(TextMethods):
         """
         if shortformer_pos_embed is not None:
             raise InputError("No HuggingFace model has shortformer positions.")
+        listening = self.points.tokens
+        if listening is not None and listening.fwd_hooks and start_at_layer is None:
+            input = listening(self._as_ids(input, prepend_bos, padding_side))
         if attention_mask is None and start_at_layer is None and "past_key_values" not in hf:
             attention_mask = self._mask(input, prepend_bos, padding_side)
         if past_kv_cache is not None:
