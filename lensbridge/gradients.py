@@ -49,9 +49,15 @@ def number_of(of: Callable[[Tensor], Any], logits: Tensor) -> Tensor:
     """An objective's value, which has to be one number that gradients can flow from.
 
     Raises:
-        InputError: another shape, or cut off from the logits.
+        InputError: another shape, cut off from the logits, or of a place that they lack.
     """
-    value = of(logits)
+    try:
+        value = of(logits)
+    except IndexError as error:
+        raise InputError(
+            f"The objective reads a place that the logits do not have; they are [batch, pos, "
+            f"d_vocab] = {list(logits.shape)}: {error}"
+        ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(

@@ -100,6 +100,28 @@ def test_a_trace_is_the_naive_loop_with_raw_hooks(family: str) -> None:
     assert hooks_on(hf) == 0
 
 
+def test_a_trace_that_is_interrupted_gives_what_it_has() -> None:
+    hf = build(Shape("gpt2", layers=3))
+    model, ids = lensbridge.load(hf), tokens(1, 5)
+    whole = causal_trace(model, ids, SUBJECT, samples=2)
+    left = [4]  # the clean run, the corrupted one, a layer, and then no more
+
+    def stopping(module: nn.Module, args: Any, output: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    handle = hf.lm_head.register_forward_hook(stopping)
+    found = causal_trace(model, ids, SUBJECT, samples=2)
+    handle.remove()
+    assert (found.partial, whole.partial) == (True, False)
+    ran = ~found.samples["resid_post"].isnan()
+    assert ran.flatten(1).all(1).tolist() == [True, True, False]
+    assert torch.equal(found.samples["resid_post"][ran], whole.samples["resid_post"][ran])
+    assert found.samples["mlp_out"].isnan().all()
+    assert model.engine.is_idle
+
+
 def test_the_demo_model_keeps_a_landmark_at_its_name() -> None:
     model = lensbridge.load("demo")
     trace = causal_trace(model, "The Eiffel Tower is in the city of", "Eiffel Tower", " Paris")

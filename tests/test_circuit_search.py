@@ -445,6 +445,27 @@ def test_pruning_edges_follows_its_rule() -> None:
     assert len(nothing.circuit) == 0
 
 
+def test_a_search_that_is_interrupted_gives_what_it_has() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    left = [6]
+
+    def stopping(logits: Tensor) -> Tensor:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return total(logits)
+
+    whole = prune_circuit(model, CLEAN, CORRUPT, total, 0.2)
+    found = prune_circuit(model, CLEAN, CORRUPT, stopping, 0.2)
+    assert (found.partial, whole.partial) == (True, False)
+    assert 0 < len(found.trials) < len(whole.trials)
+    assert found.trials == whole.trials[: len(found.trials)]
+    kept = {trial.part for trial in found.trials if trial.kept}
+    untried = {trial.part for trial in whole.trials[len(found.trials) :]}
+    assert set(found.circuit.labels) == kept | untried
+    assert "interrupted" in repr(found)
+
+
 def test_what_an_attribution_finds_is_a_circuit_with_the_input_in_it() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     top = attribution_patch(model, CLEAN, CORRUPT, total).top_nodes(11)[2:]

@@ -222,6 +222,8 @@ def test_bad_requests() -> None:
         model.gradients(IDS, "z", lambda logits: logits[:, -1, 0])
     with pytest.raises(InputError, match="cut off"):
         model.gradients(IDS, "z", lambda logits: logits.detach().sum())
+    with pytest.raises(InputError, match="reads a place that the logits do not have"):
+        model.gradients(IDS, "z", lambda logits: logits[0, 99, 0])
     with pytest.raises(UnknownPointError, match="hook_z"):
         model.gradients(IDS, "blocks.0.attn.hook_zz")
     with pytest.raises(InputError, match="does not depend"):

@@ -447,6 +447,27 @@ def test_refusals(case: Case) -> None:
     assert model.engine.is_idle
 
 
+def test_direct_paths_that_are_interrupted_have_their_whole_shape(case: Case) -> None:
+    model, bare = case
+    clean, corrupted = (model.run_with_cache(one)[1] for one in (bare.clean, bare.corrupted))
+    left = [4]
+
+    def stopping(logits: Tensor) -> Tensor:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return metric(logits)
+
+    given = (model, bare.corrupted, clean, corrupted)
+    whole = P.get_act_patch_direct_path_all_sources(*given, metric, exact=True)
+    found = P.get_act_patch_direct_path_all_sources(*given, stopping, exact=True)
+    assert found.partial
+    assert found.shape == whole.shape
+    ran = ~found.values.isnan()
+    assert 1 <= int(ran.sum()) < int((~whole.isnan()).sum())
+    close(found.values[ran], whole[ran])
+
+
 @pytest.mark.parametrize("name", ["Qwen3NextForCausalLM", "BitNetForCausalLM"])
 def test_a_head_whose_z_is_gated_sends_what_came_through_the_gate(name: str) -> None:
     model = family(name)

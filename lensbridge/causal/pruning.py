@@ -51,16 +51,19 @@ class Pruning:
         trials: every part in the order in which it was tried.
         full: the metric of the whole model.
         metric: of the circuit alone.
+        partial: whether the search was interrupted, so that some parts were not tried.
     """
 
     circuit: Circuit
     trials: tuple[Trial, ...]
     full: float
     metric: float
+    partial: bool = False
 
     def __repr__(self) -> str:
+        cut = " interrupted;" if self.partial else ""
         return (
-            f"Pruning({len(self.circuit)} of {len(self.trials)} {self.circuit.kind} kept; "
+            f"Pruning({len(self.circuit)} of {len(self.trials)} {self.circuit.kind} kept;{cut} "
             f"metric {self.metric:.4g}, of the whole model {self.full:.4g})"
         )
 
@@ -83,7 +86,8 @@ def prune_circuit(
     """Leave out every part without which the metric moves by less than a threshold.
 
     Greedily, from the logits back to the input: each part is replaced together with all that was
-    left out before, and put back if the metric moves too far.
+    left out before, and put back if the metric moves too far. Ctrl-C ends the search with what is
+    left then.
 
     Args:
         model: the model, in eval mode.
@@ -142,16 +146,19 @@ def _pruned(
     kept = dict.fromkeys(parts)
     full = _number(pair, here.keeping(here.universe))
     now = _number(pair, here.keeping(kept))
-    trials = []
-    for part in tqdm(tried, disable=not verbose, desc="pruning"):
-        without = [one for one in kept if one != part]
-        found = _number(pair, here.keeping(without))
-        leave = abs(found - now) < threshold
-        trials.append(Trial(Circuit.of([part]).labels[0], found, found - now, not leave))
-        if leave:
-            del kept[part]
-            now = found
-    return Pruning(Circuit.of(list(kept)), tuple(trials), full, now)
+    trials, partial = list[Trial](), False
+    try:
+        for part in tqdm(tried, disable=not verbose, desc="pruning"):
+            without = [one for one in kept if one != part]
+            found = _number(pair, here.keeping(without))
+            leave = abs(found - now) < threshold
+            trials.append(Trial(Circuit.of([part]).labels[0], found, found - now, not leave))
+            if leave:
+                del kept[part]
+                now = found
+    except KeyboardInterrupt:
+        partial = True
+    return Pruning(Circuit.of(list(kept)), tuple(trials), full, now, partial)
 
 
 def _number(pair: Pair, logits: Tensor) -> float:

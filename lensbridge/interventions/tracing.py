@@ -35,6 +35,7 @@ class CausalTrace:
         tokens: of the prompt, as text.
         subject: the positions that have noise.
         window: how many layers are restored together, by site.
+        partial: whether the sweep was interrupted: NaN where it did not run.
 
     Shapes: `samples[site]` is `[layer, pos, sample]`, `corrupted` `[sample]`.
     Units: probabilities.
@@ -47,6 +48,7 @@ class CausalTrace:
     tokens: tuple[str, ...]
     subject: tuple[int, ...]
     window: Mapping[str, int]
+    partial: bool = False
 
     @property
     def effects(self) -> dict[str, Tensor]:
@@ -109,7 +111,7 @@ def causal_trace(
     prepend_bos: bool | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
 ) -> CausalTrace:
-    """Where a model keeps what it knows about a subject.
+    """Where a model keeps what it knows about a subject. Ctrl-C ends it with what there is.
 
     The embeddings of the subject get Gaussian noise; then, for each layer and position, one run has
     the clean state put back there, and the probability of the answer is read.
@@ -153,14 +155,16 @@ def causal_trace(
     tracer.noise = spread * torch.randn(shape, generator=generator)
     target = tracer.target(answer)
     widths = {site: 1 if site.startswith("resid") else window for site in sites}
+    corrupted = tracer.corrupted(target)
     return CausalTrace(
         samples={site: tracer.trace(site, widths[site], target) for site in sites},
         clean=float(tracer.clean[target]),
-        corrupted=tracer.corrupted(target),
+        corrupted=corrupted,
         answer=target,
         tokens=_texts(model, ids[0].tolist()),
         subject=tracer.subject,
         window=widths,
+        partial=tracer.partial,
     )
 
 
@@ -202,6 +206,7 @@ class _Tracer:
     options: dict[str, Any]
     noise: Tensor = field(default_factory=lambda: torch.empty(0))
     subject: tuple[int, ...] = ()
+    partial: bool = False
 
     @classmethod
     def of(
@@ -237,12 +242,15 @@ class _Tracer:
         """Shapes: `[layer, pos, sample]`"""
         layers, count = _layers(self.model, site), self.ids.shape[1]
         found = torch.full((self.model.cfg.n_layers, count, len(self.noise)), torch.nan)
-        for layer in layers:
-            start, stop = layer - width // 2, layer + (width + 1) // 2
-            names = [name for at, name in layers.items() if start <= at < stop]
-            for cells in self._batches(count):
-                values = self._run(names, cells, target)
-                found[layer, cells] = values.unflatten(0, (len(cells), -1))
+        try:
+            for layer in () if self.partial else layers:
+                start, stop = layer - width // 2, layer + (width + 1) // 2
+                names = [name for at, name in layers.items() if start <= at < stop]
+                for cells in self._batches(count):
+                    values = self._run(names, cells, target)
+                    found[layer, cells] = values.unflatten(0, (len(cells), -1))
+        except KeyboardInterrupt:
+            self.partial = True
         return found
 
     def _batches(self, count: int) -> Iterator[list[int]]:

@@ -208,7 +208,7 @@ class Sources:
 def _stacked(found: Mapping[tuple[int, int], PatchingResult], sources: Sources) -> PatchingResult:
     """The results of several senders on two axes in front."""
     first = next(iter(found.values()))
-    width = 1 + max(head for _, head in found)
+    width = 1 + max(head for _, head in sources.senders())
     sizes = (sources.n_layers, width, *first.values.shape)
     values = first.values.new_full(sizes, torch.nan)
     rows = []
