@@ -14,7 +14,7 @@ class SweepMethods:
 
     def sweep(
         self,
-        input: Any,
+        base: Any,
         cells: "Iterable[CellLike]",
         metric: Any,
         **options: Any,
@@ -22,7 +22,7 @@ class SweepMethods:
         """Run an input once for each cell, with that cell's value in its place.
 
         Args:
-            input: what is run, as for `forward`.
+            base: the input that is run, as for `forward`.
             cells: `lensbridge.patching.Cell`s or (site, slice, source): which activation, where in
                 it, and the value (or a cache that has it); or `lensbridge.interventions`.
             metric: maps logits to a number, or to one for each example; or several by name.
@@ -36,4 +36,4 @@ class SweepMethods:
         """
         from lensbridge.patching import sweep
 
-        return sweep(cast("LensModel", self), input, cells, metric, **options)
+        return sweep(cast("LensModel", self), base, cells, metric, **options)

@@ -30,7 +30,7 @@ CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"
 
 def sweep(
     model: "LensModel",
-    input: Any,
+    base: Any,
     cells: "Iterable[CellLike]",
     metric: "MetricFunction | Mapping[str, MetricFunction]",
     *,
@@ -44,7 +44,7 @@ def sweep(
 
     Args:
         model: the model, in eval mode.
-        input: what is run, as for `forward`.
+        base: the input that is run, as for `forward`.
         cells: which activation, where in it, and the value: `Cell`s, or the three of them as a
             tuple; or interventions (`lensbridge.interventions`), each at one point. A cache in
             the place of a value gives its own, from the same place.
@@ -78,13 +78,13 @@ def sweep(
     if not given:
         raise InputError("There are no cells to run.")
     check_cells(len(given))
-    named = _named(model, input, given)
+    named = _named(model, base, given)
     points = dict.fromkeys(cell.point for cell in named)
-    base = Base.run(model, input, [*points, *entrances(model, named)])
-    placed = [_placed(base, cell) for cell in named]
-    run = Way(exact, max_batch_tokens, verbose).run(base, placed, metrics)
+    unpatched = Base.run(model, base, [*points, *entrances(model, named)])
+    placed = [_placed(unpatched, cell) for cell in named]
+    run = Way(exact, max_batch_tokens, verbose).run(unpatched, placed, metrics)
     grid = Grid(("cell",), tuple((i,) for i in range(len(placed))))
-    return assemble(Prepared(base, grid, placed), metrics, run, baseline)
+    return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)
 
 
 def _named(model: "LensModel", input: Any, given: "Sequence[CellLike]") -> list[Cell]:
