@@ -12,8 +12,8 @@ from lensbridge.stream import StreamReader
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
-TokensLike: TypeAlias = str | int | Tensor | Sequence[int]
-"""A token as text, its id, or ids `[batch]` or `[batch, pos]`."""
+TokensLike: TypeAlias = str | int | Tensor | Sequence[str | int]
+"""A token as text or id, a list with one for each example, or ids `[batch]` or `[batch, pos]`."""
 
 
 class AttributionMethods(StreamReader):

@@ -428,7 +428,8 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
     rows = rows_of_short(name) or _short_templates(True).get(name, [])
     if part:
         named = _short_templates(True).get(SHORT_ALIASES.get(name, name), [])
-        rows = [row for row in named if f".{part}." in f".{row}"]
+        inside = [row for row in named if f".{part}." in f".{row}"]
+        rows = [row for row in inside if f".{part}.hook_" in f".{row}"] or inside
     rows = [row for row in rows if row.startswith("blocks.") == (layer is not None)]
     if len(rows) == 1:
         return rows[0].replace("{i}", str(layer))

@@ -259,6 +259,11 @@ class StreamMethods(StreamReader):
         if not there:
             self.vocabulary.canonical(names[0])  # says why
         wanted = [name for name in there if (layer_of(name) or 0) < layer]
+        if not wanted:
+            raise InputError(
+                f"No layer before {layer} has {activation_name}; the first that has it is "
+                f"{layer_of(there[0])}. Pass a later layer, or None for all."
+            )
         self.require(wanted)
         found = [self[name] for name in wanted]
         shapes = sorted({tuple(one.shape) for one in found})

@@ -224,3 +224,6 @@ def test_refusals() -> None:
     _, cache = model.run_with_cache(IDS)
     with pytest.raises(InputError, match="other tokens"):
         detect_head(model, IDS + 1, "induction_head", cache=cache)
+    _, cache = model.run_with_cache(IDS, pos_slice=-1)
+    with pytest.raises(InputError, match="run without pos_slice"):
+        detect_head(model, IDS, "induction_head", cache=cache)

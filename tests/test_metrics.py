@@ -296,6 +296,9 @@ def test_pytest_does_not_collect_it() -> None:
         (("pattern", "5"), "blocks.5.attn.hook_pattern"),
         (("attn", 2), "blocks.2.attn.hook_pattern"),
         (("mlp_post", 1), "blocks.1.mlp.hook_post"),
+        (("post", 1, "mlp"), "blocks.1.mlp.hook_post"),  # and not an expert's
+        (("pre", 1, "m"), "blocks.1.mlp.hook_pre"),
+        (("post3m",), "blocks.3.mlp.hook_post"),
         (("attn_out", 1, "block"), "blocks.1.hook_attn_out"),
         (("attn_in", 4), "blocks.4.hook_attn_in"),
         (("q_input", 0), "blocks.0.hook_q_input"),

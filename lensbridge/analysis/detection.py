@@ -186,10 +186,19 @@ def detect_head(
     for layer, wanted in chosen.items():
         pattern = cache["pattern", layer]
         pattern = pattern if cache.has_batch_dim else pattern.unsqueeze(0)
+        _require_whole(pattern, rows[0][1])
         pattern = pattern.double()
         found = [_score(pattern[i][wanted], real, detect, how) for i, real, detect in rows]
         scores[layer, wanted] = torch.stack(found).mean(0).float().cpu()
     return scores
+
+
+def _require_whole(pattern: Tensor, real: Tensor) -> None:
+    if tuple(pattern.shape[-2:]) != (len(real), len(real)):
+        raise InputError(
+            f"The cache holds attention of {list(pattern.shape[-2:])} queries and keys for "
+            f"{len(real)} tokens. Heads are detected on whole patterns: run without pos_slice."
+        )
 
 
 def _score(pattern: Tensor, real: Tensor, wanted: Tensor, how: dict[str, Any]) -> Tensor:

@@ -60,8 +60,9 @@ class Probe:
                 f"{step} changed what the model computes: on a small random input its outputs "
                 f"moved by {deviation:.2g} of their spread (rounding explains {limit:.2g}). "
                 f"Everything was put back. {type(self.native.core).__name__} does something with "
-                f"these weights that '{self.native.architecture.name}' does not describe; leave "
-                f"the step out ({step}=False), or pass check=False if you know better."
+                f"these weights that '{self.native.architecture.name}' does not describe, or hooks "
+                f"that are in force edit it: take them off, leave the step out ({step}=False), or "
+                "pass check=False if you know better."
             )
 
 
