@@ -288,3 +288,32 @@ def test_the_evaluation_of_saelens_runs_and_agrees(model: Any, twin: Any) -> Non
     for group, values in theirs.items():
         for name, value in values.items():
             assert ours[group][name] == pytest.approx(value, rel=2e-2, abs=1e-3), (group, name)
+
+
+def test_the_tutorials_class_gives_the_same_under_its_own_name(hf: nn.Module, twin: Any) -> None:
+    import sae_lens
+
+    from lensbridge.compat import sae_lens as compat
+
+    assert compat.SAE is sae_lens.SAE
+    model = compat.HookedSAETransformer.from_pretrained_no_processing("x", hf_model=hf)
+    ids, sae = torch.randint(3, VOCAB, (2, 9)), sae_of("standard")
+    halve = [(f"{PRE}.hook_sae_acts_post", lambda acts, hook: acts / 2)]
+    for error in (False, True):
+        asked = {"saes": [sae], "use_error_term": error}
+        ours, theirs = (one.run_with_cache_with_saes(ids, **asked) for one in (model, twin))
+        torch.testing.assert_close(ours[0], theirs[0], atol=2e-4, rtol=1e-3)
+        names = {name for name in theirs[1] if "hook_sae" in name}
+        assert names == {name for name in ours[1] if "hook_sae" in name}
+        for name in names:
+            torch.testing.assert_close(ours[1][name], theirs[1][name], atol=2e-4, rtol=1e-3)
+    edited = [
+        one.run_with_hooks_with_saes(ids, saes=[sae], fwd_hooks=halve) for one in (model, twin)
+    ]
+    torch.testing.assert_close(*edited, atol=2e-4, rtol=1e-3)
+    for one in (model, twin):
+        one.add_sae(sae)
+    torch.testing.assert_close(model(ids), twin(ids), atol=2e-4, rtol=1e-3)
+    for one in (model, twin):
+        one.reset_saes()
+    torch.testing.assert_close(model(ids), twin(ids), atol=2e-4, rtol=1e-3)

@@ -33,6 +33,7 @@ from lensbridge.compat.transformer_lens.HookedRootModule import HookedRootModule
 from lensbridge.compat.transformer_lens.HookedTransformer import HookedTransformer
 from lensbridge.compat.transformer_lens.HookedTransformerConfig import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
+from lensbridge.compat.transformer_lens.sae_transformer import HookedSAETransformer
 from lensbridge.compat.transformer_lens.SVDInterpreter import SVDInterpreter
 
 loading = loading_from_pretrained
@@ -44,6 +45,7 @@ __all__ = [
     "HookedEncoder",
     "HookedEncoderDecoder",
     "HookedRootModule",
+    "HookedSAETransformer",
     "HookedTransformer",
     "HookedTransformerConfig",
     "HookedTransformerKeyValueCache",

@@ -31,8 +31,8 @@ class Points(Mapping[str, LensPoint]):
         self.made: dict[str, LensPoint] = {} if tokens is None else {tokens.name: tokens}
 
     def __getitem__(self, name: str) -> LensPoint:
-        if name in self.made:
-            return self.made[name]
+        if self.tokens is not None and name == self.tokens.name:
+            return self.tokens
         canonical = self._lens.vocabulary.canonical(RENAMED.get(name, name))
         spelled = SPELLED.get(canonical, canonical)
         if spelled not in self.made:
@@ -40,7 +40,7 @@ class Points(Mapping[str, LensPoint]):
         return self.made[spelled]
 
     def __contains__(self, name: object) -> bool:
-        if name in self.made:
+        if self.tokens is not None and name == self.tokens.name:
             return True
         return isinstance(name, str) and RENAMED.get(name, name) in self._lens.vocabulary.index
 
