@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
+    if not name[0].isupper():  # what tools ask of every module
         raise AttributeError(name)
     raise ImportError(
         f"There is no {name} here: layers are HuggingFace's modules. model.blocks[0].attn and its "
