@@ -36,7 +36,8 @@ class AttributionMethods(StreamReader):
         norm's output less its bias. Where the stream is read without a norm, rows stay.
 
         Args:
-            residual_stack: rows whose positions were sliced by `pos_slice` already.
+            residual_stack: rows whose positions were sliced by `pos_slice` already, or one row by
+                itself.
             layer: whose norm; None or -1: the final norm.
             mlp_input: the norm of that layer's MLP instead of its attention's.
             pos_slice: which positions the rows are of.
@@ -100,14 +101,13 @@ class AttributionMethods(StreamReader):
 
 def _require_fit(directions: Tensor, rows: Tensor) -> None:
     """One direction for all, or one for each example or position of the rows."""
-    asked, there = directions.shape[:-1], rows.shape[1:-1]
+    asked, there = directions.shape[:-1], rows.shape[:-1]
     if len(asked) > len(there) or any(
         one not in (1, size) for one, size in zip(reversed(asked), reversed(there), strict=False)
     ):
         raise InputError(
-            f"{asked.numel()} tokens in the shape {list(asked)} for rows of {list(there)} examples "
-            "and positions (after the slices). Give one token, one for each example, or one for "
-            "each position."
+            f"{asked.numel()} tokens in the shape {list(asked)} for rows {list(there)} (after the "
+            "slices). Give one token, one for each example, or one for each position."
         )
 
 

@@ -277,14 +277,14 @@ class StreamMethods(StreamReader):
 
 def _require_fit(rows: Tensor, divisor: Tensor, norm: Norm) -> None:
     """Rows of the same examples and positions as the divisor, which broadcasting would hide."""
-    while divisor.ndim >= rows.ndim and divisor.shape[0] == 1:
+    while divisor.ndim > rows.ndim and divisor.shape[0] == 1:
         divisor = divisor[0]
-    there, of = rows.shape[1:-1], divisor.shape[:-1]
+    there, of = rows.shape[:-1], divisor.shape[:-1]
     pairs = zip(reversed(there), reversed(of), strict=False)
     if len(of) > len(there) or any(its not in (1, size) for size, its in pairs):
         raise InputError(
-            f"The rows are of {list(there)} examples and positions, the run's (after the slices) "
-            f"of {list(of)}. Pass the pos_slice that the rows were made with, and has_batch_dim."
+            f"Rows {list(there)} are not of the run's examples and positions, {list(of)} after the "
+            "slices. Pass the pos_slice that the rows were made with, and has_batch_dim."
         )
     if rows.shape[-1] != norm.width:
         raise InputError(f"The rows have {rows.shape[-1]} channels; the stream has {norm.width}.")

@@ -391,9 +391,9 @@ def test_rows_of_other_positions_are_refused() -> None:
     cache = run(named("LlamaForCausalLM"), ids=IDS[:1])
     last = cache.stack_head_results(pos_slice=-1)
     assert isinstance(last, Tensor)
-    with pytest.raises(InputError, match=r"rows are of \[1\]"):
+    with pytest.raises(InputError, match="not of the run's"):
         cache.apply_ln_to_stack(last)  # would broadcast to every position
-    with pytest.raises(InputError, match=r"rows are of \[1\]"):
+    with pytest.raises(InputError, match="not of the run's"):
         cache.logit_attrs(last, 5)
     with pytest.raises(InputError, match="channels"):
         cache.apply_ln_to_stack(torch.zeros(3, 1, len(IDS[0]), 5))
@@ -407,3 +407,21 @@ def test_rows_of_other_positions_are_refused() -> None:
         cache.logit_attrs(rows, 5, has_batch_dim=False),  # type: ignore[arg-type]
         alone.logit_attrs(rows, 5, has_batch_dim=False),  # type: ignore[arg-type]
     )
+
+
+@torch.no_grad()
+def test_one_row_by_itself() -> None:
+    model = named("GPT2LMHeadModel")
+    logits, cache = model.run_with_cache(IDS)
+    assert isinstance(logits, Tensor)
+    assert isinstance(cache, ActivationCache)
+    last = cache["resid_post", -1][:, -1]  # as notebooks check a logit difference
+    right, wrong = IDS[:, 0], IDS[:, 1]
+    difference = model.W_U[:, right].mT - model.W_U[:, wrong].mT
+    shift = model.ln_final.b @ difference.mT
+    wanted = logits[:, -1].gather(1, right[:, None]) - logits[:, -1].gather(1, wrong[:, None])
+    scaled = cache.apply_ln_to_stack(last, layer=-1, pos_slice=-1)
+    close((scaled * difference).sum(-1) + shift, wanted[:, 0])
+    close(cache.logit_attrs(last, right, wrong, pos_slice=-1) + shift, wanted[:, 0])
+    with pytest.raises(InputError, match="not of the run's"):
+        cache.apply_ln_to_stack(last)
