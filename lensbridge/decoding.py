@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.capture import Keep, position_axis
+from lensbridge.cache.capture import Keep, position_axis
 from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.hooks import Callback
 from lensbridge.progress import Progress

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge import generation
-from lensbridge.capture import Keep
+from lensbridge.cache.capture import Keep
 from lensbridge.decoding import DecodingCollector, check_rows_stay, last_call
 from lensbridge.errors import InputError
 from lensbridge.hooks import Callback, require_fired

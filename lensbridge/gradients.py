@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.capture import GRAD, Collector, Keep, position_axis
+from lensbridge.cache.capture import GRAD, Collector, Keep, position_axis
 from lensbridge.errors import InputError
 from lensbridge.hooks import Callback, Hook
 from lensbridge.inputs import Prepared

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
-from lensbridge.capture import Collector, Keep
+from lensbridge.cache.capture import Collector, Keep
 from lensbridge.circuits import CircuitMethods
 from lensbridge.components import Components
 from lensbridge.config import LensConfig, config_of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.cache import ActivationCache
-from lensbridge.cache_files import FORMAT
+from lensbridge.cache.files import FORMAT
 from lensbridge.errors import InputError, NotCachedError, UnknownPointError
 from lensbridge.model import LensModel
 

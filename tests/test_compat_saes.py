@@ -85,7 +85,11 @@ def test_contexts_and_attachment(model: HookedSAETransformer, ids: Tensor) -> No
 def test_other_names_are_those_of_sae_lens() -> None:
     import lensbridge.compat.sae_lens as compat
 
-    with mock.patch.dict(sys.modules, {"sae_lens": mock.Mock(SAE=SAE)}):
+    there = mock.patch.object(compat, "find_spec", return_value=object())
+    with mock.patch.dict(sys.modules, {"sae_lens": mock.Mock(SAE=SAE)}), there:
         assert compat.SAE is SAE
-    with mock.patch.dict(sys.modules, {"sae_lens": None}), pytest.raises(ImportError, match="pip"):
-        _ = compat.SAE
+    with mock.patch.object(compat, "find_spec", return_value=None):
+        with pytest.raises(ImportError, match="pip install sae-lens"):
+            _ = compat.SAE
+        assert not hasattr(compat, "upload_saes_to_huggingface")
+    assert not hasattr(compat, "pytest_plugins")

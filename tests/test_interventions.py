@@ -712,9 +712,7 @@ def test_positions_of_a_decoder_that_makes_its_own_ids() -> None:
         model.run_with_interventions(ids, Zero(site, positions=5))
     options: Any = {"max_new_tokens": 4, "do_sample": False, "verbose": False}
     one = {"interventions": [Zero(site, positions=4)], **options}
-    with pytest.raises(
-        InputError, match="there are 1 positions, and 3 more"
-    ):
+    with pytest.raises(InputError, match="there are 1 positions, and 3 more"):
         model.generate(ids, **one)
     model.generate(ids, interventions=[Zero(site, positions=3)], **options)
     assert hooks_on(model.hf_model) == 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, WeightError
-from lensbridge.factors import SVD, upcast
+from lensbridge.factored.factors import SVD, upcast
 from lensbridge.model import LensModel
 from lensbridge.views import BlockView, MLPView, MoEView
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lensbridge.causal.edge import Edge
 from lensbridge.errors import InputError
-from lensbridge.ledger import Mark, Term, Through, Times, ledger
 from lensbridge.parts import AttentionPart, BlockPart, StackPart
 from lensbridge.patching.node import Node
+from lensbridge.residual.ledger import Mark, Term, Through, Times, ledger
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

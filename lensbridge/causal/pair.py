@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
-from lensbridge.capture import Collector, Keep
+from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
 from lensbridge.gradients import check_connected
 from lensbridge.hooks import Callback, Hook

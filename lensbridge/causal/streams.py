@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.causal.graph import Graph, Read, Write
-from lensbridge.decomposition import Decomposition, Target
-from lensbridge.ledger import Through, Times
-from lensbridge.passages import Passage, Route
+from lensbridge.residual.decomposition import Decomposition, Target
+from lensbridge.residual.ledger import Through, Times
+from lensbridge.residual.passages import Passage, Route
 from lensbridge.slices import taken
 from lensbridge.weights import fetch
 

@@ -4,20 +4,20 @@ from lensbridge.compat.sae_lens import SAE, HookedSAETransformer
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from lensbridge.compat.transformer_lens.sae_transformer import HookedSAETransformer
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
+    if name.startswith(("_", "pytest")):  # what tools ask of every module
         raise AttributeError(name)
-    try:
+    if find_spec("sae_lens") is not None:
         return getattr(import_module("sae_lens"), name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{name} is SAELens's own, which is not installed: pip install sae-lens."
-        ) from error
+    if not name[0].isupper():
+        raise AttributeError(name)
+    raise ImportError(f"{name} is SAELens's own, which is not installed: pip install sae-lens.")
 
 
 __all__ = ["HookedSAETransformer"]

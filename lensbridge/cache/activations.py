@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lensbridge.attribution import AttributionMethods
-from lensbridge.capture import GRAD, version_of
+from lensbridge.cache.capture import GRAD, version_of
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.names import BY_TEMPLATE, LAYER, Name, template
-from lensbridge.shares import ShareMethods
+from lensbridge.residual.attribution import AttributionMethods
+from lensbridge.residual.shares import ShareMethods
+from lensbridge.residual.stream import StreamMethods
 from lensbridge.slices import PosSlice, taken
-from lensbridge.stream import StreamMethods
 from lensbridge.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -288,21 +288,21 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     # --- elsewhere ----------------------------------------------------------------------------
 
     def to_xarray(self, name: Name) -> Any:
-        """One activation with named axes; see `lensbridge.labelled`."""
-        from lensbridge.labelled import to_xarray
+        """One activation with named axes; see `lensbridge.cache.labelled`."""
+        from lensbridge.cache.labelled import to_xarray
 
         return to_xarray(self, name)
 
     def save(self, path: str | Path) -> None:
-        """Write the cache to a file; see `lensbridge.cache_files`."""
-        from lensbridge.cache_files import save
+        """Write the cache to a file; see `lensbridge.cache.files`."""
+        from lensbridge.cache.files import save
 
         save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, model: "LensModel | None" = None) -> "ActivationCache":
-        """Read a cache from a file; see `lensbridge.cache_files`."""
-        from lensbridge.cache_files import load
+        """Read a cache from a file; see `lensbridge.cache.files`."""
+        from lensbridge.cache.files import load
 
         return load(path, model)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lensbridge.decomposition import Decomposition, Target
 from lensbridge.errors import InputError
-from lensbridge.ledger import Kind, Term
 from lensbridge.names import expand_short, layer_of
 from lensbridge.norms import Norm
 from lensbridge.parts import StackPart
-from lensbridge.passages import Passage
+from lensbridge.residual.decomposition import Decomposition, Target
+from lensbridge.residual.ledger import Kind, Term
+from lensbridge.residual.passages import Passage
 from lensbridge.slices import PosSlice, taken
 from lensbridge.vocabulary import Vocabulary
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from lensbridge.derived import Multiplier
 from lensbridge.errors import AbsentPointError, InputError, LensbridgeError, NotCachedError
 from lensbridge.layouts import per_head_out
-from lensbridge.ledger import Mark, Step, Term, Through, Times, ledger, norm_bias
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, StackPart
-from lensbridge.passages import Passage, Route
+from lensbridge.residual.ledger import Mark, Step, Term, Through, Times, ledger, norm_bias
+from lensbridge.residual.passages import Passage, Route
 from lensbridge.slices import PosSlice, taken
 from lensbridge.vocabulary import Vocabulary
 from lensbridge.weights import fetch

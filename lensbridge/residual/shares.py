@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lensbridge.decomposition import Decomposition
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.ledger import Term
 from lensbridge.parts import MLPPart
-from lensbridge.passages import Route
+from lensbridge.residual.decomposition import Decomposition
+from lensbridge.residual.ledger import Term
+from lensbridge.residual.passages import Route
+from lensbridge.residual.stream import Stacked, StreamReader
 from lensbridge.slices import PosSlice, taken
-from lensbridge.stream import Stacked, StreamReader
 
 _HEAD = {"attn": "H", "cross": "C"}
 """The letter of a head in a label, as in `L0H3`; `C` for cross-attention."""

@@ -6,7 +6,7 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.names import Name
 
 if TYPE_CHECKING:
-    from lensbridge.cache import ActivationCache
+    from lensbridge.cache.activations import ActivationCache
 
 AXES = {
     "b": "batch",

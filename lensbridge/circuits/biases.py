@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
-from lensbridge.ledger import Mark, Step, Term, Through, Times
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, Writer
+from lensbridge.residual.ledger import Mark, Step, Term, Through, Times
 from lensbridge.weights import fetch
 
 

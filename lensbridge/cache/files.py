@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache, Place, place_of
+from lensbridge.cache.activations import ActivationCache, Place, place_of
 from lensbridge.errors import InputError
 from lensbridge.vocabulary import Vocabulary
 

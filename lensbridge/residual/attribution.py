@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.residual.stream import StreamReader
 from lensbridge.slices import PosSlice, taken
-from lensbridge.stream import StreamReader
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lensbridge.errors import ShapeError
 from lensbridge.factored import FactoredMatrix
-from lensbridge.factors import upcast
+from lensbridge.factored.factors import upcast
 
 
 class CompositionScores(Tensor):

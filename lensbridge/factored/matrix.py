@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import ShapeError
-from lensbridge.factors import (
+from lensbridge.factored.factors import (
     SVD,
     common_leading,
     expanded,
@@ -19,7 +19,7 @@ from lensbridge.factors import (
     upcast,
     versions,
 )
-from lensbridge.indexing import ALL, MatrixIndex
+from lensbridge.factored.indexing import ALL, MatrixIndex
 
 
 class FactoredMatrix:

@@ -6,14 +6,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lensbridge.biases import accumulated, steps_before
+from lensbridge.circuits.biases import accumulated, steps_before
+from lensbridge.circuits.composition import CompositionScores, scores_between_layers
+from lensbridge.circuits.heads import Circuit, HeadLayers, head_labels
 from lensbridge.components import Components
-from lensbridge.composition import CompositionScores, scores_between_layers
 from lensbridge.errors import InputError, TokenError, WeightError
 from lensbridge.factored import FactoredMatrix
-from lensbridge.heads import Circuit, HeadLayers, head_labels
-from lensbridge.ledger import ledger
 from lensbridge.parts import StackPart
+from lensbridge.residual.ledger import ledger
 from lensbridge.run import Engine
 
 Mode: TypeAlias = Literal["Q", "K", "V"]
