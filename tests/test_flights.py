@@ -12,7 +12,6 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell
-from lensbridge.patching.base import Base
 from lensbridge.patching.flight import position_of
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.prefix import Prefix, prefix_of
@@ -22,6 +21,7 @@ from lensbridge.patching.setters import (
     layer_head_pos_pattern_patch_setter,
     layer_pos_head_vector_patch_setter,
 )
+from lensbridge.patching.unpatched import Base
 
 named = of_class
 

@@ -16,7 +16,7 @@ from lensbridge import patching as P
 from lensbridge.errors import InputError, NotCachedError
 from lensbridge.interventions import Add, Scale, Zero
 from lensbridge.patching import Cell, measuring, memory
-from lensbridge.patching.base import Base
+from lensbridge.patching.unpatched import Base
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

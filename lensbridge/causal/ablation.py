@@ -17,9 +17,9 @@ from lensbridge.causal.pair import check_aligned
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
 from lensbridge.errors import InputError
-from lensbridge.patching.base import Base
 from lensbridge.patching.node import Node, setting
 from lensbridge.patching.units import enumerate_nodes, point_of, usual_units
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -12,9 +12,9 @@ from lensbridge.causal.pair import Gradient, Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.receiving import Receiving
 from lensbridge.causal.streams import Stream, difference, points_of_senders
-from lensbridge.patching.base import Base
 from lensbridge.patching.node import Node
 from lensbridge.patching.units import point_of
+from lensbridge.patching.unpatched import Base
 
 BUDGET = 2**26
 """Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from lensbridge.causal.ablation import AblationMode, Replacement, ablation_of
 from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
-from lensbridge.patching.base import Base
 from lensbridge.patching.metric import MetricFunction, Reduce
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -11,8 +11,8 @@ from lensbridge.causal.pair import Gradient, Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.saturation import PATTERN, SCORES, WRITTEN, Repeated
 from lensbridge.parts import StackPart
-from lensbridge.patching.base import Base
 from lensbridge.patching.units import UNITS, points_of
+from lensbridge.patching.unpatched import Base
 
 Places: TypeAlias = dict[str, dict[int | None, str]]
 """Unit -> layer -> point."""

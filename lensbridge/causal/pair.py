@@ -14,8 +14,8 @@ from lensbridge.errors import InputError
 from lensbridge.gradients import check_connected
 from lensbridge.hooks import Callback, Hook
 from lensbridge.patching.alignment import check_fit
-from lensbridge.patching.base import Base
 from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.hooks import Hook
-from lensbridge.patching.base import Base
 from lensbridge.patching.node import setting
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.causal.pair import Pair

@@ -13,11 +13,11 @@ from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.result import AttributionResult, text_of
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell, sweep
-from lensbridge.patching.base import Base
 from lensbridge.patching.grid import pandas
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node
 from lensbridge.patching.units import BY_NODE, points_of, stack_of
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

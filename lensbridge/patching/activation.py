@@ -12,7 +12,6 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError, NotCachedError
 from lensbridge.names import stack_of
 from lensbridge.patching.alignment import check_fit, check_index
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell, Setter
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -21,6 +20,7 @@ from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
 from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.running import Run, entrances
 from lensbridge.patching.setters import INDEXED_AXES
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

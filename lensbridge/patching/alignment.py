@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Setter
 from lensbridge.patching.setters import INDEXED_AXES
+from lensbridge.patching.unpatched import Base
 
 
 def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:

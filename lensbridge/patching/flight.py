@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lensbridge.hooks import Hook
 from lensbridge.names import layer_of
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell, write
 from lensbridge.patching.prefix import Prefix, lengthen, same
 from lensbridge.patching.setters import INDEXED_AXES
+from lensbridge.patching.unpatched import Base
 
 
 def position_of(cell: Cell, axes: Sequence[str]) -> int:

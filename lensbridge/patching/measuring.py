@@ -12,11 +12,11 @@ import torch
 
 from lensbridge.derived import LatentSite
 from lensbridge.errors import InputError
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.memory import batch_tokens, check_values
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.running import Engine, Run, run_cells
+from lensbridge.patching.unpatched import Base
 
 _ASKED = "asked for"
 

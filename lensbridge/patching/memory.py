@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from lensbridge.errors import InputError
-from lensbridge.patching.base import Base
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.running import MAX_BATCH_TOKENS
+from lensbridge.patching.unpatched import Base
 
 CELL_BYTES = 500
 """What one cell takes on the host: its row, its index, its place in the queue."""

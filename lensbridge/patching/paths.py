@@ -22,10 +22,10 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
 from lensbridge.patching.alignment import check_fit
-from lensbridge.patching.base import Base
 from lensbridge.patching.branches import ATTENTION_WRITES, OTHER_WRITES, PARTS, Branches, by_point
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node, NodeLike, setting, written
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lensbridge.patching.base import Base
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from lensbridge.errors import InputError
 from lensbridge.names import layer_of, stack_of
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.flight import Field, Flight
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.prefix import Prefix, prefix_of
 from lensbridge.patching.reads import positions_read
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel

@@ -10,7 +10,6 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.patching.activation import Prepared, assemble, clean_value
 from lensbridge.patching.alignment import check_fit
-from lensbridge.patching.base import Base
 from lensbridge.patching.cell import Cell, write
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -18,6 +17,7 @@ from lensbridge.patching.memory import check_cells
 from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
 from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.running import entrances
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.inputs import Prepared as Input
