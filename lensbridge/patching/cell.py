@@ -25,6 +25,7 @@ class Cell:
         value: what is written there: a number, or a tensor that fits the place.
         setter: called as `setter(activation, index, value)` where writing the value is not all;
             it edits in place or returns the new activation.
+        first: the first position that it changes, where a setter of its own knows it.
 
     Example:
         >>> import torch
@@ -37,6 +38,7 @@ class Cell:
     index: Any
     value: Any
     setter: Setter = write
+    first: int | None = None
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation with the cell's value; the one that is passed may be written to."""

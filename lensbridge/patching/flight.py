@@ -30,6 +30,8 @@ def position_of(cell: Cell, axes: Sequence[str]) -> int:
         >>> position_of(Cell("z", (slice(None), 5, 2), 0.0), ["b", "p", "h", "d"])
         5
     """
+    if cell.first is not None:
+        return cell.first
     axis = next((i for i, letter in enumerate(axes) if letter in "pq"), None)
     if axis is None:
         return 0
