@@ -43,6 +43,8 @@ def test_cells_in_every_form_are_what_plain_hooks_do(model: LensModel) -> None:
         Add(("resid_pre", 1), 0.5, positions=4),
         Scale(("mlp_out", 0), 2.0),
         Cell(("resid_pre", 1), (1, 3), clean, P.layer_pos_patch_setter),
+        [("resid_pre", 1), (ALL, 2), clean["resid_pre", 1]],
+        (("resid_pre", 1), (ALL, 2), clean["resid_pre", 1][:, 2].numpy()),
     ]
     found = model.sweep(OTHER, cells, last, reduce="none").values
 
@@ -62,6 +64,7 @@ def test_cells_in_every_form_are_what_plain_hooks_do(model: LensModel) -> None:
     block, mlp = Layer(bare, "gpt2", 1).block, Layer(bare, "gpt2", 0).mlp
     changes = [(block, "input", one) for one in (patched, patched, patched, added)]
     changes += [(mlp, "output", lambda whole: whole * 2), (block, "input", at_three)]
+    changes += [(block, "input", patched)] * 2
     for got, change in zip(found, changes, strict=True):
         wanted = last(run_changing(bare, [change], OTHER))
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
@@ -74,7 +77,9 @@ def test_cells_in_every_form_are_what_plain_hooks_do(model: LensModel) -> None:
         ("z", "is no cell"),
         (Zero("z"), "A cell is of one point"),
         (Zero(("z", 0), positions=9), "position 9 is out of range"),
-        ((("resid_pre", 0), (ALL, 9), 0.0), "no place"),
+        ((("resid_pre", 0), (ALL, 9), 0.0), "no place .*counted from the batch"),
+        ((("resid_pre", 0), (ALL, 2), "clean"), "there is a str"),
+        ((("resid_pre", 0), (ALL, 2), None), "there is a NoneType"),
     ],
 )
 def test_what_is_no_cell(model: LensModel, cell: Any, told: str) -> None:
@@ -124,6 +129,36 @@ def test_metrics_that_measure_nothing(model: LensModel, metric: Any, told: str) 
     _, clean = model.run_with_cache(IDS)
     with pytest.raises(InputError, match=told):
         P.get_act_patch_resid_pre(model, OTHER, clean, metric)
+    assert model.engine.is_idle
+
+
+def test_a_metric_that_writes_into_its_logits_spoils_no_other_cell(model: LensModel) -> None:
+    _, clean = model.run_with_cache(IDS)
+
+    def in_place(logits: Tensor) -> Tensor:
+        logits -= logits.logsumexp(-1, keepdim=True)
+        return logits[:, -1, 3].mean()
+
+    def plain(logits: Tensor) -> Tensor:
+        return logits.log_softmax(-1)[:, -1, 3].mean()
+
+    given = (model, OTHER, clean)
+    wanted = P.get_act_patch_resid_pre(*given, plain)
+    for metrics in ({"writes": in_place}, {"writes": in_place, "reads": plain}):
+        found = P.get_act_patch_resid_pre(*given, metrics, baseline=True)
+        assert found.engine == "batched"
+        for name in metrics:
+            torch.testing.assert_close(found[name].values, wanted)
+        torch.testing.assert_close(found.baseline[0], plain(model(OTHER)))
+    once = [False, True]
+
+    def sometimes(logits: Tensor) -> Tensor:
+        if once.pop() if once else True:
+            return logits[0, -1, 3].clone()
+        return in_place(logits)
+
+    with pytest.raises(InputError, match="in some cells and in others not"):
+        P.get_act_patch_resid_pre(*given, sometimes, exact=True)
     assert model.engine.is_idle
 
 

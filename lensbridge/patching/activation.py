@@ -1,5 +1,6 @@
 """Activation patching: a corrupted run with clean activations, one place at a time."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +12,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError, NotCachedError
 from lensbridge.names import stack_of
-from lensbridge.patching.alignment import check_fit, check_index
+from lensbridge.patching.alignment import check_axes, check_fit, check_index
 from lensbridge.patching.cell import Cell, Setter
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -63,14 +64,14 @@ def generic_activation_patch(
         patching_metric: maps logits to a number, or to one for each example; or several by name.
         patch_setter: `(corrupted_activation, index, clean_activation)` -> the patched activation;
             `index` is the cell's row of numbers, the layer first.
-        activation_name: short name ("resid_pre", "z"), or a point with `{i}` for the layer
-            ("encoder.{i}.hook_resid_pre").
+        activation_name: short name ("resid_pre", "z"), the name in a layer ("mlp.hook_post"), or a
+            point with `{i}` for the layer ("encoder.{i}.hook_resid_pre").
         index_axis_names: "layer" and then what to go over in full: "pos", "head" (or
             "head_index"), "dest_pos", "src_pos", "neuron". Sizes are the activation's own, so keys
             and values have as many heads as there are key/value heads; layers that lack the point
             are left out.
-        index_df: the cells instead: a data frame or a list of rows, the layer first. The result
-            then has one axis.
+        index_df: the cells instead: a data frame, or a list of rows of numbers; the layer first.
+            The result then has one axis.
         return_index_df: also give the data frame of the cells, beside a tensor.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
@@ -117,12 +118,23 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One activation of every layer, to be patched by a setter and measured."""
+    """One activation of every layer, to be patched by a setter and measured.
+
+    Raises:
+        InputError: the setter is no function.
+    """
 
     model: "LensModel"
     activation: str
     setter: Setter
     metrics: Metrics
+
+    def __post_init__(self) -> None:
+        if not callable(self.setter):
+            raise InputError(
+                "patch_setter is a function of (corrupted_activation, index, clean_activation), "
+                f"not a {type(self.setter).__name__}."
+            )
 
     def prepare(
         self,
@@ -134,7 +146,7 @@ class Sweep:
         """Check everything and run the corrupted input once."""
         if (axis_names is None) == (rows is None):
             raise InputError("Pass either index_axis_names or index_df: which cells to run.")
-        listed = None if rows is None else as_grid(rows)
+        listed = None if rows is None else Grid.listed(rows)
         names = tuple(axis_names or ()) if listed is None else listed.axis_names
         if names[:1] != ("layer",):
             raise InputError(f"The first axis of an index is the layer; got {names}.")
@@ -145,6 +157,7 @@ class Sweep:
         tokens = clean.tokens if isinstance(clean, ActivationCache) else None
         if self.setter in INDEXED_AXES:
             for layer, point in points.items():
+                check_axes(base, point, self.setter)
                 check_fit(base, point, sources[layer], tokens)
         grid = listed or self._grid(base, points, names)
         for row in grid.rows:
@@ -156,6 +169,13 @@ class Sweep:
         name, canonical = self.activation, self.model.vocabulary.canonical
         if "{i}" in name:
             return canonical(name.replace("{i}", str(layer)))
+        if stack_of(name):
+            raise InputError(
+                f"{name} is a point of one layer, and the layer comes from the index. Write "
+                f"{re.sub(r'[.][0-9]+[.]', '.{i}.', name)!r}, or the short name."
+            )
+        if "." in name:
+            return canonical(f"{self.model.native.main.prefix}.{layer}.{name}")
         point = canonical((name, layer))
         attn = self.model.native.blocks[layer].attn
         if name == "k" and attn is not None and attn.latent is not None:
@@ -215,20 +235,17 @@ class Sweep:
         return sizes
 
 
-def as_grid(rows: Any) -> Grid:
-    """A list of cells from a data frame whose columns are the axes; a grid is taken as it is."""
-    if isinstance(rows, Grid):
-        return Grid(rows.axis_names, rows.rows)
-    numbers = (tuple(map(int, row)) for row in rows.itertuples(index=False))
-    return Grid(tuple(map(str, rows.columns)), tuple(numbers))
-
-
 def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
     """A clean activation, with its batch axis.
 
     Raises:
         NotCachedError: the clean run did not keep it.
     """
+    if not isinstance(clean, Mapping):
+        raise InputError(
+            f"A cache of the clean run is wanted, not a {type(clean).__name__}: the second that "
+            "model.run_with_cache(clean) gives."
+        )
     if point not in clean:
         raise NotCachedError(
             f"The clean cache lacks {point}, which is to be patched in. Keep it: "

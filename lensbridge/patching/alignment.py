@@ -1,12 +1,13 @@
 """Whether the clean activations fit the corrupted run, and what to say where they do not."""
 
 from collections.abc import Sequence
+from types import FunctionType
 
 from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.patching.cell import Setter
-from lensbridge.patching.setters import INDEXED_AXES
+from lensbridge.patching.setters import AXES_MEANT, INDEXED_AXES
 from lensbridge.patching.unpatched import Base
 
 
@@ -74,6 +75,28 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
+def check_axes(base: Base, point: str, setter: Setter) -> None:
+    """Refuse an activation that a published setter would write to in the wrong places.
+
+    Raises:
+        InputError: other axes than it is for.
+    """
+    letters, meant = base.axes(point), AXES_MEANT.get(setter, ())
+    pairs = zip(letters, meant, strict=False)
+    if len(letters) < len(meant) or any(one not in those for one, those in pairs):
+        raise InputError(
+            f"{point} has the axes {' '.join(letters)}, and {_name(setter)} is for "
+            f"{' '.join(those[0] for those in meant)}. Take the setter for these axes, or pass a "
+            "patch_setter and index_df of your own."
+        )
+
+
+def _name(setter: Setter) -> str:
+    """Of a published setter, all of which are plain functions."""
+    assert isinstance(setter, FunctionType)
+    return setter.__name__
+
+
 def check_index(
     base: Base, point: str, setter: Setter, names: Sequence[str], row: Sequence[int]
 ) -> None:
@@ -85,12 +108,6 @@ def check_index(
     axes = INDEXED_AXES.get(setter)
     if axes is None:
         return
-    letters = base.axes(point)
-    if letters[0] != "b":
-        raise InputError(
-            f"{point} has the axes {' '.join(letters)}, and the published setters count from "
-            "[batch, pos]. Pass a patch_setter and index_df of your own."
-        )
     if len(row) != len(axes) + 1:
         raise InputError(
             f"An index has {len(row)} entries ({', '.join(names)}); the setter takes the layer and "

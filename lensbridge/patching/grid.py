@@ -6,6 +6,9 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from numpy import ndarray
+from torch import Tensor
+
 from lensbridge.errors import InputError, LensbridgeError
 
 
@@ -35,6 +38,22 @@ class Grid:
         along = tuple(tuple(one) for one in values)
         return cls(tuple(names), tuple(product(*along)), along)
 
+    @classmethod
+    def listed(cls, rows: Any) -> "Grid":
+        """A list of cells from a data frame whose columns are the axes, or from rows of numbers; of
+        a grid, its cells.
+
+        Raises:
+            InputError: rows of different length, or without a layer.
+        """
+        if isinstance(rows, Grid):
+            return cls(rows.axis_names, rows.rows)
+        if isinstance(rows, Sequence | Tensor | ndarray):
+            numbers = tuple(tuple(map(int, row)) for row in rows)
+            return cls(_names(numbers), numbers)
+        numbers = tuple(tuple(map(int, row)) for row in rows.itertuples(index=False))
+        return cls(tuple(map(str, rows.columns)), numbers)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the result, without metrics and examples."""
@@ -63,6 +82,17 @@ class Grid:
             LensbridgeError: pandas is not installed.
         """
         return pandas().DataFrame(list(self.rows), columns=list(self.axis_names))
+
+
+def _names(rows: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Names for the numbers of rows that have none, but for the first."""
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        raise InputError(
+            "index_df is a list of rows that are equally long, the layer first; their lengths are "
+            f"{sorted(lengths)}."
+        )
+    return ("layer", *(f"index_{i}" for i in range(1, lengths.pop())))
 
 
 def pandas() -> Any:

@@ -1,7 +1,8 @@
 """Metrics: what is measured of a run's logits, one number or one for each example."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -23,11 +24,13 @@ class Metrics:
         functions: by name; each maps logits `[batch, pos, d_vocab]` to a scalar or to `[batch]`.
         reduce: which of the two, and what becomes of examples.
         named: whether the user gave names, so that the result has an axis for them.
+        copied: those that get logits of their own, because they write into them.
     """
 
     functions: Mapping[str, MetricFunction]
     reduce: Reduce
     named: bool
+    copied: set[str] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -64,7 +67,8 @@ class Metrics:
     def measure(self, logits: Tensor) -> Tensor:
         """Every metric of one run.
 
-        Shapes: `[batch, pos, d_vocab]` -> `[metric]`, or `[metric, batch]` per example.
+        Shapes: `[batch, pos, d_vocab]` -> `[metric]`, or `[metric, batch]` per example; float32, or
+            float64 where a metric gives that.
 
         Raises:
             InputError: a value of another shape than `reduce` says.
@@ -73,8 +77,8 @@ class Metrics:
             self._value(name, function, logits).detach().to(logits.device)
             for name, function in self.functions.items()
         ]
-        wide = [one if one.is_floating_point() else one.to(torch.float32) for one in found]
-        return torch.stack([one.to(_widest(wide)) for one in wide])
+        dtype = reduce(torch.promote_types, (one.dtype for one in found), torch.float32)
+        return torch.stack([one.to(dtype) for one in found])
 
     def _value(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
         value = self._called(name, function, logits)
@@ -93,13 +97,23 @@ class Metrics:
         return value
 
     def _called(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
+        own = name in self.copied or logits.is_inference()
+        given = logits.clone() if own else logits
+        before = _version(given)
         try:
-            found = function(logits)
+            found = function(given)
         except IndexError as error:
             raise InputError(
                 f"The metric {name!r} reads a place that the logits do not have; they are "
                 f"[batch, pos, d_vocab] = {list(logits.shape)}: {error}"
             ) from error
+        if _version(given) == before:
+            self.copied.discard(name)
+        elif not own:
+            raise InputError(
+                f"The metric {name!r} writes into the logits that it is given, in some cells and "
+                "in others not. Let it write into a copy: logits.clone()."
+            )
         try:
             return torch.as_tensor(found)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -114,6 +128,7 @@ class Metrics:
         Raises:
             InputError: a wrong shape, or NaN.
         """
+        self.copied.update(self.functions)  # until they are seen to leave them as they are
         values = self.measure(logits)
         wrong = [name for name, one in zip(self.names, values, strict=True) if one.isnan().any()]
         if wrong:
@@ -124,8 +139,6 @@ class Metrics:
         return values
 
 
-def _widest(tensors: list[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype
-    for one in tensors[1:]:
-        dtype = torch.promote_types(dtype, one.dtype)
-    return dtype
+def _version(logits: Tensor) -> int:
+    """How often a tensor was written to, as far as torch counts."""
+    return 0 if logits.is_inference() else logits._version

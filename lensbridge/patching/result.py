@@ -1,6 +1,6 @@
 """PatchingResult: what a sweep measured, with statistics over its examples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,11 +121,12 @@ class PatchingResult(AsTensor):
         """
         return self.values - self._beside_values(self._baseline("effect"))
 
-    def normalized(self, clean_baseline: Tensor | float) -> Tensor:
+    def normalized(self, clean_baseline: Tensor | float | Mapping[str, Any]) -> Tensor:
         """How much of the way from the corrupted to the clean run each patch goes.
 
         Args:
-            clean_baseline: the same metrics of the clean run, in the shape of `baseline`.
+            clean_baseline: the same metrics of the clean run, in the shape of `baseline`, or by
+                name.
 
         Shapes: as `values`
         Units: 0 is the corrupted run, 1 the clean one; inf or NaN where the two are the same.
@@ -134,6 +135,8 @@ class PatchingResult(AsTensor):
             InputError: the sweep was run without `baseline=True`, or another shape.
         """
         corrupted = self._baseline("normalized")
+        if isinstance(clean_baseline, Mapping):
+            clean_baseline = self._by_name(clean_baseline)
         clean = torch.as_tensor(clean_baseline).detach().to(corrupted)
         if clean.shape != corrupted.shape:
             raise InputError(
@@ -141,6 +144,18 @@ class PatchingResult(AsTensor):
                 f"{tuple(corrupted.shape)}: the same metric of the clean run."
             )
         return self.effect() / self._beside_values(clean - corrupted)
+
+    def _by_name(self, given: Mapping[str, Any]) -> Tensor:
+        """Numbers by metric in the shape of the baseline.
+
+        Raises:
+            InputError: a metric is lacking.
+        """
+        lacking = [name for name in self.metric_names if name not in given]
+        if lacking:
+            raise InputError(f"clean_baseline lacks {', '.join(lacking)}; it has {list(given)}.")
+        found = [torch.as_tensor(given[name]) for name in self.metric_names]
+        return torch.stack(found) if self.has_metric_axis else found[0]
 
     def bootstrap_ci(
         self,

@@ -65,6 +65,16 @@ def layer_head_dest_src_pos_pattern_patch_setter(
     return corrupted_activation
 
 
+AXES_MEANT: dict[Setter, tuple[str, ...]] = {
+    layer_pos_patch_setter: ("b", "p"),
+    layer_pos_head_vector_patch_setter: ("b", "p", "hg"),
+    layer_head_vector_patch_setter: ("b", "p", "hg"),
+    layer_head_pattern_patch_setter: ("b", "hg", "q", "k"),
+    layer_head_pos_pattern_patch_setter: ("b", "hg", "q", "k"),
+    layer_head_dest_src_pos_pattern_patch_setter: ("b", "hg", "q", "k"),
+}
+"""For each setter, the letters that the first axes of its activation may have."""
+
 INDEXED_AXES: dict[Setter, tuple[int, ...]] = {
     layer_pos_patch_setter: (1,),
     layer_pos_head_vector_patch_setter: (1, 2),

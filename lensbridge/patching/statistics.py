@@ -16,6 +16,9 @@ Statistic = Literal["mean", "median"]
 Alternative = Literal["two-sided", "greater", "less"]
 
 EXACT_UP_TO = 12
+MOST_NUMBERS = 2**22
+"""Statistics of resamples that are held at a time; torch's quantiles take 2^24 at most."""
+
 CHUNK = 64
 """How many resamples are held at a time, so that memory does not grow with their number."""
 
@@ -50,12 +53,14 @@ def bootstrap_interval(
     if statistic not in ("mean", "median"):
         raise InputError(f"statistic is 'mean' or 'median', not {statistic!r}.")
     n, generator = values.shape[-1], torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (n_resamples, n), generator=generator)
-    found = torch.stack(
-        [_statistic(values[..., one.to(values.device)], statistic) for one in drawn]
-    )
-    tail = (1 - confidence) / 2
-    return found.quantile(tail, dim=0), found.quantile(1 - tail, dim=0)
+    drawn = torch.randint(n, (n_resamples, n), generator=generator).to(values.device)
+    ends, tail = values.new_empty(2, *values.shape[:-1]), (1 - confidence) / 2
+    tails = values.new_tensor([tail, 1 - tail])
+    cells = values.reshape(-1, n).split(max(1, MOST_NUMBERS // n_resamples))
+    for part, own in zip(ends.view(2, -1).split(len(cells[0]), dim=1), cells, strict=True):
+        found = torch.stack([_statistic(own[:, one], statistic) for one in drawn])
+        part.copy_(found.quantile(tails, dim=0))
+    return ends[0], ends[1]
 
 
 def _statistic(values: Tensor, statistic: Statistic) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
@@ -46,8 +47,8 @@ def sweep(
         model: the model, in eval mode.
         base: the input that is run, as for `forward`.
         cells: which activation, where in it, and the value: `Cell`s, or the three of them as a
-            tuple; or interventions (`lensbridge.interventions`), each at one point. A cache in
-            the place of a value gives its own, from the same place.
+            tuple; or interventions (`lensbridge.interventions`), each at one point. In the place
+            of a value a cache gives its own from the same place, and so does a whole activation.
         metric: maps logits to a number, or to one for each example; or several by name.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
@@ -74,6 +75,8 @@ def sweep(
         torch.Size([4])
     """
     metrics = Metrics.of(metric, reduce)
+    if isinstance(cells, Cell):
+        raise InputError("cells is a list of cells; for one, pass [cell].")
     given = list(cells)
     if not given:
         raise InputError("There are no cells to run.")
@@ -96,7 +99,7 @@ def _named(model: "LensModel", input: Any, given: "Sequence[CellLike]") -> list[
     prepared: Input | None = None
     found = []
     for one in given:
-        if isinstance(one, tuple) and len(one) == 3:
+        if isinstance(one, tuple | list) and len(one) == 3:
             one = Cell(*one)
         if isinstance(one, Cell):
             found.append(replace(one, point=model.vocabulary.canonical(one.point)))
@@ -115,8 +118,8 @@ def _placed(base: Base, cell: Cell) -> Cell:
         InputError: the activation lacks the place, or the value does not fit it.
         NotCachedError: the cache that is to give it lacks it.
     """
-    whole = isinstance(cell.value, Mapping)
-    if whole:
+    cached = isinstance(cell.value, Mapping)
+    if cached:
         source = clean_value(cell.value, cell.point)
         tokens = cell.value.tokens if isinstance(cell.value, ActivationCache) else None
         check_fit(base, cell.point, source, tokens)
@@ -124,18 +127,39 @@ def _placed(base: Base, cell: Cell) -> Cell:
     if cell.setter is not write:
         return cell
     place = _at(base, cell, base.cache[cell.point])
-    if whole:
-        cell = replace(cell, value=_at(base, cell, cell.value.expand(base.shape(cell.point))))
-    if not isinstance(cell.value, Tensor):
-        return cell
-    try:
-        cell.value.expand(place.shape)
-    except RuntimeError as error:
+    value, whole = _number(cell, place), base.shape(cell.point)
+    if cached or (value.shape == whole and not _fits(value, place)):
+        return replace(cell, value=_at(base, cell, value.expand(whole)))
+    if not _fits(value, place):
         raise InputError(
-            f"A value of shape {tuple(cell.value.shape)} does not fit {cell.point}{cell.index}, "
+            f"A value of shape {tuple(value.shape)} does not fit {cell.point}{cell.index}, "
             f"which has {tuple(place.shape)}."
+        )
+    return replace(cell, value=value)
+
+
+def _number(cell: Cell, place: Tensor) -> Tensor:
+    """The value of a cell as a tensor.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return torch.as_tensor(cell.value, dtype=place.dtype, device=place.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The value of a cell is a number, a tensor, or a cache that has it; for {cell.point} "
+            f"there is a {type(cell.value).__name__}."
         ) from error
-    return cell
+
+
+def _fits(value: Tensor, place: Tensor) -> bool:
+    """Whether a value can be written to a place."""
+    try:
+        value.expand(place.shape)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _at(base: Base, cell: Cell, activation: Tensor) -> Tensor:
@@ -144,6 +168,6 @@ def _at(base: Base, cell: Cell, activation: Tensor) -> Tensor:
     except (IndexError, TypeError) as error:
         axes = " ".join(base.axes(cell.point))
         raise InputError(
-            f"{cell.point} has shape {base.shape(cell.point)} (axes {axes}) and no place "
-            f"{cell.index}: {error}"
+            f"{cell.point} has shape {base.shape(cell.point)} (axes {axes}) and "
+            f"no place {cell.index}, counted from the batch: {error}"
         ) from error
