@@ -175,6 +175,90 @@ def test_what_the_mlp_reads_where_the_skip_reads_the_norm_too() -> None:
 # --- Jacobians -----------------------------------------------------------------------------------
 
 
+TOGETHER = (
+    "GPT2LMHeadModel",
+    "BertForMaskedLM",
+    "CohereForCausalLM",
+    "Olmo2ForCausalLM",
+    "GraniteForCausalLM",
+    "BitNetForCausalLM",
+    "FalconH1ForCausalLM",
+    "T5ForConditionalGeneration",
+)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_gradients_at_many_points_together_are_those_at_each_alone(name: str) -> None:
+    """Points that go around one another too: heads' inputs and the norm they are read through."""
+    model, ids = tiny(name), {"input_ids": IDS}
+    given: dict[str, Any] = {"decoder_input_ids": IDS} if "T5" in name else {}
+    front = "decoder.1." if "T5" in name else "blocks.1."
+    names = [
+        one
+        for one, site in model.engine.sites.items()
+        if one.startswith((front, "ln_final")) and site.editable
+    ]
+    _, grads = model.gradients(ids, names, number, **given)
+    for one in names:
+        added: list[Tensor] = []
+
+        def add(value: Tensor, hook: Any, added: list[Tensor] = added) -> Tensor:
+            added.append(torch.zeros_like(value).requires_grad_())
+            return value + added[0]
+
+        value = number(model.run_with_hooks(ids, [(one, add)], **given))  # type: ignore[arg-type]
+        (wanted,) = torch.autograd.grad(value, added)
+        size = max(1.0, float(wanted.nan_to_num().abs().max()))
+        torch.testing.assert_close(grads[one], wanted, rtol=0, atol=2e-4 * size, equal_nan=True)
+
+
+def test_gradients_of_activations() -> None:
+    """A neuron's gradient at what made it, and of several points at once."""
+    model = lensbridge.load(build(Shape("gpt2", dtype=torch.float64)))
+
+    def neuron(cache: Any) -> Tensor:
+        return cache["mlp_post", 1][0, -1, 3]
+
+    value, grads = model.gradients(IDS, ["resid_pre", "mlp_pre"], neuron, at=("mlp_post", 1))
+    kept: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        activation.requires_grad_() if activation.is_leaf else activation.retain_grad()
+        kept[hook.name] = activation
+
+    names = [f"blocks.{i}.{one}" for i in (0, 1) for one in ("hook_resid_pre", "mlp.hook_pre")]
+    model.run_with_hooks(IDS, [([*names, "blocks.1.mlp.hook_post"], keep)])
+    wanted = kept["blocks.1.mlp.hook_post"][0, -1, 3]
+    torch.testing.assert_close(value, wanted.detach())
+    raw = torch.autograd.grad(wanted, [kept[name] for name in names], allow_unused=True)
+    for name, grad in zip(names, raw, strict=True):
+        torch.testing.assert_close(grads[name], grad)
+    both = model.gradients(
+        IDS,
+        ("resid_pre", 0),
+        lambda cache: cache["resid_post", 0].sum() + cache["resid_post", 1].sum(),
+        at=["resid_post"],
+        return_activations=True,
+    )
+    each = [
+        model.gradients(IDS, ("resid_pre", 0), lambda c, i=i: c["resid_post", i].sum(), at=[one])
+        for i, one in enumerate(["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"])
+    ]
+    torch.testing.assert_close(
+        both.gradients["resid_pre", 0], sum(one.gradients["resid_pre", 0] for one in each)
+    )
+    assert set(both.activations) == {"blocks.0.hook_resid_pre"}
+
+
+def test_models_that_write_into_their_state_have_gradients() -> None:
+    model = tiny("RwkvForCausalLM")
+    _, grads = model.gradients(IDS, "hook_embed", number)
+    embeds = model.hf_model.get_input_embeddings()(IDS).detach().requires_grad_()
+    out = model.hf_model(inputs_embeds=embeds, use_cache=False)
+    (wanted,) = torch.autograd.grad(number(out.logits), embeds)
+    torch.testing.assert_close(grads["hook_embed"], wanted)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
 @pytest.mark.parametrize("chunk", [None, 1, 5])
 def test_the_jacobian_of_a_block_is_autograds(family: str, chunk: int | None) -> None:
@@ -222,7 +306,7 @@ def test_bad_requests() -> None:
         model.gradients(IDS, "z", lambda logits: logits[:, -1, 0])
     with pytest.raises(InputError, match="cut off"):
         model.gradients(IDS, "z", lambda logits: logits.detach().sum())
-    with pytest.raises(InputError, match="reads a place that the logits do not have"):
+    with pytest.raises(InputError, match="reads a place that is not there; the logits are"):
         model.gradients(IDS, "z", lambda logits: logits[0, 99, 0])
     with pytest.raises(UnknownPointError, match="hook_z"):
         model.gradients(IDS, "blocks.0.attn.hook_zz")

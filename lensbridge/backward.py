@@ -1,0 +1,143 @@
+"""A run forward and back: what is differentiated, and the gradients that are kept."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.cache.capture import Collector, Keep
+from lensbridge.errors import InputError
+from lensbridge.inputs import Prepared
+from lensbridge.vocabulary import NamesFilter, names_points
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Objective: TypeAlias = (
+    Callable[[Tensor], Tensor] | Callable[[ActivationCache], Tensor] | Literal["loss"]
+)
+"""What is differentiated: a function that gives one number, of the logits or of activations; or
+the loss."""
+
+
+def number_of(of: Callable[[Any], Any], given: "Tensor | ActivationCache") -> Tensor:
+    """An objective's value, which has to be one number that gradients can flow from.
+
+    Args:
+        of: the objective.
+        given: what it is of: logits, or activations.
+
+    Raises:
+        InputError: another shape, cut off from what it is of, or of a place that is not there.
+    """
+    try:
+        value = of(given)
+    except IndexError as error:
+        raise InputError(
+            f"The objective reads a place that is not there; {_shapes(given)}: {error}"
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"Gradients are of one number; the objective gives {found}. Sum or average it."
+        )
+    check_connected(value, given)
+    return value.reshape(())
+
+
+def _shapes(given: "Tensor | ActivationCache") -> str:
+    if isinstance(given, Tensor):
+        return f"the logits are [batch, pos, d_vocab] = {list(given.shape)}"
+    return ", ".join(f"{name} is {list(value.shape)}" for name, value in given.items())
+
+
+def check_connected(value: Tensor, given: "Tensor | ActivationCache") -> None:
+    """Refuse a value that autograd cannot follow back to what it is of.
+
+    Raises:
+        InputError: it is cut off.
+    """
+    sources = [given] if isinstance(given, Tensor) else list(given.values())
+    if any(one.requires_grad for one in sources) and not value.requires_grad:
+        what = "the logits" if isinstance(given, Tensor) else "the activations"
+        raise InputError(
+            f"The objective is cut off from {what} (detach, item, argmax, no_grad or numpy in "
+            "it), so it has no gradient."
+        )
+
+
+_HEADS = re.compile(r"\.hook_([qkv]_input|result)$")
+_BRANCHES = re.compile(r"\.hook_(attn|mlp|cross_attn)_in$")
+_NORMS = re.compile(r"(^|\.)ln\w*\.hook_(scale|normalized|out)$")
+
+
+def runs_for(names: Sequence[str]) -> list[list[str]]:
+    """The points of each run.
+
+    Gradients at what heads and branches read are had from a copy that goes to them beside the
+    norm's output, so that none would be left for the norm, nor for a branch where heads are asked.
+    """
+    around = [[name for name in names if kind.search(name)] for kind in (_HEADS, _BRANCHES)]
+    others = [name for name in names if name not in {*around[0], *around[1]}]
+    if any(_NORMS.search(name) for name in others):
+        return [run for run in (others, *around) if run]
+    if all(around):
+        return [[*others, *around[0]], around[1]]
+    return [list(names)]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What is differentiated, and what is kept."""
+
+    model: "LensModel"
+    of: Any
+    targets: Sequence[str]
+    keep: Keep
+    required: bool
+
+    @classmethod
+    def of_points(
+        cls, model: "LensModel", of: Any, at: NamesFilter, keep: Keep, asked: NamesFilter
+    ) -> "Backward":
+        """Of the logits (or the loss), or `at` some points.
+
+        Raises:
+            InputError: a loss of points.
+        """
+        if at is not None and of == "loss":
+            raise InputError("The loss is of the logits: pass of=... with at=....")
+        targets = [] if at is None else model.vocabulary.select(at)
+        return cls(model, of, targets, keep, names_points(asked))
+
+    def run(
+        self, input: Any, names: Sequence[str], forward: dict[str, Any]
+    ) -> tuple[Tensor, ActivationCache]:
+        """The number, and activations with gradients, which have `GRAD` behind their names."""
+        sites = self.model.engine.sites
+        kept = Collector(sites, names, self.keep)
+        live = Collector(sites, self.targets, Keep(detach=False))
+        callbacks = [*kept.callbacks(self.required, True), *live.callbacks(True, False)]
+        options = {**without_cache(self.model, forward), **forward}
+        kind: Any = None if self.targets else ("loss" if self.of == "loss" else "logits")
+        with torch.enable_grad():
+            result, prepared = self.model._forward(callbacks, input, kind, **options)
+            value = self._number(result, live, prepared)
+            kept.backward(value)
+        return value.detach(), self.model._cache(kept, prepared)
+
+    def _number(self, result: Any, live: Collector, prepared: Prepared) -> Tensor:
+        if self.targets:
+            return number_of(self.of, self.model._cache(live, prepared))
+        assert isinstance(result, Tensor)
+        return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
+
+
+def without_cache(model: "LensModel", forward: Mapping[str, Any]) -> dict[str, Any]:
+    """No keys, values or states are kept: some models write to them in place."""
+    unwanted = "use_cache" in model._preparer.accepted and "past_key_values" not in forward
+    return {"use_cache": False} if unwanted else {}
