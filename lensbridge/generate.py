@@ -117,14 +117,23 @@ class GenerationMethods(InterventionMethods):
             temperature,
             verbose,
             max_new_tokens,
+            self._prompt_mask(prepared),
         )
         config = generation.generation_config(core, self.tokens, options, stop_at_eos)
         collector = None
         if return_cache:
             collector = self._decoding_collector(config, options, names_filter, device)
         found = self._generate(prepared, config, processors, options, callbacks, collector)
-        shown = generation.as_asked(found, input, return_type, self.tokens)
+        shown = generation.as_asked(
+            found, input, return_type, self.tokens, self._prompt_mask(prepared)
+        )
         return shown if collector is None else (shown, self._decoded(collector, prepared, found))
+
+    def _prompt_mask(self, prepared: Prepared) -> Tensor | None:
+        """The mask of the prompt, where what is generated begins with that."""
+        apart = self.native.is_encoder_decoder or prepared.tokens is None
+        mask = prepared.mask
+        return None if apart or mask is None or mask.ndim != 2 else mask
 
     def _intervening(self, interventions: Interventions) -> list[Callback]:
         if not interventions:

@@ -241,7 +241,6 @@ def test_padding_is_not_counted_by_the_frequency_penalty() -> None:
     assert torch.equal(-found, torch.tensor(wanted, dtype=torch.float))
 
 
-@pytest.mark.xfail(strict=True, reason="the prompt's mask does not reach the penalty")
 def test_the_frequency_penalty_of_a_padded_row_is_that_of_the_row_alone() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     calls = {"freq_penalty": 1.0, "stop_at_eos": False, **QUIET}
