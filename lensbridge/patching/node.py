@@ -10,13 +10,16 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
 
-Kind = Literal["input", "head", "cross_head", "attn", "mixer", "mlp", "neuron", "stream", "logits"]
+Kind = Literal[
+    "input", "head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron", "stream", "logits"
+]
 Component = Literal["q", "k", "v", "gate"]
 
 _LETTERS: dict[Kind, str] = {
     "head": "a{layer}.h{index}",
     "cross_head": "c{layer}.h{index}",
     "attn": "a{layer}",
+    "cross": "c{layer}",
     "mixer": "s{layer}",
     "mlp": "m{layer}",
     "neuron": "m{layer}.n{index}",
@@ -25,8 +28,8 @@ _LETTERS: dict[Kind, str] = {
     "logits": "logits",
 }
 _TEXT = re.compile(
-    r"(?:(?P<head>a(\d+)\.h(\d+))|(?P<cross_head>c(\d+)\.h(\d+))|(?P<neuron>m(\d+)\.n(\d+))"
-    r"|(?P<attn>a(\d+))|(?P<mixer>s(\d+))|(?P<mlp>m(\d+))|(?P<stream>r(\d+))"
+    r"(?:(?P<stack>[a-z_.]+)\.)?(?:(?P<head>a(\d+)\.h(\d+))|(?P<cross_head>c(\d+)\.h(\d+))|(?P<neuron>m(\d+)\.n(\d+))"
+    r"|(?P<attn>a(\d+))|(?P<cross>c(\d+))|(?P<mixer>s(\d+))|(?P<mlp>m(\d+))|(?P<stream>r(\d+))"
     r"|(?P<input>input|embed)|(?P<logits>logits))(?:<(q|k|v|gate)>)?(?:@(\d+))?"
 )
 
@@ -36,8 +39,9 @@ class Node:
     """A part of the model: what it writes, or, with a component, what it reads.
 
     In text: "a3.h5" (layer 3, head 5), "a3.h5<q>" (what its queries read), "a3" (a whole
-    attention), "c3.h5" (cross-attention), "s3" (a mixer), "m3", "m3.n17" (a neuron), "r3" (the
-    stream before layer 3), "input", "logits"; "@7" behind it for position 7.
+    attention), "c3.h5", "c3" (cross-attention), "s3" (a mixer), "m3", "m3.n17" (a neuron), "r3"
+    (the stream before layer 3), "input", "logits"; "@7" behind it for position 7; "encoder." before
+    it for another stack than the main one.
 
     Args:
         kind: what it is.
@@ -45,10 +49,11 @@ class Node:
         index: the head or neuron; a key/value head for k and v.
         component: which of its inputs; None for what it writes.
         position: one position; None for all.
+        stack: prefix of its stack ("encoder"); None for the main one.
 
     Example:
         >>> Node.of("a3.h5<q>@7")
-        Node(kind='head', layer=3, index=5, component='q', position=7)
+        Node(kind='head', layer=3, index=5, component='q', position=7, stack=None)
     """
 
     kind: Kind
@@ -56,6 +61,7 @@ class Node:
     index: int | None = None
     component: Component | None = None
     position: int | None = None
+    stack: str | None = None
 
     @classmethod
     def of(cls, given: "NodeLike") -> "Node":
@@ -71,17 +77,18 @@ class Node:
             raise InputError(
                 f"{given!r} is no part of a path or a circuit. Write 'a3.h5' (layer 3, head 5), "
                 "'a3' (all of its attention), 'm3' (MLP), 'm3.n17' (neuron), 's3' (mixer), "
-                "'input', 'logits'; what is read: 'a3.h5<q>', 'm3', 'logits'; '@7' behind it for "
-                "one position."
+                "'input', 'logits'; what is read: 'a3.h5<q>', 'm3', 'logits'; 'c3.h5' in "
+                "cross-attention; 'encoder.a3.h5' in another stack; '@7' behind it: one position."
             )
         kind = next(name for name in _LETTERS if found[name] is not None)
         layer, index, *_ = [*(int(n) for n in re.findall(r"\d+", found[kind])), None, None]
         *_, component, position = found.groups()
         at = None if position is None else int(position)
-        return cls(kind, layer, index, component, at)  # type: ignore[arg-type]
+        return cls(kind, layer, index, component, at, found["stack"])  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        text = _LETTERS[self.kind].format(layer=self.layer, index=self.index)
+        text = f"{self.stack}." if self.stack else ""
+        text += _LETTERS[self.kind].format(layer=self.layer, index=self.index)
         text += f"<{self.component}>" if self.component else ""
         return text if self.position is None else f"{text}@{self.position}"
 

@@ -13,8 +13,8 @@ what it would see if nothing but the path had changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,22 +22,16 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
 from lensbridge.patching.alignment import check_fit
-from lensbridge.patching.branches import ATTENTION_WRITES, OTHER_WRITES, PARTS, Branches, by_point
+from lensbridge.patching.branches import HELD, PARTS, Branches, by_point
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node, NodeLike, setting, written
+from lensbridge.patching.reach import Reach, Through
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
-Through = Literal["nothing", "mlps", "everything"]
 Pairs: TypeAlias = list[tuple[Any, Any]]
-
-_FROZEN: dict[str, tuple[str, ...]] = {
-    "nothing": (*ATTENTION_WRITES, *OTHER_WRITES),
-    "mlps": ATTENTION_WRITES,
-    "everything": (),
-}
 
 
 def path_patch(
@@ -57,11 +51,13 @@ def path_patch(
         clean: the input that the senders' values come from.
         corrupted: the input that is run, of the same shape. Swap the two to ask what a corrupted
             value breaks instead of what a clean one restores.
-        senders: heads ("a3.h5"), whole attentions ("a3"), mixers ("s3"), MLPs ("m3"), neurons
-            ("m3.n17"), the embedding ("input"); "@7" behind one: at position 7 alone.
-        receivers: queries, keys and values of heads ("a5.h1<q>"; a key or value has the number of
-            its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits"; also at
-            one position ("a5.h1<q>@7").
+        senders: heads ("a3.h5"), whole attentions ("a3"), heads of cross-attention ("c3.h5") or all
+            of it ("c3"), mixers ("s3"), MLPs ("m3"), neurons ("m3.n17"), the embedding ("input");
+            "@7" behind one: at position 7 alone; "encoder." before it: in that stack.
+        receivers: queries, keys and values of heads ("a5.h1<q>", "c5.h1<k>"; a key or value has the
+            number of its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits";
+            also at one position ("a5.h1<q>@7"). What an encoder sends arrives at the keys and
+            values of cross-attention.
         metric: maps logits to anything; or several by name.
         through: what may carry the senders' change on to the receivers: "nothing" patches direct
             paths; "mlps" lets MLPs on the way pass it on, as in the paper; "everything" holds
@@ -76,20 +72,20 @@ def path_patch(
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B.
     """
-    base = Paths.prepare(model, clean, corrupted, nodes(senders), through)
-    wanted = nodes(receivers)
-    logits = base.patched(wanted)
+    given, wanted = nodes(model, senders), nodes(model, receivers)
+    logits = Paths.prepare(model, clean, corrupted, given, wanted, through).patched(wanted)
     if isinstance(metric, Mapping):
         return {name: one(logits) for name, one in metric.items()}
     return metric(logits)
 
 
-def nodes(given: NodeLike | Iterable[NodeLike]) -> list[Node]:
+def nodes(model: "LensModel", given: NodeLike | Iterable[NodeLike]) -> list[Node]:
     """Nodes from one or several, as text or not."""
     several = [given] if isinstance(given, str | Node) else list(given)
     if not several:
         raise InputError("There is no node: a path has a sender and a receiver at least.")
-    return list(dict.fromkeys(Node.of(one) for one in several))
+    normal = Branches(model).normal
+    return list(dict.fromkeys(normal(Node.of(one)) for one in several))
 
 
 @dataclass(frozen=True)
@@ -116,20 +112,23 @@ class Paths:
         clean: Any,
         corrupted: Any,
         senders: Sequence[Node],
+        receivers: Sequence[Node],
         through: Through,
     ) -> "Paths":
-        """Check the senders and run both inputs.
+        """Check the nodes and run both inputs.
 
         Raises:
             InputError: as `path_patch`.
         """
         branches, points = _placed(model, senders, through)
+        ends = check_receivers(branches, senders, receivers, through)
         kept = list(points.values())
         source = Base.run(model, clean, kept)
-        base = Base.run(model, corrupted, [*_held(branches, senders, through), *kept])
+        more = [*ends.values(), *branches.last(receivers)]
+        base = Base.run(model, corrupted, [*branches.held(senders, through), *kept, *more])
         for point in kept:
             check_fit(base, point, source.cache[point], source.cache.tokens)
-        _check_positions(base, senders)
+        check_positions(base, {**points, **ends})
         values = {point: source.cache[point] for point in kept}
         return cls(base, branches, points, values, through)
 
@@ -145,7 +144,7 @@ class Paths:
         """Direct paths from values that a cache holds; `more` is kept of the unpatched run too."""
         branches, points = _placed(model, senders, "nothing")
         kept = list(points.values())
-        held = _held(branches, senders, "nothing")
+        held = branches.held(senders, "nothing")
         base = Base.run(model, corrupted, [*held, *kept, *more])
         return cls(base, branches, points, {point: clean[point] for point in kept})
 
@@ -154,45 +153,21 @@ class Paths:
     def patched(self, receivers: Sequence[Node]) -> Tensor:
         """Logits of the third run.
 
-        Raises:
-            InputError: no sender reaches a receiver, or the logits and others at once where the
-                stream is not a sum.
+        Args:
+            receivers: those that this was prepared for.
         """
         ends = {node: self.branches.read(node) for node in receivers if node.kind != "logits"}
-        _check_positions(self.base, receivers)
-        to_logits = len(ends) < len(receivers)
-        self._check_reached(receivers)
         if not ends:
             return self._frozen([])[0]
-        if to_logits and not self.branches.is_sum:
-            raise InputError(
-                "The stream of this model goes through norms, so what reaches the logits directly "
-                "cannot be added to what the other receivers bring about. Patch them one by one."
-            )
-        last = self.branches.name(len(self.branches.blocks) - 1, "hook_resid_post")
-        _, noted = self._frozen([*dict.fromkeys(ends.values()), *([last] if to_logits else [])])
+        last = self.branches.last(receivers)
+        _, noted = self._frozen([*dict.fromkeys(ends.values()), *last])
         hooks = [(point, setting(noted[point], own)) for point, own in by_point(ends).items()]
-        if to_logits:
-            hooks.append((last, _adding(noted[last] - self.unpatched(last))))
+        hooks += [(point, _adding(noted[point] - self.base.cache[point])) for point in last]
         return self._run(hooks)
-
-    def unpatched(self, point: str) -> Tensor:
-        """A value of the unpatched run."""
-        if point in self.base.cache:
-            return self.base.cache[point]
-        return Base.run(self.base.model, self.base.input, [point]).cache[point]
 
     def notes(self, points: Sequence[str]) -> dict[str, Tensor]:
         """What these points hold in the frozen run."""
         return self._frozen(points)[1]
-
-    def _check_reached(self, receivers: Sequence[Node]) -> None:
-        for receiver in receivers:
-            if not any(self.branches.reaches(sender, receiver) for sender in self.senders):
-                raise InputError(
-                    f"{receiver} reads the stream before {' and '.join(map(str, self.senders))} "
-                    "write to it: there is no such path."
-                )
 
     def _run(self, hooks: Pairs) -> Tensor:
         with torch.no_grad():
@@ -206,7 +181,7 @@ class Paths:
         reading = [(point, _noting(noted)) for point in points]
         if self.through == "everything":
             return self._run([*self._sending(self.senders), *reading]), noted
-        held = _held(self.branches, list(self.senders), self.through)
+        held = self.branches.held(list(self.senders), self.through)
         values = {point: self.base.cache[point] for point in held}
         values.update(self._sent())
         freezing = [(point, setting(value)) for point, value in values.items()]
@@ -236,34 +211,54 @@ class Paths:
 
 
 def _placed(
-    model: "LensModel", senders: Sequence[Node], through: str
+    model: "LensModel", senders: Sequence[Node], through: Through
 ) -> tuple[Branches, dict[Node, str]]:
-    if through not in _FROZEN:
-        raise InputError(f"through is one of {', '.join(map(repr, _FROZEN))}, not {through!r}.")
+    if through not in HELD:
+        raise InputError(f"through is one of {', '.join(map(repr, HELD))}, not {through!r}.")
     branches = Branches(model)
     points = {node: branches.written(node) for node in senders}
     for node in senders:
-        whole = Node(PARTS.get(node.kind, "logits"), node.layer)
+        whole = replace(node.anywhere, kind=PARTS.get(node.kind, "logits"), index=None)
         both = [one for one in points if one.anywhere == whole]
         if both:
             raise InputError(f"{node} is part of {both[0]}, which sends too: name one of them.")
     return branches, points
 
 
-def _check_positions(base: Base, nodes: Iterable[Node]) -> None:
-    """Refuse positions that the input lacks."""
-    count = base.logits.shape[1]
-    for node in nodes:
-        if node.kind == "logits" and node.position is not None:
-            raise InputError(f"{node}: a metric reads the logits of every position.")
+def check_receivers(
+    branches: Branches, senders: Sequence[Node], receivers: Sequence[Node], through: Through
+) -> dict[Node, str]:
+    """The points of the receivers, the logits apart.
+
+    Raises:
+        InputError: one that no sender reaches, or the logits and others at once where the stream is
+            not a sum.
+    """
+    ends = {node: branches.read(node) for node in receivers if node.kind != "logits"}
+    if ends and len(ends) < len(receivers) and not branches.is_sum:
+        raise InputError(
+            "The stream of this model goes through norms, so what reaches the logits directly "
+            "cannot be added to what the other receivers bring about. Patch them one by one."
+        )
+    reach = Reach(branches.model, through)
+    for receiver in receivers:
+        if receiver.kind == "logits" and receiver.position is not None:
+            raise InputError(f"{receiver}: a metric reads the logits of every position.")
+        if not any(reach.reaches(sender, receiver) for sender in senders):
+            raise InputError(reach.why_not(senders, receiver))
+    return ends
+
+
+def check_positions(base: Base, points: Mapping[Node, str]) -> None:
+    """Refuse positions that the input lacks.
+
+    Raises:
+        InputError: with how many there are.
+    """
+    for node, point in points.items():
+        count = base.shape(point)[1]
         if node.position is not None and not node.position < count:
             raise InputError(f"{node}: the input has {count} positions.")
-
-
-def _held(branches: Branches, senders: Sequence[Node], through: str) -> list[str]:
-    """What the layers from the first sender on add, as far as it is frozen."""
-    first = min(node.layer or 0 for node in senders)
-    return list(branches.writes(first, _FROZEN[through]))
 
 
 def _adding(delta: Tensor) -> Any:

@@ -12,7 +12,21 @@ if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 Unit = Literal[
-    "input", "head", "cross_head", "q", "k", "v", "attn", "mixer", "mlp", "neuron", "stream"
+    "input",
+    "head",
+    "cross_head",
+    "q",
+    "k",
+    "v",
+    "cross_q",
+    "cross_k",
+    "cross_v",
+    "attn",
+    "cross",
+    "mixer",
+    "mlp",
+    "neuron",
+    "stream",
 ]
 
 
@@ -40,7 +54,11 @@ UNITS: Mapping[str, Row] = {
     "q": Row("attn.hook_q", "head", "head", "q"),
     "k": Row("attn.hook_k", "head", "kv_head", "k"),
     "v": Row("attn.hook_v", "head", "kv_head", "v"),
+    "cross_q": Row("cross_attn.hook_q", "cross_head", "head", "q"),
+    "cross_k": Row("cross_attn.hook_k", "cross_head", "kv_head", "k"),
+    "cross_v": Row("cross_attn.hook_v", "cross_head", "kv_head", "v"),
     "attn": Row("hook_attn_out", "attn"),
+    "cross": Row("hook_cross_attn_out", "cross"),
     "mixer": Row("hook_mixer_out", "mixer"),
     "mlp": Row("hook_mlp_out", "mlp"),
     "neuron": Row("mlp.hook_post", "neuron", "neuron"),
@@ -96,9 +114,11 @@ def block_of(model: "LensModel", node: Node) -> BlockPart:
     Raises:
         InputError: there is no such layer.
     """
-    blocks = model.native.main.blocks
+    stack = stack_of(model, node.stack)
+    blocks = stack.blocks
     if node.layer is None or not 0 <= node.layer < len(blocks):
-        raise InputError(f"{node}: this model has {len(blocks)} layers.")
+        whose = "this model" if node.stack is None else stack.prefix
+        raise InputError(f"{node}: {whose} has {len(blocks)} layers.")
     return blocks[node.layer]
 
 
@@ -112,7 +132,7 @@ def point_of(model: "LensModel", node: Node) -> str:
     unit = BY_NODE.get((node.kind, node.component))
     if unit is None:
         raise InputError(f"{node} writes nothing that could be replaced.")
-    stack, row = model.native.main, UNITS[unit]
+    stack, row = stack_of(model, node.stack), UNITS[unit]
     if node.layer is None:
         return model.vocabulary.canonical(model.native.front_of(stack) + row.point)
     block = block_of(model, node)
