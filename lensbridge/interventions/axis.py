@@ -23,9 +23,16 @@ class Axes:
     letters: tuple[str, ...]
 
     @property
+    def batch(self) -> int | None:
+        """Which axis counts examples, if any; of one entry where they share it, as in T5's bias."""
+        if self.letters[0] == "1":
+            return 0
+        return self.letters.index("b") if "b" in self.letters else None
+
+    @property
     def has_batch(self) -> bool:
-        """Whether examples have an axis of their own (or share one entry, as in T5's bias)."""
-        return self.letters[0] in ("b", "1")
+        """Whether examples have an axis of their own, or share one."""
+        return self.batch is not None
 
     @property
     def position(self) -> int | None:
@@ -48,8 +55,7 @@ class Axes:
         return self.last == "k" and self.position is not None and "q" in self.letters
 
     def _order(self) -> list[int]:
-        front = [0] if self.has_batch else []
-        front += [axis for axis in (self.position, self.head) if axis is not None]
+        front = [one for one in (self.batch, self.position, self.head) if one is not None]
         return [*front, *(i for i in range(len(self.letters)) if i not in front)]
 
     def ordered(self, value: Tensor) -> Tensor:
@@ -72,11 +78,18 @@ def size_of(native: Native, name: str, letter: str) -> int | None:
     if letter == "v" and stack is None:
         return native.sizes.d_vocab
     if letter == "m":
-        return (stack or _around(native, name)).sizes.d_model
+        return (stack or _around(native, name)).sizes.d_model if _is_wide(native, name) else None
     layer = layer_of(name)
     if stack is None or layer is None:
         return None
     return _in_block(stack.blocks[layer], name.rpartition(".")[2], name, letter)
+
+
+def _is_wide(native: Native, name: str) -> bool:
+    """Whether a point is surely as wide as the stream: what is around it may be narrower."""
+    table = None if native.main.embed is None else native.main.embed._parameters.get("weight")
+    narrow = table is not None and table.shape[-1] != native.sizes.d_model
+    return not narrow or layer_of(name) is not None
 
 
 def _around(native: Native, name: str) -> StackPart:

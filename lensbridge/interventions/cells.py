@@ -1,12 +1,15 @@
 """Interventions as cells of a sweep: one run for each, in the batches of the sweep engine."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.inputs import Prepared
+from lensbridge.interventions.columns import Window, columns_of
+from lensbridge.interventions.fit import Extent
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, plans_of
 from lensbridge.patching.cell import Cell
@@ -39,7 +42,7 @@ def cells_of(
         >>> model.sweep(ids, cells, lambda logits: logits[0, -1].max()).values.shape
         torch.Size([4])
     """
-    return [_cell(_plan(model, one), attention_mask) for one in interventions]
+    return [_cell(_plan(model, one), attention_mask, None) for one in interventions]
 
 
 def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
@@ -54,18 +57,35 @@ def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
         )
     plan = _plan(model, one)
     plan.check(prepared, 0)
-    return _cell(plan, prepared.mask)
+    return _cell(plan, plan.mask(prepared), plan.extent(prepared))
 
 
 def _plan(model: "LensModel", one: Intervention) -> Plan:
     plans = plans_of(model, one)
     if len(plans) != 1:
-        raise InputError(f"A cell is of one point; {one.site!r} means {len(plans)}.")
+        raise InputError(
+            f"A cell is of one point; {one.site!r} means {len(plans)}: {_some(plans)}. Make a cell "
+            "for each of them."
+        )
     return plans[0]
 
 
-def _cell(plan: Plan, mask: Tensor | None) -> Cell:
+def _some(plans: Sequence[Plan]) -> str:
+    return ", ".join([plan.name for plan in plans[:3]] + ["..."] * (len(plans) > 3))
+
+
+def _cell(plan: Plan, mask: Tensor | None, extent: Extent | None) -> Cell:
     def apply(activation: Tensor, index: Any, value: Any) -> Tensor:
         return plan.edited(activation, plan.whole(activation, mask), 0)
 
-    return Cell(plan.name, (), None, apply)
+    return Cell(plan.name, (), None, apply, _first(plan, mask, extent))
+
+
+def _first(plan: Plan, mask: Tensor | None, extent: Extent | None) -> int | None:
+    """The first column that an intervention changes, which a sweep need not go before."""
+    axes = plan.place.axes
+    if extent is None or axes.position is None or axes.letters[axes.position] == "k":
+        return None
+    window = Window(extent.rows, 0, extent.prompt, extent.prompt, mask)
+    columns, inside = columns_of(plan.place.positions, window, torch.device("cpu"))
+    return int(columns[inside].min()) if bool(inside.any()) else None

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.inputs import Prepared
@@ -16,6 +17,10 @@ from lensbridge.interventions.source import Given
 from lensbridge.parts import Native
 
 _CPU = torch.device("cpu")
+
+Whose: TypeAlias = Literal["text", "encoder", "decoder", "tower"]
+"""Whose columns a point has: the text's; in an encoder-decoder those of the one or the other; or
+those of another stack (of pictures, say), which an input does not tell."""
 
 
 def called(one: Intervention) -> str:
@@ -87,21 +92,41 @@ def _ints(asked: Any) -> list[int]:
     return [one for row in (asked if per_example(asked) else (asked,)) for one in row]
 
 
-def extent_of(place: Place, tower: str, prepared: Prepared, new: int) -> Extent | None:
-    """The columns that an input has at a point; None where only the run will tell."""
+def extent_of(
+    place: Place, whose: Whose, prepared: Prepared, new: int, keys: bool = False
+) -> Extent | None:
+    """The columns that an input has at a point; None where only the run will tell.
+
+    With `keys` the columns that are looked at there.
+    """
     tokens = prepared.tokens if prepared.tokens is not None else prepared.embeds
     if place.axes.position is None or not place.axes.has_batch or tokens is None:
         return None
-    if tower == "encoder." or place.name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")):
+    if whose == "encoder" or (keys and place.looks_elsewhere):
         return Extent(tokens.shape[0], 0, tokens.shape[1])
-    if tower:
+    if whose == "tower":
         return None
-    if place.name.startswith("decoder."):
-        decoded = prepared.kwargs.get("decoder_input_ids")
-        return None if decoded is None else Extent(decoded.shape[0], 0, decoded.shape[1], new)
+    if whose == "decoder":
+        decoded = decoder_input(prepared)
+        return None if decoded is None else Extent(len(decoded), 0, decoded.shape[1], new)
     held = prepared.kwargs.get("past_key_values")
     past = 0 if held is None else int(held.get_seq_length())
     return Extent(tokens.shape[0], past, past + tokens.shape[1], new)
+
+
+def decoder_input(prepared: Prepared) -> Tensor | None:
+    """Ids or embeddings that the decoder of an encoder-decoder is given, if it is given any."""
+    found = (prepared.kwargs.get(f"decoder_{kind}") for kind in ("input_ids", "inputs_embeds"))
+    return next((one for one in found if isinstance(one, Tensor)), None)
+
+
+def mask_of(whose: Whose, prepared: Prepared) -> Tensor | None:
+    """Shapes: `[batch, column]`, 1 for tokens, of a point's columns; None where none is masked."""
+    if whose == "tower":
+        return None
+    decodes = whose == "decoder"
+    mask = prepared.kwargs.get("decoder_attention_mask") if decodes else prepared.mask
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def check_pairing(
@@ -135,12 +160,15 @@ def check_pairing(
         )
 
 
-def tower_of(native: Native, name: str) -> str:
-    """The front of the names of the stack that a point is in, or "" for the main one."""
+def whose_columns(native: Native, name: str) -> Whose:
+    """Which text, or what else, the columns of a point belong to."""
     for stack in native.towers:
-        if name.startswith((f"{stack.prefix}.", native.front_of(stack))):
-            return native.front_of(stack)
-    return ""
+        front = native.front_of(stack)
+        if name.startswith((f"{stack.prefix}.", front)):
+            return "encoder" if front == "encoder." else "tower"
+    if name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")):
+        return "encoder"
+    return "decoder" if native.is_encoder_decoder else "text"
 
 
 def check_axes(one: Intervention, place: Place) -> None:

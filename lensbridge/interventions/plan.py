@@ -15,12 +15,14 @@ from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
     Extent,
+    Whose,
     called,
     check_axes,
     check_pairing,
     extent_of,
+    mask_of,
     sizes_of,
-    tower_of,
+    whose_columns,
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
@@ -94,7 +96,7 @@ class Plan:
         place: where.
         sizes: heads (if there are any) and entries that it acts on; None where unknown.
         given: the source's activation, where it has a source.
-        tower: the front of the stack beside the main one that the point is in, or "".
+        whose: whose columns the point has.
         forgotten: whether later passes make the value anew from what the key/value cache keeps.
     """
 
@@ -102,7 +104,7 @@ class Plan:
     place: Place
     sizes: tuple[int | None, ...]
     given: Given | None
-    tower: str
+    whose: Whose
     forgotten: bool = False
 
     @classmethod
@@ -125,8 +127,8 @@ class Plan:
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
         given = None if origin is None else Given.of(origin, place)
-        tower = tower_of(model.native, name)
-        plan = cls(one, place, sizes, given, tower, isinstance(site, LatentSite))
+        whose = whose_columns(model.native, name)
+        plan = cls(one, place, sizes, given, whose, isinstance(site, LatentSite))
         plan._check_given()
         return plan
 
@@ -154,15 +156,24 @@ class Plan:
                 f"{self.sizes}."
             )
 
+    def extent(self, prepared: Prepared, new: int = 0) -> Extent | None:
+        """The columns that an input has at the point; None where only the run will tell."""
+        return extent_of(self.place, self.whose, prepared, new)
+
+    def mask(self, prepared: Prepared) -> Tensor | None:
+        """Shapes: `[batch, column]`, which of the point's columns are tokens of an input."""
+        return mask_of(self.whose, prepared)
+
     def check(self, prepared: Prepared, new: int) -> None:
         """Refuse an input that the intervention does not fit, before it is run."""
-        extent = extent_of(self.place, self.tower, prepared, new)
+        one, place, what = self.intervention, self.place, self.what
+        looked_at = extent_of(place, self.whose, prepared, new, keys=True)
+        if place.keys is not None and looked_at is not None:
+            looked_at.of_one().check(place.keys, f"{what}: key")
+        extent = self.extent(prepared, new)
         if extent is None:
             return
-        one, place, what = self.intervention, self.place, self.what
         extent.check(place.positions, f"{what}: position")
-        if place.keys is not None:
-            extent.of_one().check(place.keys, f"{what}: key")
         one.check_rows(extent.rows, what)
         width = extent.width(place.positions, place.when.reaches_generated)
         one.check_value((extent.rows, width, *self.sizes), what)
@@ -218,7 +229,7 @@ class Plan:
     def whole(self, value: Tensor, mask: Tensor | None) -> Window:
         """The window of a pass that computes every column of the point."""
         axes = self.place.axes
-        rows = value.shape[0] if axes.has_batch else 1
+        rows = 1 if axes.batch is None else value.shape[axes.batch]
         size = 1 if axes.position is None else value.shape[axes.position]
         return Window(rows, 0, size, size, mask)
 
@@ -227,18 +238,13 @@ class Plan:
         every = self.whole(value, None)
         rows, size = every.rows, every.end
         total = progress.past + progress.count
-        apart = bool(self.tower) or not axes.has_batch or axes.position is None
+        apart = self.whose in ("encoder", "tower") or not axes.has_batch or axes.position is None
         if not progress.past and size != total and self.name != "hook_logits":
             apart = True  # a decoder that makes its own ids, pictures in the text
-        if apart or total < size or self._of_encoder:
-            mask = progress.mask(encoder=True) if self.tower == "encoder." else None
+        if apart or total < size:
+            mask = progress.mask(encoder=True) if self.whose == "encoder" else None
             return self.whole(value, mask)
         return Window(rows, total - size, total, progress.prompt, self._mask(hook, rows))
-
-    @property
-    def _of_encoder(self) -> bool:
-        """Whether its columns are the encoder's, seen from the decoder."""
-        return self.name.endswith(("cross_attn.hook_k", "cross_attn.hook_v"))
 
     def _mask(self, hook: Hook, rows: int) -> Tensor | None:
         mask = hook.progress.mask()

@@ -43,6 +43,11 @@ class Place:
         """Whether every column of every pass is meant."""
         return self.positions is None and self.when.is_always
 
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Whether its keys are those of an encoder, seen from a decoder."""
+        return ".cross_attn." in self.name
+
     def inner(self, value: Tensor, window: Window) -> Tensor:
         """What is seen of a value at a column: heads, neurons or coordinates.
 
@@ -78,6 +83,8 @@ class Place:
         if self.keys is None:
             return None
         looked_at = Window(1, window.end - size, window.end, window.prompt)
+        if self.looks_elsewhere:
+            looked_at = Window(1, 0, size, size)
         found, inside = columns_of(self.keys, looked_at, value.device)
         return (found - looked_at.start)[inside]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.kinds import Steer
 from lensbridge.names import Name
@@ -80,11 +81,12 @@ def _activations(cache: ActivationCache, name: str, position: int | str) -> Tens
     """One vector for each example. Shapes: `[example, ...]`"""
     value = cache[name]
     axes = cache.axes(name).split()
-    if axes[:2] != ["b", "p"]:
+    if not {"b", "p"} <= set(axes):
         raise InputError(
             f"{name} has the axes {' '.join(axes)}; a steering vector is of a point with examples "
             "and positions."
         )
+    value = Axes(tuple(axes)).ordered(value)
     real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
     if cache.attention_mask is not None:
         real = cache.attention_mask.bool().to(value.device)

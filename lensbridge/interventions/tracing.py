@@ -21,6 +21,9 @@ from lensbridge.viz.markup import visible
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
+SITES = ("resid_post", "mlp_out", "attn_out")
+"""What is traced by default."""
+
 
 @dataclass(frozen=True, eq=False)
 class CausalTrace:
@@ -102,7 +105,7 @@ def causal_trace(
     answer: str | int | None = None,
     noise: float = 3.0,
     samples: int = 10,
-    sites: Sequence[str] = ("resid_post", "mlp_out", "attn_out"),
+    sites: Sequence[str] | None = None,
     window: int = 10,
     *,
     seed: int = 0,
@@ -123,7 +126,8 @@ def causal_trace(
         answer: a token; None: the clean run's likeliest.
         noise: standard deviation of the noise, in those of the embeddings.
         samples: how many draws of the noise; each cell has the same ones.
-        sites: short names of the states that are restored.
+        sites: short names of the states that are restored; None: "resid_post", "mlp_out" and
+            "attn_out", those of them that the model has.
         window: layers that are restored together, around each one; a residual stream alone.
         seed: the noise is `noise * std * torch.randn(samples, subject, d_model)` with a CPU
             generator of this seed.
@@ -147,6 +151,7 @@ def causal_trace(
     if samples < 1 or window < 1:
         raise InputError(f"samples and window are at least 1, not {samples} and {window}.")
     ids = _ids(model, prompt, prepend_bos)
+    sites = _present(model) if sites is None else sites
     tracer = _Tracer.of(model, ids, position, max_batch_tokens, sites)
     tracer.subject = _places(model, ids[0].tolist(), subject)
     generator = torch.Generator().manual_seed(seed)
@@ -268,6 +273,18 @@ class _Tracer:
         logits = self.model.run_with_interventions(rows, [noise, *restored], **self.options)
         assert isinstance(logits, Tensor)
         return logits[:, self.position].float().softmax(-1)[:, target].cpu()
+
+
+def _present(model: "LensModel") -> list[str]:
+    """Of the sites that are traced by default those that the model has."""
+    front = f"{model.native.main.prefix}."
+    return [
+        site for site in SITES if any(_is(name, front, site) for name in model.vocabulary.names)
+    ]
+
+
+def _is(name: str, front: str, site: str) -> bool:
+    return name.startswith(front) and name.endswith(f".hook_{site}")
 
 
 def _layers(model: "LensModel", site: str) -> dict[int, str]:
