@@ -191,7 +191,15 @@ class GenerationMethods(InterventionMethods):
         callbacks: list[Callback],
         collector: DecodingCollector | None,
     ) -> Any:
-        call = self._call(prepared, config, processors, options)
+        given = generation.inputs_of(prepared)
+        hf_model: Any = self.hf_model
+        call = partial(
+            hf_model.generate,
+            **given,
+            generation_config=config,
+            logits_processor=processors,
+            **options,
+        )
         if self.engine.is_idle and not callbacks and collector is None:
             return call()
         readers = [] if collector is None else collector.callbacks()
@@ -199,10 +207,10 @@ class GenerationMethods(InterventionMethods):
         with self.engine.attached([*callbacks, *readers]) as attachment:
             attachment.count_run()
             progress = attachment.state.progress
-            progress.named = {k: call.keywords[k] for k in call.keywords if k in _INPUTS}
+            progress.named = {name: given[name] for name in given if name in _INPUTS}
             progress.ends = generation.ends(config)
             progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
-            progress.examples = len(call.keywords["attention_mask"])
+            progress.examples = len(next(iter(given.values())))
             if collector is not None:
                 collector.progress = progress
             found = call()
@@ -211,26 +219,3 @@ class GenerationMethods(InterventionMethods):
                 self.engine.root(**last_call(progress, ids))
         require_fired([*callbacks, *readers])
         return found
-
-    def _call(
-        self, prepared: Prepared, config: Any, processors: Any, options: Any
-    ) -> "partial[Any]":
-        given = (
-            {"input_ids": prepared.tokens}
-            if prepared.tokens is not None
-            else {"inputs_embeds": prepared.embeds}
-        )
-        whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
-        assert whole is not None
-        mask = prepared.mask
-        if mask is None:
-            mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
-        hf_model: Any = self.hf_model
-        return partial(
-            hf_model.generate,
-            **given,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=processors,
-            **options,
-        )

@@ -167,10 +167,11 @@ def check_room(prepared: Prepared, new: int, limit: int | None) -> None:
         InputError: no new tokens, or padding where the new tokens would follow.
         TypeError: the input says something beside ids and mask.
     """
-    given = prepared.tokens if prepared.tokens is not None else prepared.embeds
-    assert given is not None
     if new < 1 or new != int(new):
         raise InputError(f"max_new_tokens is a whole number, at least 1, not {new}.")
+    given = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    if given is None:
+        return  # sound, which the text does not continue
     if limit is not None and given.shape[1] + new > limit:
         raise ContextLengthError(
             f"The prompt has {given.shape[1]} positions and max_new_tokens={new}; the context is "
@@ -185,6 +186,18 @@ def check_room(prepared: Prepared, new: int, limit: int | None) -> None:
     more = sorted(prepared.kwargs.keys() - {"attention_mask", "position_ids"})
     if more:
         raise TypeError(f"{', '.join(more)} in the input: pass it beside the input to generate().")
+
+
+def inputs_of(prepared: Prepared) -> dict[str, Any]:
+    """What HuggingFace's `generate` is given: ids or embeddings with a mask, or sound."""
+    name = "input_ids" if prepared.tokens is not None else "inputs_embeds"
+    whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    if whole is None:
+        return dict(prepared.kwargs)
+    mask = prepared.mask
+    if mask is None:
+        mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
+    return {name: whole, "attention_mask": mask}
 
 
 def as_asked(

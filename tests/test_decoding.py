@@ -13,6 +13,7 @@ import lensbridge
 from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.interventions import Steer
 from lensbridge.testing import tiny_model
+from lensbridge.testing.inputs import inputs_for
 
 NEW = 4
 QUIET: dict[str, Any] = {"max_new_tokens": NEW, "verbose": False, "do_sample": False}
@@ -125,6 +126,31 @@ def test_encoder_decoders(name: str, cached: bool) -> None:
     ends = Steer("encoder.1.hook_resid_post", torch.randn(32) * 5, positions="last")
     with torch.no_grad():
         model.generate(ids, attention_mask=mask, interventions=[ends], **QUIET)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_speech(cached: bool) -> None:
+    """Whisper: the input is no text, and what `generate` gives leaves the start token out."""
+    hf = tiny_model(built_in("WhisperForConditionalGeneration"))
+    hf.generation_config.decoder_start_token_id = 2
+    model, sound = lensbridge.load(hf), inputs_for(hf)["input_features"]
+    options = {"stop_at_eos": False, "use_past_kv_cache": cached, **QUIET}
+    found, cache = model.generate(sound, return_cache=True, **options)
+    plain = hf.generate(
+        input_features=sound,
+        max_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=model.cfg.d_vocab,
+        pad_token_id=0,
+    )
+    assert torch.equal(found, plain)
+    ids = torch.cat([torch.full((len(found), 1), 2), found], dim=1)
+    with torch.no_grad():
+        _, wanted = model.run_with_cache(sound, decoder_input_ids=ids)
+    same(cache, wanted)
+    assert torch.equal(model.generate({"input_features": sound}, **options), plain)
+    steer = Steer("decoder.0.hook_resid_post", torch.randn(model.cfg.d_model) * 5, positions=1)
+    assert not torch.equal(model.generate(sound, interventions=[steer], **options), plain)
 
 
 def test_what_interventions_made_is_in_the_cache() -> None:
