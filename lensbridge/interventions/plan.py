@@ -184,8 +184,7 @@ class Plan:
 
     def run(self, value: Tensor, hook: Hook) -> Tensor:
         """The hook function."""
-        if not value.is_floating_point() and not self.intervention.on_integers:
-            raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
+        self._check_kind(value)
         window = self._window(value, hook)
         self._check_pass(window, hook)
         self._check_beams(window, hook)
@@ -198,6 +197,16 @@ class Plan:
             return value
         self._check_region(region)
         return region.changed(self.intervention.act(region, self.given))
+
+    def _check_kind(self, value: Tensor) -> None:
+        letters = self.place.axes.letters
+        if not value.is_floating_point() and not self.intervention.on_integers:
+            raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
+        if value.ndim != len(letters):
+            raise EditError(
+                f"{self.what}: this run has a value of shape {tuple(value.shape)} there, in which "
+                f"the axes {' '.join(letters)} cannot be told apart. Edit it with a hook."
+            )
 
     def _check_pass(self, window: Window, hook: Hook) -> None:
         """What a decoder that makes its own ids, or a key/value cache, tells only now."""
