@@ -13,7 +13,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position
 from lensbridge.causal.graph import Graph
-from lensbridge.causal.pair import check_aligned
+from lensbridge.causal.pair import check_aligned, padding_of
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
 from lensbridge.errors import InputError
@@ -71,11 +71,9 @@ class Replacement:
                 f"ablation={mode!r} takes its values from examples: pass reference=..., inputs of "
                 "the same length."
             )
-        rows, given = (model._preparer.prepare(one).tokens for one in (clean, reference))
-        if rows is None or given is None or rows.shape[1] != given.shape[1]:
-            raise InputError("The reference has to be of ids, as many for each row as the input.")
+        rows, given = _sizes(model, clean, reference)
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(len(given), (len(rows),), generator=generator)
+        drawn = torch.randint(given, (rows,), generator=generator)
         return cls(mode, reference, drawn if mode == "resample" else None)
 
     def take(self, value: Tensor, axis: int = 0) -> Tensor:
@@ -86,6 +84,30 @@ class Replacement:
             return torch.zeros_like(value)
         drawn = self.drawn
         return value if drawn is None else value.index_select(axis, drawn.to(value.device))
+
+
+def _sizes(model: "LensModel", clean: Any, reference: Any) -> tuple[int, int]:
+    """How many examples an input and a reference have.
+
+    Raises:
+        InputError: their positions do not lie over each other.
+    """
+    rows, given = (model._preparer.prepare(one) for one in (clean, reference))
+    if rows.tokens is None or given.tokens is None:
+        raise InputError("'mean' and 'resample' take an input and a reference of ids or text.")
+    lengths = rows.tokens.shape[1], given.tokens.shape[1]
+    if lengths[0] != lengths[1]:
+        raise InputError(
+            f"The reference has {lengths[1]} positions and the input {lengths[0]}: it has to have "
+            "as many for each row."
+        )
+    masks = [one for one in map(padding_of, (rows, given)) if one is not None]
+    if any(bool((one != masks[0][:1]).any()) for one in masks):
+        raise InputError(
+            "Rows of the reference or the input are padded at different places, so what stands at "
+            "a position of one cannot take the place of another's. Use rows of equal length."
+        )
+    return len(rows.tokens), len(given.tokens)
 
 
 class Ablation(ABC):
@@ -119,9 +141,10 @@ class Ablation(ABC):
         """
         missing = [one for one in parts if one not in self._known and not _is_input(one)]
         if missing:
+            first, last = (Circuit.of([self.universe[i]]).labels[0] for i in (0, -1))
             raise InputError(
                 f"{Circuit.of(missing[:1]).labels[0]} is no part of this model's "
-                f"{len(self.universe)} that can be replaced."
+                f"{len(self.universe)} that can be replaced: {first} to {last}."
             )
         with torch.no_grad():
             return self._logits(frozenset(parts))

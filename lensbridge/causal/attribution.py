@@ -1,8 +1,8 @@
 """Attribution patching: an estimate of every patch from two passes forward and one back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from lensbridge.causal.edges import EdgeScores
 from lensbridge.causal.nodes import NodeScores
@@ -52,6 +52,7 @@ class _Options:
     method: Method = "gradient"
     steps: int = 1
     attention_fix: bool = False
+    grad_drop: bool = False
     direction: Direction = "denoise"
     reduce: Reduce = "scalar"
     stack: str | None = None
@@ -60,29 +61,96 @@ class _Options:
         check_method(self.method, self.steps)
         if self.granularity not in ("node", "edge"):
             raise InputError(f"granularity is 'node' or 'edge', not {self.granularity!r}.")
+        if self.units is not None and not self.units:
+            raise InputError("units is empty: there is nothing to score. None is the usual ones.")
         if self.attention_fix and not set(self.units or ()) & {"q", "k"}:
             raise InputError("attention_fix is for queries and keys: ask for units 'q' or 'k'.")
-        if self.granularity == "edge" and (self.attention_fix or self.stack is not None):
-            raise InputError("attention_fix and stack are for nodes, not for edges.")
+        if self.granularity == "edge":
+            self._check_of_edges()
+
+    def _check_of_edges(self) -> None:
+        for name in ("units", "attention_fix", "grad_drop", "stack"):
+            if vars(self)[name]:
+                raise InputError(f"{name} is for nodes, not for edges.")
+
+
+def _asked(
+    config: AttributionConfig | None, units: Sequence[str] | str | None, given: dict[str, Any]
+) -> _Options:
+    """The options, of which a config says some."""
+    if config is not None:
+        if not isinstance(config, AttributionConfig):
+            raise InputError(
+                f"config is an AttributionConfig, not {config!r}; granularity and the others are "
+                "passed by name."
+            )
+        twice = [name for name in config.options() if given[name] != vars(_Options)[name]]
+        if twice:
+            raise InputError(f"{', '.join(twice)}: in config or beside it, not both.")
+        given = {**given, **config.options()}
+    return _Options(units=[units] if isinstance(units, str) else units, **given)
+
+
+@overload
+def attribution_patch(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    config: AttributionConfig | None = ...,
+    *,
+    granularity: Granularity = ...,
+    units: Sequence[str] | str | None = ...,
+    positions: bool = ...,
+    method: Method = ...,
+    steps: int = ...,
+    attention_fix: bool = ...,
+    grad_drop: bool = ...,
+    direction: Direction = ...,
+    reduce: Reduce = ...,
+    stack: str | None = ...,
+) -> AttributionResult: ...
+
+
+@overload
+def attribution_patch(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: Mapping[str, MetricFunction],
+    config: AttributionConfig | None = ...,
+    *,
+    granularity: Granularity = ...,
+    units: Sequence[str] | str | None = ...,
+    positions: bool = ...,
+    method: Method = ...,
+    steps: int = ...,
+    attention_fix: bool = ...,
+    grad_drop: bool = ...,
+    direction: Direction = ...,
+    reduce: Reduce = ...,
+    stack: str | None = ...,
+) -> dict[str, AttributionResult]: ...
 
 
 def attribution_patch(
     model: "LensModel",
     clean: Any,
     corrupt: Any,
-    metric: MetricFunction,
+    metric: MetricFunction | Mapping[str, MetricFunction],
     config: AttributionConfig | None = None,
     *,
     granularity: Granularity = "node",
-    units: Sequence[str] | None = None,
+    units: Sequence[str] | str | None = None,
     positions: bool = False,
     method: Method = "gradient",
     steps: int = 1,
     attention_fix: bool = False,
+    grad_drop: bool = False,
     direction: Direction = "denoise",
     reduce: Reduce = "scalar",
     stack: str | None = None,
-) -> AttributionResult:
+) -> AttributionResult | dict[str, AttributionResult]:
     """Estimate what patching each part of the model does to a metric.
 
     To first order: a part's value in the other run less its value in the run that is patched, times
@@ -97,30 +165,36 @@ def attribution_patch(
         model: the model, in eval mode.
         clean: an input.
         corrupt: one of the same shape, position for position.
-        metric: maps logits `[batch, pos, d_vocab]` to a number, or to one for each example.
+        metric: maps logits `[batch, pos, d_vocab]` to a number, or to one for each example; or
+            several by name, which share the passes forward.
         config: granularity and steps as one value; it stands for `granularity`, `method`, `steps`.
         granularity: "node" or "edge".
         units: of nodes: "input", "head", "mlp", "attn", "mixer", "neuron", "q", "k", "v", "stream",
-            "cross_head"; None: input, heads, mixers and MLPs, as far as the model has them.
+            "cross_head", one or several; None: input, heads, mixers and MLPs, as far as the model
+            has them.
         positions: one score for each position instead of their sum.
         method: "gradient"; "ig_inputs" or "ig_activations" average the gradient along the way from
             this run's embeddings (or activation) to the other's.
         steps: over how many points of the way.
-        attention_fix: queries and keys through softmax, computed again.
+        attention_fix: queries and keys through softmax, computed again (AtP*).
+        grad_drop: scores are magnitudes, averaged over passes back of which each leaves out what
+            one layer adds, so that effects of opposite sign do not cancel (AtP*). A pass back for
+            every layer.
         direction: "denoise", or "noise" to put corrupted values into the clean run.
         reduce: as in `lensbridge.patching`: "scalar", "mean", "none".
         stack: nodes of another stack than the main one, as "encoder".
 
     Returns:
         Scores by unit: `[layer, head or neuron, position?, example?]`; edges
-        `[sender, receiver, position?, example?]`.
+        `[sender, receiver, position?, example?]`. With metrics by name, a result for each.
 
     Raises:
         InputError: inputs that do not lie over each other, a metric of another shape or cut off
             from the logits, a model in training mode, or options that do not go together.
         AbsentPointError: a unit that the model lacks.
 
-    Source: Nanda 2023, Attribution patching; Syed, Rager and Conmy 2023 (edges).
+    Source: Nanda 2023, Attribution patching; Syed, Rager and Conmy 2023 (edges); Kramár et al. 2024
+    (AtP*), with `grad_drop` averaged over all layers but the node's own.
 
     Example:
         >>> import lensbridge
@@ -136,40 +210,64 @@ def attribution_patch(
         >>> result
         AttributionResult(input []; head [layer 4, head 4]; mlp [layer 4])
     """
-    chosen = {} if config is None else config.options()
-    found = {"granularity": granularity, "method": method, "steps": steps, **chosen}
-    asked = _Options(
-        units=units,
-        positions=positions,
-        attention_fix=attention_fix,
-        direction=direction,
-        reduce=reduce,
-        stack=stack,
-        **found,
-    )
+    given = {
+        "granularity": granularity,
+        "positions": positions,
+        "method": method,
+        "steps": steps,
+        "attention_fix": attention_fix,
+        "grad_drop": grad_drop,
+        "direction": direction,
+        "reduce": reduce,
+        "stack": stack,
+    }
+    asked = _asked(config, units, given)
     pair = Pair.of(model, clean, corrupt, metric, asked.reduce, asked.direction)
-    return _of_edges(pair, asked) if asked.granularity == "edge" else _of_nodes(pair, asked)
+    results = _of_edges(pair, asked) if asked.granularity == "edge" else _of_nodes(pair, asked)
+    found = dict(zip(pair.metrics.names, results, strict=True))
+    return found if pair.metrics.named else results[0]
 
 
-def _of_nodes(pair: Pair, asked: _Options) -> AttributionResult:
+def _of_nodes(pair: Pair, asked: _Options) -> list[AttributionResult]:
     stack = stack_of(pair.model, asked.stack)
     units = usual_units(pair.model, stack) if asked.units is None else asked.units
-    scoring = NodeScores(pair, stack, units, asked.positions, asked.attention_fix)
-    scores, other, base = scoring.run(asked.method, asked.steps)
-    names = {unit: scoring.axis_names(unit) for unit in scores}
-    ends = pair.measure(base.logits), pair.measure(other.logits)
-    return AttributionResult(scores, names, "node", *ends)
+    if pair.of_embeddings:
+        units = _without_input(asked, units)
+    fixes = asked.attention_fix, asked.grad_drop
+    scoring = NodeScores(pair, stack, units, asked.positions, *fixes)
+    tables, other, base = scoring.run(asked.method, asked.steps)
+    names = {unit: scoring.axis_names(unit) for unit in units}
+    ends = (pair.metrics.measure(logits) for logits in (base, other.logits))
+    return [
+        AttributionResult(scores, names, "node", before, after)
+        for scores, before, after in zip(tables, *ends, strict=True)
+    ]
 
 
-def _of_edges(pair: Pair, asked: _Options) -> AttributionResult:
+def _without_input(asked: _Options, units: Sequence[str]) -> list[str]:
+    """The units where embeddings are the input.
+
+    Raises:
+        InputError: the token embedding was asked for.
+    """
+    if asked.method == "ig_inputs" or "input" in (asked.units or ()):
+        raise InputError(
+            "The unit 'input' and method='ig_inputs' are about token embeddings, and embeddings "
+            "were passed in their place. Pass ids, other units, or method='ig_activations'."
+        )
+    return [unit for unit in units if unit != "input"]
+
+
+def _of_edges(pair: Pair, asked: _Options) -> list[AttributionResult]:
+    if pair.of_embeddings:
+        _without_input(asked, ())
     scoring = EdgeScores.of(pair, asked.positions)
-    scores, other, base = scoring.run(asked.method, asked.steps)
-    ends = pair.measure(base.logits), pair.measure(other.logits)
-    return AttributionResult(
-        {"edge": scores},
-        {"edge": scoring.axis_names},
-        "edge",
-        *ends,
-        scoring.graph.senders,
-        scoring.graph.receivers,
-    )
+    tables, other, base = scoring.run(asked.method, asked.steps)
+    names, graph = {"edge": scoring.axis_names}, scoring.graph
+    ends = (pair.metrics.measure(logits) for logits in (base, other.logits))
+    return [
+        AttributionResult(
+            {"edge": one}, names, "edge", before, after, graph.senders, graph.receivers
+        )
+        for one, before, after in zip(tables, *ends, strict=True)
+    ]

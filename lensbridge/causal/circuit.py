@@ -38,13 +38,20 @@ class Circuit:
 
     @classmethod
     def of(cls, parts: "CircuitLike") -> "Circuit":
-        """A circuit from nodes or edges, as text or not, or with scores behind them.
+        """A circuit from nodes or edges, as text or not, or with scores behind them; or from one.
 
         Raises:
             InputError: both kinds, or something that is neither.
         """
         if isinstance(parts, Circuit):
             return parts
+        if isinstance(parts, str | Node):
+            parts = [parts]
+        if not isinstance(parts, Iterable):
+            raise InputError(
+                f"A circuit is of nodes or edges, as ['a2.h1', 'm0'] or result.circuit(10), not "
+                f"of {parts!r}."
+            )
         nodes, edges = set(), set()
         for part in parts:
             bare = _without_score(part)
@@ -120,7 +127,7 @@ class Circuit:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
-CircuitLike = Circuit | Iterable[NodeLike | Edge | tuple[Any, ...]]
+CircuitLike = Circuit | Node | str | Iterable[NodeLike | Edge | tuple[Any, ...]]
 
 
 def _without_score(part: Any) -> Any:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lensbridge.cache import ActivationCache
 from lensbridge.causal.graph import Graph, Read
 from lensbridge.causal.nodes import tail_names
-from lensbridge.causal.pair import Gradient, Pair
+from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.receiving import Receiving
 from lensbridge.causal.streams import Stream, difference, points_of_senders
+from lensbridge.causal.tape import Gradient
 from lensbridge.patching.node import Node
 from lensbridge.patching.units import point_of
 from lensbridge.patching.unpatched import Base
@@ -50,29 +52,27 @@ class EdgeScores:
         """Of the tensor of scores."""
         return ("sender", "receiver", *tail_names(self.pair, self.positions))
 
-    def run(self, method: Method, steps: int) -> tuple[Tensor, Base, Gradient]:
-        """The scores, the run that values come from, and the pass at the base run.
+    def run(self, method: Method, steps: int) -> tuple[list[Tensor], Base, Tensor]:
+        """The scores by metric, the run that values come from, and the base run's logits.
 
         Shapes: `[sender, receiver, pos?, batch?]`, NaN where there is no such edge.
         """
         receiving, kept = Receiving(self.graph), points_of_senders(self.graph)
         other = self.pair.run_other([*kept, *reads_of(self.pair, method)])
-        sent = self._sent_from()
-        total: Tensor | None = None
-        base: Gradient | None = None
+        sent, totals = self._sent_from(), dict[str, Tensor]()
+        base: tuple[ActivationCache, Tensor] | None = None
         for step in steps_of(self.pair, method, steps, list(sent.values()), other):
             reads = [*receiving.streams, *(kept if base is None else ())]
-            grad = self.pair.differentiate(
-                receiving.points, reads, receiving.modules, edits=step.edits
-            )
-            base = grad if base is None else base
-            found = self._scores(receiving, kept, base, other, grad) * step.weight
+            tape = self.pair.run_base(receiving.points, reads, receiving.modules, step.edits)
+            base = (tape.cache, tape.logits.detach()) if base is None else base
+            sources = self._sources(kept, base[0], other.cache)
             off = [i for i, n in enumerate(self.graph.senders) if sent[n] not in step.scored]
-            found[off] = 0.0
-            total = found if total is None else total + found
-        assert total is not None
+            for grad in tape.back(self.pair.metrics.functions):
+                found = self._scores(sources, receiving, grad) * step.weight
+                found[off] = 0.0
+                totals[grad.metric] = totals.get(grad.metric, 0.0) + found
         assert base is not None
-        return self._masked(total), other, base
+        return [self._masked(totals[name]) for name in self.pair.metrics.names], other, base[1]
 
     def _sent_from(self) -> dict[Node, str]:
         """Where each sender's value is."""
@@ -81,15 +81,14 @@ class EdgeScores:
         return {n: first if n.kind == "input" else point_of(model, n) for n in self.graph.senders}
 
     def _scores(
-        self, receiving: Receiving, kept: list[str], base: Gradient, other: Base, grad: Gradient
+        self, sources: list[Mapping[str, Tensor]], receiving: Receiving, grad: Gradient
     ) -> Tensor:
-        like = base.cache[kept[0]]
+        like = sources[0][f"{self.graph.at(0)}hook_resid_pre"]
         sizes = len(self.graph.senders), len(self.graph.receivers)
         names = tail_names(self.pair, self.positions)
         tail = [like.shape[{"position": 1, "example": 0}[name]] for name in names]
         wide = torch.promote_types(like.dtype, torch.float32)
         table = like.new_zeros(*sizes, *tail, dtype=wide)
-        sources = self._sources(kept, base.cache, other.cache)
         for pos in self._chunks(like):
             place = (slice(None), slice(None), pos) if self.positions else ()
             table[place] += self._chunk(sources, receiving, grad, pos)

@@ -1,13 +1,15 @@
 """How much of what a model does its circuit does alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
 from lensbridge.causal.ablation import AblationMode, Replacement, ablation_of
 from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
+from lensbridge.errors import InputError
 from lensbridge.patching.metric import MetricFunction, Reduce
 from lensbridge.patching.unpatched import Base
 
@@ -37,7 +39,8 @@ class FaithfulnessResult:
         total: how many parts the model has.
 
     Units: `full`, `kept`, `removed`, `empty` and `corrupt` are in the metric's; the rest are shares
-        of the way from `empty` (or `corrupt`) to `full`, and can lie outside 0 to 1.
+        of the way from `empty` (or `corrupt`) to `full`, and can lie outside 0 to 1; NaN where
+        those two are the same.
     """
 
     circuit: Circuit
@@ -84,14 +87,48 @@ class FaithfulnessResult:
 
     def _share(self, value: Tensor, bottom: Tensor) -> float:
         low = bottom.mean()
-        return float((value.mean() - low) / (self.full.mean() - low))
+        return float((value.mean() - low) / (self.full.mean() - low)) + 0.0  # no -0.0
+
+
+@overload
+def faithfulness(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: MetricFunction,
+    circuit: CircuitLike,
+    config: FaithfulnessConfig | None = ...,
+    *,
+    ablation: AblationMode = ...,
+    reference: Any = ...,
+    mean_tokens: Any = ...,
+    reduce: Reduce = ...,
+    seed: int = ...,
+) -> FaithfulnessResult: ...
+
+
+@overload
+def faithfulness(
+    model: "LensModel",
+    clean: Any,
+    corrupt: Any,
+    metric: Mapping[str, MetricFunction],
+    circuit: CircuitLike,
+    config: FaithfulnessConfig | None = ...,
+    *,
+    ablation: AblationMode = ...,
+    reference: Any = ...,
+    mean_tokens: Any = ...,
+    reduce: Reduce = ...,
+    seed: int = ...,
+) -> dict[str, FaithfulnessResult]: ...
 
 
 def faithfulness(
     model: "LensModel",
     clean: Any,
     corrupt: Any,
-    metric: MetricFunction,
+    metric: MetricFunction | Mapping[str, MetricFunction],
     circuit: CircuitLike,
     config: FaithfulnessConfig | None = None,
     *,
@@ -100,14 +137,15 @@ def faithfulness(
     mean_tokens: Any = None,
     reduce: Reduce = "scalar",
     seed: int = 0,
-) -> FaithfulnessResult:
+) -> FaithfulnessResult | dict[str, FaithfulnessResult]:
     """Run the clean input with every part outside a circuit replaced, and the reverse.
 
     Args:
         model: the model, in eval mode.
         clean: an input.
         corrupt: one of the same shape, position for position.
-        metric: maps logits to a number, or to one for each example.
+        metric: maps logits to a number, or to one for each example; or several by name, which
+            share the runs.
         circuit: nodes ("a2.h1", "m0"; the input is always in) or edges ("a0.h1->a2.h1<k>").
         config: the ablation as one value.
         ablation: "corrupt": parts do what they do in the corrupted run; "mean": what they do in a
@@ -117,6 +155,9 @@ def faithfulness(
         mean_tokens: another name of `reference`, which TransformerLens has.
         reduce: as in `lensbridge.patching`.
         seed: of the draw.
+
+    Returns:
+        What was measured; with metrics by name, for each.
 
     Raises:
         InputError: a part that the model lacks, inputs that do not lie over each other, a metric
@@ -134,22 +175,21 @@ def faithfulness(
         >>> nothing.faithfulness, nothing.completeness
         (0.0, 1.0)
     """
+    if config is not None and not isinstance(config, FaithfulnessConfig):
+        raise InputError(f"config is a FaithfulnessConfig, not {config!r}; ablation goes by name.")
+    if config is not None and ablation not in ("corrupt", config.ablation):
+        raise InputError(f"ablation={ablation!r} beside {config}: in one of the two.")
     mode = ablation if config is None else config.ablation
     asked = Circuit.of(circuit)
     pair = Pair.of(model, clean, corrupt, metric, reduce, "noise")
     examples = mean_tokens if reference is None else reference
-    replacement = Replacement.of(model, clean, corrupt, mode, examples, seed)
-    ends = (clean, corrupt)
-    here = ablation_of(model, clean, replacement, asked)
-    kept = here.keeping(asked.parts)
-    full, low = (pair.metrics.baseline(Base.run(model, one, []).logits)[0] for one in ends)
-    return FaithfulnessResult(
-        asked,
-        mode,
-        full,
-        pair.measure(kept),
-        pair.measure(here.without(asked.parts)),
-        pair.measure(here.keeping(())),
-        low,
-        len(here.universe),
+    here = ablation_of(
+        model, clean, Replacement.of(model, clean, corrupt, mode, examples, seed), asked
     )
+    kept = here.keeping(asked.parts)
+    full, low = (pair.metrics.baseline(Base.run(model, one, []).logits) for one in (clean, corrupt))
+    removed, empty = here.without(asked.parts), here.keeping(())
+    measured = zip(full, *map(pair.metrics.measure, (kept, removed, empty)), low, strict=True)
+    total = len(here.universe)
+    found = [FaithfulnessResult(asked, mode, a, b, c, d, e, total) for a, b, c, d, e in measured]
+    return dict(zip(pair.metrics.names, found, strict=True)) if pair.metrics.named else found[0]

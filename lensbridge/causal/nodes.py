@@ -1,21 +1,41 @@
 """Node attribution: the change of every part's value times the metric's gradient by it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from lensbridge.causal.pair import Gradient, Pair
+from lensbridge.cache import ActivationCache
+from lensbridge.causal.gates import Gates
+from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.saturation import PATTERN, SCORES, WRITTEN, Repeated
+from lensbridge.causal.tape import Gradient
 from lensbridge.parts import StackPart
 from lensbridge.patching.units import UNITS, points_of
 from lensbridge.patching.unpatched import Base
 
 Places: TypeAlias = dict[str, dict[int | None, str]]
 """Unit -> layer -> point."""
+
+
+OUTSIDE = ("input", "stream")
+"""Kinds of nodes that no layer's branches write."""
+
+
+@dataclass
+class Sums:
+    """Scores so far: of each metric, unit and layer, by the layer that gradients passed by."""
+
+    terms: dict[tuple[str, str, int | None], dict[str | None, Tensor]] = field(default_factory=dict)
+
+    def add(self, place: tuple[str, str, int | None], closed: str | None, part: Tensor) -> None:
+        """Add what one pass back gave."""
+        row = self.terms.setdefault(place, {})
+        row[closed] = row[closed] + part if closed in row else part
 
 
 @dataclass(frozen=True)
@@ -28,15 +48,18 @@ class NodeScores:
         units: which kinds.
         positions: whether each position counts as a node of its own.
         attention_fix: whether softmax is computed again for queries and keys.
+        grad_drop: whether scores are magnitudes, averaged over gradients that each pass by a layer.
     """
 
     pair: Pair
     stack: StackPart
     units: Sequence[str]
-    positions: bool
-    attention_fix: bool
+    positions: bool = False
+    attention_fix: bool = False
+    grad_drop: bool = False
 
-    def points(self) -> Places:
+    @cached_property
+    def places(self) -> Places:
         """Unit -> layer -> point."""
         return {unit: points_of(self.pair.model, self.stack, unit) for unit in self.units}
 
@@ -44,45 +67,53 @@ class NodeScores:
         """Whether a unit's effect goes through softmax and is followed there."""
         return self.attention_fix and unit in ("q", "k")
 
-    def run(self, method: Method, steps: int) -> tuple[dict[str, Tensor], Base, Gradient]:
-        """The scores, the run that values come from, and the pass at the base run."""
-        places = self.points()
-        points = [point for layers in places.values() for point in layers.values()]
+    def run(self, method: Method, steps: int) -> tuple[list[dict[str, Tensor]], Base, Tensor]:
+        """The scores by metric, the run that values come from, and the base run's logits."""
+        points = [point for layers in self.places.values() for point in layers.values()]
+        gates = Gates.of(self.pair.model) if self.grad_drop else None
         other = self.pair.run_other([*points, *reads_of(self.pair, method)])
-        sums: dict[tuple[str, int | None], Any] = {}
-        base: Gradient | None = None
+        sums = Sums()
+        base: tuple[ActivationCache, Tensor] | None = None
         repeated: dict[str, Repeated] = {}
         for step in steps_of(self.pair, method, steps, points, other):
-            grad = self.pair.differentiate(
-                [*step.scored, *self._behind(places, PATTERN)],
-                self._behind(places, SCORES, WRITTEN) if base is None else (),
-                edits=step.edits,
-            )
+            at = [*step.scored, *self._behind(PATTERN)]
+            reads = self._behind(SCORES, WRITTEN) if base is None else ()
+            tape = self.pair.run_base(at, reads, edits=step.edits, gates=gates)
             if base is None:
-                base, repeated = grad, self._repeated(places, grad, other)
-            for unit, layers in places.items():
-                for layer, point in layers.items():
-                    if point not in step.scored:
-                        continue
-                    if unit in repeated:
-                        part = self._through_softmax(repeated[unit], layer, grad)
-                    else:
-                        delta = other.cache[point] - base.cache[point]
-                        part = _product(unit, delta, grad.grads[point])
-                    sums[unit, layer] = sums.get((unit, layer), 0.0) + part * step.weight
+                base, repeated = (
+                    (tape.cache, tape.logits.detach()),
+                    self._repeated(tape.cache, other),
+                )
+            deltas = {point: other.cache[point] - base[0][point] for point in step.scored}
+            for grad in tape.back(self.pair.metrics.functions, drop=self.grad_drop):
+                for unit, layer, part in self._parts(deltas, repeated, grad):
+                    sums.add((grad.metric, unit, layer), grad.closed, part * step.weight)
         assert base is not None
-        return self._assembled(places, sums), other, base
+        return [self._assembled(sums, name) for name in self.pair.metrics.names], other, base[1]
 
-    def _behind(self, places: Places, *points: str) -> list[str]:
+    def _parts(
+        self, deltas: Mapping[str, Tensor], repeated: Mapping[str, Repeated], grad: Gradient
+    ) -> Iterator[tuple[str, int | None, Tensor]]:
+        """What one pass back says of every unit and layer that it is about."""
+        for unit, layers in self.places.items():
+            for layer, point in layers.items():
+                if point not in deltas:
+                    continue
+                if unit in repeated:
+                    yield unit, layer, self._through_softmax(repeated[unit], layer, grad)
+                else:
+                    yield unit, layer, _product(unit, deltas[point], grad.grads[point])
+
+    def _behind(self, *points: str) -> list[str]:
         """Points of the layers whose queries or keys are followed through softmax."""
-        layers = dict.fromkeys(i for unit in places if self.fixed(unit) for i in places[unit])
+        layers = dict.fromkeys(i for u in self.places if self.fixed(u) for i in self.places[u])
         return [f"{self.stack.prefix}.{i}.{point}" for i in layers for point in points]
 
-    def _repeated(self, places: Places, base: Gradient, other: Base) -> dict[str, Repeated]:
+    def _repeated(self, base: ActivationCache, other: Base) -> dict[str, Repeated]:
         found = {}
-        for unit in filter(self.fixed, places):
-            at = {f"{self.stack.prefix}.{i}.": point for i, point in places[unit].items()}
-            found[unit] = Repeated.run(self.pair, unit, at, self.positions, base.cache, other)
+        for unit in filter(self.fixed, self.places):
+            at = {f"{self.stack.prefix}.{i}.": point for i, point in self.places[unit].items()}
+            found[unit] = Repeated.run(self.pair, unit, at, self.positions, base, other)
         return found
 
     def _through_softmax(self, repeated: Repeated, layer: int | None, grad: Gradient) -> Tensor:
@@ -93,26 +124,30 @@ class NodeScores:
         count = attn.n_heads if repeated.unit == "q" else attn.n_kv
         return repeated.score(at, count, grad.grads[f"{at}{PATTERN}"])
 
-    def _assembled(
-        self, places: Places, sums: Mapping[tuple[str, int | None], Tensor]
-    ) -> dict[str, Tensor]:
+    def _assembled(self, sums: Sums, metric: str) -> dict[str, Tensor]:
         return {
-            unit: self._stacked(unit, {i: sums[unit, i] for i in layers})
-            for unit, layers in places.items()
+            unit: self._stacked(
+                unit, {i: self._scored(sums, metric, unit, i) for i in self.places[unit]}
+            )
+            for unit in self.places
         }
 
-    def _stacked(self, unit: str, layers: dict[int | None, Tensor]) -> Tensor:
-        """Shapes: `[layer?, index?, pos?, batch?]`"""
-        rows = {i: self._reduced(one) for i, one in layers.items()}
-        if unit == "input":
-            return rows[None]
-        return _padded(rows, len(self.stack.blocks))
+    def _scored(self, sums: Sums, metric: str, unit: str, layer: int | None) -> Tensor:
+        """Shapes: `[index?, pos?, example?]`"""
+        terms = {k: self._placed(v) for k, v in sums.terms[metric, unit, layer].items()}
+        if not self.grad_drop:
+            return by_example(terms[None], self.pair)
+        own = f"{self.stack.prefix}.{layer}." if UNITS[unit].kind not in OUTSIDE else None
+        return dropped(terms, own, self.pair)
 
-    def _reduced(self, one: Tensor) -> Tensor:
-        """Shapes: `[batch, pos, index?]` -> `[index?, pos?, batch?]`"""
+    def _stacked(self, unit: str, rows: Mapping[int | None, Tensor]) -> Tensor:
+        """Shapes: `[layer?, index?, pos?, example?]`"""
+        return rows[None] if unit == "input" else _padded(rows, len(self.stack.blocks))
+
+    def _placed(self, one: Tensor) -> Tensor:
+        """Shapes: `[batch, pos, index?]` -> `[index?, pos?, batch]`"""
         one = one.movedim((0, 1), (-1, -2))
-        one = one if self.positions else one.sum(-2)
-        return by_example(one, self.pair)
+        return one if self.positions else one.sum(-2)
 
     def axis_names(self, unit: str) -> tuple[str, ...]:
         """Of a unit's tensor."""
@@ -143,7 +178,18 @@ def by_example(scores: Tensor, pair: Pair) -> Tensor:
     return scores.mean(-1) if reduce == "mean" else scores.sum(-1)
 
 
-def _padded(rows: dict[int | None, Tensor], count: int) -> Tensor:
+def dropped(terms: Mapping[str | None, Tensor], own: str | None, pair: Pair) -> Tensor:
+    """Mean magnitude over the gradients that passed by a layer, but for the node's own.
+
+    Shapes: `[*, batch]` each -> `[*, example?]`
+    """
+    others = torch.stack([one for closed, one in terms.items() if closed != own])
+    if pair.metrics.reduce == "scalar":
+        return by_example(others, pair).abs().mean(0)
+    return by_example(others.abs().mean(0), pair)
+
+
+def _padded(rows: Mapping[int | None, Tensor], count: int) -> Tensor:
     """Layers on one axis, NaN where a layer has none or fewer."""
     shape = [max(sizes) for sizes in zip(*(one.shape for one in rows.values()), strict=True)]
     like = next(iter(rows.values()))

@@ -1,44 +1,26 @@
-"""Two inputs that are compared: checked against each other, run, and differentiated."""
+"""Two inputs that are compared: checked against each other, and run."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
-from lensbridge.cache.capture import Collector, Keep
+from lensbridge.causal.gates import Gates
+from lensbridge.causal.tape import Edits, Tape
 from lensbridge.errors import InputError
-from lensbridge.gradients import check_connected
-from lensbridge.hooks import Callback, Hook
 from lensbridge.patching.alignment import check_fit
 from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
+    from lensbridge.inputs import Prepared
     from lensbridge.model import LensModel
 
 Direction = Literal["denoise", "noise"]
 """denoise: the corrupted input is run, and clean values are put into it. noise: the reverse."""
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """What one pass forward and back gave.
-
-    Args:
-        logits: of the pass.
-        cache: activations.
-        grads: by point.
-        outputs: gradients at the outputs of native modules, one for each call of the module.
-    """
-
-    logits: Tensor
-    cache: ActivationCache
-    grads: Mapping[str, Tensor]
-    outputs: Mapping[nn.Module, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,22 +45,43 @@ class Pair:
         model: "LensModel",
         clean: Any,
         corrupt: Any,
-        metric: MetricFunction,
+        metric: MetricFunction | Mapping[str, MetricFunction],
         reduce: Reduce,
         direction: Direction = "denoise",
+        *,
+        single: bool = False,
     ) -> "Pair":
         """A pair, checked as far as can be without running anything.
 
+        Args:
+            model: the model.
+            clean: an input.
+            corrupt: another.
+            metric: one, or several by name.
+            reduce: as in `lensbridge.patching`.
+            direction: which of the two is run.
+            single: whether there has to be one metric, by which parts are ranked or left out.
+
         Raises:
-            InputError: inputs that do not lie over each other, several metrics, or an unknown word.
+            InputError: inputs that do not lie over each other, several metrics where there has to
+                be one, or an unknown word.
         """
         if direction not in ("denoise", "noise"):
             raise InputError(f"direction is 'denoise' or 'noise', not {direction!r}.")
-        if isinstance(metric, Mapping):
-            raise InputError("One metric at a time: each needs a backward pass of its own.")
+        if single and isinstance(metric, Mapping):
+            raise InputError(
+                f"One metric decides here, and {len(metric)} were given: {', '.join(metric)}. "
+                "Pass one of them; attribution_patch and faithfulness take several."
+            )
         check_aligned(model, clean, corrupt)
         base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
         return cls(model, base, other, Metrics.of(metric, reduce))
+
+    @property
+    def of_embeddings(self) -> bool:
+        """Whether an input is embeddings, so that no token is embedded."""
+        prepare = self.model._preparer.prepare
+        return any(prepare(one).embeds is not None for one in (self.base, self.other))
 
     def run_other(self, points: Iterable[str]) -> Base:
         """Run the other input; its metric has to have the right shape.
@@ -90,47 +93,19 @@ class Pair:
         self.metrics.baseline(base.logits)
         return base
 
-    def differentiate(
+    def run_base(
         self,
         at: Iterable[str],
         reads: Iterable[str] = (),
-        outputs: Iterable[nn.Module] = (),
-        edits: Sequence[tuple[str, Callable[[Tensor], Tensor]]] = (),
-    ) -> Gradient:
-        """Run the base input forward and back from the metric.
-
-        Args:
-            at: points whose gradients are kept, and their values.
-            reads: points whose values are kept.
-            outputs: native modules at whose outputs gradients are kept.
-            edits: points whose values are replaced by a function of them.
-        """
-        engine, wanted = self.model.engine, list(dict.fromkeys(at))
-        collector = Collector(engine.sites, wanted, Keep())
-        reader = Collector(engine.sites, list(dict.fromkeys(reads)), Keep())
-        reader.tensors, reader.versions = collector.tensors, collector.versions
-        callbacks = [Callback(name, "edit", _editing(fn), name) for name, fn in edits]
-        callbacks += [*collector.callbacks(True, True), *reader.callbacks(True, False)]
-        with torch.enable_grad(), Outputs(outputs) as tapped:
-            logits, prepared = self.model._forward(callbacks, self.base, "logits")
-            assert isinstance(logits, Tensor)
-            value = self._objective(logits)
-            tensors = [*collector.graph.values(), *tapped.tensors]
-            found = torch.autograd.grad(value, tensors, allow_unused=True)
-        full = [_filled(g, t) for g, t in zip(found, tensors, strict=True)]
-        grads = dict(zip(collector.graph, full, strict=False))
-        cache = self.model._cache(collector, prepared)
-        return Gradient(logits.detach(), cache, grads, tapped.sorted(full[len(grads) :]))
-
-    def _objective(self, logits: Tensor) -> Tensor:
-        """The metric of every example, summed: each depends on its own example alone."""
-        (function,) = self.metrics.functions.values()
-        value = torch.as_tensor(function(logits))
-        check_connected(value, logits)
-        return value.sum()
+        modules: Iterable[nn.Module] = (),
+        edits: Edits = (),
+        gates: Gates | None = None,
+    ) -> Tape:
+        """Run the base input forward, to go back from the metrics; arguments as `Tape.run`'s."""
+        return Tape.run(self.model, self.base, at, reads, modules, edits, gates)
 
     def measure(self, logits: Tensor) -> Tensor:
-        """The metric, `[]` or `[batch]`."""
+        """The metric where there is one, `[]` or `[batch]`."""
         return self.metrics.measure(logits)[0]
 
 
@@ -138,14 +113,28 @@ def check_aligned(model: "LensModel", clean: Any, corrupt: Any) -> None:
     """Refuse two inputs whose positions do not lie over each other.
 
     Raises:
-        InputError: other lengths, with what could be aligned; or another number of examples.
+        InputError: other lengths, with what could be aligned; padding at other places; or another
+            number of examples.
     """
-    prepared = [model._preparer.prepare(one) for one in (clean, corrupt)]
-    rows = [one.tokens if one.tokens is not None else one.embeds for one in prepared]
-    if rows[0] is None or rows[1] is None:
-        return
+    here, there = (model._preparer.prepare(one) for one in (clean, corrupt))
+    rows = [one.tokens if one.tokens is not None else one.embeds for one in (here, there)]
+    if rows[0] is not None and rows[1] is not None:
+        _check_lengths(model, corrupt, [here, there], [row for row in rows if row is not None])
+        _check_padding(here, there)
+    for name in here.kwargs.keys() & there.kwargs.keys():
+        shapes = [_shape(one.kwargs[name]) for one in (here, there)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"{name} has shape {shapes[0]} in the clean input and {shapes[1]} in the corrupted "
+                "one: they have to be alike, entry for entry."
+            )
+
+
+def _check_lengths(
+    model: "LensModel", corrupt: Any, prepared: Sequence["Prepared"], rows: Sequence[Tensor]
+) -> None:
     point = model.vocabulary.canonical("hook_embed")
-    blank = [torch.empty(*row.shape[:2], 0) for row in rows if row is not None]
+    blank = [torch.empty(*row.shape[:2], 0) for row in rows]
     cache = ActivationCache(
         {point: blank[1]}, model.vocabulary, model=model, tokens=prepared[1].tokens
     )
@@ -156,43 +145,31 @@ def check_aligned(model: "LensModel", clean: Any, corrupt: Any) -> None:
         )
 
 
-def _editing(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Hook], Tensor]:
-    return lambda value, hook: fn(value)
+def _check_padding(here: "Prepared", there: "Prepared") -> None:
+    one, other = padding_of(here), padding_of(there)
+    if one is None or other is None or torch.equal(one, other):
+        return
+    row = int((one != other).any(-1).nonzero()[0])
+    counts = int(one[row].sum()), int(other[row].sum())
+    raise InputError(
+        f"Example {row} has {counts[0]} positions in the clean input and {counts[1]} in the "
+        "corrupted one, padded at other places, and which belong together is not something to "
+        "guess. Use prompts that are as long as each other, example by example."
+    )
 
 
-def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if grad is None else grad
+def padding_of(given: "Prepared") -> Tensor | None:
+    """Where an input has tokens; None where its mask says something else.
+
+    Shapes: `[batch, pos]`
+    """
+    whole = given.tokens if given.tokens is not None else given.embeds
+    if whole is None or (given.mask is not None and given.mask.shape != whole.shape[:2]):
+        return None
+    if given.mask is None:
+        return torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)
+    return given.mask.bool()
 
 
-@dataclass
-class Outputs:
-    """The tensors that native modules return in one pass, to differentiate by."""
-
-    modules: Iterable[nn.Module]
-    found: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def __enter__(self) -> "Outputs":
-        for module in dict.fromkeys(self.modules):
-            self.stack.callback(module.register_forward_hook(self._keep).remove)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
-
-    def _keep(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        live = output if output.requires_grad else output.detach().requires_grad_()
-        self.found.append((module, live))
-        return live.clone()  # some models clip it in place
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """In the order of the calls."""
-        return [tensor for _, tensor in self.found]
-
-    def sorted(self, grads: Sequence[Tensor]) -> dict[nn.Module, list[Tensor]]:
-        """Gradients by module, one for each of its calls."""
-        rows: dict[nn.Module, list[Tensor]] = {}
-        for (module, _), grad in zip(self.found, grads, strict=True):
-            rows.setdefault(module, []).append(grad)
-        return rows
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None

@@ -35,7 +35,7 @@ def check_method(method: str, steps: int) -> None:
     """
     if method not in ("gradient", "ig_inputs", "ig_activations"):
         raise InputError(f"method is 'gradient', 'ig_inputs' or 'ig_activations', not {method!r}.")
-    if steps < 1 or (method == "gradient" and steps != 1):
+    if not isinstance(steps, int) or steps < 1 or (method == "gradient" and steps != 1):
         raise InputError(
             f"steps={steps} with method={method!r}: 'gradient' is one step, the others at least 1."
         )

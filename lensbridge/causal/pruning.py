@@ -1,6 +1,6 @@
 """Circuits by pruning: what can be left out, one part at a time, is left out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +51,7 @@ class Pruning:
         trials: every part in the order in which it was tried.
         full: the metric of the whole model.
         metric: of the circuit alone.
+        total: how many parts it began with.
         partial: whether the search was interrupted, so that some parts were not tried.
     """
 
@@ -58,12 +59,13 @@ class Pruning:
     trials: tuple[Trial, ...]
     full: float
     metric: float
+    total: int
     partial: bool = False
 
     def __repr__(self) -> str:
         cut = " interrupted;" if self.partial else ""
         return (
-            f"Pruning({len(self.circuit)} of {len(self.trials)} {self.circuit.kind} kept;{cut} "
+            f"Pruning({len(self.circuit)} of {self.total} {self.circuit.kind} kept;{cut} "
             f"metric {self.metric:.4g}, of the whole model {self.full:.4g})"
         )
 
@@ -105,15 +107,17 @@ def prune_circuit(
         verbose: show a progress bar.
 
     Raises:
-        InputError: as `faithfulness`; or a threshold below 0.
+        InputError: as `faithfulness`; several metrics; a threshold below 0; or an order of parts
+            that are not there.
 
     Source: Conmy et al. 2023, Towards automated circuit discovery for mechanistic interpretability.
     """
-    if threshold < 0 or over not in ("nodes", "edges"):
+    number = isinstance(threshold, int | float) and threshold >= 0
+    if not number or over not in ("nodes", "edges"):
         raise InputError(
             f"threshold={threshold}, over={over!r}: at least 0, and 'nodes' or 'edges'."
         )
-    pair = Pair.of(model, clean, corrupt, metric, "scalar", "noise")
+    pair = Pair.of(model, clean, corrupt, metric, "scalar", "noise", single=True)
     start = None if candidates is None else Circuit.of(candidates)
     if start is not None and len(start) and start.kind != over:
         raise InputError(f"The candidates are {start.kind}, and the search is over {over}.")
@@ -124,9 +128,24 @@ def prune_circuit(
         else NodeAblation(model, clean, replacement, () if start is None else start.nodes)
     )
     parts = list(here.universe) if start is None else _sorted(here, start)
-    given = () if order is None else order
-    tried = [part for one in given for part in Circuit.of([one]).parts] or parts[::-1]
+    tried = parts[::-1] if order is None else _ordered(order, parts)
     return _pruned(here, pair, parts, tried, threshold, verbose)
+
+
+def _ordered(order: Sequence[Any], parts: Sequence[Any]) -> list[Any]:
+    """What the user wants to be tried, in that order, each once.
+
+    Raises:
+        InputError: something that the search does not begin with.
+    """
+    asked = [part for one in order for part in Circuit.of([one]).parts]
+    foreign = [part for part in asked if part not in set(parts)]
+    if foreign:
+        raise InputError(
+            f"order has {Circuit.of(foreign[:1]).labels[0]}, which is not among the {len(parts)} "
+            "parts that the search begins with."
+        )
+    return list(dict.fromkeys(asked))
 
 
 def _sorted(here: Ablation, start: Circuit) -> list[Any]:
@@ -138,7 +157,7 @@ def _sorted(here: Ablation, start: Circuit) -> list[Any]:
 def _pruned(
     here: Ablation,
     pair: Pair,
-    parts: Iterable[Any],
+    parts: Sequence[Any],
     tried: Sequence[Any],
     threshold: float,
     verbose: bool,
@@ -158,7 +177,7 @@ def _pruned(
                 now = found
     except KeyboardInterrupt:
         partial = True
-    return Pruning(Circuit.of(list(kept)), tuple(trials), full, now, partial)
+    return Pruning(Circuit.of(list(kept)), tuple(trials), full, now, len(parts), partial)
 
 
 def _number(pair: Pair, logits: Tensor) -> float:

@@ -8,7 +8,7 @@ from einops import einsum
 from torch import Tensor, nn
 
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.pair import Gradient
+from lensbridge.causal.tape import Gradient
 from lensbridge.layouts import per_head_in
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, Role

@@ -1,18 +1,21 @@
 """AttributionResult: an estimated effect for every node or edge, with names on its axes."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lensbridge.causal.edge import Edge, at_position, edge_text
+from lensbridge.causal.circuit import Circuit
+from lensbridge.causal.edge import Edge, at_position, edge_of, edge_text
+from lensbridge.causal.picture import heatmap_of
 from lensbridge.errors import InputError
 from lensbridge.patching.grid import pandas
 from lensbridge.patching.node import Node
 from lensbridge.patching.units import UNITS
+from lensbridge.viz import Heatmap
 
 Granularity = Literal["node", "edge"]
 Order = Literal["abs", "high", "low"]
@@ -69,15 +72,42 @@ class AttributionResult:
 
     @cached_property
     def entries(self) -> list[tuple[Node | Edge, float]]:
-        """Every node or edge that there is, with its score."""
-        return [one for unit in self.scores for one in self._entries(unit)]
+        """Every node or edge that there is, with its score; examples are averaged."""
+        tables = [self.mean(unit).detach().cpu() for unit in self.scores]
+        values = [value for table in tables for value in table[~table.isnan()].tolist()]
+        return list(zip(self._places, values, strict=True))
 
-    def _entries(self, unit: str) -> Iterator[tuple[Node | Edge, float]]:
-        table = self.mean(unit).detach().cpu()
-        places = (~table.isnan()).nonzero().tolist()
-        for place, score in zip(places, table[~table.isnan()].tolist(), strict=True):
-            named = dict(zip(self.axis_names[unit], place, strict=False))
-            yield self._part(unit, named), score
+    @cached_property
+    def _places(self) -> dict[Node | Edge, tuple[str, tuple[int, ...]]]:
+        """The unit of each part, and where it is in that unit's tensor."""
+        found: dict[Node | Edge, tuple[str, tuple[int, ...]]] = {}
+        for unit in self.scores:
+            there = ~self.mean(unit).detach().cpu().isnan()
+            for place in map(tuple, there.nonzero().tolist()):
+                named = dict(zip(self.axis_names[unit], place, strict=False))
+                found[self._part(unit, named)] = (unit, place)
+        return found
+
+    def score(self, part: "Node | Edge | str") -> Tensor:
+        """The score of one part.
+
+        Args:
+            part: a node ("a2.h1") or an edge ("a0.h1->a2.h1<k>").
+
+        Shapes: `[]`, or `[example]` where examples were kept.
+
+        Raises:
+            InputError: there is no such part among those that were scored.
+        """
+        if isinstance(part, str):
+            part = edge_of(part) if "->" in part else Node.of(part)
+        if part not in self._places:
+            raise InputError(
+                f"{text_of(part)} was not scored; {len(self._places)} {self.granularity}s were, as "
+                f"{', '.join(self.labels[:3])}."
+            )
+        unit, place = self._places[part]
+        return self[unit][place]
 
     def _part(self, unit: str, place: Mapping[str, int]) -> Node | Edge:
         position = place.get("position")
@@ -119,7 +149,7 @@ class AttributionResult:
         """The k entries of largest absolute (or highest, or lowest) score, as text.
 
         Raises:
-            InputError: another `by`.
+            InputError: another `by`, or k below 0.
         """
         return [(text_of(part), score) for part, score in _largest(self.entries, k, by)]
 
@@ -128,8 +158,58 @@ class AttributionResult:
         return _largest(list(self.node_scores.items()), k, by)
 
     def top_edges(self, k: int = 10, by: Order = "abs") -> list[tuple[Node, Node, float]]:
-        """The k edges of largest score: sender, receiver, score."""
+        """The k edges of largest score: sender, receiver, score.
+
+        Raises:
+            InputError: nodes were scored.
+        """
+        if self.granularity != "edge":
+            raise InputError("Nodes were scored, not edges: attribute with granularity='edge'.")
         return [(*edge, score) for edge, score in _largest(list(self.edge_scores.items()), k, by)]
+
+    def circuit(self, k: int = 10, by: Order = "abs") -> Circuit:
+        """The k entries of largest score as a circuit, for `faithfulness` and `prune_circuit`."""
+        return Circuit.of([part for part, _ in _largest(self.entries, k, by)])
+
+    # --- elsewhere ---------------------------------------------------------------------------
+
+    def example(self, index: int) -> "AttributionResult":
+        """The scores of one example, where they were kept.
+
+        Raises:
+            InputError: they were not, or there is no such example.
+        """
+        if any(names[-1:] != ("example",) for names in self.axis_names.values()):
+            raise InputError("The scores are of no example alone: pass reduce='none'.")
+        if not -len(self.baseline) <= index < len(self.baseline):
+            raise InputError(f"Example {index}: there are {len(self.baseline)} examples.")
+        return replace(
+            self,
+            scores={unit: table[..., index] for unit, table in self.scores.items()},
+            axis_names={unit: names[:-1] for unit, names in self.axis_names.items()},
+            baseline=self.baseline[index],
+            target=self.target[index],
+        )
+
+    def plot(
+        self, unit: str | None = None, *, title: str = "", digits: int | None = None
+    ) -> Heatmap:
+        """One unit's scores as a heatmap, averaged over examples; its `svg()` is the picture.
+
+        The last axis goes from left to right, all others together from top to bottom.
+
+        Args:
+            unit: which; None where there is one.
+            title: above the picture; where it is empty, the unit.
+            digits: decimals written into the cells; None writes none.
+
+        Raises:
+            InputError: no such unit, several to choose from, or more than a picture holds.
+        """
+        if unit is None and len(self.scores) > 1:
+            raise InputError(f"Which unit is to be drawn? There are {', '.join(self.scores)}.")
+        unit = next(iter(self.scores)) if unit is None else unit
+        return heatmap_of(self, unit, title or unit, digits)
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with a row for each entry.
@@ -149,6 +229,8 @@ def _largest(entries: list[tuple[Any, float]], k: int, by: Order) -> list[tuple[
     keys: dict[str, Any] = {"abs": abs, "high": lambda x: x, "low": lambda x: -x}
     if by not in keys:
         raise InputError(f"by is 'abs', 'high' or 'low', not {by!r}.")
+    if not isinstance(k, int) or k < 0:
+        raise InputError(f"k={k!r}: how many to give.")
     return sorted(entries, key=lambda one: -keys[by](one[1]))[:k]
 
 

@@ -1,5 +1,6 @@
 """Screening: attribution finds the parts that may matter, patches say what they do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,9 @@ class Screening:
     """The parts of largest estimate, with what patching them does.
 
     Args:
-        parts: nodes or edges, largest estimate first.
-        estimated: their scores, `[part]`.
-        exact: what patching each does to the metric, `[part]`.
+        parts: nodes or edges, largest estimate (over the examples) first.
+        estimated: their scores, `[part, example?]`.
+        exact: what patching each does to the metric, `[part, example?]`.
         attribution: of every part.
 
     Units: both are the patched run's metric less the unpatched run's.
@@ -49,18 +50,24 @@ class Screening:
     @property
     def rank_agreement(self) -> float:
         """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two."""
-        return spearman(self.estimated, self.exact)
+        return spearman(_averaged(self.estimated), _averaged(self.exact))
 
     @property
     def verified(self) -> list[tuple[str, float]]:
         """The parts by what patching them does, largest first."""
-        pairs = zip(self.labels, self.exact.tolist(), strict=True)
+        pairs = zip(self.labels, _averaged(self.exact).tolist(), strict=True)
         return sorted(pairs, key=lambda one: -abs(one[1]))
 
     def to_dataframe(self) -> Any:
-        """A `pandas.DataFrame` with a row for each part."""
-        columns = {"estimated": self.estimated.tolist(), "exact": self.exact.tolist()}
-        return pandas().DataFrame({"part": self.labels, **columns})
+        """A `pandas.DataFrame` with a row for each part, and for each example that was kept."""
+        shape = self.exact.shape
+        columns: dict[str, Any] = {
+            "part": [one for one in self.labels for _ in range(shape[1:].numel())]
+        }
+        if len(shape) > 1:
+            columns["example"] = list(range(shape[1])) * shape[0]
+        columns["estimated"] = self.estimated.flatten().tolist()
+        return pandas().DataFrame({**columns, "exact": self.exact.flatten().tolist()})
 
     def __repr__(self) -> str:
         return f"Screening({len(self.parts)} parts, rank agreement {self.rank_agreement:.3g})"
@@ -88,45 +95,58 @@ def screen(
         options: others of `attribution_patch`.
 
     Raises:
-        InputError: as `attribution_patch`; or k below 1.
+        InputError: as `attribution_patch`; several metrics; or k below 1.
     """
-    if k < 1:
-        raise InputError(f"k={k}: at least one part.")
-    if options.get("reduce") == "none":
-        raise InputError("Parts are ranked by one number each: pass reduce='scalar' or 'mean'.")
+    if not isinstance(k, int) or k < 1:
+        raise InputError(f"k={k!r}: at least one part.")
+    reduce = options.get("reduce", "scalar")
+    pair = Pair.of(model, clean, corrupt, metric, reduce, direction, single=True)
     found = attribution_patch(model, clean, corrupt, metric, direction=direction, **options)
     ranked = found.top_nodes(k) if found.granularity == "node" else found.top_edges(k)
     parts = tuple(one[0] if len(one) == 2 else (one[0], one[1]) for one in ranked)
-    estimated = torch.tensor([one[-1] for one in ranked])
-    pair = Pair.of(model, clean, corrupt, metric, options.get("reduce", "scalar"), direction)
+    estimated = torch.stack([found.score(part) for part in parts]).cpu()
     if found.granularity == "edge":
         exact = _edges_patched(pair, parts)
     else:
         exact = _nodes_patched(pair, parts, options.get("stack"))
-    return Screening(parts, estimated, exact, found)
+    return Screening(parts, estimated, exact.cpu(), found)
 
 
-def _nodes_patched(pair: Pair, parts: tuple[Any, ...], prefix: str | None) -> Tensor:
-    stack, rows = stack_of(pair.model, prefix), {}
+def _nodes_patched(pair: Pair, parts: Sequence[Any], prefix: str | None) -> Tensor:
+    """Shapes: `[part, example?]`"""
+    stack, places = stack_of(pair.model, prefix), []
     for node in parts:
         unit = BY_NODE[node.kind, node.component]
-        rows[node] = points_of(pair.model, stack, unit)[node.layer]
-    values = Base.run(pair.model, pair.other, rows.values()).cache
-    cells = [Cell(point, node.place, values[point][node.place]) for node, point in rows.items()]
+        places.append(points_of(pair.model, stack, unit)[node.layer])
+    values = Base.run(pair.model, pair.other, places).cache
+    cells = [
+        Cell(point, node.place, values[point][node.place])
+        for node, point in zip(parts, places, strict=True)
+    ]
     (function,) = pair.metrics.functions.values()
-    reduce = pair.metrics.reduce
-    result = sweep(pair.model, pair.base, cells, function, reduce=reduce, baseline=True)
-    return result.effect().detach().cpu()
+    outside = [i for i, node in enumerate(parts) if node.layer is None]
+    inside = [i for i, node in enumerate(parts) if node.layer is not None]
+    effects: dict[int, Tensor] = {}
+    for group, exact in ((outside, True), (inside, None)):
+        if group:
+            chosen = [cells[i] for i in group]
+            options: Any = {"reduce": pair.metrics.reduce, "baseline": True, "exact": exact}
+            result = sweep(pair.model, pair.base, chosen, function, **options)
+            effects.update(zip(group, result.effect().detach(), strict=True))
+    return torch.stack([effects[i] for i in range(len(parts))])
 
 
-def _edges_patched(pair: Pair, parts: tuple[Any, ...]) -> Tensor:
+def _edges_patched(pair: Pair, parts: Sequence[Any]) -> Tensor:
+    """Shapes: `[part, example?]`"""
     here = EdgeAblation(pair.model, pair.base, Replacement("corrupt", pair.other), parts)
-    before = _mean(pair, here.keeping(here.universe))
-    return torch.tensor([_mean(pair, here.without([edge])) - before for edge in parts])
+    before = pair.measure(here.keeping(here.universe))
+    effects = torch.stack([pair.measure(here.without([edge])) - before for edge in parts])
+    return effects.mean(-1) if pair.metrics.reduce == "mean" else effects
 
 
-def _mean(pair: Pair, logits: Tensor) -> float:
-    return float(pair.measure(logits).mean())
+def _averaged(values: Tensor) -> Tensor:
+    """Shapes: `[part, example?]` -> `[part]`"""
+    return values.mean(-1) if values.ndim > 1 else values
 
 
 def spearman(one: Tensor, other: Tensor) -> float:

@@ -1,0 +1,194 @@
+"""Tape: one pass forward whose graph is kept, to go back from metrics one after another."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.backward import check_connected, without_cache
+from lensbridge.cache import ActivationCache
+from lensbridge.cache.capture import Collector, Keep
+from lensbridge.causal.gates import Gates
+from lensbridge.errors import InputError
+from lensbridge.hooks import Callback, Hook
+from lensbridge.patching.metric import MetricFunction
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+Edits = Sequence[tuple[str, Callable[[Tensor], Tensor]]]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one pass back gave, beside what the pass forward did.
+
+    Args:
+        metric: the name of the metric that it began at.
+        closed: prefix of the layer whose branches it did not pass, or None.
+        cache: activations.
+        grads: by point.
+        outputs: gradients at the outputs of native modules, one for each call of the module.
+    """
+
+    metric: str
+    closed: str | None
+    cache: ActivationCache
+    grads: Mapping[str, Tensor]
+    outputs: Mapping[nn.Module, Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A pass forward that gradients can still flow back through.
+
+    Args:
+        logits: of the pass.
+        cache: activations.
+        graph: live activations at which gradients are kept, by point.
+        outputs: live outputs of native modules.
+        gates: what can keep gradients from some layers.
+    """
+
+    logits: Tensor
+    cache: ActivationCache
+    graph: Mapping[str, Tensor]
+    outputs: "Outputs"
+    gates: Gates
+
+    @classmethod
+    def run(
+        cls,
+        model: "LensModel",
+        given: Any,
+        at: Iterable[str],
+        reads: Iterable[str] = (),
+        modules: Iterable[nn.Module] = (),
+        edits: Edits = (),
+        gates: Gates | None = None,
+    ) -> "Tape":
+        """Run an input forward.
+
+        Args:
+            model: the model.
+            given: the input.
+            at: points whose gradients are kept, and their values.
+            reads: points whose values are kept.
+            modules: native modules at whose outputs gradients are kept.
+            edits: points whose values are replaced by a function of them.
+            gates: layers to which gradients can be closed.
+
+        Raises:
+            InputError: torch.inference_mode is on.
+        """
+        if torch.is_inference_mode_enabled():
+            raise InputError(
+                "Attribution takes gradients, which torch.inference_mode forbids. Leave it (and "
+                "make the input outside of it); torch.no_grad is no hindrance."
+            )
+        gates = Gates({}) if gates is None else gates
+        engine, wanted = model.engine, list(dict.fromkeys(at))
+        collector = Collector(engine.sites, wanted, Keep())
+        reader = Collector(engine.sites, list(dict.fromkeys(reads)), Keep())
+        reader.tensors, reader.versions = collector.tensors, collector.versions
+        callbacks = [Callback(name, "edit", _editing(fn), name) for name, fn in edits]
+        callbacks += [*collector.callbacks(True, True), *reader.callbacks(True, False)]
+        callbacks += gates.callbacks
+        said = set(given) if isinstance(given, Mapping) else set()
+        options = {} if "use_cache" in said else without_cache(model, dict.fromkeys(said))
+        with torch.enable_grad(), Outputs(modules) as tapped:
+            logits, prepared = model._forward(callbacks, given, "logits", **options)
+        assert isinstance(logits, Tensor)
+        return cls(logits, model._cache(collector, prepared), collector.graph, tapped, gates)
+
+    def back(
+        self, functions: Mapping[str, MetricFunction], *, drop: bool = False
+    ) -> Iterator[Gradient]:
+        """Go back from every metric; or once for every layer that has a gate, with it closed.
+
+        Raises:
+            InputError: a metric is cut off from the logits.
+        """
+        closed = self.gates.passed if drop else [None]
+        passes = [(name, layer) for name in functions for layer in closed]
+        for i, (name, layer) in enumerate(passes):
+            with self.gates.closing(layer):
+                grads = self._grads(functions[name], retain=i + 1 < len(passes))
+            points = dict(zip(self.graph, grads, strict=False))
+            outputs = self.outputs.sorted(grads[len(self.graph) :])
+            yield Gradient(name, layer, self.cache, points, outputs)
+
+    def _grads(self, function: MetricFunction, retain: bool) -> list[Tensor]:
+        """Of the metric of every example, summed: each depends on its own example alone."""
+        tensors, reached = [*self.graph.values(), *self.outputs.tensors], list[bool]()
+        watch = self.logits.register_hook(lambda grad: reached.append(True))
+        try:
+            with torch.enable_grad():
+                value = torch.as_tensor(function(self.logits))
+                check_connected(value, self.logits)
+                found = torch.autograd.grad(
+                    value.sum(), tensors, allow_unused=True, retain_graph=retain
+                )
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            raise InputError(_OVERWRITTEN) from error
+        finally:
+            watch.remove()
+        if not reached:
+            raise InputError(
+                "The metric does not depend on the logits that it is called with, so it has no "
+                "gradient. Compute it from its argument."
+            )
+        return [_filled(g, t) for g, t in zip(found, tensors, strict=True)]
+
+
+_OVERWRITTEN = (
+    "The native model writes into tensors that its gradient needs, as a state or a cache that it "
+    "updates in place. Pass inputs without past_key_values or use_cache."
+)
+
+
+def _editing(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Hook], Tensor]:
+    return lambda value, hook: fn(value)
+
+
+def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad
+
+
+@dataclass
+class Outputs:
+    """The tensors that native modules return in one pass, to differentiate by."""
+
+    modules: Iterable[nn.Module]
+    found: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> "Outputs":
+        for module in dict.fromkeys(self.modules):
+            self.stack.callback(module.register_forward_hook(self._keep).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def _keep(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        live = output if output.requires_grad else output.detach().requires_grad_()
+        self.found.append((module, live))
+        return live.clone()  # some models clip it in place
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """In the order of the calls."""
+        return [tensor for _, tensor in self.found]
+
+    def sorted(self, grads: Sequence[Tensor]) -> dict[nn.Module, list[Tensor]]:
+        """Gradients by module, one for each of its calls."""
+        rows: dict[nn.Module, list[Tensor]] = {}
+        for (module, _), grad in zip(self.found, grads, strict=True):
+            rows.setdefault(module, []).append(grad)
+        return rows
