@@ -1,7 +1,10 @@
 """Distributed alignment search on a model whose subspaces were put there by hand."""
 
+from typing import Any
+
 import pytest
 import torch
+from tiny_models import Shape, build, tokens
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -117,6 +120,51 @@ def test_positions_for_each_pair(planted: tuple[GPT2LMHeadModel, Tensor, Tensor]
     )  # fmt: skip
     assert result.accuracy == 1.0
     assert abs(float(result.subspace[:, 0] @ planted[1])) > 0.97
+
+
+def test_padding_and_a_choice_of_answers(planted: tuple[GPT2LMHeadModel, Tensor, Tensor]) -> None:
+    """Columns of padding change nothing, nor do tokens that are no answer."""
+    torch.manual_seed(2)
+    model = lensbridge.load(planted[0])
+    base, source, labels = pairs(64)
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "n_random": 1}
+    plain = fit_das(model, base, source, labels, ("resid_pre", 1), "last", 1, **options)
+    padded = [
+        {
+            "input_ids": torch.cat([torch.zeros(64, n, dtype=torch.long), ids], dim=1),
+            "attention_mask": torch.cat([torch.zeros(64, n), torch.ones(64, 4)], dim=1).long(),
+        }
+        for ids, n in ((base, 1), (source, 3))
+    ]
+    found = fit_das(model, *padded, labels, ("resid_pre", 1), "last", 1, **options)
+    torch.testing.assert_close(found.subspace, plain.subspace)
+    assert found.controls == plain.controls
+    answers = [*range(FIRST, FIRST + 4)]
+    among = fit_das(
+        model, base, source, labels, ("resid_pre", 1), -1, 1, answers=answers, **options
+    )
+    wider = [one + 0.01 for one in plain.losses]
+    assert all(one < other for one, other in zip(among.losses, wider, strict=True))
+    with pytest.raises(InputError, match="are not among the answers"):
+        fit_das(model, base, source, labels, ("resid_pre", 1), -1, 1, answers=[FIRST])
+
+
+def test_heads() -> None:
+    hf = build(Shape("gpt2"))
+    model, base, source = lensbridge.load(hf), tokens(12, 5), tokens(12, 5, seed=1)
+    labels = tokens(12, 5, seed=2)[:, 0]
+    found = fit_das(
+        model, base, source, labels, ("z", 1), -1, 2, heads=[1, 3], epochs=2, answers=[*range(61)]
+    )
+    assert found.subspace.shape == (6, 2)
+    held = list(found.held_out)
+    _, cache = model.run_with_cache(source[held], names_filter=("z", 1))
+    with torch.no_grad():
+        swap = found.swap(cache)
+        assert swap.heads == (1, 3)
+        logits: Any = model.run_with_interventions(base[held], swap)
+    right = logits[:, -1].argmax(-1) == labels[held]
+    assert float(right.float().mean()) == found.accuracy
 
 
 def test_what_does_not_fit_is_refused(planted: tuple[GPT2LMHeadModel, Tensor, Tensor]) -> None:

@@ -3,6 +3,13 @@
 They compile to hooks, so they combine with hooks, caches, SAEs and with one another.
 """
 
+from lensbridge.interventions.bases import (
+    mean_difference_basis,
+    neuron_basis,
+    probe_basis,
+    random_basis,
+    random_neuron_basis,
+)
 from lensbridge.interventions.cells import cells_of
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.das import DASResult, fit_das
@@ -34,6 +41,11 @@ __all__ = [
     "cells_of",
     "fit_das",
     "from_json",
+    "mean_difference_basis",
+    "neuron_basis",
+    "probe_basis",
+    "random_basis",
+    "random_neuron_basis",
     "steering_vector",
     "to_json",
 ]

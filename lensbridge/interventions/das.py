@@ -11,7 +11,8 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
-from lensbridge.interventions.search import Schedule, Search, as_far, within
+from lensbridge.interventions.intervention import Indices
+from lensbridge.interventions.search import Schedule, Search, Spot, as_far, within
 from lensbridge.names import Name
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class DASResult:
     held_out: tuple[int, ...]
     positions: Positions
     source_positions: Positions
+    heads: Indices = None
 
     def swap(self, source: ActivationCache) -> Swap:
         """The interchange of the subspace with the activations of a source."""
@@ -53,6 +55,7 @@ class DASResult:
             source,
             self.source_positions,
             positions=self.positions,
+            heads=self.heads,
             subspace=self.subspace,
         )
 
@@ -66,8 +69,8 @@ class DASResult:
 
 def fit_das(
     model: "LensModel",
-    base: Tensor,
-    source: Tensor,
+    base: Any,
+    source: Any,
     labels: Tensor | Sequence[int],
     site: Name,
     positions: Positions,
@@ -75,6 +78,8 @@ def fit_das(
     *,
     source_positions: Positions = None,
     answer_position: int = -1,
+    answers: Sequence[int] | Tensor | None = None,
+    heads: Indices = None,
     epochs: int = 20,
     lr: float = 0.01,
     batch_size: int = 32,
@@ -90,14 +95,17 @@ def fit_das(
 
     Args:
         model: the model.
-        base: ids of the runs that are changed.
-        source: ids of the runs that the subspace is taken from, as many.
+        base: inputs of the runs that are changed: ids, texts, or a mapping with a mask. Texts are
+            padded on the left.
+        source: those of the runs that the subspace is taken from, as many.
         labels: for each pair the token that should come after the interchange.
         site: one point.
         positions: where in the base; a list for each pair, or for all.
         dim: dimensions of the subspace.
         source_positions: where in the source; None: at the same positions.
         answer_position: where the answer is read.
+        answers: the tokens that an answer may be, the labels among them; None: all.
+        heads: which heads of a point that has them; all interchange the same subspace.
         epochs: how often each pair is trained on.
         lr: Adam's.
         batch_size: pairs in a batch.
@@ -119,13 +127,18 @@ def fit_das(
 
     Source: distributed alignment search as in Geiger et al. 2023.
     """
-    where = (site, positions, source_positions, answer_position, batch_size, forward)
-    search = Search.of(model, base, source, labels, *where)
+    spot = Spot(site, positions, source_positions, heads, answer_position, answers)
+    search = Search.of(model, base, source, labels, spot, batch_size, forward)
     if not 1 <= dim <= search.width:
         raise InputError(f"dim is 1 to {search.width}, the dimensions of {search.site}; got {dim}.")
-    generator = torch.Generator().manual_seed(seed)
+    return _learned(search, dim, Schedule(epochs, lr, batch_size, seed), held_out, n_random)
+
+
+def _learned(
+    search: Search, dim: int, schedule: Schedule, held_out: float, n_random: int
+) -> DASResult:
+    generator = torch.Generator().manual_seed(schedule.seed)
     train, held = _split(len(search.labels), held_out, generator)
-    schedule = Schedule(epochs, lr, batch_size, seed)
     basis, losses = search.train(train, search.labels, dim, schedule)
     placebo, _ = search.train(train, _shuffled(search.labels, train, generator), dim, schedule)
     random = [_random_basis(basis, generator) for _ in range(n_random)]
@@ -143,8 +156,9 @@ def fit_das(
             "shuffled": search.accuracy(held, within(placebo)),
         },
         held_out=tuple(held.tolist()),
-        positions=positions,
-        source_positions=source_positions,
+        positions=search.positions,
+        source_positions=search.source_positions,
+        heads=search.heads,
     )
 
 

@@ -14,8 +14,9 @@ from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.exchange import Swap, blended
 from lensbridge.interventions.interchange import source_of
+from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.region import Region
-from lensbridge.interventions.source import Given
+from lensbridge.interventions.source import Given, Held
 from lensbridge.names import Name
 
 if TYPE_CHECKING:
@@ -47,21 +48,36 @@ class Schedule:
     seed: int
 
 
+@dataclass(frozen=True)
+class Spot:
+    """Where an interchange is, and where and among what its effect is read (see `fit_das`)."""
+
+    site: Name
+    positions: Positions
+    source_positions: Positions = None
+    heads: Indices = None
+    answer_position: int = -1
+    answers: Sequence[int] | Tensor | None = None
+
+
 @dataclass(eq=False)
 class Search:
-    """Pairs of inputs, the tokens that should come after an interchange, and where it is.
+    """Pairs of inputs, what should come after an interchange, and where it is.
 
-    Shapes: base `[pair, pos]`, labels `[pair]`, activations as a cache holds them.
+    Shapes: base `[pair, pos]`, labels `[pair]` (places in `answers`, where these are given),
+        activations as a cache holds them.
     """
 
     model: "LensModel"
     base: Tensor
     labels: Tensor
     site: str
-    activations: Tensor
+    activations: Held
     positions: Any
     source_positions: Any
+    heads: Indices
     answer_position: int
+    answers_among: Tensor | None
     batch_size: int
     forward: dict[str, Any] = field(default_factory=dict)
 
@@ -72,62 +88,75 @@ class Search:
         base: Any,
         source: Any,
         labels: Any,
-        site: Name,
-        positions: Positions,
-        source_positions: Positions,
-        answer_position: int,
+        spot: Spot,
         batch_size: int,
         forward: dict[str, Any],
     ) -> "Search":
         """The search, with the source's activations.
 
         Raises:
-            InputError: numbers of pairs that differ, or a site that means several points.
+            InputError: numbers of pairs that differ, a label that is no answer, or a site that
+                means several points.
         """
-        base, source, wanted = (
-            torch.as_tensor(one, device=model.device) for one in (base, source, labels)
-        )
-        if base.ndim != 2 or not len(base) == len(source) == len(wanted) or wanted.ndim != 1:
+        given, mask = _ids(model, base)
+        there, source_mask = _ids(model, source)
+        wanted = torch.as_tensor(labels, device=model.device)
+        if not len(given) == len(there) == len(wanted) or wanted.ndim != 1:
             raise InputError(
                 f"base, source and labels are [pair, pos], [pair, pos], [pair]; got "
-                f"{tuple(base.shape)}, {tuple(source.shape)}, {tuple(wanted.shape)}."
+                f"{tuple(given.shape)}, {tuple(there.shape)}, {tuple(wanted.shape)}."
             )
-        names = model.vocabulary.select(site)
+        names = model.vocabulary.select(spot.site)
         if len(names) != 1:
-            raise InputError(f"{site!r} means {len(names)} points; a search is at one.")
+            raise InputError(f"{spot.site!r} means {len(names)} points; a search is at one.")
+        masked = {} if mask is None else {"attention_mask": mask}
+        answers = None if spot.answers is None else torch.as_tensor(spot.answers)
+        hidden = {} if source_mask is None else {"attention_mask": source_mask}
         return cls(
             model,
-            base,
-            wanted,
+            given,
+            wanted if answers is None else _places(wanted, answers),
             names[0],
-            source_of(model, source, names)[names[0]],
-            normalized(positions),
-            normalized(source_positions),
-            answer_position,
+            Held.of(source_of(model, there, names, **hidden), names),
+            normalized(spot.positions),
+            normalized(spot.source_positions),
+            spot.heads,
+            spot.answer_position,
+            answers,
             batch_size,
-            forward,
+            {**masked, **forward},
         )
 
     @property
     def width(self) -> int:
         """Dimensions of the site."""
         letter = self.model.engine.sites[self.site].axes.split()[-1]
-        return size_of(self.model.native, self.site, letter) or self.activations.shape[-1]
+        return size_of(self.model.native, self.site, letter) or self._whole.shape[-1]
+
+    @property
+    def _whole(self) -> Tensor:
+        return self.activations[self.site]
 
     def answers(self, rows: Tensor, by: Exchange) -> Tensor:
-        """Logits at the answer of some pairs after an interchange. Shapes: `[pair, d_vocab]`"""
+        """Logits at the answer of some pairs after an interchange. Shapes: `[pair, answer]`"""
+        mask = self.activations.attention_mask
         swap = Exchanged(
             self.site,
-            self.activations[rows.to(self.activations.device)],
+            Held(
+                {self.site: self._whole[rows.to(self._whole.device)]},
+                None if mask is None else mask[rows.to(mask.device)],
+            ),
             _chosen(self.source_positions, rows),
             positions=_chosen(self.positions, rows),
+            heads=self.heads,
             by=by,
         )
         options = {name: self._of_rows(value, rows) for name, value in self.forward.items()}
         base = self.base[rows.to(self.base.device)]
         logits = self.model.run_with_interventions(base, [swap], **options)
         assert isinstance(logits, Tensor)
-        return logits[:, self.answer_position].float()
+        found = logits[:, self.answer_position].float()
+        return found if self.answers_among is None else found[:, self.answers_among]
 
     def _of_rows(self, value: Any, rows: Tensor) -> Any:
         each = isinstance(value, Tensor) and value.ndim and len(value) == len(self.base)
@@ -176,7 +205,32 @@ class Search:
             linear = nn.Linear(self.width, dim, bias=False)
             nn.init.orthogonal_(linear.weight)
             rotation: Any = orthogonal(linear)
-        return rotation.to(self.activations.device)
+        return rotation.to(self._whole.device)
+
+
+def _ids(model: "LensModel", given: Any) -> tuple[Tensor, Tensor | None]:
+    """Ids of an input and its mask, where there is padding.
+
+    Raises:
+        InputError: something that has no ids.
+    """
+    prepared = model._preparer.prepare(given, padding_side="left")
+    if prepared.tokens is None:
+        raise InputError("A search is of ids, texts, or a mapping with 'input_ids'.")
+    return prepared.tokens, prepared.mask
+
+
+def _places(labels: Tensor, answers: Tensor) -> Tensor:
+    """Where labels are among the answers.
+
+    Raises:
+        InputError: one is not.
+    """
+    same = labels[:, None] == answers.to(labels.device)
+    if not bool(same.any(-1).all()):
+        lacking = labels[~same.any(-1)].unique().tolist()
+        raise InputError(f"Labels {lacking} are not among the answers {answers.tolist()}.")
+    return same.int().argmax(-1)
 
 
 def within(basis: Tensor) -> Exchange:
