@@ -6,99 +6,41 @@ hold the positions from there on and read the keys and values of the others; and
 layer only the positions that the metric reads go to the head.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lensbridge.derived import LatentSite
 from lensbridge.hooks import Hook
 from lensbridge.names import layer_of
-from lensbridge.patching.cell import Cell, write
-from lensbridge.patching.prefix import Prefix, lengthen, same
-from lensbridge.patching.setters import INDEXED_AXES
-from lensbridge.patching.unpatched import Base
-
-
-def position_of(cell: Cell, axes: Sequence[str]) -> int:
-    """The first position that a cell writes to; 0 where that cannot be told.
-
-    Example:
-        >>> position_of(Cell("z", (slice(None), 5, 2), 0.0), ["b", "p", "h", "d"])
-        5
-    """
-    if cell.first is not None:
-        return cell.first
-    axis = next((i for i, letter in enumerate(axes) if letter in "pq"), None)
-    if axis is None:
-        return 0
-    if cell.setter is write:
-        index = cell.index if isinstance(cell.index, tuple) else (cell.index,)
-        return _first(index[axis]) if axis < len(index) and _is_plain(index) else 0
-    placed = INDEXED_AXES.get(cell.setter, ())
-    return _first(cell.index[1 + placed.index(axis)]) if axis in placed else 0
-
-
-def _is_plain(index: tuple[Any, ...]) -> bool:
-    """Whether each entry of an index is about the axis at its own place."""
-    return all(isinstance(one, int | slice | list) for one in index)
-
-
-def _first(one: Any) -> int:
-    if isinstance(one, slice):
-        one = one.start if one.step is None or one.step > 0 else 0
-    found = min(one) if isinstance(one, list) and one else one
-    return found if isinstance(found, int) and found > 0 else 0
-
-
-@dataclass(frozen=True)
-class Field:
-    """What every flight of a sweep shares.
-
-    Args:
-        base: the unpatched run; it kept the stream at each layer where a cell joins.
-        prefix: keys and values of that run, or None where rows hold every position.
-        reads: the positions of the logits that the metric reads.
-        end: behind the last position that matters.
-    """
-
-    base: Base
-    prefix: Prefix | None
-    reads: Sequence[int]
-    end: int
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """What metrics are given: NaN where they do not read."""
-        return torch.full_like(self.base.logits, torch.nan)
-
-    @classmethod
-    def of(
-        cls, base: Base, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Cell]
-    ) -> "Field":
-        """The field of some cells. A pattern may be told to look ahead, so it needs every key."""
-        whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
-        return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)
-
-    def start(self, cell: Cell) -> int:
-        """Where the rows of a cell may begin."""
-        return 0 if self.prefix is None else position_of(cell, self.base.axes(cell.point))
+from lensbridge.patching.cell import Cell
+from lensbridge.patching.field import Field
+from lensbridge.patching.joined import Joined
+from lensbridge.patching.landing import Arrived
+from lensbridge.patching.prefix import lengthen
 
 
 @dataclass(frozen=True)
 class Flight:
     """Cells whose rows begin at one position.
 
-    Beside them goes a row that patches nothing, from the first layer on. If what comes of it is not
-    the unpatched run's, nothing that came of the others is used.
+    Args:
+        field: what all flights share.
+        cells: these cells.
+        start: that position.
+        control: whether a row goes beside them that patches nothing, from the first layer on. If
+            what comes of it is not the unpatched run's, nothing that came of the others is used.
     """
 
     field: Field
     cells: Sequence[Cell]
     start: int
+    control: bool = True
 
     @cached_property
     def joining(self) -> dict[int, list[int]]:
@@ -108,47 +50,25 @@ class Flight:
             found.setdefault(layer_of(self.cells[i].point) or 0, []).append(i)
         return found
 
-    def run(self) -> list[Callable[[], Tensor]] | None:
-        """Logits of each cell when they are asked for; None if the control fails.
-
-        They are NaN at positions that are not read, and good until the next are asked for.
-        """
-        base = self.field.base
+    def run(self) -> Arrived:
+        """Take every cell behind the last layer."""
         rows, order = self._rows()
         wanted = [read for read in self.field.reads if read >= self.start]
         shown = [-1] if self._ends_at_one else [read - self.start for read in wanted]
-        last = rows[:, shown]
-        depth = len(base.model.native.blocks)
-        logits = base.model(last, start_at_layer=depth)
-        assert isinstance(logits, Tensor)
-        control, *parts = logits.split(base.batch)
-        if not same(control, base.logits[:, wanted]):
-            return None
-        found = dict(zip(order, parts, strict=True))
-        return [partial(self._whole, found[i], wanted) for i in range(len(self.cells))]
-
-    def _whole(self, part: Tensor, wanted: Sequence[int]) -> Tensor:
-        """Logits of one cell where they belong. The next cell's are written to the same tensor."""
-        field = self.field
-        for read in field.reads:
-            if read < self.start:
-                field.logits[:, read] = field.base.logits[:, read]
-        for i, read in enumerate(wanted):
-            field.logits[:, read] = part[:, i]
-        return field.logits
+        return Arrived(self.field, wanted, self.control, rows[:, shown], order)
 
     def _rows(self) -> tuple[Tensor, list[int]]:
         """The stream behind the last layer at the positions that matter: the control's rows, then
         the cells' as they joined.
         """
-        base, order = self.field.base, list[int]()
+        order = list[int]()
         rows: Tensor | None = None
         for layer, stop in self._spans():
             own = self.joining.get(layer, [])
-            stream = self._stream(layer)
-            fresh = [stream] if rows is None else [rows]
-            rows = torch.cat([*fresh, _copies(stream, len(own))]) if own or rows is None else rows
-            joined = Joined([self.cells[i] for i in own], 1 + len(order), base)
+            joined = Joined(
+                [self.cells[i] for i in own], self.control + len(order), self.field.base
+            )
+            rows = self._with_fresh(rows, layer, len(own))
             order += own
             if stop == self._depth and self._ends_at_one:
                 rows = self._last_layer(rows, layer, joined)
@@ -156,6 +76,15 @@ class Flight:
                 rows = self._through(rows, layer, stop, joined)
         assert rows is not None
         return rows, order
+
+    def _with_fresh(self, rows: Tensor | None, layer: int, count: int) -> Tensor:
+        """The rows in front of a layer, with those of the cells that join there."""
+        first = rows is None and self.control
+        if not (first or count):
+            assert rows is not None
+            return rows
+        fresh = _copies(self._stream(layer), first + count)
+        return fresh if rows is None else torch.cat([rows, fresh])
 
     @property
     def _depth(self) -> int:
@@ -169,7 +98,16 @@ class Flight:
         field = self.field
         last = field.base.model.native.blocks[-1].attn
         alone = field.prefix is not None and list(field.reads) == [field.end - 1]
-        return alone and last is not None and self.start < field.end - 1
+        return alone and last is not None and self.start < field.end - 1 and not self._forgets
+
+    @property
+    def _forgets(self) -> bool:
+        """Whether the last layer's key/value cache lacks an edit: that of latent attention keeps
+        what keys and values are made of.
+        """
+        sites = self.field.base.model.engine.sites
+        own = (self.cells[i].point for i in self.joining.get(self._depth - 1, []))
+        return any(isinstance(sites[point], LatentSite) for point in own)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """From each layer where cells join to the next, or to the end."""
@@ -183,7 +121,7 @@ class Flight:
         stream = base.cache[f"{base.model.native.main.prefix}.{layer}.hook_resid_pre"]
         return stream[:, self.start : self.field.end]
 
-    def _through(self, rows: Tensor, layer: int, stop: int, joined: "Joined") -> Tensor:
+    def _through(self, rows: Tensor, layer: int, stop: int, joined: Joined) -> Tensor:
         """The rows behind some layers."""
         prefix, more = self.field.prefix, dict[str, Any]()
         if prefix is not None and self.start:
@@ -192,7 +130,7 @@ class Flight:
         hooks = joined.hooks(self.start, self.field.end)
         return self._run(rows, hooks, layer, stop, self.field.end, more)
 
-    def _last_layer(self, rows: Tensor, layer: int, joined: "Joined") -> Tensor:
+    def _last_layer(self, rows: Tensor, layer: int, joined: Joined) -> Tensor:
         """The last position behind the last layer.
 
         Of the positions before it that layer has to make keys and values, and nothing more.
@@ -237,55 +175,6 @@ class _Enough(Exception):  # noqa: N818
 
 def _stop(activation: Tensor, hook: Hook) -> None:
     raise _Enough
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Cells that join a flight at one layer.
-
-    Args:
-        cells: these cells.
-        behind: how many copies of the batch are in front of theirs.
-        base: the unpatched run.
-    """
-
-    cells: Sequence[Cell]
-    behind: int
-    base: Base
-
-    def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
-        """One hook for each point, for rows that hold the positions from `start` to `end`."""
-        by_point: dict[Any, list[tuple[int, Cell]]] = {}
-        for i, cell in enumerate(self.cells, start=self.behind):
-            by_point.setdefault(cell.point, []).append((i, cell))
-        return [(point, self._hook(own, start, end)) for point, own in by_point.items()]
-
-    def _hook(
-        self, own: Sequence[tuple[int, Cell]], start: int, end: int
-    ) -> Callable[[Tensor, Hook], None]:
-        batch = self.base.batch
-
-        def patch(activation: Tensor, hook: Hook) -> None:
-            for i, cell in own:
-                rows = activation[i * batch : (i + 1) * batch]
-                given = self._placed(cell, rows, start, end)
-                if given is not rows:
-                    rows.copy_(given)
-
-        return patch
-
-    def _placed(self, cell: Cell, rows: Tensor, start: int, end: int) -> Tensor:
-        """A cell's rows after it was applied; its index counts from the first position."""
-        whole = self.base.shape(cell.point)
-        if tuple(rows.shape) == whole:
-            return cell.apply(rows)
-        place = tuple(
-            slice(start, end) if letter in "pq" and length == end - start else slice(length)
-            for letter, length in zip(self.base.axes(cell.point), rows.shape, strict=True)
-        )
-        padded = self.base.cache[cell.point].clone()  # at the cell's layer nothing differs yet
-        padded[place] = rows
-        return cell.apply(padded)[place]
 
 
 def _copies(rows: Tensor, count: int) -> Tensor:

@@ -10,7 +10,6 @@ from math import prod
 
 import torch
 
-from lensbridge.derived import LatentSite
 from lensbridge.errors import InputError
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.memory import batch_tokens, check_values
@@ -46,7 +45,6 @@ class Way:
         most = batch_tokens(base, self.max_batch_tokens)
         tight = 0 < most < 2 * prod(base.logits.shape[:2])  # beside a cell goes the unpatched run
         why = f"max_batch_tokens={most} has room for one run at a time" if tight else None
-        why = why or (None if self.exact else _forgotten(base, cells))
         if why and self.exact is False:
             raise InputError(f"These cells cannot be run in batches: {why}. Pass exact=True.")
         engine = Engine(True if why else self.exact, most, self.verbose)
@@ -59,13 +57,6 @@ class Way:
             if reason != _ASKED:
                 _say(type(base.model.hf_model).__name__, reason)
         return run
-
-
-def _forgotten(base: Base, cells: Sequence[Cell]) -> str | None:
-    """Why cells have to be run one by one where a key/value cache would forget them."""
-    sites = base.model.engine.sites
-    latent = next((one.point for one in cells if isinstance(sites[one.point], LatentSite)), None)
-    return latent and f"the key/value cache of latent attention keeps no edit of {latent}"
 
 
 def _fill(base: Base, cells: Sequence[Cell], metrics: Metrics, run: Run) -> None:

@@ -53,6 +53,8 @@ def lengthen(cache: "DynamicCache", layer: int) -> None:
 def _copied(stored: Tensor, length: int, copies: int) -> Tensor:
     """Views where the batch has one example."""
     first = stored[:, :, :length]
+    if copies == 1:
+        return first
     return first.unsqueeze(0).expand(copies, *first.shape).flatten(0, 1)
 
 

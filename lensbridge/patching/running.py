@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 from lensbridge.errors import InputError
 from lensbridge.names import layer_of, stack_of
 from lensbridge.patching.cell import Cell
-from lensbridge.patching.flight import Field, Flight
+from lensbridge.patching.field import Field
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.prefix import Prefix, prefix_of
 from lensbridge.patching.reads import positions_read
+from lensbridge.patching.schedule import Schedule
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 MAX_BATCH_TOKENS = 4096
 """Positions in one batch of cells, by default: from here on more of them cost in proportion."""
-
-ENOUGH_TOKENS = 512
-"""Positions in a batch from which on more of them cost in proportion."""
 
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
 
@@ -151,60 +149,17 @@ def _run_together(
     """Run cells in flights; gives the indices of those that no flight can take."""
     flying = []
     for i in indices:
-        if field.start(cells[i]) >= field.end or _changes_nothing(field.base, cells[i]):
+        if field.is_behind(cells[i]) or _changes_nothing(field.base, cells[i]):
             keep(i, field.base.logits)
         else:
             flying.append(i)
-    for group in _groups(field, cells, flying, engine.max_batch_tokens):
-        logits = _flown(field, [cells[i] for i in group], reasons)
+    for group, logits in Schedule(field, cells, engine.max_batch_tokens, reasons).run(flying):
         if logits is None:
             _refuse_single(engine, reasons)
             yield from group
             continue
         for i, one in zip(group, logits, strict=True):
             keep(i, one())
-
-
-def _flown(
-    field: Field, cells: Sequence[Cell], reasons: list[str]
-) -> "list[Callable[[], Tensor]] | None":
-    """Logits of cells, with the prefix reused, else without; None where neither can be."""
-    start = min(field.start(cell) for cell in cells)
-    whole = Field.of(field.base, None, field.reads, cells)
-    flights = [Flight(field, cells, start)] if field.prefix else []
-    for flight in [*flights, Flight(whole, cells, 0)]:
-        try:
-            logits = flight.run()
-        except Exception as error:  # whatever a native model raises when it is started late
-            why = f"starting at layer {min(flight.joining)} raised {type(error).__name__}: {error}"
-            continue
-        if logits is not None:
-            return logits
-        why = f"started at layer {min(flight.joining)} the model gives other logits"
-    reasons.append(why)
-    return None
-
-
-def _groups(
-    field: Field, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
-) -> Iterator[list[int]]:
-    """Cells that fly together: those that begin at one position, or at a few where that is enough.
-
-    Rows begin at the first position of their group, so cells further on compute more than they
-    need; but a batch of few rows costs nearly as much as one of many.
-    """
-    starts = {i: field.start(cells[i]) for i in indices}
-    group: list[int] = []
-    for i in sorted(indices, key=lambda i: (starts[i], layer_of(cells[i].point))):
-        if group:
-            tokens = (len(group) + 2) * field.base.batch * (field.end - starts[group[0]])
-            enough = starts[i] != starts[group[0]] and tokens > ENOUGH_TOKENS
-            if enough or tokens > max_tokens:
-                yield group
-                group = []
-        group.append(i)
-    if group:
-        yield group
 
 
 def _changes_nothing(base: Base, cell: Cell) -> bool:
