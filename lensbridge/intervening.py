@@ -62,7 +62,9 @@ class InterventionMethods(HookMethods):
         Raises:
             InputError: an intervention that does not fit the model or the input; nothing is run.
         """
-        with self.intervene(interventions):
+        from lensbridge.interventions.plan import acting
+
+        with self.intervene(acting(interventions)):
             model: Any = self
             return model.run_with_hooks(input, **forward)
 

@@ -6,6 +6,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from described import of_class
@@ -643,6 +644,18 @@ BAD: list[tuple[Callable[[], Intervention], type[Exception], str]] = [
     (lambda: Zero(("pattern", 0), keys=7), InputError, "key 7"),
     (lambda: Zero(("resid_post", 0), positions=[[1], [2], [3]]), InputError, "3 lists"),
     (lambda: Zero(("resid_post", 0), positions="first"), InputError, "positions is"),
+    (lambda: Zero(("resid_post", 0), positions=slice(8, 9)), InputError, "8:9 are none at all"),
+    (lambda: Zero(("resid_post", 0), positions=slice(3, 3)), InputError, "3:3 are none at all"),
+    (lambda: Zero(("resid_post", 0), positions=[True]), InputError, "positions is"),
+    (lambda: Zero(("z", 0), heads="0"), InputError, "heads is an int or a list"),
+    (lambda: Add(("resid_post", 0), "much"), InputError, "value is a number or a tensor"),
+    (lambda: Noise(("resid_post", 0), -1.0), InputError, "0 or more"),
+    (
+        lambda: Steer(("resid_post", 0), torch.zeros(28), unit="norm"),
+        InputError,
+        "it is zero",
+    ),
+    (lambda: Project(("resid_post", 0), torch.zeros(28)), InputError, "is not zero"),
     (lambda: Zero(("resid_post", 0), when="later"), InputError, "'prefill', 'decode'"),
     (lambda: Zero(("resid_post", 0), subspace=torch.ones(28, 2)), InputError, "not orthonormal"),
     (lambda: Zero(("resid_post", 0), subspace=basis(24, 2)), InputError, "the point has 28"),
@@ -683,6 +696,37 @@ def test_what_does_not_fit_is_refused_before_anything_runs(number: int) -> None:
         model(ids)
     assert not ran
     assert hooks_on(hf) == before
+
+
+def test_what_never_acts_is_refused() -> None:
+    model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
+    for when in ("decode", When("both", 2), When("prefill", [1, 3])):
+        one = Zero(("resid_post", 0), when=when)
+        with pytest.raises(InputError, match="acts on what generation adds"):
+            model.run_with_interventions(ids, [one])
+        with pytest.raises(InputError, match="acts on what generation adds"):
+            model.sweep(ids, [one], lambda logits: logits[0, -1, 0])
+
+
+def test_numbers_of_numpy_lists_and_directions() -> None:
+    model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
+    site: Any = ("resid_post", 0)
+    direction = torch.randn(24)
+    unit = (direction / direction.norm())[:, None]
+    pairs: list[tuple[Intervention, Intervention]] = [
+        (Zero(site, positions=np.int64(2)), Zero(site, positions=2)),
+        (Zero(site, positions=np.array([[1], [2]])), Zero(site, positions=[[1], [2]])),
+        (Zero(("z", 1), heads=np.arange(2)), Zero(("z", 1), heads=[0, 1])),
+        (Add(site, [0.5] * 24), Add(site, torch.full((24,), 0.5))),
+        (Steer(site, direction.numpy()), Steer(site, direction)),  # type: ignore[arg-type]
+        (Project(site, 3 * direction), Project(site, unit)),
+        (Scale(site, 0.0, subspace=direction), Project(site, unit)),
+    ]
+    for one, other in pairs:
+        found, wanted = (model.run_with_interventions(ids, each) for each in (one, other))
+        torch.testing.assert_close(found, wanted)
+        assert from_json(to_json(one)) == [one]
+    assert from_json(to_json(Replace(site, float("nan"))))[0].value != 0  # type: ignore[attr-defined]
 
 
 def test_positions_of_a_generation_end_with_it() -> None:

@@ -11,7 +11,7 @@ from lensbridge.inputs import Prepared
 from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.fit import Extent
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import Plan, plans_of
+from lensbridge.interventions.plan import Plan, acting, plans_of
 from lensbridge.patching.cell import Cell
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
 
 
 def _plan(model: "LensModel", one: Intervention) -> Plan:
+    (one,) = acting(one)
     plans = plans_of(model, one)
     if len(plans) != 1:
         raise InputError(

@@ -7,9 +7,11 @@ and values are kept from pass to pass or computed again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from lensbridge.errors import InputError
@@ -75,16 +77,16 @@ def normalized(given: Positions) -> Any:
     """
     if given is None or isinstance(given, slice) or (isinstance(given, str) and given == "last"):
         return given
-    plain = given.tolist() if isinstance(given, Tensor) else given
+    plain = given.tolist() if isinstance(given, Tensor | ndarray) else given
     if isinstance(plain, range):
         plain = list(plain)
-    if _is_int(plain):
+    if is_int(plain):
         return int(plain)  # type: ignore[arg-type]
     if isinstance(plain, list | tuple) and plain:
-        if all(_is_int(one) for one in plain):
+        if all(is_int(one) for one in plain):
             return tuple(int(one) for one in plain)
         rows = [tuple(row) if isinstance(row, list | tuple | range) else None for row in plain]
-        if all(row is not None and all(_is_int(one) for one in row) for row in rows):
+        if all(row is not None and all(is_int(one) for one in row) for row in rows):
             return tuple(rows)
     raise InputError(
         f"positions is None, 'last', an int, a slice, a list of ints, or a list of such lists, one "
@@ -92,8 +94,9 @@ def normalized(given: Positions) -> Any:
     )
 
 
-def _is_int(given: Any) -> bool:
-    return isinstance(given, int) and not isinstance(given, bool)
+def is_int(given: Any) -> bool:
+    """Whether something is an index: an int, or numpy's."""
+    return isinstance(given, Integral) and not isinstance(given, bool)
 
 
 def per_example(asked: Any) -> bool:

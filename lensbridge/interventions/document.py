@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _packed(value: Any, store: _Store) -> Any:
         return {"masked": [_packed(dict(value), store), mask]}
     if isinstance(value, Mapping):
         return {"tensors": {_name(key): store.put(tensor) for key, tensor in value.items()}}
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+    if isinstance(value, float) and not isfinite(value):
         return {"number": str(value)}
     if isinstance(value, list | tuple | range):
         return [_packed(one, store) for one in value]

@@ -67,11 +67,16 @@ class Extent:
         for one in _ints(asked):
             column = one + self.prompt if one < 0 else one
             if not self.past <= column < self.prompt + self.new:
-                held = f", {self.past} of them in the key/value cache" if self.past else ""
-                more = f", and {self.new} more are made" if self.new else ""
-                raise InputError(
-                    f"{what} {one} is out of range; there are {self.prompt} positions{held}{more}."
-                )
+                raise InputError(f"{what} {one} is out of range; {self._told()}.")
+        if isinstance(asked, slice):
+            whole = Window(self.rows, self.past, self.prompt + self.new, self.prompt)
+            if not bool(columns_of(asked, whole, _CPU)[1].any()):
+                raise InputError(f"{what}s {_written(asked)} are none at all; {self._told()}.")
+
+    def _told(self) -> str:
+        held = f", {self.past} of them in the key/value cache" if self.past else ""
+        more = f", and {self.new} more are made" if self.new else ""
+        return f"there are {self.prompt} positions{held}{more}"
 
     def width(self, asked: Any, later: bool) -> int:
         """How many columns positions mean; 1 where passes of a generation have other ones."""
@@ -82,6 +87,11 @@ class Extent:
         following = Window(self.rows, self.prompt, self.prompt + 1, self.prompt)
         same = columns_of(asked, following, _CPU)[0].shape[1] == width
         return width if same and asked is not None else 1
+
+
+def _written(one: slice) -> str:
+    parts = [one.start, one.stop] + ([] if one.step is None else [one.step])
+    return ":".join("" if part is None else str(part) for part in parts)
 
 
 def _ints(asked: Any) -> list[int]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.interventions.columns import Positions, normalized
+from lensbridge.interventions.columns import Positions, is_int, normalized
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Given, Held, Source
 from lensbridge.interventions.when import ALWAYS, When
@@ -33,7 +34,8 @@ class Intervention(ABC):
         heads: which heads of a point that has them.
         neurons: which entries of the last axis: neurons, dimensions, features, experts.
         keys: which positions are looked at, in scores and patterns.
-        subspace: `[d, k]` with orthonormal columns; only the coordinates along these change.
+        subspace: `[d, k]` with orthonormal columns; only the coordinates along these change. A
+            direction `[d]` of any length is the line along it.
         when: "prefill", "decode", "both", or a `When` with steps.
 
     Interventions in a list act in its order where they meet at one point.
@@ -61,9 +63,7 @@ class Intervention(ABC):
         self._set("neurons", _indices("neurons", self.neurons))
         self._set("when", When.of(self.when))
         if self.subspace is not None:
-            check_basis(self.subspace)
-            # in one layout, so that products round alike when it comes back from a file
-            self._set("subspace", self.subspace.contiguous())
+            self._set("subspace", _basis(self.subspace))
         if self.subspace is not None and (self.neurons is not None or self.keys is not None):
             raise InputError("A subspace is of the whole last axis: leave neurons and keys out.")
 
@@ -141,11 +141,22 @@ class Intervention(ABC):
 def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
-    plain = given.tolist() if isinstance(given, Tensor) else given
-    found = (plain,) if isinstance(plain, int) else tuple(plain)
-    if not found or any(isinstance(one, bool) or not isinstance(one, int) for one in found):
+    plain = given.tolist() if isinstance(given, Tensor | ndarray) else given
+    several = plain if isinstance(plain, list | tuple | range) else (plain,)
+    if not several or not all(is_int(one) for one in several):
         raise InputError(f"{what} is an int or a list of ints, not {given!r}.")
-    return found
+    return tuple(int(one) for one in several)
+
+
+def _basis(given: Any) -> Tensor:
+    """A subspace as its basis, in one layout, so that products round alike when it comes back from
+    a file.
+    """
+    basis = torch.as_tensor(given)
+    if basis.ndim == 1 and bool(basis.any()):
+        basis = (basis / basis.norm()).unsqueeze(-1)
+    check_basis(basis)
+    return basis.contiguous()
 
 
 def check_basis(basis: Tensor) -> None:
@@ -156,8 +167,8 @@ def check_basis(basis: Tensor) -> None:
     """
     if basis.ndim != 2 or basis.shape[0] < basis.shape[1]:
         raise InputError(
-            f"A subspace is [d, k] with k at most d, a basis in its columns; got shape "
-            f"{tuple(basis.shape)}."
+            "A subspace is [d, k] with k at most d, a basis in its columns, or a direction [d] "
+            f"that is not zero; got shape {tuple(basis.shape)}."
         )
     wide = basis.detach().double()
     off = (wide.T @ wide - torch.eye(basis.shape[1], dtype=wide.dtype, device=wide.device)).abs()
@@ -185,6 +196,20 @@ def check_broadcast(
             f"{what}: {name} has shape {found}; it has to broadcast to the place's ({shown}): "
             "examples, positions, heads (where there are any), entries."
         )
+
+
+def as_value(given: Any, what: str) -> "Tensor | float":
+    """A number or tensor; lists and arrays become tensors.
+
+    Raises:
+        InputError: something else.
+    """
+    if isinstance(given, Tensor | int | float) and not isinstance(given, bool):
+        return given
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} is a number or a tensor, not {given!r}.") from error
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import repeated
-from lensbridge.interventions.intervention import Intervention, check_broadcast
+from lensbridge.interventions.intervention import Intervention, as_value, check_broadcast
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Given
 
@@ -52,6 +52,10 @@ class Replace(Intervention):
     value: Value
     on_integers: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("value", as_value(self.value, "value"))
+
     def act(self, region: Region, given: Given | None) -> Tensor:
         value = _beside(self.value, region)
         if isinstance(value, Tensor):
@@ -74,6 +78,10 @@ class Add(Intervention):
     value: Value
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("value", as_value(self.value, "value"))
+
     def act(self, region: Region, given: Given | None) -> Tensor:
         return region.value + self.factor * _beside(self.value, region)
 
@@ -90,6 +98,10 @@ class Scale(Intervention):
     """
 
     factor: Value
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("factor", as_value(self.factor, "factor"))
 
     def act(self, region: Region, given: Given | None) -> Tensor:
         return region.value * _beside(self.factor, region)
@@ -111,7 +123,7 @@ class Project(Intervention):
     """A subspace taken out of the run's value, or all but that.
 
     Args:
-        subspace: `[d, k]` with orthonormal columns.
+        subspace: `[d, k]` with orthonormal columns, or a direction `[d]` of any length.
         keep: keep what lies in it instead of what does not.
     """
 
@@ -147,8 +159,11 @@ class Steer(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._set("vector", torch.as_tensor(as_value(self.vector, "vector")))
         if self.unit not in ("vector", "norm"):
             raise InputError(f"unit is 'vector' or 'norm', not {self.unit!r}.")
+        if self.unit == "norm" and not bool(self.vector.norm(dim=-1).all()):
+            raise InputError("unit='norm' takes the direction of the vector, and it is zero.")
 
     def act(self, region: Region, given: Given | None) -> Tensor:
         vector = _beside(self.vector, region)
@@ -176,6 +191,11 @@ class Noise(Intervention):
 
     std: float
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.std >= 0:
+            raise InputError(f"std is a standard deviation, 0 or more, not {self.std!r}.")
 
     def act(self, region: Region, given: Given | None) -> Tensor:
         rows, n = region.value.shape[:2]

@@ -27,6 +27,7 @@ from lensbridge.interventions.fit import (
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
 from lensbridge.interventions.source import Given, Held, Source
+from lensbridge.interventions.when import When
 from lensbridge.vocabulary import names_points
 
 if TYPE_CHECKING:
@@ -54,6 +55,22 @@ def callbacks_of(
             )
         found += _callbacks(model, one)
     return found
+
+
+def acting(interventions: "Intervention | Iterable[Intervention]") -> list[Intervention]:
+    """Interventions as a list, for a run that is no generation.
+
+    Raises:
+        InputError: an intervention on what generation adds.
+    """
+    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    for one in several:
+        if isinstance(one, Intervention) and not When.of(one.when).reaches_prompt:
+            raise InputError(
+                f"{called(one)} at {one.site!r} acts on what generation adds ({one.when}), and "
+                "this run adds nothing. Pass it to generate()."
+            )
+    return several
 
 
 def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:

@@ -58,6 +58,11 @@ class When:
             return False
         return not isinstance(self.steps, tuple) or any(step > 0 for step in self.steps)
 
+    @property
+    def reaches_prompt(self) -> bool:
+        """Whether it can act on the prompt, which is all that a plain run has."""
+        return bool(self.holds(torch.zeros(1, dtype=torch.long), 1))
+
     def holds(self, columns: Tensor, prompt: int) -> Tensor:
         """Which columns it is for. Shapes: as `columns`, bool."""
         step = (columns - prompt + 1).clamp(min=0)
