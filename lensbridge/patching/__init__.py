@@ -35,6 +35,7 @@ from lensbridge.patching.published import (
     get_act_patch_resid_pre,
 )
 from lensbridge.patching.result import PatchingResult
+from lensbridge.patching.senders import sweep_senders
 from lensbridge.patching.setters import (
     layer_head_dest_src_pos_pattern_patch_setter,
     layer_head_pattern_patch_setter,
@@ -80,4 +81,5 @@ __all__ = [
     "make_df_from_ranges",
     "path_patch",
     "sweep",
+    "sweep_senders",
 ]

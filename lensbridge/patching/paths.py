@@ -114,8 +114,9 @@ class Paths:
         senders: Sequence[Node],
         receivers: Sequence[Node],
         through: Through,
+        more: Iterable[str] = (),
     ) -> "Paths":
-        """Check the nodes and run both inputs.
+        """Check the nodes and run both inputs; `more` is kept of the corrupted run too.
 
         Raises:
             InputError: as `path_patch`.
@@ -124,8 +125,9 @@ class Paths:
         ends = check_receivers(branches, senders, receivers, through)
         kept = list(points.values())
         source = Base.run(model, clean, kept)
-        more = [*ends.values(), *branches.last(receivers)]
-        base = Base.run(model, corrupted, [*branches.held(senders, through), *kept, *more])
+        held = branches.held(senders, through)
+        needed = [*held, *kept, *ends.values(), *branches.last(receivers), *more]
+        base = Base.run(model, corrupted, needed)
         for point in kept:
             check_fit(base, point, source.cache[point], source.cache.tokens)
         check_positions(base, {**points, **ends})

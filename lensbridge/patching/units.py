@@ -1,7 +1,7 @@
 """Units: the kinds of parts that nodes are, and the points where they are replaced."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lensbridge.errors import AbsentPointError, InputError, UnknownPointError
@@ -165,24 +165,27 @@ def enumerate_nodes(
     units: Sequence[str] | None = None,
     *,
     positions: int | None = None,
+    stack: str | None = None,
 ) -> list[Node]:
-    """The nodes of a model's main stack.
+    """The nodes of a stack.
 
     Args:
         model: the model.
         units: kinds of parts; None: input, heads, mixers and MLPs, as far as there are any.
         positions: one node for each of so many positions; None: one for all of them.
+        stack: its prefix; None: the main one.
     """
-    stack, found = model.native.main, []
-    for unit in usual_units(model, stack) if units is None else units:
-        for layer in _layers_with(model, stack, unit):
+    part, found = stack_of(model, stack), []
+    prefix = None if part is model.native.main else stack
+    for unit in usual_units(model, part) if units is None else units:
+        for layer in _layers_with(model, part, unit):
             row = UNITS[unit]
-            count = None if layer is None else size_of(stack.blocks[layer], row)
+            count = None if layer is None else size_of(part.blocks[layer], row)
             for i in [None] if row.index is None else range(count or 0):
-                found.append(Node(row.kind, layer, i, row.component))
+                found.append(Node(row.kind, layer, i, row.component, stack=prefix))
     if positions is None:
         return found
-    return [Node(n.kind, n.layer, n.index, n.component, p) for p in range(positions) for n in found]
+    return [replace(node, position=p) for p in range(positions) for node in found]
 
 
 def _layers_with(model: "LensModel", stack: StackPart, unit: str) -> list[int | None]:
