@@ -130,8 +130,8 @@ class Ablation(ABC):
         """Every part that there is, in the order of the stream."""
 
     @abstractmethod
-    def _logits(self, keep: Collection[Any]) -> Tensor:
-        """Logits when these parts alone are the run's own."""
+    def _logits(self, parts: Collection[Any], kept: bool) -> Tensor:
+        """Logits when these parts alone are the run's own; or alone are not."""
 
     def keeping(self, parts: Collection[Any]) -> Tensor:
         """Logits of a run in which every other part is replaced.
@@ -139,7 +139,19 @@ class Ablation(ABC):
         Raises:
             InputError: a part that the model lacks.
         """
-        missing = [one for one in parts if one not in self._known and not _is_input(one)]
+        return self._run(parts, kept=True)
+
+    def without(self, parts: Collection[Any]) -> Tensor:
+        """Logits of a run in which these parts alone are replaced.
+
+        Raises:
+            InputError: a part that the model lacks.
+        """
+        return self._run(parts, kept=False)
+
+    def _run(self, parts: Collection[Any], kept: bool) -> Tensor:
+        given = frozenset(one for one in parts if not _is_input(one))
+        missing = [one for one in given if one not in self._known]
         if missing:
             first, last = (Circuit.of([self.universe[i]]).labels[0] for i in (0, -1))
             raise InputError(
@@ -147,12 +159,7 @@ class Ablation(ABC):
                 f"{len(self.universe)} that can be replaced: {first} to {last}."
             )
         with torch.no_grad():
-            return self._logits(frozenset(parts))
-
-    def without(self, parts: Collection[Any]) -> Tensor:
-        """Logits of a run in which these parts alone are replaced."""
-        gone = frozenset(parts)
-        return self.keeping([one for one in self.universe if one not in gone])
+            return self._logits(given, kept)
 
     @cached_property
     def _known(self) -> frozenset[Any]:
@@ -200,10 +207,10 @@ class NodeAblation(Ablation):
         cache = self._source(points)
         return {point: self.replacement.take(cache[point]) for point in points}
 
-    def _logits(self, keep: Collection[Node]) -> Tensor:
+    def _logits(self, parts: Collection[Node], kept: bool) -> Tensor:
         gone: dict[str, list[Node]] = {}
         for node, point in self._points.items():
-            if node not in keep:
+            if (node in parts) != kept:
                 gone.setdefault(point, []).append(node)
         hooks = [(point, setting(self._values[point], own)) for point, own in gone.items()]
         logits = self.model.run_with_hooks(self.input, hooks)
@@ -236,6 +243,8 @@ class EdgeAblation(Ablation):
     @cached_property
     def universe(self) -> Sequence[Edge]:
         """Every edge."""
+        if self._positions == (None,):
+            return self.graph.edges
         return [at_position(edge, p) for edge in self.graph.edges for p in self._positions]
 
     @cached_property
@@ -244,8 +253,8 @@ class EdgeAblation(Ablation):
         take = self.replacement.take
         return Rewired(self.graph, source, lambda rows: take(rows, 1), self._positions)
 
-    def _logits(self, keep: Collection[Edge]) -> Tensor:
-        return self._rewired.run(self.input, keep)
+    def _logits(self, parts: Collection[Edge], kept: bool) -> Tensor:
+        return self._rewired.run(self.input, parts, kept)
 
 
 def _is_input(part: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.causal.edge import Edge, at_position
+from lensbridge.causal.edge import Edge
 from lensbridge.causal.graph import Graph, Read
 from lensbridge.causal.receiving import reading_norm
 from lensbridge.causal.streams import Stream, points_of_senders
@@ -36,14 +36,14 @@ class Rewired:
     take: Callable[[Tensor], Tensor]
     positions: tuple[int | None, ...] = (None,)
 
-    def run(self, given: Any, keep: Collection[Edge]) -> Tensor:
-        """Logits of a run on `given` with these edges as they are."""
+    def run(self, given: Any, parts: Collection[Edge], kept: bool) -> Tensor:
+        """Logits of a run on `given` in which these edges alone are kept, or alone are not."""
         noted: dict[str, Tensor] = {}
 
         def note(value: Tensor, hook: Hook) -> None:
             noted[hook.name] = value.clone()
 
-        following = _Following(self, noted, frozenset(keep))
+        following = _Following(self, noted, self._swapped(parts, kept))
         hooks: Hooks = []
         for event in self.graph.events:
             if isinstance(event, Read):
@@ -54,6 +54,28 @@ class Rewired:
         assert isinstance(logits, Tensor)
         return logits
 
+    def _swapped(self, parts: Collection[Edge], kept: bool) -> dict[Read, Tensor]:
+        """Which senders each receiver hears from the other run, by the branch that reads.
+
+        Shapes: `[receiver, sender, pos]`; one position where edges are not told apart by them.
+        """
+        graph, found = self.graph, {}
+        senders, receivers, positions = (
+            {one: i for i, one in enumerate(several)}
+            for several in (graph.senders, graph.receivers, self.positions)
+        )
+        table = torch.full((len(receivers), len(senders), len(positions)), kept)
+        places = [
+            (receivers[r.anywhere], senders[s.anywhere], positions[r.position]) for s, r in parts
+        ]
+        if places:
+            table[tuple(torch.tensor(places).T)] = not kept
+        for event in graph.events:
+            if isinstance(event, Read):
+                first, reach = receivers[event.receivers[0]], graph.reach[event.receivers[0]]
+                found[event] = table[first : first + len(event.receivers), :reach]
+        return found
+
     def _streams(self) -> list[str]:
         """What attentions and mixers read, for those that have to be given it again."""
         return [f"{self.graph.at(i)}hook_resid_pre" for i in range(len(self.graph.stack.blocks))]
@@ -62,19 +84,20 @@ class Rewired:
 class _Following:
     """Hooks of one run that give each receiver its share."""
 
-    def __init__(self, rewired: Rewired, noted: dict[str, Tensor], keep: frozenset[Edge]) -> None:
+    def __init__(
+        self, rewired: Rewired, noted: dict[str, Tensor], swapped: Mapping[Read, Tensor]
+    ) -> None:
         self.graph = rewired.graph
         self.rewired = rewired
         self.noted = noted
-        self.keep = keep
-        self.positions = rewired.positions
-        self.position = 0
+        self.swapped = swapped
+        self.reached = 0
         self.streams: tuple[Stream, Stream] | None = None
         self.changes: dict[Read, Tensor] = {}
 
     def hooks(self, event: Read) -> Hooks:
         """At the points where a branch reads."""
-        if not self._swapped(event).any():
+        if not self.swapped[event].any():
             return []
         if event.layer is None:
             last = len(self.graph.stack.blocks) - 1
@@ -93,19 +116,6 @@ class _Following:
                 found.append((f"{at}hook_{letter}_input", self._heads(event, index)))
         return found
 
-    def _swapped(self, event: Read) -> Tensor:
-        """Which senders each receiver hears from the other run.
-
-        Shapes: `[receiver, sender, pos]`; one position where edges are not told apart by them.
-        """
-        heard = self.graph.senders[: self.graph.reach[event.receivers[0]]]
-        return torch.tensor(
-            [
-                [[at_position((s, r), p) not in self.keep for p in self.positions] for s in heard]
-                for r in event.receivers
-            ]
-        )
-
     def _change(self, event: Read) -> Tensor:
         """What each receiver is to hear less what is in the stream.
 
@@ -120,17 +130,22 @@ class _Following:
             sources = (self.noted, self.rewired.values)
             now, other = (Stream(self.graph, one, EVERYWHERE, False) for one in sources)
             self.streams = (now, other)
-        reached = self.graph.events[self.position]
-        self.position += 1
+        reached = self.graph.events[self.reached]
+        self.reached += 1
         for stream in self.streams:
             stream.advance(reached)
         if isinstance(reached, Read):
             for past in [one for one in self.changes if one.layer != reached.layer]:
                 del self.changes[past]
-            rows = self.streams[0].rows
-            other_rows = self.rewired.take(self.streams[1].rows).expand_as(rows)
-            swapped = self._swapped(reached).to(rows).expand(-1, -1, rows.shape[2])
-            self.changes[reached] = torch.einsum("vup,ubpm->vbpm", swapped, other_rows - rows)
+            self.changes[reached] = self._changed(self.swapped[reached], *self.streams)
+
+    def _changed(self, swapped: Tensor, now: Stream, other: Stream) -> Tensor:
+        """Only the senders that somebody hears from elsewhere are looked at."""
+        heard = swapped.any(0).any(-1).nonzero().flatten().to(now.rows.device)
+        rows = now.rows[heard]
+        there = self.rewired.take(other.rows[heard]).expand_as(rows)
+        weights = swapped[:, heard.cpu()].to(rows).expand(-1, -1, rows.shape[2])
+        return torch.einsum("vup,ubpm->vbpm", weights, there - rows)
 
     def _whole(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:
         return lambda value, hook: value + self._change(event)[-1].to(value)
