@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
-from lensbridge.errors import AbsentPointError, InputError, NotCachedError
+from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.names import stack_of
-from lensbridge.patching.alignment import check_axes, check_fit, check_index
+from lensbridge.patching.alignment import (
+    check_axes,
+    check_fit,
+    check_index,
+    clean_value,
+    tokens_of,
+)
 from lensbridge.patching.cell import Cell, Setter
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -154,11 +159,10 @@ class Sweep:
         sources = {layer: clean_value(clean, point) for layer, point in points.items()}
         starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
         base = Base.run(self.model, corrupted, [*points.values(), *starts])
-        tokens = clean.tokens if isinstance(clean, ActivationCache) else None
         if self.setter in INDEXED_AXES:
             for layer, point in points.items():
                 check_axes(base, point, self.setter)
-                check_fit(base, point, sources[layer], tokens)
+                check_fit(base, point, sources[layer], tokens_of(clean))
         grid = listed or self._grid(base, points, names)
         for row in grid.rows:
             check_index(base, points[row[0]], self.setter, names, row)
@@ -233,26 +237,6 @@ class Sweep:
                 )
             sizes.append(shape[place])
         return sizes
-
-
-def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
-    """A clean activation, with its batch axis.
-
-    Raises:
-        NotCachedError: the clean run did not keep it.
-    """
-    if not isinstance(clean, Mapping):
-        raise InputError(
-            f"A cache of the clean run is wanted, not a {type(clean).__name__}: the second that "
-            "model.run_with_cache(clean) gives."
-        )
-    if point not in clean:
-        raise NotCachedError(
-            f"The clean cache lacks {point}, which is to be patched in. Keep it: "
-            "model.run_with_cache(clean, names_filter=...)."
-        )
-    bare = isinstance(clean, ActivationCache) and not clean.has_batch_dim
-    return clean[point].unsqueeze(0) if bare else clean[point]
 
 
 def assemble(prepared: Prepared, metrics: Metrics, run: Run, baseline: bool) -> PatchingResult:

@@ -1,14 +1,40 @@
-"""Whether the clean activations fit the corrupted run, and what to say where they do not."""
+"""Clean activations: where they come from, and whether they fit the corrupted run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FunctionType
 
 from torch import Tensor
 
-from lensbridge.errors import InputError
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError, NotCachedError
 from lensbridge.patching.cell import Setter
 from lensbridge.patching.setters import AXES_MEANT, INDEXED_AXES
 from lensbridge.patching.unpatched import Base
+
+
+def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
+    """A clean activation, with its batch axis.
+
+    Raises:
+        NotCachedError: the clean run did not keep it.
+    """
+    if not isinstance(clean, Mapping):
+        raise InputError(
+            f"A cache of the clean run is wanted, not a {type(clean).__name__}: the second that "
+            "model.run_with_cache(clean) gives."
+        )
+    if point not in clean:
+        raise NotCachedError(
+            f"The clean cache lacks {point}, which is to be patched in. Keep it: "
+            "model.run_with_cache(clean, names_filter=...)."
+        )
+    bare = isinstance(clean, ActivationCache) and not clean.has_batch_dim
+    return clean[point].unsqueeze(0) if bare else clean[point]
+
+
+def tokens_of(clean: Mapping[str, Tensor]) -> Tensor | None:
+    """The ids of the run that a cache is of, where it knows them."""
+    return clean.tokens if isinstance(clean, ActivationCache) else None
 
 
 def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:

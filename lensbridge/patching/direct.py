@@ -1,17 +1,16 @@
 """Direct paths from one head to every later head, the field's published sweep."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.patching.activation import Prepared, assemble, clean_value
-from lensbridge.patching.alignment import check_fit
+from lensbridge.patching.activation import Prepared, assemble
+from lensbridge.patching.alignment import check_fit, clean_value, tokens_of
 from lensbridge.patching.branches import Branches
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.grid import Grid
@@ -64,16 +63,10 @@ def get_act_patch_direct_path(
 
     Source: the signature is that of TransformerLens's `get_act_patch_direct_path`.
     """
-    sources = Sources(
-        model,
-        corrupted_tokens,
-        clean_cache,
-        corrupted_cache,
-        Metrics.of(patching_metric, "scalar"),
-        component,
-        Way(exact, verbose=verbose),
-    )
-    result = sources.send(src_layer, src_head)
+    caches = Caches(corrupted_tokens, clean_cache, corrupted_cache)
+    sources = Sources(model, caches, patching_metric, component, Way(exact, verbose=verbose))
+    source = Node("head", src_layer, src_head)
+    result = sources.send(sources.paths([source]), source)
     return result if result.partial else result.values
 
 
@@ -107,22 +100,31 @@ def get_act_patch_direct_path_all_sources(
     Raises:
         InputError: as `get_act_patch_direct_path`.
     """
-    sources = Sources(
-        model,
-        corrupted_tokens,
-        clean_cache,
-        corrupted_cache,
-        Metrics.of(patching_metric, "scalar"),
-        component,
-        Way(exact, verbose=verbose),
-    )
-    found: dict[tuple[int, int], PatchingResult] = {}
-    for head in sources.senders():
-        found[head] = sources.send(*head)
-        if found[head].partial:
+    caches = Caches(corrupted_tokens, clean_cache, corrupted_cache)
+    sources = Sources(model, caches, patching_metric, component, Way(exact, verbose=verbose))
+    senders = sources.senders()
+    paths, found = sources.paths(senders), dict[Node, PatchingResult]()
+    for source in senders:
+        found[source] = sources.send(paths, source)
+        if found[source].partial:
             break
     result = _stacked(found, sources)
     return result if result.partial else result.values
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Two runs as a user has them.
+
+    Args:
+        corrupted: the input that is run.
+        clean: what heads wrote in the clean run.
+        theirs: what they wrote in the corrupted one, by the user's account.
+    """
+
+    corrupted: Any
+    clean: Mapping[str, Tensor] = field(repr=False)
+    theirs: Mapping[str, Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,15 @@ class Sources:
     """Direct paths of one kind in one corrupted run: which heads can send, and what each brings."""
 
     model: "LensModel"
-    corrupted: Any
-    clean_cache: Mapping[str, Tensor]
-    corrupted_cache: Mapping[str, Tensor]
-    metrics: Metrics
+    caches: Caches
+    metric: MetricFunction
     component: Component
     way: Way
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The one, checked."""
+        return Metrics.of(self.metric, "scalar")
 
     @cached_property
     def branches(self) -> Branches:
@@ -164,21 +169,45 @@ class Sources:
             raise AbsentPointError("This model has no attention that is described.")
         return found
 
-    def senders(self) -> list[tuple[int, int]]:
+    def senders(self) -> list[Node]:
         """The heads with a receiver behind them."""
-        last = max(_layer(node) for node in self.receivers)
+        last = max(map(_layer, self.receivers))
         blocks = enumerate(self.branches.blocks[:last])
-        return [(i, head) for i, b in blocks if b.attn for head in range(b.attn.n_heads)]
+        return [
+            Node("head", i, head) for i, b in blocks if b.attn for head in range(b.attn.n_heads)
+        ]
 
-    def send(self, layer: int, head: int) -> PatchingResult:
+    def paths(self, senders: Sequence[Node]) -> Paths:
+        """Both runs, after the caches were held against them.
+
+        Raises:
+            InputError: a head that there is not or that nobody hears, or caches that do not fit.
+            NotCachedError: a cache lacks what a head wrote.
+        """
+        points = dict.fromkeys(self.branches.written(node) for node in senders)
+        first = min(map(_layer, senders))
+        kept = list(dict.fromkeys(p for node, p in self.receivers.items() if _layer(node) > first))
+        if not kept:
+            raise InputError(
+                f"{senders[0]}: no layer behind it has attention, so no path leaves it."
+            )
+        clean = {point: clean_value(self.caches.clean, point) for point in points}
+        theirs = {point: clean_value(self.caches.theirs, point) for point in points}
+        starts = entrances(self.model, [Cell(point, None, None) for point in kept])
+        paths = Paths.from_values(
+            self.model, clean, self.caches.corrupted, senders, [*kept, *starts]
+        )
+        for point in points:
+            check_fit(paths.base, point, clean[point], tokens_of(self.caches.clean))
+            _check_same_run(paths.base.cache[point], theirs[point], point)
+        return paths
+
+    def send(self, paths: Paths, source: Node) -> PatchingResult:
         """One head's clean output in each later head's input alone."""
-        source = Node("head", layer, head)
-        z = self.branches.written(source)
+        layer = _layer(source)
         later = {node: point for node, point in self.receivers.items() if _layer(node) > layer}
-        if not later:
-            raise InputError(f"{source}: no layer behind it has attention, so no path leaves it.")
-        paths = self._paths(source, z, dict.fromkeys(later.values()))
-        noted = paths.notes(list(dict.fromkeys(later.values())))
+        one = replace(paths, senders={source: paths.senders[source]})
+        noted = one.notes(list(dict.fromkeys(later.values())))
         cells = [_cell(noted[point], node, point) for node, point in later.items()]
         rows = tuple((_layer(node), node.index or 0) for node in later)
         heads = 1 + max(node.index or 0 for node in self.receivers)
@@ -191,28 +220,16 @@ class Sources:
         """Of the main stack."""
         return len(self.branches.blocks)
 
-    def _paths(self, source: Node, z: str, points: Iterable[str]) -> Paths:
-        """Both runs, after the caches were held against them."""
-        clean = clean_value(self.clean_cache, z)
-        theirs = clean_value(self.corrupted_cache, z)
-        kept = list(points)
-        starts = entrances(self.model, [Cell(point, None, None) for point in kept])
-        more = [*kept, *starts]
-        paths = Paths.from_values(self.model, {z: clean}, self.corrupted, [source], more)
-        tokens = self.clean_cache.tokens if isinstance(self.clean_cache, ActivationCache) else None
-        check_fit(paths.base, z, clean, tokens)
-        _check_same_run(paths.base.cache[z], theirs, z)
-        return paths
 
-
-def _stacked(found: Mapping[tuple[int, int], PatchingResult], sources: Sources) -> PatchingResult:
+def _stacked(found: Mapping[Node, PatchingResult], sources: Sources) -> PatchingResult:
     """The results of several senders on two axes in front."""
     first = next(iter(found.values()))
-    width = 1 + max(head for _, head in sources.senders())
+    width = 1 + max(node.index or 0 for node in sources.senders())
     sizes = (sources.n_layers, width, *first.values.shape)
     values = first.values.new_full(sizes, torch.nan)
     rows = []
-    for sender, result in found.items():
+    for node, result in found.items():
+        sender = _layer(node), node.index or 0
         values[sender] = result.values
         rows += [(*sender, *row) for row in result.grid.rows]
     names = ("src_layer", "src_head", "layer", "head")

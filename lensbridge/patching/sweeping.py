@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.patching.activation import Prepared, assemble, clean_value
-from lensbridge.patching.alignment import check_fit
+from lensbridge.patching.activation import Prepared, assemble
+from lensbridge.patching.alignment import check_fit, clean_value, tokens_of
 from lensbridge.patching.cell import Cell, write
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -121,8 +120,7 @@ def _placed(base: Base, cell: Cell) -> Cell:
     cached = isinstance(cell.value, Mapping)
     if cached:
         source = clean_value(cell.value, cell.point)
-        tokens = cell.value.tokens if isinstance(cell.value, ActivationCache) else None
-        check_fit(base, cell.point, source, tokens)
+        check_fit(base, cell.point, source, tokens_of(cell.value))
         cell = replace(cell, value=source)
     if cell.setter is not write:
         return cell
