@@ -55,6 +55,34 @@ def _shapes(given: "Tensor | ActivationCache") -> str:
     return ", ".join(f"{name} is {list(value.shape)}" for name, value in given.items())
 
 
+def require_autograd() -> None:
+    """Refuse to start where autograd records nothing, whatever is asked of it.
+
+    Raises:
+        InputError: inside `torch.inference_mode()`.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "Nothing inside torch.inference_mode() has gradients. Leave it, or use "
+            "torch.no_grad(), inside which gradients can be asked for."
+        )
+
+
+def differentiable(names: Sequence[str], required: bool) -> list[str]:
+    """The points of some that have gradients: not those of whole numbers.
+
+    Raises:
+        InputError: one that was named has none.
+    """
+    whole = [name for name in names if name.endswith("hook_expert_indices")]
+    if whole and required:
+        raise InputError(
+            f"{whole[0]} holds the numbers of the chosen experts, which have no gradient; "
+            "hook_expert_weights and hook_router_logits have one."
+        )
+    return [name for name in names if name not in whole]
+
+
 def check_connected(value: Tensor, given: "Tensor | ActivationCache") -> None:
     """Refuse a value that autograd cannot follow back to what it is of.
 
@@ -109,6 +137,9 @@ class Backward:
         Raises:
             InputError: a loss of points.
         """
+        require_autograd()
+        if of != "loss" and not callable(of):
+            raise InputError(f"of is a function that gives one number, or 'loss'; not {of!r}.")
         if at is not None and of == "loss":
             raise InputError("The loss is of the logits: pass of=... with at=....")
         targets = [] if at is None else model.vocabulary.select(at)

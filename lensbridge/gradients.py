@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lensbridge.backward import Backward, Objective, runs_for, without_cache
+from lensbridge.backward import (
+    Backward,
+    Objective,
+    differentiable,
+    require_autograd,
+    runs_for,
+    without_cache,
+)
 from lensbridge.backward import check_connected as check_connected
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import GRAD, Keep
@@ -92,7 +99,7 @@ class GradientMethods:
         """
         model = cast("LensModel", self)
         backward = Backward.of_points(model, of, at, Keep(device, dtype, pos_slice), names_filter)
-        names = model.vocabulary.select(names_filter)
+        names = differentiable(model.vocabulary.select(names_filter), backward.required)
         runs = [backward.run(input, some, forward) for some in runs_for(names)]
         value, cache = runs[0]
         tensors = {name: tensor for _, one in runs for name, tensor in one.items()}
@@ -149,6 +156,7 @@ class GradientMethods:
             InputError: the target does not depend on the source, or an axis is not there.
         """
         model = cast("LensModel", self)
+        require_autograd()
         end = End.of(model, target, positions)
         begin = End.of(model, source, source_positions)
         prepare = {k: forward.pop(k) for k in list(forward) if k not in _OF_THE_RUN}

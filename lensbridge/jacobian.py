@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lensbridge.backward import differentiable
 from lensbridge.cache.capture import position_axis
 from lensbridge.errors import InputError
 from lensbridge.hooks import Callback, Hook
@@ -23,23 +24,41 @@ CHUNK_TOKENS = 1024
 
 @dataclass
 class End:
-    """One end of a Jacobian: a point and which of its positions."""
+    """One end of a Jacobian: a point and which of its positions.
+
+    Args:
+        name: canonical name of the point.
+        batch: which axis counts examples.
+        axis: which counts positions, from the end, or None.
+        positions: which of these.
+        value: the activation, once it is there.
+    """
 
     name: str
+    batch: int
     axis: int | None
     positions: PosSlice
     value: Tensor | None = None
 
     @classmethod
     def of(cls, model: "LensModel", name: Name, positions: PosSlice) -> "End":
+        """An end at a point.
+
+        Raises:
+            InputError: it has no examples, or no positions to choose from.
+        """
         full = model.vocabulary.canonical(name)
-        axes = model.engine.sites[full].axes
-        if axes.split()[0] != "b":
-            raise InputError(f"{full} has axes {axes!r}: its examples cannot be told apart.")
-        axis = position_axis(axes)
+        letters = model.engine.sites[full].axes.split()
+        shown = f"{full} has axes {' '.join(letters)!r}"
+        if "b" not in letters:
+            raise InputError(f"{shown}: its examples cannot be told apart.")
+        differentiable([full], required=True)
+        rest = ["b", *(one for one in letters if one != "b")]
+        axis = position_axis(" ".join(rest))
         if positions is not None and axis is None:
-            raise InputError(f"{full} has axes {axes!r}: there are no positions to choose from.")
-        return cls(full, None if axis is None else axis - len(axes.split()), positions)
+            raise InputError(f"{shown}: there are no positions to choose from.")
+        from_end = None if axis is None else axis - len(rest)
+        return cls(full, letters.index("b"), from_end, positions)
 
     def callback(self) -> Callback:
         def keep(value: Tensor, hook: Hook) -> Tensor:
@@ -54,7 +73,16 @@ class End:
         return self.value
 
     def taken(self, value: Tensor) -> Tensor:
-        return value if self.axis is None else taken(value, self.positions, self.axis)
+        """Its positions of a value, examples first."""
+        value = value.movedim(self.batch, 0)
+        if self.axis is None:
+            return value
+        try:
+            return taken(value, self.positions, self.axis)
+        except IndexError as error:
+            raise InputError(
+                f"{self.name} has {value.shape[self.axis]} positions, and none {self.positions!r}."
+            ) from error
 
 
 def jacobian_of(

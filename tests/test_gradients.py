@@ -314,4 +314,36 @@ def test_bad_requests() -> None:
         model.jacobian(IDS, ("resid_post", 1), ("resid_pre", 1), positions=0)
     with pytest.raises(InputError, match="at least one row"):
         model.jacobian(IDS, ("resid_pre", 1), ("resid_post", 1), chunk=0)
+    with pytest.raises(InputError, match="has 7 positions, and none 9"):
+        model.jacobian(IDS, ("resid_pre", 1), ("resid_post", 1), positions=9)
+    with pytest.raises(InputError, match="not 'los'"):
+        model.gradients(IDS, "z", "los")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="The loss is of the logits"):
+        model.gradients(IDS, "z", at="resid_post")
+    with pytest.raises(InputError, match="cut off from the activations"):
+        model.gradients(IDS, "z", lambda cache: cache["z", 1].detach().sum(), at="z")
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        model.gradients(IDS, "z")
     assert hooks == sum(len(m._forward_hooks) for m in model.hf_model.modules())
+
+
+def test_numbers_of_experts_have_none() -> None:
+    model = tiny("MixtralForCausalLM")
+    _, grads = model.gradients(IDS, None)
+    indices = "blocks.0.mlp.hook_expert_indices"
+    assert indices not in grads
+    assert "blocks.0.mlp.hook_expert_weights" in grads
+    with pytest.raises(InputError, match="numbers of the chosen experts"):
+        model.gradients(IDS, indices)
+    with pytest.raises(InputError, match="numbers of the chosen experts"):
+        model.jacobian(IDS, ("resid_pre", 0), indices)
+
+
+def test_the_jacobian_of_a_stream_of_several_rows() -> None:
+    model, ids = tiny("Gemma3nForCausalLM"), tokens(2, 3)
+    ends = "blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"
+    found = model.jacobian(ids, *ends, positions=-1)
+    assert found.shape == (2, 2, 32, 2, 3, 32)
+    _, grads = model.gradients(ids, ends[0], lambda c: c[ends[1]][1, :, -1, 3].sum(), at=ends[1])
+    wanted = grads[ends[0]].movedim(1, 0)
+    torch.testing.assert_close(found[:, 1, 3], wanted, rtol=1e-4, atol=1e-5)

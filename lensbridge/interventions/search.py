@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import orthogonal
 
+from lensbridge.backward import require_autograd
 from lensbridge.errors import InputError
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
@@ -98,6 +99,7 @@ class Search:
             InputError: numbers of pairs that differ, a label that is no answer, or a site that
                 means several points.
         """
+        require_autograd()
         given, mask = _ids(model, base)
         there, source_mask = _ids(model, source)
         wanted = torch.as_tensor(labels, device=model.device)
