@@ -1,7 +1,7 @@
 """A run forward and back: what is differentiated, and the gradients that are kept."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -153,7 +153,7 @@ class Backward:
         kept = Collector(sites, names, self.keep)
         live = Collector(sites, self.targets, Keep(detach=False))
         callbacks = [*kept.callbacks(self.required, True), *live.callbacks(True, False)]
-        options = {**without_cache(self.model, forward), **forward}
+        options = {**without_cache(self.model, said_by(input, forward)), **forward}
         kind: Any = None if self.targets else ("loss" if self.of == "loss" else "logits")
         with torch.enable_grad():
             result, prepared = self.model._forward(callbacks, input, kind, **options)
@@ -168,7 +168,18 @@ class Backward:
         return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
 
 
-def without_cache(model: "LensModel", forward: Mapping[str, Any]) -> dict[str, Any]:
-    """No keys, values or states are kept: some models write to them in place."""
-    unwanted = "use_cache" in model._preparer.accepted and "past_key_values" not in forward
+def without_cache(model: "LensModel", said: Iterable[str]) -> dict[str, Any]:
+    """No keys, values or states are kept: some models write to them in place.
+
+    Args:
+        model: the model.
+        said: the names of what a call says, which counts.
+    """
+    own = {"use_cache", "past_key_values"} & set(said)
+    unwanted = "use_cache" in model._preparer.accepted and not own
     return {"use_cache": False} if unwanted else {}
+
+
+def said_by(input: Any, forward: Mapping[str, Any]) -> list[str]:
+    """The names of what a call says, in its input or beside it."""
+    return [*forward, *(input if isinstance(input, Mapping) else ())]

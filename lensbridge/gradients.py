@@ -15,6 +15,7 @@ from lensbridge.backward import (
     differentiable,
     require_autograd,
     runs_for,
+    said_by,
     without_cache,
 )
 from lensbridge.backward import check_connected as check_connected
@@ -160,6 +161,7 @@ class GradientMethods:
         end = End.of(model, target, positions)
         begin = End.of(model, source, source_positions)
         prepare = {k: forward.pop(k) for k in list(forward) if k not in _OF_THE_RUN}
-        prepared = model._preparer.prepare(input, **{**without_cache(model, prepare), **prepare})
+        prepare = {**without_cache(model, said_by(input, prepare)), **prepare}
+        prepared = model._preparer.prepare(input, **prepare)
         with torch.enable_grad():
             return jacobian_of(model, prepared, end, begin, chunk, forward)

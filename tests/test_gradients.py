@@ -257,6 +257,8 @@ def test_models_that_write_into_their_state_have_gradients() -> None:
     out = model.hf_model(inputs_embeds=embeds, use_cache=False)
     (wanted,) = torch.autograd.grad(number(out.logits), embeds)
     torch.testing.assert_close(grads["hook_embed"], wanted)
+    said = {"input_ids": IDS, "use_cache": False}
+    torch.testing.assert_close(model.gradients(said, "hook_embed", number)[1]["hook_embed"], wanted)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
