@@ -16,6 +16,10 @@ from lensbridge.causal import (
     Circuit,
     FaithfulnessConfig,
     attribution_patch,
+    cache_activation_and_gradient,
+    capture_writer_outputs,
+    enumerate_edges,
+    enumerate_nodes,
     faithfulness,
     prune_circuit,
     screen,
@@ -49,6 +53,36 @@ SEVERAL = {"difference": metric, "middle": middle}
 def close(found: Tensor, wanted: Tensor) -> None:
     """Equal but for norms that compute in float32."""
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+def test_activations_and_gradients_are_enough_for_an_attribution_by_hand() -> None:
+    hf = build(Shape("llama", dtype=torch.float64))
+    model = lensbridge.load(hf)
+    here = cache_activation_and_gradient(model, CORRUPT, total)
+    there = cache_activation_and_gradient(model, CLEAN, total, compute_gradient=False)
+    assert set(there.gradients.values()) == {None}
+    found = attribution_patch(model, CLEAN, CORRUPT, total)
+    close(here.metric, found.baseline)
+    close(there.metric, found.target)
+    for i in range(2):
+        for point, unit in (
+            (f"blocks.{i}.attn.hook_z", "head"),
+            (f"blocks.{i}.hook_mlp_out", "mlp"),
+        ):
+            grad = here.gradients[point]
+            assert grad is not None
+            product = (there.activations[point] - here.activations[point]) * grad
+            close(found[unit][i], product.sum((0, 1, -1)))
+    written = capture_writer_outputs(model, CLEAN)
+    o = Layer(hf, "llama", 1).o.weight.unflatten(1, (4, -1))
+    z = there.activations["blocks.1.attn.hook_z"]
+    close(written["blocks.1.attn.hook_result"], torch.einsum("bphd,mhd->bphm", z, o).detach())
+    assert set(capture_writer_outputs(model, CLEAN, "hook_embed")) == {"hook_embed"}
+    only = cache_activation_and_gradient(model, CORRUPT, total, ["resid_pre"])
+    assert set(only.gradients) == {"blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"}
 
 
 # --- several metrics -----------------------------------------------------------------------------
@@ -242,6 +276,12 @@ def test_the_largest_are_a_circuit_and_a_picture() -> None:
             wrong()
 
 
+def test_the_input_is_not_counted_among_the_parts() -> None:
+    model = tiny("LlamaForCausalLM")
+    whole = faithfulness(model, CLEAN, CORRUPT, total, enumerate_nodes(model))
+    assert "10 of 10 nodes" in repr(whole)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -283,6 +323,21 @@ def test_some_of_a_search_is_tried_in_the_order_that_is_asked_for() -> None:
     found = prune_circuit(model, CLEAN, CORRUPT, total, 0.0, order=["m0", "a1.h2", "m0"])
     assert [trial.part for trial in found.trials] == ["m0", "a1.h2"]
     assert "10 of 10 nodes" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deberta", "not described in layer 0"),
+        ("gemma4_text", "hook_per_layer_out"),
+        ("zamba", "a block that layers share"),
+        ("gemma3n_text", "several residual streams"),
+        ("t5", "two, joined by cross-attention"),
+    ],
+)
+def test_models_without_edges_say_why(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        enumerate_edges(of_name(name))
 
 
 def test_metrics_that_gradients_cannot_reach() -> None:

@@ -12,6 +12,11 @@ from lensbridge.causal.faithfulness import (
     FaithfulnessResult,
     faithfulness,
 )
+from lensbridge.causal.gradient_cache import (
+    GradientCache,
+    cache_activation_and_gradient,
+    capture_writer_outputs,
+)
 from lensbridge.causal.graph import Graph, enumerate_edges
 from lensbridge.causal.pruning import Pruning, Trial, prune_circuit
 from lensbridge.causal.result import AttributionResult
@@ -27,12 +32,15 @@ __all__ = [
     "EdgeAttributionConfig",
     "FaithfulnessConfig",
     "FaithfulnessResult",
+    "GradientCache",
     "Graph",
     "Node",
     "Pruning",
     "Screening",
     "Trial",
     "attribution_patch",
+    "cache_activation_and_gradient",
+    "capture_writer_outputs",
     "enumerate_edges",
     "enumerate_nodes",
     "faithfulness",

@@ -36,7 +36,7 @@ class FaithfulnessResult:
         removed: with everything but the circuit.
         empty: with nothing.
         corrupt: of the whole model on the corrupted input.
-        total: how many parts the model has.
+        total: how many parts the model has, beside the input.
 
     Units: `full`, `kept`, `removed`, `empty` and `corrupt` are in the metric's; the rest are shares
         of the way from `empty` (or `corrupt`) to `full`, and can lie outside 0 to 1; NaN where
@@ -53,8 +53,9 @@ class FaithfulnessResult:
     total: int
 
     def __repr__(self) -> str:
+        parts = sum(label.partition("@")[0] != "input" for label in self.circuit.labels)
         return (
-            f"FaithfulnessResult({len(self.circuit)} of {self.total} {self.circuit.kind}, "
+            f"FaithfulnessResult({parts} of {self.total} {self.circuit.kind}, "
             f"{self.ablation}: faithfulness {self.faithfulness:.3g}, "
             f"completeness {self.completeness:.3g})"
         )

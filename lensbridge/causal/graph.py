@@ -71,14 +71,15 @@ class Graph:
             )
         if native.main.residual_axes != "b p m":
             raise InputError(
-                "This model has several residual streams, which edges do not describe."
+                "This model has several residual streams, which edges do not describe. Nodes can "
+                "be attributed (granularity='node')."
             )
         for i, block in enumerate(native.blocks):
-            fed_more = block.mixer is not None and block.mixer.fed_more
-            if block.residual is None or block.per_layer or block.cross or fed_more:
+            why = _why_not(block)
+            if why is not None:
                 raise InputError(
-                    f"The inside of layer {i} is not described, or has a branch beside attention, "
-                    "mixer and MLP, so its edges are not known. Nodes can be attributed."
+                    f"{why} in layer {i}, so its edges are not known. Nodes can be attributed "
+                    "(granularity='node')."
                 )
         return cls(model)
 
@@ -163,6 +164,19 @@ class Graph:
         """Whether what a sender writes depends on a norm behind it, and so on everybody."""
         behind = [block.attn is not None and block.attn.behind for block in self.stack.blocks]
         return any(behind) or any(isinstance(one, Through) for one in self.events)
+
+
+def _why_not(block: BlockPart) -> str | None:
+    """Why a layer has no edges, or None."""
+    if block.residual is None:
+        return "The residual stream is not described"
+    if block.per_layer is not None:
+        return "A branch beside attention and MLP reads the stream (hook_per_layer_out)"
+    if block.cross is not None:
+        return "Cross-attention reads another stack"
+    if block.mixer is not None and block.mixer.fed_more:
+        return "The mixer reads more than the stream (a block that layers share is added to it)"
+    return None
 
 
 def attention_receivers(layer: int, attn: AttentionPart) -> Iterator[Node]:
