@@ -91,17 +91,14 @@ class GenerationMethods(InterventionMethods):
 
         Units: `freq_penalty` in logits, after division by the temperature.
         """
-        core: Any = self.native.core
-        generation.require_generation(core)
-        generation.check_options(core, hf, self._preparer.accepted)
+        if not return_cache and not (names_filter is None and device is None):
+            raise InputError("names_filter and device are of a cache: pass return_cache=True.")
+        generation.check_return_type(return_type, self.tokens)
+        generation.require_generation(self.native.core)
+        generation.check_options(self.native.core, hf, self._preparer.accepted)
+        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or "left"}
         mask = hf.pop("attention_mask", None)
-        prepared = self._preparer.prepare(
-            input,
-            prepend_bos=prepend_bos,
-            padding_side=padding_side or "left",
-            attention_mask=mask,
-        )
-        generation.check_room(prepared, max_new_tokens, self.native.sizes.n_ctx)
+        prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
         self.engine.check(prepared, callbacks, max_new_tokens - 1 + return_cache)
         options = {
@@ -119,7 +116,7 @@ class GenerationMethods(InterventionMethods):
             max_new_tokens,
             self._prompt_mask(prepared),
         )
-        config = generation.generation_config(core, self.tokens, options, stop_at_eos)
+        config = generation.generation_config(self.native.core, self.tokens, options, stop_at_eos)
         collector = None
         if return_cache:
             collector = self._decoding_collector(config, options, names_filter, device)
@@ -128,6 +125,11 @@ class GenerationMethods(InterventionMethods):
             found, input, return_type, self.tokens, self._prompt_mask(prepared)
         )
         return shown if collector is None else (shown, self._decoded(collector, prepared, found))
+
+    def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
+        prepared = self._preparer.prepare(input, **said)
+        generation.check_room(prepared, new, self.native.sizes.n_ctx)
+        return prepared
 
     def _prompt_mask(self, prepared: Prepared) -> Tensor | None:
         """The mask of the prompt, where what is generated begins with that."""
@@ -156,7 +158,7 @@ class GenerationMethods(InterventionMethods):
             )
         if "hook_logits" in names and "logits_to_keep" in self._preparer.accepted:
             options.setdefault("logits_to_keep", 0)  # generate() asks for the last position alone
-        fronts = tuple(self.native.front_of(one) for one in self.native.towers)
+        fronts = *(self.native.front_of(one) for one in self.native.towers), "projector."
         of_encoder = (".cross_attn.hook_k", ".cross_attn.hook_v")
         return DecodingCollector(
             self.engine.sites,

@@ -200,6 +200,19 @@ def inputs_of(prepared: Prepared) -> dict[str, Any]:
     return {name: whole, "attention_mask": mask}
 
 
+def check_return_type(return_type: str, tokens: Tokens) -> None:
+    """Refuse a form that what is generated cannot have.
+
+    Raises:
+        InputError: a return type that there is not.
+        TokenizerMissingError: text from a model without a tokenizer.
+    """
+    if return_type not in ("input", "str", "tokens"):
+        raise InputError(f"return_type is 'input', 'str' or 'tokens', not {return_type!r}.")
+    if return_type == "str":
+        tokens.need()
+
+
 def as_asked(
     sequences: Any,
     given: Any,
@@ -217,12 +230,7 @@ def as_asked(
         return_type: what the user asked for.
         tokens: to decode with.
         mask: `[batch, pos]` of the prompt, whose padding is no part of the text.
-
-    Raises:
-        InputError: a return type that there is not.
     """
-    if return_type not in ("input", "str", "tokens"):
-        raise InputError(f"return_type is 'input', 'str' or 'tokens', not {return_type!r}.")
     wants_ids = return_type == "tokens" or (return_type == "input" and not is_text(given))
     if wants_ids or not isinstance(sequences, Tensor):
         return sequences

@@ -212,12 +212,25 @@ def test_one_new_token_and_embeddings() -> None:
     same(cache, model.run_with_cache(whole, names_filter="resid_post")[1])
 
 
+def test_pictures_and_their_projection_are_kept_once() -> None:
+    hf = tiny_model(built_in("LlavaForConditionalGeneration"))
+    model, given = lensbridge.load(hf), inputs_for(hf)
+    ids = given.pop("input_ids")
+    found, cache = model.generate(ids, return_cache=True, stop_at_eos=False, **given, **QUIET)
+    with torch.no_grad():
+        _, wanted = model.run_with_cache({"input_ids": found, **given})
+    same(cache, wanted, 2e-3)
+    assert "projector.hook_out" in cache
+
+
 def test_what_has_no_cache_is_refused() -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 6)
     with pytest.raises(InputError, match="a beam search moves them"):
         model.generate(ids, return_cache=True, num_beams=2, **QUIET)
     with pytest.raises(InputError, match="static key/value cache"):
         model.generate(ids, return_cache=True, cache_implementation="static", **QUIET)
+    with pytest.raises(InputError, match="pass return_cache=True"):
+        model.generate(ids, names_filter="resid_post", **QUIET)
     name = "MixtralForCausalLM"
     mixture = lensbridge.load(tiny_model(built_in(name), name))
     inside = "blocks.0.mlp.experts.0.hook_post"
