@@ -282,6 +282,73 @@ def test_the_input_is_not_counted_among_the_parts() -> None:
     assert "10 of 10 nodes" in repr(whole)
 
 
+@pytest.mark.parametrize("granularity", ["node", "edge"])
+def test_a_screening_that_is_interrupted_gives_what_it_has(granularity: Any) -> None:
+    model = tiny("LlamaForCausalLM")
+    whole = screen(model, CLEAN, CORRUPT, total, k=8, granularity=granularity)
+    left = [9]
+
+    def stopping(logits: Tensor) -> Tensor:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return total(logits)
+
+    found = screen(model, CLEAN, CORRUPT, stopping, k=8, granularity=granularity)
+    assert (found.partial, whole.partial) == (True, False)
+    measured = ~found.exact.isnan()
+    assert 0 < int(measured.sum()) < 8
+    close(found.exact[measured], whole.exact[measured])
+    assert len(found.verified) == int(measured.sum())
+    assert "interrupted" in repr(found)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf_model.modules())
+
+
+def test_circuits_are_sets_that_show_themselves() -> None:
+    one, other = Circuit.of(["m0", "a0.h1", "a1.h1"]), Circuit.of(["a0.h1", "m1"])
+    assert one & other == Circuit.of("a0.h1")
+    assert repr(one) == "Circuit(3 nodes: a0.h1, a1.h1, m0)"
+    assert repr(Circuit.of([f"m{i}" for i in range(20)])).endswith("m6, m7, ...)")
+
+
+# --- hooks of the user's -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "head"), [("attn.hook_z", True), ("attn.hook_pattern", True), ("hook_mlp_out", False)]
+)
+def test_hooks_that_edit_what_branches_compute_act_in_every_run(point: str, head: bool) -> None:
+    model = tiny("LlamaForCausalLM")
+    full = f"blocks.0.{point}"
+
+    def halve(value: Tensor, hook: Any) -> Tensor:
+        return value / 2
+
+    model.hf_model.requires_grad_(False)
+    with model.hooks([(full, halve)]):
+        nodes = attribution_patch(model, CLEAN, CORRUPT, total)
+        edges = attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge")
+        where = "blocks.0.attn.hook_z" if head else full
+        _, grads = model.gradients(CORRUPT, [where], total)
+        values = [model.run_with_cache(ids, [where])[1][where] for ids in (CLEAN, CORRUPT)]
+    model.hf_model.requires_grad_(True)
+    product = ((values[0] - values[1]) * grads[where]).sum((0, 1, -1))
+    close(nodes["head" if head else "mlp"][0], product)
+    for node, score in edges.node_scores.items():
+        if node.kind != "input":
+            assert score == pytest.approx(nodes.node_scores[node], rel=1e-4, abs=1e-5)
+
+
+def test_hooks_between_branches_and_stream_are_refused_for_edges() -> None:
+    model = tiny("LlamaForCausalLM")
+    for point in ("hook_attn_out", "hook_resid_pre", "attn.hook_result", "hook_q_input"):
+        hook = (f"blocks.1.{point}", lambda value, hook: value * 0)
+        with model.hooks([hook]), pytest.raises(InputError, match="may change the stream"):
+            attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge")
+        with model.hooks([hook]), pytest.raises(InputError, match="may change the stream"):
+            faithfulness(model, CLEAN, CORRUPT, total, ["a0.h1->m1"])
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position
-from lensbridge.causal.graph import Graph
+from lensbridge.causal.graph import Graph, check_unedited
 from lensbridge.causal.pair import check_aligned, padding_of
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
@@ -230,6 +230,7 @@ class EdgeAblation(Ablation):
         self, model: "LensModel", input: Any, replacement: Replacement, like: Collection[Edge] = ()
     ) -> None:
         super().__init__(model, input, replacement)
+        check_unedited(model)
         each = any(sender.position is not None for sender, _ in like)
         self._positions: tuple[int | None, ...] = (None,)
         if each:

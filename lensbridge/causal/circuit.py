@@ -1,6 +1,7 @@
 """Circuit: the parts of a model that are said to do a task."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from lensbridge.causal.edge import Edge, edge_of, edge_text
 from lensbridge.errors import InputError
 from lensbridge.patching.node import Node, NodeLike
 
+SHOWN = 8
+"""How many parts of a circuit its text names."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """Some nodes, or some edges, of a model.
 
@@ -73,8 +77,8 @@ class Circuit:
 
     @property
     def labels(self) -> list[str]:
-        """Its parts in text, sorted."""
-        return sorted([*map(str, self.nodes), *map(edge_text, self.edges)])
+        """Its parts in text, sorted; numbers by size."""
+        return sorted([*map(str, self.nodes), *map(edge_text, self.edges)], key=_by_size)
 
     @property
     def heads(self) -> set[tuple[int, int]]:
@@ -85,6 +89,11 @@ class Circuit:
             for n in written
             if n.kind == "head" and n.layer is not None and n.index is not None
         }
+
+    def __repr__(self) -> str:
+        labels = self.labels
+        shown = ", ".join(labels[:SHOWN]) + (", ..." if len(labels) > SHOWN else "")
+        return f"Circuit({len(self)} {self.kind}{': ' if labels else ''}{shown})"
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -97,6 +106,9 @@ class Circuit:
 
     def __or__(self, other: "Circuit") -> "Circuit":
         return Circuit(self.nodes | other.nodes, self.edges | other.edges)
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        return Circuit(self.nodes & other.nodes, self.edges & other.edges)
 
     # --- elsewhere ---------------------------------------------------------------------------
 
@@ -125,6 +137,10 @@ class Circuit:
     def load(cls, path: str | Path) -> "Circuit":
         """Read it from a file."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _by_size(text: str) -> list[str | int]:
+    return [int(one) if one.isdigit() else one for one in re.split(r"(\d+)", text)]
 
 
 CircuitLike = Circuit | Node | str | Iterable[NodeLike | Edge | tuple[Any, ...]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.causal.graph import Graph, Read
+from lensbridge.causal.graph import Graph, Read, check_unedited
 from lensbridge.causal.nodes import tail_names
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
@@ -43,8 +43,9 @@ class EdgeScores:
         """Of a pair.
 
         Raises:
-            InputError: a model whose edges are not known.
+            InputError: a model whose edges are not known, or hooks that edit its stream.
         """
+        check_unedited(pair.model)
         return cls(pair, Graph.of(pair.model), positions)
 
     @property

@@ -166,6 +166,28 @@ class Graph:
         return any(behind) or any(isinstance(one, Through) for one in self.events)
 
 
+INSIDE = (".attn.hook_", ".mlp.", ".mixer.", ".hook_mlp_out", ".hook_mixer_out")
+"""In the names of points where an edit changes what a branch computes, and what it adds with it."""
+
+
+def check_unedited(model: "LensModel") -> None:
+    """Refuse hooks that come between what branches write and what the stream gets.
+
+    Raises:
+        InputError: there is one.
+    """
+    current = model.engine.current
+    hooks = [*model.engine.permanent, *([] if current is None else current.scoped)]
+    for hook in hooks:
+        inside = any(part in hook.name for part in INSIDE) and "hook_result" not in hook.name
+        if hook.kind == "edit" and "." in hook.name and not inside:
+            raise InputError(
+                f"A hook is at {hook.name}, where it may change the stream beside what heads and "
+                "MLPs write; edges would not sum to what is read. Take it off, or put it where "
+                "they compute (attn.hook_z, mlp.hook_post, hook_mlp_out)."
+            )
+
+
 def _why_not(block: BlockPart) -> str | None:
     """Why a layer has no edges, or None."""
     if block.residual is None:

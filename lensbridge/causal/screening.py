@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lensbridge.causal.ablation import EdgeAblation, Replacement
 from lensbridge.causal.attribution import attribution_patch
@@ -17,6 +19,7 @@ from lensbridge.patching import Cell, sweep
 from lensbridge.patching.grid import pandas
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node
+from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.units import BY_NODE, points_of, stack_of
 from lensbridge.patching.unpatched import Base
 
@@ -33,6 +36,7 @@ class Screening:
         estimated: their scores, `[part, example?]`.
         exact: what patching each does to the metric, `[part, example?]`.
         attribution: of every part.
+        partial: whether it was interrupted; parts that were not patched are NaN in `exact`.
 
     Units: both are the patched run's metric less the unpatched run's.
     """
@@ -41,6 +45,7 @@ class Screening:
     estimated: Tensor
     exact: Tensor
     attribution: AttributionResult
+    partial: bool = False
 
     @property
     def labels(self) -> list[str]:
@@ -50,12 +55,15 @@ class Screening:
     @property
     def rank_agreement(self) -> float:
         """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two."""
-        return spearman(_averaged(self.estimated), _averaged(self.exact))
+        exact = _averaged(self.exact)
+        measured = ~exact.isnan()
+        return spearman(_averaged(self.estimated)[measured], exact[measured])
 
     @property
     def verified(self) -> list[tuple[str, float]]:
         """The parts by what patching them does, largest first."""
-        pairs = zip(self.labels, _averaged(self.exact).tolist(), strict=True)
+        found = zip(self.labels, _averaged(self.exact).tolist(), strict=True)
+        pairs = [one for one in found if not isnan(one[1])]
         return sorted(pairs, key=lambda one: -abs(one[1]))
 
     def to_dataframe(self) -> Any:
@@ -70,7 +78,8 @@ class Screening:
         return pandas().DataFrame({**columns, "exact": self.exact.flatten().tolist()})
 
     def __repr__(self) -> str:
-        return f"Screening({len(self.parts)} parts, rank agreement {self.rank_agreement:.3g})"
+        cut = ", interrupted: NaN where it was not patched" if self.partial else ""
+        return f"Screening({len(self.parts)} parts, rank agreement {self.rank_agreement:.3g}{cut})"
 
 
 def screen(
@@ -81,9 +90,12 @@ def screen(
     k: int = 10,
     *,
     direction: Direction = "denoise",
+    verbose: bool = False,
     **options: Any,
 ) -> Screening:
     """Attribute, then patch the k parts of largest estimate one by one.
+
+    Ctrl-C while they are patched ends it with what was measured until then.
 
     Args:
         model: the model, in eval mode.
@@ -92,6 +104,7 @@ def screen(
         metric: maps logits to a number.
         k: how many parts are patched.
         direction: as in `attribution_patch`.
+        verbose: show a progress bar.
         options: others of `attribution_patch`.
 
     Raises:
@@ -106,13 +119,15 @@ def screen(
     parts = tuple(one[0] if len(one) == 2 else (one[0], one[1]) for one in ranked)
     estimated = torch.stack([found.score(part) for part in parts]).cpu()
     if found.granularity == "edge":
-        exact = _edges_patched(pair, parts)
+        exact, partial = _edges_patched(pair, parts, verbose)
     else:
-        exact = _nodes_patched(pair, parts, options.get("stack"))
-    return Screening(parts, estimated, exact.cpu(), found)
+        exact, partial = _nodes_patched(pair, parts, options.get("stack"), verbose)
+    return Screening(parts, estimated, exact.cpu(), found, partial)
 
 
-def _nodes_patched(pair: Pair, parts: Sequence[Any], prefix: str | None) -> Tensor:
+def _nodes_patched(
+    pair: Pair, parts: Sequence[Any], prefix: str | None, verbose: bool
+) -> tuple[Tensor, bool]:
     """Shapes: `[part, example?]`"""
     stack, places = stack_of(pair.model, prefix), []
     for node in parts:
@@ -123,25 +138,42 @@ def _nodes_patched(pair: Pair, parts: Sequence[Any], prefix: str | None) -> Tens
         Cell(point, node.place, values[point][node.place])
         for node, point in zip(parts, places, strict=True)
     ]
-    (function,) = pair.metrics.functions.values()
-    outside = [i for i, node in enumerate(parts) if node.layer is None]
+    outside = [i for i, node in enumerate(parts) if node.layer is None]  # never in batches
     inside = [i for i, node in enumerate(parts) if node.layer is not None]
-    effects: dict[int, Tensor] = {}
+    effects, partial = dict[int, Tensor](), False
     for group, exact in ((outside, True), (inside, None)):
         if group:
-            chosen = [cells[i] for i in group]
-            options: Any = {"reduce": pair.metrics.reduce, "baseline": True, "exact": exact}
-            result = sweep(pair.model, pair.base, chosen, function, **options)
+            result = _swept(pair, [cells[i] for i in group], exact, verbose)
             effects.update(zip(group, result.effect().detach(), strict=True))
-    return torch.stack([effects[i] for i in range(len(parts))])
+            partial = partial or result.partial
+    return torch.stack([effects[i] for i in range(len(parts))]), partial
 
 
-def _edges_patched(pair: Pair, parts: Sequence[Any]) -> Tensor:
+def _swept(pair: Pair, cells: list[Cell], exact: bool | None, verbose: bool) -> PatchingResult:
+    (function,) = pair.metrics.functions.values()
+    return sweep(
+        pair.model,
+        pair.base,
+        cells,
+        function,
+        reduce=pair.metrics.reduce,
+        baseline=True,
+        exact=exact,
+        verbose=verbose,
+    )
+
+
+def _edges_patched(pair: Pair, parts: Sequence[Any], verbose: bool) -> tuple[Tensor, bool]:
     """Shapes: `[part, example?]`"""
     here = EdgeAblation(pair.model, pair.base, Replacement("corrupt", pair.other), parts)
     before = pair.measure(here.keeping(here.universe))
-    effects = torch.stack([pair.measure(here.without([edge])) - before for edge in parts])
-    return effects.mean(-1) if pair.metrics.reduce == "mean" else effects
+    effects, partial = before.new_full((len(parts), *before.shape), torch.nan), False
+    try:
+        for i, edge in enumerate(tqdm(parts, disable=not verbose, desc="patching")):
+            effects[i] = pair.measure(here.without([edge])) - before
+    except KeyboardInterrupt:
+        partial = True
+    return (effects.mean(-1) if pair.metrics.reduce == "mean" else effects), partial
 
 
 def _averaged(values: Tensor) -> Tensor:

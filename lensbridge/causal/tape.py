@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lensbridge.backward import check_connected, without_cache
+from lensbridge.backward import check_connected, said_by, without_cache
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.causal.gates import Gates
@@ -97,8 +97,7 @@ class Tape:
         callbacks = [Callback(name, "edit", _editing(fn), name) for name, fn in edits]
         callbacks += [*collector.callbacks(True, True), *reader.callbacks(True, False)]
         callbacks += gates.callbacks
-        said = set(given) if isinstance(given, Mapping) else set()
-        options = {} if "use_cache" in said else without_cache(model, dict.fromkeys(said))
+        options = without_cache(model, said_by(given, {}))
         with torch.enable_grad(), Outputs(modules) as tapped:
             logits, prepared = model._forward(callbacks, given, "logits", **options)
         assert isinstance(logits, Tensor)
