@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lensbridge.errors import InputError
+from lensbridge.patching.footprint import Footprint
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.running import MAX_BATCH_TOKENS
 from lensbridge.patching.unpatched import Base
@@ -35,10 +36,23 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def position_bytes(base: Base) -> int:
-    """What one position of a batch takes, roughly: a layer's activations and its logits."""
+    """What one position of a batch takes at most: a layer's activations and its logits.
+
+    The logits count for those of the batch before too, and for what the head makes them of. What a
+    mixer holds is as its implementation has it, so there the model is run once and measured.
+    """
     sizes, count = base.model.native.sizes, base.logits.shape[1]
+    if any(block.mixer is not None for block in base.model.native.blocks):
+        return 2 * run_bytes(base) // prod(base.logits.shape[:2])
     inside = 8 * sizes.d_model + 4 * sizes.d_mlp + 4 * sizes.n_heads * count
-    return base.logits.element_size() * (inside + base.logits.shape[-1])
+    return base.logits.element_size() * (inside + 3 * base.logits.shape[-1])
+
+
+def run_bytes(base: Base) -> int:
+    """What one run takes at its peak, weights apart."""
+    with torch.no_grad(), Footprint() as found:
+        base.model(base.input)
+    return found.peak
 
 
 def batch_tokens(base: Base, asked: int | None) -> int:
