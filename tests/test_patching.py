@@ -281,9 +281,10 @@ def test_a_cache_without_its_batch_axis_and_a_clean_run_of_one(gpt2: Case) -> No
 
 
 def test_masked_input_is_run_with_its_mask(gpt2: Case) -> None:
-    model, bare, cache = gpt2
+    model, bare, _ = gpt2
     mask = torch.ones_like(bare.corrupted)
     mask[1, :2] = 0
+    _, cache = model.run_with_cache({"input_ids": bare.clean, "attention_mask": mask})
     given = {"input_ids": bare.corrupted, "attention_mask": mask}
     one, many = (
         P.get_act_patch_mlp_out(model, given, cache, metric, exact=exact) for exact in (True, False)

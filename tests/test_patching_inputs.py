@@ -89,6 +89,26 @@ def test_what_is_no_setter_and_no_cache(given: Any, model: LensModel) -> None:
     assert model.engine.is_idle
 
 
+def test_runs_that_are_padded_at_other_places(model: LensModel) -> None:
+    """Rows of other lengths that padding makes equally long do not lie over each other."""
+    mask = torch.ones_like(CLEAN)
+    other = mask.clone()
+    other[1, :2] = 0
+    runs = [{"input_ids": CLEAN, "attention_mask": one} for one in (mask, other)]
+    told = "Example 1 has 5 positions in the clean run and 3 in the corrupted one"
+    _, clean = model.run_with_cache(runs[0])
+    for corrupted in (runs[1], {**runs[1], "input_ids": CORRUPTED}):
+        with pytest.raises(InputError, match=told):
+            P.get_act_patch_resid_pre(model, corrupted, clean, metric)
+        with pytest.raises(InputError, match=told):
+            model.sweep(corrupted, [(("z", 0), (slice(None), 2), clean)], metric)
+        with pytest.raises(InputError, match=told):
+            P.path_patch(model, runs[0], corrupted, "a0.h1", "logits", metric)
+    _, alike = model.run_with_cache(runs[1])
+    assert P.get_act_patch_resid_pre(model, runs[1], alike, metric).shape == (2, 5)
+    assert model.engine.is_idle
+
+
 def test_clean_numbers_by_the_metrics_names(given: Any, model: LensModel) -> None:
     metrics = {"prob": metric, "largest": torch.max}
     result = P.get_act_patch_resid_pre(*given, metrics, baseline=True)

@@ -15,6 +15,7 @@ from lensbridge.patching.alignment import (
     check_axes,
     check_fit,
     check_index,
+    check_padding,
     clean_value,
     tokens_of,
 )
@@ -160,6 +161,7 @@ class Sweep:
         starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
         base = Base.run(self.model, corrupted, [*points.values(), *starts])
         if self.setter in INDEXED_AXES:
+            check_padding(base, clean)
             for layer, point in points.items():
                 check_axes(base, point, self.setter)
                 check_fit(base, point, sources[layer], tokens_of(clean))

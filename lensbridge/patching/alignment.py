@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import FunctionType
 
+import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
@@ -60,6 +61,37 @@ def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None
         f"{point} has shape {found} in the clean cache and {wanted} in the corrupted run "
         f"(axes {' '.join(axes)}). Both have to come from this model."
     )
+
+
+def check_padding(base: Base, clean: Mapping[str, Tensor]) -> None:
+    """Refuse a clean run that is padded at other places than the corrupted one.
+
+    Raises:
+        InputError: an example that has other positions in one run than in the other.
+    """
+    mask = clean.attention_mask if isinstance(clean, ActivationCache) else None
+    here, there = mask, base.cache.attention_mask
+    if not isinstance(clean, ActivationCache) or (here is None and there is None):
+        return
+    one, other = _shown(here, there), _shown(there, here)
+    if one.ndim != 2 or one.shape[1:] != other.shape[1:] or len(one) not in (1, len(other)):
+        return
+    wrong = (one != other).any(-1).nonzero().flatten().tolist()
+    if wrong:
+        counts = int(one.expand_as(other)[wrong[0]].sum()), int(other[wrong[0]].sum())
+        raise InputError(
+            f"Example {wrong[0]} has {counts[0]} positions in the clean run and {counts[1]} in the "
+            "corrupted one, padded at other places, and which belong together is not something to "
+            "guess. Use prompts that are as long as each other, example by example."
+        )
+
+
+def _shown(mask: Tensor | None, like: Tensor | None) -> Tensor:
+    """Where a run has tokens; everywhere, where nothing was masked."""
+    if mask is not None:
+        return mask.bool().cpu()
+    assert like is not None
+    return torch.ones_like(like, dtype=torch.bool, device="cpu")
 
 
 def _of_lengths(point: str, clean: Tensor, base: Base, clean_tokens: Tensor | None) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.patching.activation import Prepared, assemble
-from lensbridge.patching.alignment import check_fit, clean_value, tokens_of
+from lensbridge.patching.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.patching.branches import Branches
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.grid import Grid
@@ -197,6 +197,7 @@ class Sources:
         paths = Paths.from_values(
             self.model, clean, self.caches.corrupted, senders, [*kept, *starts]
         )
+        check_padding(paths.base, self.caches.clean)
         for point in points:
             check_fit(paths.base, point, clean[point], tokens_of(self.caches.clean))
             _check_same_run(paths.base.cache[point], theirs[point], point)

@@ -23,7 +23,7 @@ class Footprint(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._now = 0

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
-from lensbridge.patching.alignment import check_fit
+from lensbridge.patching.alignment import check_fit, check_padding
 from lensbridge.patching.branches import HELD, PARTS, Branches, by_point
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node, NodeLike, setting, written
@@ -128,6 +128,7 @@ class Paths:
         held = branches.held(senders, through)
         needed = [*held, *kept, *ends.values(), *branches.last(receivers), *more]
         base = Base.run(model, corrupted, needed)
+        check_padding(base, source.cache)
         for point in kept:
             check_fit(base, point, source.cache[point], source.cache.tokens)
         check_positions(base, {**points, **ends})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.patching.activation import Prepared, assemble
-from lensbridge.patching.alignment import check_fit, clean_value, tokens_of
+from lensbridge.patching.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.patching.cell import Cell, write
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.measuring import Way
@@ -121,6 +121,7 @@ def _placed(base: Base, cell: Cell) -> Cell:
     if cached:
         source = clean_value(cell.value, cell.point)
         check_fit(base, cell.point, source, tokens_of(cell.value))
+        check_padding(base, cell.value)
         cell = replace(cell, value=source)
     if cell.setter is not write:
         return cell
