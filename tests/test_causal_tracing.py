@@ -100,11 +100,24 @@ def test_a_trace_is_the_naive_loop_with_raw_hooks(family: str) -> None:
     assert hooks_on(hf) == 0
 
 
+def test_layers_before_the_restored_one_do_not_run() -> None:
+    hf = build(Shape("llama", layers=3))
+    model, ids, ran = lensbridge.load(hf), tokens(1, 5), [0, 0, 0]
+    for i, layer in enumerate(hf.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
+    started = causal_trace(model, ids, SUBJECT, samples=2, sites=["resid_post"])
+    # clean and corrupted, a batch for each layer, and a check for each entrance
+    assert ran == [2 + 1, 2 + 2 + 1, 2 + 3 + 2]
+    with model.hooks([(("resid_pre", 0), lambda value, hook: None)]):
+        whole = causal_trace(model, ids, SUBJECT, samples=2, sites=["resid_post"])
+    torch.testing.assert_close(started.samples["resid_post"], whole.samples["resid_post"])
+
+
 def test_a_trace_that_is_interrupted_gives_what_it_has() -> None:
     hf = build(Shape("gpt2", layers=3))
     model, ids = lensbridge.load(hf), tokens(1, 5)
     whole = causal_trace(model, ids, SUBJECT, samples=2)
-    left = [4]  # the clean run, the corrupted one, a layer, and then no more
+    left = [5]  # the clean run, the corrupted one, a layer, another with its check, and no more
 
     def stopping(module: nn.Module, args: Any, output: Any) -> None:
         left[0] -= 1

@@ -1,19 +1,15 @@
 """Causal tracing: noise on the subject, then one state restored at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from inspect import signature
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.interventions.exchange import Swap
-from lensbridge.interventions.kinds import Add
 from lensbridge.interventions.spans import token_span
-from lensbridge.names import layer_of, stack_of
+from lensbridge.interventions.tracer import Tracer
 from lensbridge.patching.running import MAX_BATCH_TOKENS
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
@@ -152,7 +148,7 @@ def causal_trace(
         raise InputError(f"samples and window are at least 1, not {samples} and {window}.")
     ids = _ids(model, prompt, prepend_bos)
     sites = _present(model) if sites is None else sites
-    tracer = _Tracer.of(model, ids, position, max_batch_tokens, sites)
+    tracer = Tracer.of(model, ids, position, max_batch_tokens, sites)
     tracer.subject = _places(model, ids[0].tolist(), subject)
     generator = torch.Generator().manual_seed(seed)
     shape = (samples, len(tracer.subject), model.cfg.d_model)
@@ -198,83 +194,6 @@ def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
     return tuple(model.to_single_str_token(one) for one in ids)
 
 
-@dataclass(eq=False)
-class _Tracer:
-    """One prompt, its clean run and its noise."""
-
-    model: "LensModel"
-    ids: Tensor
-    position: int
-    max_batch_tokens: int
-    clean: Tensor
-    cache: ActivationCache
-    options: dict[str, Any]
-    noise: Tensor = field(default_factory=lambda: torch.empty(0))
-    subject: tuple[int, ...] = ()
-    partial: bool = False
-
-    @classmethod
-    def of(
-        cls, model: "LensModel", ids: Tensor, position: int, size: int, sites: Sequence[str]
-    ) -> "_Tracer":
-        names = ["hook_embed", *(name for site in sites for name in _layers(model, site).values())]
-        keeps = "logits_to_keep" in signature(model.native.core.forward).parameters
-        options: dict[str, Any] = {"logits_to_keep": 1} if keeps and position == -1 else {}
-        logits, cache = model.run_with_cache(ids, names_filter=names, **options)
-        assert isinstance(logits, Tensor)
-        assert isinstance(cache, ActivationCache)
-        clean = logits[0, position].float().softmax(-1)
-        return cls(model, ids, position, size, clean, cache, options)
-
-    def target(self, answer: str | int | None) -> int:
-        """The token of an answer."""
-        if answer is None:
-            return int(self.clean.argmax())
-        return self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
-
-    def embedding_std(self) -> float:
-        """Of the embedding matrix's entries, after any scale of the embedding."""
-        table = self.model.W_E.float()
-        rows = table[self.ids[0].to(table.device)]
-        scale = self.cache["hook_embed"].float().norm().to(rows.device) / rows.norm()
-        return float(table.std() * scale)
-
-    def corrupted(self, target: int) -> Tensor:
-        """Probability of the answer with nothing restored. Shapes: `[sample]`"""
-        return self._run([], [], target)
-
-    def trace(self, site: str, width: int, target: int) -> Tensor:
-        """Shapes: `[layer, pos, sample]`"""
-        layers, count = _layers(self.model, site), self.ids.shape[1]
-        found = torch.full((self.model.cfg.n_layers, count, len(self.noise)), torch.nan)
-        try:
-            for layer in () if self.partial else layers:
-                start, stop = layer - width // 2, layer + (width + 1) // 2
-                names = [name for at, name in layers.items() if start <= at < stop]
-                for cells in self._batches(count):
-                    values = self._run(names, cells, target)
-                    found[layer, cells] = values.unflatten(0, (len(cells), -1))
-        except KeyboardInterrupt:
-            self.partial = True
-        return found
-
-    def _batches(self, count: int) -> Iterator[list[int]]:
-        size = max(1, self.max_batch_tokens // (count * len(self.noise)))
-        cells = list(range(count))
-        yield from (cells[i : i + size] for i in range(0, count, size))
-
-    def _run(self, names: list[str], cells: list[int], target: int) -> Tensor:
-        """Probability of the answer for each cell and sample, the cell's state restored."""
-        copies, samples = max(1, len(cells)), len(self.noise)
-        noise = Add("hook_embed", self.noise.repeat(copies, 1, 1), positions=self.subject)
-        where = [[cell] for cell in cells for _ in range(samples)]
-        restored = [Swap(names, self.cache, positions=where)] if cells else []
-        rows = self.ids.expand(copies * samples, -1)
-        logits = self.model.run_with_interventions(rows, [noise, *restored], **self.options)
-        assert isinstance(logits, Tensor)
-        return logits[:, self.position].float().softmax(-1)[:, target].cpu()
-
-
 def _present(model: "LensModel") -> list[str]:
     """Of the sites that are traced by default those that the model has."""
     front = f"{model.native.main.prefix}."
@@ -285,13 +204,3 @@ def _present(model: "LensModel") -> list[str]:
 
 def _is(name: str, front: str, site: str) -> bool:
     return name.startswith(front) and name.endswith(f".hook_{site}")
-
-
-def _layers(model: "LensModel", site: str) -> dict[int, str]:
-    """The points of a short name in the main stack, by layer."""
-    prefix = model.native.main.prefix
-    names = [name for name in model.vocabulary.select(site) if stack_of(name) == prefix]
-    found = {layer: name for name in names if (layer := layer_of(name)) is not None}
-    if not found:
-        raise InputError(f"{site!r} is not in the layers of {prefix}.")
-    return found

@@ -1,0 +1,182 @@
+"""Tracer: the runs of a causal trace: one prompt, noise on its subject, states restored."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.interventions.exchange import Swap
+from lensbridge.interventions.kinds import Add
+from lensbridge.names import layer_of, stack_of
+
+if TYPE_CHECKING:
+    from lensbridge.model import LensModel
+
+
+@dataclass(eq=False)
+class Tracer:
+    """One prompt, its clean run and its noise.
+
+    Args:
+        model: the model.
+        ids: of the prompt.
+        position: where the answer is read.
+        max_batch_tokens: how many positions a batch may have.
+        clean: probabilities of the clean run there.
+        cache: its states.
+        options: of every run.
+        noise: on the subject, for each sample.
+        subject: its positions.
+        partial: whether the runs were interrupted.
+        streams: the stream in front of each layer with noise and nothing restored.
+        base: probability of the answer then, for each sample.
+        starts: layer -> whether a run may start there.
+
+    Shapes: ids `[1, pos]`, clean `[d_vocab]`, noise `[sample, subject, d_model]`.
+    """
+
+    model: "LensModel"
+    ids: Tensor
+    position: int
+    max_batch_tokens: int
+    clean: Tensor
+    cache: ActivationCache
+    options: dict[str, Any]
+    noise: Tensor = field(default_factory=lambda: torch.empty(0))
+    subject: tuple[int, ...] = ()
+    partial: bool = False
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
+    base: Tensor = field(default_factory=lambda: torch.empty(0))
+    starts: dict[int, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: "LensModel", ids: Tensor, position: int, size: int, sites: Sequence[str]
+    ) -> "Tracer":
+        names = [
+            "hook_embed",
+            *(name for site in sites for name in layers_of(model, site).values()),
+        ]
+        keeps = "logits_to_keep" in signature(model.native.core.forward).parameters
+        options: dict[str, Any] = {"logits_to_keep": 1} if keeps and position == -1 else {}
+        logits, cache = model.run_with_cache(ids, names_filter=names, **options)
+        assert isinstance(logits, Tensor)
+        assert isinstance(cache, ActivationCache)
+        clean = logits[0, position].float().softmax(-1)
+        return cls(model, ids, position, size, clean, cache, options)
+
+    def target(self, answer: str | int | None) -> int:
+        """The token of an answer."""
+        if answer is None:
+            return int(self.clean.argmax())
+        return self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
+
+    def embedding_std(self) -> float:
+        """Of the embedding matrix's entries, after any scale of the embedding."""
+        table = self.model.W_E.float()
+        rows = table[self.ids[0].to(table.device)]
+        scale = self.cache["hook_embed"].float().norm().to(rows.device) / rows.norm()
+        return float(table.std() * scale)
+
+    def corrupted(self, target: int) -> Tensor:
+        """Probability of the answer with nothing restored. Shapes: `[sample]`"""
+        entrances = self._entrances()
+        with self.model.intervene(self._noise(1)):
+            logits, streams = self.model.run_with_cache(
+                self._rows(1), names_filter=entrances, **self.options
+            )
+        assert isinstance(streams, ActivationCache)
+        self.streams = streams
+        self.base = self._read(logits, target)
+        return self.base
+
+    def _entrances(self) -> list[str]:
+        """The streams that runs may start from, of models where each layer reads that alone."""
+        names = [self._stream(layer) for layer in self._inner_layers]
+        sites = self.model.engine.sites
+        return [name for name in names if name in sites and sites[name].axes == "b p m"]
+
+    @property
+    def _inner_layers(self) -> range:
+        return range(1, len(self.model.native.blocks)) if self.model.engine.is_idle else range(0)
+
+    def trace(self, site: str, width: int, target: int) -> Tensor:
+        """Shapes: `[layer, pos, sample]`"""
+        layers, count = layers_of(self.model, site), self.ids.shape[1]
+        found = torch.full((self.model.cfg.n_layers, count, len(self.noise)), torch.nan)
+        try:
+            for layer in () if self.partial else layers:
+                start, stop = layer - width // 2, layer + (width + 1) // 2
+                names = [name for at, name in layers.items() if start <= at < stop]
+                for cells in self._batches(count):
+                    values = self._run(names, cells, target)
+                    found[layer, cells] = values.unflatten(0, (len(cells), -1))
+        except KeyboardInterrupt:
+            self.partial = True
+        return found
+
+    def _batches(self, count: int) -> Iterator[list[int]]:
+        size = max(1, self.max_batch_tokens // (count * len(self.noise)))
+        cells = list(range(count))
+        yield from (cells[i : i + size] for i in range(0, count, size))
+
+    def _run(self, names: list[str], cells: list[int], target: int) -> Tensor:
+        """Probability of the answer for each cell and sample, the cell's state restored."""
+        copies, samples = len(cells), len(self.noise)
+        where = [[cell] for cell in cells for _ in range(samples)]
+        restored = Swap(names, self.cache, positions=where)
+        first = min(layer_of(name) or 0 for name in names)
+        if self._may_start(first, target):
+            return self._from(first, copies, [restored], target)
+        logits = self.model.run_with_interventions(
+            self._rows(copies), [self._noise(copies), restored], **self.options
+        )
+        return self._read(logits, target)
+
+    def _may_start(self, layer: int, target: int) -> bool:
+        """Whether a run from the stream in front of a layer is the rest of the whole run."""
+        if layer not in self.starts:
+            self.starts[layer] = self._stream(layer) in self.streams and self._tried(layer, target)
+        return self.starts[layer]
+
+    def _tried(self, layer: int, target: int) -> bool:
+        try:
+            found = self._from(layer, 1, [], target)
+        except InputError:  # layers that share modules, or read more than the stream
+            return False
+        return torch.allclose(found, self.base, rtol=1e-3, atol=1e-6)
+
+    def _from(self, layer: int, copies: int, restored: list[Swap], target: int) -> Tensor:
+        rows = self.streams[self._stream(layer)].repeat(copies, 1, 1)
+        logits = self.model.run_with_interventions(
+            rows, restored, start_at_layer=layer, **self.options
+        )
+        return self._read(logits, target)
+
+    def _stream(self, layer: int) -> str:
+        return f"{self.model.native.main.prefix}.{layer}.hook_resid_pre"
+
+    def _rows(self, copies: int) -> Tensor:
+        return self.ids.expand(copies * len(self.noise), -1)
+
+    def _noise(self, copies: int) -> Add:
+        return Add("hook_embed", self.noise.repeat(copies, 1, 1), positions=self.subject)
+
+    def _read(self, logits: Any, target: int) -> Tensor:
+        assert isinstance(logits, Tensor)
+        return logits[:, self.position].float().softmax(-1)[:, target].cpu()
+
+
+def layers_of(model: "LensModel", site: str) -> dict[int, str]:
+    """The points of a short name in the main stack, by layer."""
+    prefix = model.native.main.prefix
+    names = [name for name in model.vocabulary.select(site) if stack_of(name) == prefix]
+    found = {layer: name for name in names if (layer := layer_of(name)) is not None}
+    if not found:
+        raise InputError(f"{site!r} is not in the layers of {prefix}.")
+    return found
