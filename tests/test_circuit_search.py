@@ -211,6 +211,76 @@ def test_neurons_and_positions_can_be_nodes() -> None:
     torch.testing.assert_close(by_position.kept, total(patched).detach())
 
 
+def t5_parts(hf: Any) -> dict[str, tuple[nn.Module, str]]:
+    """The output projections and MLPs of both stacks, where they are in T5."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for i in range(2):
+        for front, stack in (("encoder.", hf.encoder), ("", hf.decoder)):
+            layers = stack.block[i].layer
+            found[f"{front}a{i}"] = (layers[0].SelfAttention.o, "input")
+            found[f"{front}m{i}"] = (layers[-1].DenseReluDense, "output")
+        found[f"c{i}"] = (hf.decoder.block[i].layer[1].EncDecAttention.o, "input")
+    return found
+
+
+def test_circuits_of_both_stacks_of_an_encoder_decoder() -> None:
+    model = tiny("T5ForConditionalGeneration")
+    hf: Any = model.hf_model
+    decoded = [torch.tensor([[0, 8, 9], [0, 3, 4]]), torch.tensor([[0, 8, 5], [0, 7, 4]])]
+    given = [
+        {"input_ids": ids, "decoder_input_ids": more}
+        for ids, more in zip((CLEAN, CORRUPT), decoded, strict=True)
+    ]
+    circuit = ["encoder.a0.h1", "encoder.m1", "decoder.a1.h2", "c0.h3", "c1.h0", "m0"]
+    keep = [one.removeprefix("decoder.") for one in circuit]
+    parts, other = t5_parts(hf), dict[str, Tensor]()
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, n=n: other.update({n: args[0].clone()}))
+        if side == "input"
+        else module.register_forward_hook(lambda _, args, out, n=n: other.update({n: out.clone()}))
+        for n, (module, side) in parts.items()
+    ]
+    with torch.no_grad():
+        low = metric(hf(**given[1]).logits)
+    for handle in handles:
+        handle.remove()
+
+    def swapped(_: nn.Module, args: Any, name: str) -> Any:
+        z, there = (one.unflatten(-1, (4, -1)).clone() for one in (args[0], other[name]))
+        for head in range(4):
+            if f"{name}.h{head}" not in keep:
+                z[:, :, head] = there[:, :, head]
+        return (z.flatten(-2),)
+
+    handles = [
+        module.register_forward_pre_hook(partial(swapped, name=name))
+        if side == "input"
+        else module.register_forward_hook(lambda _, args, out, n=name: other[n])
+        for name, (module, side) in parts.items()
+        if name not in keep
+    ]
+    with torch.no_grad():
+        wanted = metric(hf(**given[0]).logits)
+    for handle in handles:
+        handle.remove()
+    found = faithfulness(model, *given, metric, circuit, reduce="none")
+    torch.testing.assert_close(found.kept, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.corrupt, low, rtol=1e-4, atol=1e-5)
+    assert found.total == 2 * (4 + 1) + 2 * (4 + 4 + 1)
+    scored = attribution_patch(model, *given, total, stack="encoder", positions=True)
+    best = scored.top_nodes(5)
+    assert all(str(node).startswith("encoder.") for node, _ in best)
+    at_positions = faithfulness(model, *given, total, best)
+    assert at_positions.total == 7 * 10 + 3 * 18
+    screened = screen(model, *given, total, k=3, stack="encoder", units=["head", "mlp"])
+    for part, exact in zip(screened.parts, screened.exact, strict=True):
+        rest = Circuit.of(enumerate_nodes(model)) | Circuit.of(
+            enumerate_nodes(model, stack="encoder")
+        )
+        alone = faithfulness(model, given[1], given[0], total, rest - Circuit.of([part]))
+        torch.testing.assert_close(exact, alone.kept - alone.full, rtol=1e-4, atol=1e-5)
+
+
 # --- edges ---------------------------------------------------------------------------------------
 
 FAMILIES = (

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,101 +13,17 @@ from lensbridge.cache import ActivationCache
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position
 from lensbridge.causal.graph import Graph, check_unedited
-from lensbridge.causal.pair import check_aligned, padding_of
+from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
 from lensbridge.errors import InputError
+from lensbridge.parts import StackPart
 from lensbridge.patching.node import Node, setting
 from lensbridge.patching.units import enumerate_nodes, point_of, usual_units
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
-
-AblationMode = Literal["corrupt", "mean", "zero", "resample"]
-"""What takes the place of a part: its value in the corrupted run; its mean over the examples of a
-reference, position by position; nothing; its value in some example of a reference, drawn anew for
-each example."""
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Where the values of ablated parts come from.
-
-    Args:
-        mode: how.
-        source: the input whose run they come from.
-        drawn: which of its examples each example gets, for "resample".
-    """
-
-    mode: AblationMode
-    source: Any
-    drawn: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        model: "LensModel",
-        clean: Any,
-        corrupt: Any,
-        mode: AblationMode,
-        reference: Any,
-        seed: int,
-    ) -> "Replacement":
-        """A replacement, checked.
-
-        Raises:
-            InputError: an unknown mode, a reference of another length, or one that is missing.
-        """
-        if mode not in ("corrupt", "mean", "zero", "resample"):
-            raise InputError(f"ablation is 'corrupt', 'mean', 'zero' or 'resample', not {mode!r}.")
-        check_aligned(model, clean, corrupt)
-        if mode in ("corrupt", "zero"):
-            if reference is not None:
-                raise InputError(f"ablation={mode!r} uses no reference; 'mean' and 'resample' do.")
-            return cls(mode, corrupt)
-        if reference is None:
-            raise InputError(
-                f"ablation={mode!r} takes its values from examples: pass reference=..., inputs of "
-                "the same length."
-            )
-        rows, given = _sizes(model, clean, reference)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(given, (rows,), generator=generator)
-        return cls(mode, reference, drawn if mode == "resample" else None)
-
-    def take(self, value: Tensor, axis: int = 0) -> Tensor:
-        """What the run's examples come to, along the axis of examples."""
-        if self.mode == "mean":
-            return value.mean(axis, keepdim=True)
-        if self.mode == "zero":
-            return torch.zeros_like(value)
-        drawn = self.drawn
-        return value if drawn is None else value.index_select(axis, drawn.to(value.device))
-
-
-def _sizes(model: "LensModel", clean: Any, reference: Any) -> tuple[int, int]:
-    """How many examples an input and a reference have.
-
-    Raises:
-        InputError: their positions do not lie over each other.
-    """
-    rows, given = (model._preparer.prepare(one) for one in (clean, reference))
-    if rows.tokens is None or given.tokens is None:
-        raise InputError("'mean' and 'resample' take an input and a reference of ids or text.")
-    lengths = rows.tokens.shape[1], given.tokens.shape[1]
-    if lengths[0] != lengths[1]:
-        raise InputError(
-            f"The reference has {lengths[1]} positions and the input {lengths[0]}: it has to have "
-            "as many for each row."
-        )
-    masks = [one for one in map(padding_of, (rows, given)) if one is not None]
-    if any(bool((one != masks[0][:1]).any()) for one in masks):
-        raise InputError(
-            "Rows of the reference or the input are padded at different places, so what stands at "
-            "a position of one cannot take the place of another's. Use rows of equal length."
-        )
-    return len(rows.tokens), len(given.tokens)
 
 
 class Ablation(ABC):
@@ -150,7 +66,7 @@ class Ablation(ABC):
         return self._run(parts, kept=False)
 
     def _run(self, parts: Collection[Any], kept: bool) -> Tensor:
-        given = frozenset(one for one in parts if not _is_input(one))
+        given = frozenset(self._named(one) for one in parts if not _is_input(one))
         missing = [one for one in given if one not in self._known]
         if missing:
             first, last = (Circuit.of([self.universe[i]]).labels[0] for i in (0, -1))
@@ -160,6 +76,12 @@ class Ablation(ABC):
             )
         with torch.no_grad():
             return self._logits(given, kept)
+
+    def _named(self, part: Any) -> Any:
+        """A part as the universe has it: nodes of the main stack go without its prefix."""
+        main = self.model.native.main.prefix
+        own = isinstance(part, Node) and part.stack == main
+        return replace(part, stack=None) if own else part
 
     @cached_property
     def _known(self) -> frozenset[Any]:
@@ -185,17 +107,25 @@ class NodeAblation(Ablation):
 
     @cached_property
     def universe(self) -> Sequence[Node]:
-        """Heads, mixers and MLPs (or neurons)."""
+        """Heads, mixers and MLPs (or neurons); those of both stacks in an encoder-decoder."""
+        named = {node.stack for node in self._like if node.stack is not None}
+        native = self.model.native
+        stacks = [
+            tower for tower in native.towers if native.is_encoder_decoder or tower.prefix in named
+        ]
+        return [node for stack in [*stacks, native.main] for node in self._nodes(stack)]
+
+    def _nodes(self, stack: StackPart) -> Sequence[Node]:
         kinds = {node.kind for node in self._like}
-        units = [one for one in usual_units(self.model, self.model.native.main) if one != "input"]
-        swaps = {"neuron": "mlp", "attn": "head"}
+        units = [one for one in usual_units(self.model, stack) if one != "input"]
+        swaps = {"neuron": "mlp", "attn": "head", "cross": "cross_head"}
         for finer, usual in swaps.items():
             if finer in kinds and usual not in kinds:
                 units = [finer if one == usual else one for one in units]
         positions = None
         if any(node.position is not None for node in self._like):
-            positions = _length(self.model, self.input)
-        return enumerate_nodes(self.model, units, positions=positions)
+            positions = _length(self.model, self.input, stack)
+        return enumerate_nodes(self.model, units, positions=positions, stack=stack.prefix)
 
     @cached_property
     def _points(self) -> Mapping[Node, str]:
@@ -234,7 +164,7 @@ class EdgeAblation(Ablation):
         each = any(sender.position is not None for sender, _ in like)
         self._positions: tuple[int | None, ...] = (None,)
         if each:
-            self._positions = tuple(range(_length(model, input)))
+            self._positions = tuple(range(_length(model, input, model.native.main)))
 
     @cached_property
     def graph(self) -> Graph:
@@ -263,13 +193,10 @@ def _is_input(part: Any) -> bool:
     return isinstance(part, Node) and part.kind == "input"
 
 
-def _length(model: "LensModel", given: Any) -> int:
-    """Positions of an input."""
-    prepared = model._preparer.prepare(given)
-    whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
-    if whole is None:
-        raise InputError("Positions can be told apart in an input of ids or embeddings.")
-    return int(whole.shape[1])
+def _length(model: "LensModel", given: Any, stack: StackPart) -> int:
+    """How many positions a stack has for an input."""
+    point = f"{stack.prefix}.0.hook_resid_pre"
+    return Base.run(model, given, [point]).cache[point].shape[1]
 
 
 def ablation_of(

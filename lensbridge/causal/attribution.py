@@ -238,8 +238,9 @@ def _of_nodes(pair: Pair, asked: _Options) -> list[AttributionResult]:
     tables, other, base = scoring.run(asked.method, asked.steps)
     names = {unit: scoring.axis_names(unit) for unit in units}
     ends = (pair.metrics.measure(logits) for logits in (base, other.logits))
+    prefix = None if stack is pair.model.native.main else stack.prefix
     return [
-        AttributionResult(scores, names, "node", before, after)
+        AttributionResult(scores, names, "node", before, after, stack=prefix)
         for scores, before, after in zip(tables, *ends, strict=True)
     ]
 

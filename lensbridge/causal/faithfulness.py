@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
-from lensbridge.causal.ablation import AblationMode, Replacement, ablation_of
+from lensbridge.causal.ablation import ablation_of
 from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
+from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
 from lensbridge.patching.metric import MetricFunction, Reduce
 from lensbridge.patching.unpatched import Base
@@ -147,7 +148,8 @@ def faithfulness(
         corrupt: one of the same shape, position for position.
         metric: maps logits to a number, or to one for each example; or several by name, which
             share the runs.
-        circuit: nodes ("a2.h1", "m0"; the input is always in) or edges ("a0.h1->a2.h1<k>").
+        circuit: nodes ("a2.h1", "m0"; the input is always in) or edges ("a0.h1->a2.h1<k>"). In an
+            encoder-decoder nodes are those of both stacks ("encoder.a0.h1", "c1.h2").
         config: the ablation as one value.
         ablation: "corrupt": parts do what they do in the corrupted run; "mean": what they do in a
             reference on average, position by position; "zero": nothing; "resample": what they do

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lensbridge.causal.ablation import (
-    Ablation,
-    AblationMode,
-    EdgeAblation,
-    NodeAblation,
-    Replacement,
-)
+from lensbridge.causal.ablation import Ablation, EdgeAblation, NodeAblation
 from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
+from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
 from lensbridge.patching.metric import MetricFunction
 

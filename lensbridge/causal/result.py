@@ -34,6 +34,7 @@ class AttributionResult:
         target: the metric of the run that they come from, likewise.
         senders: what the first axis of edges counts.
         receivers: what the second counts.
+        stack: prefix of the nodes' stack; None for the main one.
 
     Units: each score is in the metric's: an estimate of the patched run's metric less `baseline`.
     """
@@ -45,6 +46,7 @@ class AttributionResult:
     target: Tensor
     senders: tuple[Node, ...] = ()
     receivers: tuple[Node, ...] = ()
+    stack: str | None = None
 
     def __repr__(self) -> str:
         parts = []
@@ -116,7 +118,7 @@ class AttributionResult:
             return at_position(ends, position)
         row = UNITS[unit]
         index = None if row.index is None else place[row.index]
-        return Node(row.kind, place.get("layer"), index, row.component, position)
+        return Node(row.kind, place.get("layer"), index, row.component, position, self.stack)
 
     @property
     def labels(self) -> list[str]:

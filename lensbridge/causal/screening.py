@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lensbridge.causal.ablation import EdgeAblation, Replacement
+from lensbridge.causal.ablation import EdgeAblation
 from lensbridge.causal.attribution import attribution_patch
 from lensbridge.causal.edge import Edge
 from lensbridge.causal.pair import Direction, Pair
+from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.result import AttributionResult, text_of
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell, sweep
@@ -20,7 +21,7 @@ from lensbridge.patching.grid import pandas
 from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.node import Node
 from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.units import BY_NODE, points_of, stack_of
+from lensbridge.patching.units import point_of
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
@@ -121,18 +122,13 @@ def screen(
     if found.granularity == "edge":
         exact, partial = _edges_patched(pair, parts, verbose)
     else:
-        exact, partial = _nodes_patched(pair, parts, options.get("stack"), verbose)
+        exact, partial = _nodes_patched(pair, parts, verbose)
     return Screening(parts, estimated, exact.cpu(), found, partial)
 
 
-def _nodes_patched(
-    pair: Pair, parts: Sequence[Any], prefix: str | None, verbose: bool
-) -> tuple[Tensor, bool]:
+def _nodes_patched(pair: Pair, parts: Sequence[Any], verbose: bool) -> tuple[Tensor, bool]:
     """Shapes: `[part, example?]`"""
-    stack, places = stack_of(pair.model, prefix), []
-    for node in parts:
-        unit = BY_NODE[node.kind, node.component]
-        places.append(points_of(pair.model, stack, unit)[node.layer])
+    places = [point_of(pair.model, node) for node in parts]
     values = Base.run(pair.model, pair.other, places).cache
     cells = [
         Cell(point, node.place, values[point][node.place])
