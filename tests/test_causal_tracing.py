@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from test_interventions import editing, hooks_on
 from tiny_models import VOCAB, Layer, Shape, build, tokens
 from torch import Tensor, nn
@@ -149,6 +150,16 @@ def test_the_demo_model_keeps_a_landmark_at_its_name() -> None:
     assert "Eiffel*" in picture
 
 
+def test_embeddings_of_another_width_and_layers_that_are_shared() -> None:
+    """ALBERT; and of Gemma 4, whose layers read the ids too, every run is a whole one."""
+    for name in ("AlbertForMaskedLM", "Gemma4ForCausalLM"):
+        model, ids = of_class(name), tokens(1, 5)
+        trace = causal_trace(model, ids, [1], samples=2, sites="resid_post", position=3)
+        assert trace.samples["resid_post"].shape == (model.cfg.n_layers, 5, 2)
+        last = trace.samples["resid_post"][-1, 3]  # where the answer is read, at the end
+        torch.testing.assert_close(last, torch.full((2,), trace.clean), rtol=1e-4, atol=1e-6)
+
+
 def test_layers_without_the_point_are_left_out() -> None:
     """A hybrid: attention in one of its layers."""
     from test_core_set import built_in
@@ -174,6 +185,16 @@ def test_what_cannot_be_traced_is_refused() -> None:
             causal_trace(model, text, subject)
     with pytest.raises(InputError, match="position 40 is out of range"):
         causal_trace(model, text, [40])
+    for wrong, message in (
+        ({"position": 40}, "position 40 is out of range; there are 9"),
+        ({"answer": 9999}, "is no token"),
+        ({"sites": []}, "no sites to restore"),
+        ({"noise": -1.0}, "0 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            causal_trace(model, text, "Eiffel", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no positions"):
+        causal_trace(model, text, [])
     with pytest.raises(InputError, match="one prompt"):
         causal_trace(model, tokens(2, 5) % VOCAB, [1])
     with pytest.raises(InputError, match="at least 1"):

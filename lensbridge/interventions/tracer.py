@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.errors import InputError
+from lensbridge.errors import InputError, TokenError
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.kinds import Add
 from lensbridge.names import layer_of, stack_of
@@ -63,18 +63,37 @@ class Tracer:
             *(name for site in sites for name in layers_of(model, site).values()),
         ]
         keeps = "logits_to_keep" in signature(model.native.core.forward).parameters
-        options: dict[str, Any] = {"logits_to_keep": 1} if keeps and position == -1 else {}
+        last = keeps and position == ids.shape[1] - 1
+        options: dict[str, Any] = {"logits_to_keep": 1} if last else {}
         logits, cache = model.run_with_cache(ids, names_filter=names, **options)
         assert isinstance(logits, Tensor)
         assert isinstance(cache, ActivationCache)
+        position = -1 if last else position
         clean = logits[0, position].float().softmax(-1)
         return cls(model, ids, position, size, clean, cache, options)
 
+    def draw(
+        self, subject: tuple[int, ...], samples: int, noise: float, std: float | None, seed: int
+    ) -> None:
+        """Draw the noise of a subject."""
+        self.subject = subject
+        generator = torch.Generator().manual_seed(seed)
+        shape = (samples, len(subject), self.cache["hook_embed"].shape[-1])
+        spread = noise * (self.embedding_std() if std is None else std)
+        self.noise = spread * torch.randn(shape, generator=generator)
+
     def target(self, answer: str | int | None) -> int:
-        """The token of an answer."""
+        """The token of an answer.
+
+        Raises:
+            TokenError: a text of several tokens, or an id outside the vocabulary.
+        """
         if answer is None:
             return int(self.clean.argmax())
-        return self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
+        found = self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
+        if not 0 <= found < len(self.clean):
+            raise TokenError(f"answer {found} is no token: there are {len(self.clean)}.")
+        return found
 
     def embedding_std(self) -> float:
         """Of the embedding matrix's entries, after any scale of the embedding."""
@@ -147,7 +166,7 @@ class Tracer:
     def _tried(self, layer: int, target: int) -> bool:
         try:
             found = self._from(layer, 1, [], target)
-        except InputError:  # layers that share modules, or read more than the stream
+        except Exception:  # whatever a model raises that cannot be started late
             return False
         return torch.allclose(found, self.base, rtol=1e-3, atol=1e-6)
 

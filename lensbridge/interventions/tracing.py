@@ -101,7 +101,7 @@ def causal_trace(
     answer: str | int | None = None,
     noise: float = 3.0,
     samples: int = 10,
-    sites: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
     window: int = 10,
     *,
     seed: int = 0,
@@ -125,8 +125,8 @@ def causal_trace(
         sites: short names of the states that are restored; None: "resid_post", "mlp_out" and
             "attn_out", those of them that the model has.
         window: layers that are restored together, around each one; a residual stream alone.
-        seed: the noise is `noise * std * torch.randn(samples, subject, d_model)` with a CPU
-            generator of this seed.
+        seed: the noise is `noise * std * torch.randn(samples, subject, d)` with a CPU generator of
+            this seed, d as wide as the embeddings.
         std: of the embeddings; None: of all entries of the embedding matrix.
         position: where the answer is read.
         prepend_bos: BOS before the text; None means the default.
@@ -146,14 +146,14 @@ def causal_trace(
     """
     if samples < 1 or window < 1:
         raise InputError(f"samples and window are at least 1, not {samples} and {window}.")
+    if noise < 0 or (std is not None and std < 0):
+        raise InputError(f"noise and std are 0 or more, not {noise} and {std}.")
     ids = _ids(model, prompt, prepend_bos)
-    sites = _present(model) if sites is None else sites
+    sites = _sites(model, sites)
+    where = _places(model, ids[0].tolist(), subject)
+    (position,) = _columns([position], ids.shape[1], "position")
     tracer = Tracer.of(model, ids, position, max_batch_tokens, sites)
-    tracer.subject = _places(model, ids[0].tolist(), subject)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (samples, len(tracer.subject), model.cfg.d_model)
-    spread = noise * (tracer.embedding_std() if std is None else std)
-    tracer.noise = spread * torch.randn(shape, generator=generator)
+    tracer.draw(where, samples, noise, std, seed)
     target = tracer.target(answer)
     widths = {site: 1 if site.startswith("resid") else window for site in sites}
     corrupted = tracer.corrupted(target)
@@ -185,7 +185,16 @@ def _ids(model: "LensModel", prompt: Any, prepend_bos: bool | None) -> Tensor:
 def _places(model: "LensModel", ids: list[int], subject: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(subject, str):
         return tuple(token_span(model, ids, subject))
-    return tuple(one + len(ids) if -len(ids) <= one < 0 else one for one in subject)
+    if not len(subject):
+        raise InputError("The subject has no positions: name those that get noise.")
+    return _columns(subject, len(ids), "subject: position")
+
+
+def _columns(given: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    for one in given:
+        if not -count <= one < count:
+            raise InputError(f"{what} {one} is out of range; there are {count} positions.")
+    return tuple(int(one) % count for one in given)
 
 
 def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
@@ -194,13 +203,14 @@ def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
     return tuple(model.to_single_str_token(one) for one in ids)
 
 
-def _present(model: "LensModel") -> list[str]:
-    """Of the sites that are traced by default those that the model has."""
-    front = f"{model.native.main.prefix}."
-    return [
-        site for site in SITES if any(_is(name, front, site) for name in model.vocabulary.names)
-    ]
-
-
-def _is(name: str, front: str, site: str) -> bool:
-    return name.startswith(front) and name.endswith(f".hook_{site}")
+def _sites(model: "LensModel", asked: str | Sequence[str] | None) -> list[str]:
+    """The sites that were asked for, or of those by default the ones that the model has."""
+    if asked is not None:
+        found = [asked] if isinstance(asked, str) else list(asked)
+    else:
+        front, names = f"{model.native.main.prefix}.", model.vocabulary.names
+        inside = [name for name in names if name.startswith(front)]
+        found = [one for one in SITES if any(name.endswith(f".hook_{one}") for name in inside)]
+    if not found:
+        raise InputError(f"There are no sites to restore; {', '.join(SITES)} are the usual ones.")
+    return found
