@@ -615,6 +615,21 @@ def test_the_padding_of_a_source_goes_into_the_document(beside: bool, tmp_path: 
         assert back != one.at(source=other)
 
 
+def test_a_representation_says_what_was_said() -> None:
+    _, cache = lensbridge.load(build(Shape("gpt2"))).run_with_cache(tokens(1, 3))
+    shown = {
+        repr(Zero(("z", 1), heads=0)): "Zero(('z', 1), heads=(0,))",
+        repr(Steer("resid_post", torch.ones(24))): "Steer('resid_post', vector=Tensor[24])",
+        repr(Noise("hook_embed", 1.0, when="decode")): (
+            "Noise('hook_embed', when=When(phase='decode', steps=None), std=1.0)"
+        ),
+        repr(Swap("z", {("z", 0): cache["z", 0]})): (
+            "Swap('z', source={('z', 0): Tensor[1, 3, 4, 6]})"
+        ),
+    }
+    assert all(found == wanted for found, wanted in shown.items())
+
+
 def test_what_is_no_document_is_refused() -> None:
     for text in ("[", "[]", '{"format": "other"}'):
         with pytest.raises(InputError, match=r"JSON|not a list of interventions"):

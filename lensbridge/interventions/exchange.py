@@ -20,7 +20,7 @@ def blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
     return torch.where(inside.reshape(shape), new, region.value)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mean(Intervention):
     """A mean in the place of the run's value. Padding is not counted.
 
@@ -77,7 +77,7 @@ def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:
     return (kept.sum(axes, keepdim=True, dtype=wide) / count).to(value.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Resample(Intervention):
     """The value of another example, drawn with a seed.
 
@@ -134,7 +134,7 @@ def drawn(size: int, rows: int, seed: int) -> Tensor:
     return torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])[:rows]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Swap(Intervention):
     """An interchange: each example's value is that of its partner.
 

@@ -23,7 +23,7 @@ _ORTHONORMAL = 1e-3
 """How far the products of a basis may be from 0 and 1."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Intervention(ABC):
     """A change of one activation, or of several, at a place.
 
@@ -130,6 +130,15 @@ class Intervention(ABC):
         value = vars(self)[name]
         return Held.of(value, self.site) if isinstance(value, ActivationCache) else value
 
+    def __repr__(self) -> str:
+        """What differs from the defaults; of tensors their shapes."""
+        told = [_shown(self.site)]
+        for one in fields(self)[1:]:
+            value = vars(self)[one.name]
+            if value is not one.default and not _same(value, one.default):
+                told.append(f"{one.name}={_shown(value)}")
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def __hash__(self) -> int:
         return hash((type(self), repr(self.site)))
 
@@ -196,6 +205,14 @@ def check_broadcast(
             f"{what}: {name} has shape {found}; it has to broadcast to the place's ({shown}): "
             "examples, positions, heads (where there are any), entries."
         )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"Tensor{list(value.shape)}"
+    if isinstance(value, Mapping) and not isinstance(value, ActivationCache):
+        return f"{{{', '.join(f'{key!r}: {_shown(one)}' for key, one in value.items())}}}"
+    return repr(value)
 
 
 def as_value(given: Any, what: str) -> "Tensor | float":

@@ -31,7 +31,7 @@ def _beside(value: Value, region: Region) -> Value:
     return value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Replace(Intervention):
     """Another value in the place of the run's.
 
@@ -66,7 +66,7 @@ class Replace(Intervention):
         check_broadcast(self.value, wanted, what, "value")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Add(Intervention):
     """A value added to the run's.
 
@@ -89,7 +89,7 @@ class Add(Intervention):
         check_broadcast(self.value, wanted, what, "value")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scale(Intervention):
     """The run's value times a factor; in a subspace, its part in there.
 
@@ -110,7 +110,7 @@ class Scale(Intervention):
         check_broadcast(self.factor, wanted, what, "factor")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Zero(Intervention):
     """Zero; in a subspace, the part in there taken out."""
 
@@ -118,7 +118,7 @@ class Zero(Intervention):
         return torch.zeros_like(region.value)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Project(Intervention):
     """A subspace taken out of the run's value, or all but that.
 
@@ -142,7 +142,7 @@ class Project(Intervention):
         return (within if self.keep else wide - within).to(value.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Steer(Intervention):
     """A direction added to the run's value.
 
@@ -177,7 +177,7 @@ class Steer(Intervention):
         check_broadcast(self.vector, wanted, what, "vector")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Noise(Intervention):
     """Gaussian noise added to the run's value.
 

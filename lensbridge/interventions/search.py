@@ -27,7 +27,7 @@ Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """The base's vectors and the source's -> what goes on. Shapes: `[example, pos, ..., d]` each."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exchanged(Swap):
     """An interchange by a function of both values."""
 

@@ -21,7 +21,7 @@ SITES = ("resid_post", "mlp_out", "attn_out")
 """What is traced by default."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CausalTrace:
     """What each restored state gives back of the answer.
 
@@ -69,6 +69,14 @@ class CausalTrace:
     def total_effect(self) -> float:
         """What the noise takes away: clean minus corrupted."""
         return self.clean - float(self.corrupted.mean())
+
+    def __repr__(self) -> str:
+        partial = ", partial" if self.partial else ""
+        return (
+            f"CausalTrace(answer {self.answer}: {self.clean:.3g} clean, "
+            f"{float(self.corrupted.mean()):.3g} with noise on {len(self.subject)} of "
+            f"{len(self.tokens)} tokens; {', '.join(self.samples)}{partial})"
+        )
 
     def plot(self, site: str | None = None, digits: int | None = 2) -> Heatmap:
         """The effects of a site as a picture; None: of the first.
