@@ -393,6 +393,37 @@ def test_a_head_whose_z_is_gated_sends_what_came_through_the_gate(name: str) -> 
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
 
 
+def test_direct_paths_of_gated_heads_need_the_usual_caches_only() -> None:
+    model = family("BitNetForCausalLM")
+    clean, corrupted = (model.run_with_cache(ids)[1] for ids in (IDS, OTHER))
+    given = (model, OTHER, clean, corrupted, metric)
+    found = P.get_act_patch_direct_path(*given, 0, 1, "v")
+    for head in range(model.cfg.n_key_value_heads):
+        wanted = P.path_patch(model, IDS, OTHER, "a0.h1", f"a1.h{head}<v>", metric)
+        torch.testing.assert_close(found[1, head], wanted, rtol=1e-6, atol=1e-9)
+    with model.hooks([("blocks.0.hook_resid_pre", lambda x, hook: x + 1)]):
+        _, other = model.run_with_cache(IDS)
+    with pytest.raises(InputError, match=r"Keep blocks\.0\.attn\.hook_result in it"):
+        P.get_act_patch_direct_path(model, OTHER, other, corrupted, metric, 0, 1, "v")
+
+
+def test_metrics_fail_before_paths_are_patched(case: Case) -> None:
+    model, bare = case
+    given = (model, bare.clean, bare.corrupted, "a0.h1", "logits")
+    with pytest.raises(InputError, match="A metric is a function of logits"):
+        P.path_patch(*given, None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="reads a place that the logits do not have"):
+        P.path_patch(*given, lambda logits: logits[:, 99])
+
+    def writing(logits: Tensor) -> Tensor:
+        logits -= logits.logsumexp(-1, keepdim=True)
+        return logits.mean()
+
+    both = P.path_patch(*given, {"writes": writing, "reads": lambda x: x.log_softmax(-1).mean()})
+    torch.testing.assert_close(both["writes"], both["reads"])
+    assert model.engine.is_idle
+
+
 def test_a_layer_without_attention_sends_nothing() -> None:
     model = family("JambaForCausalLM")
     with pytest.raises(AbsentPointError, match="has no attention"):

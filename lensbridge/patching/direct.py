@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.alignment import check_fit, check_padding, clean_value, tokens_of
@@ -20,6 +21,8 @@ from lensbridge.patching.node import Node
 from lensbridge.patching.paths import Paths
 from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.running import entrances
+from lensbridge.patching.units import point_of
+from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -191,17 +194,36 @@ class Sources:
             raise InputError(
                 f"{senders[0]}: no layer behind it has attention, so no path leaves it."
             )
-        clean = {point: clean_value(self.caches.clean, point) for point in points}
-        theirs = {point: clean_value(self.caches.theirs, point) for point in points}
+        heads = dict.fromkeys(point_of(self.model, node) for node in senders)
+        clean = {point: self._clean(point) for point in points}
+        theirs = {z: clean_value(self.caches.theirs, z) for z in heads}
         starts = entrances(self.model, [Cell(point, None, None) for point in kept])
         paths = Paths.from_values(
-            self.model, clean, self.caches.corrupted, senders, [*kept, *starts]
+            self.model, clean, self.caches.corrupted, senders, [*heads, *kept, *starts]
         )
         check_padding(paths.base, self.caches.clean)
         for point in points:
             check_fit(paths.base, point, clean[point], tokens_of(self.caches.clean))
-            _check_same_run(paths.base.cache[point], theirs[point], point)
+        for z, own in theirs.items():
+            told = (
+                "corrupted_cache is not what corrupted_tokens give: the cache is of another input"
+            )
+            _check_same_run(paths.base.cache[z], own, f"{z} in {told}.")
         return paths
+
+    def _clean(self, point: str) -> Tensor:
+        """What heads wrote in the clean run; where it is gated, by running that again."""
+        clean = self.caches.clean
+        again = isinstance(clean, ActivationCache) and clean.tokens is not None
+        if point in clean or not again or not point.endswith("hook_result"):
+            return clean_value(clean, point)
+        z = point.replace("hook_result", "hook_z")
+        assert isinstance(clean, ActivationCache)
+        mask = {} if clean.attention_mask is None else {"attention_mask": clean.attention_mask}
+        run = Base.run(self.model, {"input_ids": clean.tokens, **mask}, [z, point])
+        told = f"The clean cache lacks {point}, and the run that it is of cannot be told from it."
+        _check_same_run(run.cache[z], clean_value(clean, z), f"{told} Keep {point} in it.")
+        return run.cache[point]
 
     def send(self, paths: Paths, source: Node) -> PatchingResult:
         """One head's clean output in each later head's input alone."""
@@ -248,11 +270,8 @@ def _cell(noted: Tensor, node: Node, point: str) -> Cell:
     return Cell(point, node.place, noted[node.place])
 
 
-def _check_same_run(z: Tensor, theirs: Tensor, point: str) -> None:
-    """Refuse a corrupted cache of another input than the one that is run."""
+def _check_same_run(z: Tensor, theirs: Tensor, told: str) -> None:
+    """Refuse a cache of another input than the one that is run."""
     close = theirs.shape == z.shape and torch.allclose(theirs.to(z), z, rtol=1e-2, atol=1e-2)
     if not close:
-        raise InputError(
-            f"{point} in corrupted_cache is not what corrupted_tokens give: the cache is of "
-            "another input."
-        )
+        raise InputError(told)

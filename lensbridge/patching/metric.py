@@ -73,15 +73,12 @@ class Metrics:
         Raises:
             InputError: a value of another shape than `reduce` says.
         """
-        found = [
-            self._value(name, function, logits).detach().to(logits.device)
-            for name, function in self.functions.items()
-        ]
+        found = [self._value(name, logits).detach().to(logits.device) for name in self.functions]
         dtype = reduce(torch.promote_types, (one.dtype for one in found), torch.float32)
         return torch.stack([one.to(dtype) for one in found])
 
-    def _value(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
-        value = self._called(name, function, logits)
+    def _value(self, name: str, logits: Tensor) -> Tensor:
+        value = self._number(name, logits)
         batch = logits.shape[0]
         if self.per_example and tuple(value.shape) != (batch,):
             raise InputError(
@@ -96,12 +93,17 @@ class Metrics:
             )
         return value
 
-    def _called(self, name: str, function: MetricFunction, logits: Tensor) -> Tensor:
+    def called(self, name: str, logits: Tensor) -> Any:
+        """What one metric gives, whatever it is.
+
+        Raises:
+            InputError: it reads a place that there is not, or writes where others read.
+        """
         own = name in self.copied or logits.is_inference()
         given = logits.clone() if own else logits
         before = _version(given)
         try:
-            found = function(given)
+            found = self.functions[name](given)
         except IndexError as error:
             raise InputError(
                 f"The metric {name!r} reads a place that the logits do not have; they are "
@@ -114,6 +116,10 @@ class Metrics:
                 f"The metric {name!r} writes into the logits that it is given, in some cells and "
                 "in others not. Let it write into a copy: logits.clone()."
             )
+        return found
+
+    def _number(self, name: str, logits: Tensor) -> Tensor:
+        found = self.called(name, logits)
         try:
             return torch.as_tensor(found)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -121,6 +127,16 @@ class Metrics:
                 f"The metric {name!r} gives a {type(found).__name__}; it has to give a number, or "
                 "one for each example."
             ) from error
+
+    def try_on(self, logits: Tensor) -> None:
+        """Call each metric once, so that it fails before anything is patched, if it fails.
+
+        Raises:
+            InputError: it reads a place that there is not.
+        """
+        self.copied.update(self.functions)
+        for name in self.names:
+            self.called(name, logits)
 
     def baseline(self, logits: Tensor) -> Tensor:
         """The metrics of the unpatched run, which have to be numbers.

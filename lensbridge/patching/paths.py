@@ -23,7 +23,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooks import Hook
 from lensbridge.patching.alignment import check_fit, check_padding
 from lensbridge.patching.branches import HELD, PARTS, Branches, by_point
-from lensbridge.patching.metric import MetricFunction
+from lensbridge.patching.metric import MetricFunction, Metrics
 from lensbridge.patching.node import Node, NodeLike, setting, written
 from lensbridge.patching.reach import Reach, Through
 from lensbridge.patching.unpatched import Base
@@ -72,11 +72,13 @@ def path_patch(
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B.
     """
+    metrics = Metrics.of(metric, "scalar")
     given, wanted = nodes(model, senders), nodes(model, receivers)
-    logits = Paths.prepare(model, clean, corrupted, given, wanted, through).patched(wanted)
-    if isinstance(metric, Mapping):
-        return {name: one(logits) for name, one in metric.items()}
-    return metric(logits)
+    paths = Paths.prepare(model, clean, corrupted, given, wanted, through)
+    metrics.try_on(paths.base.logits)
+    logits = paths.patched(wanted)
+    found = {name: metrics.called(name, logits) for name in metrics.names}
+    return found if metrics.named else found["metric"]
 
 
 def nodes(model: "LensModel", given: NodeLike | Iterable[NodeLike]) -> list[Node]:
