@@ -151,7 +151,7 @@ def last_call(progress: Progress, sequences: Tensor) -> dict[str, Any]:
     }
     decodes = "decoder_input_ids" in progress.named
     total = progress.past + progress.count
-    continues = any(named.get(one) is not None for one in ("past_key_values", "cache_params"))
+    continues = progress.continues
     ids, last = "decoder_input_ids" if decodes else "input_ids", sequences[:, -1:]
     read = progress.named.get(ids)  # `sequences` may lack what a decoder starts with
     named[ids] = last if continues or read is None else torch.cat([read, last], dim=1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CACHES = ("past_key_values", "cache_params")
+_CACHES = ("past_key_values", "cache_params", "state")
 
 
 class Progress:
@@ -55,13 +55,28 @@ class Progress:
         return None
 
     def _earlier(self) -> int:
+        told = self._told()
+        return told if told is not None else (self.past + self.count if self.step > 0 else 0)
+
+    @property
+    def continues(self) -> bool:
+        """Whether what was read is kept, so that the next pass reads what comes behind it alone.
+
+        Models that keep nothing may be given an empty cache all the same.
+        """
+        return self._told() != 0
+
+    def _told(self) -> int | None:
+        """How many columns earlier passes left in a cache, or None where it does not say."""
         held = next((self.named[one] for one in _CACHES if self.named.get(one) is not None), None)
         if held is None:
             return 0
+        if isinstance(held, list):  # RWKV's states
+            return None
         try:
             return int(held.get_seq_length())
-        except ValueError:  # the state of a recurrent model does not say how much it has read
-            return self.past + self.count if self.step > 0 else 0
+        except ValueError:  # nor does the state of another recurrent model
+            return None
 
     def _note_ends(self, given: Tensor | None) -> None:
         if not self.ends or given is None or given.is_floating_point():

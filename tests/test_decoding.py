@@ -212,6 +212,34 @@ def test_one_new_token_and_embeddings() -> None:
     same(cache, model.run_with_cache(whole, names_filter="resid_post")[1])
 
 
+def test_models_without_a_key_value_cache() -> None:
+    """OpenAI's GPT is given an empty one all the same and reads everything again."""
+    hf = tiny_model(built_in("OpenAIGPTLMHeadModel"))
+    model, ids = lensbridge.load(hf), torch.randint(3, 20, (2, 5))
+    options = {"stop_at_eos": False, "names_filter": ["resid_post", "z"], **QUIET}
+    found, cache = model.generate(ids, return_cache=True, **options)
+    with torch.no_grad():
+        _, wanted = model.run_with_cache(found, names_filter=["resid_post", "z"])
+    same(cache, wanted)
+
+
+def test_states_that_are_a_list_of_tensors() -> None:
+    """RWKV: its passes go on from a state, and hooks know which columns they read."""
+    hf = tiny_model(built_in("RwkvForCausalLM"))
+    model, ids, seen = lensbridge.load(hf), torch.randint(3, 20, (2, 5)), []
+
+    def look(value: Tensor, hook: Any) -> None:
+        seen.append((hook.phase, hook.positions[0].tolist(), value.shape[1]))
+
+    with model.hooks([(("resid_pre", 0), look)]):
+        _, cache = model.generate(
+            ids, return_cache=True, names_filter="resid_pre", stop_at_eos=False, **QUIET
+        )
+    prompt = ("prefill", [0, 1, 2, 3, 4], 5)
+    assert seen == [prompt, *(("decode", [5 + i], 1) for i in range(NEW))]
+    assert cache["resid_pre", 1].shape[1] == 5 + NEW
+
+
 def test_pictures_and_their_projection_are_kept_once() -> None:
     hf = tiny_model(built_in("LlavaForConditionalGeneration"))
     model, given = lensbridge.load(hf), inputs_for(hf)
