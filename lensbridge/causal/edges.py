@@ -68,10 +68,10 @@ class EdgeScores:
             base = (tape.cache, tape.logits.detach()) if base is None else base
             sources = self._sources(kept, base[0], other.cache)
             off = [i for i, n in enumerate(self.graph.senders) if sent[n] not in step.scored]
-            for grad in tape.back(self.pair.metrics.functions):
-                found = self._scores(sources, receiving, grad) * step.weight
-                found[off] = 0.0
-                totals[grad.metric] = totals.get(grad.metric, 0.0) + found
+            grads = list(tape.back(self.pair.metrics.functions))
+            for grad, table in zip(grads, self._scores(sources, receiving, grads), strict=True):
+                table[off] = 0.0
+                totals[grad.metric] = totals.get(grad.metric, 0.0) + table * step.weight
         assert base is not None
         return [self._masked(totals[name]) for name in self.pair.metrics.names], other, base[1]
 
@@ -82,19 +82,22 @@ class EdgeScores:
         return {n: first if n.kind == "input" else point_of(model, n) for n in self.graph.senders}
 
     def _scores(
-        self, sources: list[Mapping[str, Tensor]], receiving: Receiving, grad: Gradient
-    ) -> Tensor:
+        self, sources: list[Mapping[str, Tensor]], receiving: Receiving, grads: list[Gradient]
+    ) -> list[Tensor]:
+        """A table for each gradient."""
         like = sources[0][f"{self.graph.at(0)}hook_resid_pre"]
         sizes = len(self.graph.senders), len(self.graph.receivers)
         names = tail_names(self.pair, self.positions)
         tail = [like.shape[{"position": 1, "example": 0}[name]] for name in names]
         wide = torch.promote_types(like.dtype, torch.float32)
-        table = like.new_zeros(*sizes, *tail, dtype=wide)
+        tables = [like.new_zeros(*sizes, *tail, dtype=wide) for _ in grads]
         for pos in self._chunks(like):
             place = (slice(None), slice(None), pos) if self.positions else ()
-            table[place] += self._chunk(sources, receiving, grad, pos)
+            chunk = self._chunk(sources, receiving, grads, pos)
+            for table, part in zip(tables, chunk, strict=True):
+                table[place] += part
         mean = self.pair.metrics.reduce == "mean"
-        return table / like.shape[0] if mean else table
+        return [table / like.shape[0] if mean else table for table in tables]
 
     def _sources(
         self, kept: list[str], base: Mapping[str, Tensor], other: Mapping[str, Tensor]
@@ -114,25 +117,28 @@ class EdgeScores:
         self,
         sources: list[Mapping[str, Tensor]],
         receiving: Receiving,
-        grad: Gradient,
+        grads: list[Gradient],
         pos: slice,
-    ) -> Tensor:
+    ) -> list[Tensor]:
         """Scores of some positions: along the stream, each read with what was written before."""
         streams = [Stream(self.graph, one, pos, len(sources) == 1) for one in sources]
-        letters = {"position": "p", "example": "b"}
-        tail = "".join(letters[name] for name in tail_names(self.pair, self.positions))
-        columns = []
+        columns: list[list[Tensor]] = [[] for _ in grads]
         for event in self.graph.events:
             for stream in streams:
                 stream.advance(event)
             if isinstance(event, Read):
                 change = streams[0].rows if len(streams) == 1 else streams[0].rows - streams[1].rows
-                gradient = receiving.gradient(event, grad, pos).to(change)
-                found = _products(change, gradient, tail)
-                missing = len(self.graph.senders) - len(found)
-                empty = found.new_zeros(missing, *found.shape[1:])
-                columns.append(torch.cat([found, empty]))
-        return torch.cat(columns, dim=1)
+                for column, grad in zip(columns, grads, strict=True):
+                    column.append(self._column(change, receiving.gradient(event, grad, pos)))
+        return [torch.cat(column, dim=1) for column in columns]
+
+    def _column(self, change: Tensor, grad: Tensor) -> Tensor:
+        """Of one branch's receivers; zero for the senders behind it."""
+        letters = {"position": "p", "example": "b"}
+        tail = "".join(letters[name] for name in tail_names(self.pair, self.positions))
+        found = _products(change, grad.to(change), tail)
+        missing = len(self.graph.senders) - len(found)
+        return torch.cat([found, found.new_zeros(missing, *found.shape[1:])])
 
     def _masked(self, table: Tensor) -> Tensor:
         reach = torch.tensor([self.graph.reach[r] for r in self.graph.receivers])
