@@ -393,6 +393,18 @@ def test_a_head_whose_z_is_gated_sends_what_came_through_the_gate(name: str) -> 
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
 
 
+def test_gated_heads_in_front_of_a_norm_send_together() -> None:
+    model = family("AfmoeForCausalLM")
+    with pytest.raises(InputError, match="'a0' sends all of them"):
+        P.path_patch(model, IDS, OTHER, "a0.h1", "logits", metric)
+    hf: Any = model.hf_model
+    behind, last = hf.model.layers[0].post_attention_layernorm, hf.model.layers[-1]
+    told = module_io(hf, behind, IDS)[1] - module_io(hf, behind, OTHER)[1]
+    found = P.path_patch(model, IDS, OTHER, "a0", "logits", lambda x: x)
+    wanted = run_changing(hf, [(last, "output", lambda whole: whole + told)], OTHER)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-8)
+
+
 def test_direct_paths_of_gated_heads_need_the_usual_caches_only() -> None:
     model = family("BitNetForCausalLM")
     clean, corrupted = (model.run_with_cache(ids)[1] for ids in (IDS, OTHER))

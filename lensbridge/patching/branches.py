@@ -120,6 +120,7 @@ class Branches:
         if node.kind in ("head", "attn", "cross_head", "cross"):
             attn = self.attention(node)
             if attn.gated and node.index is not None:
+                _check_gated(node, attn)
                 return point_of(self.model, node).replace("hook_z", "hook_result")
         return point_of(self.model, node)
 
@@ -156,6 +157,17 @@ class Branches:
         """Whether the stream at the end is a linear function of what the branches add."""
         plain = all(b.residual != "post_norm" and not b.skip_norm for b in self.blocks)
         return plain and self.model.native.main.residual_axes == "b p m"
+
+
+def _check_gated(node: Node, attn: AttentionPart) -> None:
+    """Refuse a gated head in front of a norm: its result is known behind that norm only, which in
+    the patched run would see another sum.
+    """
+    if attn.behind is not None:
+        raise InputError(
+            f"{node}: in this model z is gated, and all heads go through a norm together before "
+            f"they are added, so one head cannot send by itself. 'a{node.layer}' sends all of them."
+        )
 
 
 def by_point(nodes: Mapping[Node, str]) -> dict[str, list[Node]]:
