@@ -713,6 +713,22 @@ def test_what_does_not_fit_is_refused_before_anything_runs(number: int) -> None:
     assert hooks_on(hf) == before
 
 
+def test_columns_of_other_padding_are_not_paired_by_guessing() -> None:
+    model, (ids, mask) = lensbridge.load(build(Shape("gpt2"))), left_padded(2, 7)
+    site: Any = ("resid_post", 0)
+    _, padded_source = model.run_with_cache(ids, attention_mask=mask)
+    _, plain_source = model.run_with_cache(ids)
+    right = {"attention_mask": mask.flip(1)}
+    for source, call in ((padded_source, {}), (plain_source, right), (padded_source, right)):
+        with pytest.raises(InputError, match="padding at other columns"):
+            model.run_with_interventions(ids, Swap(site, source), **call)
+        swap = Swap(site, source, "last", positions="last")
+        model.run_with_interventions(ids, swap, **call)
+    swapped = model.run_with_interventions(ids, Swap(site, padded_source), attention_mask=mask)
+    agree(swapped, model(ids, attention_mask=mask))  # type: ignore[arg-type]
+    model.run_with_interventions(ids, Swap(site, plain_source[site]), **right)
+
+
 def test_what_never_acts_is_refused() -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
     for when in ("decode", When("both", 2), When("prefill", [1, 3])):

@@ -170,6 +170,25 @@ def check_pairing(
         )
 
 
+def check_padding(given: Given, mask: Tensor | None, what: str) -> None:
+    """Refuse a source that has its padding at other columns, where columns are paired in order.
+
+    Raises:
+        InputError: it has.
+    """
+    if not given.tells_padding or (mask is None and given.window.mask is None):
+        return
+    columns = torch.arange(given.window.end)[None]
+    there = given.window.is_token(columns)
+    here = torch.ones_like(there) if mask is None else mask.bool().to(there.device)
+    if here.shape[1] != there.shape[1] or not bool((here == there).all()):
+        raise InputError(
+            f"{what}: the source has its padding at other columns than the input, so columns do "
+            "not lie over each other, and which belong together is not something to guess. Say "
+            "which, with positions and source_positions."
+        )
+
+
 def whose_columns(native: Native, name: str) -> Whose:
     """Which text, or what else, the columns of a point belong to."""
     for stack in native.towers:

@@ -18,6 +18,7 @@ from lensbridge.interventions.fit import (
     Whose,
     called,
     check_axes,
+    check_padding,
     check_pairing,
     extent_of,
     mask_of,
@@ -143,8 +144,9 @@ class Plan:
         )
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
-        given = None if origin is None else Given.of(origin, place)
         whose = whose_columns(model.native, name)
+        masked = whose in ("text", "encoder")
+        given = None if origin is None else Given.of(origin, place, masked)
         plan = cls(one, place, sizes, given, whose, isinstance(site, LatentSite))
         plan._check_given()
         return plan
@@ -196,6 +198,8 @@ class Plan:
         one.check_value((extent.rows, width, *self.sizes), what)
         if self.given is not None and one.pairs_columns:
             check_pairing(one, place.positions, extent, self.given, what)
+            if one.pairs_examples and place.positions is None and one.other_positions is None:
+                check_padding(self.given, self.mask(prepared), what)
 
     # --- in a run ----------------------------------------------------------------------------
 

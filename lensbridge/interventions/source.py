@@ -65,14 +65,22 @@ class Given:
     Args:
         value: in the order `[batch, pos, (head), ...]`.
         window: its columns.
+        tells_padding: whether it is known which of them are padding.
     """
 
     value: Tensor
     window: Window
+    tells_padding: bool = False
 
     @classmethod
-    def of(cls, source: Source, place: Place) -> "Given":
+    def of(cls, source: Source, place: Place, masked: bool = True) -> "Given":
         """The activation of a source that belongs to a place.
+
+        Args:
+            source: tensors by canonical name, or one.
+            place: where it goes.
+            masked: whether the source's mask is of the columns there; that of an encoder-decoder
+                is the encoder's.
 
         Raises:
             InputError: it is not there, or of another shape than the point.
@@ -85,9 +93,11 @@ class Given:
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
-        mask = source.attention_mask if isinstance(source, ActivationCache | Held) else None
+        known = masked and isinstance(source, ActivationCache | Held)
+        mask = source.attention_mask if known else None  # type: ignore[union-attr]
         fits = mask is not None and tuple(mask.shape) == (rows, length)
-        return cls(value, Window(rows, 0, length, length, mask if fits else None))
+        window = Window(rows, 0, length, length, mask if fits else None)
+        return cls(value, window, known and (fits or mask is None))
 
     def seen(self, place: Place) -> Tensor:
         """All columns, and of them what the place sees."""
