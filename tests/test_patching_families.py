@@ -129,3 +129,23 @@ def test_what_a_model_lacks_is_said() -> None:
     with pytest.raises(AbsentPointError):
         P.get_act_patch_attn_head_out_all_pos(model, ids, cached, metric)
     assert P.get_act_patch_resid_pre(model, ids, cached, metric).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["MambaForCausalLM", "KimiLinearForCausalLM"])
+def test_what_no_layer_has_is_nan_beside_what_there_is(name: str) -> None:
+    model = family(name)
+    clean, corrupted = tokens(2, 4), tokens(2, 4, seed=1)
+    _, cached = model.run_with_cache(clean)
+    given = (model, corrupted, cached, metric)
+    if name == "MambaForCausalLM":
+        found = P.get_act_patch_block_every(*given)
+        close(found[0], P.get_act_patch_resid_pre(*given))
+        assert found[1:].isnan().all()
+        with pytest.raises(AbsentPointError):
+            P.get_act_patch_attn_head_all_pos_every(*given)
+        return
+    result = P.get_act_patch_attn_head_all_pos_every(*given, baseline=True)
+    assert result.values[2].isnan().all()  # keys without rotary, of which all heads share a part
+    close(result.values[1], P.get_act_patch_attn_head_q_all_pos(*given))
+    close(result.values[4], P.get_act_patch_attn_head_pattern_all_pos(*given))
+    assert {row[0] for row in result.grid.rows} == {0, 1, 3, 4}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lensbridge.errors import AbsentPointError
 from lensbridge.patching import published
 from lensbridge.patching.grid import Grid
 from lensbridge.patching.metric import MetricFunction
@@ -96,7 +97,7 @@ get_act_patch_block_every = _every(
     ("layer", "pos"),
     """Patch the stream at the start of each layer, what attention adds and what the MLP adds.
 
-    Layers that have no attention or no MLP (hybrids) are NaN there.""",
+    Layers that have no attention or no MLP (hybrids, state-space models) are NaN there.""",
     "`[3, layer, pos]`",
 )
 
@@ -108,53 +109,70 @@ def _run(
     clean: Mapping[str, Tensor],
     metric: Any,
     options: Mapping[str, Any],
-) -> list[PatchingResult]:
-    """The sweeps one after the other, up to one that was interrupted."""
-    found: list[PatchingResult] = []
-    for function in functions:
-        found.append(function(model, corrupted, clean, metric, **{**options, "baseline": True}))
-        if found[-1].partial:
+) -> dict[int, PatchingResult]:
+    """The sweeps by number, up to one that was interrupted, without those that no layer has.
+
+    Raises:
+        AbsentPointError: no layer has any of them.
+    """
+    found: dict[int, PatchingResult] = {}
+    missing: AbsentPointError | None = None
+    for kind, function in enumerate(functions):
+        try:
+            result = function(model, corrupted, clean, metric, **{**options, "baseline": True})
+        except AbsentPointError as error:
+            missing = missing or error
+            continue
+        found[kind] = result
+        if result.partial:
             break
+    if missing is not None and not found:
+        raise missing
     return found
 
 
 def _stacked(
-    sweeps: Sequence[PatchingResult],
+    sweeps: Mapping[int, PatchingResult],
     axes: tuple[str, ...],
     types: list[str],
     options: Mapping[str, Any],
 ) -> Any:
     """One result of several on a new first axis; a tensor where one sweep would give one."""
-    first, lead = sweeps[0], int(sweeps[0].has_metric_axis)
-    found = [_laid_out(sweep.grid, axes) for sweep in sweeps]
-    values = [
-        sorted({v for g in found for v in (g.axis_values or ())[i]}) for i in range(len(axes))
-    ]
+    several = list(sweeps.values())
+    first, lead = several[0], int(several[0].has_metric_axis)
+    found = {kind: _laid_out(sweep.grid, axes) for kind, sweep in sweeps.items()}
+    along = [grid.axis_values or () for grid in found.values()]
+    values = [sorted({v for one in along for v in one[i]}) for i in range(len(axes))]
     whole = Grid.over(("patch_type", *axes), [range(len(types)), *values])
-    examples = first.values.shape[lead + len(axes) :]
-    stacked = first.values.new_full(
-        (*first.values.shape[:lead], *whole.shape, *examples), torch.nan
-    )
-    rows, whole_metrics = [], (slice(None),) * lead
-    for kind, (sweep, grid) in enumerate(zip(sweeps, found, strict=True)):
-        for theirs, row in zip(sweep.grid.rows, grid.rows, strict=True):
-            rows.append((kind, *row))
-            to: Any = (*whole_metrics, *whole.place(rows[-1]))
-            come: Any = (*whole_metrics, *sweep.grid.place(theirs))
-            stacked[to] = sweep.values[come]
+    rows = [(kind, *row) for kind, grid in found.items() for row in grid.rows]
     result = PatchingResult(
-        values=stacked,
+        values=_values(sweeps, found, whole),
         grid=Grid(whole.axis_names, tuple(rows), whole.axis_values),
         metric_names=first.metric_names,
         reduced=first.reduced,
         baseline=first.baseline if options.get("baseline") else None,
         has_metric_axis=first.has_metric_axis,
         patch_type_names=types,
-        partial=sweeps[-1].partial,
-        engine=sweeps[-1].engine,
+        partial=several[-1].partial,
+        engine="; ".join(dict.fromkeys(sweep.engine for sweep in several)),
     )
     wants_result = lead or options.get("baseline") or options.get("reduce") == "none"
     return result if wants_result or result.partial else result.values
+
+
+def _values(sweeps: Mapping[int, PatchingResult], found: Mapping[int, Grid], whole: Grid) -> Tensor:
+    """Every value at its place in the stack, NaN where there is none."""
+    first = next(iter(sweeps.values()))
+    lead = int(first.has_metric_axis)
+    before, behind = first.values.shape[:lead], first.values.shape[lead + len(whole.shape) - 1 :]
+    values = first.values.new_full((*before, *whole.shape, *behind), torch.nan)
+    metrics = (slice(None),) * lead
+    for kind, sweep in sweeps.items():
+        for theirs, row in zip(sweep.grid.rows, found[kind].rows, strict=True):
+            come: Any = (*metrics, *sweep.grid.place(theirs))
+            to: Any = (*metrics, *whole.place((kind, *row)))
+            values[to] = sweep.values[come]
+    return values
 
 
 def _laid_out(grid: Grid, axes: Sequence[str]) -> Grid:
