@@ -25,6 +25,7 @@ from lensbridge.causal import (
     screen,
 )
 from lensbridge.errors import InputError
+from lensbridge.testing.inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = partial(of_class, dtype=torch.float64)
@@ -209,6 +210,12 @@ def test_dropped_gradients_are_averaged_in_magnitude(family: str) -> None:
 def test_dropped_gradients_need_described_layers() -> None:
     with pytest.raises(InputError, match="not described"):
         attribution_patch(of_name("deberta"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
+    seeing = of_name("qwen2_vl")  # whose tower is not described inside, and has no part in this
+    given = inputs_for(seeing.hf_model)
+    ids = given["input_ids"].clone()
+    ids[:, -2] = (ids[:, -2] + 1) % 40
+    found = attribution_patch(seeing, given, {**given, "input_ids": ids}, total, grad_drop=True)
+    assert float(found["head"].max()) > 0
     one = lensbridge.load(build(Shape("gpt2", layers=1)))
     with pytest.raises(InputError, match="has one"):
         attribution_patch(one, CLEAN, CORRUPT, total, grad_drop=True)
@@ -307,6 +314,7 @@ def test_a_screening_that_is_interrupted_gives_what_it_has(granularity: Any) -> 
 def test_circuits_are_sets_that_show_themselves() -> None:
     one, other = Circuit.of(["m0", "a0.h1", "a1.h1"]), Circuit.of(["a0.h1", "m1"])
     assert one & other == Circuit.of("a0.h1")
+    assert Circuit.of(["a0.h1", "encoder.a1.h1", "m0"]).heads == {(0, 1)}
     assert repr(one) == "Circuit(3 nodes: a0.h1, a1.h1, m0)"
     assert repr(Circuit.of([f"m{i}" for i in range(20)])).endswith("m6, m7, ...)")
 

@@ -82,13 +82,10 @@ class Circuit:
 
     @property
     def heads(self) -> set[tuple[int, int]]:
-        """Layer and head of every head in it, as a node or as an end of an edge that writes."""
+        """Layer and head of the main stack's heads in it, as nodes or as ends that write."""
         written = [*self.nodes, *(sender for sender, _ in self.edges)]
-        return {
-            (n.layer, n.index)
-            for n in written
-            if n.kind == "head" and n.layer is not None and n.index is not None
-        }
+        heads = [node for node in written if node.kind == "head" and node.stack is None]
+        return {(n.layer, n.index) for n in heads if n.layer is not None and n.index is not None}
 
     def __repr__(self) -> str:
         labels = self.labels

@@ -31,19 +31,20 @@ class Gates:
 
     @classmethod
     def of(cls, model: "LensModel") -> "Gates":
-        """A gate at every layer of every stack.
+        """A gate at every layer, in towers as far as their insides are described.
 
         Raises:
             InputError: a layer whose branches are not described, or no second layer.
         """
+        native = model.native
+        if any(block.residual is None for block in native.blocks):
+            raise InputError(
+                "grad_drop stops gradients at what each layer adds to the stream; the inside of "
+                "this model's layers is not described."
+            )
         written: dict[str, list[str]] = {}
-        for stack in model.native.stacks:
+        for stack in native.stacks:
             for step in ledger(stack, lambda name: name in model.vocabulary.index):
-                if isinstance(step, Term) and step.kind == "block":
-                    raise InputError(
-                        f"grad_drop stops gradients at what each layer adds to the stream; the "
-                        f"inside of {step.point.rstrip('.')} is not described."
-                    )
                 if isinstance(step, Term) and step.is_point:
                     layer = f"{stack.prefix}.{step.layer}."
                     written.setdefault(layer, []).append(step.point)
