@@ -1,5 +1,6 @@
 """Flights: what a sweep leaves out is what cannot differ, and what it leaves in is exact."""
 
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import InputError
-from lensbridge.patching import Cell
+from lensbridge.patching import Cell, flight
 from lensbridge.patching.field import position_of
 from lensbridge.patching.metric import Metrics
+from lensbridge.patching.packing import packed
 from lensbridge.patching.prefix import Prefix, prefix_of
 from lensbridge.patching.reads import positions_read
 from lensbridge.patching.setters import (
@@ -138,13 +140,70 @@ def test_a_sweep_computes_what_can_differ() -> None:
     cells = [Cell(("resid_pre", i), (ALL, p), 1.0) for i in range(3) for p in range(length)]
     model.sweep(tokens(1, length), cells, METRICS["last"], reduce="none")  # knows the layers now
     seen = Counted(model)
-    model.sweep(tokens(1, length), cells, METRICS["last"], reduce="none", max_batch_tokens=16)
-    unpatched = 2 * length  # the base run, and the one for keys and values
-    control = sum(range(length + 1))
-    assert seen.layers[0] <= unpatched + 3 * 2 * control
-    assert seen.layers[0] < seen.layers[1] <= unpatched + 3 * 2 * control * 2
-    assert seen.layers[2] <= unpatched + 2 * len(cells)  # one position of each
-    assert seen.head <= unpatched + 2 * len(cells)
+    model.sweep(tokens(1, length), cells, METRICS["last"], reduce="none")
+    unpatched = length + (length - 1)  # the base run, and the one for keys and values
+    each = sum(range(1, length + 1))  # a row begins at each position
+    controls = 8 + 7 + 4 + 1
+    assert seen.layers[0] == unpatched + controls + each
+    assert seen.layers[1] == unpatched + controls + 2 * each
+    assert seen.layers[2] == unpatched + 4 + len(cells)  # one position of each
+    assert seen.head == unpatched + 4 + len(cells)
+
+
+@pytest.mark.parametrize("enough", [1, 30, 10**6])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_batches_of_every_size_give_the_same(
+    family: str, enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(flight.ENOUGH_TOKENS, "cpu", enough)
+    model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
+    ids, cells = tokens(2, 6), cells_of(model, 6)
+    for name in ("last", "several"):
+        many = model.sweep(ids, cells, METRICS[name], reduce="none", max_batch_tokens=400)
+        one = model.sweep(ids, cells, METRICS[name], reduce="none", exact=True)
+        assert many.engine == "batched"
+        torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
+
+
+def test_a_control_row_tells_where_tokens_are_not_treated_alone() -> None:
+    class Shifting(nn.Module):
+        """An MLP that also sees the token before, as no other part of the model does."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.c_fc, self.c_proj = inner, inner.c_fc, inner.c_proj
+            self.act = inner.act
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) + nn.functional.pad(x, (0, 0, 1, -1))
+
+    native = build(Shape("gpt2", dtype=torch.float64))
+    native.transformer.h[1].mlp = Shifting(native.transformer.h[1].mlp).eval()
+    model = lensbridge.load(native)
+    ids = tokens(1, 6)
+    cells = [Cell(("resid_pre", layer), (ALL, p), 1.0) for layer in (0, 1) for p in range(6)]
+    many = model.sweep(ids, cells, METRICS["last"], reduce="none")
+    one = model.sweep(ids, cells, METRICS["last"], reduce="none", exact=True)
+    torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
+
+
+def test_packing_shows_a_module_some_tokens_and_leaves_nothing_attached() -> None:
+    kept = torch.tensor([[False, True, True], [False, False, True]])
+    linear, x = nn.Linear(2, 3), torch.randn(2, 3, 2)
+    whole = linear(x)
+    with packed(linear, kept):
+        some = linear(x)
+        other = linear(x[:1])  # no such tokens
+        elsewhere: list[Tensor] = []
+        thread = Thread(target=lambda: elsewhere.append(linear(x)))
+        thread.start()
+        thread.join()
+    torch.testing.assert_close(some[kept], whole[kept])
+    assert not some[~kept].any()
+    assert torch.equal(other, linear(x[:1]))
+    assert torch.equal(elsewhere[0], whole)
+    assert not linear._forward_hooks
+    assert not linear._forward_pre_hooks
 
 
 def test_cells_that_cannot_matter_are_not_run() -> None:

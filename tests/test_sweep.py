@@ -67,7 +67,7 @@ BATCHED = [
 SINGLE = {
     "T5ForConditionalGeneration": "an encoder-decoder cannot start at a layer",
     "AlbertForMaskedLM": "its layers share modules",
-    "Gemma4ForCausalLM": "started at layer",
+    "Gemma4ForCausalLM": "starting at layer",
 }
 
 

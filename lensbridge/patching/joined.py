@@ -16,19 +16,17 @@ class Joined:
     """Cells that join a flight at one layer.
 
     Args:
-        cells: these cells.
-        behind: how many copies of the batch are in front of theirs.
+        cells: these cells, each with the place of its row.
         base: the unpatched run.
     """
 
-    cells: Sequence[Cell]
-    behind: int
+    cells: Sequence[tuple[int, Cell]]
     base: Base
 
     def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
         """One hook for each point, for rows that hold the positions from `start` to `end`."""
         by_point: dict[Any, list[tuple[int, Cell]]] = {}
-        for i, cell in enumerate(self.cells, start=self.behind):
+        for i, cell in self.cells:
             by_point.setdefault(cell.point, []).append((i, cell))
         return [(point, self._hook(own, start, end)) for point, own in by_point.items()]
 

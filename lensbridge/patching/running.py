@@ -15,10 +15,10 @@ from lensbridge.errors import InputError
 from lensbridge.names import layer_of, stack_of
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.field import Field
+from lensbridge.patching.flight import MOST_CONTROLS, Flight
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.prefix import Prefix, prefix_of
 from lensbridge.patching.reads import positions_read
-from lensbridge.patching.schedule import Schedule
 from lensbridge.patching.unpatched import Base
 
 if TYPE_CHECKING:
@@ -153,13 +153,51 @@ def _run_together(
             keep(i, field.base.logits)
         else:
             flying.append(i)
-    for group, logits in Schedule(field, cells, engine.max_batch_tokens, reasons).run(flying):
+    for group in _groups(field, cells, flying, engine.max_batch_tokens):
+        logits = _flown(field, [cells[i] for i in group], reasons)
         if logits is None:
             _refuse_single(engine, reasons)
             yield from group
             continue
         for i, one in zip(group, logits, strict=True):
             keep(i, one())
+
+
+def _groups(
+    field: Field, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
+) -> Iterator[list[int]]:
+    """Cells that fly together, with room for their controls."""
+    starts = {i: field.start(cells[i]) for i in indices}
+    group: list[int] = []
+    places = set[int]()
+    for i in sorted(indices, key=lambda i: starts[i]):
+        places.add(starts[i])
+        rows = len(group) + 1 + min(MOST_CONTROLS, len(places))
+        if group and rows * field.base.batch * (field.end - starts[group[0]]) > max_tokens:
+            yield group
+            group, places = [], {starts[i]}
+        group.append(i)
+    if group:
+        yield group
+
+
+def _flown(
+    field: Field, cells: Sequence[Cell], reasons: list[str]
+) -> "list[Callable[[], Tensor]] | None":
+    """Logits of cells, with the prefix reused, else without; None where neither can be."""
+    whole = Field.of(field.base, None, field.reads, cells)
+    layer = min(layer_of(cell.point) or 0 for cell in cells)
+    for one in [field, whole] if field.prefix else [whole]:
+        try:
+            logits = Flight(one, cells).run()
+        except Exception as error:  # whatever a native model raises when it is started late
+            why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
+            continue
+        if logits is not None:
+            return logits
+        why = f"started at layer {layer} the model gives other logits"
+    reasons.append(why)
+    return None
 
 
 def _changes_nothing(base: Base, cell: Cell) -> bool:
@@ -169,10 +207,15 @@ def _changes_nothing(base: Base, cell: Cell) -> bool:
 
 
 def entrances(model: "LensModel", cells: Sequence[Cell]) -> list[str]:
-    """The streams from which cells of the main stack start; the base run has to keep them."""
+    """The streams in front of the layers where cells of the main stack start, and of the last; the
+    base run has to keep them.
+    """
     prefix = model.native.main.prefix
     inside = [cell.point for cell in cells if stack_of(cell.point) == prefix]
-    return [f"{prefix}.{layer}.hook_resid_pre" for layer in dict.fromkeys(map(layer_of, inside))]
+    layers = dict.fromkeys(map(layer_of, inside))
+    if layers:
+        layers[len(model.native.blocks) - 1] = None
+    return [f"{prefix}.{layer}.hook_resid_pre" for layer in layers]
 
 
 def why_single(base: Base, cell: Cell) -> str | None:
