@@ -289,6 +289,15 @@ def test_the_input_is_not_counted_among_the_parts() -> None:
     assert "10 of 10 nodes" in repr(whole)
 
 
+def test_magnitudes_agree_with_magnitudes() -> None:
+    model = tiny("LlamaForCausalLM")
+    found = screen(model, CLEAN, CORRUPT, total, k=10, grad_drop=True)
+    assert not found.attribution.signed
+    ranks = (found.exact.abs().argsort().argsort(), found.estimated.argsort().argsort())
+    wanted = torch.corrcoef(torch.stack(ranks).double())[0, 1]
+    assert found.rank_agreement == pytest.approx(float(wanted))
+
+
 @pytest.mark.parametrize("granularity", ["node", "edge"])
 def test_a_screening_that_is_interrupted_gives_what_it_has(granularity: Any) -> None:
     model = tiny("LlamaForCausalLM")

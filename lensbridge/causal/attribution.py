@@ -240,7 +240,9 @@ def _of_nodes(pair: Pair, asked: _Options) -> list[AttributionResult]:
     ends = (pair.metrics.measure(logits) for logits in (base, other.logits))
     prefix = None if stack is pair.model.native.main else stack.prefix
     return [
-        AttributionResult(scores, names, "node", before, after, stack=prefix)
+        AttributionResult(
+            scores, names, "node", before, after, stack=prefix, signed=not asked.grad_drop
+        )
         for scores, before, after in zip(tables, *ends, strict=True)
     ]
 

@@ -35,6 +35,7 @@ class AttributionResult:
         senders: what the first axis of edges counts.
         receivers: what the second counts.
         stack: prefix of the nodes' stack; None for the main one.
+        signed: whether scores have signs; with `grad_drop` they are magnitudes.
 
     Units: each score is in the metric's: an estimate of the patched run's metric less `baseline`.
     """
@@ -47,6 +48,7 @@ class AttributionResult:
     senders: tuple[Node, ...] = ()
     receivers: tuple[Node, ...] = ()
     stack: str | None = None
+    signed: bool = True
 
     def __repr__(self) -> str:
         parts = []

@@ -55,8 +55,12 @@ class Screening:
 
     @property
     def rank_agreement(self) -> float:
-        """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two."""
-        exact = _averaged(self.exact)
+        """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two.
+
+        Of magnitudes with magnitudes, where estimates are those.
+        """
+        signed = self.attribution.signed
+        exact = _averaged(self.exact if signed else self.exact.abs())
         measured = ~exact.isnan()
         return spearman(_averaged(self.estimated)[measured], exact[measured])
 
