@@ -1,11 +1,12 @@
 """What is kept of a generation: activations of every pass, put together along the positions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.cache.capture import Keep, position_axis
 from lensbridge.errors import HookNeverFiredError, InputError
@@ -73,6 +74,8 @@ class DecodingCollector:
             end = self.progress.past + self.progress.count
             new = end - (held[-1].end if held else 0)
             size = value.shape[axis]
+            if size > end:  # pictures of its own: columns that no text has
+                new = size
             part = value.narrow(axis, max(size - new, 0), min(new, size))
             held.append(Piece(self.keep.capture(part, letters, alone or new < size), end))
 
@@ -90,9 +93,8 @@ class DecodingCollector:
         if short and self.required:
             raise HookNeverFiredError(
                 f"{', '.join(short)}: not every position passed it while the text was generated "
-                "(a recurrent layer may go on from its state by another way, and some models give "
-                "logits for the last position of the prompt alone). Run the model on the finished "
-                "text."
+                "(a recurrent layer may go on from its state by another way, and pictures may take "
+                "positions of their own). Run the model on the finished text."
             )
         return {name: value for name, value in found.items() if value is not None}
 
@@ -135,6 +137,22 @@ def check_rows_stay(config: Any, options: Mapping[str, Any]) -> None:
     drafted = options.get("assistant_model") is not None or config.prompt_lookup_num_tokens
     if drafted:
         raise InputError("return_cache needs one pass for each token; assisted decoding drafts.")
+
+
+@contextmanager
+def whole_logits(root: nn.Module) -> Iterator[None]:
+    """Passes inside give logits at every position; a model's own `generate` may ask for the last
+    alone.
+    """
+
+    def ask(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "logits_to_keep": 0}
+
+    handle = root.register_forward_pre_hook(ask, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def last_call(progress: Progress, sequences: Tensor) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`model.generate`: continuing text, with hooks at every step."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from lensbridge import generation
 from lensbridge.cache.capture import Keep
-from lensbridge.decoding import DecodingCollector, check_rows_stay, last_call
+from lensbridge.decoding import DecodingCollector, check_rows_stay, last_call, whole_logits
 from lensbridge.errors import InputError
 from lensbridge.hooks import Callback, require_fired
 from lensbridge.inputs import Prepared, Preparer
@@ -156,8 +157,6 @@ class GenerationMethods(InterventionMethods):
                 f"{inside[0]} has the tokens that an expert was given, in no order that could be "
                 "put together. Run the model on the finished text."
             )
-        if "hook_logits" in names and "logits_to_keep" in self._preparer.accepted:
-            options.setdefault("logits_to_keep", 0)  # generate() asks for the last position alone
         fronts = *(self.native.front_of(one) for one in self.native.towers), "projector."
         of_encoder = (".cross_attn.hook_k", ".cross_attn.hook_v")
         return DecodingCollector(
@@ -205,8 +204,11 @@ class GenerationMethods(InterventionMethods):
         if self.engine.is_idle and not callbacks and collector is None:
             return call()
         readers = [] if collector is None else collector.callbacks()
+        wants_logits = collector is not None and "hook_logits" in collector.names
+        keeps = wants_logits and "logits_to_keep" in self._preparer.accepted
+        whole = whole_logits(self.engine.root) if keeps else nullcontext()
         # an attachment of its own, so that `hook.step` starts at 0
-        with self.engine.attached([*callbacks, *readers]) as attachment:
+        with whole, self.engine.attached([*callbacks, *readers]) as attachment:
             attachment.count_run()
             progress = attachment.state.progress
             progress.named = {name: given[name] for name in given if name in _INPUTS}

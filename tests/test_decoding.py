@@ -266,13 +266,32 @@ def test_what_has_no_cache_is_refused() -> None:
         mixture.generate(ids % 20, return_cache=True, names_filter=inside, **QUIET)
 
 
-def test_what_not_every_position_passes_is_left_out_or_refused() -> None:
-    """Bamba's own generation asks for the logits of the last position of the prompt alone."""
+def test_logits_at_every_position() -> None:
+    """Bamba's own generation asks for those of the last position of the prompt alone."""
     hf = tiny_model(built_in("BambaForCausalLM"), "BambaForCausalLM")
     model, ids = lensbridge.load(hf), torch.randint(3, 20, (2, 6))
-    _, cache = model.generate(ids, return_cache=True, **QUIET)
-    assert set(model.vocabulary.select(None)) - set(cache) == {"hook_logits"}
-    with pytest.raises(HookNeverFiredError, match="not every position passed it"):
-        model.generate(ids, return_cache=True, names_filter="hook_logits", **QUIET)
+    found, cache = model.generate(ids, return_cache=True, stop_at_eos=False, **QUIET)
+    with torch.no_grad():
+        _, wanted = model.run_with_cache(found)
+    same(cache, wanted, 2e-3)
     _, nothing = model.generate(ids, return_cache=True, names_filter=[], **QUIET)
     assert len(nothing) == 0
+    assert not hf._forward_pre_hooks
+
+
+def test_what_not_every_position_passes_is_left_out_or_refused() -> None:
+    """GIT puts pictures before the text; read again in every pass, they are no columns of it."""
+    hf = tiny_model(built_in("GitForCausalLM"))
+    model, given = lensbridge.load(hf), inputs_for(hf)
+    ids, options = given.pop("input_ids"), {**given, **QUIET, "stop_at_eos": False}
+    found, cache = model.generate(ids, return_cache=True, **options)
+    with torch.no_grad():
+        _, wanted = model.run_with_cache({"input_ids": found, **given})
+    same(cache, {name: wanted[name] for name in cache}, 2e-3)
+    assert all("embed" in name for name in set(wanted) - set(cache))
+    options["use_past_kv_cache"] = False
+    _, cache = model.generate(ids, return_cache=True, **options)
+    assert "vision.blocks.0.hook_resid_pre" in cache
+    assert "blocks.0.hook_resid_pre" not in cache
+    with pytest.raises(HookNeverFiredError, match="not every position passed it"):
+        model.generate(ids, return_cache=True, names_filter=("resid_pre", 0), **options)
