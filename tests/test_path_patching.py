@@ -103,6 +103,13 @@ def test_direct_paths_from_one_head_to_all(component: Any, case: Case) -> None:
     close(every[1, 2, 2, 1], metric(bare.path(["a1.h2"], [f"a2.h1<{component}>"])))
     assert every[2].isnan().all()
     assert every[1, :, :2].isnan().all()
+    metrics = {"largest": torch.max, "own": metric}
+    named = P.get_act_patch_direct_path(*given[:4], metrics, 0, 1, component)
+    close(named["own"].values[1:], found[1:])
+    both = P.get_act_patch_direct_path_all_sources(*given[:4], metrics, component)
+    assert both.axis_names == ["src_layer", "src_head", "layer", "head"]
+    torch.testing.assert_close(both["own"].values, every, equal_nan=True)
+    torch.testing.assert_close(both["largest"][0, 1], named["largest"].values, equal_nan=True)
 
 
 def test_editing_one_heads_input_is_the_same(case: Case) -> None:

@@ -35,7 +35,7 @@ def get_act_patch_direct_path(
     corrupted_tokens: Any,
     clean_cache: Mapping[str, Tensor],
     corrupted_cache: Mapping[str, Tensor],
-    patching_metric: MetricFunction,
+    patching_metric: "MetricFunction | Mapping[str, MetricFunction]",
     src_layer: int,
     src_head: int,
     component: Component = "q",
@@ -50,7 +50,7 @@ def get_act_patch_direct_path(
         corrupted_tokens: the input that is run.
         clean_cache: of the clean run, with the head's z.
         corrupted_cache: of the run on `corrupted_tokens`, with the same; it is checked to be that.
-        patching_metric: maps logits to a number.
+        patching_metric: maps logits to a number; or several by name.
         src_layer: layer of the sending head.
         src_head: the sending head.
         component: which input of the receiving heads.
@@ -59,7 +59,7 @@ def get_act_patch_direct_path(
 
     Shapes: `[layer, head]`, for keys and values `[layer, kv_head]`; NaN where there is no such
         path: up to the sender's own layer, and in layers without attention. After an interrupt a
-        `PatchingResult` of that shape.
+        `PatchingResult` of that shape; of named metrics one with their axis in front.
 
     Raises:
         InputError: a head that there is not, caches that do not fit, or a metric that does not.
@@ -70,7 +70,7 @@ def get_act_patch_direct_path(
     sources = Sources(model, caches, patching_metric, component, Way(exact, verbose=verbose))
     source = Node("head", src_layer, src_head)
     result = sources.send(sources.paths([source]), source)
-    return result if result.partial else result.values
+    return result if result.partial or result.has_metric_axis else result.values
 
 
 def get_act_patch_direct_path_all_sources(
@@ -78,7 +78,7 @@ def get_act_patch_direct_path_all_sources(
     corrupted_tokens: Any,
     clean_cache: Mapping[str, Tensor],
     corrupted_cache: Mapping[str, Tensor],
-    patching_metric: MetricFunction,
+    patching_metric: "MetricFunction | Mapping[str, MetricFunction]",
     component: Component = "q",
     verbose: bool = False,
     *,
@@ -91,14 +91,14 @@ def get_act_patch_direct_path_all_sources(
         corrupted_tokens: the input that is run.
         clean_cache: of the clean run, with every z.
         corrupted_cache: of the run on `corrupted_tokens`, with the same.
-        patching_metric: maps logits to a number.
+        patching_metric: maps logits to a number; or several by name.
         component: which input of the receiving heads.
         verbose: show progress bars.
         exact: as in `generic_activation_patch`.
 
     Shapes: `[src_layer, src_head, layer, head]`; for keys and values the last axis counts
         key/value heads. NaN where there is no such path. After an interrupt a `PatchingResult` of
-        that shape.
+        that shape; of named metrics one with their axis in front.
 
     Raises:
         InputError: as `get_act_patch_direct_path`.
@@ -112,7 +112,7 @@ def get_act_patch_direct_path_all_sources(
         if found[source].partial:
             break
     result = _stacked(found, sources)
-    return result if result.partial else result.values
+    return result if result.partial or result.has_metric_axis else result.values
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Sources:
 
     model: "LensModel"
     caches: Caches
-    metric: MetricFunction
+    metric: "MetricFunction | Mapping[str, MetricFunction]"
     component: Component
     way: Way
 
@@ -246,19 +246,24 @@ class Sources:
 
 def _stacked(found: Mapping[Node, PatchingResult], sources: Sources) -> PatchingResult:
     """The results of several senders on two axes in front."""
-    first = next(iter(found.values()))
+    results = list(found.values())
+    lead = int(results[0].has_metric_axis)
     width = 1 + max(node.index or 0 for node in sources.senders())
-    sizes = (sources.n_layers, width, *first.values.shape)
-    values = first.values.new_full(sizes, torch.nan)
+    sizes = (sources.n_layers, width, *results[0].values.shape[lead:])
+    values = results[0].values.new_full((*results[0].values.shape[:lead], *sizes), torch.nan)
     rows = []
     for node, result in found.items():
-        sender = _layer(node), node.index or 0
-        values[sender] = result.values
+        sender = (_layer(node), node.index or 0)
+        place: Any = (..., *sender, slice(None), slice(None))
+        values[place] = result.values
         rows += [(*sender, *row) for row in result.grid.rows]
     names = ("src_layer", "src_head", "layer", "head")
-    grid = Grid(names, tuple(rows), tuple(tuple(range(size)) for size in sizes))
-    last = list(found.values())[-1]
-    return PatchingResult(values, grid, ["metric"], True, partial=last.partial, engine=last.engine)
+    return replace(
+        results[-1],
+        values=values,
+        grid=Grid(names, tuple(rows), tuple(tuple(range(size)) for size in sizes)),
+        engine="; ".join(dict.fromkeys(result.engine for result in results)),
+    )
 
 
 def _layer(node: Node) -> int:
