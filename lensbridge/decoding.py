@@ -71,11 +71,10 @@ class DecodingCollector:
             if once or axis is None:
                 held[:] = held or [Piece(self.keep.capture(value, letters, alone), 0)]
                 return
-            end = self.progress.past + self.progress.count
-            new = end - (held[-1].end if held else 0)
             size = value.shape[axis]
-            if size > end:  # pictures of its own: columns that no text has
-                new = size
+            # a model may put pictures in front of the text, which has no columns for them
+            end = max(self.progress.past + self.progress.count, size)
+            new = end - (held[-1].end if held else 0)
             part = value.narrow(axis, max(size - new, 0), min(new, size))
             held.append(Piece(self.keep.capture(part, letters, alone or new < size), end))
 
@@ -105,6 +104,7 @@ class DecodingCollector:
             return None
         if axis is None or self.once(name):
             return held[0].value
+        total = max(total, held[-1].end)
         if "k" in axes.split() and ".cross_attn." not in name:
             fill = 0.0 if name.endswith("pattern") else -torch.inf
             held = [Piece(_widened(one, total, fill), one.end) for one in held]
@@ -162,14 +162,15 @@ def last_call(progress: Progress, sequences: Tensor) -> dict[str, Any]:
         progress: after the last pass.
         sequences: `[batch, pos]` as `generate` gave it.
     """
+    continues = progress.continues
+    read_once = _PREFILL_ONLY if continues else ()
     named = {
         name: value
         for name, value in progress.named.items()
-        if name not in _IDS and not name.startswith(_PREFILL_ONLY)
+        if name not in _IDS and not name.startswith(read_once)
     }
     decodes = "decoder_input_ids" in progress.named
     total = progress.past + progress.count
-    continues = progress.continues
     ids, last = "decoder_input_ids" if decodes else "input_ids", sequences[:, -1:]
     read = progress.named.get(ids)  # `sequences` may lack what a decoder starts with
     named[ids] = last if continues or read is None else torch.cat([read, last], dim=1)

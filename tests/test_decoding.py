@@ -279,19 +279,20 @@ def test_logits_at_every_position() -> None:
     assert not hf._forward_pre_hooks
 
 
-def test_what_not_every_position_passes_is_left_out_or_refused() -> None:
-    """GIT puts pictures before the text; read again in every pass, they are no columns of it."""
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_not_every_position_passes_is_left_out_or_refused(cached: bool) -> None:
+    """GIT puts pictures in front of the text, behind the embedding."""
     hf = tiny_model(built_in("GitForCausalLM"))
     model, given = lensbridge.load(hf), inputs_for(hf)
-    ids, options = given.pop("input_ids"), {**given, **QUIET, "stop_at_eos": False}
+    ids = given.pop("input_ids")
+    options = {**given, **QUIET, "stop_at_eos": False, "use_past_kv_cache": cached}
     found, cache = model.generate(ids, return_cache=True, **options)
     with torch.no_grad():
         _, wanted = model.run_with_cache({"input_ids": found, **given})
     same(cache, {name: wanted[name] for name in cache}, 2e-3)
-    assert all("embed" in name for name in set(wanted) - set(cache))
-    options["use_past_kv_cache"] = False
-    _, cache = model.generate(ids, return_cache=True, **options)
-    assert "vision.blocks.0.hook_resid_pre" in cache
-    assert "blocks.0.hook_resid_pre" not in cache
-    with pytest.raises(HookNeverFiredError, match="not every position passed it"):
-        model.generate(ids, return_cache=True, names_filter=("resid_pre", 0), **options)
+    lacking = set(wanted) - set(cache)
+    assert all("embed" in name for name in lacking)
+    assert bool(lacking) == cached  # where the key/value cache counts the pictures too
+    if cached:
+        with pytest.raises(HookNeverFiredError, match="not every position passed it"):
+            model.generate(ids, return_cache=True, names_filter="hook_embed", **options)
