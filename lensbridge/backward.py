@@ -118,6 +118,21 @@ def runs_for(names: Sequence[str]) -> list[list[str]]:
     return [list(names)]
 
 
+def refuse_apart(names: Sequence[str]) -> None:
+    """Refuse points whose gradients one run cannot give.
+
+    Raises:
+        InputError: with those that would lose theirs.
+    """
+    runs = runs_for(names)
+    if len(runs) > 1:
+        raise InputError(
+            f"One run cannot give the gradients at {runs[0][0]} and at {runs[-1][0]}: copies of "
+            "what the second reads take the first's place. Ask for them in runs of their own, or "
+            "call model.gradients(...), which does so."
+        )
+
+
 @dataclass(frozen=True)
 class Backward:
     """What is differentiated, and what is kept."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lensbridge.backward import refuse_apart
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.circuits import CircuitMethods
@@ -273,8 +274,11 @@ class LensModel(
         Raises:
             UnknownPointError: a name or glob that matches nothing.
             HookNeverFiredError: a named point that the run did not pass.
+            InputError: gradients of points that no one run can give.
         """
         names = self.vocabulary.select(names_filter)
+        if incl_bwd:
+            refuse_apart(names)
         keep = Keep(device, dtype, pos_slice, detach)
         collector = Collector(self.engine.sites, names, keep)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)

@@ -175,9 +175,13 @@ class Vocabulary:
         if _is_glob(text):
             return self._globbed(text)
         rows = [] if "." in text else rows_of_short(text)
-        return [name for row in rows for name in self._by_row.get(row, [])] or [
-            self.canonical(text)
-        ]
+        found = [name for row in rows for name in self._by_row.get(row, [])]
+        in_layers = [row for row in rows if row.startswith("blocks.")]
+        if in_layers and not found:
+            reasons = dict.fromkeys(self.absent[row] for row in in_layers if row in self.absent)
+            why = f": {', '.join(reasons)}" if reasons else ""
+            raise AbsentPointError(f"No layer of this model has {text!r}{why}.")
+        return found or [self.canonical(text)]
 
     def _globbed(self, pattern: str) -> list[str]:
         found = [

@@ -458,3 +458,10 @@ def test_a_decoder_without_input_says_what_it_needs(run: str) -> None:
         {"forward": model.forward, "run_with_cache": model.run_with_cache}[run](IDS)
     shifting = tiny("BartForConditionalGeneration")  # makes its decoder's ids of the encoder's
     assert isinstance(shifting(IDS), Tensor)
+
+
+@pytest.mark.parametrize("short", ["mlp_out", "z", ["resid_post", "attn_out"]])
+def test_a_short_name_that_no_layer_has_says_why(short: str | list[str]) -> None:
+    mamba = tiny("MambaForCausalLM")
+    with pytest.raises(AbsentPointError, match=r"No layer of this model has '\w+': MambaBlock has"):
+        mamba.run_with_cache(IDS, names_filter=short)

@@ -349,3 +349,12 @@ def test_the_jacobian_of_a_stream_of_several_rows() -> None:
     _, grads = model.gradients(ids, ends[0], lambda c: c[ends[1]][1, :, -1, 3].sum(), at=ends[1])
     wanted = grads[ends[0]].movedim(1, 0)
     torch.testing.assert_close(found[:, 1, 3], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_one_run_does_not_give_gradients_that_it_cuts_off() -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    names = ["blocks.0.ln1.hook_normalized", "blocks.0.hook_q_input"]
+    with pytest.raises(InputError, match=r"call model\.gradients"):
+        model.run_with_cache(tokens(), names, incl_bwd=True, return_type="loss")
+    gradients = model.gradients(tokens(), names)
+    assert all(gradients[name].abs().max() > 0 for name in names)

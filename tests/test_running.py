@@ -225,6 +225,14 @@ def test_pos_slice_keeps_those_positions_and_no_more_memory(pos_slice, index) ->
         assert value.untyped_storage().nbytes() == value.nbytes, name
 
 
+@pytest.mark.parametrize("position", [5, -6])
+def test_a_position_that_is_not_there_is_refused(position: int) -> None:
+    model = lensbridge.load(build(Shape("gpt2")))
+    with pytest.raises(InputError, match="there are 5 positions"):
+        model.run_with_cache(tokens(1, 5), "resid_pre", pos_slice=position)
+    assert model.engine.is_idle
+
+
 def test_device_dtype_batch_dim_and_plain_dict() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     ids = tokens(1)

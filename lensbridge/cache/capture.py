@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lensbridge.errors import InputError
 from lensbridge.hooks import Callback, Hook
 from lensbridge.sites import Site
 from lensbridge.slices import PosSlice, as_index
@@ -56,12 +57,23 @@ class Keep:
         kept = value.detach() if self.detach and value.requires_grad else value
         axis = None if self.pos_slice is None else position_axis(axes)
         if axis is not None:
+            self._check(kept.shape[axis])
             kept = kept[(slice(None),) * axis + (self.index(),)].clone()
         elif alone and kept.untyped_storage().nbytes() > kept.nbytes:
             kept = kept.clone()
         if self.device is not None or self.dtype is not None:
             kept = kept.to(device=self.device, dtype=self.dtype)
         return kept
+
+    def _check(self, count: int) -> None:
+        """Refuse a position that is not there, of which nothing would be kept.
+
+        Raises:
+            InputError: with how many there are.
+        """
+        pos = self.pos_slice
+        if isinstance(pos, int) and not -count <= pos < count:
+            raise InputError(f"pos_slice={pos}: there are {count} positions, 0 to {count - 1}.")
 
 
 def position_axis(axes: str) -> int | None:
