@@ -356,5 +356,5 @@ def test_one_run_does_not_give_gradients_that_it_cuts_off() -> None:
     names = ["blocks.0.ln1.hook_normalized", "blocks.0.hook_q_input"]
     with pytest.raises(InputError, match=r"call model\.gradients"):
         model.run_with_cache(tokens(), names, incl_bwd=True, return_type="loss")
-    gradients = model.gradients(tokens(), names)
+    gradients = model.gradients(tokens(), names).gradients
     assert all(gradients[name].abs().max() > 0 for name in names)
