@@ -172,6 +172,15 @@ def test_what_does_not_fit_is_refused(planted: tuple[GPT2LMHeadModel, Tensor, Te
     base, source, labels = pairs(8)
     with pytest.raises(InputError, match="dim is 1 to 16"):
         fit_das(model, base, source, labels, ("resid_pre", 1), -1, dim=17)
+    for wrong, message in (
+        ({"epochs": 0}, "at least 1"),
+        ({"answer_position": 4}, "answer_position 4 is out of range; there are 4"),
+        ({"labels": [99] * 8}, "Labels are tokens"),
+        ({"site": ("pattern", 1)}, "a subspace is of dimensions"),
+    ):
+        call: dict[str, Any] = {"labels": labels, "site": ("resid_pre", 1), **wrong}
+        with pytest.raises(InputError, match=message):
+            fit_das(model, base, source, positions=-1, dim=1, **call)
     with pytest.raises(InputError, match="means 2 points"):
         fit_das(model, base, source, labels, "resid_pre", -1, dim=1)
     with pytest.raises(InputError, match="are \\[pair, pos\\]"):

@@ -127,6 +127,8 @@ def fit_das(
 
     Source: distributed alignment search as in Geiger et al. 2023.
     """
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"epochs and batch_size are at least 1, not {epochs} and {batch_size}.")
     spot = Spot(site, positions, source_positions, heads, answer_position, answers)
     search = Search.of(model, base, source, labels, spot, batch_size, forward)
     if not 1 <= dim <= search.width:

@@ -111,6 +111,8 @@ class Search:
         names = model.vocabulary.select(spot.site)
         if len(names) != 1:
             raise InputError(f"{spot.site!r} means {len(names)} points; a search is at one.")
+        _check_site(model, names[0])
+        _check_read(given, wanted, spot.answer_position, model.cfg.d_vocab)
         masked = {} if mask is None else {"attention_mask": mask}
         answers = None if spot.answers is None else torch.as_tensor(spot.answers)
         hidden = {} if source_mask is None else {"attention_mask": source_mask}
@@ -220,6 +222,26 @@ def _ids(model: "LensModel", given: Any) -> tuple[Tensor, Tensor | None]:
     if prepared.tokens is None:
         raise InputError("A search is of ids, texts, or a mapping with 'input_ids'.")
     return prepared.tokens, prepared.mask
+
+
+def _check_site(model: "LensModel", name: str) -> None:
+    axes = model.engine.sites[name].axes
+    if axes.split()[-1] in "qks":
+        raise InputError(f"{name} has axes {axes!r}: a subspace is of dimensions, and it has none.")
+
+
+def _check_read(ids: Tensor, labels: Tensor, position: int, d_vocab: int | None) -> None:
+    """Refuse an answer that is read where there is nothing, or that is no token.
+
+    Raises:
+        InputError: with what there is.
+    """
+    count = ids.shape[1]
+    if not -count <= position < count:
+        raise InputError(f"answer_position {position} is out of range; there are {count}.")
+    outside = [one for one in labels.tolist() if d_vocab is not None and not 0 <= one < d_vocab]
+    if outside:
+        raise InputError(f"Labels are tokens, 0 to {d_vocab} - 1; got {outside[0]}.")
 
 
 def _places(labels: Tensor, answers: Tensor) -> Tensor:
