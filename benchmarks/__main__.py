@@ -134,6 +134,8 @@ def sweep_rows(plan: Plan) -> Iterator[Row]:
             one = build(replace(shape, batch=1, positions=length))
             kinds = every if length == short else (sweeps.STREAM,)
             yield from sweeps.rows(one, kinds, plan.sweep)
+            if length == longer[0]:
+                yield from memory.sweep_rows(one, 32 * length)
 
 
 def attribution_rows(plan: Plan) -> Iterator[Row]:

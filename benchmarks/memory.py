@@ -1,7 +1,8 @@
-"""Peak memory: of a cache, by the allocations that torch reports; of a load, by the kernel's count.
+"""Peak memory: of a cache or a sweep, by the allocations that torch reports; of a load, by the
+kernel's count.
 
-A cache: `torch.profiler` reports every allocation of a tensor to the byte, so nothing else in the
-process disturbs the peak.
+A cache and a sweep: `torch.profiler` reports every allocation of a tensor to the byte, so nothing
+else in the process disturbs the peak.
 
 A load: it maps files, which torch does not allocate and which take memory when they are first
 read, so the first forward pass counts too. A fresh process notes its resident memory, resets the
@@ -25,6 +26,9 @@ from benchmarks.forwards import native_names
 from benchmarks.report import Row
 from benchmarks.specimens import Specimen
 from benchmarks.timing import Effort, Spread, Work
+from lensbridge import patching
+from lensbridge.patching.memory import position_bytes
+from lensbridge.patching.unpatched import Base
 
 ROOT = Path(__file__).resolve().parents[1]
 _STATUS = Path("/proc/self/status")
@@ -62,6 +66,22 @@ def cache_rows(one: Specimen) -> Iterator[Row]:
         more = (peak_allocated(read) - bare) / size
         spread = Spread(more, more, more)
         yield Row(f"peak memory, cache of {what}", one.name, "bytes asked for", spread, 1.05)
+
+
+def sweep_rows(one: Specimen, max_batch_tokens: int) -> Iterator[Row]:
+    """Peak of a sweep as a multiple of what its batches may take."""
+    lens, ids = one.lens, one.ids
+    _, cache = lens.run_with_cache(ids.flip(1), "resid_pre")
+    room = max_batch_tokens * position_bytes(Base.run(lens, ids, []))
+
+    def sweep() -> object:
+        return patching.get_act_patch_resid_pre(
+            lens, ids, cache, lambda logits: logits[0, -1, 0], max_batch_tokens=max_batch_tokens
+        )
+
+    more = peak_allocated(sweep) / room
+    work = f"peak memory, patch resid_pre, {max_batch_tokens} positions in a batch"
+    yield Row(work, one.name, "the budget", Spread(more, more, more), 1.0)
 
 
 def load_rows(folder: Path, model: str, effort: Effort) -> Iterator[Row]:

@@ -25,6 +25,13 @@ SAMPLE = 24
 """Cells that stand for all of a sweep that is run one by one."""
 
 
+SHORT = 32
+"""Tokens up to which a pass of few rows wastes most of the processor."""
+
+LONG_BUDGET = 0.2
+"""For longer prompts, where only what need not be computed can be saved."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One of the field's sweeps.
@@ -35,7 +42,7 @@ class Kind:
         activation: what it patches.
         setter: how.
         axes: what it goes over.
-        budget: lensbridge's time as a multiple of the other's.
+        budget: lensbridge's time as a multiple of the other's, for short prompts.
     """
 
     work: str
@@ -134,7 +141,8 @@ class _Sweep:
                 continue
             ratio = samples.ratio("lensbridge", name)
             scaled = Spread(*(part * share for part in (ratio.low, ratio.middle, ratio.high)))
-            budget = self.kind.budget if name == rival.NAME else None
+            goal = self.kind.budget if length <= SHORT else max(self.kind.budget, LONG_BUDGET)
+            budget = goal if name == rival.NAME else None
             yield Row(work, self.one.name, name, scaled, budget)
 
     def _single(self, cells: list[tuple[int, ...]]) -> Tensor:

@@ -52,8 +52,11 @@ def test_sweep_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = measured("sweep")
     for model in ("GPT-2", "Llama"):
         works = {row.work for row in rows if row.model == model and row.measured is not None}
-        assert len(works) == 6
+        assert len(works) == 7
         assert {f"patch resid_pre, layer x pos, {n} tokens" for n in PLAN.lengths} <= works
+    memory = [row for row in rows if row.against == "the budget"]
+    assert [row.model for row in memory] == ["GPT-2", "Llama"]
+    assert all(0.01 < row.measured.middle < 1 for row in memory if row.measured)
 
 
 def test_attribution_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,13 +190,16 @@ class Flight:
         return stream[:, start : self.field.end]
 
     def _logits(self, rows: Sequence[Row]) -> list[Tensor]:
-        """`[batch, read, d_vocab]` of each row."""
+        """`[batch, read, d_vocab]` of each row; those with as many reads share the head."""
         streams = [row.stream for row in rows if row.stream is not None]
-        each = torch.cat([one.flatten(0, 1) for one in streams]).unsqueeze(1)
-        logits = self.field.base.model(each, start_at_layer=self._depth)
-        assert isinstance(logits, Tensor)
-        parts = logits.squeeze(1).split([one.shape[0] * one.shape[1] for one in streams])
-        return [part.unflatten(0, one.shape[:2]) for part, one in zip(parts, streams, strict=True)]
+        found: dict[int, Tensor] = {}
+        for count in {one.shape[1] for one in streams}:
+            own = [i for i, one in enumerate(streams) if one.shape[1] == count]
+            together = torch.cat([streams[i] for i in own])
+            logits = self.field.base.model(together, start_at_layer=self._depth)
+            assert isinstance(logits, Tensor)
+            found.update(zip(own, logits.split(self.field.base.batch), strict=True))
+        return [found[i] for i in range(len(streams))]
 
     @property
     def _depth(self) -> int:
