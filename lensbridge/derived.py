@@ -261,8 +261,9 @@ class LatentSite(Site):
             width = own.shape[-1]
             if not torch.equal(new[..., width:], shared):
                 raise EditError(
-                    f"{self.name}: the last {self.d_shared} dimensions are one rotary key that all "
-                    "heads share, so they cannot be edited here. Edit attn.hook_rot_k instead."
+                    f"{self.name}: the last {self.d_shared} dimensions are one key that all heads "
+                    "share, so they cannot be edited here. Leave them as they are, or edit "
+                    "attn.hook_rot_k where the model has one."
                 )
             edited = self.layout.merge(now, new[..., :width])
             before = rows[:, : -given.shape[1]]

@@ -1,6 +1,7 @@
 """What a sweep takes: cells in every form, metrics of every kind, and the memory that there is."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from lensbridge import patching as P
 from lensbridge.errors import InputError, NotCachedError
 from lensbridge.interventions import Add, Scale, Zero
 from lensbridge.patching import Cell, measuring, memory
+from lensbridge.patching.field import Field
+from lensbridge.patching.flight import Flight
+from lensbridge.patching.meter import Meter
 from lensbridge.patching.unpatched import Base
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,3 +243,22 @@ def test_a_stream_of_several_rows_is_no_place_for_the_published_setters() -> Non
     _, clean = model.run_with_cache(IDS)
     with pytest.raises(InputError, match="has the axes r b p m"):
         P.get_act_patch_resid_pre(model, OTHER, clean, last, reduce="none")
+
+
+def test_a_sweep_shows_how_far_it_is(model: LensModel, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [Cell(("resid_pre", layer), (ALL, p), 0.5) for layer in range(2) for p in range(4)]
+    seen: list[float] = []
+    base = Base.run(model, IDS, [f"blocks.{layer}.hook_resid_pre" for layer in range(2)])
+    whole = Field.of(base, None, [IDS.shape[1] - 1], cells)
+    with torch.no_grad():
+        named = [replace(cell, point=model.vocabulary.canonical(cell.point)) for cell in cells]
+        Flight(whole, named, seen.append).run()
+    assert seen == sorted(seen)
+    assert 0 < seen[0] < seen[-1] == 1
+    model.sweep(IDS, cells, last, reduce="none", verbose=True)
+    assert f"{len(cells)}/{len(cells)}" in capsys.readouterr().err
+    meter = Meter(10, shown=True)
+    meter.under_way(8, 0.5)
+    meter.done()  # one of those that were under way
+    meter.close()
+    assert "4/10" in capsys.readouterr().err.splitlines()[-1]

@@ -65,10 +65,12 @@ class Flight:
     Args:
         field: what all flights share.
         cells: these cells.
+        on_the_way: told, after every layer or so, which share of the way they have come.
     """
 
     field: Field
     cells: Sequence[Cell]
+    on_the_way: Callable[[float], None] = lambda share: None
 
     def run(self) -> list[Callable[[], Tensor]] | None:
         """Logits of each cell when they are asked for; None if a control fails.
@@ -101,6 +103,7 @@ class Flight:
             aboard = [row for row in rows if row.cell is None or row.layer <= layer]
             for batch in self._batches(aboard):
                 self._through(batch, layer, stop)
+            self.on_the_way((stop / self._depth) ** 2)  # they become more and more
 
     def _spans(self, rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
         """From each layer where cells join to the next, or to the end."""

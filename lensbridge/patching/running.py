@@ -5,17 +5,18 @@ Both give the same numbers up to rounding. The first is the definition; `flight.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lensbridge.errors import InputError
 from lensbridge.names import layer_of, stack_of
 from lensbridge.patching.cell import Cell
 from lensbridge.patching.field import Field
 from lensbridge.patching.flight import MOST_CONTROLS, Flight
+from lensbridge.patching.meter import Meter
 from lensbridge.patching.metric import Metrics
 from lensbridge.patching.prefix import Prefix, prefix_of
 from lensbridge.patching.reads import positions_read
@@ -77,9 +78,6 @@ class Run:
         return f"one by one: {why}" if why else "batched"
 
 
-Keep = Callable[[int, Tensor], None]
-
-
 def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engine) -> Run:
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
 
@@ -90,77 +88,93 @@ def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engin
     baseline = metrics.baseline(base.logits)
     shape = (baseline.shape[0], len(cells), *baseline.shape[1:])
     run = Run(baseline.new_full(shape, torch.nan), baseline)
-    bar = tqdm(total=len(cells), disable=not engine.verbose, desc="patching")
-
-    def keep(i: int, logits: Tensor) -> None:
-        run.values[:, i] = metrics.measure(logits)
-        bar.update()
-
+    meter = Meter(len(cells), engine.verbose)
     try:
-        with torch.no_grad(), bar:
-            _run_all(base, cells, metrics, engine, keep, run)
+        with torch.no_grad():
+            _Running(base, cells, metrics, engine, run, meter).all()
     except KeyboardInterrupt:
         run.partial = True
+    finally:
+        meter.close()
     return run
 
 
-def _run_all(
-    base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engine, keep: Keep, run: Run
-) -> None:
-    if engine.exact:
-        run.reasons.append("asked for")
-        _run_single(base, cells, range(len(cells)), keep)
-        return
-    why = [why_single(base, cell) for cell in cells]
-    run.reasons += [one for one in why if one is not None]
-    _refuse_single(engine, run.reasons)
-    together = [i for i, one in enumerate(why) if one is None]
-    if together:
+@dataclass(frozen=True)
+class _Running:
+    """Cells that are being run, and what came of them so far."""
+
+    base: Base
+    cells: Sequence[Cell]
+    metrics: Metrics
+    engine: Engine
+    run: Run
+    meter: Meter
+
+    def all(self) -> None:
+        """Run every cell, in flights where that can be done."""
+        if self.engine.exact:
+            self.run.reasons.append("asked for")
+            self._one_by_one(range(len(self.cells)))
+            return
+        why = [why_single(self.base, cell) for cell in self.cells]
+        self.run.reasons += [one for one in why if one is not None]
+        self._refuse_single()
+        together = [i for i, one in enumerate(why) if one is None]
+        if together:
+            self._one_by_one(self._together(together))
+        self._one_by_one(i for i, one in enumerate(why) if one is not None)
+
+    def _keep(self, i: int, logits: Tensor) -> None:
+        self.run.values[:, i] = self.metrics.measure(logits)
+        self.meter.done()
+
+    def _one_by_one(self, indices: Iterable[int]) -> None:
+        for i in indices:
+            self._keep(i, self.base.patched([self.cells[i]]))
+
+    def _refuse_single(self) -> None:
+        if self.engine.exact is False and self.run.reasons:
+            raise InputError(
+                f"These cells cannot be run in batches: {self.run.reasons[0]}. Pass exact=True."
+            )
+
+    def _together(self, indices: Sequence[int]) -> Iterator[int]:
+        """Run cells in flights; gives those that no flight can take."""
+        base = self.base
         found = prefix_of(base)
-        reads = positions_read(metrics, base.logits)
+        reads = positions_read(self.metrics, base.logits)
         prefix = found if isinstance(found, Prefix) else None
-        field = Field.of(base, prefix, reads, [cells[i] for i in together])
-        for i in _run_together(field, cells, together, engine, keep, run.reasons):
-            keep(i, base.patched([cells[i]]))
-    _run_single(base, cells, [i for i, one in enumerate(why) if one is not None], keep)
+        field = Field.of(base, prefix, reads, [self.cells[i] for i in indices])
+        flying = []
+        for i in indices:
+            if field.is_behind(self.cells[i]) or _changes_nothing(base, self.cells[i]):
+                self._keep(i, base.logits)
+            else:
+                flying.append(i)
+        for group in _groups(field, self.cells, flying, self.engine.max_batch_tokens):
+            logits = self._flown(field, [self.cells[i] for i in group])
+            if logits is None:
+                self._refuse_single()
+                yield from group
+                continue
+            for i, one in zip(group, logits, strict=True):
+                self._keep(i, one())
 
-
-def _run_single(base: Base, cells: Sequence[Cell], indices: Iterable[int], keep: Keep) -> None:
-    for i in indices:
-        keep(i, base.patched([cells[i]]))
-
-
-def _refuse_single(engine: Engine, reasons: Sequence[str]) -> None:
-    if engine.exact is False and reasons:
-        raise InputError(f"These cells cannot be run in batches: {reasons[0]}. Pass exact=True.")
-
-
-# --- flights -----------------------------------------------------------------------------------
-
-
-def _run_together(
-    field: Field,
-    cells: Sequence[Cell],
-    indices: Sequence[int],
-    engine: Engine,
-    keep: Keep,
-    reasons: list[str],
-) -> Iterator[int]:
-    """Run cells in flights; gives the indices of those that no flight can take."""
-    flying = []
-    for i in indices:
-        if field.is_behind(cells[i]) or _changes_nothing(field.base, cells[i]):
-            keep(i, field.base.logits)
-        else:
-            flying.append(i)
-    for group in _groups(field, cells, flying, engine.max_batch_tokens):
-        logits = _flown(field, [cells[i] for i in group], reasons)
-        if logits is None:
-            _refuse_single(engine, reasons)
-            yield from group
-            continue
-        for i, one in zip(group, logits, strict=True):
-            keep(i, one())
+    def _flown(self, field: Field, cells: Sequence[Cell]) -> list[Callable[[], Tensor]] | None:
+        """Logits of cells, with the prefix reused, else without; None where neither can be."""
+        whole = Field.of(field.base, None, field.reads, cells)
+        layer = min(layer_of(cell.point) or 0 for cell in cells)
+        for one in [field, whole] if field.prefix else [whole]:
+            try:
+                logits = Flight(one, cells, partial(self.meter.under_way, len(cells))).run()
+            except Exception as error:  # whatever a native model raises when it is started late
+                why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
+                continue
+            if logits is not None:
+                return logits
+            why = f"started at layer {layer} the model gives other logits"
+        self.run.reasons.append(why)
+        return None
 
 
 def _groups(
@@ -179,25 +193,6 @@ def _groups(
         group.append(i)
     if group:
         yield group
-
-
-def _flown(
-    field: Field, cells: Sequence[Cell], reasons: list[str]
-) -> "list[Callable[[], Tensor]] | None":
-    """Logits of cells, with the prefix reused, else without; None where neither can be."""
-    whole = Field.of(field.base, None, field.reads, cells)
-    layer = min(layer_of(cell.point) or 0 for cell in cells)
-    for one in [field, whole] if field.prefix else [whole]:
-        try:
-            logits = Flight(one, cells).run()
-        except Exception as error:  # whatever a native model raises when it is started late
-            why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
-            continue
-        if logits is not None:
-            return logits
-        why = f"started at layer {layer} the model gives other logits"
-    reasons.append(why)
-    return None
 
 
 def _changes_nothing(base: Base, cell: Cell) -> bool:

@@ -1,0 +1,33 @@
+"""Meter: how far a sweep is, on the screen, with the time that is left."""
+
+from tqdm.auto import tqdm
+
+
+class Meter:
+    """A progress bar of cells, some of which are under way together.
+
+    Args:
+        cells: how many there are.
+        shown: whether anything is shown.
+    """
+
+    def __init__(self, cells: int, shown: bool) -> None:
+        self._bar = tqdm(total=cells, disable=not shown, desc="patching", unit="cell")
+        self._done = 0
+
+    def done(self) -> None:
+        """One more cell has its value."""
+        self._done += 1
+        self._show(self._done)
+
+    def under_way(self, cells: int, share: float) -> None:
+        """Some cells beside those that are done are so far, of 1."""
+        self._show(self._done + int(cells * share))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def _show(self, cells: int) -> None:
+        if cells > self._bar.n:
+            self._bar.update(cells - self._bar.n)
