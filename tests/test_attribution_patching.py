@@ -1,12 +1,12 @@
 """Attribution patching against autograd on the bare model, exact patches and limits."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from described import of_class
+from contrast import CLEAN, CORRUPT, metric, tiny, total
 from lensbridge_adapters import lensbridge_architectures
 from tiny_models import Layer, Shape, build
 from torch import Tensor, nn
@@ -27,19 +27,6 @@ from lensbridge.patching import path_patch
 from lensbridge.testing import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-tiny = partial(of_class, dtype=torch.float64)
-
-CLEAN = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 7, 25, 48, 6]])
-CORRUPT = torch.tensor([[9, 5, 41, 30, 60, 33, 12], [14, 7, 31, 30, 25, 48, 6]])
-
-
-def metric(logits: Tensor) -> Tensor:
-    """A difference of logits, for each example."""
-    return logits[:, -1, 7] - logits[:, -1, 9] / 2
-
-
-def total(logits: Tensor) -> Tensor:
-    return metric(logits).sum()
 
 
 # --- nodes against the bare model ----------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from described import of_class
+from contrast import CLEAN, CORRUPT, metric, tiny, total
 from described import tiny as of_name
 from tiny_models import Layer, Shape, build
 from torch import Tensor, nn
@@ -28,19 +28,6 @@ from lensbridge.errors import InputError
 from lensbridge.testing.inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-tiny = partial(of_class, dtype=torch.float64)
-
-CLEAN = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 7, 25, 48, 6]])
-CORRUPT = torch.tensor([[9, 5, 41, 30, 60, 33, 12], [14, 7, 31, 30, 25, 48, 6]])
-
-
-def metric(logits: Tensor) -> Tensor:
-    """A difference of logits, for each example."""
-    return logits[:, -1, 7] - logits[:, -1, 9] / 2
-
-
-def total(logits: Tensor) -> Tensor:
-    return metric(logits).sum()
 
 
 def middle(logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from described import of_class
+from contrast import CLEAN, CORRUPT, metric, tiny, total
 from tiny_models import Layer, Shape, build
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -30,20 +30,8 @@ from lensbridge.errors import InputError
 from lensbridge.patching import path_patch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-tiny = partial(of_class, dtype=torch.float64)
 
-CLEAN = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 7, 25, 48, 6]])
-CORRUPT = torch.tensor([[9, 5, 41, 30, 60, 33, 12], [14, 7, 31, 30, 25, 48, 6]])
 REFERENCE = torch.tensor([[8, 3, 4, 30, 6, 3, 12], [1, 7, 3, 3, 25, 8, 6], [4, 4, 4, 9, 9, 9, 2]])
-
-
-def metric(logits: Tensor) -> Tensor:
-    """A difference of logits, for each example."""
-    return logits[:, -1, 7] - logits[:, -1, 9] / 2
-
-
-def total(logits: Tensor) -> Tensor:
-    return metric(logits).sum()
 
 
 # --- circuits ------------------------------------------------------------------------------------
