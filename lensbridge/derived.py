@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import EditError
 from lensbridge.layouts import Layout
+from lensbridge.multiplier import Multiplier
 from lensbridge.norms import Norm
 from lensbridge.sites import Call, Chain, Site, Stage
 from lensbridge.weights import Linear, fetch
@@ -37,31 +38,6 @@ def substitute(native: Tensor, recomputed: Tensor, how: Change) -> Tensor:
     if how == "changed":
         return recomputed
     return native.detach() + (recomputed - recomputed.detach())
-
-
-@dataclass(frozen=True)
-class Multiplier:
-    """What multiplies a branch's output before it is added: a number, or one for each channel.
-
-    `held` is the module and the name of the parameter that holds the numbers.
-    """
-
-    number: float = 1.0
-    held: tuple[nn.Module, str] | None = None
-
-    @property
-    def is_one(self) -> bool:
-        """Whether it changes nothing."""
-        return self.held is None and self.number == 1.0
-
-    def value(self, like: Tensor) -> Tensor | float:
-        """The number, or `[m]` on the device of what it multiplies."""
-        if self.held is None:
-            return self.number
-        return fetch(*self.held).to(like.device)
-
-    def __str__(self) -> str:
-        return f"{self.number:g}" if self.held is None else self.held[1]
 
 
 @dataclass(frozen=True)

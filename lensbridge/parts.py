@@ -5,9 +5,9 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from lensbridge.derived import Multiplier
 from lensbridge.experts import Experts
 from lensbridge.layouts import Layout
+from lensbridge.multiplier import Multiplier
 from lensbridge.norms import Norm
 from lensbridge.spec import Architecture, QKNormAxes, Residual
 from lensbridge.weights import Linear

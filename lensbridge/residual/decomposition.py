@@ -15,9 +15,9 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from lensbridge.derived import Multiplier
 from lensbridge.errors import AbsentPointError, InputError, LensbridgeError, NotCachedError
 from lensbridge.layouts import per_head_out
+from lensbridge.multiplier import Multiplier
 from lensbridge.norms import Norm
 from lensbridge.parts import AttentionPart, BlockPart, MLPPart, StackPart
 from lensbridge.residual.ledger import Mark, Step, Term, Through, Times, ledger, norm_bias

@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from lensbridge import layouts
-from lensbridge.derived import Multiplier
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.experts import Experts
+from lensbridge.multiplier import Multiplier
 from lensbridge.norms import Norm
 from lensbridge.parts import (
     BlockPart,

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from lensbridge.derived import Multiplier
 from lensbridge.errors import ArchitectureMismatchError, suggest
+from lensbridge.multiplier import Multiplier
 from lensbridge.norms import Norm
 from lensbridge.spec import Norms, Scale
 from lensbridge.weights import Linear

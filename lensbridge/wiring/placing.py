@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from lensbridge import layouts
-from lensbridge.derived import Multiplier, NormalizedSite, NormScaleSite, SumSite
+from lensbridge.derived import NormalizedSite, NormScaleSite, SumSite
 from lensbridge.layouts import Layout
+from lensbridge.multiplier import Multiplier
 from lensbridge.names import BY_TEMPLATE, template
 from lensbridge.norms import Norm
 from lensbridge.parts import Native, Role, Writer
