@@ -187,6 +187,21 @@ def test_a_control_row_tells_where_tokens_are_not_treated_alone() -> None:
     torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("point", ["resid_mid", "mlp_in", "mlp_out", "pre", "post", "resid_post"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "OpenAIGPTLMHeadModel"])
+def test_points_on_the_mlp_see_every_token(family: str, point: str) -> None:
+    small = (
+        lensbridge.load(build(Shape(family, dtype=torch.float64))) if family[0] in "gl" else None
+    )
+    model = small or named(family, dtype=torch.float64)
+    cells = [Cell((point, i), (ALL, p), 0.7) for i in (0, 1) for p in range(7)]
+    many = model.sweep(tokens(1, 7), cells, METRICS["last"], reduce="none")
+    one = model.sweep(tokens(1, 7), cells, METRICS["last"], reduce="none", exact=True)
+    assert many.engine == "batched"
+    torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
+    assert not torch.equal(one.values[6], one.values[13])
+
+
 def test_packing_shows_a_module_some_tokens_and_leaves_nothing_attached() -> None:
     kept = torch.tensor([[False, True, True], [False, False, True]])
     linear, x = nn.Linear(2, 3), torch.randn(2, 3, 2)

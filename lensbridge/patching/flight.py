@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.derived import LatentSite
 from lensbridge.hooks import Hook
@@ -165,13 +165,19 @@ class Flight:
         field, start = self.field, batch[0].start
         module = mlp_of(field.base.model.native.blocks[layer])
         own = [row.cell.point for row in batch if row.cell and row.layer == layer]
-        if module is None or stop != layer + 1 or any("mlp" in point for point in own):
+        if module is None or stop != layer + 1 or self._are_on(module, own):
             return nullcontext()
         starts = torch.tensor([row.start for row in batch for _ in range(field.base.batch)])
         if not (starts > start).any():
             return nullcontext()
         kept = torch.arange(start, field.end) >= starts[:, None]
-        return packed(module, kept.to(field.base.logits.device))
+        return packed(module, kept)
+
+    def _are_on(self, module: nn.Module, points: Sequence[str]) -> bool:
+        """Whether some of these points live on a module, or inside it."""
+        inside = set(module.modules())
+        stages = (self.field.base.model.engine.sites[point].stages for point in points)
+        return any(stage.module in inside for own in stages for stage in own)
 
     def _stacked(self, batch: Sequence[Row], layer: int) -> Tensor:
         """Where rows are in front of a layer, from the first position of any of them on."""
@@ -181,9 +187,10 @@ class Flight:
         def whole(row: Row) -> Tensor:
             if row.stream is None:
                 return unpatched
+            stream = row.stream.to(unpatched.device)  # layers may be on several
             if row.start == start:
-                return row.stream
-            return torch.cat([unpatched[:, : row.start - start], row.stream], 1)
+                return stream
+            return torch.cat([unpatched[:, : row.start - start], stream], 1)
 
         return torch.cat([whole(row) for row in batch])
 

@@ -46,13 +46,13 @@ def packed(module: nn.Module, kept: Tensor) -> Iterator[None]:
             return None
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         fitting.append(alone and args[0].shape[:-1] == kept.shape)
-        return ((args[0][kept].unsqueeze(0),), kwargs) if fitting[-1] else None
+        return ((args[0][kept.to(args[0].device)].unsqueeze(0),), kwargs) if fitting[-1] else None
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if get_ident() != owner or not fitting.pop():
             return None
         whole = output.new_zeros(*kept.shape, output.shape[-1])
-        whole[kept] = output.squeeze(0)
+        whole[kept.to(output.device)] = output.squeeze(0)
         return whole
 
     handles = [
