@@ -10,8 +10,11 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
+from lensbridge.composed import BranchInputSite
+from lensbridge.derived import HeadInputSite
 from lensbridge.errors import InputError
 from lensbridge.inputs import Prepared
+from lensbridge.sites import Site
 from lensbridge.vocabulary import NamesFilter, names_points
 
 if TYPE_CHECKING:
@@ -118,19 +121,26 @@ def runs_for(names: Sequence[str]) -> list[list[str]]:
     return [list(names)]
 
 
-def refuse_apart(names: Sequence[str]) -> None:
-    """Refuse points whose gradients one run cannot give.
+def refuse_apart(names: Sequence[str], sites: Mapping[str, Site]) -> None:
+    """Refuse points of which one run gives gradients at some only.
 
     Raises:
-        InputError: with those that would lose theirs.
+        InputError: with two of them.
     """
-    runs = runs_for(names)
-    if len(runs) > 1:
+    around = [name for name in names if _goes_around(sites[name])]
+    passed = [name for name in names if name not in around]
+    lost = next((name for name in passed if _NORMS.search(name) or _BRANCHES.search(name)), None)
+    if around and lost is not None:
         raise InputError(
-            f"One run cannot give the gradients at {runs[0][0]} and at {runs[-1][0]}: copies of "
-            "what the second reads take the first's place. Ask for them in runs of their own, or "
-            "call model.gradients(...), which does so."
+            f"One run cannot give the gradients at {lost} and at {around[0]}: what reads the "
+            "second goes around the first. Ask for them in runs of their own, or call "
+            "model.gradients(...), which does so."
         )
+
+
+def _goes_around(site: Site) -> bool:
+    """Whether those who read a point get a copy past the norm in front of them."""
+    return isinstance(site, HeadInputSite | BranchInputSite) and site.norm is not None
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ class LensModel(
         """
         names = self.vocabulary.select(names_filter)
         if incl_bwd:
-            refuse_apart(names)
+            refuse_apart(names, self.engine.sites)
         keep = Keep(device, dtype, pos_slice, detach)
         collector = Collector(self.engine.sites, names, keep)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
