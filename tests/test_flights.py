@@ -187,6 +187,20 @@ def test_a_control_row_tells_where_tokens_are_not_treated_alone() -> None:
     torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_half_precision_flies_too(family: str, dtype: torch.dtype) -> None:
+    """Cells at patterns bring another attention kernel, with other roundings, to all rows."""
+    model = lensbridge.load(build(Shape(family, layers=4, dtype=dtype)))
+    ids, cells = tokens(2, 10), cells_of(model, 10)
+    many = model.sweep(ids, cells, METRICS["last"], reduce="none", baseline=True)
+    one = model.sweep(ids, cells, METRICS["last"], reduce="none", exact=True)
+    assert many.engine == "batched"
+    assert many.baseline is not None
+    effect = (one.values - many.baseline).abs().max()
+    assert (many.values - one.values).abs().max() < 0.05 * effect
+
+
 @pytest.mark.parametrize("point", ["resid_mid", "mlp_in", "mlp_out", "pre", "post", "resid_post"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "OpenAIGPTLMHeadModel"])
 def test_points_on_the_mlp_see_every_token(family: str, point: str) -> None:
