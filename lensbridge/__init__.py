@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lensbridge.hooks import Hook
     from lensbridge.loading import load
     from lensbridge.model import LensModel
-    from lensbridge.names import POINTS
     from lensbridge.plugins import register
+    from lensbridge.table import POINTS
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,6 @@ from lensbridge.backward import (
     said_by,
     without_cache,
 )
-from lensbridge.backward import check_connected as check_connected
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import GRAD, Keep
 from lensbridge.jacobian import End, jacobian_of

@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from lensbridge.errors import (
-    HubError,
     InputError,
     LoadError,
-    TokenizerMissingError,
     UnsupportedArchitectureError,
 )
+from lensbridge.hub_errors import explained
 from lensbridge.spec import Architecture
+from lensbridge.tokenizer_loading import tokenizer_from
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 DEMO = "demo"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_CONFIG_OPTIONS = (
+CONFIG_OPTIONS = (
     "revision",
     "token",
     "trust_remote_code",
@@ -33,9 +33,6 @@ _CONFIG_OPTIONS = (
     "local_files_only",
 )
 """Options of `from_pretrained` that say which config file is meant."""
-
-_WHERE_FROM = ("cache_dir", "force_download", "local_files_only")
-"""Options of `from_pretrained` that say where files come from, for tokenizers as well."""
 
 
 def load(
@@ -127,15 +124,10 @@ def load(
     access = {
         "token": token,
         "trust_remote_code": trust_remote_code or None,
-        **{name: hf_kwargs[name] for name in _WHERE_FROM if name in hf_kwargs},
+        "revision": revision,
+        **hf_kwargs,
     }
-    if tokenizer is None:
-        own = {"revision": revision, "subfolder": hf_kwargs.get("subfolder"), **access}
-        lens = LensModel(hf_model, lambda: _own_tokenizer(source, hf_model, own), **how)
-    else:
-        if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _named_tokenizer(os.fspath(tokenizer), access)
-        lens = LensModel(hf_model, lambda: tokenizer, **how)
+    lens = LensModel(hf_model, tokenizer_from(tokenizer, source, hf_model, access), **how)
     steps: dict[str, Any] = {
         "fold_ln": fold_ln,
         "center_writing_weights": center_writing_weights,
@@ -262,7 +254,7 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
     try:
         model, report = _model_class(source, given).from_pretrained(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
-        raise _explained(source, error, options) from error
+        raise explained(source, error, options) from error
     other_size = {name for name, *_ in report["mismatched_keys"]}
     allowed = other_size if options.get("ignore_mismatched_sizes") else set()
     missing = sorted({*report["missing_keys"], *other_size} - allowed)
@@ -284,7 +276,7 @@ def _model_class(source: str, given: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    where = {name: given[name] for name in _CONFIG_OPTIONS if name in given}
+    where = {name: given[name] for name in CONFIG_OPTIONS if name in given}
     try:
         config, _ = PretrainedConfig.get_config_dict(source, **where)
     except (OSError, ValueError):
@@ -297,103 +289,3 @@ def _model_class(source: str, given: dict[str, Any]) -> Any:
         if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
             return cls
     return AutoModelForCausalLM
-
-
-def _explained(source: str, error: BaseException, options: dict[str, Any]) -> LoadError:
-    """The error to raise for one that loading gave, with what to do about it."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    causes = _causes(error)
-
-    def cause(*kinds: Any) -> Any:
-        return next((one for one in causes if isinstance(one, kinds)), None)
-
-    for kind, message in (
-        (hub.HFValidationError, _NO_ID),
-        (hub.GatedRepoError, _GATED),
-        (hub.RevisionNotFoundError, _NO_REVISION),
-        (hub.RepositoryNotFoundError, _NO_REPOSITORY),
-    ):
-        if cause(kind):
-            return HubError(message.format(repr(source), repr(options.get("revision"))))
-    refused = cause(hub.HfHubHTTPError)
-    if refused and not cause(hub.RemoteEntryNotFoundError):
-        status = refused.response.status_code
-        advice = _BY_STATUS.get(status, "Try again later, or pass the path of a folder.")
-        return HubError(f"The hub answered {status} when asked for {source!r}. {advice}")
-    if cause(hub.LocalEntryNotFoundError, hub.HTTPError, ConnectionError) and not refused:
-        told = HF_HUB_OFFLINE or options.get("local_files_only")
-        return HubError((_OFFLINE if told else _UNREACHABLE).format(repr(source)))
-    return LoadError(f"{source!r} could not be loaded: {error}")
-
-
-_NO_ID = "{} is neither a folder here nor a hub id (owner/name)."
-_GATED = (
-    "{} is gated. Ask for access on its hub page, then log in (`hf auth login`), set HF_TOKEN, or "
-    "pass token=..."
-)
-_NO_REVISION = (
-    "{} has no revision {}. Its hub page lists the branches, tags and commits; without "
-    "revision=... its default branch is taken."
-)
-_NO_REPOSITORY = (
-    "There is no model {} on the hub, or it is private. Check the spelling; for a private one set "
-    "HF_TOKEN or pass token=...; for a folder pass its path."
-)
-_BY_STATUS = {
-    401: "The token is not valid: log in again (`hf auth login`), or check HF_TOKEN.",
-    403: "The token does not allow it: check what it may read on your settings page.",
-    429: "That is too often: wait, and log in for a higher limit.",
-}
-_OFFLINE = (
-    "{} is not on this machine and the hub may not be asked (HF_HUB_OFFLINE or local_files_only). "
-    "Allow it, or pass the path of a folder that holds the model."
-)
-_UNREACHABLE = (
-    "{} is not on this machine and the hub cannot be reached. Connect, or pass the path of a "
-    "folder that holds the model."
-)
-
-
-def _causes(error: BaseException | None) -> "list[BaseException]":
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -> Any:
-    """The model's tokenizer: from where it was loaded, or where its config says it is saved.
-
-    Raises:
-        TokenizerMissingError: there is none, with the reason.
-    """
-    saved = str(hf_model.config.name_or_path)
-    places = [source, saved if saved and Path(saved).is_dir() else None]
-    reasons = []
-    for place in dict.fromkeys(one for one in places if one is not None):
-        try:
-            return _named_tokenizer(place, options)
-        except LoadError as error:
-            reasons.append(f" {error}")
-    raise TokenizerMissingError(
-        "This needs a tokenizer, and the model has none. Pass one: "
-        f"lensbridge.load(model, tokenizer=...), or pass token ids.{''.join(reasons)}"
-    )
-
-
-def _named_tokenizer(name: str, options: dict[str, Any]) -> Any:
-    from huggingface_hub.errors import HTTPError
-    from transformers import AutoTokenizer
-
-    given = {key: value for key, value in options.items() if value is not None}
-    try:
-        return AutoTokenizer.from_pretrained(name, **given)
-    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
-        explained = _explained(name, error, options)
-        if not isinstance(explained, HubError):
-            reason = str(error).partition("\n")[0]
-            explained = LoadError(f"The tokenizer {name!r} could not be loaded: {reason}")
-        raise explained from error

@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias
 from lensbridge.errors import HookError
 from lensbridge.guests import NO_GUESTS, Guests
 from lensbridge.hooks import Callback, HookFunction, Kind, hook_function, require_fired
-from lensbridge.names import BY_TEMPLATE, Name, layer_of, template
+from lensbridge.names import Name, layer_of, template
 from lensbridge.run import Engine
+from lensbridge.table import BY_TEMPLATE
 from lensbridge.vocabulary import NamesFilter, Vocabulary, names_points
 
 Direction = Literal["fwd", "bwd"]

@@ -9,9 +9,7 @@ from typing import TypeAlias
 
 from lensbridge.errors import AbsentPointError, UnknownPointError, suggest
 from lensbridge.names import (
-    BY_TEMPLATE,
     LAYER,
-    OTHER_SPELLINGS,
     Name,
     expand_short,
     is_short,
@@ -20,6 +18,7 @@ from lensbridge.names import (
     stack_of,
     template,
 )
+from lensbridge.table import BY_TEMPLATE, OTHER_SPELLINGS
 
 NamesFilter: TypeAlias = (
     Name | Callable[[str], bool] | Sequence["Name | Callable[[str], bool]"] | None

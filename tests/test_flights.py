@@ -202,7 +202,7 @@ def test_half_precision_flies_too(family: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("point", ["resid_mid", "mlp_in", "mlp_out", "pre", "post", "resid_post"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "OpenAIGPTLMHeadModel"])
+@pytest.mark.parametrize("family", ["GPT2LMHeadModel", "LlamaForCausalLM", "OpenAIGPTLMHeadModel"])
 def test_points_on_the_mlp_see_every_token(family: str, point: str) -> None:
     small = (
         lensbridge.load(build(Shape(family, dtype=torch.float64))) if family[0] in "gl" else None

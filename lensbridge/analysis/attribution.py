@@ -14,7 +14,8 @@ from lensbridge.analysis.readout import token_ids
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.model import LensModel
-from lensbridge.names import BY_TEMPLATE, stack_of
+from lensbridge.names import stack_of
+from lensbridge.table import BY_TEMPLATE
 
 Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
 

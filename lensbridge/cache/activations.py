@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lensbridge.cache.capture import GRAD, version_of
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.names import BY_TEMPLATE, LAYER, Name, template
+from lensbridge.names import LAYER, Name, template
 from lensbridge.residual.attribution import AttributionMethods
 from lensbridge.residual.shares import ShareMethods
 from lensbridge.residual.stream import StreamMethods
 from lensbridge.slices import PosSlice, taken
+from lensbridge.table import BY_TEMPLATE
 from lensbridge.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

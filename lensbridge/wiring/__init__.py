@@ -6,9 +6,10 @@ from dataclasses import replace
 from torch import nn
 
 from lensbridge.composed import LogitsSite, PositionSite, RepeatedSite
-from lensbridge.names import BY_TEMPLATE, LAYER, template
+from lensbridge.names import LAYER, template
 from lensbridge.parts import MLPPart, Native, StackPart, Writer
 from lensbridge.sites import OutputSite, Site
+from lensbridge.table import BY_TEMPLATE
 from lensbridge.vocabulary import Vocabulary
 from lensbridge.wiring.absence import reason
 from lensbridge.wiring.block import BlockWiring

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from lensbridge.composed import RepeatedSite
 from lensbridge.experts import ExpertRole, Experts, ExpertSite
-from lensbridge.names import BY_TEMPLATE, template
+from lensbridge.names import template
 from lensbridge.sites import Site
+from lensbridge.table import BY_TEMPLATE
 
 _ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
 _EXPERT = re.compile(r"(.*\.)experts\.(\d+)\.hook_(\w+)$")

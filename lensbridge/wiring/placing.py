@@ -8,10 +8,11 @@ from lensbridge import layouts
 from lensbridge.derived import NormalizedSite, NormScaleSite, SumSite
 from lensbridge.layouts import Layout
 from lensbridge.multiplier import Multiplier
-from lensbridge.names import BY_TEMPLATE, template
+from lensbridge.names import template
 from lensbridge.norms import Norm
 from lensbridge.parts import Native, Role, Writer
 from lensbridge.sites import InputSite, OutputSite, Site
+from lensbridge.table import BY_TEMPLATE
 
 
 class Placing:

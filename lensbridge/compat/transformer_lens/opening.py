@@ -12,7 +12,7 @@ import lensbridge
 from lensbridge.compat.transformer_lens.config import named_dtype
 from lensbridge.compat.transformer_lens.tokenizing import Tokenizers
 from lensbridge.errors import InputError, LoadError
-from lensbridge.loading import demo_folder
+from lensbridge.loading import CONFIG_OPTIONS, demo_folder
 from lensbridge.model import LensModel
 
 
@@ -113,7 +113,7 @@ def reopened(lens: LensModel, hf_model: nn.Module) -> LensModel:
 def _short_config(name: str, layers: int, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    where = {key: options[key] for key in lensbridge.loading._CONFIG_OPTIONS if key in options}
+    where = {key: options[key] for key in CONFIG_OPTIONS if key in options}
     config = AutoConfig.from_pretrained(demo_folder() if name == "demo" else name, **where)
     shorten(config, layers)
     return config

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import LoadError, TokenizerMissingError
-from lensbridge.loading import _named_tokenizer, demo_folder
+from lensbridge.loading import demo_folder
+from lensbridge.tokenizer_loading import named_tokenizer
 
 _FROM_WHERE = ("token", "trust_remote_code", "cache_dir", "force_download", "local_files_only")
 
@@ -53,7 +54,7 @@ class Tokenizers:
 
     def _named(self, name: str) -> Any:
         options = {key: self.options[key] for key in _FROM_WHERE if key in self.options}
-        return _named_tokenizer(demo_folder() if name == "demo" else name, options)
+        return named_tokenizer(demo_folder() if name == "demo" else name, options)
 
 
 def completed(tokenizer: Any) -> Any:
