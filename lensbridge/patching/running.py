@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 MAX_BATCH_TOKENS = 4096
-"""Positions in one batch of cells, by default: from here on more of them cost in proportion."""
+"""Positions that fly together, by default: their streams are held at once."""
 
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
 
