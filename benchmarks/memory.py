@@ -27,8 +27,8 @@ from benchmarks.report import Row
 from benchmarks.specimens import Specimen
 from benchmarks.timing import Effort, Spread, Work
 from lensbridge import patching
-from lensbridge.patching.memory import position_bytes
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.memory import position_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 _STATUS = Path("/proc/self/status")
@@ -116,7 +116,7 @@ def loader(which: str) -> Callable[[Path], Any]:
     import transformers.models.llama.modeling_llama  # noqa: F401
     from transformers import AutoModelForCausalLM
 
-    import lensbridge.model
+    import lensbridge.hooked_model
     from lensbridge.plugins import registry
 
     registry()  # the adapters too

@@ -28,12 +28,12 @@ from transformers.models.auto import modeling_auto
 
 import lensbridge
 from lensbridge import LensModel
+from lensbridge.conformance.sizes import ALTERNATIVES
+from lensbridge.conformance.tiny import tiny_from
 from lensbridge.errors import UnsupportedArchitectureError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.plugins import registry
 from lensbridge.testing import CHECKS, SOUND, conformance
-from lensbridge.testing.inputs import inputs_for
-from lensbridge.testing.sizes import ALTERNATIVES
-from lensbridge.testing.tiny import tiny_from
 
 PAGE = Path(__file__).parent / "coverage.md"
 RECORD = Path(__file__).parent / "coverage.json"

@@ -11,14 +11,14 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
-    from lensbridge.act_names import get_act_name
     from lensbridge.cache import ActivationCache
-    from lensbridge.factored import FactoredMatrix
-    from lensbridge.hooks import Hook
+    from lensbridge.hooked_model import LensModel
+    from lensbridge.hooks.callbacks import Hook
     from lensbridge.loading import load
-    from lensbridge.model import LensModel
     from lensbridge.plugins import register
-    from lensbridge.table import POINTS
+    from lensbridge.points.short_names import get_act_name
+    from lensbridge.points.table import POINTS
+    from lensbridge.tensors.factored import FactoredMatrix
 
 __version__ = "0.1.0"
 
@@ -38,11 +38,11 @@ __all__ = [
 
 _HOMES = {
     "ActivationCache": "cache",
-    "FactoredMatrix": "factored",
-    "Hook": "hooks",
-    "LensModel": "model",
-    "POINTS": "names",
-    "get_act_name": "act_names",
+    "FactoredMatrix": "tensors.factored",
+    "Hook": "hooks.callbacks",
+    "LensModel": "hooked_model",
+    "POINTS": "points.table",
+    "get_act_name": "points.short_names",
     "load": "loading",
     "register": "plugins",
 }

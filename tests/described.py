@@ -8,9 +8,9 @@ from tiny_models import Shape, build
 from torch import Tensor, nn
 
 import lensbridge
-from lensbridge.model import LensModel
+from lensbridge.conformance.tiny import tiny_model
+from lensbridge.hooked_model import LensModel
 from lensbridge.plugins import registry
-from lensbridge.testing.tiny import tiny_model
 
 
 def described(name: str) -> Any:

@@ -16,7 +16,7 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.analysis import direct_logit_attribution
 from lensbridge.errors import InputError, LensbridgeError, NotCachedError, TokenError
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = of_class

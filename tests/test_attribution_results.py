@@ -25,7 +25,7 @@ from lensbridge.causal import (
     screen,
 )
 from lensbridge.errors import InputError
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

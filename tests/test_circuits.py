@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lensbridge
+from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import InputError, TokenError, WeightError
-from lensbridge.factored import FactoredMatrix
-from lensbridge.testing.inputs import inputs_for
-from lensbridge.testing.tiny import tiny_model
+from lensbridge.inputs.random import inputs_for
+from lensbridge.tensors.factored import FactoredMatrix
 
 
 def tiny(name: str, class_name: str | None = None, **fields: Any) -> nn.Module:

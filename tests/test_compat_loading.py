@@ -19,8 +19,8 @@ from lensbridge.compat.transformer_lens import (
     utils,
 )
 from lensbridge.compat.transformer_lens.names_of_models import checkpoint_revision
+from lensbridge.conformance.tiny import tiny_from
 from lensbridge.errors import InputError, LoadError, UnsupportedArchitectureError, WeightError
-from lensbridge.testing.tiny import tiny_from
 
 STEPS = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 

@@ -10,9 +10,9 @@ from lensbridge_adapters import lensbridge_architectures
 from torch import Tensor, nn
 
 import lensbridge
+from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import Architecture
 from lensbridge.testing import CHECKS, Check, conformance, tiny_model
-from lensbridge.testing.inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

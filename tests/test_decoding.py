@@ -11,9 +11,9 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.errors import HookNeverFiredError, InputError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.interventions import Steer
 from lensbridge.testing import tiny_model
-from lensbridge.testing.inputs import inputs_for
 
 NEW = 4
 QUIET: dict[str, Any] = {"max_new_tokens": NEW, "verbose": False, "do_sample": False}

@@ -18,10 +18,10 @@ from lensbridge.errors import (
     LensbridgeError,
     NotCachedError,
 )
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
+from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import Architecture
 from lensbridge.testing import tiny_model
-from lensbridge.testing.inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 named = partial(of_class, dtype=torch.float64)

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 import lensbridge
 from lensbridge.errors import ShapeError
-from lensbridge.factored import FactoredMatrix
-from lensbridge.weights import LayerStack, Linear
+from lensbridge.native.linear import Linear
+from lensbridge.tensors.factored import FactoredMatrix
+from lensbridge.tensors.layer_stack import LayerStack
 
 LEADING = [(), (3,), (2, 3), (1, 3), (2, 1), (1,)]
 

@@ -18,7 +18,7 @@ from lensbridge.errors import (
     UnknownPointError,
     WeightError,
 )
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = of_class

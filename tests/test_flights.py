@@ -12,18 +12,19 @@ from torch import Tensor, nn
 import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import InputError
-from lensbridge.patching import Cell, flight
-from lensbridge.patching.field import position_of
-from lensbridge.patching.metric import Metrics
-from lensbridge.patching.packing import packed
-from lensbridge.patching.prefix import Prefix, prefix_of
-from lensbridge.patching.reads import positions_read
-from lensbridge.patching.setters import (
+from lensbridge.patching import Cell
+from lensbridge.sweeps import batch as flight
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.metric import Metrics
+from lensbridge.sweeps.packing import packed
+from lensbridge.sweeps.prefix import Prefix, prefix_of
+from lensbridge.sweeps.reads import positions_read
+from lensbridge.sweeps.setters import (
     layer_head_pattern_patch_setter,
     layer_head_pos_pattern_patch_setter,
     layer_pos_head_vector_patch_setter,
 )
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.shared import position_of
 
 named = of_class
 

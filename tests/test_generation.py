@@ -25,7 +25,7 @@ from transformers.utils import logging as hf_logging
 
 import lensbridge
 from lensbridge.errors import ContextLengthError, InputError, LensbridgeError
-from lensbridge.generation import FrequencyPenalty, as_asked
+from lensbridge.generation.options import FrequencyPenalty, as_asked
 
 NEW = 5
 GREEDY = {"max_new_tokens": NEW, "do_sample": False}

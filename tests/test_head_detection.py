@@ -21,7 +21,7 @@ from lensbridge.analysis import (
 )
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.evals import repeated_tokens
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,7 @@ from lensbridge.errors import (
     TokenError,
     TokenizerMissingError,
 )
-from lensbridge.loss import lm_cross_entropy_loss
+from lensbridge.tensors.loss import lm_cross_entropy_loss
 
 LENGTHS = (7, 3, 5)
 

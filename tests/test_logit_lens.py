@@ -18,7 +18,7 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.analysis import LogitLensResult, logit_lens, logit_readout
 from lensbridge.errors import AbsentPointError, InputError, LensbridgeError, TokenError
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = of_class

@@ -384,7 +384,7 @@ def test_statistics_say_what_they_need(gpt2: Case) -> None:
 @pytest.fixture
 def cells_run(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The cells that were run, so that a test can say: none."""
-    from lensbridge.patching.cell import Cell
+    from lensbridge.sweeps.cell import Cell
 
     ran: list[Any] = []
     apply = Cell.apply

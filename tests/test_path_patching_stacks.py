@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lensbridge import patching as P
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.model import LensModel
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.hooked_model import LensModel
+from lensbridge.inputs.random import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 family = partial(of_class, dtype=torch.float64)

@@ -9,7 +9,7 @@ from tiny_models import Layer, Shape, build, final_norm_of, tokens
 from torch import Tensor, nn
 
 import lensbridge
-from lensbridge.testing.inputs import inputs_for
+from lensbridge.inputs.random import inputs_for
 
 
 def folded(weight: Tensor, bias: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,8 @@ def test_idle_runs_attach_nothing() -> None:
 
 def test_you_pay_only_for_what_you_ask(monkeypatch) -> None:
     """Reading one residual stream computes no score, no norm, no per-head write."""
-    from lensbridge import attention, norms
+    from lensbridge.native import norm as norms
+    from lensbridge.sites import kernel as attention
 
     def refuse(*args, **kwargs):
         raise AssertionError("computed without being asked for")
@@ -296,7 +297,7 @@ def test_a_kernel_that_shows_nothing_is_switched_for_that_run_and_said_once(monk
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    from lensbridge import attention
+    from lensbridge.sites import kernel as attention
 
     class Opaque(torch.autograd.Function):
         @staticmethod

@@ -591,9 +591,9 @@ FAR = ("bert", "t5", "gemma2", "mixtral", "deepseek", "mamba")
 
 @pytest.mark.parametrize("name", FAR)
 def test_other_kinds_of_models(name: str) -> None:
+    from lensbridge.conformance.tiny import tiny_model
+    from lensbridge.inputs.random import inputs_for
     from lensbridge.plugins import registry
-    from lensbridge.testing.inputs import inputs_for
-    from lensbridge.testing.tiny import tiny_model
 
     described = [one.architecture for one in registry().claims if one.architecture.name == name]
     hf = tiny_model(described[0])

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 import lensbridge
 from lensbridge.analysis import SVDInterpreter, composition_scores, singular_readout
+from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import InputError, ShapeError, WeightError
-from lensbridge.factored import FactoredMatrix
-from lensbridge.testing.tiny import tiny_model
+from lensbridge.tensors.factored import FactoredMatrix
 
 
 def tiny(name: str, **fields: Any) -> nn.Module:

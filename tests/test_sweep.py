@@ -13,8 +13,8 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import InputError, UnknownPointError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.patching import Cell
-from lensbridge.testing.inputs import inputs_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 family = of_class

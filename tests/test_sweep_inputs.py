@@ -16,11 +16,12 @@ from lensbridge import LensModel
 from lensbridge import patching as P
 from lensbridge.errors import InputError, NotCachedError
 from lensbridge.interventions import Add, Scale, Zero
-from lensbridge.patching import Cell, measuring, memory
-from lensbridge.patching.field import Field
-from lensbridge.patching.flight import Flight
-from lensbridge.patching.meter import Meter
-from lensbridge.patching.unpatched import Base
+from lensbridge.patching import Cell
+from lensbridge.sweeps import measuring, memory
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.batch import Flight
+from lensbridge.sweeps.progress_bar import Meter
+from lensbridge.sweeps.shared import Field
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,9 +14,10 @@ import lensbridge
 from benchmarks.memory import peak_allocated
 from lensbridge import LensModel
 from lensbridge.errors import InputError
-from lensbridge.patching import Cell, memory
-from lensbridge.patching.footprint import Footprint
-from lensbridge.patching.unpatched import Base
+from lensbridge.patching import Cell
+from lensbridge.sweeps import memory
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.footprint import Footprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

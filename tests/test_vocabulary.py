@@ -14,9 +14,9 @@ from torch import nn
 
 import lensbridge
 from lensbridge.errors import ArchitectureMismatchError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import Architecture
 from lensbridge.testing import CHECKS, Subject, conformance, run_check, tiny_model
-from lensbridge.testing.inputs import inputs_for
 from lensbridge.testing.mutation import mutants
 
 GENERATOR = Path(__file__).parent.parent / "docs" / "generate"

@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, Shape, build, shapes, tokens
 
 import lensbridge
 from lensbridge.errors import WeightError
-from lensbridge.layouts import blocked, grouped, heads
+from lensbridge.tensors.layouts import blocked, grouped, heads
 
 
 @given(shapes())
@@ -124,7 +124,7 @@ def test_absent_weights_say_so() -> None:
 
 
 def test_a_stack_reads_one_layer_when_one_is_asked_for(monkeypatch) -> None:
-    from lensbridge.weights import Linear
+    from lensbridge.native.linear import Linear
 
     model = lensbridge.load(build(Shape("llama", layers=3)))
     stack = model.W_Q

@@ -3,9 +3,9 @@
     python docs/generate            write the pages
     python docs/generate --check    exit with 1 if a page is not what would be written
 
-They are generated because the tables of lensbridge/table.py, lensbridge/spec.py and
-lensbridge/testing/checks.py are where these facts live. docs/coverage.py writes the page of model
-types.
+They are generated because the tables of lensbridge/points/table.py, lensbridge/spec.py and
+lensbridge/conformance/checks.py are where these facts live. docs/coverage.py writes the page of
+model types.
 """
 
 import sys

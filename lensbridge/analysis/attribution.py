@@ -13,9 +13,9 @@ from lensbridge.analysis.positions import Positions, PositionsAsked, positions_o
 from lensbridge.analysis.readout import token_ids
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.model import LensModel
-from lensbridge.names import stack_of
-from lensbridge.table import BY_TEMPLATE
+from lensbridge.hooked_model import LensModel
+from lensbridge.points.names import stack_of
+from lensbridge.points.table import BY_TEMPLATE
 
 Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
 

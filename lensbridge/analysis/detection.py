@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, LensbridgeError, suggest
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
 
 HeadName = Literal["previous_token_head", "duplicate_token_head", "induction_head"]
 ErrorMeasure = Literal["mul", "abs"]

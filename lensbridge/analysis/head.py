@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import LensbridgeError
-from lensbridge.hooks import Hook
-from lensbridge.model import LensModel
-from lensbridge.skip import layers_skipped
-from lensbridge.weights import execution_device, fetch
+from lensbridge.hooked_model import LensModel
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.hooks.skip import layers_skipped
+from lensbridge.native.linear import execution_device, fetch
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """How far logits may differ, as a part of the largest: norms compute in float32 inside."""

@@ -13,7 +13,7 @@ from lensbridge.analysis.positions import Positions, PositionsAsked, positions_o
 from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
 
 Lens = Callable[[Tensor, int], Tensor]
 

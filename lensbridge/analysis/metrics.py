@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lensbridge.analysis.frames import data_frame
 from lensbridge.errors import InputError
-from lensbridge.loss import lm_cross_entropy_loss
-from lensbridge.tokens import Tokens
+from lensbridge.inputs.tokens import Tokens
+from lensbridge.tensors.loss import lm_cross_entropy_loss
 
 __all__ = ["lm_accuracy", "lm_cross_entropy_loss", "logits_to_df", "sample_logits"]
 

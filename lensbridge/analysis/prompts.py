@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lensbridge.analysis.head import Head, head_of
 from lensbridge.errors import InputError
-from lensbridge.model import LensModel
-from lensbridge.tokens import Tokens
+from lensbridge.hooked_model import LensModel
+from lensbridge.inputs.tokens import Tokens
 
 Quantity = Literal["logits", "log_probs", "probs"]
 Selected = Literal["all", "vocab", "targets", "top_k"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, WeightError
-from lensbridge.factored.factors import SVD, upcast
-from lensbridge.model import LensModel
-from lensbridge.views import BlockView, MLPView, MoEView
+from lensbridge.hooked_model import LensModel
+from lensbridge.tensors.factored.factors import SVD, upcast
+from lensbridge.weights.views import BlockView, MLPView, MoEView
 
 VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
 Expert: TypeAlias = "int | Literal['shared'] | None"

@@ -2,30 +2,23 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache.capture import GRAD, version_of
+from lensbridge.cache.capture import GRAD, Place, place_of, version_of
+from lensbridge.cache.residual.attribution import AttributionMethods
+from lensbridge.cache.residual.shares import ShareMethods
+from lensbridge.cache.residual.stream import StreamMethods
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.names import LAYER, Name, template
-from lensbridge.residual.attribution import AttributionMethods
-from lensbridge.residual.shares import ShareMethods
-from lensbridge.residual.stream import StreamMethods
-from lensbridge.slices import PosSlice, taken
-from lensbridge.table import BY_TEMPLATE
-from lensbridge.vocabulary import Vocabulary
+from lensbridge.points.names import LAYER, Name, template
+from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.tensors.slices import PosSlice, taken
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
-
-Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-def place_of(tensor: Tensor) -> Place:
-    """What two tensors that are the same numbers in the same memory have in common."""
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    from lensbridge.hooked_model import LensModel
 
 
 class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.hooks import Callback, Hook
-from lensbridge.sites import Site
-from lensbridge.slices import PosSlice, as_index
+from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.sites.site import Site
+from lensbridge.tensors.slices import PosSlice, as_index
 
 GRAD = "_grad"
 """Behind the name of a point: the gradient there."""
@@ -141,3 +141,11 @@ class Collector:
             self.tensors[name + GRAD] = kept
             self.versions[name + GRAD] = version_of(kept)
         self.graph.clear()
+
+
+Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def place_of(tensor: Tensor) -> Place:
+    """What two tensors that are the same numbers in the same memory have in common."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensbridge.cache.activations import ActivationCache, Place, place_of
+from lensbridge.cache.activations import ActivationCache
+from lensbridge.cache.capture import Place, place_of
 from lensbridge.errors import InputError
-from lensbridge.vocabulary import Vocabulary
+from lensbridge.points.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 FORMAT = "lensbridge.ActivationCache/1"
 _TOKENS, _MASK = "input.tokens", "input.attention_mask"

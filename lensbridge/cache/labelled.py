@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lensbridge.errors import LensbridgeError
-from lensbridge.names import Name
+from lensbridge.points.names import Name
 
 if TYPE_CHECKING:
     from lensbridge.cache.activations import ActivationCache

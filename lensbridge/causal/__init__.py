@@ -21,8 +21,8 @@ from lensbridge.causal.graph import Graph, enumerate_edges
 from lensbridge.causal.pruning import Pruning, Trial, prune_circuit
 from lensbridge.causal.result import AttributionResult
 from lensbridge.causal.screening import Screening, screen
-from lensbridge.patching.node import Node
-from lensbridge.patching.units import enumerate_nodes
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import enumerate_nodes
 
 __all__ = [
     "AttributionConfig",

@@ -17,13 +17,13 @@ from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
 from lensbridge.errors import InputError
-from lensbridge.parts import StackPart
-from lensbridge.patching.node import Node, setting
-from lensbridge.patching.units import enumerate_nodes, point_of, usual_units
-from lensbridge.patching.unpatched import Base
+from lensbridge.native.parts import StackPart
+from lensbridge.nodes.node import Node, setting
+from lensbridge.nodes.units import enumerate_nodes, point_of, usual_units
+from lensbridge.sweeps.base_run import Base
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 class Ablation(ABC):

@@ -10,11 +10,11 @@ from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.path import Method, check_method
 from lensbridge.causal.result import AttributionResult, Granularity
 from lensbridge.errors import InputError
-from lensbridge.patching.metric import MetricFunction, Reduce
-from lensbridge.patching.units import stack_of, usual_units
+from lensbridge.nodes.units import stack_of, usual_units
+from lensbridge.sweeps.metric import MetricFunction, Reduce
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lensbridge.causal.edge import Edge, edge_of, edge_text
 from lensbridge.errors import InputError
-from lensbridge.patching.node import Node, NodeLike
+from lensbridge.nodes.node import Node, NodeLike
 
 SHOWN = 8
 """How many parts of a circuit its text names."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from lensbridge.errors import InputError
-from lensbridge.patching.node import Node, NodeLike
+from lensbridge.nodes.node import Node, NodeLike
 
 Edge: TypeAlias = tuple[Node, Node]
 """A sender and what it is read by."""

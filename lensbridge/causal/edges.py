@@ -14,9 +14,9 @@ from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.receiving import Receiving
 from lensbridge.causal.streams import Stream, difference, points_of_senders
 from lensbridge.causal.tape import Gradient
-from lensbridge.patching.node import Node
-from lensbridge.patching.units import point_of
-from lensbridge.patching.unpatched import Base
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import point_of
+from lensbridge.sweeps.base_run import Base
 
 BUDGET = 2**26
 """Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""

@@ -11,11 +11,11 @@ from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
-from lensbridge.patching.metric import MetricFunction, Reduce
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.metric import MetricFunction, Reduce
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lensbridge.cache.residual.ledger import Term, ledger
 from lensbridge.errors import InputError
-from lensbridge.hooks import Callback, Hook
-from lensbridge.residual.ledger import Term, ledger
+from lensbridge.hooks.callbacks import Callback, Hook
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.gradients import GradientsAndActivations
-from lensbridge.patching.units import enumerate_nodes, point_of
-from lensbridge.vocabulary import NamesFilter
+from lensbridge.gradients.methods import GradientsAndActivations
+from lensbridge.nodes.units import enumerate_nodes, point_of
+from lensbridge.points.vocabulary import NamesFilter
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from lensbridge.cache.residual.ledger import Mark, Term, Through, Times, ledger
 from lensbridge.causal.edge import Edge
 from lensbridge.errors import InputError
-from lensbridge.parts import AttentionPart, BlockPart, StackPart
-from lensbridge.patching.node import Node
-from lensbridge.residual.ledger import Mark, Term, Through, Times, ledger
+from lensbridge.native.parts import AttentionPart, BlockPart, StackPart
+from lensbridge.nodes.node import Node
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Reader = Literal["attn", "mixer", "mlp", "logits"]
 

@@ -14,9 +14,9 @@ from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.saturation import PATTERN, SCORES, WRITTEN, Repeated
 from lensbridge.causal.tape import Gradient
-from lensbridge.parts import StackPart
-from lensbridge.patching.units import UNITS, points_of
-from lensbridge.patching.unpatched import Base
+from lensbridge.native.parts import StackPart
+from lensbridge.nodes.units import UNITS, points_of
+from lensbridge.sweeps.base_run import Base
 
 Places: TypeAlias = dict[str, dict[int | None, str]]
 """Unit -> layer -> point."""

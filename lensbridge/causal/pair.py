@@ -11,13 +11,13 @@ from lensbridge.cache import ActivationCache
 from lensbridge.causal.gates import Gates
 from lensbridge.causal.tape import Edits, Tape
 from lensbridge.errors import InputError
-from lensbridge.patching.alignment import check_fit
-from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.alignment import check_fit
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 
 if TYPE_CHECKING:
-    from lensbridge.inputs import Prepared
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
+    from lensbridge.inputs.prepare import Prepared
 
 Direction = Literal["denoise", "noise"]
 """denoise: the corrupted input is run, and clean values are put into it. noise: the reverse."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.causal.pair import Pair
 from lensbridge.errors import InputError
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.base_run import Base
 
 Method = Literal["gradient", "ig_inputs", "ig_activations"]
 """gradient: of the run that values are put into. ig_inputs: averaged while the token embeddings go

@@ -5,8 +5,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from lensbridge.errors import InputError
-from lensbridge.patching.picture import MOST_CELLS
 from lensbridge.viz import Heatmap, Scale
+from lensbridge.viz.grid import MOST_CELLS
 
 if TYPE_CHECKING:
     from lensbridge.causal.result import AttributionResult

@@ -12,10 +12,10 @@ from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
-from lensbridge.patching.metric import MetricFunction
+from lensbridge.sweeps.metric import MetricFunction
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Over = Literal["nodes", "edges"]
 

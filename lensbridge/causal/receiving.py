@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lensbridge.causal.graph import Graph, Read
 from lensbridge.causal.tape import Gradient
-from lensbridge.layouts import per_head_in
-from lensbridge.norms import Norm
-from lensbridge.parts import AttentionPart, BlockPart, Role
-from lensbridge.slices import taken
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import AttentionPart, BlockPart, Role
+from lensbridge.tensors.layouts import per_head_in
+from lensbridge.tensors.slices import taken
 
 
 def roles_of(attn: AttentionPart) -> list[Role]:

@@ -10,7 +10,7 @@ from lensbridge.causal.pair import check_aligned, padding_of
 from lensbridge.errors import InputError
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 AblationMode = Literal["corrupt", "mean", "zero", "resample"]
 """What takes the place of a part: its value in the corrupted run; its mean over the examples of a

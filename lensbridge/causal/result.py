@@ -12,9 +12,9 @@ from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position, edge_of, edge_text
 from lensbridge.causal.picture import heatmap_of
 from lensbridge.errors import InputError
-from lensbridge.patching.grid import pandas
-from lensbridge.patching.node import Node
-from lensbridge.patching.units import UNITS
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import UNITS
+from lensbridge.sweeps.grid import pandas
 from lensbridge.viz import Heatmap
 
 Granularity = Literal["node", "edge"]

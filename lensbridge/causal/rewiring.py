@@ -11,7 +11,7 @@ from lensbridge.causal.edge import Edge
 from lensbridge.causal.graph import Graph, Read
 from lensbridge.causal.receiving import reading_norm
 from lensbridge.causal.streams import Stream, points_of_senders
-from lensbridge.hooks import Hook
+from lensbridge.hooks.callbacks import Hook
 
 Hooks = list[tuple[str, Callable[[Tensor, Hook], Tensor | None]]]
 EVERYWHERE = slice(None)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.hooks import Hook
-from lensbridge.patching.node import setting
-from lensbridge.patching.unpatched import Base
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.nodes.node import setting
+from lensbridge.sweeps.base_run import Base
 
 if TYPE_CHECKING:
     from lensbridge.causal.pair import Pair

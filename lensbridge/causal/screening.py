@@ -16,16 +16,16 @@ from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.result import AttributionResult, text_of
 from lensbridge.errors import InputError
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import point_of
 from lensbridge.patching import Cell, sweep
-from lensbridge.patching.grid import pandas
-from lensbridge.patching.metric import MetricFunction
-from lensbridge.patching.node import Node
-from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.units import point_of
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.grid import pandas
+from lensbridge.sweeps.metric import MetricFunction
+from lensbridge.sweeps.result import PatchingResult
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True, eq=False)

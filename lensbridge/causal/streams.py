@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lensbridge.cache.residual.decomposition import Decomposition, Target
+from lensbridge.cache.residual.ledger import Through, Times
+from lensbridge.cache.residual.passages import Passage, Route
 from lensbridge.causal.graph import Graph, Read, Write
-from lensbridge.residual.decomposition import Decomposition, Target
-from lensbridge.residual.ledger import Through, Times
-from lensbridge.residual.passages import Passage, Route
-from lensbridge.slices import taken
-from lensbridge.weights import fetch
+from lensbridge.native.linear import fetch
+from lensbridge.tensors.slices import taken
 
 
 def points_of_senders(graph: Graph) -> list[str]:

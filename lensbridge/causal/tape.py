@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lensbridge.backward import check_connected, said_by, without_cache
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.causal.gates import Gates
 from lensbridge.errors import InputError
-from lensbridge.hooks import Callback, Hook
-from lensbridge.patching.metric import MetricFunction
+from lensbridge.gradients.backward import check_connected, said_by, without_cache
+from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.sweeps.metric import MetricFunction
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Edits = Sequence[tuple[str, Callable[[Tensor], Tensor]]]
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         LensbridgeError: the model or the adapter cannot be had, or they do not fit.
     """
     from lensbridge import load
-    from lensbridge.testing import conformance
+    from lensbridge.conformance.report import conformance
 
     architecture = None if arguments.adapter is None else adapter(arguments.adapter)
     model = load(arguments.model, architecture=architecture, dtype=arguments.dtype)

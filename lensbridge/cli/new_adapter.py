@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from lensbridge.derive import Derivation
+    from lensbridge.derive.derivation import Derivation
 
 _TEST = '''"""{name} is held to the conformance checks."""
 

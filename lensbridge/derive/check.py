@@ -27,7 +27,7 @@ from lensbridge.spec import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from lensbridge.derive import Derivation
+    from lensbridge.derive.derivation import Derivation
     from lensbridge.testing import Check, Row
 
 Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
@@ -79,8 +79,8 @@ def _first_failure(
     checks: "Sequence[Check]",
     passing: str = "\0",
 ) -> "list[Row]":
+    from lensbridge.conformance.report import subject_of
     from lensbridge.testing import Row, run_check
-    from lensbridge.testing.conformance import subject_of
 
     try:
         subject = subject_of(model, architecture)

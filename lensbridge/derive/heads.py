@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from lensbridge import layouts
 from lensbridge.derive.layer import Layer, NotEstablished, close, fitted_scale, is_projection
 from lensbridge.derive.trace import Call
 from lensbridge.spec import FusedLayout, QKNormAxes
+from lensbridge.tensors import layouts
 
 RoleName = Literal["q", "k", "v"]
 

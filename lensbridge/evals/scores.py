@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.evals.ioi import IOIDataset
-from lensbridge.loss import lm_cross_entropy_loss
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
+from lensbridge.tensors.loss import lm_cross_entropy_loss
 
 PLAIN_ENGLISH = (
     "The history of the microscope is a good example of how a new instrument changes a science. "

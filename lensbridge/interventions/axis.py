@@ -4,8 +4,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lensbridge.names import layer_of, stack_of
-from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Role, StackPart
+from lensbridge.native.parts import (
+    AttentionPart,
+    BlockPart,
+    MLPPart,
+    MoEPart,
+    Native,
+    Role,
+    StackPart,
+)
+from lensbridge.points.names import layer_of, stack_of
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.inputs import Prepared
+from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.fit import Extent
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, acting, plans_of
-from lensbridge.patching.cell import Cell
+from lensbridge.sweeps.cell import Cell
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 def cells_of(

@@ -13,10 +13,10 @@ from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.search import Schedule, Search, Spot, as_far, within
-from lensbridge.names import Name
+from lensbridge.points.names import Name
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True, eq=False)

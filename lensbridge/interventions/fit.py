@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.inputs import Prepared
+from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Window, columns_of, per_example
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place
 from lensbridge.interventions.source import Given
-from lensbridge.parts import Native
+from lensbridge.native.parts import Native
 
 _CPU = torch.device("cpu")
 

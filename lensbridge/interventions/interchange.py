@@ -7,10 +7,10 @@ import torch
 from lensbridge.cache import ActivationCache
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
-from lensbridge.vocabulary import NamesFilter
+from lensbridge.points.vocabulary import NamesFilter
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel, Result
+    from lensbridge.hooked_model import LensModel, Result
 
 _OF_INPUT = ("prepend_bos", "padding_side")
 

@@ -15,7 +15,7 @@ from lensbridge.interventions.columns import Positions, is_int, normalized
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Given, Held, Source
 from lensbridge.interventions.when import ALWAYS, When
-from lensbridge.vocabulary import NamesFilter
+from lensbridge.points.vocabulary import NamesFilter
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
 

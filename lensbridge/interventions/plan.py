@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.derived import LatentSite
 from lensbridge.errors import EditError, InputError
-from lensbridge.hooks import Callback, Hook
-from lensbridge.inputs import Prepared
+from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
@@ -29,10 +28,11 @@ from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
 from lensbridge.interventions.source import Given, Held, Source
 from lensbridge.interventions.when import When
-from lensbridge.vocabulary import names_points
+from lensbridge.points.vocabulary import names_points
+from lensbridge.sites.derived import LatentSite
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 def callbacks_of(

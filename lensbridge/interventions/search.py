@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import orthogonal
 
-from lensbridge.backward import require_autograd
 from lensbridge.errors import InputError
+from lensbridge.gradients.backward import require_autograd
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.exchange import Swap, blended
@@ -18,10 +18,10 @@ from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Given, Held
-from lensbridge.names import Name
+from lensbridge.points.names import Name
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """The base's vectors and the source's -> what goes on. Shapes: `[example, pos, ..., d]` each."""

@@ -11,7 +11,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of
 from lensbridge.interventions.region import Place, Region
-from lensbridge.vocabulary import NamesFilter
+from lensbridge.points.vocabulary import NamesFilter
 
 Source: TypeAlias = ActivationCache | Mapping[Any, Tensor] | Tensor
 """A cache; tensors by name of the point; or, for one point, its tensor. Whole activations, with

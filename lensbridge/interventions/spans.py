@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lensbridge.errors import InputError
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 def token_span(model: "LensModel", tokens: list[int], text: str) -> range:

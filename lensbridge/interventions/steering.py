@@ -10,10 +10,10 @@ from lensbridge.errors import InputError
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.kinds import Steer
-from lensbridge.names import Name
+from lensbridge.points.names import Name
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Method = Literal["mean_difference", "pca"]
 

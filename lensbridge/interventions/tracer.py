@@ -12,10 +12,10 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, TokenError
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.kinds import Add
-from lensbridge.names import layer_of, stack_of
+from lensbridge.points.names import layer_of, stack_of
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(eq=False)

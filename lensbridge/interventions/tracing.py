@@ -10,12 +10,12 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
-from lensbridge.patching.running import MAX_BATCH_TOKENS
+from lensbridge.sweeps.running import MAX_BATCH_TOKENS
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 SITES = ("resid_post", "mlp_out", "attn_out")
 """What is traced by default."""

@@ -3,8 +3,8 @@
 The field's activation-patching functions, path patching, and sweeps over cells of one's own.
 """
 
+from lensbridge.nodes.node import Node
 from lensbridge.patching.activation import generic_activation_patch
-from lensbridge.patching.cell import Cell
 from lensbridge.patching.direct import (
     get_act_patch_direct_path,
     get_act_patch_direct_path_all_sources,
@@ -14,8 +14,6 @@ from lensbridge.patching.every import (
     get_act_patch_attn_head_by_pos_every,
     get_act_patch_block_every,
 )
-from lensbridge.patching.grid import Grid, make_df_from_ranges
-from lensbridge.patching.node import Node
 from lensbridge.patching.paths import path_patch
 from lensbridge.patching.published import (
     get_act_patch_attn_head_k_all_pos,
@@ -34,9 +32,12 @@ from lensbridge.patching.published import (
     get_act_patch_resid_mid,
     get_act_patch_resid_pre,
 )
-from lensbridge.patching.result import PatchingResult
 from lensbridge.patching.senders import sweep_senders
-from lensbridge.patching.setters import (
+from lensbridge.patching.sweeping import sweep
+from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.grid import Grid, make_df_from_ranges
+from lensbridge.sweeps.result import PatchingResult
+from lensbridge.sweeps.setters import (
     layer_head_dest_src_pos_pattern_patch_setter,
     layer_head_pattern_patch_setter,
     layer_head_pos_pattern_patch_setter,
@@ -44,7 +45,6 @@ from lensbridge.patching.setters import (
     layer_pos_head_vector_patch_setter,
     layer_pos_patch_setter,
 )
-from lensbridge.patching.sweeping import sweep
 
 __all__ = [
     "Cell",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.names import stack_of
-from lensbridge.patching.alignment import (
+from lensbridge.points.names import stack_of
+from lensbridge.sweeps.alignment import (
     check_axes,
     check_fit,
     check_index,
@@ -19,18 +19,18 @@ from lensbridge.patching.alignment import (
     clean_value,
     tokens_of,
 )
-from lensbridge.patching.cell import Cell, Setter
-from lensbridge.patching.grid import Grid
-from lensbridge.patching.measuring import Way
-from lensbridge.patching.memory import check_cells
-from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
-from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import Run, entrances
-from lensbridge.patching.setters import INDEXED_AXES
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.cell import Cell, Setter
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.memory import check_cells
+from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.result import PatchingResult
+from lensbridge.sweeps.running import Run, entrances
+from lensbridge.sweeps.setters import INDEXED_AXES
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 AXIS_LETTERS = {
     "pos": "pq",

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lensbridge.hooks import Hook
-from lensbridge.names import layer_of
-from lensbridge.patching.branches import Branches, by_point
-from lensbridge.patching.node import Node
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.nodes.branches import Branches, by_point
+from lensbridge.nodes.node import Node
 from lensbridge.patching.paths import Pairs, Paths
-from lensbridge.patching.prefix import same
+from lensbridge.points.names import layer_of
+from lensbridge.sweeps.prefix import same
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,22 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.nodes.branches import Branches
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import point_of
 from lensbridge.patching.activation import Prepared, assemble
-from lensbridge.patching.alignment import check_fit, check_padding, clean_value, tokens_of
-from lensbridge.patching.branches import Branches
-from lensbridge.patching.cell import Cell
-from lensbridge.patching.grid import Grid
-from lensbridge.patching.measuring import Way
-from lensbridge.patching.metric import MetricFunction, Metrics
-from lensbridge.patching.node import Node
 from lensbridge.patching.paths import Paths
-from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import entrances
-from lensbridge.patching.units import point_of
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.metric import MetricFunction, Metrics
+from lensbridge.sweeps.result import PatchingResult
+from lensbridge.sweeps.running import entrances
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Component: TypeAlias = Literal["q", "k", "v"]
 

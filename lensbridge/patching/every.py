@@ -8,13 +8,13 @@ from torch import Tensor
 
 from lensbridge.errors import AbsentPointError
 from lensbridge.patching import published
-from lensbridge.patching.grid import Grid
-from lensbridge.patching.metric import MetricFunction
 from lensbridge.patching.published import PatchingFunction
-from lensbridge.patching.result import PatchingResult
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.metric import MetricFunction
+from lensbridge.sweeps.result import PatchingResult
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 _RENAMED = {"head_index": "head", "dest_pos": "pos"}
 

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.hooks import Hook
-from lensbridge.patching.alignment import check_fit, check_padding
-from lensbridge.patching.branches import HELD, PARTS, Branches, by_point
-from lensbridge.patching.metric import MetricFunction, Metrics
-from lensbridge.patching.node import Node, NodeLike, setting, written
-from lensbridge.patching.reach import Reach, Through
-from lensbridge.patching.unpatched import Base
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.nodes.branches import HELD, PARTS, Branches, by_point
+from lensbridge.nodes.node import Node, NodeLike, setting, written
+from lensbridge.nodes.reach import Reach, Through
+from lensbridge.sweeps.alignment import check_fit, check_padding
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.metric import MetricFunction, Metrics
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 Pairs: TypeAlias = list[tuple[Any, Any]]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lensbridge.patching import setters
 from lensbridge.patching.activation import generic_activation_patch
-from lensbridge.patching.cell import Setter
-from lensbridge.patching.metric import MetricFunction
+from lensbridge.sweeps import setters
+from lensbridge.sweeps.cell import Setter
+from lensbridge.sweeps.metric import MetricFunction
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 PatchingFunction = Callable[..., Any]
 

@@ -11,21 +11,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lensbridge.errors import InputError
+from lensbridge.nodes.node import Node, NodeLike
+from lensbridge.nodes.reach import Reach, Through
+from lensbridge.nodes.units import UNITS, enumerate_nodes, points_of, stack_of
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.broadcast import Broadcast
-from lensbridge.patching.cell import Cell
-from lensbridge.patching.grid import Grid
-from lensbridge.patching.memory import batch_tokens
-from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
-from lensbridge.patching.node import Node, NodeLike
 from lensbridge.patching.paths import Paths, nodes
-from lensbridge.patching.reach import Reach, Through
-from lensbridge.patching.reads import positions_read
-from lensbridge.patching.running import Run, why_single
-from lensbridge.patching.units import UNITS, enumerate_nodes, points_of, stack_of
+from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.memory import batch_tokens
+from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.reads import positions_read
+from lensbridge.sweeps.running import Run, why_single
 
 if TYPE_CHECKING:
-    from lensbridge.model import LensModel
+    from lensbridge.hooked_model import LensModel
 
 SenderUnit: TypeAlias = Literal["head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron"]
 _UNITS = ("head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron")

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.patching.activation import Prepared, assemble
-from lensbridge.patching.alignment import check_fit, check_padding, clean_value, tokens_of
-from lensbridge.patching.cell import Cell, write
-from lensbridge.patching.grid import Grid
-from lensbridge.patching.measuring import Way
-from lensbridge.patching.memory import check_cells
-from lensbridge.patching.metric import MetricFunction, Metrics, Reduce
-from lensbridge.patching.result import PatchingResult
-from lensbridge.patching.running import entrances
-from lensbridge.patching.unpatched import Base
+from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.cell import Cell, write
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.memory import check_cells
+from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.result import PatchingResult
+from lensbridge.sweeps.running import entrances
 
 if TYPE_CHECKING:
-    from lensbridge.inputs import Prepared as Input
+    from lensbridge.hooked_model import LensModel
+    from lensbridge.inputs.prepare import Prepared as Input
     from lensbridge.interventions import Intervention
-    from lensbridge.model import LensModel
 
 
 CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"

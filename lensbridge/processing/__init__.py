@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lensbridge.parts import Native
+from lensbridge.native.parts import Native
 from lensbridge.processing.center import plan_center_unembed, plan_center_writing
 from lensbridge.processing.factor import plan_refactor
 from lensbridge.processing.fold import plan_fold_ln

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from lensbridge.norms import Norm
-from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Writer
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Writer
 
 
 def strangers(block: BlockPart, axes: int = 1) -> dict[str, str]:

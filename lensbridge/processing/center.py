@@ -5,7 +5,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lensbridge.parts import (
+from lensbridge.native.linear import fetch
+from lensbridge.native.parts import (
     AttentionPart,
     BlockPart,
     FeedForward,
@@ -21,7 +22,6 @@ from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix, untie, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
-from lensbridge.weights import fetch
 
 _RMS = (
     "an RMSNorm reads the stream, and it does not subtract the mean, so the mean of what is "

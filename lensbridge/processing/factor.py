@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lensbridge.layouts import per_head_in, per_head_out
-from lensbridge.parts import AttentionPart, BlockPart, Native, Role
+from lensbridge.native.parts import AttentionPart, BlockPart, Native, Role
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import strangers
 from lensbridge.processing.journal import Journal
@@ -16,6 +15,7 @@ from lensbridge.processing.matrix import Matrix
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
 from lensbridge.processing.values import attentions, fold_one, value_obstacles
+from lensbridge.tensors.layouts import per_head_in, per_head_out
 
 
 def plan_refactor(native: Native) -> Plan:

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lensbridge.norms import Norm
-from lensbridge.parts import Native
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import Native
 from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix, places, untie, wide
 from lensbridge.processing.plan import Plan

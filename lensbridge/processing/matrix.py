@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lensbridge.experts import Experts
-from lensbridge.parts import Native
+from lensbridge.native.experts import Experts
+from lensbridge.native.linear import Linear, State
+from lensbridge.native.parts import Native
 from lensbridge.processing.journal import Journal
-from lensbridge.weights import Linear, State
 
 
 @dataclass(frozen=True)

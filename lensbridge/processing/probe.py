@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import ProcessingError
-from lensbridge.parts import Native
+from lensbridge.native.parts import Native
 
 _OUTPUTS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
 _POSITIONS = 8
@@ -86,7 +86,7 @@ def _inputs(native: Native, device: torch.device) -> Iterator[dict[str, Tensor]]
         ids = _ids(native, device)
         decoder = {"decoder_input_ids": ids[:, :-2]} if native.is_encoder_decoder else {}
         yield {"input_ids": ids, **decoder}
-    from lensbridge.testing.inputs import inputs_for
+    from lensbridge.inputs.random import inputs_for
 
     yield {name: value.to(device) for name, value in inputs_for(native.core).items()}
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lensbridge.norms import Norm
-from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, StackPart
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, StackPart
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import outsiders, strangers
 from lensbridge.processing.matrix import Matrix

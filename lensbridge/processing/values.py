@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lensbridge.layouts import per_head_out, repeat_kv
-from lensbridge.parts import AttentionPart, Native, Role
+from lensbridge.native.parts import AttentionPart, Native, Role
 from lensbridge.processing import matrix
 from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
+from lensbridge.tensors.layouts import per_head_out, repeat_kv
 
 
 def attentions(native: Native) -> Iterator[tuple[str, AttentionPart]]:

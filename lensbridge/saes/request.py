@@ -1,20 +1,28 @@
 """What a user asked to splice in -> splices that are known to fit, before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from lensbridge.errors import EditError, HookError
-from lensbridge.names import Name
-from lensbridge.parts import Native
-from lensbridge.run import Engine
+from lensbridge.hooks.engine import Engine
+from lensbridge.inputs.tokens import Tokens
+from lensbridge.native.parts import Native
+from lensbridge.points.names import Name
+from lensbridge.points.vocabulary import Vocabulary
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
 from lensbridge.saes.fit import Fit, Place
 from lensbridge.saes.sizes import size_of
 from lensbridge.saes.splice import Splice
-from lensbridge.splicing import Excluded, SAEs
-from lensbridge.tokens import Tokens
-from lensbridge.vocabulary import Vocabulary
+
+SAEs: TypeAlias = (
+    "SparseAutoencoder | Iterable[SparseAutoencoder] "
+    "| Mapping[Name | tuple[Name, Name | None], SparseAutoencoder]"
+)
+"""An SAE or several that say where they belong (`cfg.metadata.hook_name`), or point -> SAE. A
+transcoder's key may be a pair: the point that it reads and the one that it replaces."""
+
+Excluded: TypeAlias = bool | Sequence[int]
 
 _STRUCTURAL = ("bos", "eos", "pad", "sep")
 

@@ -1,7 +1,7 @@
 """How wide a point is, from what is known of the model: so that an SAE is refused before a run."""
 
-from lensbridge.names import layer_of, stack_of
-from lensbridge.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native
+from lensbridge.points.names import layer_of, stack_of
 
 
 def size_of(native: Native, name: str, letters: list[str]) -> tuple[int, ...] | None:

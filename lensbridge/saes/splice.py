@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
-from lensbridge.guests import Guests, GuestSite
-from lensbridge.hooks import Callback, Hook
-from lensbridge.run import NO_CALLBACKS, Engine
+from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.hooks.engine import NO_CALLBACKS, Engine
 from lensbridge.saes.dictionary import Dictionary
 from lensbridge.saes.fit import Fit, Place
-from lensbridge.sites import Chain
+from lensbridge.sites.site import Chain
+from lensbridge.sites.spliced import Guests, GuestSite
 
 _TURN = RLock()
 """SAELens's classes keep notes on themselves from encode to decode: one thread at a time."""

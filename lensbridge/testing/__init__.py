@@ -10,12 +10,12 @@ from my_adapters import ARCHITECTURES
 LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 """
 
+from lensbridge.conformance.check import Check, Row, run_check
+from lensbridge.conformance.checks import CHECKS, SOUND
+from lensbridge.conformance.report import CORE, EVERY, Report, Variant, build, conformance
+from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.tiny import tiny_config, tiny_model
 from lensbridge.errors import ConformanceError
-from lensbridge.testing.check import Check, Row, run_check
-from lensbridge.testing.checks import CHECKS, SOUND
-from lensbridge.testing.conformance import CORE, EVERY, Report, Variant, build, conformance
-from lensbridge.testing.subject import Subject
-from lensbridge.testing.tiny import tiny_config, tiny_model
 
 __all__ = [
     "CHECKS",

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import torch
 from torch import nn
 
+from lensbridge.conformance.check import Check, run_check
+from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
+from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import LensbridgeError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
-from lensbridge.testing.check import Check, run_check
-from lensbridge.testing.checks import CHECKS
-from lensbridge.testing.inputs import inputs_for
-from lensbridge.testing.subject import RUN_ERRORS, Subject, told
-from lensbridge.testing.tiny import tiny_model
 
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
 """refused: by the resolver, when it is loaded; rejected: by a check; equal: it changes nothing."""

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
+from lensbridge.conformance.check import Check, run_check
+from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.report import EVERY, Variant, build, distinct_classes
+from lensbridge.conformance.subject import Subject
 from lensbridge.spec import Architecture
-from lensbridge.testing.check import Check, run_check
-from lensbridge.testing.checks import CHECKS
-from lensbridge.testing.conformance import EVERY, Variant, build, distinct_classes
-from lensbridge.testing.subject import Subject
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ConformanceFile | None":

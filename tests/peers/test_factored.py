@@ -14,8 +14,8 @@ from transformer_lens.utilities.matrix import composition_scores as their_scores
 import lensbridge
 from lensbridge.analysis import SVDInterpreter as Ours
 from lensbridge.analysis import composition_scores
-from lensbridge.factored import FactoredMatrix
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
+from lensbridge.tensors.factored import FactoredMatrix
 
 pytestmark = pytest.mark.peers
 

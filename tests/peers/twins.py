@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions
 
-from lensbridge.testing.tiny import tiny_from
+from lensbridge.conformance.tiny import tiny_from
 
 HF = {
     "hidden_size": 24,

@@ -1,6 +1,6 @@
 # ruff: noqa: N999 (the name is TransformerLens's)
 """Where TransformerLens has `FactoredMatrix`."""
 
-from lensbridge.factored import FactoredMatrix
+from lensbridge.tensors.factored import FactoredMatrix
 
 __all__ = ["FactoredMatrix"]

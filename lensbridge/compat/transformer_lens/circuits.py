@@ -8,7 +8,7 @@ from torch import Tensor
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.weights import Weights
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
 
 Keys = Literal["repeated", "stored"]
 """Whether keys and values that query heads share have one copy for each of these."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lensbridge.errors import InputError, suggest
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
 
 _NO_BOS = frozenset(
     {

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lensbridge.compat.transformer_lens.transformer import HookedTransformer
-from lensbridge.splicing import Excluded, SAEs
+from lensbridge.saes.request import Excluded, SAEs
 
 
 class HookedSAETransformer(HookedTransformer):

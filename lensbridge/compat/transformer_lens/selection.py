@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED
 from lensbridge.compat.transformer_lens.point import NamesFilter
-from lensbridge.vocabulary import Vocabulary
+from lensbridge.points.vocabulary import Vocabulary
 
 _FLAGS = {
     "hook_result": "use_attn_result",

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.tokenizing import completed, get_attention_mask
-from lensbridge.model import LensModel
-from lensbridge.tokens import Side
+from lensbridge.hooked_model import LensModel
+from lensbridge.inputs.tokens import Side
 
 
 class TextMethods:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensbridge.errors import LoadError, TokenizerMissingError
 from lensbridge.loading import demo_folder
-from lensbridge.tokenizer_loading import named_tokenizer
+from lensbridge.loading.tokenizer import named_tokenizer
 
 _FROM_WHERE = ("token", "trust_remote_code", "cache_dir", "force_download", "local_files_only")
 

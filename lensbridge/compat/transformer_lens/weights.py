@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import WeightError
-from lensbridge.layouts import repeat_kv
-from lensbridge.model import LensModel
+from lensbridge.hooked_model import LensModel
+from lensbridge.tensors.layouts import repeat_kv
 
 Reader: TypeAlias = Callable[[], Tensor]
 

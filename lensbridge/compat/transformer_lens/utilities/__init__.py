@@ -1,6 +1,5 @@
 """The functions that notebooks take from `transformer_lens.utils`."""
 
-from lensbridge.act_names import get_act_name
 from lensbridge.analysis import (
     composition_scores,
     lm_accuracy,
@@ -60,7 +59,8 @@ from lensbridge.compat.transformer_lens.tokenizing import (
     get_tokens_with_bos_removed,
 )
 from lensbridge.compat.transformer_lens.translation import translated
-from lensbridge.loss import lm_cross_entropy_loss
+from lensbridge.points.short_names import get_act_name
+from lensbridge.tensors.loss import lm_cross_entropy_loss
 
 test_prompt = translated(_test_prompt)
 get_matrix_corner = get_corner

@@ -1,0 +1,131 @@
+"""What an `ActivationCache` says about logits: which rows of a stack wrote them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+
+from lensbridge.cache.residual.stream import StreamReader
+from lensbridge.errors import InputError
+from lensbridge.tensors.slices import PosSlice, taken
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+TokensLike: TypeAlias = str | int | Tensor | Sequence[str | int]
+"""A token as text or id, a list with one for each example, or ids `[batch]` or `[batch, pos]`."""
+
+
+class AttributionMethods(StreamReader):
+    """The final norm and the head, applied to summands of the stream."""
+
+    def apply_ln_to_stack(
+        self,
+        residual_stack: Tensor,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        pos_slice: PosSlice = None,
+        batch_slice: PosSlice = None,
+        has_batch_dim: bool = True,
+        recompute_ln: bool = False,
+        stack: str | None = None,
+    ) -> Tensor:
+        """Each row as a summand of what a norm read: centred (LayerNorm), divided, times the gain.
+
+        The divisor is that of this run, so rows that sum to the stream give rows that sum to the
+        norm's output less its bias. Where the stream is read without a norm, rows stay.
+
+        Args:
+            residual_stack: rows whose positions were sliced by `pos_slice` already, or one row by
+                itself.
+            layer: whose norm; None or -1: the final norm.
+            mlp_input: the norm of that layer's MLP instead of its attention's.
+            pos_slice: which positions the rows are of.
+            batch_slice: which examples to take; the rows still have all of them.
+            has_batch_dim: whether the rows have a batch axis.
+            recompute_ln: instead, the norm itself on each row: own statistics, gain and bias.
+            stack: the prefix of another stack than the main one.
+
+        Shapes: `[row, batch, pos, d_model]` -> the same.
+        """
+        target = self._target(self._stack(stack), layer, mlp_input)
+        rows = residual_stack
+        if batch_slice is not None and has_batch_dim and self.has_batch_dim:
+            rows = taken(rows, batch_slice, 1 - rows.ndim)
+        return self._normed(rows, target, pos_slice, batch_slice, recompute_ln)
+
+    def logit_attrs(
+        self,
+        residual_stack: Tensor,
+        tokens: TokensLike,
+        incorrect_tokens: TokensLike | None = None,
+        pos_slice: PosSlice = None,
+        batch_slice: PosSlice = None,
+        has_batch_dim: bool = True,
+    ) -> Tensor:
+        """What each row of a stack adds to a token's logit, or to the difference of two.
+
+        The final norm is applied with this run's divisor and its gain, and the head's multipliers
+        count. Over rows that sum to the stream the attributions sum to the logit less what no row
+        can claim: the final norm's bias and the head's. A soft-cap on the logits comes after.
+
+        Args:
+            residual_stack: as in `apply_ln_to_stack`, before any norm.
+            tokens: one for all, one for each example, or one for each position.
+            incorrect_tokens: as many, to subtract.
+            pos_slice: which positions the rows are of.
+            batch_slice: which examples to take; the rows still have all of them.
+            has_batch_dim: whether the rows have a batch axis.
+
+        Shapes: `[row, batch, pos, d_model]` -> `[row, batch, pos]`.
+
+        Raises:
+            InputError: numbers of tokens that do not fit, or a head that is not linear.
+        """
+        directions = _directions(self._model(), tokens, incorrect_tokens)
+        rows = self.apply_ln_to_stack(
+            residual_stack, None, False, pos_slice, batch_slice, has_batch_dim
+        )
+        batched = has_batch_dim and not isinstance(batch_slice, int)
+        if batched and rows.ndim == 4 and directions.ndim == 2:  # one for each example
+            directions = directions.unsqueeze(-2)
+        _require_fit(directions, rows)
+        return (rows * directions.to(rows)).sum(-1)
+
+    def logit_lens(self, **options: Any) -> Any:
+        """`lensbridge.analysis.logit_lens` on this cache, with its options."""
+        from lensbridge.analysis import logit_lens
+
+        return logit_lens(self._model(), cache=self, **options)  # type: ignore[arg-type]
+
+
+def _require_fit(directions: Tensor, rows: Tensor) -> None:
+    """One direction for all, or one for each example or position of the rows."""
+    asked, there = directions.shape[:-1], rows.shape[:-1]
+    if len(asked) > len(there) or any(
+        one not in (1, size) for one, size in zip(reversed(asked), reversed(there), strict=False)
+    ):
+        raise InputError(
+            f"{asked.numel()} tokens in the shape {list(asked)} for rows {list(there)} (after the "
+            "slices). Give one token, one for each example, or one for each position."
+        )
+
+
+def _directions(model: "LensModel", right: TokensLike, wrong: TokensLike | None) -> Tensor:
+    """What of the final norm's output the head reads for a token."""
+    native = model.native
+    if native.head_hidden is not None:
+        raise InputError(
+            "The head of this model reads the stream through a non-linear transform, so no term "
+            "has a share of a logit. Take the stream itself apart: get_full_resid_decomposition."
+        )
+    directions = model.tokens_to_residual_directions(right).detach()
+    if wrong is not None:
+        others = model.tokens_to_residual_directions(wrong).detach()
+        if others.shape != directions.shape:
+            raise InputError(
+                f"tokens {list(directions.shape[:-1])} and incorrect_tokens "
+                f"{list(others.shape[:-1])} are not as many; give one to subtract for each."
+            )
+        directions = directions - others
+    return directions * (native.head_scale * native.logit_scale)

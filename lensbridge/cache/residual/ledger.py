@@ -1,0 +1,153 @@
+"""The residual stream of one stack, written down: what is added, and what all of it goes through.
+
+`ledger` gives the steps in the order in which the stream flows. Everything that takes the stream
+apart reads them, so that post-norm, parallel, multiplied and hybrid models need no case of their
+own anywhere else.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import BlockPart, StackPart
+
+Kind = Literal["embed", "attn", "cross", "mixer", "mlp", "per_layer", "block", "bias"]
+"""What wrote a term: `block` is a layer whose inside is not described, `bias` a norm's bias."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """Something that is added to the stream.
+
+    Args:
+        label: what it is called in a decomposition, as `3_attn_out`.
+        kind: what wrote it.
+        point: the point with its value; for a block whose ends alone are known, the prefix of its
+            names; for a norm's bias, what the norm is called.
+        layer: None for what the embeddings write.
+        part: the layer.
+        value: `[d_model]` of a bias.
+    """
+
+    label: str
+    kind: Kind
+    point: str
+    layer: int | None = None
+    part: BlockPart | None = None
+    value: Tensor | None = None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether its value is that of one point."""
+        return self.value is None and self.kind != "block"
+
+
+@dataclass(frozen=True)
+class Through:
+    """The whole stream goes through a norm, whose divisor is the point `scale`."""
+
+    norm: Norm
+    scale: str
+
+
+@dataclass(frozen=True)
+class Times:
+    """The whole stream is multiplied by a parameter or buffer: the module, and its name."""
+
+    held: tuple[nn.Module, str]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The stream is the value of this point here."""
+
+    point: str
+
+
+Step: TypeAlias = Term | Through | Times | Mark
+
+
+def ledger(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
+    """The steps of every layer; what the embeddings write stands before them.
+
+    Args:
+        stack: the stack.
+        has: whether the model has a point of that full name.
+    """
+    steps: list[Step] = []
+    for i, part in enumerate(stack.blocks):
+        page = _Page(i, f"{stack.prefix}.{i}.", part, has)
+        steps += [Mark(f"{page.at}hook_resid_pre"), *page.steps()]
+    last = f"{stack.prefix}.{len(stack.blocks) - 1}."
+    return [*steps, Mark(f"{last}hook_resid_post")]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The steps of one layer."""
+
+    i: int
+    at: str
+    part: BlockPart
+    has: Callable[[str], bool]
+
+    def steps(self) -> Iterator[Step]:
+        if self.part.residual is None:
+            yield Term(f"{self.i}_block_out", "block", self.at, self.i, self.part)
+        elif self.part.residual == "post_norm":
+            yield from self._summed_then_normed()
+        else:
+            yield from self._added()
+
+    def _added(self) -> Iterator[Step]:
+        part = self.part
+        if part.skip_norm:
+            yield from self._through("ln1", part.ln1)
+        yield from self._branches()
+        yield from self._mark("hook_resid_mid")
+        yield from self._term("cross", "hook_cross_attn_out")
+        yield from self._mark("hook_resid_mid_cross")
+        if part.skip_norm and part.residual == "sequential":
+            yield from self._through("ln2", part.ln2)
+        yield from self._term("mlp", "hook_mlp_out")
+        yield from self._term("per_layer", "hook_per_layer_out")
+        if part.out_scale is not None:
+            yield Times(part.out_scale)
+
+    def _summed_then_normed(self) -> Iterator[Step]:
+        yield from self._branches()
+        yield from self._through("ln1", self.part.ln1)
+        yield from self._mark("hook_resid_mid")
+        yield from self._term("cross", "hook_cross_attn_out")
+        yield from self._through("ln_cross", self.part.ln_cross)
+        yield from self._mark("hook_resid_mid_cross")
+        yield from self._term("mlp", "hook_mlp_out")
+        yield from self._through("ln2", self.part.ln2)
+
+    def _branches(self) -> Iterator[Step]:
+        yield from self._term("attn", "hook_attn_out")
+        yield from self._term("mixer", "hook_mixer_out")
+
+    def _term(self, kind: Kind, point: str) -> Iterator[Step]:
+        if self.has(self.at + point):
+            label = f"{self.i}_{point.removeprefix('hook_')}"
+            yield Term(label, kind, self.at + point, self.i, self.part)
+
+    def _mark(self, point: str) -> Iterator[Step]:
+        if self.has(self.at + point):
+            yield Mark(self.at + point)
+
+    def _through(self, slot: str, norm: Norm | None) -> Iterator[Step]:
+        if norm is None or not self.has(f"{self.at}{slot}.hook_scale"):
+            return
+        yield Through(norm, f"{self.at}{slot}.hook_scale")
+        yield from norm_bias(f"{self.i}_{slot}_bias", norm, self.i)
+
+
+def norm_bias(label: str, norm: Norm, layer: int | None) -> Iterator[Term]:
+    """The bias that a norm adds to the stream, where it has one."""
+    if norm.module._parameters.get("bias") is not None:
+        yield Term(label, "bias", label, layer, value=norm.bias().detach())

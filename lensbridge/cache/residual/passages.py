@@ -1,0 +1,111 @@
+"""What the residual stream passes on its way: linear maps, once each position's divisor is known.
+
+A norm is linear in the summands of its input as soon as its divisor is fixed to the one that it
+used. So a summand can be followed through any number of them, and a direction followed back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lensbridge.native.norm import Norm
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Centring, a divisor for each position, a gain: what a norm does to one summand of its input.
+
+    Args:
+        centred: whether the mean is taken off (LayerNorm).
+        divisor: `[..., pos, 1]`, or None.
+        gain: `[d_model]` or a number.
+    """
+
+    centred: bool = False
+    divisor: Tensor | None = None
+    gain: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, norm: Norm, divisor: Tensor) -> "Passage":
+        """Through a norm that divided by `divisor`."""
+        return cls(norm.kind == "LN", divisor, norm.gain().detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: `[..., pos, d_model]` -> the same."""
+        y = x - x.mean(-1, keepdim=True) if self.centred else x
+        y = y if self.divisor is None else y / self.divisor.to(y.device)
+        return (y * self._gain(y)).to(x.dtype)
+
+    def back(self, directions: Tensor) -> Tensor:
+        """Directions to read the passage's output along, as ones to read its input along.
+
+        Up to the divisor.
+
+        Shapes: `[d_model, direction]` -> the same.
+        """
+        gain = self._gain(directions)
+        scaled = directions * (gain if isinstance(gain, float) else gain.unsqueeze(-1))
+        return scaled - scaled.mean(0, keepdim=True) if self.centred else scaled
+
+    def _gain(self, like: Tensor) -> Tensor | float:
+        return self.gain if isinstance(self.gain, float) else self.gain.to(like.device)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Passages one after another."""
+
+    passages: tuple[Passage, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: `[..., pos, d_model]` -> the same."""
+        for passage in self.passages:
+            x = passage.forward(x)
+        return x
+
+    def back(self, directions: Tensor) -> Tensor:
+        """Directions at the end as directions at the start, up to the divisors."""
+        for passage in reversed(self.passages):
+            directions = passage.back(directions)
+        return directions
+
+    @property
+    def divisor(self) -> Tensor | float:
+        """The product of the divisors, `[..., pos, 1]`."""
+        product: Tensor | float = 1.0
+        for passage in self.passages:
+            if passage.divisor is not None:
+                product = passage.divisor * product
+        return product
+
+    def after(self, first: Sequence[Passage]) -> "Route":
+        """The route with other passages in front."""
+        return Route((*first, *self.passages))
+
+    def write(self, weights: Tensor, matrix: Tensor, directions: Tensor | None) -> Tensor:
+        """What each row of a matrix, times its weight, comes to at the end.
+
+        With directions no `[row, d_model]` product is formed for any position.
+
+        Args:
+            weights: of each row, at each position.
+            matrix: the rows.
+            directions: to read the end along, or None for the whole vector.
+
+        Shapes: `[..., pos, row]`, `[row, d_model]` -> `[row, ..., pos, d_model or direction]`.
+        """
+        rows = weights.movedim(-1, 0).unsqueeze(-1)
+        lead = (len(matrix), *[1] * (rows.ndim - 2), -1)
+        if directions is None:
+            return self.forward(rows * matrix.view(lead))
+        read = matrix @ self.back(directions.to(matrix))
+        return (rows / self.divisor).to(rows.dtype) * read.view(lead)
+
+    def read(self, x: Tensor, directions: Tensor | None) -> Tensor:
+        """A summand at the end, along directions where some are given.
+
+        Shapes: `[..., pos, d_model]` -> `[..., pos, d_model or direction]`.
+        """
+        through = self.forward(x)
+        return through if directions is None else through @ directions.to(through)

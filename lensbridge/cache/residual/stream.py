@@ -1,0 +1,301 @@
+"""What an `ActivationCache` says about the residual stream as a whole: how it grows, what is added.
+
+Every number is one term of a sum that is exact: post-norms, multipliers, parallel branches, mixers
+and cross-attention are followed as the model computes them (`decomposition.py`). Heads and neurons
+are in `shares.py`, logits in `attribution.py`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache.residual.decomposition import Decomposition, Target
+from lensbridge.cache.residual.ledger import Kind, Term
+from lensbridge.cache.residual.passages import Passage
+from lensbridge.errors import InputError
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import StackPart
+from lensbridge.points.names import expand_short, layer_of
+from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.tensors.slices import PosSlice, taken
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+Mode: TypeAlias = Literal["all", "mlp", "attn"]
+Stacked: TypeAlias = "Tensor | tuple[Tensor, list[str]]"
+"""Rows, or with `return_labels` rows and what they are."""
+
+_MODES: dict[Mode, frozenset[Kind]] = {
+    "mlp": frozenset({"mlp"}),
+    "attn": frozenset({"attn", "cross", "mixer"}),
+}
+
+
+class StreamReader:
+    """What the methods that take the stream apart need of a cache."""
+
+    model: "LensModel | None"
+    vocabulary: Vocabulary
+    has_batch_dim: bool
+    processed: tuple[str, ...]
+    require: Callable[[Iterable[str]], None]
+    __getitem__: Callable[..., Tensor]
+
+    def _model(self) -> "LensModel":
+        if self.model is None:
+            raise InputError(
+                "This cache does not know its model, whose weights this needs. Pass it: "
+                "ActivationCache.load(path, model=...)."
+            )
+        return self.model
+
+    def _same_weights(self) -> None:
+        """Hold the model's weights against those of the run.
+
+        Raises:
+            InputError: they were processed otherwise then.
+        """
+        model = self._model()
+        now = model.processing.steps if model.processings else ()
+        if now != self.processed:
+            raise InputError(
+                "Heads and neurons are had from the weights of the run, and these are others now: "
+                f"processed by {', '.join(self.processed) or 'nothing'} then, by "
+                f"{', '.join(now) or 'nothing'} now. Ask in the same `with model.processed(...)`, "
+                "or run again."
+            )
+
+    def _stack(self, prefix: str | None) -> StackPart:
+        native = self._model().native
+        if prefix is None:
+            return native.main
+        found = {stack.prefix: stack for stack in native.stacks}
+        if prefix not in found:
+            raise InputError(f"There is no stack {prefix!r}; there are {', '.join(found)}.")
+        return found[prefix]
+
+    def _target(self, part: StackPart, layer: int | None, mlp_input: bool) -> Target:
+        front = self._model().native.front_of(part)
+        return Target.of(part, front, self.vocabulary, layer, mlp_input)
+
+    def _decomposition(
+        self,
+        stack: str | None,
+        layer: int | None,
+        mlp_input: bool = False,
+        pos_slice: PosSlice = None,
+        apply_ln: bool = False,
+        directions: Tensor | None = None,
+    ) -> Decomposition:
+        part = self._stack(stack)
+        width = part.sizes.d_model
+        if directions is not None and len(directions) != width:
+            raise InputError(
+                f"project_output_onto has {len(directions)} channels; the stream has {width}."
+            )
+        front = self._model().native.front_of(part)
+        target = self._target(part, layer, mlp_input)
+        values: Mapping[str, Tensor] = self  # type: ignore[assignment]
+        return Decomposition(
+            values, self.vocabulary, part, front, target, pos_slice, apply_ln, directions
+        )
+
+    def _normed(
+        self,
+        rows: Tensor,
+        target: Target,
+        pos_slice: PosSlice,
+        batch_slice: PosSlice,
+        recompute: bool,
+    ) -> Tensor:
+        """Rows through the norm that reads the target: as summands, or each by itself."""
+        norm = target.norm
+        if norm is None:
+            return rows
+        if recompute:
+            with torch.set_grad_enabled(rows.requires_grad):
+                return torch.stack([norm.affine(norm.normalize(row)) for row in rows])
+        divisor = self[target.scale]
+        if self.has_batch_dim and batch_slice is not None:
+            divisor = taken(divisor, batch_slice, -divisor.ndim)
+        divisor = taken(divisor, pos_slice, -2)
+        _require_fit(rows, divisor, norm)
+        return Passage.of(norm, divisor).forward(rows)
+
+
+class StreamMethods(StreamReader):
+    """The stream as it grows, and the terms of which it is the sum."""
+
+    def accumulated_resid(
+        self,
+        layer: int | None = None,
+        incl_mid: bool = False,
+        apply_ln: bool = False,
+        pos_slice: PosSlice = None,
+        mlp_input: bool = False,
+        return_labels: bool = False,
+        stack: str | None = None,
+    ) -> Stacked:
+        """The stream as it grows: what each layer up to `layer` reads.
+
+        Args:
+            layer: the last one; None or -1 goes on to what stands behind the last layer.
+            incl_mid: also what the MLPs read.
+            apply_ln: through a norm. Behind the last layer each row goes through the final norm
+                with its own statistics, gain and bias, so that `@ W_U + b_U` is the logit lens and
+                the last row gives the model's logits, up to multipliers and soft-caps of the head
+                (`logit_lens` has these); for an earlier layer as `apply_ln_to_stack`.
+            pos_slice: which positions; an int takes the axis away.
+            mlp_input: end with what the MLP of `layer` reads.
+            return_labels: also what the rows are: `0_pre`, `0_mid`, ..., `final_post`.
+            stack: the prefix of another stack than the main one, as "encoder".
+
+        Shapes: `[row, batch, pos, d_model]`.
+
+        Raises:
+            InputError: there is no such layer.
+            NotCachedError: the run did not keep the stream.
+        """
+        part = self._stack(stack)
+        target = self._target(part, layer, mlp_input)
+        labels, names = zip(*self._grown(part, target, incl_mid), strict=True)
+        letters = part.residual_axes.split()
+        axis = letters.index("p") - len(letters)
+        self.require(names)
+        rows = torch.stack([taken(self[name], pos_slice, axis) for name in names])
+        if apply_ln:
+            rows = self._normed(rows, target, pos_slice, None, labels[-1] == "final_post")
+        return (rows, list(labels)) if return_labels else rows
+
+    def _grown(self, part: StackPart, target: Target, incl_mid: bool) -> Iterable[tuple[str, str]]:
+        for i in range(len(part.blocks)):
+            at = f"{part.prefix}.{i}."
+            for end in ("pre", "mid", "mid_cross"):
+                name = f"{at}hook_resid_{end}"
+                wanted = end == "pre" or incl_mid or target.point == name
+                if wanted and name in self.vocabulary.index:
+                    yield f"{i}_{end}", name
+                if target.point == name:
+                    return
+        yield "final_post", target.point
+
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        mode: Mode = "all",
+        apply_ln: bool = False,
+        pos_slice: PosSlice = None,
+        incl_embeds: bool = True,
+        return_labels: bool = False,
+        check: bool = False,
+        stack: str | None = None,
+    ) -> Stacked:
+        """The stream as the sum of what embeddings, attention, MLPs and mixers add.
+
+        In post-norm models a term is what is left of it behind the norms in between, and those
+        norms' biases are terms of their own. What the embeddings' points leave open (token types,
+        computed positions) is `embed_rest`.
+
+        Args:
+            layer: the terms of what this layer reads, so of the layers before it; None or -1: of
+                what stands behind the last.
+            mlp_input: of what its MLP reads.
+            mode: "attn" (with mixers and cross-attention) or "mlp" for those terms alone.
+            apply_ln: each through the norm that reads the sum; see `apply_ln_to_stack`.
+            pos_slice: which positions; an int takes the axis away.
+            incl_embeds: whether the embeddings' terms are in it.
+            return_labels: also what the rows are: `embed`, `pos_embed`, `0_attn_out`, ...
+            check: raise unless the terms sum to the stream of this run.
+            stack: the prefix of another stack than the main one, as "encoder".
+
+        Shapes: `[term, batch, pos, d_model]`.
+
+        Raises:
+            InputError: an unknown mode, or `check` on terms that are not all of them.
+            LensbridgeError: `check` failed.
+        """
+        _require_mode(mode, incl_embeds, check)
+        taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln)
+        self.require(
+            term.point for term, _ in taking.written if _is_in(mode, term) and term.is_point
+        )
+        found = taking.terms if incl_embeds else taking.written
+        kept = [one for one in found if one[0].layer is None or _is_in(mode, one[0])]
+        terms = taking.wholes(kept)
+        if check:
+            taking.check(terms)
+        return (terms, [term.label for term, _ in kept]) if return_labels else terms
+
+    def stack_activation(
+        self,
+        activation_name: str,
+        layer: int | None = -1,
+        sublayer_type: str | None = None,
+        stack: str | None = None,
+    ) -> Tensor:
+        """One kind of activation of every layer before `layer` that has it.
+
+        Args:
+            activation_name: a short name, as "pattern".
+            layer: where to end; None or -1: behind the last layer.
+            sublayer_type: what the point sits in, where the name does not tell: "ln1", "attn".
+            stack: the prefix of another stack than the main one.
+
+        Shapes: `[layer, ...]`.
+
+        Raises:
+            AbsentPointError: no layer has it.
+            InputError: layers have it in different shapes.
+        """
+        part = self._stack(stack)
+        layer = len(part.blocks) if layer is None or layer == -1 else layer
+        _, _, point = expand_short(activation_name, 0, sublayer_type).partition(".0.")
+        names = [f"{part.prefix}.{i}.{point}" for i in range(len(part.blocks))]
+        there = [name for name in names if name in self.vocabulary.index]
+        if not there:
+            self.vocabulary.canonical(names[0])  # says why
+        wanted = [name for name in there if (layer_of(name) or 0) < layer]
+        if not wanted:
+            raise InputError(
+                f"No layer before {layer} has {activation_name}; the first that has it is "
+                f"{layer_of(there[0])}. Pass a later layer, or None for all."
+            )
+        self.require(wanted)
+        found = [self[name] for name in wanted]
+        shapes = sorted({tuple(one.shape) for one in found})
+        if len(shapes) != 1:
+            raise InputError(
+                f"The {len(found)} layers before {layer} that have {activation_name} have it in "
+                f"shapes {shapes}, which is no stack. Take them one by one."
+            )
+        return torch.stack(found)
+
+
+def _require_fit(rows: Tensor, divisor: Tensor, norm: Norm) -> None:
+    """Rows of the same examples and positions as the divisor, which broadcasting would hide."""
+    while divisor.ndim > rows.ndim and divisor.shape[0] == 1:
+        divisor = divisor[0]
+    there, of = rows.shape[:-1], divisor.shape[:-1]
+    pairs = zip(reversed(there), reversed(of), strict=False)
+    if len(of) > len(there) or any(its not in (1, size) for size, its in pairs):
+        raise InputError(
+            f"Rows {list(there)} are not of the run's examples and positions, {list(of)} after the "
+            "slices. Pass the pos_slice that the rows were made with, and has_batch_dim."
+        )
+    if rows.shape[-1] != norm.width:
+        raise InputError(f"The rows have {rows.shape[-1]} channels; the stream has {norm.width}.")
+
+
+def _is_in(mode: Mode, term: Term) -> bool:
+    return mode == "all" or term.kind in _MODES[mode]
+
+
+def _require_mode(mode: Mode, incl_embeds: bool, check: bool) -> None:
+    if mode not in ("all", *_MODES):
+        raise InputError(f"mode is 'all', 'attn' or 'mlp', not {mode!r}.")
+    if check and not (mode == "all" and incl_embeds):
+        raise InputError("check needs every term: mode='all' and incl_embeds=True.")

@@ -1,0 +1,1 @@
+"""Checks by behaviour that a model is what its description says."""

@@ -1,0 +1,255 @@
+"""Attention: scores from q and k, pattern from scores, z from pattern and v, head by head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.expect import NotApplicable, best_factor
+from lensbridge.conformance.subject import Block, Pass, Subject
+from lensbridge.native.parts import AttentionPart
+from lensbridge.tensors.layouts import repeat_kv
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One attention module's values in one pass, by short name."""
+
+    block: Block
+    sub: str
+    part: AttentionPart
+
+    def name(self, short: str) -> str:
+        """The full name."""
+        return self.block.name(f"{self.sub}.hook_{short}")
+
+    def __contains__(self, short: str) -> bool:
+        return f"{self.sub}.hook_{short}" in self.block
+
+    def __getitem__(self, short: str) -> Tensor:
+        return self.block[f"{self.sub}.hook_{short}"]
+
+    def of(self, run: Pass) -> "Heads":
+        """The same module in another pass."""
+        return Heads(Block(self.block.at, run.values), self.sub, self.part)
+
+    @property
+    def values(self) -> Tensor:
+        """v, once for each query head."""
+        return repeat_kv(self["v"], self["pattern"].shape[1], axis=2)
+
+    @property
+    def seen(self) -> Tensor:
+        """Where attention is not masked: some models mask with a large number, not with -inf."""
+        scores = self["attn_scores"]
+        return torch.isfinite(scores) & ((scores > -1e3) | (self["pattern"] > 0))
+
+    @property
+    def product_names(self) -> tuple[str, str]:
+        """What the scores are the products of."""
+        return ("rot_q", "rot_k") if "rot_q" in self else ("q", "k")
+
+
+def every(subject: Subject, *needs: str, run: Pass | None = None) -> list[Heads]:
+    """Every attention module that has these points."""
+    found = []
+    for block in (run or subject.clean).blocks.values():
+        part = subject.parts[block.at]
+        for sub, one in (("attn", part.attn), ("cross_attn", part.cross)):
+            if one is not None and all(f"{sub}.hook_{n}" in block for n in needs):
+                found.append(Heads(block, sub, one))
+    return found
+
+
+def sampled(subject: Subject, *needs: str) -> Iterator[Heads]:
+    """One module of each kind."""
+    chosen = {block.at for block in subject.samples()}
+    return (heads for heads in every(subject, *needs) if heads.block.at in chosen)
+
+
+def check_pattern_is_softmax_of_scores(subject: Subject) -> None:
+    """Rows of the pattern are the softmax of the scores; with a sink, less than all of it."""
+    for heads in every(subject, "attn_scores", "pattern"):
+        pattern, total = heads["pattern"], heads["pattern"].sum(-1, keepdim=True)
+        if heads.part.sinks is None:
+            ones = torch.ones_like(total)
+            subject.expect.close(f"the sum of a row of {heads.name('pattern')}", total, ones, "1")
+        else:
+            less = bool((total < 1.0).all() and (total > 0.0).all())
+            subject.expect.holds(heads.name("pattern"), less, "with a sink its rows sum to under 1")
+        wanted = heads["attn_scores"].softmax(-1)
+        subject.expect.close(heads.name("pattern"), pattern / total, wanted, "softmax(attn_scores)")
+
+
+def check_pattern_is_causal(subject: Subject) -> None:
+    """Where later tokens leave earlier outputs alone, no pattern looks ahead."""
+    if not subject.is_causal:
+        raise NotApplicable("the model is not causal")
+    main = subject.model.native.stacks[0].prefix
+    for heads in every(subject, "pattern"):
+        if heads.sub == "attn" and heads.block.at.startswith(f"{main}."):
+            ahead = heads["pattern"].triu(1)
+            subject.expect.close(
+                f"{heads.name('pattern')} above the diagonal",
+                ahead,
+                torch.zeros_like(ahead),
+                "zero",
+            )
+
+
+def check_z_is_pattern_times_v(subject: Subject) -> None:
+    """z is the values as the pattern weighs them."""
+    for heads in every(subject, "pattern", "v", "z"):
+        wanted = torch.einsum("bhqk,bkhd->bqhd", heads["pattern"], heads.values)
+        subject.expect.close(heads.name("z"), heads["z"], wanted, "pattern @ v")
+
+
+def check_one_token_z_is_v(subject: Subject) -> None:
+    """A position that sees only itself gives its own value."""
+    if subject.merges_pictures:
+        raise NotApplicable("pictures take more than one position")
+    found = every(subject, "v", "z", run=subject.one_token)
+    found = [one for one in found if one.sub == "attn" and one.part.sinks is None]
+    found = [one for one in found if one["z"].shape[1] == 1]
+    if not found:
+        raise NotApplicable("a sink takes part of the attention, or there is never one position")
+    for heads in found:
+        wanted = repeat_kv(heads["v"], heads["z"].shape[2], axis=2)
+        subject.expect.close(heads.name("z"), heads["z"], wanted, "v, on one token")
+
+
+def check_scores_are_products(subject: Subject) -> None:
+    """Scores grow with the products of queries and keys, head by head, and with nothing less."""
+    for heads in every(subject, "attn_scores", "pattern", "q"):
+        q_name, k_name = heads.product_names
+        if q_name in heads and k_name in heads:
+            subject.expect.made += 1
+            if not (_are_linear(subject, heads) or _rise_along_rows(heads)):
+                _hold_mixed_difference(subject, heads)
+
+
+def _products(heads: Heads) -> Tensor:
+    q_name, k_name = heads.product_names
+    keys = repeat_kv(heads[k_name], heads[q_name].shape[2], axis=2)
+    return torch.einsum("bqhd,bkhd->bhqk", heads[q_name].double(), keys.double())
+
+
+def _are_linear(subject: Subject, heads: Heads) -> bool:
+    """One positive factor makes the scores of the products, where they are not masked."""
+    scores, products = heads["attn_scores"].double(), _products(heads)
+    seen = heads.seen
+    if "rel_pos_bias" in heads:
+        scores = scores - heads["rel_pos_bias"].double()
+    factor = best_factor(scores[seen], products[seen])
+    return factor > 0 and subject.expect.are_close(scores[seen], products[seen] * factor)
+
+
+def _rise_along_rows(heads: Heads) -> bool:
+    """In each row scores rise with the products: a soft-cap bends them and keeps their order."""
+    scores, products = heads["attn_scores"].double(), _products(heads)
+    masked = products.masked_fill(~heads.seen, -torch.inf)
+    order = masked.argsort(-1)
+    steps = scores.masked_fill(~heads.seen, -1e9).gather(-1, order).diff(dim=-1)
+    return bool((steps >= -1e-5).all())
+
+
+def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
+    """What is left of the scores when everything that depends on q or k alone is taken off."""
+    q_name, k_name = heads.product_names
+    q, k = heads[q_name], heads[k_name]
+    generator = torch.Generator().manual_seed(3)
+    # towards zero, for some models clip what is large
+    dq = -q * torch.rand(q.shape, generator=generator).to(q)
+    dk = -k * torch.rand(k.shape, generator=generator).to(k)
+
+    def add(delta: Tensor) -> object:
+        return lambda value, hook: value + delta
+
+    def scores(*edits: tuple[str, Tensor]) -> Tensor:
+        hooks = [(heads.name(short), add(delta)) for short, delta in edits]
+        name = heads.name("attn_scores")
+        return subject.read([name], hooks)[name].double()  # type: ignore[arg-type]
+
+    both = scores((q_name, dq), (k_name, dk))
+    mixed = both - scores((q_name, dq)) - scores((k_name, dk)) + heads["attn_scores"].double()
+    keys = repeat_kv(dk, dq.shape[2], axis=2)
+    wanted = torch.einsum("bqhd,bkhd->bhqk", dq.double(), keys.double())
+    seen = heads.seen & torch.isfinite(mixed)
+    subject.expect.proportional(
+        f"{heads.name('attn_scores')}, as far as it depends on both {q_name} and {k_name},",
+        mixed[seen],
+        wanted[seen],
+        f"the product of {q_name} and {k_name}",
+    )
+
+
+def check_shared_keys_are_an_earlier_layers(subject: Subject) -> None:
+    """A layer without keys or values of its own reads those of an earlier one."""
+    earlier: list[Heads] = []
+    for heads in every(subject, "q", "pattern", "z"):
+        for role in "kv":
+            if role not in heads:
+                subject.expect.holds(
+                    heads.name(role),
+                    any(_reads(subject, heads, one, role) for one in earlier),
+                    "the layer is said to have none, and it reads those of no earlier layer",
+                )
+        if heads.sub == "attn":
+            earlier.append(heads)
+    if not earlier:
+        raise NotApplicable("no layer has attention of its own")
+    subject.expect.made += 1
+
+
+def _reads(subject: Subject, heads: Heads, other: Heads, role: str) -> bool:
+    if role == "k":
+        both = "rot_k" in heads and "rot_k" in other
+        return both and subject.expect.are_close(heads["rot_k"], other["rot_k"])
+    if "v" not in other:
+        return False
+    wanted = torch.einsum("bhqk,bkhd->bqhd", heads["pattern"], other.values)
+    return wanted.shape == heads["z"].shape and subject.expect.are_close(heads["z"], wanted)
+
+
+def check_scores_have_the_bias(subject: Subject) -> None:
+    """Where a layer holds relative positions, scores are products plus their bias."""
+    for heads in every(subject, "attn_scores", "pattern", "q", "rel_pos_bias"):
+        subject.expect.holds(
+            heads.name("attn_scores"),
+            _are_linear(subject, heads),
+            "it is not the product of q and k plus hook_rel_pos_bias",
+        )
+
+
+def check_result_sums_to_attn_out(subject: Subject) -> None:
+    """What the heads write, with the bias carried the same way, is what attention adds."""
+    outs = {"attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out"}
+    for heads in every(subject, "result"):
+        out = outs[heads.sub]
+        if out in heads.block:
+            rest = heads.block[out] - heads["result"].sum(2)
+            subject.expect.close(
+                f"{heads.block.name(out)} less the sum of {heads.name('result')}",
+                rest,
+                _carried_bias(subject, heads, rest),
+                "b_O, carried to the stream as heads are",
+            )
+
+
+def _carried_bias(subject: Subject, heads: Heads, rest: Tensor) -> Tensor:
+    """b_O as it reaches the stream, through the norm and multiplier behind attention."""
+    bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
+    bias = torch.zeros_like(rest[0, 0]) if bias is None else bias
+    slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
+    if f"{slot}.hook_scale" in heads.block:
+        from lensbridge.conformance.norms import norms_of
+
+        norm = norms_of(subject.parts[heads.block.at])[slot]
+        bias = bias - bias.mean() if norm.kind == "LN" else bias
+        gain = subject.weight(f"{heads.block.at}{slot}.w")
+        shift = subject.weight(f"{heads.block.at}{slot}.b")
+        bias = bias / heads.block[f"{slot}.hook_scale"]
+        bias = bias if gain is None else bias * gain
+        bias = bias if shift is None else bias + shift
+    return bias.expand_as(rest) * heads.part.writer.scale.value(rest)

@@ -1,0 +1,165 @@
+"""Edits inside attention: one head or one position moves what it should, and nothing else."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.attention import Heads, sampled
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.subject import Pass, Subject
+from lensbridge.hooks.callbacks import Hook
+
+
+def _where(pattern: Tensor, head: slice, query: slice) -> Tensor:
+    region = torch.zeros_like(pattern, dtype=torch.bool)
+    region[0, head, query] = True
+    return region
+
+
+def hold_only_within(
+    subject: Subject, point: str, after: Tensor, before: Tensor, region: Tensor, cause: str
+) -> None:
+    """A value changed in a region, somewhere, and nowhere else."""
+    outside = torch.where(region, before, after)
+    subject.expect.close(f"{point}, where {cause} does not reach,", outside, before, "unchanged")
+    subject.expect.differ(f"{point}, where {cause} reaches,", after[region], before[region], cause)
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """An edit of one head at one position of the first row: reversed, so no larger than it was."""
+
+    head: int
+    position: int
+
+    def __call__(self, value: Tensor, hook: Hook) -> None:
+        value[0, self.position, self.head] = -value[0, self.position, self.head].flip(-1)
+
+
+def check_editing_a_query_moves_its_head(subject: Subject) -> None:
+    """One head of q at one position moves that head's pattern and z there, and nothing earlier."""
+    for heads in sampled(subject, "q", "pattern", "z"):
+        head = 1
+        at = int(heads["pattern"][0, head].amax(-1).argmin())  # where it is least settled
+        after = heads.of(_after(subject, heads, "q", Nudge(head, at)))
+        cause = f"an edit of {heads.name('q')}[0, {at}, {head}]"
+        region = _where(heads["pattern"], slice(head, head + 1), slice(at, at + 1))
+        hold_only_within(
+            subject, heads.name("pattern"), after["pattern"], heads["pattern"], region, cause
+        )
+        reached = _as_z(region.any(-1), heads)
+        hold_only_within(subject, heads.name("z"), after["z"], heads["z"], reached, cause)
+
+
+def _after(subject: Subject, heads: Heads, short: str, edit: object) -> Pass:
+    names = [heads.name(one) for one in ("pattern", "z")]
+    return subject.read(names, [(heads.name(short), edit)])  # type: ignore[list-item]
+
+
+def _as_z(reached: Tensor, heads: Heads) -> Tensor:
+    """`[b, h, q]` as a region of z."""
+    return reached.transpose(1, 2).unsqueeze(-1).expand_as(heads["z"])
+
+
+def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
+    """Which query heads read a key/value head, as a mask of `[b, h, q]` of the first row."""
+    pattern = heads["pattern"]
+    share = pattern.shape[1] // n_groups
+    mask = torch.zeros_like(pattern[..., 0], dtype=torch.bool)
+    mask[0, group * share : (group + 1) * share] = True
+    return mask
+
+
+def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
+    """One head of k at one position moves the rows of its query heads that see the position."""
+    found = list(sampled(subject, "q", "k", "pattern", "z"))
+    found = [one for one in found if one.part.latent is None or "rot_k" in one]
+    if not found:
+        raise NotApplicable("a latent's heads share a part of k, and nothing rotates it")
+    for heads in found:
+        group = heads["k"].shape[2] - 1
+        ours = _of_group(heads, group, heads["k"].shape[2]).unsqueeze(-1)
+        open_ = (heads["pattern"] * (1.0 - heads["pattern"])).masked_fill(~ours, 0.0)
+        at = int(open_.sum((0, 1, 2)).argmax())
+        keys = "k" if heads.part.latent is None else "rot_k"  # a latent's heads share a part
+        after = heads.of(_after(subject, heads, keys, Nudge(group, at)))
+        seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["k"].shape[2])
+        region = seeing.unsqueeze(-1).expand_as(heads["pattern"])
+        cause = f"an edit of {heads.name('k')}[0, {at}, {group}]"
+        hold_only_within(
+            subject, heads.name("pattern"), after["pattern"], heads["pattern"], region, cause
+        )
+
+
+def check_editing_a_value_moves_its_heads(subject: Subject) -> None:
+    """One head of v at one position moves the z of its query heads, and no pattern."""
+    for heads in sampled(subject, "v", "pattern", "z"):
+        group = 0
+        ours = _of_group(heads, group, heads["v"].shape[2]).unsqueeze(-1)
+        at = int(heads["pattern"].masked_fill(~ours, 0.0).sum((0, 1, 2)).argmax())
+        after = heads.of(_after(subject, heads, "v", Nudge(group, at)))
+        cause = f"an edit of {heads.name('v')}[0, {at}, {group}]"
+        subject.expect.close(
+            f"{heads.name('pattern')} under {cause}",
+            after["pattern"],
+            heads["pattern"],
+            "as it was",
+        )
+        seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["v"].shape[2])
+        hold_only_within(
+            subject, heads.name("z"), after["z"], heads["z"], _as_z(seeing, heads), cause
+        )
+
+
+def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
+    """A head that is made to look at one place gives the value that stands there."""
+    for heads in sampled(subject, "attn_scores", "pattern", "v", "z"):
+        head, at = heads["pattern"].shape[1] - 1, heads["pattern"].shape[2] // 2
+        target = int(heads["pattern"][0, head, at].argmin())
+        wanted = heads.values[0, target, head]
+
+        def look(value: Tensor, hook: Hook, one: tuple[int, int, int] = (head, at, target)) -> None:
+            scores = hook.name.endswith("scores")
+            value[0, one[0], one[1]] = -1e4 if scores else 0.0
+            value[0, one[0], one[1], one[2]] = 1e4 if scores else 1.0
+
+        out = heads.block.name({"attn": "hook_attn_out"}.get(heads.sub, "hook_cross_attn_out"))
+        names = [name for name in (heads.name("z"), out) if name in subject.names]
+        for short in ("attn_scores", "pattern"):
+            run = subject.read(names, [(heads.name(short), look)])
+            z = run[heads.name("z")]
+            if out in run.values:
+                cause = f"an edit of {heads.name(short)}"
+                subject.expect.differ(out, run[out], subject.clean[out], cause)
+            subject.expect.close(
+                f"{heads.name('z')}[0, {at}, {head}], after {heads.name(short)} was made to look "
+                f"at position {target} alone,",
+                z[0, at, head],
+                wanted,
+                "the value there",
+            )
+
+
+def check_each_head_reads_its_own_copy(subject: Subject) -> None:
+    """An edit of one head's copy of the stream moves that head and no other."""
+    for block in subject.samples("hook_q_input"):
+        part = subject.parts[block.at].attn
+        for role in "qkv":
+            if part is not None and part.q_norm is not None and part.qk_norm_axes == "flat":
+                raise NotApplicable("a norm over all heads makes each depend on all")
+            copies, point = f"hook_{role}_input", f"attn.hook_{role}"
+            if copies in block and point in block:
+                head = block[point].shape[2] - 1
+                name = block.name(point)
+                after = subject.read([name], [(block.name(copies), Nudge(head, 1))])[name]
+                region = torch.zeros_like(after, dtype=torch.bool)
+                region[0, 1, head] = True
+                hold_only_within(
+                    subject,
+                    name,
+                    after,
+                    block[point],
+                    region,
+                    f"an edit of one head of {block.name(copies)}",
+                )

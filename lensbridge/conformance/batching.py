@@ -1,0 +1,120 @@
+"""Batches and caches: a row gives what it gives alone, a step what it gives in the whole."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.expect import NotApplicable, difference
+from lensbridge.conformance.subject import Inputs, Pass, Subject, prefix_of
+
+PADS = 2
+
+
+def check_rows_do_not_meet(subject: Subject) -> None:
+    """A padded row gives what it gives alone, whichever side is padded."""
+    if set(subject.inputs) != {"input_ids"} or subject.model.native.is_encoder_decoder:
+        raise NotApplicable("padding is checked on models that read ids alone")
+    if "attention_mask" not in subject.accepted:
+        raise NotApplicable("the model takes no mask")
+    ids = subject.tokens
+    names = [n for n in subject.names if _per_position(subject, n)]
+    alone = subject.read(names, inputs={"input_ids": ids[:1]})
+    for side in ("left", "right"):
+        _hold_side(subject, side, names, alone)
+
+
+def _hold_side(subject: Subject, side: str, names: list[str], alone: Pass) -> None:
+    ids = subject.tokens
+    inputs, real = padded(ids, side)
+    together = subject.read(names, inputs=inputs)
+    if together.output.ndim != 3:
+        raise NotApplicable("the output has no positions")
+    if not subject.expect.are_close(together.output[:1, real], alone.output):
+        _refuse_what_is_native(subject, inputs, real, alone.output)
+    subject.expect.close(
+        f"the output of a row that is padded on the {side}",
+        together.output[:1, real],
+        alone.output,
+        "what the row gives alone",
+    )
+    for name in names:
+        subject.expect.close(
+            f"{name} of a row that is padded on the {side}",
+            together[name][:1, real],
+            alone[name],
+            "what the row gives alone",
+        )
+
+
+def padded(ids: Tensor, side: str) -> tuple[Inputs, slice]:
+    """Two rows, the first padded to the length of the second; and where it is real."""
+    length = ids.shape[1]
+    batch = torch.zeros(2, length + PADS, dtype=ids.dtype, device=ids.device)
+    real = slice(PADS, None) if side == "left" else slice(0, length)
+    mask = torch.zeros_like(batch)
+    mask[0, real], mask[1] = 1, 1
+    batch[0, real] = ids[0]
+    batch[1] = torch.cat([ids[-1], ids[0, :PADS]])
+    return {"input_ids": batch, "attention_mask": mask}, real
+
+
+def _refuse_what_is_native(subject: Subject, inputs: Inputs, real: slice, alone: Tensor) -> None:
+    """A model whose own forward mixes rows, whatever positions it is given, is not our doing."""
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    more: list[dict[str, Any]] = [{}]
+    if "position_ids" in subject.accepted:
+        more.append({"position_ids": positions})
+    nearest = min(difference(subject.bare(inputs, **extra)[:1, real], alone) for extra in more)
+    if nearest > subject.expect.tolerance:
+        raise NotApplicable(
+            f"the bare model's own padded rows differ from unpadded ones by {nearest:.2g}"
+        )
+
+
+def _per_position(subject: Subject, name: str) -> bool:
+    axes = subject.axes(name)
+    rotated = name.endswith(("hook_rot_q", "hook_rot_k"))  # by a position that padding shifts
+    return axes.startswith("b p") and ".mixer." not in name and not rotated
+
+
+def check_decoding_reads_the_same(subject: Subject) -> None:
+    """A step behind a key/value cache reads what the whole pass reads at its last position."""
+    if set(subject.inputs) != {"input_ids"} or not subject.is_causal:
+        raise NotApplicable("decoding is checked on causal models that read ids alone")
+    ids = subject.tokens
+    with torch.no_grad():
+        prefix: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
+    past = prefix.get("past_key_values")
+    if past is None or "past_key_values" not in subject.accepted:
+        raise NotApplicable("the model keeps no keys and values")
+    with torch.no_grad():
+        again: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
+    bare = subject.bare({"input_ids": ids[:, -1:]}, past_key_values=again.get("past_key_values"))
+    apart = difference(bare, subject.clean.output[:, -1:])
+    if apart > subject.expect.tolerance:
+        raise NotApplicable(f"the bare model's own cached step differs by {apart:.2g}")
+    names = [n for n in subject.names if _in_step(subject, n)]
+    step = subject.read(names, inputs={"input_ids": ids[:, -1:]}, past_key_values=past)
+    subject.expect.close(
+        "the output of a cached step",
+        step.output,
+        subject.clean.output[:, -1:],
+        "the whole pass's last position",
+    )
+    for name in names:
+        whole, found = subject.clean[name], step[name]
+        if subject.axes(name) == "b h q k":
+            keys = min(whole.shape[-1], found.shape[-1])
+            whole, found = whole[:, :, -1:, -keys:], found[..., -keys:]
+        else:
+            whole, found = whole[:, -1:], found[:, -1:]
+        subject.expect.close(
+            f"{name} of a cached step", found, whole, "the whole pass's last position", slack=5.0
+        )
+
+
+def _in_step(subject: Subject, name: str) -> bool:
+    axes = subject.axes(name)
+    outside = not prefix_of(name) or ".mixer." not in name
+    return outside and (axes.startswith("b p") or axes == "b h q k")

@@ -1,0 +1,122 @@
+"""What a description leaves out although the model plainly has it.
+
+The other checks hold a description to what it says; a description that says less would pass them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from lensbridge.conformance.subject import Subject
+from lensbridge.native.parts import BlockPart
+
+
+class Claim(NamedTuple):
+    """Something that a model shows: whether the description has it, and how it shows."""
+
+    what: str
+    said: bool
+    shown: str
+
+
+def check_nothing_is_left_out(subject: Subject) -> None:
+    """Outputs, embeddings, towers, branches, experts and tables of positions have their words."""
+    for claim in _claims(subject):
+        subject.expect.holds(claim.what, claim.said, claim.shown)
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    yield from _of_output(subject)
+    yield from _of_inputs(subject)
+    yield from _of_streams(subject)
+    for at, part in subject.parts.items():
+        yield from _of_block(subject, at, part)
+
+
+def _of_output(subject: Subject) -> Iterator[Claim]:
+    with torch.no_grad():
+        native: Any = subject.hf_model(**subject.inputs)
+    for key, point in (("logits", "hook_logits"), ("pooler_output", "hook_pooler_out")):
+        shown = f"the model returns {key}, and it is no point"
+        value = native.get(key)
+        pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
+        computed = value is not None and key == "pooler_output" and not _is_given(subject, value)
+        said = value is None or pooled or computed or point in subject.names
+        yield Claim(point, said, shown)
+
+
+def _is_given(subject: Subject, value: torch.Tensor) -> bool:
+    """Whether a module inside the model gives a value of this shape, equal to it."""
+    found: list[bool] = []
+
+    def compare(module: nn.Module, args: Any, output: Any) -> None:
+        same = isinstance(output, torch.Tensor) and output.shape == value.shape
+        found.append(same and torch.equal(output, value))
+
+    inner = [m for m in subject.hf_model.modules() if m is not subject.hf_model]
+    handles = [module.register_forward_hook(compare) for module in inner]
+    try:
+        subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(found)
+
+
+def _of_inputs(subject: Subject) -> Iterator[Claim]:
+    for at in subject.stacks:
+        if subject.ids_of(at) is not None:
+            point = f"{at}hook_embed"
+            yield Claim(point, point in subject.names, "the stack reads ids, and it is no point")
+    if "decoder_input_ids" in subject.inputs:
+        shown = "the model has an encoder, and no tower is one"
+        yield Claim("towers", "encoder." in subject.stacks, shown)
+    if {"pixel_values", "input_ids"} <= set(subject.inputs):
+        shown = "the model reads pictures, and no tower does"
+        yield Claim("towers", "vision." in subject.stacks, shown)
+    if subject.merges_pictures:
+        shown = "pictures take the places of ids, and what carries them there is no point"
+        yield Claim("projector.hook_out", "projector.hook_out" in subject.names, shown)
+
+
+def _of_streams(subject: Subject) -> Iterator[Claim]:
+    spec = subject.model.architecture
+    for stack in (spec, *spec.towers):
+        for block in stack.block if isinstance(stack.block, tuple) else (stack.block,):
+            named = any((block.attn, block.mlp, block.cross, block.mixer))
+            shown = "it is left open, though the layer's branches are described"
+            yield Claim(f"{stack.prefix}: residual", not named or block.residual is not None, shown)
+
+
+def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:
+    """Whether a module inside holds stacked experts and is told which to use for which token."""
+    holders = [m for m in module.modules() if "down_proj" in m._parameters]
+    told: list[bool] = []
+
+    def note(holder: nn.Module, args: Any, kwargs: Any) -> None:
+        given = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
+        told.append(any(not one.is_floating_point() for one in given))
+
+    handles = [holder.register_forward_pre_hook(note, with_kwargs=True) for holder in holders]
+    try:
+        subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(told)
+
+
+def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
+    attn, mlp = part.attn, part.mlp
+    if attn is not None:
+        point = f"{at}attn.hook_rel_pos_bias"
+        table = any(isinstance(module, nn.Embedding) for module in attn.module.modules())
+        shown = "attention holds a table of relative positions, and their bias is no point"
+        yield Claim(point, not table or point in subject.names, shown)
+    if mlp is not None and f"{at}mlp.hook_router_logits" in subject.names:
+        stacked = _routes_to_stacked(subject, mlp.module)
+        point = f"{at}mlp.hook_expert_indices"
+        shown = "it holds stacked experts, and they are no points"
+        yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)

@@ -1,0 +1,133 @@
+"""Edits in general: in place or returned, and gradients through them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.subject import Subject, kind_of, live_tensor
+from lensbridge.errors import EditError
+from lensbridge.hooks.callbacks import Hook
+
+SILENT = ("hook_pooler_out", "hook_scale")
+"""Points that need not reach the output that is compared: behind a later norm a factor is lost."""
+
+
+def noise(value: Tensor, seed: int = 5) -> Tensor:
+    """Numbers of order one in the shape of a value, the same each time."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
+
+
+def in_place(value: Tensor, hook: Hook) -> None:
+    """An edit that changes what it is given."""
+    value.mul_(1.25).add_(noise(value))
+
+
+def returned(value: Tensor, hook: Hook) -> Tensor:
+    """The same edit as a new value."""
+    return value.mul(1.25).add(noise(value))
+
+
+def check_in_place_equals_returned(subject: Subject) -> None:
+    """Editing in place and returning a new value mean the same, and both reach the output."""
+    kinds: dict[str, list[str]] = {}
+    for name, point in subject.points.items():
+        if point.editable and subject.clean[name].is_floating_point():
+            kinds.setdefault(kind_of(name), []).append(name)
+    for kind, names in kinds.items():
+        try:
+            one = subject.run([(name, in_place) for name in names])
+        except EditError:  # a value that cannot be edited faithfully refuses
+            continue
+        other = subject.run([(name, returned) for name in names])
+        subject.expect.same(
+            f"the output under an edit of {kind} in place",
+            one,
+            other,
+            "that under the same edit returned",
+        )
+        if not kind.endswith(SILENT):
+            subject.expect.differ("the output", one, subject.clean.output, f"an edit of {kind}")
+
+
+def check_gradients_are_autograds(subject: Subject) -> None:
+    """The gradient at a point, along a direction, is the derivative of editing along it."""
+    names = [
+        name
+        for name, point in subject.points.items()
+        if point.editable
+        and subject.clean[name].is_floating_point()
+        and not name.endswith("hook_attn_scores")
+    ]
+    if not subject.has_head:
+        names = [name for name in names if not name.endswith(SILENT)]
+    wanted, output = _derivatives(subject, names)
+    grads: dict[str, Tensor] = {}
+
+    def keep(grad: Tensor, hook: Hook) -> None:
+        grads[hook.name] = grad.detach().clone()
+
+    found_output = _backward(subject, [(name, keep) for name in names])
+    subject.expect.same(
+        "the output with gradients at every point", found_output, output, "that of the edited run"
+    )
+    for name, derivative in wanted.items():
+        if name in grads:
+            along = (grads[name].double() * noise(subject.clean[name]).double()).sum()
+            subject.expect.close(
+                f"the gradient at {name}, along a direction,",
+                along,
+                derivative,
+                "the derivative of an edit along it",
+            )
+
+
+def _loss(output: Tensor) -> Tensor:
+    return (output.double() * noise(output, 7).double()).sum() / output.numel() ** 0.5
+
+
+def _derivatives(subject: Subject, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """d loss / d step for an edit of `step` times a direction at each point, at step zero."""
+    steps = torch.zeros(len(names), dtype=torch.float64, requires_grad=True)
+
+    def along(i: int) -> Callable[[Tensor, Hook], Tensor]:
+        return lambda value, hook: value + steps[i].to(value) * noise(value)
+
+    _require_native_gradients(subject)
+    with subject.model.hooks(fwd_hooks=[(name, along(i)) for i, name in enumerate(names)]):
+        output = _output(subject)
+    (grad,) = torch.autograd.grad(_loss(output), steps)
+    return dict(zip(names, grad, strict=True)), output.detach()
+
+
+def _require_native_gradients(subject: Subject) -> None:
+    leaves = [p for p in subject.hf_model.parameters() if p.requires_grad]
+    if not leaves:
+        raise NotApplicable("no parameter wants a gradient")
+    try:
+        torch.autograd.grad(_loss(_output(subject)), leaves, allow_unused=True)
+    except RuntimeError as error:
+        raise NotApplicable(f"the bare model has no backward pass: {error}") from error
+
+
+def _backward(subject: Subject, hooks: list[tuple[str, Callable[[Tensor, Hook], None]]]) -> Tensor:
+    leaves = [p for p in subject.hf_model.parameters() if p.requires_grad]
+    with subject.model.hooks(bwd_hooks=hooks):
+        output = _output(subject)
+        torch.autograd.grad(_loss(output), leaves, allow_unused=True)
+    return output.detach()
+
+
+def _output(subject: Subject) -> Tensor:
+    found: list[Tensor] = []
+    handle = subject.hf_model.register_forward_hook(
+        lambda m, args, out: found.append(live_tensor(out))
+    )
+    try:
+        with torch.enable_grad():
+            subject.hf_model(**subject.inputs)
+    finally:
+        handle.remove()
+    return found[-1]

@@ -1,0 +1,230 @@
+"""MLPs and mixtures of experts: neurons are neurons, and routing routes."""
+
+from collections.abc import Iterator
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.attention_edits import hold_only_within
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.subject import Block, Subject
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.parts import BlockPart
+
+
+def dense(subject: Subject, *needs: str) -> Iterator[tuple[Block, str]]:
+    """The MLPs of one block of each kind: its own, the shared one, an expert that has tokens."""
+    for block in subject.samples():
+        for sub in ("mlp", "mlp.shared", *islice(_busy(block), 1)):
+            if all(f"{sub}.hook_{need}" in block for need in needs):
+                yield block, sub
+
+
+def _busy(block: Block) -> Iterator[str]:
+    for e in count():
+        given = f"mlp.experts.{e}.hook_in"
+        if given not in block:
+            return
+        if len(block[given]):
+            yield f"mlp.experts.{e}"
+
+
+def check_neurons_are_elementwise(subject: Subject) -> None:
+    """Moving every pre-activation along by one neuron moves the neurons along by one."""
+    for block, sub in dense(subject, "pre", "post"):
+        names = [n for n in (f"{sub}.hook_pre", f"{sub}.hook_pre_linear") if n in block]
+        post = block.name(f"{sub}.hook_post")
+
+        def roll(value: Tensor, hook: Hook) -> Tensor:
+            return value.roll(1, -1)
+
+        after = subject.read([post], [(block.name(n), roll) for n in names])[post]
+        subject.expect.close(
+            f"{post}, when pre-activations move along by one,",
+            after,
+            block[f"{sub}.hook_post"].roll(1, -1),
+            "moved along as well",
+        )
+
+
+def check_activation_is_as_named(subject: Subject) -> None:
+    """The neurons are the named activation of pre, times the linear branch."""
+    from transformers.activations import ACT2FN
+
+    name = subject.model.cfg.act_fn
+    if name not in ACT2FN:
+        raise NotApplicable(f"transformers has no activation {name!r}")
+    activation = ACT2FN[name]
+    if list(activation.parameters()):
+        raise NotApplicable(f"{name} has parameters of its own")
+    main = subject.model.native.main.prefix
+    for block in subject.clean.having("mlp.hook_pre", "mlp.hook_post"):
+        if not block.at.startswith(f"{main}."):
+            continue
+        neurons = activation(block["mlp.hook_pre"])
+        if "mlp.hook_pre_linear" in block:
+            neurons = neurons * block["mlp.hook_pre_linear"]
+        post = block["mlp.hook_post"]
+        subject.expect.close(block.name("mlp.hook_post"), post, neurons, f"{name}(pre)")
+
+
+def check_editing_a_neuron_moves_it(subject: Subject) -> None:
+    """One neuron's pre-activation at one position moves that neuron there."""
+    for block, sub in dense(subject, "pre", "post"):
+        for last in ("pre", "pre_linear"):
+            if f"{sub}.hook_{last}" in block:
+                _nudge_neuron(subject, block, sub, last)
+
+
+def _nudge_neuron(subject: Subject, block: Block, sub: str, last: str) -> None:
+    post, before = block.name(f"{sub}.hook_post"), block[f"{sub}.hook_post"]
+    row = (0,) * (before.ndim - 1)
+    where = (*row, int(before[row].abs().argmax()))  # no dead neuron
+
+    def nudge(value: Tensor, hook: Hook) -> None:
+        value[where] = 2.5
+
+    name = block.name(f"{sub}.hook_{last}")
+    after = subject.read([post], [(name, nudge)])[post]
+    region = torch.zeros_like(after, dtype=torch.bool)
+    region[where] = True
+    hold_only_within(subject, post, after, before, region, f"an edit of {name}{list(where)}")
+
+
+def check_linear_branch_is_linear(subject: Subject) -> None:
+    """The neurons are linear in `pre_linear`, and not in `pre`."""
+    for block, sub in dense(subject, "pre_linear", "post"):
+        bent = {last: _bend(subject, block, sub, last) for last in ("pre_linear", "pre")}
+        words = f"the second difference of {block.name(sub)}.hook_post along"
+        flat = torch.zeros_like(bent["pre"])
+        subject.expect.close(f"{words} hook_pre_linear", bent["pre_linear"], flat, "zero")
+        subject.expect.differ(f"{words} hook_pre", bent["pre"], flat, "the activation")
+
+
+def _bend(subject: Subject, block: Block, sub: str, last: str) -> Tensor:
+    post, name = block.name(f"{sub}.hook_post"), block.name(f"{sub}.hook_{last}")
+    value = block[f"{sub}.hook_{last}"]
+    step = torch.linspace(-1.0, 1.0, value.shape[-1]).to(value)
+    runs = []
+    for times in (-1.0, 0.0, 1.0):
+
+        def move(value: Tensor, hook: Hook, times: float = times) -> Tensor:
+            return value + times * step
+
+        runs.append(subject.read([post], [(name, move)])[post])
+    return runs[0] - 2 * runs[1] + runs[2]
+
+
+def mlp_input(block: Block, part: BlockPart) -> str:
+    """The point whose value the MLP's projections read."""
+    if part.residual != "post_norm" and "ln2.hook_out" in block:
+        return "ln2.hook_out"
+    if part.residual == "parallel":
+        return "ln1.hook_out" if "ln1.hook_out" in block else "hook_resid_pre"
+    for point in ("hook_resid_mid_cross", "hook_resid_mid"):
+        if point in block:
+            return point
+    return "hook_resid_pre"
+
+
+def check_editing_the_router_re_routes(subject: Subject) -> None:
+    """A token whose router wants another expert goes there."""
+    for block in subject.samples("mlp.hook_router_logits"):
+        logits = block["mlp.hook_router_logits"]
+        wanted = logits[0, 1].argmin()
+
+        def prefer(value: Tensor, hook: Hook, wanted: Tensor = wanted) -> None:
+            value[0, 1, wanted] = value[0, 1].max() + 3.0
+
+        names = [block.name(n) for n in ("hook_mlp_out", "mlp.hook_expert_indices") if n in block]
+        after = subject.read(names, [(block.name("mlp.hook_router_logits"), prefer)])
+        name = block.name("hook_mlp_out")
+        region = torch.zeros_like(after[name], dtype=torch.bool)
+        region[0, 1] = True
+        hold_only_within(
+            subject,
+            name,
+            after[name],
+            block["hook_mlp_out"],
+            region,
+            "an edit of the router's logits at one token",
+        )
+        indices = block.name("mlp.hook_expert_indices")
+        if indices in after.values:
+            chosen = bool((after[indices][0, 1] == wanted).any())
+            subject.expect.holds(indices, chosen, f"expert {int(wanted)} was preferred, not chosen")
+
+
+def check_expert_choices_are_obeyed(subject: Subject) -> None:
+    """Editing weights scales what the routed experts add; editing indices sends elsewhere."""
+    for block in subject.samples("mlp.hook_expert_indices", "mlp.hook_expert_weights"):
+        name = block.name("hook_mlp_out")
+        n = block["mlp.hook_router_logits"].shape[-1] if "mlp.hook_router_logits" in block else 2
+
+        def onwards(value: Tensor, hook: Hook, n: int = n) -> None:
+            value[0, 1] = (value[0, 1] + 1) % n
+
+        def double(value: Tensor, hook: Hook) -> None:
+            value[0, 1, 0] *= 2  # not all of them: a norm behind would undo it
+
+        for point, edit in (("expert_indices", onwards), ("expert_weights", double)):
+            full = block.name(f"mlp.hook_{point}")
+            after = subject.read([name], [(full, edit)])[name]
+            region = torch.zeros_like(after, dtype=torch.bool)
+            region[0, 1] = True
+            hold_only_within(
+                subject,
+                name,
+                after,
+                block["hook_mlp_out"],
+                region,
+                f"an edit of {full} at one token",
+            )
+
+
+def check_experts_sum_to_mlp_out(subject: Subject) -> None:
+    """What the experts give, weighed, and what all tokens share, is what the MLP adds."""
+    for block in subject.clean.having("mlp.hook_expert_weights", "hook_mlp_out"):
+        added = block["hook_mlp_out"]
+        if "ln2_post.hook_scale" in block:
+            added = block["ln2_post.hook_normalized"] * block["ln2_post.hook_scale"]
+        routed = _weighed(block).view(added.shape)
+        if "mlp.shared.hook_out" not in block:
+            subject.expect.proportional(
+                block.name("hook_mlp_out"), added, routed, "the experts' outputs, weighed"
+            )
+            continue
+        rest = _least_squares(added, routed, block["mlp.shared.hook_out"].view(added.shape))
+        subject.expect.close(
+            f"{block.name('hook_mlp_out')}, less the experts' outputs and the shared one's,",
+            rest,
+            torch.zeros_like(rest),
+            "zero",
+        )
+
+
+def _weighed(block: Block) -> Tensor:
+    """Shapes: `[token, m]`."""
+    indices = block["mlp.hook_expert_indices"].flatten(0, -2)
+    weights = block["mlp.hook_expert_weights"].flatten(0, -2)
+    total = torch.zeros(len(indices), block["hook_mlp_out"].shape[-1], dtype=weights.dtype)
+    total = total.to(weights.device)
+    for e in range(int(indices.max()) + 1):
+        if f"mlp.experts.{e}.hook_out" in block:
+            rows, choices = torch.where(indices == e)
+            out = block[f"mlp.experts.{e}.hook_out"]
+            share = out * weights[rows, choices].unsqueeze(-1)
+            total.index_add_(0, rows, share.to(total.dtype))
+    return total
+
+
+def _least_squares(added: Tensor, routed: Tensor, shared: Tensor) -> Tensor:
+    """What is left of a sum of the two: one factor for all tokens, and one of each token's own."""
+    pairs = torch.stack([routed, shared], dim=-1).double().flatten(0, -3)
+    wanted = added.double().flatten(0, -2).unsqueeze(-1)
+    factors = torch.linalg.lstsq(pairs, wanted).solution
+    routed_factor = factors[:, 0].median()
+    rest = wanted - pairs[..., :1] * routed_factor
+    own = (pairs[..., 1:] * rest).sum(1, keepdim=True) / pairs[..., 1:].pow(2).sum(1, keepdim=True)
+    return rest - pairs[..., 1:] * own

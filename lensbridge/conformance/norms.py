@@ -1,0 +1,163 @@
+"""Norms: what they read, what they compute, and who reads them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.subject import Block, Pass, Subject
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import BlockPart
+
+READ_BEFORE = {"ln1": "hook_attn_in", "ln_cross": "hook_resid_mid", "ln2": "hook_mlp_in"}
+"""What a norm in front of a branch reads."""
+
+SUMMED = {
+    "ln1": ("hook_attn_out", "hook_mixer_out"),
+    "ln_cross": ("hook_cross_attn_out",),
+    "ln2": ("hook_mlp_out",),
+}
+"""Norms of the sum, in order, and what is added to the stream before each."""
+
+
+def norms_of(part: BlockPart) -> dict[str, Norm]:
+    """The norms of a block by slot."""
+    slots = {"ln1": part.ln1, "ln1_post": part.ln1_post, "ln2": part.ln2, "ln2_post": part.ln2_post}
+    slots |= {"ln_cross": part.ln_cross, "ln_cross_post": part.ln_cross_post}
+    return {slot: norm for slot, norm in slots.items() if norm is not None}
+
+
+def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
+    """Every norm's prefix, the norm, and what it should read where that is a point."""
+    run = subject.clean
+    for at, block in run.blocks.items():
+        for slot, norm in norms_of(subject.parts[at]).items():
+            if f"{slot}.hook_out" in block:
+                yield f"{at}{slot}", norm, _read_by(block, slot, subject.parts[at])
+    for at, stack in subject.stacks.items():
+        if stack.ln_final is not None and f"{at}ln_final.hook_out" in run.values:
+            last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+            alone = stack.residual_axes == "b p m"  # of several streams it reads their mix
+            yield f"{at}ln_final", stack.ln_final, run.values.get(last) if alone else None
+        if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
+            yield f"{at}ln_embed", stack.ln_embed, None
+
+
+def _read_by(block: Block, slot: str, part: BlockPart) -> Tensor | None:
+    if part.residual == "post_norm":
+        return _summed_before(block, slot)
+    return block.values.get(block.name(READ_BEFORE.get(slot, "")))
+
+
+def _summed_before(block: Block, slot: str) -> Tensor | None:
+    """The sum that a norm behind it reads: the stream since the norm before, and what was added."""
+    stream = block["hook_resid_pre"]
+    for norm, added in SUMMED.items():
+        for point in added:
+            stream = stream + block[point] if point in block else stream
+        if norm == slot:
+            return stream
+        stream = block.values.get(block.name(f"{norm}.hook_out"), stream)
+    return None
+
+
+def check_norms_compute_their_formula(subject: Subject) -> None:
+    """(x - mean) / divisor is the normalized value; that times the gain plus the bias is out."""
+    run = subject.clean
+    for at, norm, given in every_norm(subject):
+        normalized, out = run[f"{at}.hook_normalized"], run[f"{at}.hook_out"]
+        gain, bias = subject.weight(f"{at}.w"), subject.weight(f"{at}.b")
+        wanted = normalized if gain is None else normalized * gain
+        wanted = wanted if bias is None else wanted + bias
+        subject.expect.close(f"{at}.hook_out", out, wanted, "hook_normalized * w + b")
+        _hold_divisor(subject, run, at, norm, given)
+
+
+def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tensor | None) -> None:
+    normalized, scale = run[f"{at}.hook_normalized"], run[f"{at}.hook_scale"]
+    size = normalized.double().pow(2).mean(-1, keepdim=True)
+    share = 1.0 - norm.eps / scale.double().pow(2)  # what eps leaves
+    told = share > 1e-3
+    size = (size / share)[told]
+    if size.numel():
+        subject.expect.holds(
+            f"{at}.hook_normalized",
+            0.5 < float(size.median()) < 1.01,
+            f"its mean square is {float(size.median()):.3g}, and a norm makes it about 1",
+        )
+    if given is not None:
+        centered = given - given.mean(-1, keepdim=True) if norm.kind == "LN" else given
+        subject.expect.close(
+            f"{at}.hook_normalized * hook_scale",
+            normalized * scale,
+            centered,
+            "what it should read, less its mean" if norm.kind == "LN" else "what it should read",
+        )
+
+
+def check_branches_read_the_stream(subject: Subject) -> None:
+    """Attention reads the stream at the block's start, the MLP where its branch begins."""
+    for block in subject.clean.blocks.values():
+        part = subject.parts[block.at]
+        if "hook_attn_in" in block:
+            subject.expect.close(
+                block.name("hook_attn_in"),
+                block["hook_attn_in"],
+                block["hook_resid_pre"],
+                "hook_resid_pre",
+            )
+        if part.mixer is not None and "mixer.hook_in" in block:
+            normed = part.ln1 is not None and part.residual != "post_norm"
+            read = "ln1.hook_out" if normed else "hook_resid_pre"
+            given, name = block["mixer.hook_in"], block.name("mixer.hook_in")
+            if part.mixer.fed_more:
+                subject.expect.differ(name, given, block[read], "what it is fed beside the stream")
+            else:
+                subject.expect.close(name, given, block[read], read)
+        before = _before_mlp(block, part)
+        if "hook_mlp_in" in block:
+            subject.expect.close(
+                block.name("hook_mlp_in"), block["hook_mlp_in"], block[before], before
+            )
+
+
+def _before_mlp(block: Block, part: BlockPart) -> str:
+    if part.residual == "parallel":
+        return "hook_resid_pre"
+    for point in ("hook_resid_mid_cross", "hook_resid_mid"):
+        if point in block:
+            return point
+    return "hook_resid_pre"
+
+
+def check_norm_edits_carry_on(subject: Subject) -> None:
+    """An edited divisor or normalized value comes out of the norm as the formula says."""
+    run = subject.clean
+    for block in subject.samples():
+        for slot in norms_of(subject.parts[block.at]):
+            at = f"{block.at}{slot}"
+            if f"{slot}.hook_out" in block:
+                _edit_norm(subject, run, at)
+
+
+def _edit_norm(subject: Subject, run: Pass, at: str) -> None:
+    gain, bias = subject.weight(f"{at}.w"), subject.weight(f"{at}.b")
+    normalized, out = run[f"{at}.hook_normalized"], f"{at}.hook_out"
+
+    def affine(x: Tensor) -> Tensor:
+        x = x if gain is None else x * gain
+        return x if bias is None else x + bias
+
+    def halve(value: Tensor, hook: Hook) -> Tensor:
+        return value * 2.0
+
+    halved = subject.read([out], [(f"{at}.hook_scale", halve)])[out]
+    subject.expect.close(out, halved, affine(normalized / 2.0), "half of the normalized value's")
+    delta = torch.linspace(-1.0, 1.0, normalized.shape[-1]).to(normalized)
+
+    def shift(value: Tensor, hook: Hook) -> Tensor:
+        return value + delta
+
+    shifted = subject.read([out], [(f"{at}.hook_normalized", shift)])[out]
+    subject.expect.close(out, shifted, affine(normalized + delta), "the edited value's")

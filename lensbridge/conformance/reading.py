@@ -1,0 +1,149 @@
+"""Reading: it changes nothing, shows everything once, and leaves nothing behind."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.subject import Fingerprint, Subject, kind_of, prefix_of
+from lensbridge.hooks.callbacks import Hook
+
+
+def check_reading_changes_nothing(subject: Subject) -> None:
+    """The output while every point is read is the bare model's."""
+    subject.expect.same(
+        "the output while every point is read",
+        subject.clean.output,
+        subject.bare(),
+        "the bare model's",
+    )
+    subject.expect.holds("the model", bool(subject.clean.values), "it has no points to read")
+
+
+def check_every_point_fires_once(subject: Subject) -> None:
+    """One pass goes through each point once."""
+    fired: Counter[str] = Counter()
+
+    def count(value: Tensor, hook: Hook) -> None:
+        fired[hook.name] += 1
+
+    subject.run([(name, count) for name in subject.names])
+    for name in subject.names:
+        subject.expect.holds(name, fired[name] == 1, f"it fired {fired[name]} times in one pass")
+
+
+def check_shapes_are_as_declared(subject: Subject) -> None:
+    """One size for each letter of the axes, in a block and where it is one for the stack."""
+    sizes: dict[tuple[str, str], tuple[int, str]] = {}
+    for name, value in subject.clean.values.items():
+        axes = subject.axes(name).split()
+        if name == "projector.hook_out" and value.ndim == 2:
+            axes = axes[1:]  # all pictures in one row
+        subject.expect.holds(
+            name,
+            value.ndim == len(axes),
+            f"its axes are {' '.join(axes)}, and its shape is {tuple(value.shape)}",
+        )
+        for letter, size in zip(axes, value.shape, strict=True):
+            scope = _scope(letter, name)
+            if scope is not None:
+                known, where = sizes.setdefault((letter, scope), (size, name))
+                subject.expect.holds(
+                    name, size == known, f"axis {letter} is {size} here and {known} in {where}"
+                )
+
+
+def _scope(letter: str, name: str) -> str | None:
+    """Within what an axis has one size; None where it may be any."""
+    stack = kind_of(prefix_of(name)) or name.partition(".")[0]
+    if letter in "vm":
+        return stack if prefix_of(name) else None
+    if letter in "hgq":
+        return name.rpartition(".")[0].replace("hook_", "")
+    if letter == "b":  # a tower may see all pictures as one row
+        return "vision" if name.startswith("vision.") else ""
+    return None
+
+
+def check_values_are_finite(subject: Subject) -> None:
+    """Numbers everywhere; -inf only in scores, where a position is masked."""
+    for name, value in subject.clean.values.items():
+        if name.endswith("hook_attn_scores"):
+            bad = value.isnan() | (value == torch.inf)
+        else:
+            bad = ~torch.isfinite(value)
+        subject.expect.holds(name, not bool(bad.any()), f"{int(bad.sum())} values are not finite")
+
+
+def check_writing_back_changes_nothing(subject: Subject) -> None:
+    """Returning what was read leaves the output as it is, bit for bit."""
+    kinds: dict[str, list[str]] = {}
+    for name, point in subject.points.items():
+        if point.editable:
+            kinds.setdefault(kind_of(name), []).append(name)
+    for kind, names in {**kinds, "every point": [n for k in kinds.values() for n in k]}.items():
+        output = subject.run([(name, _same) for name in names])
+        subject.expect.same(
+            f"the output after writing back what {kind} is",
+            output,
+            subject.clean.output,
+            "the bare model's",
+        )
+
+
+def _same(value: Tensor, hook: Hook) -> Tensor:
+    return value.clone()
+
+
+def check_nothing_is_left(subject: Subject) -> None:
+    """Hooks, shadows, state and config are as before the lens came."""
+    subject.run([(name, _same) for name in subject.names[:1]])
+    after = Fingerprint.of(subject.hf_model)
+    for what in ("modules", "hooks", "shadows", "state", "config"):
+        same = vars(after)[what] == vars(subject.before)[what]
+        subject.expect.holds(f"the model's {what}", same, "the lens left something behind")
+
+
+def check_logits_are_the_output(subject: Subject) -> None:
+    """`hook_logits` is what the model returns."""
+    logits, output = subject.clean["hook_logits"], subject.clean.output
+    if output.dtype != logits.dtype or subject.model.dtype == torch.float64:
+        logits = logits.float()  # some models return float32 whatever they are made of
+        output = output.float()
+    subject.expect.same("hook_logits", logits, output, "the model's logits")
+
+
+def check_pooler_is_the_output(subject: Subject) -> None:
+    """`hook_pooler_out` is what the model returns as pooled."""
+    with torch.no_grad():
+        native: Any = subject.hf_model(**subject.inputs)
+    pooled = native.get("pooler_output")
+    if pooled is None:
+        raise NotApplicable("the model returns nothing pooled")
+    subject.expect.same(
+        "hook_pooler_out", subject.clean["hook_pooler_out"], pooled, "the model's pooled output"
+    )
+
+
+def check_eager_agrees(subject: Subject) -> None:
+    """Scores, patterns and what comes of them are those of the eager kernel."""
+    model = subject.hf_model
+    chosen = model.config._attn_implementation  # type: ignore[union-attr]
+    if chosen == "eager":
+        raise NotApplicable("the kernel is eager already")
+    names = [n for n in subject.names if n.endswith(("hook_pattern", "hook_attn_scores", "hook_z"))]
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        switched = model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+        eager = subject.read(names) if switched else None
+        bare = subject.bare() if switched else subject.clean.output
+    finally:
+        model.set_attn_implementation(chosen)  # type: ignore[operator]
+    if eager is None:
+        raise NotApplicable(f"{subject.label} cannot be switched to eager")
+    if not subject.expect.are_close(bare, subject.clean.output):
+        raise NotApplicable("the bare model's own output is another one with eager attention")
+    for name in names:
+        subject.expect.close(name, subject.clean[name], eager[name], "what eager attention gives")

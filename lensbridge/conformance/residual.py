@@ -1,0 +1,274 @@
+"""The residual stream: what is added to it is what the points say, edited or not."""
+
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.subject import Block, Pass, Subject
+from lensbridge.errors import ConformanceError
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.parts import BlockPart
+
+BRANCHES = ("hook_attn_out", "hook_mixer_out")
+
+POST_NORM = (
+    ("hook_resid_mid", "ln1", BRANCHES),
+    ("hook_resid_mid_cross", "ln_cross", ("hook_cross_attn_out",)),
+    ("hook_resid_post", "ln2", ("hook_mlp_out",)),
+)
+"""A point of the stream, the norm whose output it is, and what was added before that norm."""
+
+
+class Sum(NamedTuple):
+    """One equation of the stream: a point and what it should be."""
+
+    point: str
+    wanted: Tensor
+    meaning: str
+
+
+def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
+    """The equations of one block, in the order in which the stream flows."""
+    if part.residual == "post_norm":
+        yield from _post_norm(block)
+    elif part.residual is not None:
+        yield from _added(block, part)
+
+
+def _post_norm(block: Block) -> Iterator[Sum]:
+    stream = Running(block, "hook_resid_pre")
+    for point, norm, added in POST_NORM:
+        stream.add(*added)
+        if point not in block:
+            continue
+        if f"{norm}.hook_out" in block:  # what that norm reads is checked with the norms
+            yield Sum(block.name(point), block[f"{norm}.hook_out"], f"{norm}.hook_out")
+            stream = Running(block, point)
+        else:
+            yield stream.reaches(point)
+
+
+def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
+    stream = Running(block, "ln1.hook_out" if part.skip_norm else "hook_resid_pre")
+    stream.add(*BRANCHES)
+    if "hook_resid_mid" in block:
+        yield stream.reaches("hook_resid_mid")
+    if "hook_cross_attn_out" in block:
+        stream.add("hook_cross_attn_out")
+        if "hook_resid_mid_cross" in block:
+            yield stream.reaches("hook_resid_mid_cross")
+    if part.skip_norm and part.residual == "sequential":
+        stream = Running(block, "ln2.hook_out")
+    stream.add("hook_mlp_out", "hook_per_layer_out")
+    if "hook_resid_post" in block:
+        yield stream.reaches("hook_resid_post", _out_scale(part))
+
+
+def _out_scale(part: BlockPart) -> Tensor | None:
+    if part.out_scale is None:
+        return None
+    module, name = part.out_scale
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return held[name].detach()
+
+
+class Running:
+    """A stream to which branches are added."""
+
+    def __init__(self, block: Block, start: str) -> None:
+        self.block = block
+        self.value = block[start]
+        self.words = [start]
+
+    def add(self, *points: str) -> None:
+        """Add those of the points that the block has."""
+        for point in points:
+            if point in self.block:
+                self.value = self.value + self.block[point]
+                self.words.append(point)
+
+    def reaches(self, point: str, factor: Tensor | None = None) -> Sum:
+        """The equation for a point of the stream, which goes on from there."""
+        words, value = " + ".join(self.words), self.value
+        if factor is not None:
+            words, value = f"({words}) * the layer's scale", value * factor
+        self.value, self.words = self.block[point], [point]
+        return Sum(self.block.name(point), value, words)
+
+
+def check_stream_adds_up(subject: Subject) -> None:
+    """What the branches add, and nothing else, makes the stream."""
+    _require_described(subject)
+    _hold(subject, subject.clean, subject.clean.blocks)
+
+
+def _require_described(subject: Subject) -> None:
+    if all(part.residual is None for part in subject.parts.values()):
+        raise NotApplicable("the inside of its layers is not described")
+
+
+def _hold(subject: Subject, run: Pass, ats: Collection[str], edited: Collection[str] = ()) -> None:
+    for at in ats:
+        for point, wanted, meaning in sums(run.blocks[at], subject.parts[at]):
+            if point not in edited:
+                subject.expect.close(point, run[point], wanted, meaning)
+
+
+def check_stream_flows_on(subject: Subject) -> None:
+    """A block starts with what the one before it left, and the final norm reads the last."""
+    blocks = list(subject.clean.having("hook_resid_pre", "hook_resid_post"))
+    for one, other in pairwise(blocks):
+        if _stack(one) == _stack(other):
+            subject.expect.close(
+                other.name("hook_resid_pre"),
+                other["hook_resid_pre"],
+                one["hook_resid_post"],
+                one.name("hook_resid_post"),
+            )
+    subject.expect.holds("the blocks", bool(blocks), "there is none with both of its ends")
+
+
+def _stack(block: Block) -> str:
+    return block.at.rstrip(".").rpartition(".")[0]
+
+
+def check_embeddings_make_the_stream(subject: Subject) -> None:
+    """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
+    if not any(f"{at}hook_embed" in subject.names for at in subject.stacks):
+        raise NotApplicable("no stack has embeddings")
+    if subject.merges_pictures and "vision.hook_embed" not in subject.names:
+        raise NotApplicable("pictures take the places of embeddings")
+    for at, stack in subject.stacks.items():
+        merged = at == "" and subject.merges_pictures
+        if f"{at}hook_embed" in subject.clean.values and not merged:
+            _hold_embeddings(subject, at, f"{stack.prefix}.0.hook_resid_pre")
+
+
+def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
+    if at or not subject.model.architecture.embed_mixed:
+        _hold_sum(subject, at, first)
+        return
+    try:
+        _hold_sum(subject, at, first)
+    except ConformanceError:
+        return
+    subject.expect.holds("embed_mixed", False, "the embeddings make the stream as they are")
+
+
+def _hold_sum(subject: Subject, at: str, first: str) -> None:
+    run = subject.clean
+    stream, embed = run[first], run[f"{at}hook_embed"]
+    if embed.shape != stream.shape:
+        raise NotApplicable("the embeddings are projected to another width")
+    positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
+    if f"{at}ln_embed.hook_out" not in run.values:
+        rest = stream - embed - positions
+        _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
+        return
+    normed = run[f"{at}ln_embed.hook_out"]
+    read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
+    if subject.expect.are_close(stream, normed):
+        rest = _uncentered(read) - _uncentered(embed + positions)
+        _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed + hook_pos_embed")
+        return
+    subject.expect.close(first, stream, normed + positions, "ln_embed.hook_out")
+    rest = _uncentered(read) - _uncentered(embed)
+    _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed")
+
+
+def _uncentered(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def _hold_rest(subject: Subject, what: str, rest: Tensor, words: str) -> None:
+    """What the embeddings leave open is nothing, one vector (token types), or computed positions.
+
+    Positions that are learned are a point, so they must not be left over.
+    """
+    subject.expect.close(
+        f"what {what}, less {words},", rest, rest[:1].expand_as(rest), "the same for any tokens"
+    )
+    if subject.expect.are_close(rest, rest[:1, :1].expand_as(rest)):
+        return
+    weights = [p.detach() for p in subject.hf_model.parameters()]
+    tables = [w for w in weights if w.ndim == 2 and w.shape[-1] == rest.shape[-1]]
+    step = _uncentered(rest[0, 2] - rest[0, 1])
+    learned = any(
+        bool((_uncentered(table.diff(dim=0)) - step).abs().amax(-1).min() < 1e-4)
+        for table in tables
+        if len(table) > 1
+    )
+    subject.expect.holds(f"what {what}", not learned, f"{words} leaves out learned positions")
+
+
+EDITED = (
+    "hook_resid_pre",
+    "hook_attn_in",
+    "ln1.hook_out",
+    "hook_attn_out",
+    "hook_mixer_out",
+    "hook_resid_mid",
+    "hook_cross_attn_out",
+    "hook_resid_mid_cross",
+    "hook_mlp_in",
+    "ln2.hook_out",
+    "hook_mlp_out",
+    "hook_per_layer_out",
+    "hook_resid_post",
+)
+
+
+def check_edits_reach_branch_and_skip(subject: Subject) -> None:
+    """Under an edit of any term the stream adds up with the edited value, and its readers move."""
+    _require_described(subject)
+    for block in subject.samples("hook_resid_pre"):
+        for point in EDITED:
+            if point in block:
+                _edit_and_hold(subject, block, point)
+
+
+READERS = {
+    "hook_resid_pre": ("hook_attn_out", "hook_mixer_out", "hook_mlp_out"),
+    "hook_attn_in": ("hook_attn_out", "hook_mixer_out"),
+    "ln1.hook_out": ("hook_attn_out", "hook_mixer_out"),
+    "hook_resid_mid": ("hook_cross_attn_out", "hook_mlp_out"),
+    "hook_resid_mid_cross": ("hook_mlp_out",),
+    "hook_mlp_in": ("hook_mlp_out",),
+    "ln2.hook_out": ("hook_mlp_out",),
+}
+
+
+def _edit_and_hold(subject: Subject, block: Block, point: str) -> None:
+    name = block.name(point)
+    value = block[point]
+    delta = torch.linspace(-1.0, 1.5, value.shape[-1]).to(value)
+
+    def edit(value: Tensor, hook: Hook) -> Tensor:
+        return value + delta
+
+    part = subject.parts[block.at]
+    gone = _behind(block, part, point)
+    points = [n for n in subject.names if n.startswith(block.at) and n not in gone]
+    after = subject.read(points, [(name, edit)])
+    changed = after.blocks[block.at]
+    subject.expect.close(name, changed[point], value + delta, "the edited value, for later readers")
+    _hold(subject, after, [block.at], edited={name})
+    if part.residual == "post_norm" and point.startswith("ln"):
+        return
+    for reader in READERS.get(point, ()):
+        if reader in block:
+            subject.expect.differ(
+                block.name(reader), changed[reader], block[reader], f"an edit of {name}"
+            )
+
+
+def _behind(block: Block, part: BlockPart, point: str) -> set[str]:
+    """Points whose captured tensor an edit of this one is written into."""
+    if part.residual != "post_norm":
+        return set()
+    shared = {"hook_resid_mid": "ln1.hook_out", "hook_resid_mid_cross": "ln_cross.hook_out"}
+    return {block.name(shared[point])} if point in shared else set()

@@ -1,0 +1,353 @@
+"""What is checked: a model behind a lens, an input, and the passes that the checks share."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.conformance.expect import Expect
+from lensbridge.errors import LensbridgeError
+from lensbridge.hooked_model import LensModel
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.hooks.methods import HookPoint
+from lensbridge.loading import load
+from lensbridge.native.parts import BlockPart, StackPart
+from lensbridge.spec import Architecture
+
+Edit: TypeAlias = tuple[Any, Callable[[Tensor, Hook], Tensor | None]]
+Inputs: TypeAlias = Mapping[str, Tensor]
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4}
+"""float64 too: many norms and rotary embeddings compute in float32 inside."""
+
+LOOSE = 0.1
+"""In half precision."""
+
+_IN_BLOCK = re.compile(r"((?:[a-z_]+\.)+\d+\.)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The values of one block in one pass, by what follows its prefix: `attn.hook_q`."""
+
+    at: str
+    values: Mapping[str, Tensor]
+
+    def __contains__(self, point: str) -> bool:
+        return self.at + point in self.values
+
+    def __getitem__(self, point: str) -> Tensor:
+        return self.values[self.at + point]
+
+    def name(self, point: str) -> str:
+        """The full name."""
+        return self.at + point
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one run gave: the native output (logits, where there is a head) and values by name."""
+
+    output: Tensor
+    values: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    @cached_property
+    def blocks(self) -> dict[str, Block]:
+        """Every block by its prefix, `blocks.0.`, in order."""
+        prefixes = [prefix_of(name) for name in self.values]
+        return {at: Block(at, self.values) for at in dict.fromkeys(prefixes) if at}
+
+    def having(self, *points: str) -> list[Block]:
+        """The blocks that have all of these points."""
+        return [block for block in self.blocks.values() if all(p in block for p in points)]
+
+
+def prefix_of(name: str) -> str:
+    """The block that a point belongs to, with the dot; nothing outside the blocks.
+
+    Example:
+        >>> prefix_of("vision.blocks.1.attn.hook_q"), prefix_of("ln_final.hook_out")
+        ('vision.blocks.1.', '')
+    """
+    found = _IN_BLOCK.match(name)
+    return found[1] if found else ""
+
+
+def kind_of(name: str) -> str:
+    """A point's name without its numbers, so that those of all layers are one.
+
+    Example:
+        >>> kind_of("blocks.11.mlp.experts.3.hook_in")
+        'blocks.{i}.mlp.experts.{i}.hook_in'
+    """
+    return re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What must stay as it was while a lens is on a model and after it is taken off."""
+
+    modules: tuple[tuple[str, int, type], ...]
+    hooks: tuple[int, ...]
+    shadows: tuple[str, ...]
+    state: tuple[tuple[str, int, int], ...]
+    config: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Fingerprint":
+        """Of a model as it is now."""
+        named = list(model.named_modules())
+        config: Any = model.config
+        return cls(
+            modules=tuple((name, id(module), type(module)) for name, module in named),
+            hooks=tuple(len(m._forward_hooks) + len(m._forward_pre_hooks) for _, m in named),
+            shadows=tuple(name for name, module in named if "forward" in module.__dict__),
+            state=tuple(
+                (name, value.data_ptr(), value._version)
+                for name, value in model.state_dict(keep_vars=True).items()
+            ),
+            config=repr(sorted(config.to_dict().items(), key=repr)) + kernel_of(model),
+        )
+
+
+def kernel_of(model: nn.Module) -> str:
+    """Which attention implementation a model runs."""
+    config: Any = model.config
+    return str(config._attn_implementation)
+
+
+class Subject:
+    """One model under one description, with the input that it is checked on.
+
+    Args:
+        hf_model: the model, in eval mode.
+        inputs: keywords of its forward: `input_ids`, and what else it needs.
+        architecture: the description, or None for the registered one.
+        label: what reports call it.
+        tolerance: how far two values of one computation may lie apart; None: by dtype.
+    """
+
+    def __init__(
+        self,
+        hf_model: nn.Module,
+        inputs: Inputs,
+        architecture: Architecture | None = None,
+        label: str = "",
+        tolerance: float | None = None,
+    ) -> None:
+        self.hf_model = hf_model.eval()
+        self.inputs = dict(inputs)
+        with torch.no_grad():
+            self.hf_model(**self.inputs)  # some models change themselves in their first pass
+        self.before = Fingerprint.of(hf_model)
+        self.model: LensModel = load(hf_model, architecture=architecture)
+        self.label = label or type(hf_model).__name__
+        self.variant = f"{self.dtype_name}, {kernel_of(hf_model)}"
+        self.expect = Expect(tolerance or TOLERANCE.get(self.model.dtype, LOOSE))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every point, those that come only when named too; without towers that nothing enters."""
+        if "pixel_values" in self.inputs:
+            return self.model.hook_names
+        return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
+
+    @property
+    def points(self) -> dict[str, HookPoint]:
+        """Every point that the inputs reach, by name."""
+        return {name: self.model.hook_dict[name] for name in self.names}
+
+    def axes(self, name: str) -> str:
+        """The axes of a point of this model."""
+        return self.model.engine.sites[name].axes
+
+    @property
+    def merges_pictures(self) -> bool:
+        """Whether pictures take the places of some ids, so that other ids would not do."""
+        if not {"pixel_values", "input_ids"} <= set(self.inputs):
+            return False
+        config: Any = self.model.cfg.hf
+        places = config.to_dict()
+        token = places.get("image_token_id", places.get("image_token_index"))
+        merged = token is not None and bool((self.inputs["input_ids"] == token).any())
+        return merged or self.model.native.projector is not None
+
+    @cached_property
+    def has_head(self) -> bool:
+        """Whether there are logits."""
+        return "hook_logits" in self.names
+
+    @property
+    def dtype_name(self) -> str:
+        """`float32`, `bfloat16`..."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def is_half(self) -> bool:
+        """Whether sums are too coarse to be compared."""
+        return self.model.dtype not in TOLERANCE
+
+    @cached_property
+    def accepted(self) -> frozenset[str]:
+        """Keywords of the model's forward."""
+        return frozenset(signature(self.model.native.core.forward).parameters)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The ids `[batch, pos]`."""
+        return self.inputs["input_ids"]
+
+    @cached_property
+    def parts(self) -> dict[str, BlockPart]:
+        """Every block's modules by its prefix, `blocks.0.`."""
+        return {
+            f"{stack.prefix}.{i}.": block
+            for stack in self.model.native.stacks
+            for i, block in enumerate(stack.blocks)
+        }
+
+    @cached_property
+    def stacks(self) -> dict[str, StackPart]:
+        """Every stack by what its points outside the blocks begin with: nothing, `encoder.`..."""
+        main, *towers = self.model.native.stacks
+        return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
+
+    def ids_of(self, at: str) -> Tensor | None:
+        """The ids that a stack reads, where it reads any."""
+        if at not in ("", "encoder."):
+            return None
+        decodes = at == "" and "decoder_input_ids" in self.inputs
+        return self.inputs.get("decoder_input_ids" if decodes else "input_ids")
+
+    def samples(self, *points: str) -> list[Block]:
+        """Of the blocks with all of these points the last of each kind: other points, a kind."""
+        kinds: dict[tuple[str, frozenset[str]], Block] = {}
+        for block in self.clean.having(*points):
+            own = frozenset(kind_of(n) for n in self.names if n.startswith(block.at))
+            kinds[kind_of(block.at), own] = block
+        return list(kinds.values())
+
+    def weight(self, name: str) -> Tensor | None:
+        """A weight by name, where the model has it."""
+        return self.model.weight(name).detach() if name in self._weights else None
+
+    @cached_property
+    def _weights(self) -> frozenset[str]:
+        return frozenset(self.model.weight_names)
+
+    # --- passes ------------------------------------------------------------------------------
+
+    def bare(self, inputs: Inputs | None = None, **more: Any) -> Tensor:
+        """The output of the model alone."""
+        with torch.no_grad():
+            return first_tensor(self.hf_model(**(inputs or self.inputs), **more))
+
+    def read(
+        self,
+        names: Iterable[str] | None = None,
+        edits: Sequence[Edit] = (),
+        inputs: Inputs | None = None,
+        **more: Any,
+    ) -> Pass:
+        """Run with edits, and read points as they are after them."""
+        wanted = self.names if names is None else list(names)
+        with (
+            torch.no_grad(),
+            self.model.hooks(fwd_hooks=edits),
+            native_output(self.hf_model) as out,
+        ):
+            _, cache = self.model.run_with_cache(
+                dict(inputs or self.inputs),
+                names_filter=wanted,
+                return_type="logits" if self.has_head else None,
+                return_cache_object=False,
+                **more,
+            )
+        return Pass(out[-1], dict(cache))
+
+    def run(self, edits: Sequence[Edit], inputs: Inputs | None = None) -> Tensor:
+        """The output under edits."""
+        return self.read([], edits, inputs).output
+
+    @cached_property
+    def clean(self) -> Pass:
+        """Every point on the input, unedited."""
+        return self.read()
+
+    @property
+    def unreadable(self) -> str:
+        """Why the points cannot be read at all; nothing where they can."""
+        try:
+            return "" if self.clean.values else "the model has no points"
+        except RUN_ERRORS as error:
+            return told(error)
+
+    @cached_property
+    def one_token(self) -> Pass:
+        """Every point on an input of one position."""
+        one = {name: value[:, :1] for name, value in self.inputs.items() if value.ndim == 2}
+        names = [n for n in self.names if n.endswith(("hook_v", "hook_z", "hook_pattern"))]
+        return self.read(names, inputs={**self.inputs, **one})
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether the bare model's outputs leave later positions out."""
+        name = "decoder_input_ids" if "decoder_input_ids" in self.inputs else "input_ids"
+        if name not in self.inputs or self.merges_pictures:
+            return False
+        changed = self.inputs[name].clone()
+        changed[:, -1] = torch.where(changed[:, -1] == 7, 8, 7)
+        before, after = self.bare(), self.bare({**self.inputs, name: changed})
+        return before.ndim == 3 and self.expect.are_close(after[:, :-1], before[:, :-1])
+
+
+RUN_ERRORS = (
+    LensbridgeError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+"""What a run can raise where a description does not fit."""
+
+
+def told(error: BaseException) -> str:
+    """An error as a report tells it."""
+    own = isinstance(error, LensbridgeError)
+    return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def native_output(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What a model's forward returns inside: one tensor for each call."""
+    found: list[Tensor] = []
+    handle = model.register_forward_hook(lambda _, args, out: found.append(first_tensor(out)))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The logits of a native output, or the first thing that it holds, cut from the graph."""
+    return live_tensor(output).detach()
+
+
+def live_tensor(output: Any) -> Tensor:
+    """As `first_tensor`, in the graph."""
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    values = output.values() if isinstance(output, Mapping) else output
+    values = [values] if isinstance(values, Tensor) else values
+    return next(value for value in values if isinstance(value, Tensor))

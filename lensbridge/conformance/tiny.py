@@ -1,0 +1,181 @@
+"""Tiny random models of any transformers class: nothing is downloaded.
+
+Sizes differ from one another on purpose, and multipliers are not 1, so that a description that
+mixes two up or forgets one shows. Weights are of order one, gains and biases included.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from lensbridge.conformance.sizes import ALTERNATIVES, BY_TYPE, SIZES, VISION
+from lensbridge.errors import LoadError
+from lensbridge.inputs.random import inputs_for
+from lensbridge.spec import Architecture
+
+
+def model_class(architecture: Architecture, name: str | None = None) -> Any:
+    """The transformers class that an architecture describes: the named one, or its first.
+
+    Raises:
+        LoadError: transformers has no such class.
+    """
+    wanted = name or architecture.classes[0]
+    try:
+        return attrgetter(wanted)(import_module("transformers"))
+    except AttributeError as error:
+        from transformers import PreTrainedModel
+
+        for one in _subclasses(PreTrainedModel):
+            if one.__name__ == wanted:
+                return one
+        raise LoadError(
+            f"transformers has no class {wanted!r}, which '{architecture.name}' describes; pass a "
+            "config or a model."
+        ) from error
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    """Every class that was imported and is of this kind."""
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def tiny_config(config_class: Any, **fields: Any) -> Any:
+    """A tiny config of a class.
+
+    Args:
+        config_class: a transformers config class.
+        fields: what to set beside, and instead of, the tables above.
+    """
+    return (
+        config_class(**_settings(config_class, SIZES), **fields)
+        if not fields
+        else config_class(**{**_settings(config_class, SIZES), **fields})
+    )
+
+
+def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    names = _fields(config_class)
+    found = {name: value for name, value in sizes.items() if name in names}
+    found.update(_one_layer_of_each_kind(config_class, names))
+    for name, part in _parts(config_class):
+        found[name] = part(**_settings(part, {**SIZES, **VISION} if "vision" in name else SIZES))
+    return {**found, **BY_TYPE.get(str(config_class.model_type), {})}
+
+
+def _one_layer_of_each_kind(config_class: Any, names: set[str]) -> dict[str, Any]:
+    """Where a config lists kinds of layers: one of each that its default has, two at least."""
+    for field in ("layer_types", "layers_block_type"):
+        if field in names and "num_hidden_layers" in names:
+            kinds = vars(config_class()).get(field) or ()
+            found = list(dict.fromkeys(kinds))
+            if found:
+                found = found if len(found) > 1 else found * 2
+                return {field: found, "num_hidden_layers": len(found)}
+    return {}
+
+
+def _fields(config_class: Any) -> set[str]:
+    if dataclasses.is_dataclass(config_class):
+        return {field.name for field in dataclasses.fields(config_class)}
+    return set(inspect.signature(config_class.__init__).parameters)
+
+
+def _parts(config_class: Any) -> Iterator[tuple[str, Any]]:
+    """The classes of the configs inside a config: those of its default."""
+    if not config_class.sub_configs:
+        return
+    default = vars(config_class())
+    for name in config_class.sub_configs:
+        if default.get(name) is not None:
+            yield name, type(default[name])
+
+
+def tiny_model(
+    architecture: Architecture,
+    class_name: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    kernel: str | None = None,
+    seed: int = 0,
+    **fields: Any,
+) -> nn.Module:
+    """A tiny random model of a class that an architecture describes.
+
+    Args:
+        architecture: its `requires` are set in the config.
+        class_name: which of its classes; None: the first.
+        dtype: of the weights.
+        kernel: attention implementation; None: the model's own choice.
+        seed: of the weights.
+        fields: config fields to set.
+
+    Raises:
+        LoadError: none of the sizes that are tried fits.
+    """
+    cls = model_class(architecture, class_name)
+    wanted = {**dict(architecture.requires), **fields}
+    errors: list[str] = []
+    for alternative in ALTERNATIVES:
+        fitting = {k: v for k, v in alternative.items() if k in _fields(cls.config_class)}
+        try:
+            model = tiny_from(cls, {**fitting, **wanted}, dtype, kernel, seed)
+            with torch.no_grad():
+                model(**inputs_for(model))
+        except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
+            errors.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+            continue
+        return model
+    raise LoadError(
+        f"No tiny {cls.__name__} could be built: {'; '.join(dict.fromkeys(errors))}. Pass a config "
+        "or a model."
+    )
+
+
+def tiny_from(
+    cls: Any, fields: Mapping[str, Any], dtype: torch.dtype, kernel: str | None, seed: int
+) -> nn.Module:
+    """One tiny model of a class, with random weights."""
+    config = tiny_config(cls.config_class, **fields)
+    return from_config(cls, config, dtype, kernel, seed)
+
+
+def from_config(
+    cls: Any, config: Any, dtype: torch.dtype, kernel: str | None, seed: int
+) -> nn.Module:
+    """A model of a config, with random weights of order one."""
+    options = {} if kernel is None else {"attn_implementation": kernel}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = cls._from_config(config, **options).eval()
+    randomize(model, seed)
+    experts = getattr(model, "set_experts_implementation", None)
+    if dtype != torch.float32 and experts is not None:
+        experts("eager")  # the grouped kernel wants float32, or widths that tiny models lack
+    return model.to(dtype)
+
+
+def randomize(model: nn.Module, seed: int = 0) -> None:
+    """Give every weight a value of order one, gains, biases and scalar buffers included."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: torch.Tensor, size: float) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like) * size
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(noise(parameter, 0.3))
+            else:
+                parameter.copy_(noise(parameter, 1.5 / parameter.shape[-1] ** 0.5))
+        for buffer in model.buffers():
+            if buffer.is_floating_point() and buffer.numel() == 1 and float(buffer) == 1.0:
+                buffer.mul_(0.8)

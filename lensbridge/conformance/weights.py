@@ -1,0 +1,226 @@
+"""Weights: what the points hold is what the named weights make of what the points before hold."""
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.conformance.attention import Heads, every
+from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.mlp import mlp_input
+from lensbridge.conformance.norms import norms_of
+from lensbridge.conformance.subject import Block, Subject
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart
+
+
+def attention_input(block: Block, part: BlockPart) -> str:
+    """The point whose value attention's projections read."""
+    normed = part.residual != "post_norm" and "ln1.hook_out" in block
+    return "ln1.hook_out" if normed else "hook_resid_pre"
+
+
+def check_projections_make_q_k_v(subject: Subject) -> None:
+    """q, k and v are the norm's output times W plus b, through the norms of q and k."""
+    for heads in every(subject):
+        if heads.part.latent is not None:
+            own = attention_input(heads.block, subject.parts[heads.block.at])
+            _hold_latent(subject, heads, own)
+        else:
+            own = _own_input(heads.block, heads.sub, subject.parts[heads.block.at])
+            for role in "qkv":
+                crossed = heads.sub == "cross_attn" and role != "q"
+                given = encoder_end(subject) if crossed else heads.block.name(own)
+                if role in heads and given is not None:
+                    _hold_projection(subject, heads, role, given)
+
+
+def _hold_latent(subject: Subject, heads: Heads, given: str) -> None:
+    """Queries come from the stream, or from their latent where it has one."""
+    part, latent = heads.part, heads.part.latent
+    assert latent is not None
+    x = heads.block[given]
+    with torch.no_grad():
+        x = x if latent.q_down is None else latent.q_down.module(x)
+        x = x if latent.q_norm is None else latent.q_norm.module(x)
+        fits = x.shape[-1] == part.q.linear.n_in
+        subject.expect.holds(heads.name("q"), fits, f"its projection does not read {given}")
+        queries = part.q.layout.split(part.q.linear.module(x)).clone()
+    subject.expect.close(heads.name("q"), heads["q"], queries, f"made from {given}")
+
+
+def _own_input(block: Block, sub: str, part: BlockPart) -> str:
+    if sub == "attn":
+        return attention_input(block, part)
+    normed = part.residual != "post_norm" and "ln_cross.hook_out" in block
+    return "ln_cross.hook_out" if normed else "hook_resid_mid"
+
+
+def encoder_end(subject: Subject) -> str | None:
+    """The point that cross-attention reads its keys and values from."""
+    stack = subject.stacks.get("encoder.")
+    if stack is None:
+        return None
+    normed = "encoder.ln_final.hook_out"
+    last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+    return normed if normed in subject.clean.values else last
+
+
+def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> None:
+    at = f"{heads.block.at}{heads.sub}."
+    weight = subject.weight(f"{at}W_{role.upper()}")
+    if weight is None:
+        return
+    wanted = torch.einsum("bpm,hmd->bphd", subject.clean[given], weight)
+    bias = subject.weight(f"{at}b_{role.upper()}")
+    bias = torch.zeros_like(wanted[0, 0]) if bias is None else bias
+    norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": heads.part.v_norm}[role]
+    words = f"{given} @ W_{role.upper()}"
+    if norm is not None:
+        made = _clipped(heads.part, _normed(norm, heads.part, wanted + bias))
+        subject.expect.close(heads.name(role), heads[role], made, f"norm({words} + bias)")
+    else:
+        made = _clipped(heads.part, wanted + bias)
+        subject.expect.close(heads.name(role), heads[role], made, f"{words} + bias")
+
+
+def _clipped(part: AttentionPart, x: Tensor) -> Tensor:
+    return x if part.clip is None else x.clamp(-part.clip, part.clip)
+
+
+def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
+    with torch.no_grad():
+        if part.qk_norm_axes == "flat":
+            return norm(raw.flatten(-2)).view(raw.shape)
+        if part.qk_norm_axes == "heads_first":
+            return norm(raw.transpose(1, 2)).transpose(1, 2)
+        return norm(raw)
+
+
+def check_output_projection_writes_attn_out(subject: Subject) -> None:
+    """The heads' writes are z times W_O, up to the norm and the multiplier behind attention."""
+    found = [heads for heads in every(subject, "z", "result") if not heads.part.gated]
+    if not found:
+        raise NotApplicable("z is gated before it is projected")
+    for heads in found:
+        slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
+        weight = subject.weight(f"{heads.block.at}{heads.sub}.W_O")
+        if weight is not None and f"{slot}.hook_out" not in heads.block:
+            wanted = torch.einsum("bphd,hdm->bphm", heads["z"], weight)
+            wanted = wanted * heads.part.writer.scale.value(wanted)
+            subject.expect.close(heads.name("result"), heads["result"], wanted, "z @ W_O by head")
+        elif f"{slot}.hook_scale" in heads.block and weight is not None:
+            _hold_behind_norm(subject, heads, slot, weight)
+
+
+def _hold_behind_norm(subject: Subject, heads: Heads, slot: str, weight: Tensor) -> None:
+    """The norm behind attention reads the output projection."""
+    out = torch.einsum("bphd,hdm->bpm", heads["z"], weight)
+    bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
+    _hold_norm_reads(subject, heads.block, slot, out if bias is None else out + bias, "z @ W_O")
+
+
+def _hold_norm_reads(subject: Subject, block: Block, slot: str, wanted: Tensor, words: str) -> None:
+    norm = norms_of(subject.parts[block.at])[slot]
+    wanted = wanted - wanted.mean(-1, keepdim=True) if norm.kind == "LN" else wanted
+    read = block[f"{slot}.hook_normalized"] * block[f"{slot}.hook_scale"]
+    subject.expect.proportional(f"what {block.name(slot)} reads", read, wanted, words)
+
+
+def check_mlp_weights_make_neurons(subject: Subject) -> None:
+    """pre and pre_linear are what the MLP reads times its weights."""
+    for block in subject.clean.having("mlp.hook_pre"):
+        given = mlp_input(block, subject.parts[block.at])
+        gated = "mlp.hook_pre_linear" in block
+        pairs = {"mlp.hook_pre": "gate" if gated else "in", "mlp.hook_pre_linear": "in"}
+        for point, name in pairs.items():
+            weight = subject.weight(f"{block.at}mlp.W_{name}")
+            if point in block and weight is not None:
+                bias = subject.weight(f"{block.at}mlp.b_{name}")
+                wanted = block[given] @ weight
+                wanted = wanted if bias is None else wanted + bias
+                words = f"{given} @ W_{name} + b_{name}"
+                subject.expect.close(block.name(point), block[point], wanted, words)
+
+
+def check_down_projection_writes_mlp_out(subject: Subject) -> None:
+    """mlp_out is the neurons times W_out plus b_out, up to the norm and multiplier behind it."""
+    for block in subject.clean.having("mlp.hook_post", "hook_mlp_out"):
+        weight = subject.weight(f"{block.at}mlp.W_out")
+        if weight is None:
+            continue
+        bias = subject.weight(f"{block.at}mlp.b_out")
+        part = subject.parts[block.at].mlp
+        neurons = block["mlp.hook_post"]
+        if isinstance(part, MLPPart) and part.inner_norm is not None:
+            with torch.no_grad():
+                neurons = part.inner_norm(neurons)
+        wanted = neurons @ weight
+        wanted = wanted if bias is None else wanted + bias
+        if "ln2_post.hook_scale" in block:
+            _hold_norm_reads(subject, block, "ln2_post", wanted, "post @ W_out + b_out")
+            wanted = block["ln2_post.hook_out"]
+        if part is not None and len(part.writer.modules) == 1:
+            wanted = wanted * part.writer.scale.value(wanted)
+            added = block["hook_mlp_out"]
+            subject.expect.close(block.name("hook_mlp_out"), added, wanted, "post @ W_out + b_out")
+
+
+def check_post_norms_are_what_is_added(subject: Subject) -> None:
+    """What a branch adds is its norm's output, up to the branch's multiplier."""
+    slots = {
+        "ln1_post": "hook_attn_out",
+        "ln_cross_post": "hook_cross_attn_out",
+        "ln2_post": "hook_mlp_out",
+    }
+    for block in subject.clean.blocks.values():
+        for slot, added in slots.items():
+            if f"{slot}.hook_out" in block and added in block:
+                subject.expect.proportional(
+                    block.name(added), block[added], block[f"{slot}.hook_out"], f"{slot}.hook_out"
+                )
+
+
+def check_embeddings_are_rows(subject: Subject) -> None:
+    """The embedding of a token is its row of W_E, up to the embedding's scale."""
+    pairs = [(at, subject.weight(f"{at}embed.W_E"), subject.ids_of(at)) for at in subject.stacks]
+    for at, table, ids in pairs:
+        if table is not None and ids is not None and f"{at}hook_embed" in subject.clean.values:
+            embed = subject.clean[f"{at}hook_embed"]
+            subject.expect.proportional(f"{at}hook_embed", embed, table[ids], "W_E[tokens]")
+    if all(table is None or ids is None for _, table, ids in pairs):
+        raise NotApplicable("no table of embeddings")
+
+
+def check_positions_are_rows(subject: Subject) -> None:
+    """The positions' embeddings are consecutive rows of W_pos."""
+    table, found = subject.weight("pos_embed.W_pos"), subject.clean["hook_pos_embed"]
+    if table is None:
+        raise NotApplicable("no table of positions")
+    starts = (table == found[0, 0]).all(-1).nonzero().flatten().tolist()
+    subject.expect.holds("hook_pos_embed", bool(starts), "position 0 is no row of W_pos")
+    rows = table[starts[0] : starts[0] + found.shape[1]]
+    subject.expect.close(
+        "hook_pos_embed", found, rows.expand_as(found), "consecutive rows of W_pos"
+    )
+
+
+def check_head_makes_logits(subject: Subject) -> None:
+    """Logits are what the head reads times W_U plus b_U, scaled and capped as declared."""
+    run = subject.clean
+    stack = subject.model.native.stacks[0]
+    last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+    places = ("head.hook_hidden", f"{stack.prefix}.ln_final.hook_out", "ln_final.hook_out", last)
+    before = next((point for point in places if point in run.values), None)
+    weight = subject.weight("unembed.W_U")
+    if before is None or weight is None or weight.shape[0] != run[before].shape[-1]:
+        raise NotApplicable("what the head reads is not a point")
+    bias = subject.weight("unembed.b_U")
+    if run["hook_logits"].ndim != 3:
+        raise NotApplicable("the head reads one vector for each sequence")
+    raw = run[before] * subject.model.native.head_scale @ weight
+    raw = raw if bias is None else raw + bias
+    native, logits = subject.model.native, run["hook_logits"]
+    if logits.ndim != raw.ndim:
+        raise NotApplicable("the head reads one position, or a mean")
+    subject.expect.holds("hook_logits", logits.shape == raw.shape, "its shape is not the head's")
+    made, cap = raw * native.logit_scale, native.logit_softcap
+    made = made if cap is None else cap * (made / cap).tanh()
+    subject.expect.close("hook_logits", logits, made, f"{before} @ W_U + b_U, scaled and capped")

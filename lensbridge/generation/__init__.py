@@ -1,0 +1,1 @@
+"""`generate`: HuggingFace's own generation with hooks, interventions and a cache."""

@@ -1,0 +1,230 @@
+"""`model.generate`: continuing text, with hooks at every step."""
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.cache.capture import Keep
+from lensbridge.errors import InputError
+from lensbridge.generation import options as generation
+from lensbridge.generation.collector import (
+    DecodingCollector,
+    check_rows_stay,
+    last_call,
+    whole_logits,
+)
+from lensbridge.hooks.callbacks import Callback, require_fired
+from lensbridge.inputs.prepare import Prepared, Preparer
+from lensbridge.inputs.tokens import Side, Tokens
+from lensbridge.interventions.methods import InterventionMethods, Interventions
+from lensbridge.native.parts import Native
+from lensbridge.points.vocabulary import NamesFilter, names_points
+
+_INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
+
+
+class GenerationMethods(InterventionMethods):
+    """What a model offers around generation (`lensbridge.generation` has the pieces)."""
+
+    hf_model: nn.Module
+    native: Native
+    tokens: Tokens
+    _preparer: Preparer
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input: Any,
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | list[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        return_type: generation.ReturnType = "input",
+        verbose: bool = True,
+        interventions: Interventions = (),
+        return_cache: bool = False,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        **hf: Any,
+    ) -> Any:
+        """Continue text with HuggingFace's `generate`; hooks act at every step.
+
+        Args:
+            input: as in `forward`; lists of texts are padded on the left.
+            max_new_tokens: how many at most.
+            stop_at_eos: end a row at its EOS token.
+            eos_token_id: other ids that end a row.
+            do_sample: sample, or take the likeliest token (as does `temperature=0`).
+            top_k: sample among this many.
+            top_p: sample among the likeliest that have this probability together.
+            temperature: divides the logits.
+            freq_penalty: taken off a token's logit for each time that it occurred in the row.
+            use_past_kv_cache: keep keys and values from step to step.
+            prepend_bos: BOS before text; None means the default (True).
+            padding_side: left unless asked otherwise.
+            return_type: "input" (text for text, ids for ids), "str" or "tokens".
+            verbose: show a progress bar.
+            interventions: `lensbridge.interventions` that act while the text is generated; their
+                positions count the prompt and what is added to it.
+            return_cache: also return the activations of every position, the last token's too,
+                which one more pass reads. They are those of a run on the finished ids, up to
+                rounding (and rotary embeddings of padded rows, which count from each row's first
+                token here); keys and values are each position's own, kept once, and a pattern has
+                keys for all positions. What not every position passed is left out, or an error
+                where it is named.
+            names_filter: what to keep, as in `run_with_cache`.
+            device: where to keep it.
+            hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
+                stopping criteria.
+
+        Raises:
+            TypeError: a keyword that nobody reads.
+            ContextLengthError: prompt and new tokens exceed the context.
+            InputError: an input or an intervention that does not fit; a cache of a beam search.
+
+        Returns:
+            What was generated, or with `return_cache` that and an `ActivationCache`.
+
+        Units: `freq_penalty` in logits, after division by the temperature.
+        """
+        if not return_cache and not (names_filter is None and device is None):
+            raise InputError("names_filter and device are of a cache: pass return_cache=True.")
+        generation.check_return_type(return_type, self.tokens)
+        generation.require_generation(self.native.core)
+        generation.check_options(self.native.core, hf, self._preparer.accepted)
+        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or "left"}
+        mask = hf.pop("attention_mask", None)
+        prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
+        callbacks = self._intervening(interventions)
+        self.engine.check(prepared, callbacks, max_new_tokens - 1 + return_cache)
+        options = {
+            "max_new_tokens": max_new_tokens,
+            "use_cache": use_past_kv_cache,
+            **({} if eos_token_id is None else {"eos_token_id": eos_token_id}),
+            **generation.sampling_options(do_sample, temperature, top_k, top_p),
+            **hf,
+        }
+        processors = generation.processors(
+            options.pop("logits_processor", None),
+            freq_penalty,
+            temperature,
+            verbose,
+            max_new_tokens,
+            self._prompt_mask(prepared),
+        )
+        config = generation.generation_config(self.native.core, self.tokens, options, stop_at_eos)
+        collector = None
+        if return_cache:
+            collector = self._decoding_collector(config, options, names_filter, device)
+        found = self._generate(prepared, config, processors, options, callbacks, collector)
+        shown = generation.as_asked(
+            found, input, return_type, self.tokens, self._prompt_mask(prepared)
+        )
+        return shown if collector is None else (shown, self._decoded(collector, prepared, found))
+
+    def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
+        prepared = self._preparer.prepare(input, **said)
+        generation.check_room(prepared, new, self.native.sizes.n_ctx)
+        return prepared
+
+    def _prompt_mask(self, prepared: Prepared) -> Tensor | None:
+        """The mask of the prompt, where what is generated begins with that."""
+        apart = self.native.is_encoder_decoder or prepared.tokens is None
+        mask = prepared.mask
+        return None if apart or mask is None or mask.ndim != 2 else mask
+
+    def _intervening(self, interventions: Interventions) -> list[Callback]:
+        if not interventions:
+            return []
+        from lensbridge.interventions.plan import callbacks_of
+
+        model: Any = self
+        return callbacks_of(model, interventions)
+
+    def _decoding_collector(
+        self, config: Any, options: dict[str, Any], names_filter: NamesFilter, device: Any
+    ) -> DecodingCollector:
+        check_rows_stay(config, options)
+        names = self.vocabulary.select(names_filter)
+        inside = [name for name in names if ".experts." in name]
+        if inside:
+            raise InputError(
+                f"{inside[0]} has the tokens that an expert was given, in no order that could be "
+                "put together. Run the model on the finished text."
+            )
+        fronts = *(self.native.front_of(one) for one in self.native.towers), "projector."
+        of_encoder = (".cross_attn.hook_k", ".cross_attn.hook_v")
+        return DecodingCollector(
+            self.engine.sites,
+            names,
+            names_points(names_filter),
+            Keep(device),
+            lambda name: name.startswith(fronts) or name.endswith(of_encoder),
+        )
+
+    def _decoded(self, collector: DecodingCollector, prepared: Prepared, found: Any) -> Any:
+        from lensbridge.cache import ActivationCache
+
+        ids = found if isinstance(found, Tensor) else found.sequences
+        mask = collector.progress.mask(encoder=True)
+        decoder_only = not self.native.is_encoder_decoder
+        model: Any = self
+        return ActivationCache(
+            collector.tensors(),
+            self.vocabulary,
+            model=model,
+            tokens=ids if decoder_only else prepared.tokens,
+            attention_mask=None if mask is None or bool(mask.all()) else mask,
+            prepend_bos=prepared.prepend_bos,
+        )
+
+    def _generate(
+        self,
+        prepared: Prepared,
+        config: Any,
+        processors: Any,
+        options: Any,
+        callbacks: list[Callback],
+        collector: DecodingCollector | None,
+    ) -> Any:
+        given = generation.inputs_of(prepared)
+        hf_model: Any = self.hf_model
+        call = partial(
+            hf_model.generate,
+            **given,
+            generation_config=config,
+            logits_processor=processors,
+            **options,
+        )
+        if self.engine.is_idle and not callbacks and collector is None:
+            return call()
+        readers = [] if collector is None else collector.callbacks()
+        wants_logits = collector is not None and "hook_logits" in collector.names
+        keeps = wants_logits and "logits_to_keep" in self._preparer.accepted
+        whole = whole_logits(self.engine.root) if keeps else nullcontext()
+        # an attachment of its own, so that `hook.step` starts at 0
+        with whole, self.engine.attached([*callbacks, *readers]) as attachment:
+            attachment.count_run()
+            progress = attachment.state.progress
+            progress.named = {name: given[name] for name in given if name in _INPUTS}
+            progress.ends = generation.ends(config)
+            progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
+            progress.examples = len(next(iter(given.values())))
+            if collector is not None:
+                collector.progress = progress
+            found = call()
+            if collector is not None and collector.names:
+                ids = found if isinstance(found, Tensor) else found.sequences
+                self.engine.root(**last_call(progress, ids))
+        require_fired([*callbacks, *readers])
+        return found

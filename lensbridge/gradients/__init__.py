@@ -1,0 +1,1 @@
+"""Gradients of any scalar at any points."""

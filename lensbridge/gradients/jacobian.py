@@ -1,0 +1,148 @@
+"""Jacobians of one point by another: rows in chunks, from copies of the input in one batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache.capture import position_axis
+from lensbridge.errors import InputError
+from lensbridge.gradients.backward import differentiable
+from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.points.names import Name
+from lensbridge.tensors.slices import PosSlice, taken
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+CHUNK_TOKENS = 1024
+"""Positions, of all copies of the input together, in one pass of a Jacobian."""
+
+
+@dataclass
+class End:
+    """One end of a Jacobian: a point and which of its positions.
+
+    Args:
+        name: canonical name of the point.
+        batch: which axis counts examples.
+        axis: which counts positions, from the end, or None.
+        positions: which of these.
+        value: the activation, once it is there.
+    """
+
+    name: str
+    batch: int
+    axis: int | None
+    positions: PosSlice
+    value: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: "LensModel", name: Name, positions: PosSlice) -> "End":
+        """An end at a point.
+
+        Raises:
+            InputError: it has no examples, or no positions to choose from.
+        """
+        full = model.vocabulary.canonical(name)
+        letters = model.engine.sites[full].axes.split()
+        shown = f"{full} has axes {' '.join(letters)!r}"
+        if "b" not in letters:
+            raise InputError(f"{shown}: its examples cannot be told apart.")
+        differentiable([full], required=True)
+        rest = ["b", *(one for one in letters if one != "b")]
+        axis = position_axis(" ".join(rest))
+        if positions is not None and axis is None:
+            raise InputError(f"{shown}: there are no positions to choose from.")
+        from_end = None if axis is None else axis - len(rest)
+        return cls(full, letters.index("b"), from_end, positions)
+
+    def callback(self) -> Callback:
+        def keep(value: Tensor, hook: Hook) -> Tensor:
+            self.value = value if value.requires_grad else value.requires_grad_()
+            return self.value
+
+        return Callback(self.name, "edit", keep, self.name)
+
+    @property
+    def live(self) -> Tensor:
+        assert self.value is not None
+        return self.value
+
+    def taken(self, value: Tensor) -> Tensor:
+        """Its positions of a value, examples first."""
+        value = value.movedim(self.batch, 0)
+        if self.axis is None:
+            return value
+        try:
+            return taken(value, self.positions, self.axis)
+        except IndexError as error:
+            raise InputError(
+                f"{self.name} has {value.shape[self.axis]} positions, and none {self.positions!r}."
+            ) from error
+
+
+def jacobian_of(
+    model: "LensModel",
+    prepared: Prepared,
+    target: End,
+    source: End,
+    chunk: int | None,
+    forward: dict[str, Any],
+) -> Tensor:
+    """Rows in chunks: the batch holds a copy of the input for each, so that one pass back does."""
+    batch, tokens = _size(prepared)
+    copies = max(1, CHUNK_TOKENS // tokens) if chunk is None else chunk
+    if copies < 1:
+        raise InputError(f"chunk={chunk}: at least one row at a time.")
+    given, kwargs = _repeated(prepared, copies)
+    callbacks = [source.callback(), target.callback()]
+    model._forward(callbacks, given, None, **kwargs, **forward)
+    wanted = target.taken(target.live)
+    shape = wanted.shape[1:]
+    rows = wanted.reshape(copies, batch, -1)
+    blocks = [source.taken(block) for block in _blocks(rows, source, target, batch)]
+    found = torch.cat([one.unflatten(0, (-1, batch)) for one in blocks])[: rows.shape[-1]]
+    return found.transpose(0, 1).unflatten(1, tuple(shape)) if shape else found[0]
+
+
+def _blocks(rows: Tensor, source: End, target: End, batch: int) -> Iterator[Tensor]:
+    """Shapes: rows `[copy, batch, row]` -> gradients `[copy * batch, *source]`, one at a time."""
+    copies, _, count = rows.shape
+    for start in range(0, count, copies):
+        index = torch.arange(copies, device=rows.device)
+        column = (start + index).clamp(max=count - 1)
+        picked = rows[index, :, column].sum()
+        (grad,) = torch.autograd.grad(picked, [source.live], retain_graph=True, allow_unused=True)
+        if grad is None:
+            raise InputError(
+                f"{target.name} does not depend on {source.name}: it is computed before it."
+            )
+        yield grad
+
+
+def _size(prepared: Prepared) -> tuple[int, int]:
+    """Examples, and positions of all together."""
+    whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    if whole is None:
+        first = next(v for v in prepared.kwargs.values() if isinstance(v, Tensor))
+        return first.shape[0], CHUNK_TOKENS
+    return whole.shape[0], whole.shape[0] * whole.shape[1]
+
+
+def _repeated(prepared: Prepared, copies: int) -> tuple[Any, dict[str, Any]]:
+    """The input as often as there are copies, and its keywords."""
+    if prepared.kwargs.get("past_key_values") is not None:
+        raise InputError("A Jacobian runs copies of its input, and a key/value cache has none.")
+    batch, _ = _size(prepared)
+
+    def copied(value: Any) -> Any:
+        many = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+        return value.repeat(copies, *[1] * (value.ndim - 1)) if many else value
+
+    kwargs = {name: copied(value) for name, value in prepared.kwargs.items()}
+    whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
+    return (kwargs, {}) if whole is None else (copied(whole), kwargs)

@@ -1,0 +1,166 @@
+"""Gradients of a number at any points, and Jacobians of one point by another.
+
+The model runs as it is; gradients are autograd's, of the tensors that the model computes with.
+Parameters' `.grad` stay as they are.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.cache.apart import runs_for
+from lensbridge.cache.capture import GRAD, Keep
+from lensbridge.gradients.backward import (
+    Backward,
+    Objective,
+    differentiable,
+    require_autograd,
+    said_by,
+    without_cache,
+)
+from lensbridge.gradients.jacobian import End, jacobian_of
+from lensbridge.points.names import Name
+from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.tensors.slices import PosSlice
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+_OF_THE_RUN = ("start_at_layer", "stop_at_layer")
+
+
+class Gradients(NamedTuple):
+    """What `model.gradients` gives: the number and its gradients by name."""
+
+    value: Tensor
+    gradients: ActivationCache
+
+
+class GradientsAndActivations(NamedTuple):
+    """The same with the activations of that run."""
+
+    value: Tensor
+    gradients: ActivationCache
+    activations: ActivationCache
+
+
+class GradientMethods:
+    """Gradients as a model offers them."""
+
+    def gradients(
+        self,
+        input: Any,
+        names_filter: NamesFilter,
+        of: Objective = "loss",
+        *,
+        at: NamesFilter = None,
+        return_activations: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        pos_slice: PosSlice = None,
+        **forward: Any,
+    ) -> "Gradients | GradientsAndActivations":
+        """Run the model forward and back, and keep gradients at some points.
+
+        Each gradient is that of the model as it is, whatever else is asked for. Points that go
+        around others (what heads and branches read, beside the norm that they read it through) get
+        a run of their own; everything else is had from one.
+
+        Args:
+            input: as in `forward`.
+            names_filter: at which points, as in `run_with_cache`.
+            of: what is differentiated: a function that maps logits `[batch, pos, d_vocab]` to one
+                number, or "loss".
+            at: points, as in `names_filter`; `of` is then given a cache with their activations in
+                the place of the logits.
+            return_activations: also keep the activations there.
+            device: where to keep them.
+            dtype: as what to keep them.
+            pos_slice: which positions to keep; the axis stays.
+            forward: other arguments of `forward`.
+
+        Shapes: each gradient has its activation's, and is under its activation's name. Where the
+            number does not depend on an activation, zeros.
+
+        Raises:
+            InputError: the objective gives no number, or is cut off from what it is of.
+            HookNeverFiredError: a named point that the run did not pass.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> loss, grads = model.gradients("The Eiffel Tower is in", ["z", "resid_post"])
+            >>> grads["z", 2].shape
+            torch.Size([1, 6, 4, 32])
+            >>> neuron = lambda cache: cache["mlp_post", 2][0, -1, 7]
+            >>> _, grads = model.gradients("The", ["embed"], neuron, at=("mlp_post", 2))
+        """
+        model = cast("LensModel", self)
+        backward = Backward.of_points(model, of, at, Keep(device, dtype, pos_slice), names_filter)
+        names = differentiable(model.vocabulary.select(names_filter), backward.required)
+        runs = [backward.run(input, some, forward) for some in runs_for(names)]
+        value, cache = runs[0]
+        tensors = {name: tensor for _, one in runs for name, tensor in one.items()}
+        found = cache._like({name: tensors[name + GRAD] for name in names})
+        if not return_activations:
+            return Gradients(value, found)
+        return GradientsAndActivations(value, found, cache._like({n: tensors[n] for n in names}))
+
+    def activation_x_gradient(
+        self, input: Any, names_filter: NamesFilter, of: Objective = "loss", **options: Any
+    ) -> ActivationCache:
+        """Each activation times its gradient: to first order, what setting it to zero takes away.
+
+        Args:
+            input: as in `forward`.
+            names_filter: at which points.
+            of: as in `gradients`.
+            options: others of `gradients`.
+
+        Shapes: as the activations, entry by entry; sum over what should count as one.
+        """
+        found = self.gradients(input, names_filter, of, return_activations=True, **options)
+        assert isinstance(found, GradientsAndActivations)
+        grads = found.gradients
+        return grads._like({name: found.activations[name] * grads[name] for name in grads})
+
+    def jacobian(
+        self,
+        input: Any,
+        source: Name,
+        target: Name,
+        *,
+        positions: PosSlice = None,
+        source_positions: PosSlice = None,
+        chunk: int | None = None,
+        **forward: Any,
+    ) -> Tensor:
+        """How one activation changes with another, entry by entry, for each example.
+
+        Of a block: `model.jacobian(text, ("resid_pre", 2), ("resid_post", 2), positions=-1)`.
+
+        Args:
+            input: as in `forward`.
+            source: the point that is varied; what lies behind it in the model follows.
+            target: the point whose change is told.
+            positions: of the target; an int takes the axis away.
+            source_positions: of the source, likewise.
+            chunk: rows that one backward pass gives; each is a copy of the input in the batch.
+            forward: other arguments of `forward`.
+
+        Shapes: `[batch, *target, *source]`, each without its batch axis.
+
+        Raises:
+            InputError: the target does not depend on the source, or an axis is not there.
+        """
+        model = cast("LensModel", self)
+        require_autograd()
+        end = End.of(model, target, positions)
+        begin = End.of(model, source, source_positions)
+        prepare = {k: forward.pop(k) for k in list(forward) if k not in _OF_THE_RUN}
+        prepare = {**without_cache(model, said_by(input, prepare)), **prepare}
+        prepared = model._preparer.prepare(input, **prepare)
+        with torch.enable_grad():
+            return jacobian_of(model, prepared, end, begin, chunk, forward)

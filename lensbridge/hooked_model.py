@@ -1,0 +1,398 @@
+"""LensModel: a HuggingFace model with the field's vocabulary on it. What `load` returns."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from inspect import signature
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.cache import ActivationCache
+from lensbridge.cache.apart import refuse_apart
+from lensbridge.cache.capture import Collector, Keep
+from lensbridge.errors import InputError, LensbridgeError
+from lensbridge.generation.methods import GenerationMethods
+from lensbridge.gradients.methods import GradientMethods
+from lensbridge.hooks.callbacks import Callback
+from lensbridge.hooks.engine import Engine
+from lensbridge.hooks.forward import Outcome, Span, run_forward
+from lensbridge.hooks.methods import HookMethods, HookPair
+from lensbridge.inputs.methods import TextMethods
+from lensbridge.inputs.prepare import Prepared, Preparer
+from lensbridge.inputs.tokens import Side, Tokens
+from lensbridge.native.config import LensConfig, config_of
+from lensbridge.native.resolve import GIVEN, resolve
+from lensbridge.patching.methods import SweepMethods
+from lensbridge.points.vocabulary import NamesFilter, names_points
+from lensbridge.processing.methods import ProcessingMethods
+from lensbridge.saes.methods import SAEMethods
+from lensbridge.sites.wiring import sites_of, vocabulary_of
+from lensbridge.spec import Architecture
+from lensbridge.tensors.loss import lm_cross_entropy_loss
+from lensbridge.tensors.slices import PosSlice
+from lensbridge.weights.circuits import CircuitMethods
+from lensbridge.weights.components import Components
+from lensbridge.weights.methods import WeightMethods
+
+ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
+Result: TypeAlias = "Tensor | LogitsAndLoss | None"
+
+
+class LogitsAndLoss(NamedTuple):
+    """What `return_type="both"` gives."""
+
+    logits: Tensor
+    loss: Tensor
+
+
+class LensModel(
+    SAEMethods,
+    GenerationMethods,
+    HookMethods,
+    WeightMethods,
+    TextMethods,
+    CircuitMethods,
+    ProcessingMethods,
+    SweepMethods,
+    GradientMethods,
+):
+    """A HuggingFace model, untouched, with named activations and weights.
+
+    Attributes:
+        hf_model: the model itself, the very object.
+        cfg: its sizes and choices under the field's names.
+        tokens: its tokenizer with the rules for BOS and padding.
+    """
+
+    def __init__(
+        self,
+        hf_model: nn.Module,
+        find_tokenizer: Callable[[], Any],
+        architecture: Architecture | None = None,
+        source: str = GIVEN,
+    ) -> None:
+        self.hf_model = hf_model
+        self.native = resolve(hf_model, architecture, source)
+        sites = sites_of(self.native)
+        self.vocabulary = vocabulary_of(self.native, sites)
+        self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
+        self.components = Components(self.native, self._run_block)
+        self.tokens = Tokens(find_tokenizer)
+        self.processings: list[Any] = []
+        self.rewritings: list[Any] = []
+        self._preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
+
+    def __repr__(self) -> str:
+        cfg, spec = self.cfg, self.native.architecture
+        over = f", overriding '{spec.overrides}'" if spec.overrides else ""
+        return (
+            f"LensModel({cfg.original_architecture} {cfg.model_name!r}, {cfg.n_layers} layers, "
+            f"d_model {cfg.d_model}, read as '{spec.name}' from {cfg.plugin}{over})"
+        )
+
+    @property
+    def cfg(self) -> LensConfig:
+        """Sizes and choices under the field's names; `cfg.hf` is the HuggingFace config."""
+        return config_of(self.native, self.tokens.default_prepend_bos, self.device)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The description that the model is read with."""
+        return self.native.architecture
+
+    # --- running -----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input: Any,
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        **hf: Any,
+    ) -> Result:
+        """Run the model.
+
+        Args:
+            input: text, a list of texts, ids `[pos]` or `[batch, pos]`, a tokenizer's output, or
+                embeddings `[batch, pos, d_model]`; with `start_at_layer`, a residual stream.
+            return_type: "logits", "loss", "both", or None to compute neither.
+            loss_per_token: the loss of each pair instead of the mean.
+            prepend_bos: BOS before text; None means the default (True).
+            padding_side: where short texts of a list are padded; None means right.
+            attention_mask: 1 for tokens, 0 for padding; made here for lists of texts.
+            position_ids: made here from the mask where the model has absolute positions.
+            start_at_layer: skip the layers before it; `input` is what it reads.
+            stop_at_layer: run the layers before it and return the residual stream there.
+            past_key_values: a key/value cache to continue.
+            labels: ids to compute the loss against instead of the input; -100 is not counted.
+            hf: for the native forward.
+
+        Shapes: logits `[batch, pos, d_vocab]`; loss a scalar or `[batch, pos - 1]`; residual
+            `[batch, pos, d_model]`.
+
+        Raises:
+            TypeError: a keyword that the model does not take.
+            InputError: an input that cannot be run.
+        """
+        return self._forward(
+            [],
+            input,
+            return_type,
+            loss_per_token=loss_per_token,
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+            labels=labels,
+            prepend_bos=prepend_bos,
+            padding_side=padding_side,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **hf,
+        )[0]
+
+    __call__ = forward
+
+    def _forward(
+        self,
+        callbacks: list[Callback],
+        input: Any,
+        return_type: ReturnType,
+        *,
+        loss_per_token: bool = False,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        labels: Tensor | None = None,
+        **prepare: Any,
+    ) -> tuple[Result, Prepared]:
+        """One pass with callbacks: what `forward` and its relatives share."""
+        self._check_return_type(return_type, stop_at_layer)
+        prepared = self._preparer.prepare(input, **prepare)
+        self.engine.check(prepared, callbacks)
+        head = return_type is not None or self._listens("hook_logits", callbacks)
+        span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
+        outcome = run_forward(self.engine, self.native, prepared, span, callbacks)
+        if span.stop is not None:
+            return outcome.residual, prepared
+        return _result(outcome, prepared, return_type, loss_per_token, labels), prepared
+
+    def _check_return_type(self, return_type: ReturnType, stop_at_layer: int | None) -> None:
+        if return_type not in ("logits", "loss", "both", None):
+            raise InputError(
+                f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}."
+            )
+        if return_type and stop_at_layer is None and self.native.unembed is None:
+            raise LensbridgeError(
+                f"{type(self.native.core).__name__} has no language-model head, so there are no "
+                "logits. Pass return_type=None, or load the causal-LM class."
+            )
+
+    def _listens(self, name: str, callbacks: list[Callback]) -> bool:
+        here = self.engine.current
+        scoped = [] if here is None else here.scoped
+        return any(one.name == name for one in [*self.engine.permanent, *scoped, *callbacks])
+
+    def _run_block(self, layer: int, resid: Tensor) -> Tensor:
+        out = self.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
+        assert isinstance(out, Tensor)
+        return out
+
+    def run_with_hooks(
+        self,
+        input: Any,
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        return_type: ReturnType = "logits",
+        **forward: Any,
+    ) -> Result:
+        """Run the model with hooks on it for this run.
+
+        Args:
+            input: as in `forward`.
+            fwd_hooks: `(name or filter, fn)` pairs; `fn(activation, hook)` gets a private copy and
+                may edit it in place or return a new value.
+            bwd_hooks: the same on gradients; they act when the user runs `backward`.
+            reset_hooks_end: take the hooks off at the end; otherwise they stay until `reset_hooks`.
+            clear_contexts: empty every `hook.ctx` at the end.
+            return_type: as in `forward`.
+            forward: other arguments of `forward`.
+
+        Raises:
+            HookNeverFiredError: a named point that the run did not pass.
+            EditError: a returned value of another shape or dtype.
+        """
+        callbacks = self._callbacks(fwd_hooks, bwd_hooks)
+        if reset_hooks_end:
+            result, _ = self._forward(callbacks, input, return_type, **forward)
+        else:
+            self.engine.add(callbacks)
+            result, _ = self._forward([], input, return_type, **forward)
+        if clear_contexts:
+            self.engine.contexts.clear()
+        return result
+
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        pos_slice: PosSlice = None,
+        incl_bwd: bool = False,
+        remove_batch_dim: bool = False,
+        return_type: ReturnType = "logits",
+        return_cache_object: bool = True,
+        detach: bool = True,
+        **forward: Any,
+    ) -> tuple[Result, "ActivationCache | dict[str, Tensor]"]:
+        """Run the model and keep activations.
+
+        Args:
+            input: as in `forward`.
+            names_filter: what to keep: None (all but what comes only when named), a name, a short
+                name, a glob, a callable on names, or a list of these.
+            device: where to keep it.
+            dtype: as what to keep it.
+            pos_slice: which positions to keep; the axis stays.
+            incl_bwd: also run backward from the (scalar) result and keep gradients under
+                `<name>_grad`; parameters' `.grad` stay as they are.
+            remove_batch_dim: drop the batch axis of a batch of one.
+            return_type: as in `forward`.
+            return_cache_object: False gives a plain dictionary.
+            detach: False keeps the activations in the autograd graph.
+            forward: other arguments of `forward`.
+
+        Raises:
+            UnknownPointError: a name or glob that matches nothing.
+            HookNeverFiredError: a named point that the run did not pass.
+            InputError: gradients of points that no one run can give.
+        """
+        names = self.vocabulary.select(names_filter)
+        if incl_bwd:
+            refuse_apart(names, self.engine.sites)
+        keep = Keep(device, dtype, pos_slice, detach)
+        collector = Collector(self.engine.sites, names, keep)
+        callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
+        with torch.enable_grad() if incl_bwd else nullcontext():
+            result, prepared = self._forward(callbacks, input, return_type, **forward)
+            if incl_bwd:
+                collector.backward(_scalar(result))
+        cache = self._cache(collector, prepared)
+        cache = cache.remove_batch_dim() if remove_batch_dim else cache
+        return result, cache if return_cache_object else dict(cache)
+
+    def _cache(self, collector: Collector, prepared: Prepared) -> ActivationCache:
+        return ActivationCache(
+            collector.tensors,
+            self.vocabulary,
+            model=self,
+            tokens=prepared.tokens,
+            attention_mask=prepared.mask,
+            prepend_bos=prepared.prepend_bos,
+            versions=collector.versions,
+        )
+
+    def loss_fn(
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        per_token: bool = False,
+    ) -> Tensor:
+        """Next-token cross-entropy; see `lensbridge.loss.lm_cross_entropy_loss`."""
+        return lm_cross_entropy_loss(logits, tokens, attention_mask, per_token)
+
+    # --- the model as a torch object ---------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._preparer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.hf_model.parameters()).dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> "LensModel":
+        """Move the model in place, as `hf_model.to` does."""
+        self.hf_model.to(*args, **kwargs)
+        return self
+
+    def eval(self) -> "LensModel":
+        """Switch dropout off."""
+        self.hf_model.eval()
+        return self
+
+    def train(self, mode: bool = True) -> "LensModel":
+        """Switch dropout on."""
+        self.hf_model.train(mode)
+        return self
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's own parameters."""
+        return self.hf_model.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's own parameters under their native names."""
+        return self.hf_model.named_parameters()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the parameters' gradients."""
+        self.hf_model.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model's own state under its native names."""
+        return self.hf_model.state_dict()
+
+
+def _accepted(core: nn.Module) -> frozenset[str]:
+    from transformers.utils import TransformersKwargs
+
+    named = set(signature(core.forward).parameters) - {"input_ids", "inputs_embeds", "kwargs"}
+    return frozenset(named | set(TransformersKwargs.__annotations__) - {"self"})
+
+
+def _result(
+    outcome: Outcome,
+    prepared: Prepared,
+    return_type: ReturnType,
+    loss_per_token: bool,
+    labels: Tensor | None,
+) -> Result:
+    if return_type is None:
+        return None
+    logits = _logits_of(outcome.native)
+    if return_type == "logits":
+        return logits
+    targets = prepared.tokens if labels is None else labels
+    if targets is None:
+        raise InputError("A loss needs token ids; pass labels=... with embeddings or a residual.")
+    mask = None if prepared.mask is None or prepared.mask.ndim != 2 else prepared.mask
+    mask = None if mask is None else mask[:, -targets.shape[1] :]
+    loss = lm_cross_entropy_loss(logits, targets, mask, loss_per_token)
+    return LogitsAndLoss(logits, loss) if return_type == "both" else loss
+
+
+def _logits_of(output: Any) -> Tensor:
+    """The head's output in what the model returns, whatever the task calls it there."""
+    if "start_logits" in output:  # spans: the two columns of one head
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: Tensor = output["prediction_logits" if "prediction_logits" in output else "logits"]
+    return logits
+
+
+def _scalar(result: Result) -> Tensor:
+    value = result.loss if isinstance(result, LogitsAndLoss) else result
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise InputError("incl_bwd needs a scalar to run backward from: return_type='loss'.")
+    return value

@@ -1,0 +1,295 @@
+"""What listens at a point: callbacks, what their functions get, how a value passes them."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import local
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.errors import EditError, HookError, HookNeverFiredError
+from lensbridge.hooks.progress import Progress
+from lensbridge.points.names import layer_of
+from lensbridge.sites.site import Call, Chain
+
+if TYPE_CHECKING:
+    from lensbridge.inputs.prepare import Prepared
+
+Kind = Literal["read", "edit", "grad", "splice"]
+HookFunction: TypeAlias = Callable[..., Tensor | None]
+Contexts: TypeAlias = dict[str, dict[str, Any]]
+
+
+@dataclass(eq=False)
+class Callback:
+    """One function at one point.
+
+    Args:
+        name: canonical name of the point.
+        kind: "read" sees the live value and must not write to it; "edit" gets a private clone and
+            may return a new value; "grad" gets the gradient on the way back; "splice" sees the
+            live value, must not write to it and returns what goes on in its place.
+        fn: `fn(value)` for "read", `fn(value, hook)` for the others.
+        asked: what the user wrote, for messages.
+        required: whether it is an error if a run never passes the point.
+        permanent: whether `reset_hooks` leaves it alone.
+        last: whether it comes behind all others at its point, to see what goes on from there.
+        follows: whether a reader needs to know where in its sequence the run is.
+        check: called with every input before it is run, to refuse what does not fit; with how many
+            new columns a generation makes of it.
+    """
+
+    name: str
+    kind: Kind
+    fn: Callable[..., Any]
+    asked: str = ""
+    required: bool = True
+    permanent: bool = False
+    last: bool = False
+    follows: bool = False
+    check: "Callable[[Prepared, int], None] | None" = None
+    fired: int = 0
+
+
+def hook_function(fn: HookFunction) -> HookFunction:
+    """`fn` as something to be called with `(value, hook)`, by keyword where it has that name."""
+    if not callable(fn):
+        raise HookError(f"A hook is a function of (activation, hook); got {type(fn).__name__}.")
+    try:
+        parameters = inspect.signature(fn).parameters
+    except ValueError:  # builtins without a signature
+        return fn
+    kinds = {p.kind for p in parameters.values()}
+    if "hook" in parameters or inspect.Parameter.VAR_KEYWORD in kinds:
+        return lambda value, hook: fn(value, hook=hook)
+    return fn
+
+
+class RunState(local):
+    """What one run remembers between its hooks; one for each thread."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, Any] = {}
+        self.open: list[tuple[nn.Module, AbstractContextManager[Any]]] = []
+        self.progress = Progress()
+
+    def begin_forward(self, call: Call, chain: Chain) -> None:
+        """A stage at the root: note what the top-level forward is called with."""
+        self.memory.clear()
+        self.progress.begin(call.args, call.kwargs)
+
+    def run(self, acts: Iterable[tuple[Callable[[Call, Chain], None], Chain]], call: Call) -> None:
+        """Run the stages on one side of a module.
+
+        What hooks compute is not the model's: taps that are open look away meanwhile.
+        """
+        taps: list[Any] = [context for _, context in self.open]
+        for tap in taps:
+            tap.looking = False
+        try:
+            for act, chain in acts:
+                act(call, chain)
+        finally:
+            for tap in taps:
+                tap.looking = True
+
+    def open_contexts(self, module: nn.Module, contexts: Iterable[Any]) -> None:
+        """Enter what a module's stages asked for."""
+        for context in contexts:
+            context.__enter__()
+            self.open.append((module, context))
+
+    def close_contexts(self, module: nn.Module | None, clean: bool) -> None:
+        """Leave what is open for a module (None: all of it), innermost first."""
+        while self.open and (module is None or self.open[-1][0] is module):
+            _, context = self.open.pop()
+            context.__exit__(*((None, None, None) if clean else (HookError, None, None)))
+
+
+class Hook:
+    """What a hook function gets beside the activation.
+
+    Attributes:
+        name: canonical name of the point.
+        axes: its axes, one letter each (`names.py`).
+    """
+
+    __slots__ = ("_contexts", "_state", "axes", "name")
+
+    def __init__(self, name: str, axes: str, contexts: Contexts, state: RunState) -> None:
+        self.name = name
+        self.axes = axes
+        self._contexts = contexts
+        self._state = state
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """A dictionary that stays with the point until `reset_hooks`."""
+        return self._contexts.setdefault(self.name, {})
+
+    def layer(self) -> int:
+        """The layer that the point is in.
+
+        Raises:
+            HookError: the point is outside the blocks.
+        """
+        layer = layer_of(self.name)
+        if layer is None:
+            raise HookError(f"{self.name} is not in a layer.")
+        return layer
+
+    @property
+    def step(self) -> int:
+        """How many forward passes came before this one: 0 for a plain run and for the prompt."""
+        return max(self._state.progress.step, 0)
+
+    @property
+    def phase(self) -> Literal["prefill", "decode"]:
+        """Whether this pass reads a prompt or continues one from a key/value cache."""
+        return "decode" if self._state.progress.past else "prefill"
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """Ids of this pass, or None where the model was given something else.
+
+        Shapes: `[batch, pos]`
+        """
+        given = self._state.progress.named.get("input_ids")
+        return given if isinstance(given, Tensor) else None
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token of this pass in its row, counting earlier passes.
+
+        Shapes: `[batch, pos]`
+        """
+        return self._state.progress.positions(self._is_encoder)
+
+    @property
+    def finished(self) -> Tensor:
+        """Which rows an EOS ended earlier; what comes in them now is filler.
+
+        Rows of a beam search move, and those that ended are no longer run: none is finished there.
+
+        Shapes: `[batch]`, bool
+        """
+        return self._state.progress.finished()
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is in its sequence."""
+        return self._state.progress
+
+    @property
+    def _is_encoder(self) -> bool:
+        return self.name.startswith("encoder.")
+
+    def __repr__(self) -> str:
+        return f"Hook({self.name!r}, axes={self.axes!r}, step={self.step})"
+
+
+class ReadChain:
+    """Callbacks of one point in one attachment that only read."""
+
+    __slots__ = ("callbacks",)
+
+    edits = False
+
+    def __init__(self, callbacks: list[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value to every callback."""
+        for callback in self.callbacks:
+            callback.fired += 1
+            callback.fn(value)
+        return None
+
+
+class EditChain:
+    """The callbacks of one point in one attachment, run in order; some may change the value."""
+
+    __slots__ = ("callbacks", "hook")
+
+    edits = True
+
+    def __init__(self, hook: Hook, callbacks: list[Callback]) -> None:
+        self.hook = hook
+        self.callbacks = callbacks
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value to every callback; what they make of it together."""
+        current = value
+        for callback in self.callbacks:
+            callback.fired += 1
+            if callback.kind == "read":
+                # an edit is written into this very tensor later: a reader keeps a copy
+                callback.fn(current.clone() if in_place and current is value else current)
+            elif callback.kind == "edit":
+                current = self._edited(callback, current)
+            elif callback.kind == "splice":
+                current = fitting(callback.fn(current, self.hook), value, self.hook)
+            else:
+                current = self._with_grad(callback, current)
+        return current
+
+    def _edited(self, callback: Callback, value: Tensor) -> Tensor:
+        given = value.clone()
+        returned = callback.fn(given, self.hook)
+        return given if returned is None else fitting(returned, value, self.hook)
+
+    def _with_grad(self, callback: Callback, value: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise HookError(
+                f"{self.hook.name}: a backward hook needs gradients, and they are switched off "
+                "(torch.no_grad or set_grad_enabled(False))."
+            )
+        given = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
+        hook = self.hook
+
+        def backward(grad: Tensor) -> Tensor:
+            private = grad.clone()
+            returned = callback.fn(private, hook)
+            return private if returned is None else fitting(returned, grad, hook)
+
+        given.register_hook(backward)
+        return given
+
+
+def fitting(returned: Any, value: Tensor, hook: Hook) -> Tensor:
+    """What a hook returned, on the device of what it replaces.
+
+    Raises:
+        EditError: not a tensor, or of another shape or dtype.
+    """
+    if not isinstance(returned, Tensor):
+        raise EditError(
+            f"{hook.name}: the hook returned {type(returned).__name__}; return a tensor of shape "
+            f"{tuple(value.shape)}, or None and edit in place."
+        )
+    if returned.shape != value.shape:
+        raise EditError(
+            f"{hook.name}: the hook returned shape {tuple(returned.shape)}; the point has "
+            f"{tuple(value.shape)} (axes {hook.axes})."
+        )
+    if returned.dtype != value.dtype:
+        raise EditError(
+            f"{hook.name}: the hook returned {returned.dtype}; the point has {value.dtype}. "
+            "Return value.to(activation.dtype)."
+        )
+    return returned.to(value.device)
+
+
+def require_fired(callbacks: Iterable[Callback], why: str = "") -> None:
+    """Raise for hooks that a finished run never reached.
+
+    Raises:
+        HookNeverFiredError: with the names.
+    """
+    silent = [callback for callback in callbacks if callback.required and not callback.fired]
+    if silent:
+        names = ", ".join(dict.fromkeys(callback.name for callback in silent))
+        raise HookNeverFiredError(f"The run never reached {names}.{why}")

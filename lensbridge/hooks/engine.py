@@ -1,0 +1,344 @@
+"""Attach, run, detach: callbacks on the points of a native model, for one run at a time.
+
+A run attaches PyTorch hooks to the modules that its points live on and takes them off in `finally`.
+Every attachment belongs to the context (thread) that made it: its hooks do nothing while another
+thread runs the same modules. Callbacks that were added for good fire in every context.
+
+Order at one point: permanent callbacks, then those of enclosing `hooks()` contexts, then those of
+the call; readers (caches) come last in the call. Order between points is the data flow's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+from lensbridge.hooks.callbacks import Callback, Contexts, EditChain, Hook, ReadChain, RunState
+from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.spliced import NO_GUESTS, Guests, Visited
+
+
+class StopForward(Exception):  # noqa: N818  (not an error: it ends a forward pass that has its answer)
+    """Carries a value out of a forward pass that need not go on."""
+
+    def __init__(self, value: Tensor | None) -> None:
+        self.value = value
+
+
+class Step(NamedTuple):
+    """A stage of a site and the callbacks that it is for."""
+
+    stage: Stage
+    chain: Chain
+
+
+Look: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | None]]
+NO_CALLBACKS = ReadChain([])
+
+_current: ContextVar[Mapping[int, "Attachment"]] = ContextVar("lensbridge", default={})  # noqa: B039
+
+
+@dataclass(eq=False)
+class Attachment:
+    """Callbacks and stages that are on the model now, and the PyTorch hooks that carry them.
+
+    Args:
+        engine: whose points they are on.
+        scoped: callbacks of this context and of those around it; the engine's permanent ones
+            come before them.
+        extra: stages beside the points' own.
+        muted: whether a point is outside what this run computes.
+        always: whether it acts wherever no other attachment does.
+        outer: the attachment around it.
+        guests: what stands at points in this context, beside the engine's own guests.
+        runs: how many passes it has seen.
+        version: the engine's when it was attached.
+    """
+
+    engine: "Engine"
+    scoped: list[Callback]
+    extra: list[Stage] = field(default_factory=list)
+    muted: Callable[[str], bool] = lambda name: False
+    always: bool = False
+    outer: "Attachment | None" = None
+    guests: Guests = field(default_factory=dict)
+    runs: int = 0
+    version: int = -1
+    chains: dict[str, Chain] = field(default_factory=dict)
+    state: RunState = field(default_factory=RunState)
+    handles: list[Any] = field(default_factory=list)
+
+    def attach(self) -> None:
+        """Put one PyTorch hook on each side of each module that has steps."""
+        self.version = self.engine.version
+        steps = self._steps()
+        around = {
+            step.stage.module for group in steps.values() for step in group if step.stage.around
+        }
+        for module in around:
+            steps.setdefault((module, "output"), [])
+        for (module, phase), group in steps.items():
+            group.sort(key=lambda step: step.stage.rank)
+            if phase == "input":
+                hook = self._before(group)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            else:
+                closes = module in around
+                hook = self._after(group, closes)
+                edits = any(step.chain.edits for step in group)
+                handle = module.register_forward_hook(
+                    hook,
+                    prepend=edits,  # transformers' own recording hooks must see the edit
+                    with_kwargs=True,
+                    always_call=closes,
+                )
+            self.handles.append(handle)
+
+    def detach(self) -> None:
+        """Take the hooks off and leave what an interrupted run left open."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.state.close_contexts(None, clean=False)
+
+    def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
+        callbacks = [*self.engine.permanent, *self.scoped]
+        steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
+        sites = self.engine.sites_with(self.guests)
+        callbacks = [one for one in callbacks if one.name in sites]  # a guest may have left
+        if any(one.kind != "read" or one.follows or sites[one.name].remembers for one in callbacks):
+            for module in self.engine.entries:
+                begin = Stage(module, "input", -99, self.state.begin_forward)
+                steps.append(Step(begin, NO_CALLBACKS))
+        for name, listeners in self._by_name(callbacks).items():
+            site = sites[name]
+            chain = self.chains[name] = self._chain(site, listeners)
+            steps += [Step(stage, chain) for stage in site.stages]
+        found: dict[tuple[nn.Module, str], list[Step]] = {}
+        for step in steps:
+            found.setdefault((step.stage.module, step.stage.phase), []).append(step)
+        return found
+
+    def _by_name(self, callbacks: Iterable[Callback]) -> dict[str, list[Callback]]:
+        found: dict[str, list[Callback]] = {}
+        for callback in callbacks:
+            if not self.muted(callback.name):
+                found.setdefault(callback.name, []).append(callback)
+        for listeners in found.values():
+            listeners.sort(key=lambda one: one.last)
+        return found
+
+    def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
+        if all(callback.kind == "read" for callback in listeners):
+            return ReadChain(listeners)
+        return EditChain(Hook(site.name, site.axes, self.engine.contexts, self.state), listeners)
+
+    def count_run(self) -> None:
+        """Note that the model was run inside this attachment and those around it."""
+        here: Attachment | None = self
+        while here is not None:
+            here.runs += 1
+            here = here.outer
+
+    def is_active(self) -> bool:
+        """Whether the code that is running now runs for this attachment."""
+        current = _current.get().get(id(self.engine))
+        return current is self or (self.always and current is None)
+
+    def _before(self, steps: list[Step]) -> Callable[..., Any]:
+        looks = _looks(steps)
+        if looks is not None:
+            return self._look_before(looks)
+        acts = [(step.stage.act, step.chain) for step in steps]
+        opens = any(step.stage.around for step in steps)
+        state = self.state
+
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+            if not self.is_active():
+                return None
+            call = Call(module, args, kwargs or {}, state.memory)
+            state.run(acts, call)
+            if opens:
+                state.open_contexts(module, call.around.values())
+            return (call.args, call.kwargs) if call.replaced else None
+
+        return before
+
+    def _look_before(self, looks: list[Look]) -> Callable[..., None]:
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> None:
+            if self.is_active():
+                value = args[0] if args else Call(module, args, kwargs, {}).input
+                for look, run in looks:
+                    run(look(value))
+
+        return before
+
+    def _after(self, steps: list[Step], closes: bool) -> Callable[..., Any]:
+        looks = None if closes else _looks(steps)
+        if looks is not None:
+            return self._look_after(looks)
+        acts = [(step.stage.act, step.chain) for step in steps]
+        state = self.state
+
+        def after(module: nn.Module, args: Any, *rest: Any) -> Any:
+            if not self.is_active():
+                return None
+            output = rest[-1]
+            if closes:
+                state.close_contexts(module, clean=output is not None)
+            if output is None:  # called only to clean up after an error
+                return None
+            call = Call(module, args, rest[0] if len(rest) == 2 else {}, state.memory, output)
+            state.run(acts, call)
+            return call.output if call.replaced else None
+
+        return after
+
+    def _look_after(self, looks: list[Look]) -> Callable[..., None]:
+        def after(module: nn.Module, args: Any, *rest: Any) -> None:
+            if self.is_active():
+                output = rest[-1]
+                value = output if isinstance(output, Tensor) else output[0]
+                for look, run in looks:
+                    run(look(value))
+
+        return after
+
+
+def _looks(steps: list[Step]) -> list[Look] | None:
+    """How to read at a module where nobody does anything but read; None where somebody does."""
+    found: list[Look] = [
+        (step.stage.look, step.chain.run)
+        for step in steps
+        if step.stage.look is not None and not step.chain.edits
+    ]
+    return found if len(found) == len(steps) else None
+
+
+@dataclass(eq=False)
+class Engine:
+    """The points of one model and who listens to them.
+
+    Args:
+        root: the model that is called.
+        native_sites: where each canonical name lives.
+        entries: modules by one of which every pass comes in: a PEFT wrapper goes past the call of
+            its model, and generates past its own.
+        permanent: callbacks that act in every context.
+        version: grows when `permanent` changes.
+        contexts: the `hook.ctx` of each point.
+        guests: what stands at points in every context.
+    """
+
+    root: nn.Module
+    native_sites: Mapping[str, Site]
+    entries: tuple[nn.Module, ...]
+    permanent: list[Callback] = field(default_factory=list)
+    version: int = 0
+    contexts: Contexts = field(default_factory=dict)
+    guests: Guests = field(default_factory=dict)
+    _base: Attachment | None = None
+    _visited: Visited | None = None
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """Where each name lives that there is in this context, guests' names among them."""
+        here = self.current
+        return self.sites_with(NO_GUESTS if here is None else here.guests)
+
+    def sites_with(self, scoped: Guests) -> Mapping[str, Site]:
+        """The sites where a context has guests of its own beside the engine's."""
+        guests = {**self.guests, **scoped}
+        if not guests:
+            return self.native_sites
+        visited = self._visited
+        if visited is None or visited.guests != guests:
+            visited = self._visited = Visited(self.native_sites, guests)
+        return visited
+
+    def chain(self, name: str) -> Chain:
+        """Who listens at a guest's point in the run that is going on."""
+        here = self.current or self._base
+        return NO_CALLBACKS if here is None else here.chains.get(name, NO_CALLBACKS)
+
+    @property
+    def current(self) -> Attachment | None:
+        """The attachment of the context that is running."""
+        return _current.get().get(id(self))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody listens here."""
+        return not self.permanent and self.current is None
+
+    def in_force(self) -> Attachment | None:
+        """The attachment that a plain call would run under, if it is up to date."""
+        here = self.current or self._base
+        return here if here is not None and here.version == self.version else None
+
+    @contextmanager
+    def attached(
+        self,
+        callbacks: list[Callback],
+        extra: Iterable[Stage] = (),
+        muted: Callable[[str], bool] = lambda name: False,
+        guests: Guests = NO_GUESTS,
+    ) -> Iterator[Attachment]:
+        """Attach callbacks, with those that are already in force here, for the time inside."""
+        outer = self.current
+        inherited, standing = ([], NO_GUESTS) if outer is None else (outer.scoped, outer.guests)
+        scoped = [*inherited, *callbacks]
+        attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
+        attachment.guests = {**standing, **guests}
+        with ExitStack() as stack:
+            stack.callback(attachment.detach)
+            for context in self._around_run(attachment):
+                stack.enter_context(context)
+            attachment.attach()
+            token = _current.set({**_current.get(), id(self): attachment})
+            stack.callback(_current.reset, token)
+            yield attachment
+
+    def check(self, prepared: Any, callbacks: Iterable[Callback] = (), new: int = 0) -> None:
+        """Let everything that listens here refuse an input before it is run."""
+        here = self.current
+        for one in [*self.permanent, *([] if here is None else here.scoped), *callbacks]:
+            if one.check is not None:
+                one.check(prepared, new)
+
+    def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
+        sites = self.sites_with(attachment.guests)
+        for name in dict.fromkeys(one.name for one in [*self.permanent, *attachment.scoped]):
+            context = sites[name].around_run(self.root) if name in sites else None
+            if context is not None:
+                yield context
+                return
+
+    def add(self, callbacks: Iterable[Callback], guests: Guests = NO_GUESTS) -> None:
+        """Listen in every context until `remove`; guests stand in every context until then."""
+        self.permanent.extend(callbacks)
+        self.guests = {**self.guests, **guests}
+        self.version += 1
+        self._reattach_base()
+
+    def remove(self, callbacks: Iterable[Callback], hosts: Iterable[str] = ()) -> None:
+        """Stop listening; the guests of these hosts leave."""
+        gone = set(callbacks)
+        if not gone:
+            return
+        left = set(hosts)
+        self.guests = {host: sites for host, sites in self.guests.items() if host not in left}
+        self.permanent[:] = [callback for callback in self.permanent if callback not in gone]
+        self.version += 1
+        self._reattach_base()
+
+    def _reattach_base(self) -> None:
+        if self._base is not None:
+            self._base.detach()
+        self._base = None
+        if self.permanent:
+            self._base = Attachment(self, [], always=True)
+            self._base.attach()

@@ -1,0 +1,221 @@
+"""One forward pass: from which layer to which, with which callbacks, for which outputs."""
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import HookError, InputError
+from lensbridge.hooks.callbacks import Callback, require_fired
+from lensbridge.hooks.engine import Attachment, Engine, StopForward
+from lensbridge.hooks.skip import layers_skipped
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.native.parts import Native
+from lensbridge.points.names import layer_of
+from lensbridge.sites.site import Call, Chain, Stage
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of the model runs: layers `start` to `stop`, and whether the head does.
+
+    `start` None: from the tokens. `stop` None: through to the head.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    head: bool = True
+
+    @classmethod
+    def of(cls, start: int | None, stop: int | None, n_layers: int, head: bool) -> "Span":
+        """A span from what a user wrote; negative layers count from the end.
+
+        Raises:
+            InputError: there is no such layer, or nothing between the two.
+        """
+        first = None if start is None else _layer("start_at_layer", start, n_layers)
+        last = None if stop is None else _layer("stop_at_layer", stop, n_layers)
+        if last is not None and first is not None and last <= first:
+            raise InputError(f"start_at_layer={start} leaves nothing before stop_at_layer={stop}.")
+        return cls(first, last, head)
+
+    def misses(self, name: str) -> bool:
+        """Whether a point lies before what runs."""
+        if self.start is None:
+            return False
+        layer = layer_of(name)
+        if layer is None:
+            return name.startswith(("hook_embed", "hook_pos_embed", "ln_embed."))
+        return layer < self.start
+
+    def __str__(self) -> str:
+        begin = "the tokens" if self.start is None else f"layer {self.start}"
+        end = "the head" if self.stop is None else f"before layer {self.stop}"
+        return f" It ran from {begin} to {end}."
+
+
+def _layer(what: str, layer: int, n_layers: int) -> int:
+    positive = layer + n_layers if layer < 0 else layer
+    if not 0 <= positive <= n_layers:
+        raise InputError(f"{what}={layer}: this model has {n_layers} layers.")
+    return positive
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass gave: the native output, or the residual where it was stopped."""
+
+    native: Any
+    residual: Tensor | None
+
+
+def run_forward(
+    engine: Engine,
+    native: Native,
+    prepared: Prepared,
+    span: Span,
+    callbacks: list[Callback],
+) -> Outcome:
+    """Run the native model over a span of its layers.
+
+    Raises:
+        HookNeverFiredError: a required callback's point was not passed.
+        HookError: hooks and gradient checkpointing at once.
+    """
+    kwargs = dict(prepared.kwargs)
+    if prepared.tokens is not None:
+        kwargs["input_ids"] = prepared.tokens
+    elif prepared.embeds is not None:
+        given = prepared.embeds
+        kwargs["inputs_embeds"] = given if span.start is None else _stand_in(native, given)
+    stages = _span_stages(native, prepared, span)
+    if engine.is_idle and not callbacks and not stages:
+        return _call(engine, None, kwargs)
+    _refuse_checkpointing(native)
+    if native.towers and (span.start is not None or span.stop is not None):
+        _refuse_span_of(native)
+    here = engine.in_force()
+    if here is not None and not callbacks and not stages:
+        here.state.progress.step = -1
+        return _call(engine, here, kwargs)
+    if span.start is not None and native.main_input == "input_ids":
+        kwargs.setdefault("use_cache", "past_key_values" in kwargs)
+    with ExitStack() as stack:
+        stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
+        attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
+        outcome = _call(engine, attachment, kwargs)
+    require_fired(callbacks, str(span))
+    return outcome
+
+
+def _call(engine: Engine, attachment: Attachment | None, kwargs: dict[str, Any]) -> Outcome:
+    if attachment is not None:
+        attachment.count_run()
+    try:
+        return Outcome(engine.root(**kwargs), None)
+    except StopForward as stop:
+        return Outcome(None, stop.value)
+    except ValueError as error:
+        _explain(error, kwargs)
+        raise
+
+
+def _explain(error: ValueError, kwargs: dict[str, Any]) -> None:
+    """Some encoder-decoders say only that they miss ids, although the encoder has its own."""
+    asks = re.search(r"input_ids\b.* or \w*inputs_embeds", str(error))
+    if asks and not {"decoder_input_ids", "decoder_inputs_embeds"} & kwargs.keys():
+        raise InputError(
+            "This model's decoder needs an input of its own: pass decoder_input_ids=[batch, pos], "
+            "which begins with hf_model.config.decoder_start_token_id."
+        ) from error
+
+
+def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
+    stages = []
+    modules = [block.module for block in native.blocks]
+    if span.start is not None:
+        residual = prepared.embeds
+        if residual is None:
+            raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")
+        stages.append(_entrance(native, span.start, residual))
+    if span.stop is not None and span.stop < len(modules):
+        stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
+    elif span.stop is not None:
+        stages.append(Stage(modules[-1], "output", 90, _stop_with_result))
+    elif not span.head and native.unembed is not None:
+        stages.append(Stage(native.unembed.module, "input", 90, _stop))
+    return stages
+
+
+def _stand_in(native: Native, residual: Tensor) -> Tensor:
+    """Embeddings for a run whose layers will not read them: models write into theirs (CTRL), and
+    theirs may have another width than the stream (ELECTRA).
+    """
+    table = None if native.main.embed is None else native.main.embed._parameters.get("weight")
+    width = residual.shape[-1] if table is None else table.shape[-1]
+    return residual.new_zeros(*residual.shape[:-1], width)
+
+
+def _entrance(native: Native, layer: int, residual: Tensor) -> Stage:
+    """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
+    _refuse_start(native, layer)
+    if layer < len(native.blocks):
+        return Stage(native.blocks[layer].module, "input", -50, _replacing_input(residual))
+    return Stage(native.blocks[-1].module, "output", -50, _replacing_result(residual))
+
+
+def _refuse_span_of(native: Native) -> None:
+    if native.is_encoder_decoder:
+        raise InputError(
+            "start_at_layer and stop_at_layer are for models with one stack; "
+            f"{type(native.core).__name__} has an encoder and a decoder."
+        )
+
+
+def _refuse_start(native: Native, layer: int) -> None:
+    if not 0 < layer < len(native.blocks):
+        return
+    kind = type(native.core).__name__
+    if any(block.repeat is not None for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: the layers of {kind} share one module, so none can be "
+            "skipped. Start at 0, or behind the last."
+        )
+    if any(block.mixer is not None and block.mixer.fed_more for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: layers of {kind} read the embeddings beside the stream, so "
+            "the stream alone does not tell what they compute. Start from the tokens."
+        )
+
+
+def _replacing_input(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_input(residual)
+
+
+def _replacing_result(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_result(residual)
+
+
+def _stop_with_input(call: Call, chain: Chain) -> None:
+    raise StopForward(call.input)
+
+
+def _stop_with_result(call: Call, chain: Chain) -> None:
+    raise StopForward(call.result)
+
+
+def _stop(call: Call, chain: Chain) -> None:
+    raise StopForward(None)
+
+
+def _refuse_checkpointing(native: Native) -> None:
+    training = native.core.training and torch.is_grad_enabled()
+    if training and any(module.gradient_checkpointing for module in native.checkpointers):
+        raise HookError(
+            "Gradient checkpointing runs the layers again on the way back, without the hooks, so "
+            "edits would be lost. Switch checkpointing off on hf_model, or call .eval()."
+        )

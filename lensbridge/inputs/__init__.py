@@ -1,0 +1,1 @@
+"""From prompts to arguments of the native forward."""

@@ -1,0 +1,87 @@
+"""What a model offers around text and tokens."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lensbridge.inputs.prepare import Preparer
+from lensbridge.inputs.tokens import Side, Text, Tokens
+
+
+class TextMethods:
+    """Tokenization with the model's rules for BOS and padding (`lensbridge.tokens`)."""
+
+    tokens: Tokens
+    _preparer: Preparer
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself, or None."""
+        return self.tokens.tokenizer
+
+    def to_tokens(
+        self,
+        input: Text,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        move_to_device: bool = True,
+        truncate: bool = False,
+        return_mask: bool = False,
+    ) -> Any:
+        """Token ids of one text or several.
+
+        Args:
+            input: text, or a list of texts, which are padded to one width.
+            prepend_bos: BOS first; None means the default (True). Never two.
+            padding_side: None means right, where padding cannot move a token.
+            move_to_device: put them where the model is.
+            truncate: cut what is longer than the context, from the right.
+            return_mask: also give the attention mask, which a left-padded batch needs.
+
+        Shapes: `[batch, pos]`, one row for one text; with `return_mask` a pair of them.
+
+        Raises:
+            TokenizerMissingError: the model has no tokenizer.
+        """
+        limit = self._preparer.native.sizes.n_ctx if truncate else None
+        encoded = self.tokens.encode(input, prepend_bos, padding_side, limit)
+        device = self._preparer.device if move_to_device else torch.device("cpu")
+        ids = encoded.ids.to(device)
+        return (ids, encoded.mask.to(device)) if return_mask else ids
+
+    def to_string(self, tokens: Any) -> str | list[str]:
+        """Text of ids: one string for one row, a list for several."""
+        return self.tokens.to_string(tokens)
+
+    def to_str_tokens(
+        self, input: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
+    ) -> list[str] | list[list[str]]:
+        """Each token as text, of a text, a list of texts, or ids."""
+        return self.tokens.to_str_tokens(input, prepend_bos, padding_side)
+
+    def to_single_token(self, string: str) -> int:
+        """The id of a text that is one token.
+
+        Raises:
+            TokenError: it is several, and which.
+        """
+        return self.tokens.to_single_token(string)
+
+    def to_single_str_token(self, int_token: int) -> str:
+        """The text of one id."""
+        return self.tokens.to_single_str_token(int_token)
+
+    def get_token_position(
+        self,
+        single_token: str | int | Tensor,
+        input: Any,
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+    ) -> int:
+        """Where a token stands in a text or in one row of ids.
+
+        Raises:
+            TokenError: it does not occur.
+        """
+        return self.tokens.position_of(single_token, input, mode, prepend_bos)

@@ -1,0 +1,218 @@
+"""What a user passes -> what the native forward is called with, checked before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import ContextLengthError, InputError, TokenError, suggest
+from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor
+from lensbridge.native.linear import execution_device
+from lensbridge.native.parts import Native
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Input that is ready to run.
+
+    Args:
+        tokens: `[batch, pos]` ids, or None where a residual or embeddings were passed.
+        embeds: `[batch, pos, d_model]`, where no ids were.
+        mask: `[batch, past + pos]`, or None where nothing is masked.
+        prepend_bos: whether the rows begin with BOS; None where the input was not text.
+        kwargs: for the native forward, masks and positions among them.
+    """
+
+    tokens: Tensor | None
+    embeds: Tensor | None
+    mask: Tensor | None
+    prepend_bos: bool | None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def is_text(given: Any) -> bool:
+    """Whether an input is a text or a list of texts."""
+    if isinstance(given, str):
+        return True
+    return isinstance(given, Sequence) and bool(given) and isinstance(given[0], str)
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Turns inputs of one model into calls of its native forward.
+
+    Args:
+        native: the model.
+        tokens: its tokenizer.
+        accepted: keywords that its native forward takes.
+    """
+
+    native: Native
+    tokens: Tokens
+    accepted: frozenset[str]
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go."""
+        module = self.native.main.embed or self.native.core
+        return execution_device(module) or next(module.parameters()).device
+
+    def prepare(
+        self,
+        given: Any,
+        *,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **hf: Any,
+    ) -> Prepared:
+        """Tokenize, check and complete an input.
+
+        Raises:
+            TypeError: a keyword that the model does not take.
+            InputError: empty or of the wrong shape.
+            TokenError: ids outside the vocabulary.
+            ContextLengthError: more positions than the model has.
+        """
+        self._check_keywords(hf)
+        ids, embeds, mask, bos, more = self._parse(given, prepend_bos, padding_side)
+        self._check_twice({**hf, "position_ids": position_ids}, more)
+        if attention_mask is not None:
+            mask = self._mask(attention_mask)
+        continues = past_key_values is not None and not self.native.is_encoder_decoder
+        past = int(past_key_values.get_seq_length()) if continues else 0
+        whole = ids if ids is not None else embeds
+        positions = None
+        if whole is not None:
+            self._check_length(past, whole.shape[1])
+            self._check_mask(mask, whole, past)
+            positions = self._positions(mask, whole.shape[1])
+        found = {
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": past_key_values,
+            **more,
+        }
+        if position_ids is not None:
+            found["position_ids"] = position_ids
+        kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
+        return Prepared(ids, embeds, mask, bos, kwargs)
+
+    def _check_keywords(self, hf: Mapping[str, Any]) -> None:
+        for name in hf:
+            if name not in self.accepted:
+                raise TypeError(
+                    f"unexpected keyword {name!r} for {type(self.native.core).__name__}."
+                    f"{suggest(name, self.accepted)}"
+                )
+
+    def _check_twice(self, given: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        for name in more:
+            if given.get(name) is not None:
+                raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
+
+    def _parse(
+        self, given: Any, prepend_bos: bool | None, side: Side | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None, dict[str, Any]]:
+        """Ids or embeddings, mask, whether BOS comes first, and what else the input says."""
+        if is_text(given):
+            text = self.tokens.encode(given, prepend_bos, side)
+            mask = None if bool(text.mask.all()) else text.mask.to(self.device)
+            return self._checked(text.ids), None, mask, text.prepend_bos, {}
+        if isinstance(given, Mapping):
+            return self._parse_mapping(given)
+        tensor = as_tensor(given)
+        if self.native.main_input != "input_ids" and tensor.is_floating_point():
+            return None, None, None, None, {self.native.main_input: tensor.to(self.device)}
+        if tensor.is_floating_point() and tensor.numel():
+            return None, self._checked_embeds(tensor), None, None, {}
+        return self._checked(as_ids(tensor)), None, None, None, {}
+
+    def _parse_mapping(
+        self, given: Mapping[str, Any]
+    ) -> tuple[Tensor | None, None, Tensor | None, None, dict[str, Any]]:
+        """A tokenizer's or processor's output: ids, mask, and keywords of the native forward."""
+        more = dict(given)
+        if "input_ids" not in more and self.native.main_input in more:
+            return None, None, None, None, self._tensors(more)
+        if "input_ids" not in more:
+            raise InputError(
+                f"The input has no 'input_ids'; it has {', '.join(more) or 'nothing'}."
+            )
+        ids = self._checked(as_ids(more.pop("input_ids")))
+        mask = None if more.get("attention_mask") is None else self._mask(more["attention_mask"])
+        mask = None if mask is None or bool(mask.bool().all()) else mask
+        more.pop("attention_mask", None)
+        if "token_type_ids" not in self.accepted:
+            more.pop("token_type_ids", None)  # which many tokenizers add for every model
+        if "labels" in more:
+            raise TypeError("'labels' in the input: pass labels=... beside it.")
+        return ids, None, mask, None, self._tensors(more)
+
+    def _tensors(self, more: Mapping[str, Any]) -> dict[str, Tensor]:
+        self._check_keywords(more)
+        return {name: as_tensor(value).to(self.device) for name, value in more.items()}
+
+    def _mask(self, given: Any) -> Tensor:
+        mask = as_tensor(given).to(self.device)
+        return mask.unsqueeze(0) if mask.ndim == 1 else mask
+
+    def _checked_embeds(self, embeds: Tensor) -> Tensor:
+        d_model = self.native.sizes.d_model
+        if embeds.ndim != 3 or embeds.shape[-1] not in self._widths():
+            raise InputError(
+                f"A residual or embedding input is [batch, pos, {d_model}] (and ids are integers); "
+                f"got {embeds.dtype} of shape {tuple(embeds.shape)}."
+            )
+        return embeds.to(self.device)
+
+    def _widths(self) -> set[int]:
+        """Of the stream, and of embeddings that are projected to it."""
+        table = None if self.native.main.embed is None else self.native.main.embed._parameters
+        weight = table.get("weight") if table else None
+        return {self.native.sizes.d_model, *(weight.shape[-1:] if weight is not None else ())}
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if ids.ndim not in (1, 2) or ids.numel() == 0:
+            raise InputError(f"Token ids are [pos] or [batch, pos]; got shape {tuple(ids.shape)}.")
+        ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
+        low, high = (int(end) for end in ids.aminmax())
+        if low < 0 or high >= self.native.sizes.d_vocab:
+            raise TokenError(
+                f"Token ids run from {low} to {high}; this model's vocabulary is 0 to "
+                f"{self.native.sizes.d_vocab - 1}."
+            )
+        return ids.to(self.device)
+
+    def _check_length(self, past: int, count: int) -> None:
+        limit = self.native.sizes.n_ctx
+        if limit is not None and past + count > limit:
+            raise ContextLengthError(
+                f"The input has {past + count} positions; the context is {limit}. Shorten it, or "
+                "raise the limit in hf_model.config if the model extrapolates, and load again."
+            )
+
+    def _check_mask(self, mask: Tensor | None, whole: Tensor, past: int) -> None:
+        if mask is None or mask.ndim == 4 or self.native.is_encoder_decoder:
+            return
+        wanted = (whole.shape[0], past + whole.shape[1])
+        if tuple(mask.shape) != wanted:
+            raise InputError(
+                f"attention_mask has shape {tuple(mask.shape)}; the input needs {wanted}."
+            )
+
+    def _positions(self, mask: Tensor | None, count: int) -> Tensor | None:
+        """Positions counted from each row's first token, where the model has absolute ones."""
+        if not self.native.main.takes_positions or mask is None or mask.ndim != 2:
+            return None
+        if "position_ids" not in self.accepted:
+            return None
+        counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        plain = torch.arange(mask.shape[1], device=mask.device)
+        if bool(((counted == plain) | (mask == 0)).all()):
+            return None
+        return counted[:, -count:]

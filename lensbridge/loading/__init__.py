@@ -1,0 +1,291 @@
+"""`load`: a model by name, folder or object, ready for the lens."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lensbridge.errors import (
+    InputError,
+    LoadError,
+    UnsupportedArchitectureError,
+)
+from lensbridge.loading.hub_errors import explained
+from lensbridge.loading.tokenizer import tokenizer_from
+from lensbridge.spec import Architecture
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+DEMO = "demo"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+CONFIG_OPTIONS = (
+    "revision",
+    "token",
+    "trust_remote_code",
+    "code_revision",
+    "subfolder",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+)
+"""Options of `from_pretrained` that say which config file is meant."""
+
+
+def load(
+    model: "str | os.PathLike[str] | nn.Module",
+    *,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    architecture: Architecture | None = None,
+    derive: bool = True,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    token: str | bool | None = None,
+    fold_ln: bool | None = False,
+    center_writing_weights: bool | None = False,
+    center_unembed: bool | None = False,
+    fold_value_biases: bool | None = False,
+    refactor_factored_attn_matrices: bool | None = False,
+    **hf_kwargs: Any,
+) -> "LensModel":
+    """Open a HuggingFace model for reading and editing its activations.
+
+    Args:
+        model: a hub id, a local folder, "demo" (a small trained model that ships with lensbridge),
+            or a model object, which is used as it is.
+        tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
+            loaded when text is first passed. With a model object, only a local folder is looked
+            into for one.
+        device: where to put the model; an object is moved there.
+        dtype: a torch dtype or its name; by default the dtype in which the weights are stored.
+        device_map: as in transformers: "auto" or a dictionary, through accelerate.
+        architecture: a description to use instead of the registered ones.
+        derive: whether a model that no description is registered for gets one derived from its
+            structure and behaviour, accepted only if it passes the conformance checks.
+        revision: branch, tag or commit on the hub.
+        attn_implementation: as in transformers; by default the model's own choice.
+        trust_remote_code: run code from the repository.
+        token: a hub token; by default HF_TOKEN or the one that is logged in.
+        fold_ln: rewrite the weights in place, as `LensModel.process_weights_` does: True, or None
+            for as far as this model allows. So the next four; by default no weight is touched.
+        center_writing_weights: what is added to the stream less its mean.
+        center_unembed: W_U and b_U less their mean over the vocabulary.
+        fold_value_biases: b_V into b_O.
+        refactor_factored_attn_matrices: W_Q, W_K, W_V, W_O from the SVD of QK and OV.
+        hf_kwargs: for `from_pretrained` of the class that the checkpoint was saved from.
+
+    Returns:
+        The model behind a lens; `.hf_model` is the HuggingFace model itself.
+
+    Raises:
+        HubError: the repository is gated, missing or out of reach.
+        LoadError: no model or not all of its weights, or arguments that do not go together.
+        InputError: there is no such device or dtype.
+        UnsupportedArchitectureError: no adapter describes this model and none could be derived.
+        ProcessingError: the weights cannot be rewritten as asked.
+
+    Example:
+        >>> import lensbridge
+        >>> model = lensbridge.load("demo")
+        >>> model.cfg.n_layers
+        4
+    """
+    where = None if device is None else _device(device)
+    if isinstance(model, nn.Module):
+        asked = {
+            "device_map": device_map,
+            "revision": revision,
+            "attn_implementation": attn_implementation,
+            **hf_kwargs,
+        }
+        hf_model, source = _as_it_is(model, where, _dtype(dtype), asked), None
+    else:
+        source = _source(model, hf_kwargs.get("subfolder") or "")
+        options = {
+            "dtype": _dtype(dtype) or "auto",
+            "device_map": _placement(where, device_map),
+            "revision": revision,
+            "attn_implementation": attn_implementation,
+            "token": token,
+            "trust_remote_code": trust_remote_code or None,
+            **hf_kwargs,
+        }
+        hf_model = _from_pretrained(source, options)
+    from lensbridge.hooked_model import LensModel
+
+    how = _description(hf_model, architecture, derive)
+    access = {
+        "token": token,
+        "trust_remote_code": trust_remote_code or None,
+        "revision": revision,
+        **hf_kwargs,
+    }
+    lens = LensModel(hf_model, tokenizer_from(tokenizer, source, hf_model, access), **how)
+    steps: dict[str, Any] = {
+        "fold_ln": fold_ln,
+        "center_writing_weights": center_writing_weights,
+        "center_unembed": center_unembed,
+        "fold_value_biases": fold_value_biases,
+        "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+    }
+    if any(step is not False for step in steps.values()):
+        lens.process_weights_(**steps)
+    return lens
+
+
+def _description(
+    hf_model: nn.Module, architecture: Architecture | None, derive: bool
+) -> dict[str, Any]:
+    """What to read a model with and where that is from; nothing where one is registered."""
+    if architecture is not None or not derive:
+        return {"architecture": architecture}
+    found = _derived(hf_model)
+    return {} if found is None else {"architecture": found, "source": "its own behaviour"}
+
+
+def _derived(hf_model: nn.Module) -> Architecture | None:
+    """A description for a model that none is registered for; None where one is."""
+    from lensbridge.native.resolve import select, unwrap
+
+    try:
+        select(unwrap(hf_model), None)
+    except UnsupportedArchitectureError as unsupported:
+        from transformers import PreTrainedModel
+
+        from lensbridge.derive import derive_and_check
+
+        if not isinstance(unwrap(hf_model), PreTrainedModel):
+            raise
+
+        try:
+            return derive_and_check(unwrap(hf_model))
+        except UnsupportedArchitectureError as refused:
+            raise UnsupportedArchitectureError(f"{unsupported}\n\n{refused}") from refused
+    return None
+
+
+def demo_folder() -> str:
+    """The folder of the bundled model."""
+    return str(files("lensbridge") / "demo" / "model")
+
+
+def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"load() takes a hub id, a folder or a model object, not {type(name).__name__}."
+        )
+    text = os.fspath(name)
+    if text == DEMO and not Path(DEMO).is_dir():
+        return demo_folder()
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        kinds = ("config.json", "adapter_config.json")
+        if not any((folder / subfolder / kind).is_file() for kind in kinds):
+            raise LoadError(
+                f"The folder {text!r} has no config.json, so it is not a saved model. "
+                "Save one there with hf_model.save_pretrained(folder)."
+            )
+        return str(folder)
+    if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise LoadError(f"There is no folder {text!r}.")
+    return text
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    named = {str(one).removeprefix("torch."): one for one in _FLOATS}
+    if dtype is None or dtype == "auto" or dtype in _FLOATS:
+        return dtype if isinstance(dtype, torch.dtype) else None
+    short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+    plain = str(dtype).removeprefix("torch.")
+    plain = {"half": "float16", "double": "float64", "float": "float32", **short}.get(plain, plain)
+    if plain not in named:
+        raise InputError(f"There is no dtype {dtype!r} for weights; use one of {', '.join(named)}.")
+    return named[plain]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The device {str(device)!r} cannot be used here: {reason}") from error
+
+
+def _placement(device: torch.device | None, device_map: Any) -> Any:
+    if device is None:
+        return device_map
+    if device_map is not None:
+        raise LoadError("Pass device or device_map, not both: each says where the weights go.")
+    return {"": device}  # straight there: no second copy in CPU memory
+
+
+def _as_it_is(
+    model: nn.Module,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    asked: dict[str, Any],
+) -> nn.Module:
+    pointless = [name for name, value in asked.items() if value is not None]
+    if pointless:
+        raise LoadError(
+            f"A model object is used as it is; {', '.join(pointless)} can be passed only when a "
+            "model is loaded by name."
+        )
+    if device is not None or dtype is not None:
+        model.to(device=device, dtype=dtype)
+    return model
+
+
+def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
+    from huggingface_hub.errors import HTTPError
+    from safetensors import SafetensorError
+
+    if "torch_dtype" in options:
+        raise TypeError("load() has no keyword 'torch_dtype'. Did you mean 'dtype'?")
+    given = {name: value for name, value in options.items() if value is not None}
+    given = {"ignore_mismatched_sizes": True, **given, "output_loading_info": True}
+    try:
+        model, report = _model_class(source, given).from_pretrained(source, **given)
+    except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
+        raise explained(source, error, options) from error
+    other_size = {name for name, *_ in report["mismatched_keys"]}
+    allowed = other_size if options.get("ignore_mismatched_sizes") else set()
+    missing = sorted({*report["missing_keys"], *other_size} - allowed)
+    if missing:
+        raise LoadError(
+            f"{source!r} lacks {len(missing)} weights of a {type(model).__name__} or has them in "
+            f"another size, such as {missing[0]!r}; they would be random. Check its config.json."
+        )
+    return model
+
+
+def _model_class(source: str, given: dict[str, Any]) -> Any:
+    """The class that a checkpoint was saved from, where that is no causal language model.
+
+    What else there is (an adapter's folder, a repository that is out of reach) is left to
+    `AutoModelForCausalLM`, which knows, or says what is wrong.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    where = {name: given[name] for name in CONFIG_OPTIONS if name in given}
+    try:
+        config, _ = PretrainedConfig.get_config_dict(source, **where)
+    except (OSError, ValueError):
+        return AutoModelForCausalLM
+    if given.get("trust_remote_code") and config.get("auto_map"):
+        return AutoModelForCausalLM
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    for name in config.get("architectures") or ():
+        cls = None if name in causal else getattr(transformers, name, None)
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
+            return cls
+    return AutoModelForCausalLM

@@ -1,0 +1,1 @@
+"""A HuggingFace model taken apart into named parts."""

@@ -1,0 +1,109 @@
+"""`model.cfg`: the sizes and choices of a model under the field's names."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from lensbridge.native.parts import AttentionPart, MLPPart, MoEPart, Native
+
+_ROPE_THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """What a model is, under the names that notebooks use.
+
+    Args:
+        n_ctx: positions that the model was configured for; None where nothing bounds them.
+        n_key_value_heads: key/value heads; equal to `n_heads` without grouping.
+        act_fn: activation of the MLP, as HuggingFace names it.
+        normalization_type: "LN" or "RMS"; `eps` is that of the final norm or a layer's.
+        n_experts: experts of a mixture, else None.
+        positional_embedding_type: "rotary", "standard" (learned, absolute), "relative_bias", or
+            "none" where positions are neither of these (ALiBi, sinusoids, none at all).
+        rotary_dim: dimensions of each head that are rotated; None without rotary.
+        architecture: name of the description in use; `plugin` brought it.
+        hf: the HuggingFace config itself, the very object.
+    """
+
+    model_name: str
+    original_architecture: str
+    architecture: str
+    plugin: str
+    n_layers: int
+    d_model: int
+    n_ctx: int | None
+    d_head: int
+    n_heads: int
+    n_key_value_heads: int
+    d_mlp: int
+    d_vocab: int
+    d_vocab_out: int
+    act_fn: str
+    eps: float
+    normalization_type: str
+    final_rms: bool
+    positional_embedding_type: str
+    rotary_dim: int | None
+    rotary_base: float | None
+    gated_mlp: bool
+    n_experts: int | None
+    parallel_attn_mlp: bool
+    tie_word_embeddings: bool
+    attn_implementation: str
+    default_prepend_bos: bool
+    dtype: torch.dtype
+    device: torch.device
+    hf: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but the HuggingFace config."""
+        plain = asdict(LensConfig(**{**self.__dict__, "hf": None}))
+        del plain["hf"]
+        return plain
+
+
+def config_of(native: Native, default_prepend_bos: bool, device: torch.device) -> LensConfig:
+    """The config of a resolved model."""
+    hf: Any = native.core.config
+    sizes, main, first = native.sizes, native.main, native.blocks[0]
+    attn = next((block.attn for block in native.blocks if block.attn is not None), None)
+    rotary = attn is not None and attn.rotary
+    rope = dict(main.config.to_dict().get("rope_parameters") or {}) if rotary else {}
+    norms = (native.ln_final, first.ln1, first.ln2, first.ln1_post, first.ln2_post)
+    norm = next((norm for norm in norms if norm is not None), None)
+    mlps = [block.mlp for block in native.blocks]
+    return LensConfig(
+        model_name=str(hf.name_or_path) or native.architecture.name,
+        original_architecture=type(native.core).__name__,
+        architecture=native.architecture.name,
+        plugin=native.plugin,
+        **asdict(sizes),
+        d_vocab_out=sizes.d_vocab if native.unembed is None else native.unembed.n_out,
+        act_fn=native.act_fn,
+        eps=norm.eps if norm else 0.0,
+        normalization_type=norm.kind if norm else "none",
+        final_rms=native.ln_final is not None and native.ln_final.kind == "RMS",
+        positional_embedding_type=_positions(native, attn),
+        rotary_dim=int(sizes.d_head * rope.get("partial_rotary_factor", 1.0)) if rotary else None,
+        rotary_base=float(rope.get("rope_theta", _ROPE_THETA)) if rotary else None,
+        gated_mlp=any(isinstance(mlp, MLPPart) and mlp.gate is not None for mlp in mlps),
+        n_experts=next((mlp.n_experts for mlp in mlps if isinstance(mlp, MoEPart)), None),
+        parallel_attn_mlp=first.residual == "parallel",
+        tie_word_embeddings=bool(hf.to_dict().get("tie_word_embeddings")),
+        attn_implementation=str(hf._attn_implementation),
+        default_prepend_bos=default_prepend_bos,
+        dtype=next(native.core.parameters()).dtype,
+        device=device,
+        hf=hf,
+    )
+
+
+def _positions(native: Native, attn: AttentionPart | None) -> str:
+    if attn is not None and attn.rotary:
+        return "rotary"
+    if native.main.pos_embed is not None:
+        return "standard"
+    biased = any(block.attn and block.attn.position_bias for block in native.blocks)
+    return "relative_bias" if biased else "none"

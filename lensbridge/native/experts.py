@@ -1,0 +1,97 @@
+"""Experts that transformers stacks in three-dimensional parameters, seen one by one.
+
+The native kernel runs all of them in one grouped product, so what one expert reads and computes is
+derived: from the tokens, the chosen indices and the stacked weights. An edit of one expert's value
+changes the module's output by what that expert's weighted output changes, and by nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.native.linear import fetch
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The module that holds the experts and is called with tokens, indices and weights.
+
+    Args:
+        module: it has `down_proj` and, gated, `gate_up_proj`, else `up_proj`: `[expert, ·, ·]`.
+        n: how many experts.
+        transposed: whether a weight is stored `[expert, in, out]`.
+        gated: whether gate and up share a parameter.
+        interleaved: whether they alternate in it, rather than gate first.
+        biased: whether `<parameter>_bias` stands beside each.
+    """
+
+    module: nn.Module
+    n: int
+    transposed: bool
+    gated: bool
+    interleaved: bool
+    biased: bool
+
+    def _stacked(self, name: str) -> Tensor:
+        """Shapes: `[expert, in, out]`, a view of the parameter."""
+        weight = fetch(self.module, name)
+        return weight if self.transposed else weight.mT
+
+    def _bias(self, name: str, width: int) -> Tensor:
+        if self.biased:
+            return fetch(self.module, f"{name}_bias")
+        weight = fetch(self.module, name)
+        return weight.new_zeros(self.n, width)
+
+    def _half(self, both: Tensor, first: bool) -> Tensor:
+        if self.interleaved:
+            return both[..., 0 if first else 1 :: 2]
+        half = both.shape[-1] // 2
+        return both.narrow(-1, 0 if first else half, half)
+
+    @property
+    def entrance(self) -> str:
+        """The parameter that the tokens meet first."""
+        return "gate_up_proj" if self.gated else "up_proj"
+
+    def w_in(self) -> Tensor:
+        """Shapes: `[expert, d_model, d_mlp]`: the linear branch of gated experts."""
+        both = self._stacked(self.entrance)
+        return self._half(both, first=False) if self.gated else both
+
+    def w_gate(self) -> Tensor:
+        """Shapes: `[expert, d_model, d_mlp]`."""
+        return self._half(self._stacked(self.entrance), first=True)
+
+    def w_out(self) -> Tensor:
+        """Shapes: `[expert, d_mlp, d_model]`."""
+        return self._stacked("down_proj")
+
+    def b_in(self) -> Tensor:
+        """Shapes: `[expert, d_mlp]`. Zeros where there is no bias."""
+        both = self._bias(self.entrance, self._stacked(self.entrance).shape[-1])
+        return self._half(both, first=False) if self.gated else both
+
+    def b_gate(self) -> Tensor:
+        """Shapes: `[expert, d_mlp]`."""
+        both = self._bias(self.entrance, self._stacked(self.entrance).shape[-1])
+        return self._half(both, first=True)
+
+    def b_out(self) -> Tensor:
+        """Shapes: `[expert, d_model]`."""
+        return self._bias("down_proj", self._stacked("down_proj").shape[-1])
+
+    def joined(self, gate: Tensor, linear: Tensor) -> Tensor:
+        """Gate and linear branch as the native activation takes them."""
+        if self.interleaved:
+            return torch.stack([gate, linear], dim=-1).flatten(-2)
+        return torch.cat([gate, linear], dim=-1)
+
+    def activate(self, gate: Tensor, linear: Tensor | None) -> Tensor:
+        """The neurons, by the module's own activation."""
+        module: Any = self.module
+        if linear is None:
+            return module.act_fn(gate)
+        return module._apply_gate(self.joined(gate, linear))

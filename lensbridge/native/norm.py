@@ -1,0 +1,89 @@
+"""A norm of the model taken apart: divisor, normalized value, gain and bias."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lensbridge.native.linear import execution_device, fetch
+from lensbridge.spec import NormKind
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One norm module and what it computes.
+
+    Args:
+        module: the native module.
+        kind: LayerNorm or RMSNorm.
+        eps: added under the root.
+        unit_offset: whether the gain is 1 + weight.
+    """
+
+    module: nn.Module
+    kind: NormKind
+    eps: float
+    width: int
+    unit_offset: bool = False
+
+    def centered(self, x: Tensor) -> Tensor:
+        """The input less its mean (LayerNorm) or as it is (RMSNorm), in at least float32."""
+        wide = x if x.dtype == torch.float64 and self.kind == "LN" else x.float()
+        return wide - wide.mean(-1, keepdim=True) if self.kind == "LN" else wide
+
+    def scale(self, x: Tensor) -> Tensor:
+        """The divisor.
+
+        Shapes: `[..., m]` -> `[..., 1]`, in at least float32.
+        """
+        return (self.centered(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def divide(self, x: Tensor, scale: Tensor) -> Tensor:
+        """The normalized value for a given divisor."""
+        return (self.centered(x) / scale).to(x.dtype)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The normalized value, by the same operations as the native module."""
+        if self.kind == "LN":
+            return F.layer_norm(x, x.shape[-1:], None, None, self.eps)
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+    def gain(self) -> Tensor:
+        """Shapes: `[m]`. Ones where the module has none; with an offset, a copy."""
+        if self.module._parameters.get("weight") is None:
+            return self._constant(1.0)
+        weight = fetch(self.module, "weight")
+        return 1.0 + weight if self.unit_offset else weight
+
+    def bias(self) -> Tensor:
+        """Shapes: `[m]`. Zeros where the module has none."""
+        if self.module._parameters.get("bias") is None:
+            return self._constant(0.0)
+        return fetch(self.module, "bias")
+
+    def _constant(self, value: float) -> Tensor:
+        like = self.module._parameters.get("weight")
+        if like is None:
+            return torch.full((self.width,), value)
+        device = execution_device(self.module) or like.device
+        return torch.full(like.shape, value, dtype=like.dtype, device=device)
+
+    def affine(self, normalized: Tensor) -> Tensor:
+        """Gain and bias applied to a normalized value."""
+        scaled = normalized
+        if self.module._parameters.get("weight") is not None:
+            gain = self.gain().to(normalized.device)
+            scaled = (gain * normalized).to(normalized.dtype)
+        if self.module._parameters.get("bias") is None:
+            return scaled
+        return scaled + self.bias().to(normalized.device)
+
+    def linear(self, x: Tensor, scale: Tensor) -> Tensor:
+        """One summand of the norm's input as it comes out: centered, divided, times the gain.
+
+        Shapes: `[..., m]` and the whole input's divisor -> `[..., m]`. Summands plus the bias make
+        the norm's output.
+        """
+        return self.centered(x) / scale * self.gain().to(x.device)

@@ -1,0 +1,266 @@
+"""A native model taken apart: which module plays which role. Built by `resolve.py`, read by all."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from lensbridge.native.experts import Experts
+from lensbridge.native.linear import Linear
+from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.norm import Norm
+from lensbridge.spec import Architecture, QKNormAxes, Residual
+from lensbridge.tensors.layouts import Layout
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one stack. Where layers differ, those of the first that has the part."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int | None
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of q, k, v, gate, up: the projection that it comes from and its share of it.
+
+    `n` heads of `d` each; for gate and up `n` is 1. `scale` multiplies the projection's output, and
+    `in_scale` what it reads.
+    """
+
+    linear: Linear
+    layout: Layout
+    n: int
+    d: int
+    scale: float = 1.0
+    in_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`, and `bias`
+    (the module and the name of the parameter).
+    """
+
+    modules: tuple[nn.Module, ...]
+    scale: Multiplier
+    bias: tuple[nn.Module, str] | None = None
+
+
+@dataclass(frozen=True)
+class LatentPart:
+    """The narrow way of keys and values (and queries, where `q_down` is there)."""
+
+    kv_down: Linear
+    kv_norm: Norm
+    kv_up: Linear
+    q_down: Linear | None
+    q_norm: Norm | None
+    d_nope: int
+    d_rope: int
+
+
+@dataclass(frozen=True)
+class AttentionPart:
+    """Attention of one block. `k` and `v` are None where another layer's are read.
+
+    Args:
+        behind: the norm that its output goes through before it is added.
+        n_heads, n_kv, d_head: of this layer; `d_head` is that of z.
+    """
+
+    module: nn.Module
+    path: str
+    q: Role
+    k: Role | None
+    v: Role | None
+    out: Linear
+    writer: Writer
+    behind: Norm | None
+    rotary: bool
+    n_heads: int
+    n_kv: int
+    d_head: int
+    q_norm: nn.Module | None = None
+    k_norm: nn.Module | None = None
+    v_norm: nn.Module | None = None
+    qk_norm_axes: QKNormAxes = "positions_first"
+    latent: LatentPart | None = None
+    sinks: tuple[nn.Module, str] | None = None
+    gated: bool = False
+    position_bias: nn.Module | None = None
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class MLPPart:
+    """MLP of one block; `gate` only in a gated one, `inner_norm` between the neurons and `down`."""
+
+    module: nn.Module
+    path: str
+    up: Role
+    gate: Role | None
+    down: Linear
+    writer: Writer
+    behind: Norm | None = None
+    inner_norm: nn.Module | None = None
+    overwritten: bool = False
+
+
+@dataclass(frozen=True)
+class MoEPart:
+    """A mixture of experts; `experts` None where they are not stacked in the usual form."""
+
+    module: nn.Module
+    path: str
+    router: nn.Module
+    n_experts: int
+    experts: Experts | None
+    shared: MLPPart | None
+    writer: Writer
+    behind: Norm | None = None
+
+
+@dataclass(frozen=True)
+class OpaquePart:
+    """A branch in the MLP's place whose inside is not described."""
+
+    module: nn.Module
+    path: str
+    writer: Writer
+
+
+FeedForward: TypeAlias = MLPPart | MoEPart | OpaquePart
+
+
+@dataclass(frozen=True)
+class MixerPart:
+    """A state-space or linear-attention module: `steps` are its own modules by name."""
+
+    module: nn.Module
+    path: str
+    steps: dict[str, nn.Module]
+    writer: Writer
+    fed_more: bool = False
+
+
+@dataclass(frozen=True)
+class BlockPart:
+    """One block. A slot or branch that the architecture leaves empty is None.
+
+    `repeat`: which call of the module this layer is, where layers share one; else None.
+    """
+
+    module: nn.Module
+    path: str
+    ln1: Norm | None
+    ln1_post: Norm | None
+    ln_cross: Norm | None
+    ln_cross_post: Norm | None
+    ln2: Norm | None
+    ln2_post: Norm | None
+    attn: AttentionPart | None
+    cross: AttentionPart | None
+    mixer: MixerPart | None
+    mlp: FeedForward | None
+    per_layer: nn.Module | None
+    residual: Residual | None
+    skip_norm: bool
+    flattens: bool
+    out_scale: tuple[nn.Module, str] | None
+    repeat: int | None = None
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """One stack of layers.
+
+    Args:
+        path: that of its list.
+        takes_positions: whether padding on the left needs `position_ids`: positions are absolute
+            and not counted from the tokens themselves.
+        residual_axes: "b p m", or with an axis `r` where there are several streams.
+    """
+
+    prefix: str
+    path: str
+    sizes: Sizes
+    config: Any
+    embed: nn.Module | None
+    embed_scale: Multiplier
+    embed_overwritten: bool
+    pos_embed: nn.Module | None
+    takes_positions: bool
+    residual_axes: str
+    ln_embed: Norm | None
+    blocks: tuple[BlockPart, ...]
+    ln_final: Norm | None
+
+
+@dataclass(frozen=True)
+class Native:
+    """One model, resolved.
+
+    Args:
+        root: the object that is called (a PEFT wrapper, where there is one).
+        core: the transformers model inside it.
+        main: the stack whose output the head reads; `towers` are the others.
+        act_fn: activation of the main stack's MLPs, as the config names it.
+        main_input: the keyword of `core.forward` that holds the input.
+        logits_axes: "b p v", or "b v" where the head reads one vector for the whole input.
+        is_encoder_decoder: whether the input goes to a tower and the main stack has its own.
+        paths: module -> its dotted path in `core`, for messages.
+        checkpointers: modules with a `gradient_checkpointing` switch.
+    """
+
+    root: nn.Module
+    core: nn.Module
+    architecture: Architecture
+    plugin: str
+    main: StackPart
+    towers: tuple[StackPart, ...]
+    act_fn: str
+    unembed: Linear | None
+    unembed_bias: tuple[nn.Module, str] | None
+    head_scale: float
+    logit_scale: float
+    logit_softcap: float | None
+    head_hidden: nn.Module | None
+    pooler: nn.Module | None
+    projector: nn.Module | None
+    main_input: str
+    logits_axes: str
+    is_encoder_decoder: bool
+    paths: dict[nn.Module, str]
+    checkpointers: tuple[Any, ...]
+
+    @property
+    def stacks(self) -> tuple[StackPart, ...]:
+        """Every stack, the main one first."""
+        return (self.main, *self.towers)
+
+    def front_of(self, stack: StackPart) -> str:
+        """What stands before the names around a stack's layers: nothing, `encoder.`, `vision.`."""
+        return "" if stack is self.main else stack.prefix.removesuffix(".blocks") + "."
+
+    @property
+    def ln_final(self) -> Norm | None:
+        """Of the main stack."""
+        return self.main.ln_final
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the main stack."""
+        return self.main.sizes
+
+    @property
+    def blocks(self) -> tuple[BlockPart, ...]:
+        """Of the main stack."""
+        return self.main.blocks

@@ -1,0 +1,217 @@
+"""Architecture + model -> parts. Every mismatch between the two is raised here, at load.
+
+This is the one place that asks a module or a config what it has; after it, everybody knows.
+"""
+
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from lensbridge.native.linear import Linear
+from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, Native, Sizes, StackPart
+from lensbridge.native.resolve.blocks import BlockResolver
+from lensbridge.native.resolve.finder import Finder
+from lensbridge.plugins import Claim, registry
+from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, MoE, Stack
+
+GIVEN = "load(architecture=...)"
+_TASK_HEADS = ("classifier", "score", "qa_outputs", "out_proj")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    wrapper: Any = model
+    return wrapper.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def config_dict(core: nn.Module) -> dict[str, object]:
+    """The HuggingFace config of a model as a dictionary."""
+    config: Any = getattr(core, "config", None)
+    return dict(config.to_dict()) if hasattr(config, "to_dict") else {}
+
+
+def class_names(core: nn.Module) -> list[str]:
+    """The class of a model and its bases, nearest first; then those of its base model."""
+    inner = getattr(core, "base_model", core)
+    types = [*type(core).__mro__, *type(inner).__mro__]
+    found = [cls.__name__ for cls in types if issubclass(cls, nn.Module)]
+    return list(dict.fromkeys(found))
+
+
+def select(core: nn.Module, architecture: Architecture | None, source: str = GIVEN) -> Claim:
+    """The architecture to read a model with: the given one, or the one that claims its class."""
+    if architecture is not None:
+        return Claim(architecture, source)
+    return registry().select(class_names(core), config_dict(core))
+
+
+def resolve(
+    model: nn.Module, architecture: Architecture | None = None, source: str = GIVEN
+) -> Native:
+    """Find every part that an architecture names in a model.
+
+    Args:
+        model: the model, or a wrapper around it.
+        architecture: a description to use instead of the registered ones.
+        source: where that came from, for messages.
+
+    Raises:
+        UnsupportedArchitectureError: no architecture describes the model's class.
+        ArchitectureMismatchError: a module, config field or shape is not as described.
+    """
+    core = unwrap(model)
+    claim = select(core, architecture, source)
+    spec = claim.architecture
+    finder = Finder(core, spec.name, claim.plugin, getattr(core, "config", None))
+    inner = finder.at_config(spec.config)
+    main = _stack(finder, spec)
+    return Native(
+        root=model,
+        core=core,
+        architecture=spec,
+        plugin=claim.plugin,
+        main=main,
+        towers=tuple(_stack(finder, tower) for tower in spec.towers),
+        act_fn=_activation(inner, _variants(spec)),
+        unembed=_head(finder, spec),
+        unembed_bias=finder.optional_tensor(spec.unembed_bias),
+        head_scale=inner.scale(spec.head_scale),
+        logit_scale=inner.scale(spec.logit_scale),
+        logit_softcap=inner.optional_number(spec.logit_softcap),
+        head_hidden=finder.optional_top(spec.head_hidden),
+        pooler=finder.optional_top(spec.pooler),
+        projector=finder.optional_top(spec.projector),
+        main_input=str(getattr(core, "main_input_name", "input_ids")),
+        logits_axes=_logits_axes(core),
+        is_encoder_decoder="decoder_input_ids" in signature(core.forward).parameters,
+        paths={module: path for path, module in core.named_modules()},
+        checkpointers=tuple(
+            module for module in core.modules() if hasattr(module, "gradient_checkpointing")
+        ),
+    )
+
+
+def _logits_axes(core: nn.Module) -> str:
+    """Only a class's name says that its head reads one vector; `score` reads every position."""
+    name = type(core).__name__
+    pooled = name.endswith("Classification") and "Token" not in name and not hasattr(core, "score")
+    return "b v" if pooled else "b p v"
+
+
+def _variants(spec: Stack) -> tuple[Block, ...]:
+    return spec.block if isinstance(spec.block, tuple) else (spec.block,)
+
+
+def _activation(finder: Finder, blocks: tuple[Block, ...]) -> str:
+    for block in blocks:
+        if isinstance(block.mlp, MLP | GatedMLP | FusedGatedMLP | MoE):
+            return str(finder.optional(block.mlp.act) or block.mlp.act)
+    return ""
+
+
+def _head(finder: Finder, spec: Architecture) -> Linear | None:
+    named = spec.unembed if isinstance(spec.unembed, tuple) else (spec.unembed,)
+    for path in [one for one in named if one is not None]:
+        module = finder.optional_top(path)
+        if module is not None:
+            return finder.linear(module, path)
+    core: Any = finder.core
+    output = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    if output is not None and spec.unembed is not None:
+        raise finder.mismatch(
+            f"{type(core).__name__} has no module '{named[0]}', and its head is "
+            f"'{finder.path_of(output)}'."
+        )
+    for path in _TASK_HEADS:
+        module = finder.optional_top(path)
+        if isinstance(module, nn.Linear):
+            return finder.linear(module, path)
+    return None  # a bare base model
+
+
+def _stack(outer: Finder, spec: Stack) -> StackPart:
+    finder = outer.at_config(spec.config)
+    layers = finder.layers(spec.blocks)
+    count = int(finder.field(spec.dims.layers))
+    if count % len(layers):
+        raise finder.mismatch(
+            f"'{spec.blocks}' has {len(layers)} layers and the config's '{spec.dims.layers}' is "
+            f"{count}."
+        )
+    path = finder.unprefixed(spec.blocks)
+    resolver = BlockResolver(finder, spec)
+    repeats = count // len(layers)
+    blocks = tuple(
+        resolver.block(
+            layers[i % len(layers)], f"{path}.{i % len(layers)}", i, i // len(layers), repeats
+        )
+        for i in range(count)
+    )
+    kinds = _variants(spec)[0].norms
+
+    def norm(at: str | None) -> Any:
+        return None if at is None else finder.norm(finder.top(at), kinds, resolver.d_model, at)
+
+    embed_norm = spec.embed_norm if spec.embed_norm is None or finder.has(spec.embed_norm) else None
+    pos_embed = None if spec.pos_embed is None else finder.top(spec.pos_embed)
+    return StackPart(
+        prefix=spec.prefix,
+        path=path,
+        sizes=_sizes(finder, spec, blocks),
+        config=finder.config,
+        embed=None if spec.embed is None else finder.top(spec.embed),
+        embed_scale=finder.embed_scale(spec.embed_scale),
+        embed_overwritten=spec.embed_overwritten,
+        pos_embed=pos_embed,
+        takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
+        residual_axes=_RESIDUAL_AXES[spec.streams],
+        ln_embed=norm(embed_norm),
+        blocks=blocks,
+        ln_final=norm(spec.final_norm),
+    )
+
+
+_RESIDUAL_AXES = {
+    None: "b p m",
+    "streams_first": "r b p m",
+    "streams_last": "b p r m",
+    "flat": "p m",
+}
+
+
+def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...]) -> bool:
+    """Absolute positions, and not of the kind that counts what is not the padding token."""
+    attention = [block.attn for block in blocks if block.attn is not None]
+    if any(attn.rotary or attn.position_bias for attn in attention):
+        return False
+    if pos_embed is None:
+        return bool(attention)
+    return not isinstance(pos_embed, nn.Embedding) or pos_embed.padding_idx is None
+
+
+def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
+    dims = spec.dims
+    attn = next((block.attn for block in blocks if block.attn is not None), None)
+    mlp = next((block.mlp for block in blocks if isinstance(block.mlp, MLPPart)), None)
+    return Sizes(
+        n_layers=len(blocks),
+        d_model=int(finder.field(dims.d_model)),
+        n_heads=attn.n_heads if attn else int(finder.optional(dims.heads) or 0),
+        n_key_value_heads=attn.n_kv if attn else 0,
+        d_head=attn.d_head if attn else 0,
+        d_mlp=mlp.up.d if mlp else _expert_width(blocks),
+        d_vocab=int(finder.optional(dims.vocab) or 0),
+        n_ctx=None if dims.context is None else _optional_int(finder.optional(dims.context)),
+    )
+
+
+def _optional_int(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _expert_width(blocks: tuple[BlockPart, ...]) -> int:
+    for block in blocks:
+        if isinstance(block.mlp, MoEPart) and block.mlp.experts:
+            return int(block.mlp.experts.w_out().shape[1])
+    return 0

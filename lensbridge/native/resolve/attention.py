@@ -1,0 +1,191 @@
+"""The attention of one layer: which projection, and which share of it, is q, k and v."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from lensbridge.native.linear import Linear
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import AttentionPart, LatentPart, Role, Writer
+from lensbridge.native.resolve.finder import Finder
+from lensbridge.spec import Attention, Dims, FusedQKV, LatentQKV, Norms, SplitQKV
+from lensbridge.tensors import layouts
+from lensbridge.tensors.layouts import Layout
+
+
+class AttentionResolver:
+    """The attention modules of one stack."""
+
+    def __init__(self, finder: Finder, dims: Dims, d_model: int) -> None:
+        self.finder = finder
+        self.dims = dims
+        self.d_model = d_model
+
+    def part(
+        self,
+        layer: nn.Module,
+        spec: Attention,
+        writer: Writer,
+        behind: Norm | None,
+        where: str,
+        crossing: bool,
+    ) -> AttentionPart:
+        """Attention, or cross-attention, whose keys and values may have another width."""
+        module = self.finder.find(layer, spec.path, where)
+        out = self._linear(module, spec.out, where)
+        n_heads = int(self.finder.field(self.dims.heads))
+        found, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
+        roles: Any = self._scaled(found, spec)
+        d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
+        self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
+        if not crossing:
+            self._expect_declared(where, n_kv)
+        elif spec.rotary:
+            raise self.finder.mismatch(f"{where}: cross-attention has no points behind rotary.")
+        return AttentionPart(
+            module=module,
+            path=spec.path,
+            q=roles["q"],
+            k=roles["k"],
+            v=roles["v"],
+            out=out,
+            writer=writer,
+            behind=behind,
+            rotary=spec.rotary,
+            n_heads=n_heads,
+            n_kv=n_kv,
+            d_head=d_head,
+            q_norm=self._optional(module, spec.q_norm, where),
+            k_norm=self._optional(module, spec.k_norm, where),
+            v_norm=self._optional(module, spec.v_norm, where),
+            qk_norm_axes=spec.qk_norm_axes,
+            latent=latent,
+            sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),
+            gated=spec.gated,
+            clip=self.finder.optional_number(spec.clip),
+            position_bias=self._where_there_is(module, spec.position_bias),
+        )
+
+    def _scaled(self, roles: dict[str, Role | None], spec: Attention) -> dict[str, Role | None]:
+        before, key = self.finder.scale(spec.in_scale), self.finder.scale(spec.k_scale)
+        scales = {"q": 1.0, "k": key, "v": 1.0}
+        return {
+            letter: None if role is None else replace(role, scale=scales[letter], in_scale=before)
+            for letter, role in roles.items()
+        }
+
+    def _optional(self, module: nn.Module, path: str | None, where: str) -> nn.Module | None:
+        found = None if path is None else self.finder.find(module, path, f"{where} attention")
+        if isinstance(found, nn.Identity):
+            raise self.finder.mismatch(f"{where}: '{path}' is an Identity, so there is no norm.")
+        return found
+
+    def _where_there_is(self, module: nn.Module, path: str | None) -> nn.Module | None:
+        return None if path is None else dict(module.named_modules()).get(path)
+
+    def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
+        return self.finder.linear(self.finder.find(module, path, f"{where} attention"), path)
+
+    def _expect_declared(self, where: str, n_kv: int) -> None:
+        said = self.dims.kv_heads
+        wanted = said if isinstance(said, int) else self.finder.optional(said)
+        if wanted is not None:
+            self.finder.expect(where, "kv_heads", "value", n_kv, int(wanted))
+
+    def _roles(
+        self, module: nn.Module, qkv: Any, n_heads: int, out: Linear, where: str
+    ) -> tuple[Any, int, LatentPart | None]:
+        if isinstance(qkv, LatentQKV):
+            return self._latent(module, qkv, n_heads, out, where)
+        if isinstance(qkv, FusedQKV):
+            roles, n_kv = self._fused(module, qkv, n_heads, where)
+        else:
+            roles, n_kv = self._split(module, qkv, n_heads, where)
+        return roles, n_kv, None
+
+    def _split(
+        self, module: nn.Module, spec: SplitQKV, n_heads: int, where: str
+    ) -> tuple[dict[str, Role | None], int]:
+        q = self._linear(module, spec.q, where)
+        self.finder.expect(where, spec.q, "input", q.n_in, self.d_model)
+        width = self._divided(q.n_out, n_heads, spec.q, where)
+        d = width // 2 if spec.gated_q else width
+        q_layout = (
+            layouts.within_head(n_heads, 0, d, width, "query gate")
+            if spec.gated_q
+            else layouts.heads(n_heads, d)
+        )
+        roles: dict[str, Role | None] = {"q": Role(q, q_layout, n_heads, d), "k": None, "v": None}
+        n_kv = int(self._kv_heads(n_heads))
+        if spec.k is not None:
+            k = self._linear(module, spec.k, where)
+            n_kv = self._divided(k.n_out, d, spec.k, where)
+            roles["k"] = Role(k, layouts.heads(n_kv, d), n_kv, d)
+        if spec.v is not None:
+            v = self._linear(module, spec.v, where)
+            d_v = self._divided(v.n_out, n_kv, spec.v, where)
+            roles["v"] = Role(v, layouts.heads(n_kv, d_v), n_kv, d_v)
+        return roles, n_kv
+
+    def _fused(
+        self, module: nn.Module, spec: FusedQKV, n_heads: int, where: str
+    ) -> tuple[dict[str, Role | None], int]:
+        linear, n_kv = self._linear(module, spec.path, where), int(self._kv_heads(n_heads))
+        self.finder.expect(where, spec.path, "input", linear.n_in, self.d_model)
+        d = self._divided(linear.n_out, n_heads + 2 * n_kv, spec.path, where)
+
+        def layout(role: str) -> Layout:
+            if spec.layout == "blocked":
+                return layouts.blocked(role, n_heads, n_kv, d)
+            if spec.layout == "grouped":
+                return layouts.grouped(role, n_heads, n_kv, d)
+            return layouts.sharded(role, n_heads, d)
+
+        counts = {"q": n_heads, "k": n_kv, "v": n_kv}
+        return {r: Role(linear, layout(r), n, d) for r, n in counts.items()}, n_kv
+
+    def _latent(
+        self, module: nn.Module, spec: LatentQKV, n_heads: int, out: Linear, where: str
+    ) -> tuple[dict[str, Role | None], int, LatentPart]:
+        q, kv_down = self._linear(module, spec.q, where), self._linear(module, spec.kv_down, where)
+        kv_up = self._linear(module, spec.kv_up, where)
+        d_q = self._divided(q.n_out, n_heads, spec.q, where)
+        width = self._divided(kv_up.n_out, n_heads, spec.kv_up, where)
+        d_v = self._divided(out.n_in, n_heads, "out", where)
+        d_nope, d_rope = width - d_v, kv_down.n_out - kv_up.n_in
+        self.finder.expect(where, spec.q, "width of a head", d_q, d_nope + d_rope)
+        rms = Norms(kind="RMS")
+        norm = self.finder.find(module, spec.kv_norm, where)
+        q_norm = self._optional(module, spec.q_norm if spec.q_down else None, where)
+        q_down = None if spec.q_down is None else self._linear(module, spec.q_down, where)
+        latent = LatentPart(
+            kv_down=kv_down,
+            kv_norm=self.finder.norm(norm, rms, kv_up.n_in, spec.kv_norm),
+            kv_up=kv_up,
+            q_down=q_down,
+            q_norm=None
+            if q_norm is None
+            else self.finder.norm(q_norm, rms, q.n_in, str(spec.q_norm)),
+            d_nope=d_nope,
+            d_rope=d_rope,
+        )
+        k_layout = layouts.within_head(n_heads, 0, d_nope, width, "key value")
+        v_layout = layouts.within_head(n_heads, d_nope, d_v, width, "key value")
+        roles: dict[str, Role | None] = {
+            "q": Role(q, layouts.heads(n_heads, d_q), n_heads, d_q),
+            "k": Role(kv_up, k_layout, n_heads, d_q),
+            "v": Role(kv_up, v_layout, n_heads, d_v),
+        }
+        return roles, n_heads, latent
+
+    def _kv_heads(self, n_heads: int) -> int:
+        said = self.dims.kv_heads
+        return said if isinstance(said, int) else int(self.finder.optional(said) or n_heads)
+
+    def _divided(self, whole: int, parts: int, path: str, where: str) -> int:
+        if whole % parts:
+            raise self.finder.mismatch(
+                f"{where}: the output of '{path}' is {whole}, which is not a multiple of {parts}."
+            )
+        return whole // parts

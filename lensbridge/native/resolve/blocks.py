@@ -1,0 +1,232 @@
+"""One layer: the modules that a `Block` names, in the roles in which the library reads them."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from lensbridge.errors import ArchitectureMismatchError
+from lensbridge.native.experts import Experts
+from lensbridge.native.linear import Linear
+from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import (
+    BlockPart,
+    FeedForward,
+    MixerPart,
+    MLPPart,
+    MoEPart,
+    OpaquePart,
+    Role,
+    Writer,
+)
+from lensbridge.native.resolve.attention import AttentionResolver
+from lensbridge.native.resolve.finder import Finder
+from lensbridge.spec import (
+    MLP,
+    Attention,
+    Block,
+    FusedGatedMLP,
+    GatedMLP,
+    MoE,
+    Norms,
+    Opaque,
+    Stack,
+)
+from lensbridge.tensors import layouts
+
+
+class BlockResolver:
+    """The layers of one stack."""
+
+    def __init__(self, finder: Finder, spec: Stack) -> None:
+        self.finder = finder
+        self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
+        self.d_model = int(finder.field(spec.dims.d_model))
+        self.attention = AttentionResolver(finder, spec.dims, self.d_model)
+
+    def block(
+        self, layer: nn.Module, path: str, index: int, repeat: int, repeats: int
+    ) -> BlockPart:
+        """A layer, read with the first variant whose modules it has."""
+        refusals = []
+        for variant in self.variants:
+            try:
+                return self._block(layer, path, variant, index, repeat if repeats > 1 else None)
+            except ArchitectureMismatchError as error:
+                refusals.append(error)
+        if len(refusals) == 1:
+            raise refusals[0]
+        raise self.finder.mismatch(
+            f"layer {index} fits none of the {len(refusals)} blocks described:\n"
+            + "\n".join(f"  {error}" for error in refusals)
+        )
+
+    def _block(
+        self, layer: nn.Module, path: str, spec: Block, index: int, repeat: int | None
+    ) -> BlockPart:
+        where = f"block {index}"
+        norms = {slot: self._norm(layer, spec.norms, slot, where) for slot in _SLOTS}
+        summed = spec.residual == "post_norm"
+        behind = {slot: None if summed else norms[slot] for slot in _SLOTS}
+
+        def attention(part: Attention | None, slot: str, crossing: bool) -> Any:
+            if part is None:
+                return None
+            writer = self._writer(layer, part, behind[slot], where)
+            writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
+            return self.attention.part(layer, part, writer, behind[slot], where, crossing)
+
+        return BlockPart(
+            module=layer,
+            path=path,
+            ln1=norms["post_attn"] if summed else norms["pre_attn"],
+            ln1_post=behind["post_attn"],
+            ln_cross=norms["post_cross"] if summed else norms["pre_cross"],
+            ln_cross_post=behind["post_cross"],
+            ln2=norms["post_mlp"] if summed else norms["pre_mlp"],
+            ln2_post=behind["post_mlp"],
+            attn=attention(spec.attn, "post_attn", False),
+            cross=attention(spec.cross, "post_cross", True),
+            mixer=self._mixer(layer, spec, behind["post_attn"], where),
+            mlp=self._feed_forward(layer, spec.mlp, behind["post_mlp"], where),
+            per_layer=None
+            if spec.per_layer is None
+            else self.finder.find(layer, spec.per_layer, where),
+            residual=spec.residual,
+            skip_norm=spec.skip_norm,
+            flattens=spec.flattens,
+            out_scale=None
+            if spec.out_scale is None
+            else self.finder.tensor(layer, spec.out_scale, where),
+            repeat=repeat,
+        )
+
+    def _norm(self, layer: nn.Module, spec: Norms, slot: str, where: str) -> Norm | None:
+        path = getattr(spec, slot)
+        if path is None:
+            return None
+        return self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
+
+    def _writer(self, layer: nn.Module, spec: Any, behind: Norm | None, where: str) -> Writer:
+        written_by, scale = spec.written_by, self.finder.multiplier(layer, spec.scale, where)
+        if written_by is None and behind is not None:
+            return Writer((behind.module,), scale)
+        paths = written_by if isinstance(written_by, tuple) else (written_by or spec.path,)
+        return Writer(tuple(self.finder.find(layer, path, where) for path in paths), scale)
+
+    def _mixer(
+        self, layer: nn.Module, block: Block, behind: Norm | None, where: str
+    ) -> MixerPart | None:
+        spec = block.mixer
+        if spec is None:
+            return None
+        behind = behind if block.attn is None else None  # beside attention, the norm is attention's
+        module = self.finder.find(layer, spec.path, where)
+        steps = {
+            step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
+            for step in spec.steps
+        }
+        writer = self._writer(layer, spec, behind, where)
+        return MixerPart(module, spec.path, steps, writer, spec.fed_more)
+
+    # --- MLP ---------------------------------------------------------------------------------
+
+    def _feed_forward(
+        self,
+        layer: nn.Module,
+        spec: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None,
+        behind: Norm | None,
+        where: str,
+    ) -> FeedForward | None:
+        if spec is None:
+            return None
+        writer = self._writer(layer, spec, behind, where)
+        if isinstance(spec, Opaque):
+            return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
+        if isinstance(spec, MoE):
+            return self._moe(layer, spec, writer, behind, where)
+        return self._mlp(layer, spec, writer, behind, where)
+
+    def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
+        return self.finder.linear(self.finder.find(module, path, f"{where} MLP"), path)
+
+    def _mlp(
+        self,
+        parent: nn.Module,
+        spec: MLP | GatedMLP | FusedGatedMLP,
+        writer: Writer,
+        behind: Norm | None,
+        where: str,
+    ) -> MLPPart:
+        module = self.finder.find(parent, spec.path, where)
+        down = self._linear(module, spec.down, where)
+        if isinstance(spec, FusedGatedMLP):
+            both = self._linear(module, spec.gate_up, where)
+            gate_first = spec.halves == "gate_first"
+            width, what = both.n_out // 2, "gate up" if gate_first else "up gate"
+            gate: Role | None = Role(both, layouts.half(gate_first, width, what), 1, width)
+            up = Role(both, layouts.half(not gate_first, width, what), 1, width)
+        else:
+            up = _whole(self._linear(module, spec.up, where))
+            gate = None
+            if isinstance(spec, GatedMLP):
+                scale = self.finder.scale(spec.gate_scale)
+                gate = replace(_whole(self._linear(module, spec.gate, where)), scale=scale)
+        self.finder.expect(where, spec.down, "input", down.n_in, up.d)
+        inner = spec.inner_norm if isinstance(spec, GatedMLP) else None
+        return MLPPart(
+            module=module,
+            path=spec.path,
+            up=up,
+            gate=gate,
+            down=down,
+            writer=writer,
+            behind=behind,
+            inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
+            overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
+        )
+
+    def _moe(
+        self, layer: nn.Module, spec: MoE, writer: Writer, behind: Norm | None, where: str
+    ) -> MoEPart:
+        module = self.finder.find(layer, spec.path, where)
+        router = self.finder.find(module, spec.router, f"{where} MoE")
+        experts = None if spec.experts is None else self._experts(module, spec.experts, where)
+        shared = None
+        if spec.shared is not None:
+            parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
+            shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
+        n_experts = experts.n if experts is not None else self._router_width(router, spec.router)
+        return MoEPart(module, spec.path, router, n_experts, experts, shared, writer, behind)
+
+    def _router_width(self, router: nn.Module, where: str) -> int:
+        widths = [int(p.shape[0]) for p in router.parameters() if p.ndim == 2]
+        if not widths:
+            raise self.finder.mismatch(f"the router '{where}' holds no matrix.")
+        return widths[-1]
+
+    def _experts(self, module: nn.Module, path: str, where: str) -> Experts:
+        holder: Any = self.finder.find(module, path, f"{where} MoE")
+        down = holder._parameters.get("down_proj")
+        gated = "gate_up_proj" in holder._parameters
+        if down is None or down.ndim != 3 or not (gated or "up_proj" in holder._parameters):
+            raise self.finder.mismatch(
+                f"{where}: '{path}' ({type(holder).__name__}) does not hold its experts stacked as "
+                "gate_up_proj (or up_proj) and down_proj; say experts=None."
+            )
+        return Experts(
+            module=holder,
+            n=int(down.shape[0]),
+            transposed=bool(getattr(holder, "is_transposed", False)),
+            gated=gated,
+            interleaved=not getattr(holder, "is_concatenated", True),
+            biased=bool(getattr(holder, "has_bias", False)),
+        )
+
+
+_SLOTS = ("pre_attn", "post_attn", "pre_cross", "post_cross", "pre_mlp", "post_mlp")
+
+
+def _whole(linear: Linear) -> Role:
+    return Role(linear, layouts.plain(), 1, linear.n_out)

@@ -1,0 +1,235 @@
+"""Asking a model and its config for what a description names; errors say what there is."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from lensbridge.errors import ArchitectureMismatchError, suggest
+from lensbridge.native.linear import Linear
+from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.norm import Norm
+from lensbridge.spec import Norms, Scale
+
+_EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
+
+
+@dataclass(frozen=True)
+class Finder:
+    """One model, the description that it is read with, and the config that holds the sizes."""
+
+    core: nn.Module
+    architecture: str
+    plugin: str
+    config: Any
+
+    def at_config(self, name: str | None) -> "Finder":
+        """The same with a sub-config."""
+        if name is None:
+            return self
+        return replace(self, config=self.field(name))
+
+    def mismatch(self, what: str) -> ArchitectureMismatchError:
+        """The error for a description that does not fit."""
+        return ArchitectureMismatchError(
+            f"Architecture '{self.architecture}' (from {self.plugin}) does not fit "
+            f"{type(self.core).__name__}: {what}"
+        )
+
+    # --- modules -----------------------------------------------------------------------------
+
+    def find(self, parent: nn.Module, path: str, where: str) -> nn.Module:
+        """The module at a dotted path; "" is the parent itself."""
+        here = parent
+        for name in path.split(".") if path else ():
+            children = dict(here.named_children())
+            if name not in children:
+                raise self.mismatch(
+                    f"{where} has no module '{path}': {type(here).__name__} has "
+                    f"{', '.join(children) or 'no modules'}.{suggest(name, children)}"
+                )
+            here = children[name]
+        return here
+
+    def top(self, path: str) -> nn.Module:
+        """A module from the top; a bare base model has no base prefix."""
+        return self.find(self.core, self.unprefixed(path), type(self.core).__name__)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a module at a path from the top."""
+        return self.unprefixed(path) in dict(self.core.named_modules())
+
+    def optional_top(self, path: str | None) -> nn.Module | None:
+        """A module from the top, or None where there is none."""
+        return None if path is None or not self.has(path) else self.top(path)
+
+    def unprefixed(self, path: str) -> str:
+        """A path without the base prefix, in a bare base model."""
+        first, _, rest = path.partition(".")
+        prefix = getattr(self.core, "base_model_prefix", None)
+        return rest if rest and first == prefix and first not in self.core._modules else path
+
+    def path_of(self, module: nn.Module) -> str:
+        """The dotted path of a module."""
+        return next(path for path, one in self.core.named_modules() if one is module)
+
+    def layers(self, path: str) -> list[nn.Module]:
+        """The modules of a list of layers."""
+        blocks = self.top(path)
+        found = list(blocks.children()) if isinstance(blocks, nn.ModuleList) else []
+        if not found:
+            raise self.mismatch(f"'{path}' is not a list of layers.")
+        return found
+
+    def linear(self, module: nn.Module, where: str) -> Linear:
+        """A module as a projection."""
+        stored: Any = getattr(module, "base_layer", module)
+        if hasattr(stored, "in_features") and hasattr(stored, "out_features"):
+            return Linear(module, False, int(stored.in_features), int(stored.out_features))
+        if hasattr(stored, "nf") and hasattr(stored, "nx"):  # transformers' Conv1D
+            return Linear(module, True, int(stored.nx), int(stored.nf))
+        raise self.mismatch(f"'{where}' ({type(module).__name__}) does not look like a projection.")
+
+    def norm(self, module: nn.Module, spec: Norms, width: int, where: str) -> Norm:
+        """A module as a norm."""
+        if isinstance(module, nn.Identity):
+            raise self.mismatch(f"'{where}' is an Identity, so there is no norm.")
+        if spec.eps is not None:
+            eps = self.scale(spec.eps)
+        else:
+            found = [getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)]
+            if not found or found[0] is None:
+                raise self.mismatch(
+                    f"'{where}' ({type(module).__name__}) does not look like a norm: it holds no "
+                    "eps. If it is one, say Norms(eps=...)."
+                )
+            eps = float(found[0])
+        return Norm(module, spec.kind, eps, width, spec.unit_offset)
+
+    def tensor(self, module: nn.Module, path: str, where: str) -> tuple[nn.Module, str]:
+        """Where a parameter or buffer is held: its module and its name there."""
+        parent, _, name = path.rpartition(".")
+        owner = self.find(module, parent, where)
+        if name not in owner._parameters and name not in owner._buffers:
+            held = [*owner._parameters, *owner._buffers]
+            raise self.mismatch(
+                f"{where} holds no tensor '{path}': {type(owner).__name__} has "
+                f"{', '.join(held) or 'none'}.{suggest(name, held)}"
+            )
+        return owner, name
+
+    def held(self, module: nn.Module, path: str | None) -> tuple[nn.Module, str] | None:
+        """Where a tensor is held, in a module that may lack it or hold None in its place."""
+        parent, _, name = (path or "").rpartition(".")
+        owner = dict(module.named_modules()).get(parent)
+        if owner is None or owner._parameters.get(name) is None:
+            return None
+        return owner, name
+
+    def optional_tensor(self, path: str | None) -> tuple[nn.Module, str] | None:
+        """A tensor from the top, or None where there is none."""
+        if path is None:
+            return None
+        parent, _, name = self.unprefixed(path).rpartition(".")
+        owner = dict(self.core.named_modules()).get(parent)
+        if owner is None or (name not in owner._parameters and name not in owner._buffers):
+            return None
+        return owner, name
+
+    def embed_scale(self, spec: Scale | None) -> Multiplier:
+        """What the token embedding is multiplied by: a scale, or a buffer of the model."""
+        held = self.optional_tensor(spec) if isinstance(spec, str) and "." in spec else None
+        return Multiplier(self.scale(spec)) if held is None else Multiplier(held=held)
+
+    def multiplier(self, layer: nn.Module, spec: Scale | None, where: str) -> Multiplier:
+        """What a branch's output is multiplied by: a scale, or a parameter of the block."""
+        if isinstance(spec, str) and spec.split(".")[0] in {
+            *layer._modules,
+            *layer._parameters,
+            *layer._buffers,
+        }:
+            return Multiplier(held=self.tensor(layer, spec, where))
+        return Multiplier(self.scale(spec))
+
+    # --- config ------------------------------------------------------------------------------
+
+    def field(self, name: str) -> Any:
+        """A config field that must be there."""
+        value = self.optional(name)
+        if value is None:
+            raise self.mismatch(f"the config ({type(self.config).__name__}) has no '{name}'.")
+        return value
+
+    def optional(self, name: str | None) -> Any:
+        """A config field, or None; one that differs from layer to layer counts as none."""
+        if name is None:
+            return None
+        try:
+            value = self.config
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+            return value
+        except RuntimeError:  # transformers' error for a field that is not the same everywhere
+            return None
+
+    def optional_number(self, name: str | None) -> float | None:
+        """A config field that may be unset."""
+        value = self.optional(name)
+        return None if value is None else float(value)
+
+    def scale(self, spec: Scale | None) -> float:
+        """A multiplier: a number, a config field or an expression over config fields."""
+        if spec is None:
+            return 1.0
+        if not isinstance(spec, str):
+            return float(spec)
+        try:
+            node = ast.parse(spec, mode="eval").body
+        except SyntaxError as error:
+            raise self._no_scale(spec) from error
+        return self._evaluate(node, spec)
+
+    def _no_scale(self, text: str) -> ArchitectureMismatchError:
+        return self.mismatch(
+            f"the scale '{text}' is not understood: use numbers, config fields, + - * / ** and "
+            "sqrt(...)."
+        )
+
+    def _evaluate(self, node: ast.expr, text: str) -> float:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return float(node.value)
+        if isinstance(node, ast.Name):
+            return float(self.field(node.id))
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            left, right = (self._evaluate(one, text) for one in (node.left, node.right))
+            return _OPERATORS[type(node.op)](left, right)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            place = int(self._evaluate(node.slice, text))
+            return float(self.field(node.value.id)[place])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
+            return math.sqrt(self._evaluate(node.args[0], text))
+        raise self._no_scale(text)
+
+    def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
+        """A size must be as described.
+
+        Raises:
+            ArchitectureMismatchError: it is not.
+        """
+        if found != wanted:
+            raise self.mismatch(
+                f"{where}: the {side} of '{what}' is {found}, and the description says {wanted}."
+            )
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}

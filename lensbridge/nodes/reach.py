@@ -1,0 +1,78 @@
+"""Reach: whether what one node writes is in what another reads, by the order of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lensbridge.nodes.node import Node
+from lensbridge.nodes.units import stack_of
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+Through = Literal["nothing", "mlps", "everything"]
+"""What may carry a sender's change on to a receiver."""
+
+_STEPS = 4
+"""Of a layer: attention and mixer write, then cross-attention, then the MLP."""
+
+_READS = {"cross_head": 1, "mlp": 2}
+_WRITES = {"cross_head": 2, "cross": 2, "mlp": 3, "neuron": 3}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Who can hear whom.
+
+    Args:
+        model: the model.
+        through: what may carry a change on.
+    """
+
+    model: "LensModel"
+    through: Through
+
+    def reaches(self, sender: Node, receiver: Node) -> bool:
+        """Whether a path leads from one to the other."""
+        if sender.stack == receiver.stack:
+            hears_other = receiver.kind == "cross_head" and receiver.component != "q"
+            return not hears_other and self._when_written(sender) <= self._when_read(receiver)
+        if receiver.stack is not None:
+            return False
+        crossed = any(block.cross is not None for block in self.model.native.blocks)
+        if not crossed:  # its output stands in the stream from the start, as a picture's does
+            return True
+        if receiver.kind == "cross_head" and receiver.component != "q":
+            return True
+        first = Node("cross", 0)
+        return self.through == "everything" and self._when_written(first) <= self._when_read(
+            receiver
+        )
+
+    def why_not(self, senders: Sequence[Node], receiver: Node) -> str:
+        """Why nobody reaches a receiver, in words."""
+        names = " and ".join(map(str, senders))
+        indirect = Reach(self.model, "everything")
+        if any(indirect.reaches(sender, receiver) for sender in senders):
+            return (
+                f"{receiver} hears {names} by way of cross-attention only: there is no such path "
+                f"through {self.through}. Send to its keys and values ('c0.h0<k>'), or pass "
+                "through='everything'."
+            )
+        return f"{receiver} reads the stream before {names} write to it: there is no such path."
+
+    def _parallel(self, node: Node) -> bool:
+        assert node.layer is not None
+        return stack_of(self.model, node.stack).blocks[node.layer].residual == "parallel"
+
+    def _when_written(self, node: Node) -> int:
+        if node.layer is None:
+            return 0
+        step = 3 if self._parallel(node) else _WRITES.get(node.kind, 1)
+        return _STEPS * node.layer + step
+
+    def _when_read(self, node: Node) -> int:
+        if node.layer is None:
+            return _STEPS * len(self.model.native.blocks)
+        step = 0 if self._parallel(node) else _READS.get(node.kind, 0)
+        return _STEPS * node.layer + step

@@ -1,0 +1,124 @@
+"""Names of points: full, short and compact ones, and what a full name says.
+
+The rows that they name are in `table.py`.
+"""
+
+import re
+from functools import cache
+from typing import TypeAlias
+
+from lensbridge.errors import UnknownPointError, suggest
+from lensbridge.points.table import BY_TEMPLATE, POINTS, SHORT_ALIASES
+
+ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str]
+Name: TypeAlias = str | ShortName
+
+_LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
+
+LAYER = re.compile(r"^((?:[a-z]+\.)?blocks|encoder|decoder)\.(-?\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_STEP = re.compile(r"\.mixer\.hook_(?!in$|out$)\w+$")
+_SPLICED = re.compile(r"^.+\.(?=hook_sae_)")
+_TOWER = re.compile(r"^[a-z]+\.(?=hook_|ln_)")
+_COMPACT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\w*)?")
+
+
+def template(name: str) -> str:
+    """The row of the table that a full name belongs to.
+
+    Example:
+        >>> template("blocks.11.attn.hook_q"), template("encoder.ln_final.hook_out")
+        ('blocks.{i}.attn.hook_q', 'ln_final.hook_out')
+    """
+    if ".hook_sae_" in name:
+        return _SPLICED.sub("{point}.", name)
+    row, layers = LAYER.subn("blocks.{i}.", name)
+    if not layers:
+        behind = _TOWER.sub("", name)
+        return behind if behind in BY_TEMPLATE and name not in BY_TEMPLATE else name
+    return _STEP.sub(".mixer.hook_{step}", _EXPERT.sub(".experts.{e}.", row))
+
+
+def stack_of(name: str) -> str:
+    """The stack that a full name of a layer's point is in, or "" for a point outside the layers.
+
+    Example:
+        >>> stack_of("vision.blocks.0.hook_resid_pre"), stack_of("ln_final.hook_out")
+        ('vision.blocks', '')
+    """
+    found = LAYER.match(name)
+    return found[1] if found else ""
+
+
+def layer_of(name: str) -> int | None:
+    """The layer in a full name, or None for a point outside the layers."""
+    found = LAYER.match(name)
+    return int(found[2]) if found else None
+
+
+@cache
+def _short_templates(by_full_name: bool = False) -> dict[str, list[str]]:
+    rows: dict[str, list[str]] = {}
+    for point in POINTS:
+        if point.by_full_name and not by_full_name:
+            continue
+        *_, last = point.name.split(".")
+        rows.setdefault(last.removeprefix("hook_"), []).append(point.name)
+        rows.setdefault(last, []).append(point.name)
+    return rows
+
+
+def rows_of_short(name: str) -> list[str]:
+    """The rows of the table that a short name without a layer can mean.
+
+    Example:
+        >>> rows_of_short("q"), rows_of_short("no such thing")
+        (['blocks.{i}.attn.hook_q'], [])
+    """
+    return _short_templates().get(SHORT_ALIASES.get(name, name), [])
+
+
+def is_short(text: str) -> bool:
+    """Whether a text is a short name (`q`) or a compact one (`q5`) rather than a full name."""
+    if "." in text or text in BY_TEMPLATE:
+        return False
+    return bool(rows_of_short(text)) or _COMPACT.fullmatch(text) is not None
+
+
+def expand_short(name: str, layer: int | None = None, kind: str | None = None) -> str:
+    """The full name for a short one.
+
+    Args:
+        name: `resid_post`, `q`, `pattern`, `scale`, or a compact `k6`, `scale4ln1`.
+        layer: the layer; None for a point outside the blocks.
+        kind: what the point sits in where the name alone does not tell: `ln1`, `attn`, `mlp`.
+
+    Raises:
+        UnknownPointError: no point has this short name.
+
+    Source: the short names of TransformerLens's `get_act_name`.
+
+    Example:
+        >>> expand_short("q", 3), expand_short("scale", 4, "ln1"), expand_short("embed")
+        ('blocks.3.attn.hook_q', 'blocks.4.ln1.hook_scale', 'hook_embed')
+    """
+    if layer is None and (compact := _COMPACT.fullmatch(name)) and not rows_of_short(name):
+        return expand_short(compact[1], int(compact[2]), compact[3])
+    part = _LAYER_TYPES.get(kind or "", kind)
+    rows = rows_of_short(name) or _short_templates(True).get(name, [])
+    if part:
+        named = _short_templates(True).get(SHORT_ALIASES.get(name, name), [])
+        inside = [row for row in named if f".{part}." in f".{row}"]
+        rows = [row for row in inside if f".{part}.hook_" in f".{row}"] or inside
+    rows = [row for row in rows if row.startswith("blocks.") == (layer is not None)]
+    if len(rows) == 1:
+        return rows[0].replace("{i}", str(layer))
+    asked = ", ".join(repr(part) for part in (name, layer, kind) if part is not None)
+    if rows:
+        raise UnknownPointError(
+            f"({asked}) could be {' or '.join(rows)}; say which as the third part."
+        )
+    raise UnknownPointError(
+        f"There is no point ({asked}).{suggest(name, _short_templates())}"
+        f"{'' if layer is not None else ' Points inside blocks need a layer: (name, layer).'}"
+    )

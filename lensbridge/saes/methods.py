@@ -1,0 +1,234 @@
+"""The model's methods for sparse autoencoders: splice them in, run with them, see features."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lensbridge.errors import HookError
+from lensbridge.hooks.callbacks import Callback
+from lensbridge.hooks.methods import HookMethods, HookPair
+from lensbridge.inputs.tokens import Tokens
+from lensbridge.native.parts import Native
+from lensbridge.points.names import Name
+from lensbridge.saes.request import Excluded, SAEs
+from lensbridge.sites.spliced import Guests
+
+if TYPE_CHECKING:
+    from lensbridge.cache import ActivationCache
+    from lensbridge.hooked_model import Result
+    from lensbridge.saes import SparseAutoencoder, Splice
+
+
+class SAEMethods(HookMethods):
+    """What a model does with sparse autoencoders and transcoders.
+
+    While one is at a point it has points of its own, behind the point that it replaces:
+    `hook_sae_input`, `hook_sae_acts_pre` (if it shows that), `hook_sae_acts_post`,
+    `hook_sae_recons`, `hook_sae_error` (with the error term) and `hook_sae_output`.
+
+    Source: the methods of SAELens's `HookedSAETransformer`, with their names and arguments.
+    """
+
+    native: Native
+    tokens: Tokens
+
+    @contextmanager
+    def spliced(
+        self,
+        saes: SAEs,
+        use_error_term: bool | None = False,
+        exclude_special_tokens: Excluded = False,
+    ) -> Iterator[Any]:
+        """SAEs in every run inside, in this thread only; contexts nest.
+
+        Hooks that are put on the same point inside see what the SAE makes; those outside, what it
+        reads.
+
+        Args:
+            saes: point -> SAE, or an SAE or several that say where they belong.
+            use_error_term: add what the reconstruction misses, as a constant: without edits the
+                model's values stay bit for bit, and gradients pass to the features and through
+                the SAE alone. None: what the SAE itself says.
+            exclude_special_tokens: leave the model's own value at BOS, EOS, padding and separators
+                (True), or at these ids.
+
+        Raises:
+            UnknownPointError: no such point.
+            EditError: the SAE does not fit the point.
+            HookError: two at one point, or one that does not say where it belongs.
+            HookNeverFiredError: at the end, if the model was run and never passed the point.
+
+        Example:
+            >>> import torch
+            >>> import lensbridge
+            >>> class Identity:
+            ...     def encode(self, x): return x
+            ...     def decode(self, features): return features
+            >>> model = lensbridge.load("demo")
+            >>> with model.spliced({("resid_pre", 1): Identity()}):
+            ...     _, cache = model.run_with_cache(torch.tensor([[1, 2, 3]]))
+            >>> cache["blocks.1.hook_resid_pre.hook_sae_acts_post"].shape[:2]
+            torch.Size([1, 3])
+        """
+        splices = self._splices(saes, use_error_term, exclude_special_tokens)
+        taken = next((one for one in splices if one.target.name in self.engine.guests), None)
+        if taken is not None:
+            raise HookError(
+                f"An SAE is attached to {taken.target.name} already (add_sae). Take it off with "
+                "reset_saes, or use run_with_saes, which puts another in its place for one run."
+            )
+        with self._standing(splices):
+            yield self
+
+    @contextmanager
+    def saes(
+        self,
+        saes: SAEs = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: Excluded = False,
+    ) -> Iterator[Any]:
+        """`spliced`, in the place of what `add_sae` attached to the same points.
+
+        Args:
+            saes: as in `spliced`.
+            reset_saes_end: False leaves them attached at the end, in every thread.
+            use_error_term: None: what each SAE says.
+            exclude_special_tokens: as in `spliced`.
+        """
+        splices = self._splices(saes, use_error_term, exclude_special_tokens)
+        if not reset_saes_end:
+            self._attach(splices)
+            yield self
+            return
+        with self._standing(splices):
+            yield self
+
+    @contextmanager
+    def _standing(self, splices: "list[Splice]") -> Iterator[None]:
+        callbacks, guests = _brought(splices)
+        with self._listening(callbacks, guests):
+            yield
+
+    # --- for good ----------------------------------------------------------------------------
+
+    def add_sae(
+        self,
+        sae: "SparseAutoencoder",
+        use_error_term: bool | None = None,
+        exclude_special_tokens: Excluded = False,
+        hook_name: Name | None = None,
+        hook_name_out: Name | None = None,
+    ) -> None:
+        """Attach an SAE in every run and thread until `reset_saes`, in the place of one there.
+
+        Args:
+            sae: the SAE or transcoder.
+            use_error_term: as in `spliced`; None: what the SAE itself says.
+            exclude_special_tokens: as in `spliced`.
+            hook_name: where it reads; None: what it says (`cfg.metadata.hook_name`).
+            hook_name_out: what it replaces; None: what it says, or where it reads.
+        """
+        saes: Any = sae if hook_name is None else {(hook_name, hook_name_out): sae}
+        self._attach(self._splices(saes, use_error_term, exclude_special_tokens))
+
+    def _attach(self, splices: "list[Splice]") -> None:
+        for splice in splices:
+            self._detach([one for one in self._attached() if one.target == splice.target])
+        self.engine.add(*_brought(splices))
+
+    @property
+    def acts_to_saes(self) -> "dict[str, SparseAutoencoder]":
+        """The point that is read -> the SAE, for those that `add_sae` attached."""
+        return {one.source.name: one.dictionary.sae for one in self._attached()}
+
+    def reset_saes(self, act_names: str | Iterable[str] | None = None) -> None:
+        """Take off what `add_sae` attached.
+
+        Args:
+            act_names: the points whose SAEs go; None: all.
+
+        Raises:
+            HookError: nothing is attached there.
+        """
+        if act_names is None:
+            self._detach(self._attached())
+            return
+        asked = [act_names] if isinstance(act_names, str) else act_names
+        names = [self.vocabulary.canonical(name) for name in asked]
+        there = {
+            name: one for one in self._attached() for name in (one.target.name, one.source.name)
+        }
+        for name in names:
+            if name not in there:
+                raise HookError(f"No SAE is attached to {name}; there are: {sorted(there)}.")
+        self._detach([there[name] for name in names])
+
+    def _attached(self) -> "list[Splice]":
+        from lensbridge.saes import Splice
+
+        owners = [points[0].guest for points in self.engine.guests.values()]
+        return [one for one in owners if isinstance(one, Splice)]
+
+    def _detach(self, splices: "list[Splice]") -> None:
+        callbacks, guests = _brought(splices)
+        self.engine.remove(callbacks, guests)
+
+    # --- one run -----------------------------------------------------------------------------
+
+    def run_with_saes(
+        self,
+        *model_args: Any,
+        saes: SAEs = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: Excluded = False,
+        **model_kwargs: Any,
+    ) -> "Result":
+        """`forward` with SAEs for this run; arguments as in `saes` and `forward`."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
+            return model.forward(*model_args, **model_kwargs)
+
+    def run_with_cache_with_saes(
+        self,
+        *model_args: Any,
+        saes: SAEs = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: Excluded = False,
+        **model_kwargs: Any,
+    ) -> "tuple[Result, ActivationCache | dict[str, Any]]":
+        """`run_with_cache` with SAEs for this run: their features are in the cache too."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
+            return model.run_with_cache(*model_args, **model_kwargs)
+
+    def run_with_hooks_with_saes(
+        self,
+        *model_args: Any,
+        saes: SAEs = (),
+        reset_saes_end: bool = True,
+        use_error_term: bool | None = None,
+        exclude_special_tokens: Excluded = False,
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
+        **model_kwargs: Any,
+    ) -> "Result":
+        """`run_with_hooks` with SAEs for this run: hooks may be on their features too."""
+        with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
+            return model.run_with_hooks(
+                *model_args, fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **model_kwargs
+            )
+
+    def _splices(
+        self, saes: SAEs, use_error_term: bool | None, excluded: Excluded
+    ) -> "list[Splice]":
+        from lensbridge.saes.request import Orders
+
+        orders = Orders(self.engine, self.vocabulary, self.native, self.tokens)
+        return orders.splices(saes, use_error_term, excluded)
+
+
+def _brought(splices: "list[Splice]") -> tuple[list[Callback], Guests]:
+    """What SAEs put on the model: what listens for them, and their points."""
+    guests = {host: points for one in splices for host, points in one.guests.items()}
+    return [callback for one in splices for callback in one.callbacks], guests

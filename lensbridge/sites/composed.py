@@ -1,0 +1,189 @@
+"""Sites that live on several modules, or that see another site through something.
+
+A branch without a norm of its own, layers that share their modules, values whose batch and
+positions are one axis, learned positions, and logits that are not the head's output as it is.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lensbridge.sites.derived import change, substitute
+from lensbridge.sites.site import Call, Chain, Site, Stage
+
+
+@dataclass(frozen=True)
+class BranchInputSite(Site):
+    """The stream as a branch without a norm of its own reads it: the input of its first modules.
+
+    An edit goes to each of them and leaves the skip connection alone. Where `norm` serves another
+    branch too, the stream is what it reads, and an edit goes through it to this branch alone.
+    """
+
+    modules: tuple[nn.Module, ...]
+    norm: nn.Module | None = None
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            new = chain.run(call.input)
+            if new is not None:
+                call.memory[self.name] = new
+                call.replace_input(new)
+
+        def act_on_norm(call: Call, chain: Chain) -> None:
+            stream = call.input
+            new = chain.run(stream)
+            how = change(stream, new)
+            if how != "none":
+                assert self.norm is not None
+                call.memory[self.name] = (self.norm.forward(new), how)
+
+        def follow(call: Call, chain: Chain) -> None:
+            if self.name in call.memory:
+                call.replace_input(call.memory[self.name])
+
+        def follow_norm(call: Call, chain: Chain) -> None:
+            if self.name in call.memory:
+                normed, how = call.memory[self.name]
+                call.replace_input(substitute(call.input, normed.view_as(call.input), how))
+
+        if self.norm is not None:
+            entrances = [Stage(module, "input", 1, follow_norm) for module in self.modules]
+            return [Stage(self.norm, "input", 1, act_on_norm, lambda x: x), *entrances]
+        first, *others = self.modules
+        looking = Stage(first, "input", 1, act, lambda x: x)
+        return [looking, *(Stage(other, "input", 1, follow) for other in others)]
+
+
+@dataclass(frozen=True)
+class RepeatedSite(Site):
+    """A point of one layer of several that share their modules: it acts on one of the calls."""
+
+    inner: Site
+    nth: int
+
+    remembers: ClassVar[bool] = True
+
+    @property
+    def may_be_part(self) -> bool:
+        return self.inner.may_be_part
+
+    def _stages(self) -> list[Stage]:
+        return [self._counted(i, stage) for i, stage in enumerate(self.inner.stages)]
+
+    def _counted(self, i: int, stage: Stage) -> Stage:
+        key = (self.name, i)
+
+        def act(call: Call, chain: Chain) -> None:
+            seen = call.memory.get(key, 0)
+            call.memory[key] = seen + 1
+            if seen == self.nth:
+                stage.act(call, chain)
+
+        return Stage(stage.module, stage.phase, stage.rank, act, None, stage.around)
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        return self.inner.around_run(root)
+
+
+class RowsChain:
+    """A chain behind a value whose batch and positions are one axis natively."""
+
+    def __init__(self, chain: Chain, rows: tuple[int, int], to_axes: int) -> None:
+        self.chain = chain
+        self.rows = rows
+        self.to_axes = to_axes
+
+    @property
+    def edits(self) -> bool:
+        """Whether any callback may change the value."""
+        return self.chain.edits
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value with its batch and position axes."""
+        if value.ndim == self.to_axes:
+            return self.chain.run(value, in_place=in_place)
+        tail = (-1,) if self.to_axes == 3 else value.shape[1:]
+        new = self.chain.run(value.reshape(*self.rows, *tail), in_place=in_place)
+        return None if new is None else new.reshape(value.shape)
+
+
+@dataclass(frozen=True)
+class FlatSite(Site):
+    """A point behind a module that flattens batch and positions: `block`'s input tells them."""
+
+    inner: Site
+    block: nn.Module
+
+    remembers: ClassVar[bool] = True
+
+    @property
+    def may_be_part(self) -> bool:
+        return self.inner.may_be_part
+
+    def _stages(self) -> list[Stage]:
+        def note_rows(call: Call, chain: Chain) -> None:
+            call.memory[self.name, "rows"] = call.input.shape[:2]
+
+        noted = Stage(self.block, "input", -20, note_rows)
+        return [noted, *(self._unflattened(stage) for stage in self.inner.stages)]
+
+    def _unflattened(self, stage: Stage) -> Stage:
+        to_axes = len(self.axes.split())
+
+        def act(call: Call, chain: Chain) -> None:
+            rows = call.memory[self.name, "rows"]
+            stage.act(call, RowsChain(chain, rows, to_axes))
+
+        return Stage(stage.module, stage.phase, stage.rank, act, None, stage.around)
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        return self.inner.around_run(root)
+
+
+@dataclass(frozen=True)
+class PositionSite(Site):
+    """Learned positions: one row for the whole batch natively, one for each example here."""
+
+    module: nn.Module
+    tokens: nn.Module | None
+
+    def _stages(self) -> list[Stage]:
+        def count(call: Call, chain: Chain) -> None:
+            call.memory["batch"] = call.result.shape[0]
+
+        def act(call: Call, chain: Chain) -> None:
+            rows = call.result
+            rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
+            batch = call.memory.get("batch", rows.shape[0])
+            new = chain.run(rows.expand(batch, -1, -1))
+            if new is not None:
+                call.replace_result(new)
+
+        if self.tokens is None:
+            return [Stage(self.module, "output", 2, act)]
+        return [Stage(self.tokens, "output", 0, count), Stage(self.module, "output", 2, act)]
+
+
+@dataclass(frozen=True)
+class LogitsSite(Site):
+    """The logits that the model returns, where they are not the head's output as it is.
+
+    Args:
+        entries: the modules that may return them; one of them does.
+    """
+
+    entries: tuple[nn.Module, ...]
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            if call.memory.setdefault(self.name, call.module) is not call.module:
+                return
+            output = call.output
+            new = chain.run(output.logits)
+            if new is not None:
+                output.logits = new
+
+        return [Stage(entry, "output", 3, act) for entry in self.entries]

@@ -1,0 +1,168 @@
+"""Sites inside a mixture of experts: values of one expert, the choices, and the router's logits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.native.experts import Experts
+from lensbridge.sites.derived import Change, change
+from lensbridge.sites.router import RouterTap
+from lensbridge.sites.site import Call, Chain, Site, Stage
+
+ExpertRole = Literal["in", "pre", "pre_linear", "post", "out"]
+
+
+@dataclass
+class Visit:
+    """One expert's part in one call: its tokens, and each value as far as it was asked for."""
+
+    experts: Experts
+    expert: int
+    rows: Tensor
+    weights: Tensor
+    values: dict[ExpertRole, Tensor]
+
+    @classmethod
+    def of(cls, experts: Experts, expert: int, call: Call) -> "Visit":
+        """The tokens that a call sends to an expert."""
+        tokens, indices, weights = _arguments(call)
+        rows, choices = torch.where(indices == expert)
+        shares = weights[rows, choices].unsqueeze(-1)
+        return cls(experts, expert, rows, shares, {"in": tokens[rows]})
+
+    def value(self, role: ExpertRole) -> Tensor:
+        """A value, computed where it was not yet."""
+        if role not in self.values:
+            self.values[role] = self._compute(role)
+        return self.values[role]
+
+    def _compute(self, role: ExpertRole) -> Tensor:
+        experts, e = self.experts, self.expert
+        if role == "pre":
+            weight, bias = (
+                (experts.w_gate(), experts.b_gate())
+                if experts.gated
+                else (experts.w_in(), experts.b_in())
+            )
+            return self._product("in", weight[e], bias[e])
+        if role == "pre_linear":
+            return self._product("in", experts.w_in()[e], experts.b_in()[e])
+        if role == "post":
+            linear = self.value("pre_linear") if experts.gated else None
+            return experts.activate(self.value("pre"), linear)
+        return self._product("post", experts.w_out()[e], experts.b_out()[e])
+
+    def _product(self, role: ExpertRole, weight: Tensor, bias: Tensor) -> Tensor:
+        x = self.value(role)
+        return x @ weight.to(x.device) + bias.to(x.device)
+
+    def replace(self, role: ExpertRole, value: Tensor) -> None:
+        """Put in an edited value; what depends on it is computed anew."""
+        kept = {"in": (), "pre": ("in", "pre_linear"), "pre_linear": ("in", "pre")}
+        before = kept.get(role, ("in", "pre", "pre_linear", "post"))
+        self.values = {key: self.values[key] for key in before if key in self.values}
+        self.values[role] = value
+
+
+def _arguments(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, indices, weights = (*call.args, *call.kwargs.values())[:3]
+    width = tokens.shape[-1]
+    return tokens.reshape(-1, width), indices.reshape(-1, indices.shape[-1]), weights
+
+
+@dataclass(frozen=True)
+class ExpertSite(Site):
+    """A value inside one expert, for the tokens that were sent to it.
+
+    Shapes: `[t, ·]`, the tokens in the order of batch and position.
+    """
+
+    experts: Experts
+    expert: int
+    role: ExpertRole
+
+    def _stages(self) -> list[Stage]:
+        key = f"expert {self.expert}"
+        rank = ("in", "pre", "pre_linear", "post", "out").index(self.role)
+
+        def act(call: Call, chain: Chain) -> None:
+            visit = call.extras.setdefault(key, None) or Visit.of(self.experts, self.expert, call)
+            call.extras[key] = visit
+            read = visit.value(self.role)
+            new = chain.run(read)
+            how = change(read, new)
+            if how != "none":
+                assert new is not None
+                self._rewrite(call, visit, new, how)
+
+        return [Stage(self.experts.module, "output", rank, act)]
+
+    def _rewrite(self, call: Call, visit: Visit, new: Tensor, how: Change) -> None:
+        before = visit.value("out")
+        visit.replace(self.role, new)
+        moved = (visit.value("out") - before) * visit.weights
+        if how == "connected":
+            moved = moved - moved.detach()
+        whole = call.result
+        flat = whole.reshape(-1, whole.shape[-1])
+        summed = flat.index_add(0, visit.rows, moved.to(flat.dtype))
+        call.replace_result(summed.reshape(whole.shape))
+
+
+@dataclass(frozen=True)
+class ChoiceSite(Site):
+    """Which experts were chosen for each token, or with which weights: what `module` is told."""
+
+    module: nn.Module
+    block: nn.Module
+    argument: Literal[1, 2]
+
+    def _stages(self) -> list[Stage]:
+        def note_shape(call: Call, chain: Chain) -> None:
+            call.memory[self.block] = call.input.shape[:2]
+
+        def act(call: Call, chain: Chain) -> None:
+            given = (*call.args, *call.kwargs.values())[self.argument]
+            read = given.view(*call.memory[self.block], -1)
+            new = chain.run(read)
+            if new is not None:
+                self._replace(call, new.view(given.shape))
+
+        return [Stage(self.block, "input", -20, note_shape), Stage(self.module, "input", 0, act)]
+
+    def _replace(self, call: Call, value: Tensor) -> None:
+        if self.argument < len(call.args):
+            args = list(call.args)
+            args[self.argument] = value
+            call.args = tuple(args)
+        else:
+            name = list(call.kwargs)[self.argument - len(call.args)]
+            call.kwargs = {**call.kwargs, name: value}
+        call.replaced = True
+
+
+@dataclass(frozen=True)
+class RouterSite(Site):
+    """A router's logits: the first product in it that is as wide as there are experts.
+
+    The router goes on from an edited value, so it chooses and weighs anew.
+    """
+
+    module: nn.Module
+    block: nn.Module
+    n_experts: int
+
+    def _stages(self) -> list[Stage]:
+        def note_shape(call: Call, chain: Chain) -> None:
+            call.memory[self.block] = call.input.shape[:2]
+
+        def act(call: Call, chain: Chain) -> None:
+            shape = call.memory.get(self.block, call.input.shape[:2])
+            call.around["router"] = RouterTap(self.name, chain, shape, self.n_experts)
+
+        return [
+            Stage(self.block, "input", -20, note_shape),
+            Stage(self.module, "input", 9, act, around=True),
+        ]

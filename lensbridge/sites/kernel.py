@@ -1,0 +1,333 @@
+"""Inside the attention function: post-rotary q and k, scores, pattern.
+
+While an attention module runs, a `TorchFunctionMode` watches for the two primitives that every
+native attention goes through: `scaled_dot_product_attention`, whose arguments are the post-rotary
+q, k and v, and `softmax`, whose input is the score and whose output the pattern. Nothing is
+registered with transformers and no config is switched. What nobody edits comes out of the native
+kernel, bit for bit.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lensbridge.errors import HookError
+from lensbridge.native.linear import fetch
+from lensbridge.sites.derived import change, substitute
+from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.tensors.layouts import repeat_kv
+
+Role = Literal["rot_q", "rot_k", "scores", "pattern", "z"]
+
+VISIBLE_KERNELS = frozenset({"sdpa", "eager"})
+
+
+@dataclass(frozen=True)
+class KernelSite(Site):
+    """A value inside one attention module's kernel."""
+
+    module: nn.Module
+    role: Role
+    n_heads: int
+    n_kv: int
+    sinks: tuple[nn.Module, str] | None = None
+
+    @property
+    def may_be_part(self) -> bool:
+        return self.role in ("rot_q", "rot_k")
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            tap = call.around.get("attention")
+            if tap is None:
+                tap = Tap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
+                call.around["attention"] = tap
+            assert isinstance(tap, Tap)
+            tap.chains[self.role] = chain
+
+        return [Stage(self.module, "input", 9, act, around=True)]
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        kernel = root.config._attn_implementation  # type: ignore[union-attr]
+        return None if kernel in VISIBLE_KERNELS else visible_kernel(root)
+
+
+class Tap(TorchFunctionMode):
+    """Watches one call of one attention module."""
+
+    def __init__(
+        self,
+        name: str,
+        n_heads: int,
+        n_kv: int,
+        given: Tensor,
+        sinks: tuple[nn.Module, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.n_heads = n_heads
+        self.n_kv = n_kv
+        self.sinks = sinks
+        self.batch, self.positions = given.shape[:2]
+        self.dtype = given.dtype
+        self.chains: dict[Role, Chain] = {}
+        self.products = 0
+        self.kernels = 0
+        self.mixed_seen = False
+        self.looking = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = _HANDLERS.get(func) if self.looking else None
+        if handler is None:
+            return func(*args, **(kwargs or {}))
+        return handler(self, func, *args, **(kwargs or {}))
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+        super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
+        if exc_type is None and self.kernels != 1:
+            raise HookError(
+                f"{self.name}: the attention module ran {self.kernels} kernels that can be seen "
+                "(scaled_dot_product_attention or softmax), and one was expected. Load the model "
+                "with attn_implementation='eager'."
+            )
+
+    # --- views: canonical axes of what the kernel has ----------------------------------------
+
+    def heads_first(self, x: Tensor) -> Tensor:
+        """`[b, h, p, ·]` from that, from `[b*h, p, ·]`, or from heads packed as queries."""
+        return x.reshape(self.batch, -1, *x.shape[-2:]) if x.ndim == 3 else x
+
+    def as_queries(self, x: Tensor) -> Tensor:
+        """Shapes: -> `[b, h, p, ·]`, heads that were packed beside positions unpacked."""
+        return self.heads_first(x).reshape(self.batch, self.n_heads, self.positions, x.shape[-1])
+
+    def as_keys(self, x: Tensor) -> Tensor:
+        """Shapes: -> `[b, g, k, ·]`, heads that were repeated for their queries taken once."""
+        x = self.heads_first(x)
+        return x if x.shape[1] <= self.n_kv else x[:, :: x.shape[1] // self.n_kv]
+
+    def edit_queries(self, x: Tensor) -> Tensor:
+        """Queries after their chain, in the shape in which they came."""
+        if "rot_q" not in self.chains:
+            return x
+        new = self.chains["rot_q"].run(self.as_queries(x).transpose(1, 2))
+        return x if new is None else new.transpose(1, 2).reshape(x.shape)
+
+    def edit_keys(self, x: Tensor) -> Tensor:
+        """Keys after their chain, in the shape in which they came."""
+        if "rot_k" not in self.chains:
+            return x
+        new = self.chains["rot_k"].run(self.as_keys(x).transpose(1, 2))
+        if new is None:
+            return x
+        keys = new.transpose(1, 2)
+        return repeat_kv(keys, self.heads_first(x).shape[1], axis=1).reshape(x.shape)
+
+    # --- the two primitives ------------------------------------------------------------------
+
+    def fused_kernel(
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """`scaled_dot_product_attention`: scores and pattern are computed beside it."""
+        self.kernels += 1
+        query, key = self.edit_queries(query), self.edit_keys(key)
+
+        def native() -> Tensor:
+            extra = {"enable_gqa": True} if enable_gqa else {}
+            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **extra)
+
+        if "scores" not in self.chains and "pattern" not in self.chains:
+            return self.mixed(native())
+        how, pattern = self.probabilities(masked_scores(query, key, attn_mask, is_causal, scale))
+        if how == "none":
+            return self.mixed(native())
+        weights = F.dropout(pattern.to(value.dtype), dropout_p)
+        values = repeat_kv(value, query.shape[1], axis=1)
+        mixed = weights.reshape(*query.shape[:3], -1) @ values
+        return self.mixed(mixed if how == "changed" else substitute(native(), mixed, how))
+
+    def mixed(self, z: Tensor) -> Tensor:
+        """The kernel's output after its chain, in the shape in which it came."""
+        if "z" not in self.chains or self.mixed_seen:
+            return z
+        self.mixed_seen = True
+        new = self.chains["z"].run(self.as_queries(z).transpose(1, 2))
+        return z if new is None else new.transpose(1, 2).reshape(z.shape)
+
+    def probabilities(self, scores: Tensor) -> tuple[Any, Tensor]:
+        """Scores and pattern through their chains: what changed, and the pattern to use."""
+        how: Any = "none"
+        canonical = scores.reshape(self.batch, self.n_heads, self.positions, -1)
+        if "scores" in self.chains:
+            new = self.chains["scores"].run(canonical)
+            how = change(canonical, new)
+            canonical = canonical if new is None else new
+        pattern = safe_softmax(canonical)
+        if "pattern" in self.chains:
+            new = self.chains["pattern"].run(pattern)
+            how_pattern = change(pattern, new)
+            how = how if how_pattern == "none" else _stronger(how, how_pattern)
+            pattern = pattern if new is None else new
+        return how, pattern
+
+    def softmax(
+        self, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Eager attention: the input is the score, the output the pattern."""
+        if not self._is_pattern_shaped(input):
+            return func(input, *args, **kwargs)
+        self.kernels += 1
+        scores = self._edit_scores(input) if "scores" in self.chains else input
+        pattern = func(scores, *args, **kwargs)
+        if "pattern" not in self.chains:
+            return pattern
+        seen = pattern if self.sinks is None else pattern[..., :-1]
+        read = seen.reshape(self.batch, self.n_heads, self.positions, -1).to(self.dtype)
+        new = self.chains["pattern"].run(read)
+        how = change(read, new)
+        if how == "none":
+            return pattern
+        assert new is not None
+        edited = new.to(pattern.dtype).reshape(seen.shape)
+        if self.sinks is not None:
+            edited = torch.cat([edited, pattern[..., -1:]], dim=-1)
+        return substitute(pattern, edited, how)
+
+    def _edit_scores(self, input: Tensor) -> Tensor:
+        """What softmax is to be given, after the chain of the scores.
+
+        With sinks the last column is not a position, and all columns may have been shifted by
+        their maximum: the sink's own logit tells by how much.
+        """
+        seen, shift = input, None
+        if self.sinks is not None:
+            sink = fetch(*self.sinks).reshape(1, -1, 1, 1).to(input.device, input.dtype)
+            seen, shift = input[..., :-1], sink - input[..., -1:]
+        floor = torch.finfo(input.dtype).min
+        canonical = seen.reshape(self.batch, self.n_heads, self.positions, -1)
+        plain = canonical if shift is None else canonical + shift
+        read = plain.masked_fill(canonical <= floor / 2, -torch.inf)
+        new = self.chains["scores"].run(read)
+        if change(read, new) == "none":
+            return input
+        assert new is not None
+        if shift is None:
+            return new.clamp(min=floor).reshape(input.shape)
+        edited = (new - shift).clamp(min=floor).reshape(seen.shape)
+        return torch.cat([edited, input[..., -1:]], dim=-1)
+
+    def _is_of_queries(self, x: Tensor) -> bool:
+        """Whether there is one row for each query head and position (an indexer's are fewer)."""
+        return x.numel() == self.batch * self.n_heads * self.positions * x.shape[-1]
+
+    def _is_pattern_shaped(self, x: Tensor) -> bool:
+        return x.ndim >= 3 and self._is_of_queries(x)
+
+    def product(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Eager attention: the first product is queries with keys, the next pattern with values."""
+        if self.kernels:
+            return self.mixed(func(*args, **kwargs))
+        rotary = "rot_q" in self.chains or "rot_k" in self.chains
+        first = 1 if func in _PRODUCTS_WITH_BIAS else 0
+        if self.products or not rotary or len(args) < first + 2:
+            return func(*args, **kwargs)
+        query, key_t = args[first], args[first + 1]
+        if query.ndim < 3 or key_t.ndim < 3 or not self._is_of_queries(query):
+            return func(*args, **kwargs)
+        self.products += 1
+        edited = (self.edit_queries(query), self.edit_keys(key_t.mT).mT)
+        return func(*args[:first], *edited, *args[first + 2 :], **kwargs)
+
+
+def _stronger(one: Any, other: Any) -> Any:
+    return "changed" if "changed" in (one, other) else other
+
+
+_PRODUCTS_WITH_BIAS = frozenset({torch.baddbmm, Tensor.baddbmm})
+
+
+_HANDLERS: dict[Any, Callable[..., Tensor]] = {
+    F.scaled_dot_product_attention: Tap.fused_kernel,
+    **dict.fromkeys([F.softmax, torch.softmax, Tensor.softmax], Tap.softmax),
+    **dict.fromkeys(
+        [torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm], Tap.product
+    ),
+    **dict.fromkeys(_PRODUCTS_WITH_BIAS, Tap.product),
+}
+
+
+def masked_scores(
+    query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    """What the fused kernel takes the softmax of, with -inf where masked.
+
+    Shapes: `[b, h, p, d]`, `[b, g, k, d]` -> `[b, h, p, k]`.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    groups = key.shape[1]
+    grouped = query.unflatten(1, (groups, -1))
+    scores = ((grouped @ key.unsqueeze(2).mT) * scale).flatten(1, 2)
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        return scores.masked_fill_(~seen, -torch.inf)
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill_(~mask, -torch.inf)
+    return (scores + mask).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+
+
+def safe_softmax(scores: Tensor) -> Tensor:
+    """Softmax in float32 over the last axis; a row that is masked throughout gives zeros.
+
+    The same rule as the fused kernel's, with gradients that stay finite.
+    """
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    dead = wide.detach().amax(-1, keepdim=True) == -torch.inf
+    if scores.requires_grad:
+        wide = wide.masked_fill(dead, 0.0)  # softmax of -inf alone has no gradient
+    return wide.softmax(-1).masked_fill(dead, 0.0).to(scores.dtype)
+
+
+_switch = RLock()
+_told: set[str] = set()
+
+
+@contextmanager
+def visible_kernel(root: nn.Module) -> Iterator[None]:
+    """Run attention through sdpa while inside: the chosen kernel is not a torch function.
+
+    Warns once for each kernel. One thread at a time, because the switch is the model's config.
+    """
+    config: Any = root.config
+    chosen = config._attn_implementation
+    if chosen not in _told:
+        _told.add(chosen)
+        warnings.warn(
+            f"attention runs through sdpa while scores or patterns are asked for: {chosen!r} "
+            "does not show them",
+            stacklevel=2,
+        )
+    with _switch:
+        config._attn_implementation = "sdpa"
+        try:
+            yield
+        finally:
+            config._attn_implementation = chosen

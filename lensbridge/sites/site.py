@@ -1,0 +1,265 @@
+"""Where a point lives in the native model: how it is read there, and how an edit is written back.
+
+A `Site` says which module calls it takes part in, as `Stage`s. When one of its stages runs, it
+hands the value to its `Chain` (the callbacks of that point, `run.py`) and writes back what the
+chain returns. Sites know modules and tensors; they know neither architectures nor who is listening.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from lensbridge.tensors.layouts import Layout
+
+Phase = Literal["input", "output"]
+
+
+class Chain(Protocol):
+    """The callbacks of one point in one run."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether any of them may change the value."""
+        ...
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Show the value to every callback; the new value if any of them may have changed it.
+
+        Args:
+            value: the activation, in canonical axes.
+            in_place: the site writes edits into the very tensor that it read.
+        """
+        ...
+
+
+class Call:
+    """One call of a native module, as the stages on it see it."""
+
+    __slots__ = (
+        "_around",
+        "_extras",
+        "_notes",
+        "args",
+        "kwargs",
+        "memory",
+        "module",
+        "output",
+        "replaced",
+    )
+
+    def __init__(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        memory: dict[Any, Any],
+        output: Any = None,
+    ) -> None:
+        self.module = module
+        self.args = args
+        self.kwargs = kwargs
+        self.output = output
+        self.memory = memory
+        """Carried from stage to stage through the whole forward pass."""
+        self.replaced = False
+        self._notes: dict[str, Tensor] | None = None  # made when needed: there are many calls
+        self._around: dict[str, AbstractContextManager[Any]] | None = None
+        self._extras: dict[str, Any] | None = None
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What else the stages of this call share."""
+        self._extras = {} if self._extras is None else self._extras
+        return self._extras
+
+    @property
+    def notes(self) -> dict[str, Tensor]:
+        """Carried between the stages of this call."""
+        self._notes = {} if self._notes is None else self._notes
+        return self._notes
+
+    @property
+    def around(self) -> dict[str, AbstractContextManager[Any]]:
+        """Contexts to be open while the module runs."""
+        self._around = {} if self._around is None else self._around
+        return self._around
+
+    def _keyword(self) -> str:
+        """Which keyword holds the activation, where HF passes it by keyword."""
+        if "hidden_states" in self.kwargs:
+            return "hidden_states"
+        return next(key for key, value in self.kwargs.items() if isinstance(value, Tensor))
+
+    @property
+    def input(self) -> Tensor:
+        """The activation that the module is called with."""
+        return self.args[0] if self.args else self.kwargs[self._keyword()]
+
+    def replace_input(self, value: Tensor) -> None:
+        """Give the module another activation."""
+        value = _laid_out_like(self.input, value)
+        if self.args:
+            self.args = (value, *self.args[1:])
+        else:
+            self.kwargs = {**self.kwargs, self._keyword(): value}
+        self.replaced = True
+
+    @property
+    def result(self) -> Tensor:
+        """The activation that the module returns, alone or first in a tuple."""
+        return self.output if isinstance(self.output, Tensor) else self.output[0]
+
+    def replace_result(self, value: Tensor) -> None:
+        """Return another activation in the same form."""
+        value = _laid_out_like(self.result, value)
+        if isinstance(self.output, Tensor):
+            self.output = value
+        else:
+            self.output = type(self.output)((value, *self.output[1:]))
+        self.replaced = True
+
+
+def _laid_out_like(native: Tensor, value: Tensor) -> Tensor:
+    """The value in one piece of memory where the native one is: models take views of it."""
+    return value.contiguous() if native.is_contiguous() else value
+
+
+class Stage(NamedTuple):
+    """One step of a site: at the input or output of one module, in data-flow order by rank.
+
+    Args:
+        act: shows the value to the chain and writes back what comes out of it.
+        look: how the value is had from the module's input or output, where that is all that
+            reading it takes; a chain that only reads then needs no `act`.
+        around: it puts contexts into `call.around`, to be open while the module runs.
+    """
+
+    module: nn.Module
+    phase: Phase
+    rank: int
+    act: Callable[[Call, Chain], None]
+    look: Callable[[Tensor], Tensor] | None = None
+    around: bool = False
+
+
+@dataclass(frozen=True)
+class Site(ABC):
+    """One point on the native model.
+
+    Args:
+        name: canonical name.
+        axes: as in the table of points.
+        where: the native module and which side of it, for people to read.
+        formula: how the value comes about there, for people to read.
+        shares: names of the points that are slices of the same tensor, this one included.
+    """
+
+    name: str
+    axes: str
+    where: str
+    formula: str
+    shares: frozenset[str]
+
+    editable: ClassVar[bool] = True
+    """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
+
+    remembers: ClassVar[bool] = False
+    """Whether reading it needs a fresh `Call.memory` for each pass."""
+
+    @property
+    def may_be_part(self) -> bool:
+        """Whether the value can be a view of a larger tensor that it would keep alive."""
+        return False
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """What to attach so that a chain sees this point."""
+        return tuple(self._stages())
+
+    @abstractmethod
+    def _stages(self) -> list[Stage]:
+        """The stages, worked out once for the model."""
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        """A context that a whole run needs so that this point can be seen."""
+        return None
+
+
+@dataclass(frozen=True)
+class LayoutSite(Site):
+    """One side of a module, seen through a layout."""
+
+    module: nn.Module
+    layout: Layout
+    rank: int = 0
+    overwritten: bool = False
+
+    @property
+    def may_be_part(self) -> bool:
+        return not self.layout.whole
+
+    def live(self, whole: Tensor) -> Tensor:
+        """The tensor to read from: a copy where the model writes into its own afterwards."""
+        return whole.clone() if self.overwritten else whole
+
+
+@dataclass(frozen=True)
+class InputSite(LayoutSite):
+    """The input of a module, through a layout. An edit gives the module another input."""
+
+    def _stages(self) -> list[Stage]:
+        layout = self.layout
+
+        def act(call: Call, chain: Chain) -> None:
+            whole = call.input
+            new = chain.run(layout.split(whole))
+            if new is not None:
+                call.replace_input(layout.merge(whole, new))
+
+        return [Stage(self.module, "input", self.rank, act, layout.split)]
+
+
+@dataclass(frozen=True)
+class SharedInputSite(Site):
+    """The input of a module that others read too (a skip connection reads the same tensor).
+
+    An edit is written into that tensor before the module runs, so every reader has it.
+    """
+
+    module: nn.Module
+
+    def _stages(self) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            shared = call.input
+            new = chain.run(shared, in_place=True)
+            if new is not None:
+                shared.copy_(new)
+
+        return [Stage(self.module, "input", 0, act, lambda shared: shared)]
+
+
+@dataclass(frozen=True)
+class OutputSite(LayoutSite):
+    """The output of a module, through a layout."""
+
+    rank: int = 2
+
+    def _stages(self) -> list[Stage]:
+        layout = self.layout
+
+        def act(call: Call, chain: Chain) -> None:
+            whole = self.live(call.result)
+            new = chain.run(layout.split(whole))
+            if new is not None:
+                call.replace_result(self.live(layout.merge(whole, new)))
+
+        def look(result: Tensor) -> Tensor:
+            return layout.split(self.live(result))
+
+        how = look if self.overwritten else layout.split
+        return [Stage(self.module, "output", self.rank, act, how)]

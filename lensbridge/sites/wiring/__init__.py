@@ -1,0 +1,111 @@
+"""Parts -> sites: where each canonical point of one model lives, and why some do not exist."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from lensbridge.native.parts import MLPPart, Native, StackPart, Writer
+from lensbridge.points.names import LAYER, template
+from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.sites.site import OutputSite, Site
+from lensbridge.sites.wiring.absence import reason
+from lensbridge.sites.wiring.block import BlockWiring
+from lensbridge.sites.wiring.index import ExpertGroup, SiteIndex
+from lensbridge.sites.wiring.placing import Placing
+
+
+def sites_of(native: Native) -> SiteIndex:
+    """Every point of a model, in data-flow order: towers, then the main stack."""
+    wiring = _ModelWiring(native)
+    found = {site.name: site for site in wiring.sites()}
+    order = {row: i for i, row in enumerate(BY_TEMPLATE)}
+    first_in_block = order["blocks.{i}.hook_resid_pre"]
+    fronts = [native.front_of(tower) for tower in native.towers]
+
+    def key(name: str) -> tuple[int, int, int, int]:
+        row = order[template(name)]
+        layer = LAYER.match(name)
+        part = 1 if layer else 0 if row < first_in_block else 2
+        towers = [i for i, front in enumerate(fronts) if name.startswith(front)]
+        stack = towers[0] if towers else len(fronts)
+        return stack, part, int(layer[2]) if layer else 0, row
+
+    return SiteIndex({name: found[name] for name in sorted(found, key=key)}, wiring.groups)
+
+
+def vocabulary_of(native: Native, sites: SiteIndex) -> Vocabulary:
+    """The names of a model, with the reasons for those that it lacks."""
+    there = sites.rows()
+    absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
+    gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
+    depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
+    sees = native.main_input == "pixel_values"
+    names = frozenset({"blocks", "vision.blocks"} if sees else {"blocks"})
+    return Vocabulary(sites, absent, depths, gated, names)
+
+
+class _ModelWiring(Placing):
+    """The sites of one model, and the groups of experts that they leave out."""
+
+    def __init__(self, native: Native) -> None:
+        super().__init__(native)
+        self.groups: dict[str, ExpertGroup] = {}
+
+    def sites(self) -> Iterator[Site]:
+        native = self.native
+        for tower in native.towers:
+            yield from self._stack(tower, native.front_of(tower))
+        yield from self._stack(native.main, "")
+        for name, module in (
+            ("projector.hook_out", native.projector),
+            ("head.hook_hidden", native.head_hidden),
+            ("hook_pooler_out", native.pooler),
+        ):
+            if module is not None:
+                yield self.output(name, module)
+        if native.unembed is not None:
+            yield replace(self._logits(native.unembed.module), axes=native.logits_axes)
+
+    def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
+        native = self.native
+        as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
+        if as_it_is and native.unembed_bias is None:
+            return self.output("hook_logits", head)
+        entries = tuple(dict.fromkeys((native.root, native.core)))
+        fields = self.fields("hook_logits", native.core, "output", "scaled or capped head output")
+        return LogitsSite(*fields, entries=entries)
+
+    def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
+        if stack.embed is not None:
+            writer = Writer((stack.embed,), stack.embed_scale)
+            yield self.written(f"{at}hook_embed", writer, stack.embed_overwritten)
+        if stack.pos_embed is not None:
+            fields = self.fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
+            rows = PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
+            yield rows if stack.embed is not None else replace(rows, axes="1 p m")
+        norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
+        twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
+        if stack.ln_embed is not None:
+            for site in self.norm(f"{at}ln_embed", stack.ln_embed):
+                yield _repeated(site, 0) if twice else site
+        for i, block in enumerate(stack.blocks):
+            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block)
+            experts = wiring.experts() if block.residual is not None else None
+            if experts is not None:
+                self.groups[f"{experts.at}hook_expert_indices"] = experts
+            for site in wiring.sites():
+                if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
+                    site = replace(site, axes=stack.residual_axes)
+                yield site if block.repeat is None else _repeated(site, block.repeat)
+        if stack.ln_final is not None:
+            for site in self.norm(f"{at}ln_final", stack.ln_final):
+                yield _repeated(site, 1) if twice else site
+
+
+def _repeated(site: Site, nth: int) -> Site:
+    return RepeatedSite(
+        site.name, site.axes, f"call {nth} of: {site.where}", site.formula, site.shares, site, nth
+    )

@@ -1,0 +1,332 @@
+"""The points of one layer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import (
+    AttentionPart,
+    BlockPart,
+    FeedForward,
+    MixerPart,
+    MLPPart,
+    MoEPart,
+    Native,
+    Role,
+)
+from lensbridge.sites.composed import BranchInputSite, FlatSite
+from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite
+from lensbridge.sites.experts import ChoiceSite, RouterSite
+from lensbridge.sites.kernel import KernelSite
+from lensbridge.sites.kernel import Role as KernelRole
+from lensbridge.sites.site import OutputSite, SharedInputSite, Site
+from lensbridge.sites.wiring.index import ExpertGroup
+from lensbridge.sites.wiring.placing import Placing
+from lensbridge.tensors import layouts
+from lensbridge.tensors.layouts import Layout
+
+_KERNEL_ROLES: dict[str, KernelRole] = {
+    "hook_rot_q": "rot_q",
+    "hook_rot_k": "rot_k",
+    "hook_attn_scores": "scores",
+    "hook_pattern": "pattern",
+}
+_FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
+
+
+class BlockWiring(Placing):
+    """The sites of one layer, whose names begin with `at`."""
+
+    def __init__(self, native: Native, at: str, block: BlockPart) -> None:
+        super().__init__(native)
+        self.at = at
+        self.block = block
+
+    def sites(self) -> Iterator[Site]:
+        """Every point of the layer."""
+        for site in self._points():
+            flat = self._flattened_by(site)
+            yield (
+                site
+                if flat is None
+                else FlatSite(
+                    site.name, site.axes, site.where, site.formula, site.shares, site, flat
+                )
+            )
+
+    def _flattened_by(self, site: Site) -> nn.Module | None:
+        """The module inside which this point has batch and positions in one axis."""
+        point = site.name.removeprefix(self.at)
+        mlp, mixer = self.block.mlp, self.block.mixer
+        if point.startswith("mlp.shared.") and isinstance(mlp, MoEPart):
+            return mlp.module
+        if point.startswith("mixer.") and mixer is not None and site.axes == "b p c":
+            return mixer.module
+        if self.block.flattens and point.startswith(_FLATTENED):
+            return self.block.module
+        return None
+
+    def _points(self) -> Iterator[Site]:
+        at, block = self.at, self.block
+        yield self.input(f"{at}hook_resid_pre", block.module)
+        yield self.output(f"{at}hook_resid_post", block.module)
+        if block.residual is None:
+            return
+        for slot in ("ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"):
+            norm: Norm | None = {
+                "ln1": block.ln1,
+                "ln1_post": block.ln1_post,
+                "ln_cross": block.ln_cross,
+                "ln_cross_post": block.ln_cross_post,
+                "ln2": block.ln2,
+                "ln2_post": block.ln2_post,
+            }[slot]
+            if norm is not None and not (slot == "ln2" and self._one_norm):
+                yield from self.norm(f"{at}{slot}", norm)
+        yield from self._between()
+        if block.attn is not None:
+            yield self.written(f"{at}hook_attn_out", block.attn.writer)
+            yield from self._attention_inputs(block.attn)
+            yield from self._attention(f"{at}attn.", block.attn)
+        if block.cross is not None:
+            yield self.written(f"{at}hook_cross_attn_out", block.cross.writer)
+            yield from self._attention(f"{at}cross_attn.", block.cross)
+        if block.mixer is not None:
+            yield self.written(f"{at}hook_mixer_out", block.mixer.writer)
+            yield from self._mixer(f"{at}mixer.", block.mixer)
+        if block.mlp is not None:
+            overwritten = isinstance(block.mlp, MLPPart) and block.mlp.overwritten
+            yield self.written(f"{at}hook_mlp_out", block.mlp.writer, overwritten)
+            yield self._mlp_input(block.mlp)
+            if isinstance(block.mlp, MoEPart):
+                yield from self._moe(f"{at}mlp.", block.mlp)
+            elif isinstance(block.mlp, MLPPart):
+                yield from self._neurons(f"{at}mlp.", block.mlp)
+        if block.per_layer is not None:
+            yield self.output(f"{at}hook_per_layer_out", block.per_layer)
+
+    # --- the stream between the branches -----------------------------------------------------
+
+    @property
+    def _summed(self) -> bool:
+        return self.block.residual == "post_norm"
+
+    @property
+    def _one_norm(self) -> bool:
+        """Whether attention and MLP read through the same norm."""
+        block = self.block
+        return bool(block.ln1 and block.ln2 and block.ln1.module is block.ln2.module)
+
+    def _between(self) -> Iterator[Site]:
+        block = self.block
+        branches = [block.attn or block.mixer, block.cross, block.mlp]
+        if block.residual == "parallel" or sum(one is not None for one in branches) < 2:
+            return
+        steps: list[tuple[str, Norm | None, Norm | None, Any]] = []
+        if block.attn or block.mixer:
+            following = block.cross or block.mlp
+            before = block.ln_cross if block.cross else block.ln2
+            steps.append(("hook_resid_mid", block.ln1, before, following))
+        if block.cross:
+            steps.append(("hook_resid_mid_cross", block.ln_cross, block.ln2, block.mlp))
+        for name, after, before, following in steps:
+            if following is None:
+                continue
+            if self._summed and after is not None:
+                yield self.output(f"{self.at}{name}", after.module)
+                continue
+            reader = before.module if before else _first_modules(following)[0]
+            fields = self.fields(f"{self.at}{name}", reader, "input")
+            yield SharedInputSite(*fields, module=reader)
+
+    def _attention_inputs(self, attn: AttentionPart) -> Iterator[Site]:
+        at = self.at
+        norm = None if self._summed or self.block.ln1 is None else self.block.ln1.module
+        yield self._branch_input(f"{at}hook_attn_in", norm, _first_modules(attn))
+        if attn.latent is not None:
+            return
+        for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v)):
+            if role is None:
+                continue
+            reader = norm or role.linear.module
+            fields = self.fields(
+                f"{at}hook_{letter}_input", reader, "input", "b p m -> b p n m (repeated)"
+            )
+            yield HeadInputSite(
+                *fields,
+                norm=norm,
+                projection=role.linear.module,
+                layout=role.layout,
+                n_heads=role.n,
+                in_scale=role.in_scale,
+            )
+
+    def _mlp_input(self, mlp: FeedForward) -> Site:
+        norm = None if self._summed or self.block.ln2 is None else self.block.ln2.module
+        return self._branch_input(f"{self.at}hook_mlp_in", norm, _first_modules(mlp))
+
+    def _branch_input(
+        self, name: str, norm: nn.Module | None, modules: tuple[nn.Module, ...]
+    ) -> Site:
+        if norm is None:
+            return BranchInputSite(*self.fields(name, modules[0], "input"), modules=modules)
+        if self._one_norm or self.block.skip_norm:  # what the norm gives, others read too
+            return BranchInputSite(*self.fields(name, norm, "input"), modules=modules, norm=norm)
+        return self.input(name, norm, rank=1)
+
+    # --- attention ---------------------------------------------------------------------------
+
+    def _attention(self, at: str, attn: AttentionPart) -> Iterator[Site]:
+        yield from self._projections(at, attn)
+        sizes = {"n_heads": attn.n_heads, "n_kv": attn.n_kv, "sinks": attn.sinks}
+        for last, role in _KERNEL_ROLES.items():
+            if attn.rotary or role in ("scores", "pattern"):
+                yield self._kernel(f"{at}{last}", attn, role, sizes)
+        heads = layouts.heads(attn.n_heads, attn.d_head)
+        if attn.gated:
+            yield self._kernel(f"{at}hook_z", attn, "z", sizes)
+        else:
+            yield self.input(f"{at}hook_z", attn.out.module, layout=heads)
+        fields = self.fields(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head")
+        yield ResultSite(
+            *fields,
+            out=attn.out,
+            layout=heads,
+            n_heads=attn.n_heads,
+            behind=attn.behind,
+            scale=attn.writer.scale,
+        )
+        if attn.position_bias is not None:
+            layout = Layout(
+                "q k h -> 1 h q k",
+                lambda x: x.movedim(-1, 0).unsqueeze(0),
+                lambda x, share: x.copy_(share[0].movedim(0, -1)),
+                whole=False,
+            )
+            yield self.output(f"{at}hook_rel_pos_bias", attn.position_bias, layout)
+
+    def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
+        return KernelSite(
+            *self.fields(name, attn.module, "kernel"), module=attn.module, role=role, **sizes
+        )
+
+    def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
+        roles = {
+            letter: role
+            for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v))
+            if role is not None
+        }
+        norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
+        for letter, role in roles.items():
+            name, norm = f"{at}hook_{letter}", norms.get(letter)
+            if attn.clip is not None:
+                module = norm or role.linear.module
+                layout = role.layout if norm is None else _normed(attn, role)
+                fields = self.fields(name, module, "output", f"{layout.pattern}, clipped")
+                yield ClippedSite(*fields, module=module, layout=layout, bound=attn.clip)
+            elif norm is not None:
+                yield self.output(name, norm, _normed(attn, role))
+            elif letter != "q" and attn.latent is not None:
+                yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
+            elif role.scale != 1.0:
+                yield self.scaled(name, role)
+            else:
+                yield self.output(name, role.linear.module, role.layout, _shares(at, roles, role))
+        if attn.latent is not None:
+            width, latent = attn.latent.kv_norm.width, attn.latent
+            layout = layouts.leading(width, "latent key")
+            yield self.output(f"{at}hook_kv_latent", latent.kv_down.module, layout)
+            if latent.q_down is not None:
+                yield self.output(f"{at}hook_q_latent", latent.q_down.module)
+
+    def _latent(self, name: str, attn: AttentionPart, role: Role, d_shared: int) -> Site:
+        latent = attn.latent
+        assert latent is not None
+        formula = "own part, then the part of all heads" if d_shared else role.layout.pattern
+        fields = self.fields(name, role.linear.module, "output", formula)
+        return LatentSite(
+            *fields,
+            down=latent.kv_down.module,
+            up=latent.kv_up.module,
+            layout=role.layout,
+            n_heads=attn.n_heads,
+            d_shared=d_shared,
+        )
+
+    # --- mixer, MLP, experts -----------------------------------------------------------------
+
+    def _mixer(self, at: str, mixer: MixerPart) -> Iterator[Site]:
+        yield self.input(f"{at}hook_in", mixer.module)
+        for step, module in mixer.steps.items():
+            name, where, axes = f"{at}hook_{step}", self.native.paths[module], "b p c"
+            axes = "b c s" if isinstance(module, nn.Conv1d) else axes
+            fields = (name, axes, f"output of {where}", "as it is", frozenset({name}))
+            yield OutputSite(*fields, module=module, layout=layouts.plain())
+        yield self.output(f"{at}hook_out", mixer.module)
+
+    def _neurons(self, at: str, mlp: MLPPart) -> Iterator[Site]:
+        entrance = mlp.gate or mlp.up
+        pair = {f"{at}hook_pre": entrance} | ({f"{at}hook_pre_linear": mlp.up} if mlp.gate else {})
+        for name, role in pair.items():
+            shared = frozenset(
+                one for one, r in pair.items() if r.linear.module is role.linear.module
+            )
+            if role.scale != 1.0:
+                yield self.scaled(name, role)
+            else:
+                yield self.output(name, role.linear.module, role.layout, shared)
+        yield self.input(f"{at}hook_post", mlp.inner_norm or mlp.down.module)
+
+    def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
+        fields = self.fields(f"{at}hook_router_logits", moe.router, "first product")
+        yield RouterSite(*fields, module=moe.router, block=moe.module, n_experts=moe.n_experts)
+        if moe.shared is not None:
+            yield from self._neurons(f"{at}shared.", moe.shared)
+            yield self.input(f"{at}shared.hook_in", moe.shared.module)
+            out, copied = f"{at}shared.hook_out", moe.shared.overwritten
+            yield self.output(out, moe.shared.module, overwritten=copied)
+        if moe.experts is None:
+            return
+        holder = moe.experts.module
+        for last, argument in (("hook_expert_indices", 1), ("hook_expert_weights", 2)):
+            fields = self.fields(f"{at}{last}", holder, "input", f"argument {argument}")
+            yield ChoiceSite(*fields, module=holder, block=moe.module, argument=argument)  # type: ignore[arg-type]
+
+    def experts(self) -> ExpertGroup | None:
+        """The points inside the layer's experts, where they can be seen one by one."""
+        mlp = self.block.mlp
+        if not isinstance(mlp, MoEPart) or mlp.experts is None:
+            return None
+        where = f"inside {self.native.paths.get(mlp.experts.module, '')}"
+        return ExpertGroup(f"{self.at}mlp.", mlp.experts, where, self.block.repeat)
+
+
+def _first_modules(part: Any) -> tuple[nn.Module, ...]:
+    """The modules that read a branch's input first."""
+    if isinstance(part, AttentionPart):
+        latent = part.latent
+        if latent is not None:
+            return (latent.q_down or part.q.linear).module, latent.kv_down.module
+        linears = [role.linear.module for role in (part.q, part.k, part.v) if role is not None]
+    elif isinstance(part, MLPPart):
+        linears = [role.linear.module for role in (part.gate, part.up) if role is not None]
+    else:
+        linears = [part.module]
+    return tuple(dict.fromkeys(linears))
+
+
+def _normed(attn: AttentionPart, role: Role) -> Layout:
+    """How heads lie in what a q or k norm gives."""
+    if attn.qk_norm_axes == "flat":
+        return layouts.heads(role.n, role.d)
+    return layouts.plain() if attn.qk_norm_axes == "positions_first" else layouts.heads_first()
+
+
+def _shares(at: str, roles: dict[str, Role], role: Role) -> frozenset[str]:
+    return frozenset(
+        f"{at}hook_{other}"
+        for other, one in roles.items()
+        if one.linear.module is role.linear.module
+    )

@@ -1,0 +1,1 @@
+"""Run many edited copies of one input, fast, and measure each."""

@@ -1,0 +1,87 @@
+"""Base: the run that a sweep starts from, done once before any cell runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.cache import ActivationCache
+from lensbridge.errors import InputError
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.sweeps.cell import Cell
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model, an input, and what the unpatched run of it gave.
+
+    Args:
+        model: the model.
+        input: what it is run on: tokens, text, or a mapping with a mask among it.
+        logits: of the unpatched run.
+        cache: the activations that the sweep needs of that run.
+    """
+
+    model: "LensModel"
+    input: Any
+    logits: Tensor
+    cache: ActivationCache = field(repr=False)
+
+    @classmethod
+    def run(cls, model: "LensModel", given: Any, points: Iterable[str]) -> "Base":
+        """Run the model once and keep some activations.
+
+        Raises:
+            InputError: the model is in training mode, where no two runs are alike.
+            HookNeverFiredError: a point that the run does not pass.
+        """
+        if any(module.training for module in model.hf_model.modules()):
+            raise InputError(
+                "The model is in training mode, where dropout makes every run another one. Call "
+                "model.eval() first."
+            )
+        wanted = list(dict.fromkeys(points))
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(given, names_filter=wanted)
+        assert isinstance(logits, Tensor)
+        assert isinstance(cache, ActivationCache)
+        return cls(model, given, logits, cache)
+
+    @property
+    def batch(self) -> int:
+        """How many examples there are."""
+        return self.logits.shape[0]
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Positions of all examples together."""
+        return self.cache.tokens.numel() if self.cache.tokens is not None else self.batch
+
+    def shape(self, point: str) -> tuple[int, ...]:
+        """Of an activation that was kept."""
+        return tuple(self.cache[point].shape)
+
+    def axes(self, point: str) -> list[str]:
+        """Letters of an activation's axes, as in the table of points."""
+        return self.model.engine.sites[point].axes.split()
+
+    def patched(self, cells: Sequence[Cell]) -> Tensor:
+        """Logits of one run with all of these cells patched."""
+        logits = self.model.run_with_hooks(self.input, [hook_of(cell) for cell in cells])
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def hook_of(cell: Cell) -> tuple[Any, Any]:
+    """A cell as a pair for `fwd_hooks`."""
+
+    def patch(activation: Tensor, hook: Hook) -> Tensor:
+        return cell.apply(activation)
+
+    return cell.point, patch

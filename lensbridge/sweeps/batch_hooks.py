@@ -1,0 +1,58 @@
+"""Joined: the cells that enter a flight at one layer, as hooks on their rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lensbridge.hooks.callbacks import Hook
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.cell import Cell
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Cells that join a flight at one layer.
+
+    Args:
+        cells: these cells, each with the place of its row.
+        base: the unpatched run.
+    """
+
+    cells: Sequence[tuple[int, Cell]]
+    base: Base
+
+    def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
+        """One hook for each point, for rows that hold the positions from `start` to `end`."""
+        by_point: dict[Any, list[tuple[int, Cell]]] = {}
+        for i, cell in self.cells:
+            by_point.setdefault(cell.point, []).append((i, cell))
+        return [(point, self._hook(own, start, end)) for point, own in by_point.items()]
+
+    def _hook(
+        self, own: Sequence[tuple[int, Cell]], start: int, end: int
+    ) -> Callable[[Tensor, Hook], None]:
+        batch = self.base.batch
+
+        def patch(activation: Tensor, hook: Hook) -> None:
+            for i, cell in own:
+                rows = activation[i * batch : (i + 1) * batch]
+                given = self._placed(cell, rows, start, end)
+                if given is not rows:
+                    rows.copy_(given)
+
+        return patch
+
+    def _placed(self, cell: Cell, rows: Tensor, start: int, end: int) -> Tensor:
+        """A cell's rows after it was applied; its index counts from the first position."""
+        whole = self.base.shape(cell.point)
+        if tuple(rows.shape) == whole:
+            return cell.apply(rows)
+        place = tuple(
+            slice(start, end) if letter in "pq" and length == end - start else slice(length)
+            for letter, length in zip(self.base.axes(cell.point), rows.shape, strict=True)
+        )
+        padded = self.base.cache[cell.point].clone()  # at the cell's layer nothing differs yet
+        padded[place] = rows
+        return cell.apply(padded)[place]

@@ -1,0 +1,120 @@
+"""Memory: what a sweep needs, what there is, and how many positions its batches may have."""
+
+from math import prod
+from pathlib import Path
+
+import torch
+
+from lensbridge.errors import InputError
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.footprint import Footprint
+from lensbridge.sweeps.metric import Metrics
+from lensbridge.sweeps.running import MAX_BATCH_TOKENS
+
+CELL_BYTES = 500
+"""What one cell takes on the host: its row, its index, its place in the queue."""
+
+SHARE = 0.5
+"""How much of the free memory batches are made for, where the size of them is left open."""
+
+MOST_TOKENS = 2**18
+"""Positions in one batch beyond which nothing is gained on any device."""
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can be had on a device, or None where nobody says."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + held)
+    table = Path("/proc/meminfo")
+    if device.type != "cpu" or not table.exists():
+        return None
+    rows = dict(line.split(":") for line in table.read_text().splitlines() if ":" in line)
+    found = rows.get("MemAvailable", "").split()
+    return int(found[0]) * 1024 if found else None
+
+
+def position_bytes(base: Base) -> int:
+    """What one position of a batch takes at most: a layer's activations and its logits.
+
+    The logits count for those of the batch before too, and for what the head makes them of. What a
+    mixer holds is as its implementation has it, so there the model is run once and measured.
+    """
+    sizes, count = base.model.native.sizes, base.logits.shape[1]
+    if any(block.mixer is not None for block in base.model.native.blocks):
+        return 2 * run_bytes(base) // prod(base.logits.shape[:2])
+    inside = 8 * sizes.d_model + 4 * sizes.d_mlp + 4 * sizes.n_heads * count
+    return base.logits.element_size() * (inside + 3 * base.logits.shape[-1])
+
+
+def run_bytes(base: Base) -> int:
+    """What one run takes at its peak, weights apart."""
+    with torch.no_grad(), Footprint() as found:
+        base.model(base.input)
+    return found.peak
+
+
+def batch_tokens(base: Base, asked: int | None) -> int:
+    """How many positions a batch may have.
+
+    Args:
+        base: the unpatched run.
+        asked: by the user; None: as many as memory and device are good for.
+
+    Raises:
+        InputError: fewer than one run has, or less memory than one cell needs.
+    """
+    one = prod(base.logits.shape[:2])
+    if asked is not None:
+        if 1 <= asked < one:
+            raise InputError(
+                f"max_batch_tokens={asked}: one run alone has {one} positions "
+                f"({base.logits.shape[0]} examples of {base.logits.shape[1]}). Allow that many, or "
+                "sweep fewer examples at once."
+            )
+        return asked
+    device, each = base.logits.device, position_bytes(base)
+    most = MOST_TOKENS if device.type == "cuda" else MAX_BATCH_TOKENS
+    free = free_bytes(device)
+    if free is None:
+        return max(one, most)
+    check_room(one * each, free, "one patched run")
+    return max(one, min(most, int(SHARE * free) // each))
+
+
+def check_cells(count: int) -> None:
+    """Refuse more cells than the host can hold.
+
+    Raises:
+        InputError: with what they need.
+    """
+    free = free_bytes(torch.device("cpu"))
+    if free is not None:
+        check_room(count * CELL_BYTES, free, f"{count:,} cells")
+
+
+def check_values(base: Base, count: int, metrics: Metrics) -> None:
+    """Refuse more values than the model's device can hold.
+
+    Raises:
+        InputError: with what they need.
+    """
+    each = len(metrics.names) * (base.batch if metrics.per_example else 1) * 4
+    free = free_bytes(base.logits.device)
+    if free is not None:
+        check_room(count * each, free, f"the values of {count:,} cells")
+
+
+def check_room(needed: int, free: int, what: str) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        InputError: with both sizes.
+    """
+    if needed > free:
+        raise InputError(
+            f"This sweep does not fit into memory: {what} would take about {needed / 1e9:.3g} GB, "
+            f"and {free / 1e9:.3g} GB are free. Name fewer cells (index_df, or cells of your own), "
+            "or pass fewer or shorter examples."
+        )

@@ -1,0 +1,118 @@
+"""Prefix: keys and values of the unpatched run, which a patch further on leaves as they are."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.sweeps.base_run import Base
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of every layer, for every position but the last.
+
+    Args:
+        layers: for each layer its keys and values.
+
+    Shapes: `[batch, kv_head, pos - 1, d_head]`.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    def cache(self, length: int, copies: int, running: range) -> "DynamicCache":
+        """A key/value cache of the first positions, for copies of the batch.
+
+        Args:
+            length: how many positions.
+            copies: how many times the batch.
+            running: the layers that will read it; of the others only the length counts.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self.layers):
+            count = copies if i in running else 1
+            own = (_copied(one, length, count) for one in (keys, values))
+            cache.layers.append(_layer(*own))
+        return cache
+
+
+def lengthen(cache: "DynamicCache", layer: int) -> None:
+    """Let a cache be as long as one of its layers has become; masks are made for the first."""
+    grown: Any = cache.layers[layer]
+    for other in cache.layers[:layer]:
+        other.keys, other.values = grown.keys[:1], grown.values[:1]
+        other.is_initialized = True
+
+
+def _copied(stored: Tensor, length: int, copies: int) -> Tensor:
+    """Views where the batch has one example."""
+    first = stored[:, :, :length]
+    if copies == 1:
+        return first
+    return first.unsqueeze(0).expand(copies, *first.shape).flatten(0, 1)
+
+
+def _layer(keys: Tensor, values: Tensor) -> Any:
+    from transformers.cache_utils import DynamicLayer
+
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
+
+
+def prefix_of(base: Base) -> "Prefix | str":
+    """The prefix of a base run, or why it cannot be reused.
+
+    The model is run without the last position. If that leaves the logits before it as they were, no
+    position sees what comes behind it, and the keys and values are those of the whole run.
+    """
+    from transformers import DynamicCache
+
+    tokens, mask = base.cache.tokens, base.cache.attention_mask
+    assert tokens is not None
+    if tokens.shape[1] < 2:
+        return "there is one position only"
+    cache: Any = DynamicCache()
+    try:
+        logits = base.model(
+            tokens[:, :-1],
+            attention_mask=None if mask is None else mask[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+    except Exception as error:  # whatever a native model raises with a cache that is not its own
+        return f"the model takes no plain key/value cache ({type(error).__name__})"
+    assert isinstance(logits, Tensor)
+    if not same(logits, base.logits[:, :-1]):
+        return "earlier positions see later ones"
+    layers = tuple((one.keys, one.values) for one in cache.layers if one.is_initialized)
+    shape = (tokens.shape[0], tokens.shape[1] - 1)
+    fits = all((t.shape[0], t.shape[-2]) == shape and t.ndim == 4 for two in layers for t in two)
+    if len(layers) != len(base.model.native.blocks) or not fits:
+        return "not every layer keeps keys and values"
+    return Prefix(layers)
+
+
+def same(found: Tensor, wanted: Tensor, kernels: bool = False) -> bool:
+    """Whether two logits are the same up to the rounding of another batch size.
+
+    Parts of a model in float64 may compute in float32.
+
+    Args:
+        found: logits.
+        wanted: others.
+        kernels: whether attention may have come from another kernel. In bfloat16 two kernels can be
+            as far from one another as each is from the truth.
+    """
+    if found.shape != wanted.shape:
+        return False
+    wide, eps = wanted.abs().max(), max(torch.finfo(wanted.dtype).eps, 1e-9)
+    most = max(0.05, 20 * eps) if kernels else 0.05
+    return bool((found - wanted).abs().max() <= wide * min(most, 1000 * eps))

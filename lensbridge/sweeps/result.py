@@ -1,0 +1,264 @@
+"""PatchingResult: what a sweep measured, with statistics over its examples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.sweeps.as_tensor import AsTensor
+from lensbridge.sweeps.grid import Grid, pandas
+from lensbridge.sweeps.statistics import (
+    Alternative,
+    Statistic,
+    bootstrap_interval,
+    sign_flip_pvalue,
+    standard_error,
+)
+from lensbridge.viz import Heatmap
+from lensbridge.viz.grid import heatmap_of
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingResult(AsTensor):
+    """What a sweep measured: a tensor to torch and to arithmetic, with names on its axes.
+
+    Args:
+        values: `[metric?, *axes, batch?]`; the metric axis is there where metrics were named, the
+            batch axis where examples were kept. NaN: there is no such cell, or it did not run.
+        grid: the cells and the names of the axes.
+        metric_names: names along the metric axis; `["metric"]` where there is one without a name.
+        reduced: whether there is no batch axis.
+        baseline: the metric of the unpatched run, `[metric?, batch?]`; None where not asked for.
+        has_metric_axis: whether metrics were named.
+        patch_type_names: what the first axis of an `_every` result counts.
+        partial: whether the sweep was interrupted, so that some cells did not run.
+        engine: how the cells were run, and why so where they ran one by one.
+    """
+
+    values: Tensor
+    grid: Grid
+    metric_names: list[str]
+    reduced: bool
+    baseline: Tensor | None = None
+    has_metric_axis: bool = False
+    patch_type_names: list[str] | None = None
+    partial: bool = False
+    engine: str = "exact"
+
+    @property
+    def axis_names(self) -> list[str]:
+        """Names of the swept axes; none where the cells were given as a list."""
+        return [] if self.grid.axis_values is None else list(self.grid.axis_names)
+
+    @property
+    def index_df(self) -> Any:
+        """A `pandas.DataFrame` with a row for each cell, in the order in which they ran.
+
+        Raises:
+            LensbridgeError: pandas is not installed; `grid.rows` needs none.
+        """
+        return self.grid.frame()
+
+    def __repr__(self) -> str:
+        axes = ["metric"] * self.has_metric_axis + (self.axis_names or ["cell"])
+        axes += ["batch"] * (not self.reduced)
+        sizes = ", ".join(f"{a} {n}" for a, n in zip(axes, self.values.shape, strict=True))
+        cut = ", interrupted: NaN where it did not run" if self.partial else ""
+        return f"PatchingResult({sizes}; {', '.join(self.metric_names)}{cut})"
+
+    def __getitem__(self, key: Any) -> Any:
+        """One metric by its name, or what the tensor of values has at an index.
+
+        Raises:
+            InputError: no metric has this name.
+        """
+        return self._metric(key) if isinstance(key, str) else self.values[key]
+
+    def _metric(self, name: str) -> "PatchingResult":
+        if name not in self.metric_names:
+            raise InputError(f"No metric is called {name!r}; there are {self.metric_names}.")
+        if not self.has_metric_axis:
+            return self
+        i = self.metric_names.index(name)
+        baseline = None if self.baseline is None else self.baseline[i]
+        return replace(
+            self,
+            values=self.values[i],
+            metric_names=[name],
+            baseline=baseline,
+            has_metric_axis=False,
+        )
+
+    # --- statistics --------------------------------------------------------------------------
+
+    def mean(self) -> Tensor:
+        """Mean over examples; the values themselves where they are reduced already.
+
+        Shapes: `[metric?, *axes]`
+        """
+        return self.values if self.reduced else self.values.mean(dim=-1)
+
+    def stderr(self) -> Tensor:
+        """Standard error of that mean.
+
+        Shapes: `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept.
+        """
+        return standard_error(self._examples("stderr"))
+
+    def effect(self) -> Tensor:
+        """What each patch changes: the values less the unpatched run's.
+
+        Shapes: as `values`
+
+        Raises:
+            InputError: the sweep was run without `baseline=True`.
+        """
+        return self.values - self._beside_values(self._baseline("effect"))
+
+    def normalized(self, clean_baseline: Tensor | float | Mapping[str, Any]) -> Tensor:
+        """How much of the way from the corrupted to the clean run each patch goes.
+
+        Args:
+            clean_baseline: the same metrics of the clean run, in the shape of `baseline`, or by
+                name.
+
+        Shapes: as `values`
+        Units: 0 is the corrupted run, 1 the clean one; inf or NaN where the two are the same.
+
+        Raises:
+            InputError: the sweep was run without `baseline=True`, or another shape.
+        """
+        corrupted = self._baseline("normalized")
+        if isinstance(clean_baseline, Mapping):
+            clean_baseline = self._by_name(clean_baseline)
+        clean = torch.as_tensor(clean_baseline).detach().to(corrupted)
+        if clean.shape != corrupted.shape:
+            raise InputError(
+                f"clean_baseline has shape {tuple(clean.shape)}; the baseline's is "
+                f"{tuple(corrupted.shape)}: the same metric of the clean run."
+            )
+        return self.effect() / self._beside_values(clean - corrupted)
+
+    def _by_name(self, given: Mapping[str, Any]) -> Tensor:
+        """Numbers by metric in the shape of the baseline.
+
+        Raises:
+            InputError: a metric is lacking.
+        """
+        lacking = [name for name in self.metric_names if name not in given]
+        if lacking:
+            raise InputError(f"clean_baseline lacks {', '.join(lacking)}; it has {list(given)}.")
+        found = [torch.as_tensor(given[name]) for name in self.metric_names]
+        return torch.stack(found) if self.has_metric_axis else found[0]
+
+    def bootstrap_ci(
+        self,
+        n_resamples: int = 1000,
+        seed: int = 0,
+        *,
+        confidence: float = 0.95,
+        statistic: Statistic = "mean",
+        of_effect: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The percentile bootstrap interval of each cell.
+
+        Args:
+            n_resamples: how often the examples are drawn again.
+            seed: of the draws.
+            confidence: how much of the resamples the interval holds.
+            statistic: of the examples.
+            of_effect: of `effect()` instead of the values.
+
+        Shapes: lower and upper end, each `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept.
+        """
+        values = self._examples("bootstrap_ci")
+        data = self.effect() if of_effect else values
+        return bootstrap_interval(data, n_resamples, seed, confidence, statistic)
+
+    def permutation_pvalue(
+        self,
+        n_permutations: int = 1000,
+        seed: int = 0,
+        *,
+        alternative: Alternative = "two-sided",
+    ) -> Tensor:
+        """How likely a mean effect this large is if each example's sign were a coin's.
+
+        Exact for up to 12 examples, otherwise from `n_permutations` draws.
+
+        Shapes: `[metric?, *axes]`
+
+        Raises:
+            InputError: examples were not kept, or the sweep was run without `baseline=True`.
+        """
+        self._examples("permutation_pvalue")
+        return sign_flip_pvalue(self.effect(), n_permutations, seed, alternative)
+
+    def _examples(self, what: str) -> Tensor:
+        if self.reduced:
+            raise InputError(f"{what} is over examples: run the sweep with reduce='none'.")
+        return self.values
+
+    def _baseline(self, what: str) -> Tensor:
+        if self.baseline is None:
+            raise InputError(f"{what} compares with the unpatched run: pass baseline=True.")
+        return self.baseline
+
+    def _beside_values(self, baseline: Tensor) -> Tensor:
+        """A baseline with axes of 1 for the cells."""
+        lead = int(self.has_metric_axis)
+        cells = self.values.ndim - baseline.ndim
+        return baseline.reshape(*baseline.shape[:lead], *[1] * cells, *baseline.shape[lead:])
+
+    # --- out of here -------------------------------------------------------------------------
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with a row for each metric, cell and example.
+
+        Raises:
+            LensbridgeError: pandas is not installed.
+        """
+        return pandas().DataFrame(list(self._records()))
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        values = self.values.detach().cpu()
+        values = values if self.has_metric_axis else values.unsqueeze(0)
+        values = values.unsqueeze(-1) if self.reduced else values
+        for metric, table in zip(self.metric_names, values, strict=True):
+            for i, row in enumerate(self.grid.rows):
+                place = (i,) if self.grid.axis_values is None else self.grid.place(row)
+                about = {"metric": metric, **self._named(row)}
+                for example, value in enumerate(table[place].tolist()):
+                    kept = {} if self.reduced else {"example": example}
+                    yield {**about, **kept, "value": value}
+
+    def _named(self, row: Sequence[int]) -> dict[str, Any]:
+        named: dict[str, Any] = dict(zip(self.grid.axis_names, row, strict=True))
+        if self.patch_type_names is not None:
+            named["patch_type_name"] = self.patch_type_names[named["patch_type"]]
+        return named
+
+    def plot(self, title: str = "", *, digits: int | None = None, **fixed: Any) -> Heatmap:
+        """The mean over examples as a heatmap, whose `svg()` is the picture.
+
+        The last axis goes from left to right, all others together from top to bottom.
+
+        Args:
+            title: above the picture.
+            digits: decimals written into the cells; None writes none.
+            fixed: an axis and which entry of it to draw: `layer=3`, `patch_type="q"`,
+                `metric="loss"`.
+
+        Raises:
+            InputError: no such axis or entry, or more than a picture holds.
+        """
+        return heatmap_of(self, title, digits, fixed)

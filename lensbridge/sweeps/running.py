@@ -1,0 +1,234 @@
+"""How the cells of a sweep are run: one forward pass for each, or many together in flights.
+
+Both give the same numbers up to rounding. The first is the definition; `flight.py` has the second.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.points.names import layer_of, stack_of
+from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.batch import MOST_CONTROLS, Flight
+from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.metric import Metrics
+from lensbridge.sweeps.prefix import Prefix, prefix_of
+from lensbridge.sweeps.progress_bar import Meter
+from lensbridge.sweeps.reads import positions_read
+from lensbridge.sweeps.shared import Field
+
+if TYPE_CHECKING:
+    from lensbridge.hooked_model import LensModel
+
+MAX_BATCH_TOKENS = 4096
+"""Positions that fly together, by default: their streams are held at once."""
+
+_PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to run cells.
+
+    Args:
+        exact: True runs one forward pass for each cell; False makes batches and refuses where that
+            cannot be done; None makes batches where it can be done.
+        max_batch_tokens: how many positions a batch may have in all.
+        verbose: whether to show a progress bar.
+    """
+
+    exact: bool | None = None
+    max_batch_tokens: int = MAX_BATCH_TOKENS
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_batch_tokens < 1:
+            raise InputError(
+                f"max_batch_tokens={self.max_batch_tokens}: no batch has fewer than 1 position."
+            )
+
+
+@dataclass
+class Run:
+    """What came of running cells.
+
+    Shapes: values `[metric, cell]` or `[metric, cell, batch]`, NaN where a cell did not run.
+
+    Args:
+        values: of the metrics.
+        baseline: of the unpatched run, `[metric]` or `[metric, batch]`.
+        partial: whether somebody interrupted it.
+        reasons: why cells ran one by one that could have run in batches elsewhere.
+    """
+
+    values: Tensor
+    baseline: Tensor
+    partial: bool = False
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def engine(self) -> str:
+        """How the cells were run, in words."""
+        why = "; ".join(dict.fromkeys(self.reasons))
+        return f"one by one: {why}" if why else "batched"
+
+
+def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engine) -> Run:
+    """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
+
+    Raises:
+        InputError: a metric that does not fit, or `exact=False` for cells that cannot be run in
+            batches.
+    """
+    baseline = metrics.baseline(base.logits)
+    shape = (baseline.shape[0], len(cells), *baseline.shape[1:])
+    run = Run(baseline.new_full(shape, torch.nan), baseline)
+    meter = Meter(len(cells), engine.verbose)
+    try:
+        with torch.no_grad():
+            _Running(base, cells, metrics, engine, run, meter).all()
+    except KeyboardInterrupt:
+        run.partial = True
+    finally:
+        meter.close()
+    return run
+
+
+@dataclass(frozen=True)
+class _Running:
+    """Cells that are being run, and what came of them so far."""
+
+    base: Base
+    cells: Sequence[Cell]
+    metrics: Metrics
+    engine: Engine
+    run: Run
+    meter: Meter
+
+    def all(self) -> None:
+        """Run every cell, in flights where that can be done."""
+        if self.engine.exact:
+            self.run.reasons.append("asked for")
+            self._one_by_one(range(len(self.cells)))
+            return
+        why = [why_single(self.base, cell) for cell in self.cells]
+        self.run.reasons += [one for one in why if one is not None]
+        self._refuse_single()
+        together = [i for i, one in enumerate(why) if one is None]
+        if together:
+            self._one_by_one(self._together(together))
+        self._one_by_one(i for i, one in enumerate(why) if one is not None)
+
+    def _keep(self, i: int, logits: Tensor) -> None:
+        self.run.values[:, i] = self.metrics.measure(logits)
+        self.meter.done()
+
+    def _one_by_one(self, indices: Iterable[int]) -> None:
+        for i in indices:
+            self._keep(i, self.base.patched([self.cells[i]]))
+
+    def _refuse_single(self) -> None:
+        if self.engine.exact is False and self.run.reasons:
+            raise InputError(
+                f"These cells cannot be run in batches: {self.run.reasons[0]}. Pass exact=True."
+            )
+
+    def _together(self, indices: Sequence[int]) -> Iterator[int]:
+        """Run cells in flights; gives those that no flight can take."""
+        base = self.base
+        found = prefix_of(base)
+        reads = positions_read(self.metrics, base.logits)
+        prefix = found if isinstance(found, Prefix) else None
+        field = Field.of(base, prefix, reads, [self.cells[i] for i in indices])
+        flying = []
+        for i in indices:
+            if field.is_behind(self.cells[i]) or _changes_nothing(base, self.cells[i]):
+                self._keep(i, base.logits)
+            else:
+                flying.append(i)
+        for group in _groups(field, self.cells, flying, self.engine.max_batch_tokens):
+            logits = self._flown(field, [self.cells[i] for i in group])
+            if logits is None:
+                self._refuse_single()
+                yield from group
+                continue
+            for i, one in zip(group, logits, strict=True):
+                self._keep(i, one())
+
+    def _flown(self, field: Field, cells: Sequence[Cell]) -> list[Callable[[], Tensor]] | None:
+        """Logits of cells, with the prefix reused, else without; None where neither can be."""
+        whole = Field.of(field.base, None, field.reads, cells)
+        layer = min(layer_of(cell.point) or 0 for cell in cells)
+        for one in [field, whole] if field.prefix else [whole]:
+            try:
+                logits = Flight(one, cells, partial(self.meter.under_way, len(cells))).run()
+            except Exception as error:  # whatever a native model raises when it is started late
+                why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
+                continue
+            if logits is not None:
+                return logits
+            why = f"started at layer {layer} the model gives other logits"
+        self.run.reasons.append(why)
+        return None
+
+
+def _groups(
+    field: Field, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
+) -> Iterator[list[int]]:
+    """Cells that fly together, with room for their controls."""
+    starts = {i: field.start(cells[i]) for i in indices}
+    group: list[int] = []
+    places = set[int]()
+    for i in sorted(indices, key=lambda i: starts[i]):
+        places.add(starts[i])
+        rows = len(group) + 1 + min(MOST_CONTROLS, len(places))
+        if group and rows * field.base.batch * (field.end - starts[group[0]]) > max_tokens:
+            yield group
+            group, places = [], {starts[i]}
+        group.append(i)
+    if group:
+        yield group
+
+
+def _changes_nothing(base: Base, cell: Cell) -> bool:
+    """Whether a cell writes what is there already, as where two prompts begin alike."""
+    there = base.cache[cell.point]
+    return torch.equal(cell.apply(there.clone()), there)
+
+
+def entrances(model: "LensModel", cells: Sequence[Cell]) -> list[str]:
+    """The streams in front of the layers where cells of the main stack start, and of the last; the
+    base run has to keep them.
+    """
+    prefix = model.native.main.prefix
+    inside = [cell.point for cell in cells if stack_of(cell.point) == prefix]
+    layers = dict.fromkeys(map(layer_of, inside))
+    if layers:
+        layers[len(model.native.blocks) - 1] = None
+    return [f"{prefix}.{layer}.hook_resid_pre" for layer in layers]
+
+
+def why_single(base: Base, cell: Cell) -> str | None:
+    """Why a cell cannot be run in a batch that starts at its layer, or None if it can."""
+    native, engine = base.model.native, base.model.engine
+    if native.is_encoder_decoder:
+        return "an encoder-decoder cannot start at a layer"
+    if not engine.is_idle:
+        return "other hooks are on the model, and may act on earlier layers or on the batch"
+    if any(block.repeat is not None for block in native.blocks):
+        return "its layers share modules"
+    if isinstance(base.input, Mapping) and not set(base.input) <= _PLAIN_INPUT:
+        return "the input has more than ids and a mask"
+    mask = base.cache.attention_mask
+    if base.cache.tokens is None or (mask is not None and mask.ndim != 2):
+        return "the input has no ids, or a mask of another form than [batch, pos]"
+    if stack_of(cell.point) != native.main.prefix:
+        return "a point outside the layers of the main stack"
+    if base.axes(cell.point)[0] != "b":
+        return f"{cell.point} has no batch axis"
+    return None

@@ -1,0 +1,1 @@
+"""Tensors of the field: head layouts, slices, factored matrices, lazy layer stacks, losses."""

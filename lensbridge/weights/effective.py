@@ -1,0 +1,86 @@
+"""W_Q, W_K and W_V of one attention module, latent attention's products included."""
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import WeightError
+from lensbridge.native.linear import Linear, State
+from lensbridge.native.parts import AttentionPart, LatentPart, Role
+from lensbridge.tensors.layouts import per_head_in
+
+
+def role(part: AttentionPart, letter: str) -> Role:
+    """The projection of q, k or v.
+
+    Raises:
+        WeightError: this layer reads another layer's.
+    """
+    found = {"q": part.q, "k": part.k, "v": part.v}[letter]
+    if found is None:
+        raise WeightError(f"This layer has no {letter} projection: it reads an earlier layer's.")
+    return found
+
+
+def state(part: AttentionPart, letter: str) -> State:
+    """How the weight is held; "composed" where it is a product of several."""
+    latent = part.latent
+    own = role(part, letter)
+    composed = latent is not None and (letter != "q" or latent.q_down is not None)
+    scaled = own.scale * own.in_scale != 1.0
+    return "composed" if composed or scaled else own.linear.state
+
+
+def weight(part: AttentionPart, letter: str) -> Tensor:
+    """Shapes: `[head, d_model, d_head]`.
+
+    A view of the native parameter where the layout allows. Latent attention has a product of its
+    projections with the gain of the norm between them: exact up to that norm's divisor.
+    """
+    own, latent = role(part, letter), part.latent
+    if latent is None or (letter == "q" and latent.q_down is None):
+        return _scaled(per_head_in(own.linear.weight(), own.layout), own.scale * own.in_scale)
+    if letter == "q":
+        assert latent.q_down is not None
+        gain = 1.0 if latent.q_norm is None else latent.q_norm.gain()
+        down = latent.q_down.weight() * gain
+        return per_head_in(down @ own.linear.weight(), own.layout)
+    return _through_latent(part, latent, own, letter)
+
+
+def _through_latent(part: AttentionPart, latent: LatentPart, own: Role, letter: str) -> Tensor:
+    whole, width = latent.kv_down.weight(), latent.kv_norm.width
+    down = whole[:, :width] * latent.kv_norm.gain()
+    heads = per_head_in(down @ own.linear.weight(), own.layout)
+    if letter == "v":
+        return heads
+    shared = whole[:, width:].expand(part.n_heads, -1, -1)
+    return torch.cat([heads, shared], dim=-1)
+
+
+def bias(part: AttentionPart, letter: str) -> Tensor:
+    """Shapes: `[head, d_head]`. Zeros where there is none."""
+    own, latent = role(part, letter), part.latent
+    heads = _scaled(own.layout.split(own.linear.bias()), own.scale)
+    if latent is None or letter != "k":
+        return heads
+    shared = latent.kv_down.bias()[latent.kv_norm.width :].expand(part.n_heads, -1)
+    return torch.cat([heads, shared], dim=-1)
+
+
+def share(own: Role) -> Tensor:
+    """`[in, f]`: a gate's or an up projection's share of its weight, a view where it is plain."""
+    return _scaled(own.layout.split(own.linear.weight()), own.scale * own.in_scale)
+
+
+def share_of_bias(own: Role) -> Tensor:
+    """`[f]`: the same share of the bias."""
+    return _scaled(own.layout.split(own.linear.bias()), own.scale)
+
+
+def _scaled(tensor: Tensor, scale: float) -> Tensor:
+    return tensor if scale == 1.0 else tensor * scale
+
+
+def state_of(linear: Linear | None) -> State:
+    """How a projection's weight is held; "plain" where there is none."""
+    return "plain" if linear is None else linear.state

@@ -1,0 +1,187 @@
+"""Weights of the whole model: `model.W_Q[5, 3]`, `model.weight("blocks.5.attn.W_Q")`."""
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from lensbridge.errors import WeightError, suggest
+from lensbridge.native.linear import State
+from lensbridge.tensors.layer_stack import LayerStack
+from lensbridge.weights.components import Components
+from lensbridge.weights.views import BlocksView, EmbedView, NormView, UnembedView
+
+
+class WeightMethods:
+    """The weight properties of a model.
+
+    Stacks over layers are lazy: `model.W_Q[5, 3]` reads layer 5 alone, a view of the native
+    parameter where the layout allows. A bias that the model does not have is zeros.
+    """
+
+    components: Components
+
+    @property
+    def blocks(self) -> BlocksView:
+        """The layers."""
+        return self.components.blocks
+
+    @property
+    def embed(self) -> EmbedView:
+        """The token embedding."""
+        return self.components.embed
+
+    @property
+    def pos_embed(self) -> EmbedView:
+        """The learned positions."""
+        return self.components.pos_embed
+
+    @property
+    def ln_final(self) -> NormView:
+        """The final norm."""
+        return self.components.ln_final
+
+    @property
+    def unembed(self) -> UnembedView:
+        """The language-model head."""
+        return self.components.unembed
+
+    def weight(self, name: str) -> Tensor:
+        """A weight by name, as `blocks.5.attn.W_Q`.
+
+        Raises:
+            WeightError: the model has no such weight.
+        """
+        return self._known(name)[0]()
+
+    def weight_state(self, name: str) -> State:
+        """How a weight is held: "plain" reads are views, all others copies."""
+        return self._known(name)[1]
+
+    @property
+    def weight_names(self) -> list[str]:
+        """The names of all weights."""
+        return list(self.components.weights)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight with its name."""
+        return ((name, read()) for name, (read, _) in self.components.weights.items())
+
+    def _known(self, name: str) -> tuple[Callable[[], Tensor], State]:
+        weights = self.components.weights
+        if name not in weights:
+            raise WeightError(f"There is no weight {name!r}.{suggest(name, weights)}")
+        return weights[name]
+
+    def _stack(self, name: str) -> LayerStack:
+        weights, count = self.components.weights, len(self.components.blocks)
+        prefix = self.components.native.main.prefix
+        names = [f"{prefix}.{i}.{name}" for i in range(count)]
+        there = [i for i, one in enumerate(names) if one in weights]
+        if not there:
+            raise WeightError(f"This model has no {names[0]}, so there is no stack of it.")
+        if len(there) < count:
+            raise WeightError(
+                f"Only layers {there} have {name}, so there is no stack of it over all {count}. "
+                f"Take them one by one: model.weight({names[there[0]]!r})."
+            )
+        return LayerStack.of([weights[one][0] for one in names])
+
+    @property
+    def W_E(self) -> Tensor:
+        """Shapes: `[d_vocab, d_model]`"""
+        return self.embed.W
+
+    @property
+    def W_pos(self) -> Tensor:
+        """Shapes: `[n_ctx, d_model]`"""
+        return self.pos_embed.W
+
+    @property
+    def W_U(self) -> Tensor:
+        """Shapes: `[d_model, d_vocab]`"""
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Tensor:
+        """Shapes: `[d_vocab]`"""
+        return self.unembed.b_U
+
+    @property
+    def W_Q(self) -> LayerStack:
+        """Shapes: `[layer, head, d_model, d_head]`"""
+        return self._stack("attn.W_Q")
+
+    @property
+    def W_K(self) -> LayerStack:
+        """Shapes: `[layer, kv_head, d_model, d_head]`, as stored."""
+        return self._stack("attn.W_K")
+
+    @property
+    def W_V(self) -> LayerStack:
+        """Shapes: `[layer, kv_head, d_model, d_head]`, as stored."""
+        return self._stack("attn.W_V")
+
+    @property
+    def W_K_expanded(self) -> LayerStack:
+        """Shapes: `[layer, head, d_model, d_head]`: one for each query head."""
+        return LayerStack.of([lambda b=b: b.attn.W_K_expanded for b in self.blocks])  # type: ignore[misc]
+
+    @property
+    def W_V_expanded(self) -> LayerStack:
+        """Shapes: `[layer, head, d_model, d_head]`: one for each query head."""
+        return LayerStack.of([lambda b=b: b.attn.W_V_expanded for b in self.blocks])  # type: ignore[misc]
+
+    @property
+    def W_O(self) -> LayerStack:
+        """Shapes: `[layer, head, d_head, d_model]`"""
+        return self._stack("attn.W_O")
+
+    @property
+    def b_Q(self) -> LayerStack:
+        """Shapes: `[layer, head, d_head]`"""
+        return self._stack("attn.b_Q")
+
+    @property
+    def b_K(self) -> LayerStack:
+        """Shapes: `[layer, kv_head, d_head]`"""
+        return self._stack("attn.b_K")
+
+    @property
+    def b_V(self) -> LayerStack:
+        """Shapes: `[layer, kv_head, d_head]`"""
+        return self._stack("attn.b_V")
+
+    @property
+    def b_O(self) -> LayerStack:
+        """Shapes: `[layer, d_model]`"""
+        return self._stack("attn.b_O")
+
+    @property
+    def W_in(self) -> LayerStack:
+        """Shapes: `[layer, d_model, d_mlp]`; of experts `[layer, expert, d_model, d_mlp]`."""
+        return self._stack("mlp.W_in")
+
+    @property
+    def W_gate(self) -> LayerStack:
+        """Shapes: `[layer, d_model, d_mlp]`. Only gated MLPs have one."""
+        return self._stack("mlp.W_gate")
+
+    @property
+    def W_out(self) -> LayerStack:
+        """Shapes: `[layer, d_mlp, d_model]`"""
+        return self._stack("mlp.W_out")
+
+    @property
+    def b_in(self) -> LayerStack:
+        """Shapes: `[layer, d_mlp]`"""
+        return self._stack("mlp.b_in")
+
+    @property
+    def b_gate(self) -> LayerStack:
+        """Shapes: `[layer, d_mlp]`. Only gated MLPs have one."""
+        return self._stack("mlp.b_gate")
+
+    @property
+    def b_out(self) -> LayerStack:
+        """Shapes: `[layer, d_model]`"""
+        return self._stack("mlp.b_out")

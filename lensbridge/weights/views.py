@@ -1,0 +1,368 @@
+"""The model's parts under the field's names: `model.blocks[5].attn.W_Q`, `model.ln_final.w`.
+
+Everything here reads the native modules when it is asked; nothing is stored. A weight of one layer
+is a view of the native parameter where its layout allows, so writing to it (under `torch.no_grad`)
+edits the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from torch import Tensor, nn
+
+from lensbridge.errors import WeightError
+from lensbridge.native.experts import Experts
+from lensbridge.native.linear import Linear, fetch
+from lensbridge.native.norm import Norm
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, OpaquePart, Role
+from lensbridge.tensors.factored import FactoredMatrix
+from lensbridge.tensors.layouts import per_head_out, repeat_kv
+from lensbridge.weights import effective
+
+
+@dataclass(frozen=True)
+class NormView:
+    """A norm: `w` its gain, `b` its bias. Calling it runs the native module."""
+
+    norm: Norm
+
+    @property
+    def w(self) -> Tensor:
+        """Shapes: `[d_model]`"""
+        return self.norm.gain()
+
+    @property
+    def b(self) -> Tensor:
+        """Shapes: `[d_model]`. Zeros where there is no bias."""
+        return self.norm.bias()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shapes: `[..., d_model]` -> `[..., d_model]`"""
+        return self.norm.module(x)
+
+
+@dataclass(frozen=True)
+class AttentionView:
+    """Attention of one layer."""
+
+    part: AttentionPart
+
+    @property
+    def W_Q(self) -> Tensor:
+        """Shapes: `[head, d_model, d_head]`"""
+        return effective.weight(self.part, "q")
+
+    @property
+    def W_K(self) -> Tensor:
+        """Shapes: `[kv_head, d_model, d_head]`, as stored."""
+        return effective.weight(self.part, "k")
+
+    @property
+    def W_V(self) -> Tensor:
+        """Shapes: `[kv_head, d_model, d_head]`, as stored."""
+        return effective.weight(self.part, "v")
+
+    @property
+    def W_O(self) -> Tensor:
+        """Shapes: `[head, d_head, d_model]`"""
+        return per_head_out(self.part.out.weight(), self.part.n_heads)
+
+    @property
+    def W_K_expanded(self) -> Tensor:
+        """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
+        return repeat_kv(self.W_K, self.part.n_heads, axis=0)
+
+    @property
+    def W_V_expanded(self) -> Tensor:
+        """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
+        return repeat_kv(self.W_V, self.part.n_heads, axis=0)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`W_Q @ W_K.T` of every head. Shapes: `[head, d_model, d_model]`"""
+        return FactoredMatrix(self.W_Q, self.W_K_expanded.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`W_V @ W_O` of every head. Shapes: `[head, d_model, d_model]`"""
+        return FactoredMatrix(self.W_V_expanded, self.W_O)
+
+    @property
+    def b_Q(self) -> Tensor:
+        """Shapes: `[head, d_head]`. Zeros where there is no bias, as in every `b_*`."""
+        return effective.bias(self.part, "q")
+
+    @property
+    def b_K(self) -> Tensor:
+        """Shapes: `[kv_head, d_head]`"""
+        return effective.bias(self.part, "k")
+
+    @property
+    def b_V(self) -> Tensor:
+        """Shapes: `[kv_head, d_head]`"""
+        return effective.bias(self.part, "v")
+
+    @property
+    def b_O(self) -> Tensor:
+        """Shapes: `[d_model]`"""
+        own, added = self.part.out.bias(), self.part.writer.bias
+        return own if added is None else own + fetch(*added).to(own.device)
+
+
+@dataclass(frozen=True)
+class MLPView:
+    """MLP of one layer. Calling it runs the native module on what its norm gives."""
+
+    part: MLPPart
+
+    @property
+    def W_in(self) -> Tensor:
+        """Shapes: `[d_model, d_mlp]`. The linear branch of a gated MLP."""
+        return effective.share(self.part.up)
+
+    @property
+    def W_gate(self) -> Tensor:
+        """Shapes: `[d_model, d_mlp]`. Only a gated MLP has one."""
+        return effective.share(self._gate())
+
+    @property
+    def W_out(self) -> Tensor:
+        """Shapes: `[d_mlp, d_model]`"""
+        return self.part.down.weight()
+
+    @property
+    def b_in(self) -> Tensor:
+        """Shapes: `[d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
+        return effective.share_of_bias(self.part.up)
+
+    @property
+    def b_gate(self) -> Tensor:
+        """Shapes: `[d_mlp]`. Only a gated MLP has one."""
+        return effective.share_of_bias(self._gate())
+
+    @property
+    def b_out(self) -> Tensor:
+        """Shapes: `[d_model]`"""
+        return self.part.down.bias()
+
+    def _gate(self) -> Role:
+        if self.part.gate is None:
+            raise WeightError("This model's MLP is not gated, so it has no W_gate or b_gate.")
+        return self.part.gate
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shapes: `[batch, pos, d_model]` (after the norm) -> `[batch, pos, d_model]`"""
+        out = self.part.module(x)
+        return out if isinstance(out, Tensor) else out[0]
+
+
+@dataclass(frozen=True)
+class MoEView:
+    """A mixture of experts. Weights have an expert axis in front: `W_in[expert]`."""
+
+    part: MoEPart
+
+    @property
+    def W_in(self) -> Tensor:
+        """Shapes: `[expert, d_model, d_mlp]`. The linear branch of gated experts."""
+        return self.experts.w_in()
+
+    @property
+    def W_gate(self) -> Tensor:
+        """Shapes: `[expert, d_model, d_mlp]`. Only gated experts have one."""
+        self._require_gate()
+        return self.experts.w_gate()
+
+    @property
+    def W_out(self) -> Tensor:
+        """Shapes: `[expert, d_mlp, d_model]`"""
+        return self.experts.w_out()
+
+    @property
+    def b_in(self) -> Tensor:
+        """Shapes: `[expert, d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
+        return self.experts.b_in()
+
+    @property
+    def b_gate(self) -> Tensor:
+        """Shapes: `[expert, d_mlp]`"""
+        self._require_gate()
+        return self.experts.b_gate()
+
+    @property
+    def b_out(self) -> Tensor:
+        """Shapes: `[expert, d_model]`"""
+        return self.experts.b_out()
+
+    @property
+    def shared(self) -> MLPView:
+        """The MLP that every token passes beside the experts.
+
+        Raises:
+            WeightError: there is none.
+        """
+        if self.part.shared is None:
+            raise WeightError("This mixture has no MLP that every token passes.")
+        return MLPView(self.part.shared)
+
+    @property
+    def experts(self) -> Experts:
+        """The stacked experts.
+
+        Raises:
+            WeightError: they are not stacked in the usual form.
+        """
+        if self.part.experts is None:
+            raise WeightError("The experts of this model cannot be seen one by one.")
+        return self.part.experts
+
+    def _require_gate(self) -> None:
+        if not self.experts.gated:
+            raise WeightError("The experts of this model are not gated.")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shapes: `[batch, pos, d_model]` (after the norm) -> `[batch, pos, d_model]`"""
+        out = self.part.module(x)
+        return out if isinstance(out, Tensor) else out[0]
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """One layer. Calling it runs that layer alone on a residual stream."""
+
+    part: BlockPart
+    run: Callable[[Tensor], Tensor]
+
+    @property
+    def attn(self) -> AttentionView:
+        """Attention.
+
+        Raises:
+            WeightError: this layer has none that is described.
+        """
+        return self._attention("attention", self.part.attn)
+
+    @property
+    def cross_attn(self) -> AttentionView:
+        """Attention to the encoder."""
+        return self._attention("cross-attention", self.part.cross)
+
+    @property
+    def mlp(self) -> MLPView | MoEView:
+        """MLP, or mixture of experts.
+
+        Raises:
+            WeightError: this layer has none that is described.
+        """
+        part = self.part.mlp
+        if part is None or isinstance(part, OpaquePart):
+            raise WeightError(f"{type(self.part.module).__name__} has no MLP that is described.")
+        return MoEView(part) if isinstance(part, MoEPart) else MLPView(part)
+
+    def _attention(self, what: str, part: AttentionPart | None) -> AttentionView:
+        if part is None:
+            raise WeightError(f"{type(self.part.module).__name__} has no {what} that is described.")
+        return AttentionView(part)
+
+    @property
+    def ln1(self) -> NormView:
+        """Attention's input norm."""
+        return self._norm("ln1", self.part.ln1)
+
+    @property
+    def ln2(self) -> NormView:
+        """MLP's input norm."""
+        return self._norm("ln2", self.part.ln2)
+
+    @property
+    def ln1_post(self) -> NormView:
+        """Norm behind attention."""
+        return self._norm("ln1_post", self.part.ln1_post)
+
+    @property
+    def ln2_post(self) -> NormView:
+        """Norm behind the MLP."""
+        return self._norm("ln2_post", self.part.ln2_post)
+
+    def _norm(self, slot: str, norm: Norm | None) -> NormView:
+        if norm is None:
+            raise WeightError(f"{type(self.part.module).__name__} has no {slot}.")
+        return NormView(norm)
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_model]`"""
+        return self.run(resid)
+
+
+class BlocksView(Sequence[BlockView]):
+    """The layers: `model.blocks[5]`, `model.blocks[-1]`, `len(model.blocks)`."""
+
+    def __init__(self, views: Sequence[BlockView]) -> None:
+        self._views = tuple(views)
+
+    @overload
+    def __getitem__(self, index: int) -> BlockView: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "BlocksView": ...
+
+    def __getitem__(self, index: int | slice) -> "BlockView | BlocksView":
+        if isinstance(index, slice):
+            return BlocksView(self._views[index])
+        return self._views[index]
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+
+@dataclass(frozen=True)
+class EmbedView:
+    """An embedding table: `W` its rows. Calling it runs the native module on ids."""
+
+    module: nn.Module
+
+    @property
+    def W(self) -> Tensor:
+        """Shapes: `[row, d_model]`"""
+        return fetch(self.module, "weight")
+
+    @property
+    def W_E(self) -> Tensor:
+        """Shapes: `[d_vocab, d_model]`"""
+        return self.W
+
+    @property
+    def W_pos(self) -> Tensor:
+        """Shapes: `[n_ctx, d_model]`"""
+        return self.W
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Shapes: `[...]` -> `[..., d_model]`"""
+        return self.module(ids)
+
+
+@dataclass(frozen=True)
+class UnembedView:
+    """The head: `W_U`, `b_U`. Calling it runs the native module on a normalized residual.
+
+    `added` is a bias that the model adds outside the head.
+    """
+
+    linear: Linear
+    added: tuple[nn.Module, str] | None = None
+
+    @property
+    def W_U(self) -> Tensor:
+        """Shapes: `[d_model, d_vocab]`. A view of the embedding where the two are tied."""
+        return self.linear.weight()
+
+    @property
+    def b_U(self) -> Tensor:
+        """Shapes: `[d_vocab]`. Zeros where there is no bias."""
+        own = self.linear.bias()
+        return own if self.added is None else own + fetch(*self.added).flatten().to(own.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_vocab]`"""
+        return self.linear.module(x)
