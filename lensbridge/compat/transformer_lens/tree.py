@@ -1,17 +1,39 @@
 """A model's parts as attributes: `model.blocks[0].attn.W_Q`, `model.ln_final.hook_scale`."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import Any, Protocol, TypeAlias, overload
 
 from torch import Tensor
 
 from lensbridge.errors import WeightError, suggest
 
-if TYPE_CHECKING:
-    from lensbridge.compat.transformer_lens.root import LensRoot
-
 Branches: TypeAlias = dict[str, list[str]]
 """Path -> the names one step below it."""
+
+
+class Weights(Protocol):
+    """The weights of a model by name."""
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Write some into the model."""
+
+
+class Rooted(Protocol):
+    """The model that parts are of."""
+
+    @property
+    def branches(self) -> Branches:
+        """What is below each path."""
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights."""
+
+    def lookup(self, full: str) -> Any:
+        """What a path names, or None."""
+
+    def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the native module that a path stands for."""
 
 
 class Part:
@@ -21,7 +43,7 @@ class Part:
     module that it stands for.
     """
 
-    def __init__(self, model: "LensRoot", path: str) -> None:
+    def __init__(self, model: Rooted, path: str) -> None:
         self.__dict__.update(_model=model, _path=path)
 
     def __getattr__(self, name: str) -> Any:
@@ -87,7 +109,7 @@ def branches_of(names: Iterable[str]) -> Branches:
     return {path: list(below) for path, below in found.items()}
 
 
-def part_at(model: "LensRoot", full: str) -> "Part | Parts | None":
+def part_at(model: Rooted, full: str) -> "Part | Parts | None":
     """The part at a path, or the layers that are numbered below it."""
     below = model.branches.get(full)
     if below is None:
