@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from lensbridge.conformance.expect import Expect
 from lensbridge.errors import LensbridgeError
-from lensbridge.hooked_model import LensModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.methods import HookPoint
-from lensbridge.loading import load
+from lensbridge.model import LensModel
 from lensbridge.native.parts import BlockPart, StackPart
 from lensbridge.spec import Architecture
 
@@ -149,7 +148,7 @@ class Subject:
         with torch.no_grad():
             self.hf_model(**self.inputs)  # some models change themselves in their first pass
         self.before = Fingerprint.of(hf_model)
-        self.model: LensModel = load(hf_model, architecture=architecture)
+        self.model = LensModel(hf_model, lambda: None, architecture)
         self.label = label or type(hf_model).__name__
         self.variant = f"{self.dtype_name}, {kernel_of(hf_model)}"
         self.expect = Expect(tolerance or TOLERANCE.get(self.model.dtype, LOOSE))

@@ -27,8 +27,8 @@ from lensbridge.spec import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from lensbridge.conformance.check import Check, Row
     from lensbridge.derive.derivation import Derivation
-    from lensbridge.testing import Check, Row
 
 Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
 
@@ -65,7 +65,7 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
 
 def _failures(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "list[Row]":
     """The first check that fails, on the copy or on the model itself; none where all pass."""
-    from lensbridge.testing import SOUND
+    from lensbridge.conformance.checks import SOUND
 
     failures = _first_failure(probe, architecture, SOUND)
     if failures or probe is model:
@@ -79,8 +79,8 @@ def _first_failure(
     checks: "Sequence[Check]",
     passing: str = "\0",
 ) -> "list[Row]":
+    from lensbridge.conformance.check import Row, run_check
     from lensbridge.conformance.report import subject_of
-    from lensbridge.testing import Row, run_check
 
     try:
         subject = subject_of(model, architecture)
