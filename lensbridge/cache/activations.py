@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lensbridge.cache import files, labelled
 from lensbridge.cache.capture import GRAD, Place, place_of, version_of
+from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.attribution import AttributionMethods
 from lensbridge.cache.residual.shares import ShareMethods
 from lensbridge.cache.residual.stream import StreamMethods
@@ -16,9 +18,6 @@ from lensbridge.points.names import LAYER, Name, template
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.points.vocabulary import Vocabulary
 from lensbridge.tensors.slices import PosSlice, taken
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):
@@ -43,10 +42,10 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     def __init__(
         self,
         cache_dict: Mapping[str, Tensor],
-        names: "Vocabulary | LensModel | None" = None,
+        names: Vocabulary | CachedModel | None = None,
         has_batch_dim: bool = True,
         *,
-        model: "LensModel | None" = None,
+        model: CachedModel | None = None,
         tokens: Tensor | None = None,
         attention_mask: Tensor | None = None,
         prepend_bos: bool | None = None,
@@ -68,7 +67,8 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self.attention_mask = attention_mask
         self.prepend_bos = prepend_bos
         self.has_batch_dim = has_batch_dim
-        self.processed = _steps(model) if processed is None else processed
+        ran_with = () if model is None else model.processed_by
+        self.processed = ran_with if processed is None else processed
 
     def canonical(self, name: Name) -> str:
         """The name under which an activation is stored, whatever spelling was used.
@@ -173,7 +173,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             raise InputError(f"The activations have {len(found)} floating types: {found or {}}.")
         return found.pop()
 
-    def _like(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
+    def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
         about: dict[str, Any] = {
             "model": self.model,
             "tokens": self.tokens,
@@ -196,7 +196,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             kind = dtype if tensor.is_floating_point() else None
             if place_of(tensor) not in moved:
                 moved[place_of(tensor)] = tensor.to(device=device, dtype=kind)
-        return self._like({name: moved[place_of(tensor)] for name, tensor in self.items()})
+        return self.with_tensors({name: moved[place_of(tensor)] for name, tensor in self.items()})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationCache":
         """Copies of the tensors, of the same model."""
@@ -204,7 +204,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         for tensor in self.values():
             if place_of(tensor) not in copies:
                 copies[place_of(tensor)] = tensor.clone()
-        return self._like({name: copies[place_of(tensor)] for name, tensor in self.items()})
+        return self.with_tensors({name: copies[place_of(tensor)] for name, tensor in self.items()})
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients off (or on) for everything that follows, outside the cache too."""
@@ -248,7 +248,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             name: t if axes.get(name) is None else t.select(axes[name] or 0, 0)
             for name, t in self.items()
         }
-        return self._like(squeezed, has_batch_dim=False)
+        return self.with_tensors(squeezed, has_batch_dim=False)
 
     def apply_slice_to_batch_dim(self, batch_slice: PosSlice) -> "ActivationCache":
         """The cache of some examples; an int takes the batch axis away.
@@ -272,7 +272,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         def row(given: Tensor | None) -> Tensor | None:
             return None if given is None else taken(given, batch_slice, -given.ndim)
 
-        return self._like(
+        return self.with_tensors(
             {name: chosen(name, tensor) for name, tensor in self.items()},
             tokens=row(self.tokens),
             attention_mask=row(self.attention_mask),
@@ -283,29 +283,19 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     def to_xarray(self, name: Name) -> Any:
         """One activation with named axes; see `lensbridge.cache.labelled`."""
-        from lensbridge.cache.labelled import to_xarray
-
-        return to_xarray(self, name)
+        return labelled.to_xarray(self, name)
 
     def save(self, path: str | Path) -> None:
         """Write the cache to a file; see `lensbridge.cache.files`."""
-        from lensbridge.cache.files import save
-
-        save(self, path)
+        files.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: "LensModel | None" = None) -> "ActivationCache":
+    def load(cls, path: str | Path, model: CachedModel | None = None) -> "ActivationCache":
         """Read a cache from a file; see `lensbridge.cache.files`."""
-        from lensbridge.cache.files import load
-
-        return load(path, model)
+        return cls(**files.load(path, model))
 
 
-def _steps(model: "LensModel | None") -> tuple[str, ...]:
-    return () if model is None or not model.processings else model.processing.steps
-
-
-def _vocabulary(model: "LensModel | None") -> Vocabulary:
+def _vocabulary(model: CachedModel | None) -> Vocabulary:
     if model is None:
         raise InputError("An ActivationCache needs the model that was run, for its names.")
     return model.vocabulary

@@ -5,27 +5,39 @@ into memory, so that one activation of a large cache costs what it takes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensbridge.cache.activations import ActivationCache
 from lensbridge.cache.capture import Place, place_of
+from lensbridge.cache.owner import CachedModel
 from lensbridge.errors import InputError
 from lensbridge.points.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 FORMAT = "lensbridge.ActivationCache/1"
 _TOKENS, _MASK = "input.tokens", "input.attention_mask"
 
 
-def save(cache: ActivationCache, path: str | Path) -> None:
+class Kept(Protocol):
+    """What is written of a cache."""
+
+    vocabulary: Vocabulary
+    model: CachedModel | None
+    tokens: Tensor | None
+    attention_mask: Tensor | None
+    prepend_bos: bool | None
+    has_batch_dim: bool
+    processed: tuple[str, ...]
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Activations by canonical name."""
+
+
+def save(cache: Kept, path: str | Path) -> None:
     """Write a cache.
 
     Raises:
@@ -58,7 +70,7 @@ def save(cache: ActivationCache, path: str | Path) -> None:
     save_file(tensors, path, metadata={"format": FORMAT, "cache": json.dumps(about)})
 
 
-def _once(cache: ActivationCache) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _once(cache: Kept) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every tensor under the first of its names, and for each name the one to look under."""
     first: dict[Place, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -72,7 +84,7 @@ def _once(cache: ActivationCache) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, names
 
 
-def _described(model: "LensModel | None") -> dict[str, Any] | None:
+def _described(model: CachedModel | None) -> dict[str, Any] | None:
     if model is None:
         return None
     cfg = model.cfg
@@ -85,8 +97,8 @@ def _described(model: "LensModel | None") -> dict[str, Any] | None:
     }
 
 
-def load(path: str | Path, model: "LensModel | None" = None) -> ActivationCache:
-    """Read a cache; what is in the file stays there until it is asked for.
+def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
+    """The arguments that make the cache anew; what is in the file stays there until asked for.
 
     Args:
         path: a file that `save` wrote.
@@ -124,8 +136,8 @@ def load(path: str | Path, model: "LensModel | None" = None) -> ActivationCache:
 
 
 def _rebuilt(
-    stored: Mapping[str, Tensor], about: Mapping[str, Any], model: "LensModel | None"
-) -> ActivationCache:
+    stored: Mapping[str, Tensor], about: Mapping[str, Any], model: CachedModel | None
+) -> dict[str, Any]:
     if model is not None:
         _require_same(about["model"], _described(model))
     names: dict[str, str] = about["names"]
@@ -137,16 +149,16 @@ def _rebuilt(
         gated=known["gated"],
         main_names=frozenset(known["main_names"]),
     )
-    return ActivationCache(
-        {name: stored[where] for name, where in names.items()},
-        read if model is None else model.vocabulary,
-        model=model,
-        tokens=stored.get(_TOKENS),
-        attention_mask=stored.get(_MASK),
-        prepend_bos=about["prepend_bos"],
-        has_batch_dim=about["has_batch_dim"],
-        processed=tuple(about.get("processed", ())),
-    )
+    return {
+        "cache_dict": {name: stored[where] for name, where in names.items()},
+        "names": read if model is None else model.vocabulary,
+        "model": model,
+        "tokens": stored.get(_TOKENS),
+        "attention_mask": stored.get(_MASK),
+        "prepend_bos": about["prepend_bos"],
+        "has_batch_dim": about["has_batch_dim"],
+        "processed": tuple(about.get("processed", ())),
+    }
 
 
 def _require_same(saved: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> None:

@@ -1,12 +1,11 @@
 """Activations with named axes, for those who like xarray (`pip install lensbridge[frames]`)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from lensbridge.errors import LensbridgeError
 from lensbridge.points.names import Name
-
-if TYPE_CHECKING:
-    from lensbridge.cache.activations import ActivationCache
 
 AXES = {
     "b": "batch",
@@ -29,7 +28,21 @@ AXES = {
 }
 
 
-def to_xarray(cache: "ActivationCache", name: Name) -> Any:
+class Labelled(Protocol):
+    """What is read of a cache."""
+
+    tokens: Tensor | None
+
+    def __getitem__(self, name: Name) -> Tensor: ...
+
+    def axes(self, name: Name) -> str:
+        """One letter an axis."""
+
+    def canonical(self, name: Name) -> str:
+        """The name under which it is stored."""
+
+
+def to_xarray(cache: Labelled, name: Name) -> Any:
     """One activation as an `xarray.DataArray`: its axes have names, its positions have tokens.
 
     Args:

@@ -1,16 +1,14 @@
 """What an `ActivationCache` says about logits: which rows of a stack wrote them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from lensbridge.cache.owner import CachedModel, ReadsLogits
 from lensbridge.cache.residual.stream import StreamReader
 from lensbridge.errors import InputError
 from lensbridge.tensors.slices import PosSlice, taken
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 TokensLike: TypeAlias = str | int | Tensor | Sequence[str | int]
 """A token as text or id, a list with one for each example, or ids `[batch]` or `[batch, pos]`."""
@@ -94,9 +92,12 @@ class AttributionMethods(StreamReader):
 
     def logit_lens(self, **options: Any) -> Any:
         """`lensbridge.analysis.logit_lens` on this cache, with its options."""
-        from lensbridge.analysis import logit_lens
-
-        return logit_lens(self._model(), cache=self, **options)  # type: ignore[arg-type]
+        model = self._model()
+        if not isinstance(model, ReadsLogits):
+            raise InputError(
+                f"{type(model).__name__} has no logit lens; lensbridge.load gives a model that has."
+            )
+        return model.logit_lens(cache=self, **options)
 
 
 def _require_fit(directions: Tensor, rows: Tensor) -> None:
@@ -111,7 +112,7 @@ def _require_fit(directions: Tensor, rows: Tensor) -> None:
         )
 
 
-def _directions(model: "LensModel", right: TokensLike, wrong: TokensLike | None) -> Tensor:
+def _directions(model: CachedModel, right: TokensLike, wrong: TokensLike | None) -> Tensor:
     """What of the final norm's output the head reads for a token."""
     native = model.native
     if native.head_hidden is not None:

@@ -6,11 +6,12 @@ are in `shares.py`, logits in `attribution.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.decomposition import Decomposition, Target
 from lensbridge.cache.residual.ledger import Kind, Term
 from lensbridge.cache.residual.passages import Passage
@@ -20,9 +21,6 @@ from lensbridge.native.parts import StackPart
 from lensbridge.points.names import expand_short, layer_of
 from lensbridge.points.vocabulary import Vocabulary
 from lensbridge.tensors.slices import PosSlice, taken
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Mode: TypeAlias = Literal["all", "mlp", "attn"]
 Stacked: TypeAlias = "Tensor | tuple[Tensor, list[str]]"
@@ -37,14 +35,14 @@ _MODES: dict[Mode, frozenset[Kind]] = {
 class StreamReader:
     """What the methods that take the stream apart need of a cache."""
 
-    model: "LensModel | None"
+    model: CachedModel | None
     vocabulary: Vocabulary
     has_batch_dim: bool
     processed: tuple[str, ...]
     require: Callable[[Iterable[str]], None]
     __getitem__: Callable[..., Tensor]
 
-    def _model(self) -> "LensModel":
+    def _model(self) -> CachedModel:
         if self.model is None:
             raise InputError(
                 "This cache does not know its model, whose weights this needs. Pass it: "
@@ -59,7 +57,7 @@ class StreamReader:
             InputError: they were processed otherwise then.
         """
         model = self._model()
-        now = model.processing.steps if model.processings else ()
+        now = model.processed_by
         if now != self.processed:
             raise InputError(
                 "Heads and neurons are had from the weights of the run, and these are others now: "

@@ -1,0 +1,38 @@
+"""What a cache needs of the model that was run."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from lensbridge.native.config import LensConfig
+from lensbridge.native.parts import Native
+from lensbridge.points.vocabulary import Vocabulary
+
+
+class CachedModel(Protocol):
+    """A model whose activations a cache holds; `HookedModel` is one."""
+
+    native: Native
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names of its points."""
+
+    @property
+    def cfg(self) -> LensConfig:
+        """Its sizes."""
+
+    @property
+    def processed_by(self) -> tuple[str, ...]:
+        """The steps of weight processing that are in force."""
+
+    def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
+        """The columns of `W_U` of some tokens."""
+
+
+@runtime_checkable
+class ReadsLogits(Protocol):
+    """A model that reads the residual stream as logits; `LensModel` is one."""
+
+    def logit_lens(self, input: Any = None, **options: Any) -> Any:
+        """`lensbridge.analysis.logit_lens` of an input or a cache."""
