@@ -12,9 +12,9 @@ from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
-    from lensbridge.hooked_model import LensModel
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.loading import load
+    from lensbridge.model import LensModel
     from lensbridge.plugins import register
     from lensbridge.points.short_names import get_act_name
     from lensbridge.points.table import POINTS
@@ -40,7 +40,7 @@ _HOMES = {
     "ActivationCache": "cache",
     "FactoredMatrix": "tensors.factored",
     "Hook": "hooks.callbacks",
-    "LensModel": "hooked_model",
+    "LensModel": "model",
     "POINTS": "points.table",
     "get_act_name": "points.short_names",
     "load": "loading",

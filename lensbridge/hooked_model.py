@@ -1,9 +1,9 @@
-"""LensModel: a HuggingFace model with the field's vocabulary on it. What `load` returns."""
+"""HookedModel: a model that runs with hooks, caches, and shows its weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from inspect import signature
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,6 @@ from lensbridge.cache import ActivationCache
 from lensbridge.cache.apart import refuse_apart
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError, LensbridgeError
-from lensbridge.generation.methods import GenerationMethods
-from lensbridge.gradients.methods import GradientMethods
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.engine import Engine
 from lensbridge.hooks.forward import Outcome, Span, run_forward
@@ -23,10 +21,7 @@ from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.inputs.tokens import Side, Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.resolve import GIVEN, resolve
-from lensbridge.patching.methods import SweepMethods
 from lensbridge.points.vocabulary import NamesFilter, names_points
-from lensbridge.processing.methods import ProcessingMethods
-from lensbridge.saes.methods import SAEMethods
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
 from lensbridge.tensors.loss import lm_cross_entropy_loss
@@ -34,6 +29,9 @@ from lensbridge.tensors.slices import PosSlice
 from lensbridge.weights.circuits import CircuitMethods
 from lensbridge.weights.components import Components
 from lensbridge.weights.methods import WeightMethods
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 Result: TypeAlias = "Tensor | LogitsAndLoss | None"
@@ -46,18 +44,12 @@ class LogitsAndLoss(NamedTuple):
     loss: Tensor
 
 
-class LensModel(
-    SAEMethods,
-    GenerationMethods,
-    HookMethods,
-    WeightMethods,
-    TextMethods,
-    CircuitMethods,
-    ProcessingMethods,
-    SweepMethods,
-    GradientMethods,
-):
-    """A HuggingFace model, untouched, with named activations and weights.
+class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
+    """A HuggingFace model, not modified, with named activations and weights.
+
+    This is what every tool of lensbridge works on; `LensModel` is this with the tools' methods.
+    Tools call `prepare`, `run_callbacks`, `cache_of` and `listening`, from which the methods for
+    users are made.
 
     Attributes:
         hf_model: the model itself, the very object.
@@ -79,16 +71,15 @@ class LensModel(
         self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
         self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
-        self.processings: list[Any] = []
-        self.rewritings: list[Any] = []
-        self._preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
+        self.preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
 
     def __repr__(self) -> str:
         cfg, spec = self.cfg, self.native.architecture
         over = f", overriding '{spec.overrides}'" if spec.overrides else ""
         return (
-            f"LensModel({cfg.original_architecture} {cfg.model_name!r}, {cfg.n_layers} layers, "
-            f"d_model {cfg.d_model}, read as '{spec.name}' from {cfg.plugin}{over})"
+            f"{type(self).__name__}({cfg.original_architecture} {cfg.model_name!r}, "
+            f"{cfg.n_layers} layers, d_model {cfg.d_model}, read as '{spec.name}' from "
+            f"{cfg.plugin}{over})"
         )
 
     @property
@@ -142,7 +133,7 @@ class LensModel(
             TypeError: a keyword that the model does not take.
             InputError: an input that cannot be run.
         """
-        return self._forward(
+        return self.run_callbacks(
             [],
             input,
             return_type,
@@ -160,7 +151,21 @@ class LensModel(
 
     __call__ = forward
 
-    def _forward(
+    def prepare(self, input: Any, **options: Any) -> Prepared:
+        """An input as the native forward takes it.
+
+        Args:
+            input: as in `forward`.
+            options: `prepend_bos`, `padding_side`, `attention_mask`, `position_ids`,
+                `past_key_values` and other keywords of the native forward.
+
+        Raises:
+            TypeError: a keyword that the model does not take.
+            InputError: an input that cannot be run.
+        """
+        return self.preparer.prepare(input, **options)
+
+    def run_callbacks(
         self,
         callbacks: list[Callback],
         input: Any,
@@ -172,9 +177,23 @@ class LensModel(
         labels: Tensor | None = None,
         **prepare: Any,
     ) -> tuple[Result, Prepared]:
-        """One pass with callbacks: what `forward` and its relatives share."""
+        """One pass with callbacks of the engine: what every kind of run is made of.
+
+        Args:
+            callbacks: what reads or edits activations in this run.
+            input: as in `forward`, like the other arguments.
+            return_type: as in `forward`.
+            loss_per_token: as in `forward`.
+            start_at_layer: as in `forward`.
+            stop_at_layer: as in `forward`.
+            labels: as in `forward`.
+            prepare: options of `prepare`.
+
+        Returns:
+            What `forward` returns, and the input as it was run.
+        """
         self._check_return_type(return_type, stop_at_layer)
-        prepared = self._preparer.prepare(input, **prepare)
+        prepared = self.prepare(input, **prepare)
         self.engine.check(prepared, callbacks)
         head = return_type is not None or self._listens("hook_logits", callbacks)
         span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
@@ -232,10 +251,10 @@ class LensModel(
         """
         callbacks = self._callbacks(fwd_hooks, bwd_hooks)
         if reset_hooks_end:
-            result, _ = self._forward(callbacks, input, return_type, **forward)
+            result, _ = self.run_callbacks(callbacks, input, return_type, **forward)
         else:
             self.engine.add(callbacks)
-            result, _ = self._forward([], input, return_type, **forward)
+            result, _ = self.run_callbacks([], input, return_type, **forward)
         if clear_contexts:
             self.engine.contexts.clear()
         return result
@@ -283,14 +302,20 @@ class LensModel(
         collector = Collector(self.engine.sites, names, keep)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
         with torch.enable_grad() if incl_bwd else nullcontext():
-            result, prepared = self._forward(callbacks, input, return_type, **forward)
+            result, prepared = self.run_callbacks(callbacks, input, return_type, **forward)
             if incl_bwd:
                 collector.backward(_scalar(result))
-        cache = self._cache(collector, prepared)
+        cache = self.cache_of(collector, prepared)
         cache = cache.remove_batch_dim() if remove_batch_dim else cache
         return result, cache if return_cache_object else dict(cache)
 
-    def _cache(self, collector: Collector, prepared: Prepared) -> ActivationCache:
+    def cache_of(self, collector: Collector, prepared: Prepared) -> ActivationCache:
+        """What a collector kept of a run, as a cache that knows the input.
+
+        Args:
+            collector: whose callbacks were in the run.
+            prepared: the input, from `run_callbacks`.
+        """
         return ActivationCache(
             collector.tensors,
             self.vocabulary,
@@ -311,29 +336,34 @@ class LensModel(
         """Next-token cross-entropy; see `lensbridge.loss.lm_cross_entropy_loss`."""
         return lm_cross_entropy_loss(logits, tokens, attention_mask, per_token)
 
+    @property
+    def processed_by(self) -> tuple[str, ...]:
+        """The steps of weight processing that are in force."""
+        return ()
+
     # --- the model as a torch object ---------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self._preparer.device
+        return self.preparer.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(self.hf_model.parameters()).dtype
 
-    def to(self, *args: Any, **kwargs: Any) -> "LensModel":
+    def to(self, *args: Any, **kwargs: Any) -> "Self":
         """Move the model in place, as `hf_model.to` does."""
         self.hf_model.to(*args, **kwargs)
         return self
 
-    def eval(self) -> "LensModel":
+    def eval(self) -> "Self":
         """Switch dropout off."""
         self.hf_model.eval()
         return self
 
-    def train(self, mode: bool = True) -> "LensModel":
+    def train(self, mode: bool = True) -> "Self":
         """Switch dropout on."""
         self.hf_model.train(mode)
         return self

@@ -13,7 +13,7 @@ from lensbridge.analysis.positions import Positions, PositionsAsked, positions_o
 from lensbridge.analysis.readout import token_ids
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import stack_of
 from lensbridge.points.table import BY_TEMPLATE
 
@@ -41,7 +41,7 @@ _CHECKED = 4
 
 @torch.no_grad()
 def direct_logit_attribution(
-    model: LensModel,
+    model: HookedModel,
     input: Any = None,
     answer_tokens: Answers | None = None,
     incorrect_tokens: Answers | None = None,
@@ -100,7 +100,7 @@ def direct_logit_attribution(
     return _Split(model, cache, answer_tokens, incorrect_tokens, pos).result(unit)
 
 
-def _require_linear(model: LensModel) -> None:
+def _require_linear(model: HookedModel) -> None:
     head_of(model)
     if model.native.head_hidden is not None:
         raise InputError(
@@ -109,7 +109,7 @@ def _require_linear(model: LensModel) -> None:
         )
 
 
-def _wanted(model: LensModel, unit: Unit) -> frozenset[str]:
+def _wanted(model: HookedModel, unit: Unit) -> frozenset[str]:
     """The names that a unit's attribution reads, of the stack that the head reads."""
     endings = list(_WRITTEN)
     if unit == "head":
@@ -130,7 +130,7 @@ class _Split:
 
     def __init__(
         self,
-        model: LensModel,
+        model: HookedModel,
         cache: ActivationCache,
         right: Answers,
         wrong: Answers | None,
@@ -237,7 +237,7 @@ class _Split:
 
 
 def at_positions(
-    model: LensModel, cache: ActivationCache, where: Positions, length: int
+    model: HookedModel, cache: ActivationCache, where: Positions, length: int
 ) -> ActivationCache:
     """A cache of what stands at some positions of each row of so many; always with a batch.
 
@@ -251,10 +251,10 @@ def at_positions(
             value = value.expand(len(where.columns), *value.shape[1:])
             aligned = value.shape[1] == length  # token embeddings beside a picture's are not
             kept[name] = where.of(value) if aligned else value[:, :0]
-    return cache._like(kept, has_batch_dim=True)
+    return cache.with_tensors(kept, has_batch_dim=True)
 
 
-def _of_main(model: LensModel, name: str) -> bool:
+def _of_main(model: HookedModel, name: str) -> bool:
     """Whether a name is a point of the stack that the head reads."""
     if name not in model.engine.sites:
         return False

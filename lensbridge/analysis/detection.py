@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, LensbridgeError, suggest
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 
 HeadName = Literal["previous_token_head", "duplicate_token_head", "induction_head"]
 ErrorMeasure = Literal["mul", "abs"]
@@ -124,7 +124,7 @@ def compute_head_attention_similarity_score(
 
 @torch.no_grad()
 def detect_head(
-    model: LensModel,
+    model: HookedModel,
     seq: Any,
     detection_pattern: Tensor | HeadName,
     heads: Heads | None = None,
@@ -215,7 +215,7 @@ def _score(pattern: Tensor, real: Tensor, wanted: Tensor, how: dict[str, Any]) -
 
 
 def _rows(
-    model: LensModel, seq: Any, cache: ActivationCache, asked: Tensor | str
+    model: HookedModel, seq: Any, cache: ActivationCache, asked: Tensor | str
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Each row: its number, which of its columns are tokens, and the pattern on these."""
     tokens, mask = cache.tokens, cache.attention_mask
@@ -231,7 +231,7 @@ def _rows(
         yield i, there, _pattern(asked, row, there, i, len(tokens))
 
 
-def _check_same(model: LensModel, seq: Any, tokens: Tensor) -> None:
+def _check_same(model: HookedModel, seq: Any, tokens: Tensor) -> None:
     """Hold the tokens of a cache against ids that were passed beside it."""
     if isinstance(seq, Tensor) and not seq.is_floating_point():
         given = seq.unsqueeze(0) if seq.ndim == 1 else seq
@@ -257,7 +257,7 @@ def _pattern(asked: Tensor | str, row: Tensor, real: Tensor, i: int, batch: int)
     return own[real][:, real]
 
 
-def _attention(model: LensModel) -> dict[int, Any]:
+def _attention(model: HookedModel) -> dict[int, Any]:
     """The attention of every layer that has one."""
     native, kind = model.native, type(model.native.core).__name__
     if native.is_encoder_decoder:
@@ -271,7 +271,7 @@ def _attention(model: LensModel) -> dict[int, Any]:
     return found
 
 
-def _chosen(model: LensModel, heads: Heads | None) -> dict[int, list[int]]:
+def _chosen(model: HookedModel, heads: Heads | None) -> dict[int, list[int]]:
     """Heads by layer."""
     there = _attention(model)
     if heads is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import LensbridgeError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.native.linear import execution_device, fetch
@@ -27,7 +27,7 @@ class Head:
     projection (BERT's transform) the whole model is run with its layers skipped instead.
     """
 
-    model: LensModel
+    model: HookedModel
 
     def logits(self, vectors: Tensor, apply_ln: bool = True) -> Tensor:
         """Logits of vectors as they would stand behind the last layer.
@@ -99,7 +99,7 @@ class Head:
             require_equal(self.logits(vectors), self.native(vectors), model)
 
 
-def require_equal(found: Tensor, own: Tensor, model: LensModel) -> None:
+def require_equal(found: Tensor, own: Tensor, model: HookedModel) -> None:
     """Hold logits that were read off the stream against the model's own.
 
     Raises:
@@ -116,7 +116,7 @@ def require_equal(found: Tensor, own: Tensor, model: LensModel) -> None:
         )
 
 
-def head_of(model: LensModel) -> Head:
+def head_of(model: HookedModel) -> Head:
     """The head of a model.
 
     Raises:

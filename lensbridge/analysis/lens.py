@@ -13,7 +13,7 @@ from lensbridge.analysis.positions import Positions, PositionsAsked, positions_o
 from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 
 Lens = Callable[[Tensor, int], Tensor]
 
@@ -31,7 +31,7 @@ class Entry:
 
 
 def logit_lens(
-    model: LensModel | ActivationCache,
+    model: HookedModel | ActivationCache,
     input: Any = None,
     cache: ActivationCache | None = None,
     layers: int | Sequence[int] | None = None,
@@ -118,15 +118,15 @@ def logit_lens(
 
 
 def _model_and_cache(
-    model: LensModel | ActivationCache, input: Any, cache: ActivationCache | None
-) -> tuple[LensModel, ActivationCache | None]:
+    model: HookedModel | ActivationCache, input: Any, cache: ActivationCache | None
+) -> tuple[HookedModel, ActivationCache | None]:
     if isinstance(model, ActivationCache):
         if cache is not None or input is not None:
             raise InputError(
                 "A cache in the model's place is what is read: pass nothing beside it."
             )
         cache = model
-        if cache.model is None:
+        if not isinstance(cache.model, HookedModel):
             raise InputError("This cache has no model: pass logit_lens(model, cache=cache).")
         return cache.model, cache
     if (input is None) == (cache is None):
@@ -134,12 +134,12 @@ def _model_and_cache(
     return model, cache
 
 
-def _last(model: LensModel) -> str:
+def _last(model: HookedModel) -> str:
     main = model.native.main
     return f"{main.prefix}.{len(main.blocks) - 1}.hook_resid_post"
 
 
-def _entries(model: LensModel, layers: int | Sequence[int] | None, incl_mid: bool) -> list[Entry]:
+def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: bool) -> list[Entry]:
     prefix, count = model.native.main.prefix, len(model.native.blocks)
     asked = range(count + 1) if layers is None else [layers] if isinstance(layers, int) else layers
     found = []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PromptResult:
 def test_prompt(
     prompt: str,
     answer: str | Sequence[str],
-    model: LensModel,
+    model: HookedModel,
     prepend_space_to_answer: bool = True,
     print_details: bool = True,
     prepend_bos: bool | None = None,
@@ -130,7 +130,9 @@ def _likeliest(logits: Tensor, k: int) -> Tensor:
     return logits.topk(min(k, len(logits))).indices
 
 
-def _prediction(model: LensModel, logits: Tensor, one: int, rank: int | None = None) -> Prediction:
+def _prediction(
+    model: HookedModel, logits: Tensor, one: int, rank: int | None = None
+) -> Prediction:
     return Prediction(
         token=model.to_single_str_token(one),
         id=one,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.analysis.head import Head, head_of
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.tokens import Tokens
 
 Quantity = Literal["logits", "log_probs", "probs"]
@@ -74,7 +74,7 @@ def decoded(ids: Tensor, tokens: Tokens, tokenizer: Any = None) -> Any:
 
 
 def logit_readout(
-    model: LensModel,
+    model: HookedModel,
     vectors: Tensor,
     *,
     targets: Targets | None = None,
@@ -145,7 +145,7 @@ class Selection:
 
 
 def selection_of(
-    model: LensModel,
+    model: HookedModel,
     shape: tuple[int, ...],
     targets: Targets | None,
     top_k: int | None,
@@ -173,7 +173,7 @@ def selection_of(
     return Selection("targets", ids=rows, shared=shared)
 
 
-def token_ids(model: LensModel, given: Targets) -> Tensor:
+def token_ids(model: HookedModel, given: Targets) -> Tensor:
     """Ids of single tokens that were given as text or ids.
 
     Shapes: `[token]`

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, WeightError
-from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.factored.factors import SVD, upcast
 from lensbridge.weights.views import BlockView, MLPView, MoEView
 
@@ -37,7 +37,7 @@ class SVDInterpreter:
         Matrices are Highly Interpretable.
     """
 
-    model: LensModel
+    model: HookedModel
 
     @torch.no_grad()
     def get_singular_vectors(
@@ -130,7 +130,7 @@ class SingularDirection:
 
 @torch.no_grad()
 def singular_readout(
-    model: LensModel,
+    model: HookedModel,
     vector_type: VectorType,
     layer_index: int,
     head_index: int | None = None,
@@ -180,12 +180,12 @@ def singular_readout(
     ]
 
 
-def _ends(model: LensModel, scores: Tensor, k: int, sign: float = 1.0) -> list[tuple[str, float]]:
+def _ends(model: HookedModel, scores: Tensor, k: int, sign: float = 1.0) -> list[tuple[str, float]]:
     values, ids = scores.topk(min(k, len(scores)))
     return [(_text(model, int(t)), sign * float(v)) for v, t in zip(values, ids, strict=True)]
 
 
-def _text(model: LensModel, token: int) -> str:
+def _text(model: HookedModel, token: int) -> str:
     return str(token) if model.tokenizer is None else model.to_single_str_token(token)
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.rewiring import Rewired
 from lensbridge.causal.streams import points_of_senders
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.native.parts import StackPart
 from lensbridge.nodes.node import Node, setting
 from lensbridge.nodes.units import enumerate_nodes, point_of, usual_units
 from lensbridge.sweeps.base_run import Base
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 class Ablation(ABC):
@@ -35,7 +33,7 @@ class Ablation(ABC):
         replacement: what stands for ablated parts.
     """
 
-    def __init__(self, model: "LensModel", input: Any, replacement: Replacement) -> None:
+    def __init__(self, model: HookedModel, input: Any, replacement: Replacement) -> None:
         self.model = model
         self.input = input
         self.replacement = replacement
@@ -100,7 +98,11 @@ class NodeAblation(Ablation):
     """
 
     def __init__(
-        self, model: "LensModel", input: Any, replacement: Replacement, like: Collection[Node] = ()
+        self,
+        model: HookedModel,
+        input: Any,
+        replacement: Replacement,
+        like: Collection[Node] = (),
     ) -> None:
         super().__init__(model, input, replacement)
         self._like = like
@@ -157,7 +159,11 @@ class EdgeAblation(Ablation):
     """
 
     def __init__(
-        self, model: "LensModel", input: Any, replacement: Replacement, like: Collection[Edge] = ()
+        self,
+        model: HookedModel,
+        input: Any,
+        replacement: Replacement,
+        like: Collection[Edge] = (),
     ) -> None:
         super().__init__(model, input, replacement)
         check_unedited(model)
@@ -193,14 +199,14 @@ def _is_input(part: Any) -> bool:
     return isinstance(part, Node) and part.kind == "input"
 
 
-def _length(model: "LensModel", given: Any, stack: StackPart) -> int:
+def _length(model: HookedModel, given: Any, stack: StackPart) -> int:
     """How many positions a stack has for an input."""
     point = f"{stack.prefix}.0.hook_resid_pre"
     return Base.run(model, given, [point]).cache[point].shape[1]
 
 
 def ablation_of(
-    model: "LensModel", clean: Any, replacement: Replacement, circuit: Circuit
+    model: HookedModel, clean: Any, replacement: Replacement, circuit: Circuit
 ) -> Ablation:
     """The ablation that a circuit's parts call for."""
     if circuit.kind == "edges":

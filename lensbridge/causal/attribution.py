@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from lensbridge.causal.edges import EdgeScores
 from lensbridge.causal.nodes import NodeScores
@@ -10,11 +10,9 @@ from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.path import Method, check_method
 from lensbridge.causal.result import AttributionResult, Granularity
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.units import stack_of, usual_units
 from lensbridge.sweeps.metric import MetricFunction, Reduce
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _asked(
 
 @overload
 def attribution_patch(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction,
@@ -114,7 +112,7 @@ def attribution_patch(
 
 @overload
 def attribution_patch(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: Mapping[str, MetricFunction],
@@ -134,7 +132,7 @@ def attribution_patch(
 
 
 def attribution_patch(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction | Mapping[str, MetricFunction],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -11,11 +11,9 @@ from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.base_run import Base
 from lensbridge.sweeps.metric import MetricFunction, Reduce
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class FaithfulnessResult:
 
 @overload
 def faithfulness(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction,
@@ -111,7 +109,7 @@ def faithfulness(
 
 @overload
 def faithfulness(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: Mapping[str, MetricFunction],
@@ -127,7 +125,7 @@ def faithfulness(
 
 
 def faithfulness(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction | Mapping[str, MetricFunction],

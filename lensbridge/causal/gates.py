@@ -4,17 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache.residual.ledger import Term, ledger
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass
@@ -30,7 +27,7 @@ class Gates:
     closed: str | None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, model: "LensModel") -> "Gates":
+    def of(cls, model: HookedModel) -> "Gates":
         """A gate at every layer, in towers as far as their insides are described.
 
         Raises:

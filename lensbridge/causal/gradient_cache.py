@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from lensbridge.cache.capture import Keep
 from lensbridge.errors import InputError
-from lensbridge.gradients.methods import GradientsAndActivations
+from lensbridge.gradients.points import GradientsAndActivations, gradients_of
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.units import enumerate_nodes, point_of
 from lensbridge.points.vocabulary import NamesFilter
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class GradientCache:
 
 
 def cache_activation_and_gradient(
-    model: "LensModel",
+    model: HookedModel,
     input: Any,
     metric: Callable[[Tensor], Tensor],
     names_filter: NamesFilter = None,
@@ -59,7 +58,7 @@ def cache_activation_and_gradient(
     """
     names = _nodes(model) if names_filter is None else model.vocabulary.select(names_filter)
     if compute_gradient:
-        found = model.gradients(input, names, metric, return_activations=True)
+        found = gradients_of(model, input, names, metric, Keep(), return_activations=True)
         assert isinstance(found, GradientsAndActivations)
         return GradientCache(dict(found.activations), dict(found.gradients), found.value)
     logits, cache = model.run_with_cache(input, names_filter=names)
@@ -68,7 +67,7 @@ def cache_activation_and_gradient(
 
 
 def capture_writer_outputs(
-    model: "LensModel", input: Any, names_filter: NamesFilter = None
+    model: HookedModel, input: Any, names_filter: NamesFilter = None
 ) -> dict[str, Tensor]:
     """What each part writes to the stream in one run, heads one by one.
 
@@ -90,6 +89,6 @@ def capture_writer_outputs(
     return dict(cache)
 
 
-def _nodes(model: "LensModel") -> list[str]:
+def _nodes(model: HookedModel) -> list[str]:
     """The points of the nodes that are attributed by default."""
     return list(dict.fromkeys(point_of(model, node) for node in enumerate_nodes(model)))

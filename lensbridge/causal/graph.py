@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from lensbridge.cache.residual.ledger import Mark, Term, Through, Times, ledger
 from lensbridge.causal.edge import Edge
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.native.parts import AttentionPart, BlockPart, StackPart
 from lensbridge.nodes.node import Node
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Reader = Literal["attn", "mixer", "mlp", "logits"]
 
@@ -53,10 +51,10 @@ class Graph:
     read, and the logits (what the final norm reads).
     """
 
-    model: "LensModel"
+    model: HookedModel
 
     @classmethod
-    def of(cls, model: "LensModel") -> "Graph":
+    def of(cls, model: HookedModel) -> "Graph":
         """The graph of a model.
 
         Raises:
@@ -170,7 +168,7 @@ INSIDE = (".attn.hook_", ".mlp.", ".mixer.", ".hook_mlp_out", ".hook_mixer_out")
 """In the names of points where an edit changes what a branch computes, and what it adds with it."""
 
 
-def check_unedited(model: "LensModel") -> None:
+def check_unedited(model: HookedModel) -> None:
     """Refuse hooks that come between what branches write and what the stream gets.
 
     Raises:
@@ -213,7 +211,7 @@ def attention_receivers(layer: int, attn: AttentionPart) -> Iterator[Node]:
         yield Node("attn", layer, None, "gate")
 
 
-def enumerate_edges(model: "LensModel") -> list[Edge]:
+def enumerate_edges(model: HookedModel) -> list[Edge]:
     """Every edge of a model's main stack.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,11 @@ from lensbridge.cache import ActivationCache
 from lensbridge.causal.gates import Gates
 from lensbridge.causal.tape import Edits, Tape
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.prepare import Prepared
 from lensbridge.sweeps.alignment import check_fit
 from lensbridge.sweeps.base_run import Base
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-    from lensbridge.inputs.prepare import Prepared
 
 Direction = Literal["denoise", "noise"]
 """denoise: the corrupted input is run, and clean values are put into it. noise: the reverse."""
@@ -34,7 +32,7 @@ class Pair:
         metrics: what is measured.
     """
 
-    model: "LensModel"
+    model: HookedModel
     base: Any
     other: Any
     metrics: Metrics
@@ -42,7 +40,7 @@ class Pair:
     @classmethod
     def of(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         clean: Any,
         corrupt: Any,
         metric: MetricFunction | Mapping[str, MetricFunction],
@@ -80,7 +78,7 @@ class Pair:
     @property
     def of_embeddings(self) -> bool:
         """Whether an input is embeddings, so that no token is embedded."""
-        prepare = self.model._preparer.prepare
+        prepare = self.model.prepare
         return any(prepare(one).embeds is not None for one in (self.base, self.other))
 
     def run_other(self, points: Iterable[str]) -> Base:
@@ -109,14 +107,14 @@ class Pair:
         return self.metrics.measure(logits)[0]
 
 
-def check_aligned(model: "LensModel", clean: Any, corrupt: Any) -> None:
+def check_aligned(model: HookedModel, clean: Any, corrupt: Any) -> None:
     """Refuse two inputs whose positions do not lie over each other.
 
     Raises:
         InputError: other lengths, with what could be aligned; padding at other places; or another
             number of examples.
     """
-    here, there = (model._preparer.prepare(one) for one in (clean, corrupt))
+    here, there = (model.prepare(one) for one in (clean, corrupt))
     rows = [one.tokens if one.tokens is not None else one.embeds for one in (here, there)]
     if rows[0] is not None and rows[1] is not None:
         _check_lengths(model, corrupt, [here, there], [row for row in rows if row is not None])
@@ -131,7 +129,7 @@ def check_aligned(model: "LensModel", clean: Any, corrupt: Any) -> None:
 
 
 def _check_lengths(
-    model: "LensModel", corrupt: Any, prepared: Sequence["Prepared"], rows: Sequence[Tensor]
+    model: HookedModel, corrupt: Any, prepared: Sequence[Prepared], rows: Sequence[Tensor]
 ) -> None:
     point = model.vocabulary.canonical("hook_embed")
     blank = [torch.empty(*row.shape[:2], 0) for row in rows]
@@ -145,7 +143,7 @@ def _check_lengths(
         )
 
 
-def _check_padding(here: "Prepared", there: "Prepared") -> None:
+def _check_padding(here: Prepared, there: Prepared) -> None:
     one, other = padding_of(here), padding_of(there)
     if one is None or other is None or torch.equal(one, other):
         return
@@ -158,7 +156,7 @@ def _check_padding(here: "Prepared", there: "Prepared") -> None:
     )
 
 
-def padding_of(given: "Prepared") -> Tensor | None:
+def padding_of(given: Prepared) -> Tensor | None:
     """Where an input has tokens; None where its mask says something else.
 
     Shapes: `[batch, pos]`

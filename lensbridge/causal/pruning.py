@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -12,10 +12,8 @@ from lensbridge.causal.circuit import Circuit, CircuitLike
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.metric import MetricFunction
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Over = Literal["nodes", "edges"]
 
@@ -66,7 +64,7 @@ class Pruning:
 
 
 def prune_circuit(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction,

@@ -1,16 +1,14 @@
 """Replacement: where the values of ablated parts come from."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lensbridge.causal.pair import check_aligned, padding_of
 from lensbridge.errors import InputError
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 
 AblationMode = Literal["corrupt", "mean", "zero", "resample"]
 """What takes the place of a part: its value in the corrupted run; its mean over the examples of a
@@ -35,7 +33,7 @@ class Replacement:
     @classmethod
     def of(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         clean: Any,
         corrupt: Any,
         mode: AblationMode,
@@ -74,13 +72,13 @@ class Replacement:
         return value if drawn is None else value.index_select(axis, drawn.to(value.device))
 
 
-def _sizes(model: "LensModel", clean: Any, reference: Any) -> tuple[int, int]:
+def _sizes(model: HookedModel, clean: Any, reference: Any) -> tuple[int, int]:
     """How many examples an input and a reference have.
 
     Raises:
         InputError: their positions do not lie over each other.
     """
-    rows, given = (model._preparer.prepare(one) for one in (clean, reference))
+    rows, given = (model.prepare(one) for one in (clean, reference))
     if rows.tokens is None or given.tokens is None:
         raise InputError("'mean' and 'resample' take an input and a reference of ids or text.")
     lengths = rows.tokens.shape[1], given.tokens.shape[1]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position, edge_of, edge_text
-from lensbridge.causal.picture import heatmap_of
 from lensbridge.errors import InputError
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import UNITS
 from lensbridge.sweeps.grid import pandas
 from lensbridge.viz import Heatmap
+from lensbridge.viz.grid import heatmap_of
 
 Granularity = Literal["node", "edge"]
 Order = Literal["abs", "high", "low"]
@@ -213,7 +213,22 @@ class AttributionResult:
         if unit is None and len(self.scores) > 1:
             raise InputError(f"Which unit is to be drawn? There are {', '.join(self.scores)}.")
         unit = next(iter(self.scores)) if unit is None else unit
-        return heatmap_of(self, unit, title or unit, digits)
+        table = self.mean(unit).detach().cpu()
+        names = [name for name in self.axis_names[unit] if name != "example"] or ["position"]
+        table = table if table.ndim else table.unsqueeze(0)
+        axes = {name: self._entries(name, n) for name, n in zip(names, table.shape, strict=True)}
+        return heatmap_of(
+            table,
+            axes,
+            title or unit,
+            digits=digits,
+            advice="Draw it without positions, or lensbridge.viz.Heatmap of a part of it.",
+        )
+
+    def _entries(self, axis: str, size: int) -> list[str]:
+        """What the entries of an axis are called."""
+        ends = {"sender": self.senders, "receiver": self.receivers}
+        return [str(one) for one in ends[axis]] if axis in ends else [str(i) for i in range(size)]
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with a row for each entry.

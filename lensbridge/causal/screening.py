@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lensbridge.causal.pair import Direction, Pair
 from lensbridge.causal.replacement import Replacement
 from lensbridge.causal.result import AttributionResult, text_of
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import point_of
 from lensbridge.patching import Cell, sweep
@@ -23,9 +24,6 @@ from lensbridge.sweeps.base_run import Base
 from lensbridge.sweeps.grid import pandas
 from lensbridge.sweeps.metric import MetricFunction
 from lensbridge.sweeps.result import PatchingResult
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +86,7 @@ class Screening:
 
 
 def screen(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupt: Any,
     metric: MetricFunction,

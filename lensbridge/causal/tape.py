@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,9 @@ from lensbridge.cache.capture import Collector, Keep
 from lensbridge.causal.gates import Gates
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import check_connected, said_by, without_cache
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.sweeps.metric import MetricFunction
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Edits = Sequence[tuple[str, Callable[[Tensor], Tensor]]]
 
@@ -62,7 +60,7 @@ class Tape:
     @classmethod
     def run(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         given: Any,
         at: Iterable[str],
         reads: Iterable[str] = (),
@@ -99,9 +97,9 @@ class Tape:
         callbacks += gates.callbacks
         options = without_cache(model, said_by(given, {}))
         with torch.enable_grad(), Outputs(modules) as tapped:
-            logits, prepared = model._forward(callbacks, given, "logits", **options)
+            logits, prepared = model.run_callbacks(callbacks, given, "logits", **options)
         assert isinstance(logits, Tensor)
-        return cls(logits, model._cache(collector, prepared), collector.graph, tapped, gates)
+        return cls(logits, model.cache_of(collector, prepared), collector.graph, tapped, gates)
 
     def back(
         self, functions: Mapping[str, MetricFunction], *, drop: bool = False

@@ -13,7 +13,7 @@ from lensbridge import __version__
 
 if TYPE_CHECKING:
     from lensbridge.demo.report import Results
-    from lensbridge.hooked_model import LensModel
+    from lensbridge.model import LensModel
     from lensbridge.viz.report import Finding
 
 T = TypeVar("T")

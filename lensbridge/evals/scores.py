@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.evals.ioi import IOIDataset
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 from lensbridge.tensors.loss import lm_cross_entropy_loss
 
 PLAIN_ENGLISH = (

@@ -1,12 +1,13 @@
-"""`model.generate`: continuing text, with hooks at every step."""
+"""Methods of `LensModel` for generation, with hooks at every step."""
 
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Keep
 from lensbridge.errors import InputError
 from lensbridge.generation import options as generation
@@ -16,23 +17,19 @@ from lensbridge.generation.collector import (
     last_call,
     whole_logits,
 )
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, require_fired
-from lensbridge.inputs.prepare import Prepared, Preparer
-from lensbridge.inputs.tokens import Side, Tokens
-from lensbridge.interventions.methods import InterventionMethods, Interventions
-from lensbridge.native.parts import Native
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.tokens import Side
+from lensbridge.interventions.plan import callbacks_of
+from lensbridge.interventions.running import Interventions
 from lensbridge.points.vocabulary import NamesFilter, names_points
 
 _INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
 
 
-class GenerationMethods(InterventionMethods):
-    """What a model offers around generation (`lensbridge.generation` has the pieces)."""
-
-    hf_model: nn.Module
-    native: Native
-    tokens: Tokens
-    _preparer: Preparer
+class GenerationMethods(HookedModel):
+    """Continuing an input; `lensbridge.generation` has the pieces."""
 
     @torch.no_grad()
     def generate(
@@ -101,7 +98,7 @@ class GenerationMethods(InterventionMethods):
             raise InputError("names_filter and device are of a cache: pass return_cache=True.")
         generation.check_return_type(return_type, self.tokens)
         generation.require_generation(self.native.core)
-        generation.check_options(self.native.core, hf, self._preparer.accepted)
+        generation.check_options(self.native.core, hf, self.preparer.accepted)
         text = {"prepend_bos": prepend_bos, "padding_side": padding_side or "left"}
         mask = hf.pop("attention_mask", None)
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
@@ -133,7 +130,7 @@ class GenerationMethods(InterventionMethods):
         return shown if collector is None else (shown, self._decoded(collector, prepared, found))
 
     def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
-        prepared = self._preparer.prepare(input, **said)
+        prepared = self.prepare(input, **said)
         generation.check_room(prepared, new, self.native.sizes.n_ctx)
         return prepared
 
@@ -144,12 +141,7 @@ class GenerationMethods(InterventionMethods):
         return None if apart or mask is None or mask.ndim != 2 else mask
 
     def _intervening(self, interventions: Interventions) -> list[Callback]:
-        if not interventions:
-            return []
-        from lensbridge.interventions.plan import callbacks_of
-
-        model: Any = self
-        return callbacks_of(model, interventions)
+        return callbacks_of(self, interventions) if interventions else []
 
     def _decoding_collector(
         self, config: Any, options: dict[str, Any], names_filter: NamesFilter, device: Any
@@ -173,16 +165,13 @@ class GenerationMethods(InterventionMethods):
         )
 
     def _decoded(self, collector: DecodingCollector, prepared: Prepared, found: Any) -> Any:
-        from lensbridge.cache import ActivationCache
-
         ids = found if isinstance(found, Tensor) else found.sequences
         mask = collector.progress.mask(encoder=True)
         decoder_only = not self.native.is_encoder_decoder
-        model: Any = self
         return ActivationCache(
             collector.tensors(),
             self.vocabulary,
-            model=model,
+            model=self,
             tokens=ids if decoder_only else prepared.tokens,
             attention_mask=None if mask is None or bool(mask.all()) else mask,
             prepend_bos=prepared.prepend_bos,
@@ -210,7 +199,7 @@ class GenerationMethods(InterventionMethods):
             return call()
         readers = [] if collector is None else collector.callbacks()
         wants_logits = collector is not None and "hook_logits" in collector.names
-        keeps = wants_logits and "logits_to_keep" in self._preparer.accepted
+        keeps = wants_logits and "logits_to_keep" in self.preparer.accepted
         whole = whole_logits(self.engine.root) if keeps else nullcontext()
         # an attachment of its own, so that `hook.step` starts at 0
         with whole, self.engine.attached([*callbacks, *readers]) as attachment:

@@ -22,7 +22,7 @@ _OWN = (
     "return_type",
     "verbose",
 )
-"""Keywords of `LensModel.generate` that HuggingFace does not know, to suggest."""
+"""Keywords of `HookedModel.generate` that HuggingFace does not know, to suggest."""
 
 _INSTEAD = {
     "generation_config": "its settings one by one (num_beams=4, ...)",

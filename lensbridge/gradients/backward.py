@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,11 +10,9 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.points.vocabulary import NamesFilter, names_points
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Objective: TypeAlias = (
     Callable[[Tensor], Tensor] | Callable[[ActivationCache], Tensor] | Literal["loss"]
@@ -101,7 +99,7 @@ def check_connected(value: Tensor, given: "Tensor | ActivationCache") -> None:
 class Backward:
     """What is differentiated, and what is kept."""
 
-    model: "LensModel"
+    model: HookedModel
     of: Any
     targets: Sequence[str]
     keep: Keep
@@ -109,7 +107,7 @@ class Backward:
 
     @classmethod
     def of_points(
-        cls, model: "LensModel", of: Any, at: NamesFilter, keep: Keep, asked: NamesFilter
+        cls, model: HookedModel, of: Any, at: NamesFilter, keep: Keep, asked: NamesFilter
     ) -> "Backward":
         """Of the logits (or the loss), or `at` some points.
 
@@ -135,19 +133,19 @@ class Backward:
         options = {**without_cache(self.model, said_by(input, forward)), **forward}
         kind: Any = None if self.targets else ("loss" if self.of == "loss" else "logits")
         with torch.enable_grad():
-            result, prepared = self.model._forward(callbacks, input, kind, **options)
+            result, prepared = self.model.run_callbacks(callbacks, input, kind, **options)
             value = self._number(result, live, prepared)
             kept.backward(value)
-        return value.detach(), self.model._cache(kept, prepared)
+        return value.detach(), self.model.cache_of(kept, prepared)
 
     def _number(self, result: Any, live: Collector, prepared: Prepared) -> Tensor:
         if self.targets:
-            return number_of(self.of, self.model._cache(live, prepared))
+            return number_of(self.of, self.model.cache_of(live, prepared))
         assert isinstance(result, Tensor)
         return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
 
 
-def without_cache(model: "LensModel", said: Iterable[str]) -> dict[str, Any]:
+def without_cache(model: HookedModel, said: Iterable[str]) -> dict[str, Any]:
     """No keys, values or states are kept: some models write to them in place.
 
     Args:
@@ -155,7 +153,7 @@ def without_cache(model: "LensModel", said: Iterable[str]) -> dict[str, Any]:
         said: the names of what a call says, which counts.
     """
     own = {"use_cache", "past_key_values"} & set(said)
-    unwanted = "use_cache" in model._preparer.accepted and not own
+    unwanted = "use_cache" in model.preparer.accepted and not own
     return {"use_cache": False} if unwanted else {}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +10,11 @@ from torch import Tensor
 from lensbridge.cache.capture import position_axis
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import differentiable
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.points.names import Name
 from lensbridge.tensors.slices import PosSlice, taken
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 CHUNK_TOKENS = 1024
 """Positions, of all copies of the input together, in one pass of a Jacobian."""
@@ -41,7 +39,7 @@ class End:
     value: Tensor | None = None
 
     @classmethod
-    def of(cls, model: "LensModel", name: Name, positions: PosSlice) -> "End":
+    def of(cls, model: HookedModel, name: Name, positions: PosSlice) -> "End":
         """An end at a point.
 
         Raises:
@@ -86,7 +84,7 @@ class End:
 
 
 def jacobian_of(
-    model: "LensModel",
+    model: HookedModel,
     prepared: Prepared,
     target: End,
     source: End,
@@ -100,7 +98,7 @@ def jacobian_of(
         raise InputError(f"chunk={chunk}: at least one row at a time.")
     given, kwargs = _repeated(prepared, copies)
     callbacks = [source.callback(), target.callback()]
-    model._forward(callbacks, given, None, **kwargs, **forward)
+    model.run_callbacks(callbacks, given, None, **kwargs, **forward)
     wanted = target.taken(target.live)
     shape = wanted.shape[1:]
     rows = wanted.reshape(copies, batch, -1)

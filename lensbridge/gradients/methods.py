@@ -1,52 +1,33 @@
-"""Gradients of a number at any points, and Jacobians of one point by another.
+"""Methods of `LensModel` for gradients at any points, and Jacobians of one point by another.
 
 The model runs as it is; gradients are autograd's, of the tensors that the model computes with.
 Parameters' `.grad` stay as they are.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.cache.apart import runs_for
-from lensbridge.cache.capture import GRAD, Keep
+from lensbridge.cache.capture import Keep
 from lensbridge.gradients.backward import (
-    Backward,
     Objective,
-    differentiable,
     require_autograd,
     said_by,
     without_cache,
 )
 from lensbridge.gradients.jacobian import End, jacobian_of
+from lensbridge.gradients.points import Gradients, GradientsAndActivations, gradients_of
+from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import Name
 from lensbridge.points.vocabulary import NamesFilter
 from lensbridge.tensors.slices import PosSlice
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 _OF_THE_RUN = ("start_at_layer", "stop_at_layer")
 
 
-class Gradients(NamedTuple):
-    """What `model.gradients` gives: the number and its gradients by name."""
-
-    value: Tensor
-    gradients: ActivationCache
-
-
-class GradientsAndActivations(NamedTuple):
-    """The same with the activations of that run."""
-
-    value: Tensor
-    gradients: ActivationCache
-    activations: ActivationCache
-
-
-class GradientMethods:
+class GradientMethods(HookedModel):
     """Gradients as a model offers them."""
 
     def gradients(
@@ -97,16 +78,16 @@ class GradientMethods:
             >>> neuron = lambda cache: cache["mlp_post", 2][0, -1, 7]
             >>> _, grads = model.gradients("The", ["embed"], neuron, at=("mlp_post", 2))
         """
-        model = cast("LensModel", self)
-        backward = Backward.of_points(model, of, at, Keep(device, dtype, pos_slice), names_filter)
-        names = differentiable(model.vocabulary.select(names_filter), backward.required)
-        runs = [backward.run(input, some, forward) for some in runs_for(names)]
-        value, cache = runs[0]
-        tensors = {name: tensor for _, one in runs for name, tensor in one.items()}
-        found = cache._like({name: tensors[name + GRAD] for name in names})
-        if not return_activations:
-            return Gradients(value, found)
-        return GradientsAndActivations(value, found, cache._like({n: tensors[n] for n in names}))
+        return gradients_of(
+            self,
+            input,
+            names_filter,
+            of,
+            Keep(device, dtype, pos_slice),
+            at=at,
+            return_activations=return_activations,
+            **forward,
+        )
 
     def activation_x_gradient(
         self, input: Any, names_filter: NamesFilter, of: Objective = "loss", **options: Any
@@ -124,7 +105,7 @@ class GradientMethods:
         found = self.gradients(input, names_filter, of, return_activations=True, **options)
         assert isinstance(found, GradientsAndActivations)
         grads = found.gradients
-        return grads._like({name: found.activations[name] * grads[name] for name in grads})
+        return grads.with_tensors({name: found.activations[name] * grads[name] for name in grads})
 
     def jacobian(
         self,
@@ -155,12 +136,11 @@ class GradientMethods:
         Raises:
             InputError: the target does not depend on the source, or an axis is not there.
         """
-        model = cast("LensModel", self)
         require_autograd()
-        end = End.of(model, target, positions)
-        begin = End.of(model, source, source_positions)
+        end = End.of(self, target, positions)
+        begin = End.of(self, source, source_positions)
         prepare = {k: forward.pop(k) for k in list(forward) if k not in _OF_THE_RUN}
-        prepare = {**without_cache(model, said_by(input, prepare)), **prepare}
-        prepared = model._preparer.prepare(input, **prepare)
+        prepare = {**without_cache(self, said_by(input, prepare)), **prepare}
+        prepared = self.prepare(input, **prepare)
         with torch.enable_grad():
-            return jacobian_of(model, prepared, end, begin, chunk, forward)
+            return jacobian_of(self, prepared, end, begin, chunk, forward)

@@ -1,1 +1,6 @@
 """Hooks on the native model: callbacks, the engine that attaches them, forward passes."""
+
+from lensbridge.hooks.callbacks import Hook, HookFunction
+from lensbridge.hooks.methods import HookHandle, HookPoint
+
+__all__ = ["Hook", "HookFunction", "HookHandle", "HookPoint"]

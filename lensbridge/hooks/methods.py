@@ -266,7 +266,7 @@ class HookMethods:
         """
         callbacks = self._callbacks(fwd_hooks, bwd_hooks)
         if reset_hooks_end:
-            with self._listening(callbacks):
+            with self.listening(callbacks):
                 yield self
         else:
             self.engine.add(callbacks)
@@ -275,7 +275,7 @@ class HookMethods:
             self.engine.contexts.clear()
 
     @contextmanager
-    def _listening(self, callbacks: list[Callback], guests: Guests = NO_GUESTS) -> Iterator[None]:
+    def listening(self, callbacks: list[Callback], guests: Guests = NO_GUESTS) -> Iterator[None]:
         """Callbacks and guests for every run inside; each must have been passed by one."""
         with self.engine.attached(callbacks, guests=guests) as attachment:
             yield

@@ -13,7 +13,7 @@ class TextMethods:
     """Tokenization with the model's rules for BOS and padding (`lensbridge.tokens`)."""
 
     tokens: Tokens
-    _preparer: Preparer
+    preparer: Preparer
 
     @property
     def tokenizer(self) -> Any:
@@ -44,9 +44,9 @@ class TextMethods:
         Raises:
             TokenizerMissingError: the model has no tokenizer.
         """
-        limit = self._preparer.native.sizes.n_ctx if truncate else None
+        limit = self.preparer.native.sizes.n_ctx if truncate else None
         encoded = self.tokens.encode(input, prepend_bos, padding_side, limit)
-        device = self._preparer.device if move_to_device else torch.device("cpu")
+        device = self.preparer.device if move_to_device else torch.device("cpu")
         ids = encoded.ids.to(device)
         return (ids, encoded.mask.to(device)) if return_mask else ids
 

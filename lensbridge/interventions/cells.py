@@ -1,12 +1,13 @@
 """Interventions as cells of a sweep: one run for each, in the batches of the sweep engine."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.fit import Extent
@@ -14,12 +15,9 @@ from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, acting, plans_of
 from lensbridge.sweeps.cell import Cell
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 
 def cells_of(
-    model: "LensModel",
+    model: HookedModel,
     interventions: Iterable[Intervention],
     attention_mask: Tensor | None = None,
 ) -> list[Cell]:
@@ -45,7 +43,7 @@ def cells_of(
     return [_cell(_plan(model, one), attention_mask, None) for one in interventions]
 
 
-def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
+def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> Cell:
     """A cell from an intervention, checked against the input that is swept.
 
     Raises:
@@ -60,7 +58,7 @@ def cell_of(model: "LensModel", one: Any, prepared: Prepared) -> Cell:
     return _cell(plan, plan.mask(prepared), plan.extent(prepared))
 
 
-def _plan(model: "LensModel", one: Intervention) -> Plan:
+def _plan(model: HookedModel, one: Intervention) -> Plan:
     (one,) = acting(one)
     plans = plans_of(model, one)
     if len(plans) != 1:

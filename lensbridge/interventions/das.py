@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.search import Schedule, Search, Spot, as_far, within
 from lensbridge.points.names import Name
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ class DASResult:
 
 
 def fit_das(
-    model: "LensModel",
+    model: HookedModel,
     base: Any,
     source: Any,
     labels: Tensor | Sequence[int],

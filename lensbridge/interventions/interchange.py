@@ -1,21 +1,20 @@
 """Interchange interventions: a run on one input with activations of another."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lensbridge.cache import ActivationCache
+from lensbridge.hooked_model import HookedModel, Result
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
+from lensbridge.interventions.running import run_edited
 from lensbridge.points.vocabulary import NamesFilter
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel, Result
 
 _OF_INPUT = ("prepend_bos", "padding_side")
 
 
-def source_of(model: "LensModel", given: Any, site: NamesFilter, **forward: Any) -> ActivationCache:
+def source_of(model: HookedModel, given: Any, site: NamesFilter, **forward: Any) -> ActivationCache:
     """The activations of an input at some points, without gradients."""
     with torch.no_grad():
         _, cache = model.run_with_cache(given, names_filter=site, return_type=None, **forward)
@@ -24,7 +23,7 @@ def source_of(model: "LensModel", given: Any, site: NamesFilter, **forward: Any)
 
 
 def interchange(
-    model: "LensModel",
+    model: HookedModel,
     base: Any,
     sources: Any,
     site: NamesFilter,
@@ -40,4 +39,4 @@ def interchange(
     told = {name: forward[name] for name in _OF_INPUT if name in forward}
     cache = source_of(model, sources, site, **told)
     swap = Swap(site, cache, source_positions, positions=base_positions, **part)
-    return model.run_with_interventions(base, [swap], **forward)
+    return run_edited(model, base, [swap], **forward)

@@ -1,21 +1,18 @@
-"""What a model offers around interventions; `lensbridge.interventions` has them."""
+"""Methods of `LensModel` for interventions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from lensbridge.hooks.methods import HookMethods
+from lensbridge.hooked_model import HookedModel, Result
+from lensbridge.interventions.columns import Positions
+from lensbridge.interventions.interchange import interchange
+from lensbridge.interventions.intervention import Indices
+from lensbridge.interventions.running import Interventions, edited, run_edited
 from lensbridge.points.vocabulary import NamesFilter
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import Result
-    from lensbridge.interventions import Intervention, Positions
-    from lensbridge.interventions.intervention import Indices
 
-Interventions: TypeAlias = "Intervention | Iterable[Intervention]"
-
-
-class InterventionMethods(HookMethods):
+class InterventionMethods(HookedModel):
     """Runs with interventions."""
 
     @contextmanager
@@ -44,14 +41,12 @@ class InterventionMethods(HookMethods):
             >>> cache["z", 1][0, -1].norm(dim=-1) > 0
             tensor([False,  True, False,  True])
         """
-        from lensbridge.interventions.plan import callbacks_of
-
-        with self._listening(callbacks_of(self, interventions)):  # type: ignore[arg-type]
+        with edited(self, interventions):
             yield self
 
     def run_with_interventions(
         self, input: Any, interventions: Interventions, **forward: Any
-    ) -> "Result":
+    ) -> Result:
         """Run the model with interventions.
 
         Args:
@@ -62,24 +57,20 @@ class InterventionMethods(HookMethods):
         Raises:
             InputError: an intervention that does not fit the model or the input; nothing is run.
         """
-        from lensbridge.interventions.plan import acting
-
-        with self.intervene(acting(interventions)):
-            model: Any = self
-            return model.run_with_hooks(input, **forward)
+        return run_edited(self, input, interventions, **forward)
 
     def interchange(
         self,
         base: Any,
         sources: Any,
         site: NamesFilter,
-        base_positions: "Positions",
-        source_positions: "Positions",
+        base_positions: Positions,
+        source_positions: Positions,
         subspace: Any = None,
-        heads: "Indices" = None,
-        neurons: "Indices" = None,
+        heads: Indices = None,
+        neurons: Indices = None,
         **forward: Any,
-    ) -> "Result":
+    ) -> Result:
         """Run on `base` with activations of `sources` in the place of its own.
 
         Args:
@@ -96,11 +87,8 @@ class InterventionMethods(HookMethods):
         Raises:
             InputError: positions that do not go together; nothing is run on `base`.
         """
-        from lensbridge.interventions.interchange import interchange
-
-        model: Any = self
         return interchange(
-            model,
+            self,
             base,
             sources,
             site,

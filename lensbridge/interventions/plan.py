@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import EditError, InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import Axes
@@ -31,12 +31,9 @@ from lensbridge.interventions.when import When
 from lensbridge.points.vocabulary import names_points
 from lensbridge.sites.derived import LatentSite
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 
 def callbacks_of(
-    model: "LensModel", interventions: "Intervention | Iterable[Intervention]"
+    model: HookedModel, interventions: "Intervention | Iterable[Intervention]"
 ) -> list[Callback]:
     """Interventions as callbacks, in their order; everything that can be checked is checked.
 
@@ -74,7 +71,7 @@ def acting(interventions: "Intervention | Iterable[Intervention]") -> list[Inter
     return several
 
 
-def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:
+def _callbacks(model: HookedModel, one: Intervention) -> list[Callback]:
     required = names_points(one.site)
     return [
         Callback(plan.name, "edit", plan.run, str(one.site), required, check=plan.check)
@@ -82,7 +79,7 @@ def _callbacks(model: "LensModel", one: Intervention) -> list[Callback]:
     ]
 
 
-def plans_of(model: "LensModel", one: Intervention) -> "list[Plan]":
+def plans_of(model: HookedModel, one: Intervention) -> "list[Plan]":
     """An intervention at each of its points.
 
     Raises:
@@ -98,7 +95,7 @@ def plans_of(model: "LensModel", one: Intervention) -> "list[Plan]":
     return [Plan.of(model, one, name, origin) for name in names]
 
 
-def _with_canonical_names(model: "LensModel", source: Source | None) -> Source | None:
+def _with_canonical_names(model: HookedModel, source: Source | None) -> Source | None:
     if source is None or isinstance(source, Tensor | ActivationCache):
         return source
     named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
@@ -126,7 +123,7 @@ class Plan:
     forgotten: bool = False
 
     @classmethod
-    def of(cls, model: "LensModel", one: Intervention, name: str, origin: Source | None) -> "Plan":
+    def of(cls, model: HookedModel, one: Intervention, name: str, origin: Source | None) -> "Plan":
         """The plan, if the intervention fits the point."""
         site = model.engine.sites[name]
         if not site.editable:

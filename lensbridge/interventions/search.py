@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,16 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import require_autograd
+from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.exchange import Swap, blended
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.region import Region
+from lensbridge.interventions.running import run_edited
 from lensbridge.interventions.source import Given, Held
 from lensbridge.points.names import Name
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """The base's vectors and the source's -> what goes on. Shapes: `[example, pos, ..., d]` each."""
@@ -69,7 +68,7 @@ class Search:
         activations as a cache holds them.
     """
 
-    model: "LensModel"
+    model: HookedModel
     base: Tensor
     labels: Tensor
     site: str
@@ -85,7 +84,7 @@ class Search:
     @classmethod
     def of(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         base: Any,
         source: Any,
         labels: Any,
@@ -157,7 +156,7 @@ class Search:
         )
         options = {name: self._of_rows(value, rows) for name, value in self.forward.items()}
         base = self.base[rows.to(self.base.device)]
-        logits = self.model.run_with_interventions(base, [swap], **options)
+        logits = run_edited(self.model, base, [swap], **options)
         assert isinstance(logits, Tensor)
         found = logits[:, self.answer_position].float()
         return found if self.answers_among is None else found[:, self.answers_among]
@@ -212,19 +211,19 @@ class Search:
         return rotation.to(self._whole.device)
 
 
-def _ids(model: "LensModel", given: Any) -> tuple[Tensor, Tensor | None]:
+def _ids(model: HookedModel, given: Any) -> tuple[Tensor, Tensor | None]:
     """Ids of an input and its mask, where there is padding.
 
     Raises:
         InputError: something that has no ids.
     """
-    prepared = model._preparer.prepare(given, padding_side="left")
+    prepared = model.prepare(given, padding_side="left")
     if prepared.tokens is None:
         raise InputError("A search is of ids, texts, or a mapping with 'input_ids'.")
     return prepared.tokens, prepared.mask
 
 
-def _check_site(model: "LensModel", name: str) -> None:
+def _check_site(model: HookedModel, name: str) -> None:
     axes = model.engine.sites[name].axes
     if axes.split()[-1] in "qks":
         raise InputError(f"{name} has axes {axes!r}: a subspace is of dimensions, and it has none.")

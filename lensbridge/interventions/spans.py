@@ -1,14 +1,12 @@
 """Spans: which tokens of a prompt a piece of its text is."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lensbridge.errors import InputError
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
+from lensbridge.hooked_model import HookedModel
 
 
-def token_span(model: "LensModel", tokens: list[int], text: str) -> range:
+def token_span(model: HookedModel, tokens: list[int], text: str) -> range:
     """The tokens that a piece of text is in.
 
     Args:
@@ -40,7 +38,7 @@ def token_span(model: "LensModel", tokens: list[int], text: str) -> range:
     return range(first, last + 1)
 
 
-def _ends(model: "LensModel", tokens: list[int]) -> tuple[list[int], str]:
+def _ends(model: HookedModel, tokens: list[int]) -> tuple[list[int], str]:
     """How many characters the first tokens are, for each number of them; and all characters."""
     decode: Any = model.tokens.need().decode
     texts = [

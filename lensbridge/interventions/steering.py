@@ -1,25 +1,23 @@
 """Steering vectors: a direction from pairs of opposite texts."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.kinds import Steer
 from lensbridge.points.names import Name
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 Method = Literal["mean_difference", "pca"]
 
 
 def steering_vector(
-    model: "LensModel",
+    model: HookedModel,
     positive: Any,
     negative: Any,
     site: Name,

@@ -3,19 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, TokenError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.kinds import Add
+from lensbridge.interventions.running import edited, run_edited
 from lensbridge.points.names import layer_of, stack_of
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(eq=False)
@@ -40,7 +39,7 @@ class Tracer:
     Shapes: ids `[1, pos]`, clean `[d_vocab]`, noise `[sample, subject, d_model]`.
     """
 
-    model: "LensModel"
+    model: HookedModel
     ids: Tensor
     position: int
     max_batch_tokens: int
@@ -56,7 +55,7 @@ class Tracer:
 
     @classmethod
     def of(
-        cls, model: "LensModel", ids: Tensor, position: int, size: int, sites: Sequence[str]
+        cls, model: HookedModel, ids: Tensor, position: int, size: int, sites: Sequence[str]
     ) -> "Tracer":
         names = [
             "hook_embed",
@@ -105,7 +104,7 @@ class Tracer:
     def corrupted(self, target: int) -> Tensor:
         """Probability of the answer with nothing restored. Shapes: `[sample]`"""
         entrances = self._entrances()
-        with self.model.intervene(self._noise(1)):
+        with edited(self.model, self._noise(1)):
             logits, streams = self.model.run_with_cache(
                 self._rows(1), names_filter=entrances, **self.options
             )
@@ -152,8 +151,8 @@ class Tracer:
         first = min(layer_of(name) or 0 for name in names)
         if self._may_start(first, target):
             return self._from(first, copies, [restored], target)
-        logits = self.model.run_with_interventions(
-            self._rows(copies), [self._noise(copies), restored], **self.options
+        logits = run_edited(
+            self.model, self._rows(copies), [self._noise(copies), restored], **self.options
         )
         return self._read(logits, target)
 
@@ -172,9 +171,7 @@ class Tracer:
 
     def _from(self, layer: int, copies: int, restored: list[Swap], target: int) -> Tensor:
         rows = self.streams[self._stream(layer)].repeat(copies, 1, 1)
-        logits = self.model.run_with_interventions(
-            rows, restored, start_at_layer=layer, **self.options
-        )
+        logits = run_edited(self.model, rows, restored, start_at_layer=layer, **self.options)
         return self._read(logits, target)
 
     def _stream(self, layer: int) -> str:
@@ -191,7 +188,7 @@ class Tracer:
         return logits[:, self.position].float().softmax(-1)[:, target].cpu()
 
 
-def layers_of(model: "LensModel", site: str) -> dict[int, str]:
+def layers_of(model: HookedModel, site: str) -> dict[int, str]:
     """The points of a short name in the main stack, by layer."""
     prefix = model.native.main.prefix
     names = [name for name in model.vocabulary.select(site) if stack_of(name) == prefix]

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
 from lensbridge.sweeps.running import MAX_BATCH_TOKENS
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 SITES = ("resid_post", "mlp_out", "attn_out")
 """What is traced by default."""
@@ -103,7 +101,7 @@ class CausalTrace:
 
 @torch.no_grad()
 def causal_trace(
-    model: "LensModel",
+    model: HookedModel,
     prompt: Any,
     subject: str | Sequence[int],
     answer: str | int | None = None,
@@ -177,7 +175,7 @@ def causal_trace(
     )
 
 
-def _ids(model: "LensModel", prompt: Any, prepend_bos: bool | None) -> Tensor:
+def _ids(model: HookedModel, prompt: Any, prepend_bos: bool | None) -> Tensor:
     """Shapes: `[1, pos]`"""
     if model.native.is_encoder_decoder:
         raise InputError("causal_trace is for models with one stack.")
@@ -190,7 +188,7 @@ def _ids(model: "LensModel", prompt: Any, prepend_bos: bool | None) -> Tensor:
     return ids
 
 
-def _places(model: "LensModel", ids: list[int], subject: str | Sequence[int]) -> tuple[int, ...]:
+def _places(model: HookedModel, ids: list[int], subject: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(subject, str):
         return tuple(token_span(model, ids, subject))
     if not len(subject):
@@ -205,13 +203,13 @@ def _columns(given: Sequence[int], count: int, what: str) -> tuple[int, ...]:
     return tuple(int(one) % count for one in given)
 
 
-def _texts(model: "LensModel", ids: list[int]) -> tuple[str, ...]:
+def _texts(model: HookedModel, ids: list[int]) -> tuple[str, ...]:
     if model.tokens.tokenizer is None:
         return tuple(str(one) for one in ids)
     return tuple(model.to_single_str_token(one) for one in ids)
 
 
-def _sites(model: "LensModel", asked: str | Sequence[str] | None) -> list[str]:
+def _sites(model: HookedModel, asked: str | Sequence[str] | None) -> list[str]:
     """The sites that were asked for, or of those by default the ones that the model has."""
     if asked is not None:
         found = [asked] if isinstance(asked, str) else list(asked)

@@ -18,7 +18,7 @@ from lensbridge.loading.tokenizer import tokenizer_from
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
+    from lensbridge.model import LensModel
 
 DEMO = "demo"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -118,7 +118,7 @@ def load(
             **hf_kwargs,
         }
         hf_model = _from_pretrained(source, options)
-    from lensbridge.hooked_model import LensModel
+    from lensbridge.model import LensModel
 
     how = _description(hf_model, architecture, derive)
     access = {

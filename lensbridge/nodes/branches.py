@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.native.parts import AttentionPart, BlockPart
 from lensbridge.nodes.node import Kind, Node
 from lensbridge.nodes.units import block_of, point_of, stack_of
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 ATTENTION_WRITES = ("hook_attn_out", "hook_cross_attn_out", "hook_mixer_out")
 OTHER_WRITES = ("hook_mlp_out", "hook_per_layer_out")
@@ -31,7 +28,7 @@ _SENDERS = ("input", "head", "cross_head", "attn", "cross", "mixer", "mlp", "neu
 class Branches:
     """The branches of a model's stacks, and their points by node."""
 
-    model: "LensModel"
+    model: HookedModel
 
     @property
     def blocks(self) -> Sequence[BlockPart]:

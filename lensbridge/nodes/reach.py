@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import stack_of
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Through = Literal["nothing", "mlps", "everything"]
 """What may carry a sender's change on to a receiver."""
@@ -29,7 +27,7 @@ class Reach:
         through: what may carry a change on.
     """
 
-    model: "LensModel"
+    model: HookedModel
     through: Through
 
     def reaches(self, sender: Node, receiver: Node) -> bool:

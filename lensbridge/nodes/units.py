@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lensbridge.errors import AbsentPointError, InputError, UnknownPointError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, StackPart
 from lensbridge.nodes.node import Component, Kind, Node
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 Unit = Literal[
     "input",
@@ -67,7 +65,7 @@ UNITS: Mapping[str, Row] = {
 BY_NODE = {(row.kind, row.component): unit for unit, row in UNITS.items()}
 
 
-def stack_of(model: "LensModel", prefix: str | None) -> StackPart:
+def stack_of(model: HookedModel, prefix: str | None) -> StackPart:
     """A stack by its prefix; None is the main one.
 
     Raises:
@@ -80,7 +78,7 @@ def stack_of(model: "LensModel", prefix: str | None) -> StackPart:
     return native.main if prefix is None else found[prefix]
 
 
-def points_of(model: "LensModel", stack: StackPart, unit: str) -> dict[int | None, str]:
+def points_of(model: HookedModel, stack: StackPart, unit: str) -> dict[int | None, str]:
     """The point of a unit in each layer that has it.
 
     Raises:
@@ -108,7 +106,7 @@ def _last(block: BlockPart, unit: str) -> str:
     return "attn.hook_rot_k" if unit == "k" and latent else UNITS[unit].point
 
 
-def block_of(model: "LensModel", node: Node) -> BlockPart:
+def block_of(model: HookedModel, node: Node) -> BlockPart:
     """The layer that a node is in.
 
     Raises:
@@ -122,7 +120,7 @@ def block_of(model: "LensModel", node: Node) -> BlockPart:
     return blocks[node.layer]
 
 
-def point_of(model: "LensModel", node: Node) -> str:
+def point_of(model: HookedModel, node: Node) -> str:
     """Where a node's value is replaced.
 
     Raises:
@@ -154,14 +152,14 @@ def size_of(block: BlockPart, row: Row) -> int | None:
     return attn.n_kv if row.index == "kv_head" else attn.n_heads
 
 
-def usual_units(model: "LensModel", stack: StackPart) -> list[str]:
+def usual_units(model: HookedModel, stack: StackPart) -> list[str]:
     """Input, heads, mixers, MLPs: those that some layer has."""
     usual = ("input", "head", "cross_head", "mixer", "mlp")
     return [unit for unit in usual if _layers_with(model, stack, unit)]
 
 
 def enumerate_nodes(
-    model: "LensModel",
+    model: HookedModel,
     units: Sequence[str] | None = None,
     *,
     positions: int | None = None,
@@ -188,7 +186,7 @@ def enumerate_nodes(
     return [replace(node, position=p) for p in range(positions) for node in found]
 
 
-def _layers_with(model: "LensModel", stack: StackPart, unit: str) -> list[int | None]:
+def _layers_with(model: HookedModel, stack: StackPart, unit: str) -> list[int | None]:
     try:
         return list(points_of(model, stack, unit))
     except AbsentPointError:

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import stack_of
 from lensbridge.sweeps.alignment import (
     check_axes,
@@ -29,9 +30,6 @@ from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import Run, entrances
 from lensbridge.sweeps.setters import INDEXED_AXES
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 AXIS_LETTERS = {
     "pos": "pq",
     "head": "hg",
@@ -44,7 +42,7 @@ AXIS_LETTERS = {
 
 
 def generic_activation_patch(
-    model: "LensModel",
+    model: HookedModel,
     corrupted_tokens: Any,
     clean_cache: Mapping[str, Tensor],
     patching_metric: "MetricFunction | Mapping[str, MetricFunction]",
@@ -130,7 +128,7 @@ class Sweep:
         InputError: the setter is no function.
     """
 
-    model: "LensModel"
+    model: HookedModel
     activation: str
     setter: Setter
     metrics: Metrics

@@ -8,19 +8,17 @@ until it is read: the layers between are left out.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.nodes.branches import Branches, by_point
 from lensbridge.nodes.node import Node
 from lensbridge.patching.paths import Pairs, Paths
 from lensbridge.points.names import layer_of
 from lensbridge.sweeps.prefix import same
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Broadcast:
 
     @staticmethod
     def streams(
-        model: "LensModel", senders: Iterable[Node], receivers: Iterable[Node]
+        model: HookedModel, senders: Iterable[Node], receivers: Iterable[Node]
     ) -> list[str]:
         """The streams that a batch starts from; the unpatched run has to keep them."""
         branches = Branches(model)

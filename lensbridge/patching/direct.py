@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.branches import Branches
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import point_of
@@ -24,14 +25,11 @@ from lensbridge.sweeps.metric import MetricFunction, Metrics
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 Component: TypeAlias = Literal["q", "k", "v"]
 
 
 def get_act_patch_direct_path(
-    model: "LensModel",
+    model: HookedModel,
     corrupted_tokens: Any,
     clean_cache: Mapping[str, Tensor],
     corrupted_cache: Mapping[str, Tensor],
@@ -74,7 +72,7 @@ def get_act_patch_direct_path(
 
 
 def get_act_patch_direct_path_all_sources(
-    model: "LensModel",
+    model: HookedModel,
     corrupted_tokens: Any,
     clean_cache: Mapping[str, Tensor],
     corrupted_cache: Mapping[str, Tensor],
@@ -134,7 +132,7 @@ class Caches:
 class Sources:
     """Direct paths of one kind in one corrupted run: which heads can send, and what each brings."""
 
-    model: "LensModel"
+    model: HookedModel
     caches: Caches
     metric: "MetricFunction | Mapping[str, MetricFunction]"
     component: Component

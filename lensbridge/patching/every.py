@@ -1,20 +1,18 @@
 """Several patching functions at once, stacked on a first axis."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import AbsentPointError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.patching import published
 from lensbridge.patching.published import PatchingFunction
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.metric import MetricFunction
 from lensbridge.sweeps.result import PatchingResult
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 _RENAMED = {"head_index": "head", "dest_pos": "pos"}
 
@@ -40,7 +38,7 @@ def _every(
     """A function that runs several, whose results lie on a first axis in their order."""
 
     def patch(
-        model: "LensModel",
+        model: HookedModel,
         corrupted_tokens: Any,
         clean_cache: Mapping[str, Tensor],
         metric: "MetricFunction | Mapping[str, MetricFunction]",
@@ -104,7 +102,7 @@ get_act_patch_block_every = _every(
 
 def _run(
     functions: Iterable[PatchingFunction],
-    model: "LensModel",
+    model: HookedModel,
     corrupted: Any,
     clean: Mapping[str, Tensor],
     metric: Any,

@@ -1,21 +1,20 @@
 """Sweeps as a model offers them."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-    from lensbridge.patching import PatchingResult
-    from lensbridge.patching.sweeping import CellLike
+from lensbridge.hooked_model import HookedModel
+from lensbridge.patching.sweeping import CellLike, sweep
+from lensbridge.sweeps.result import PatchingResult
 
 
-class SweepMethods:
+class SweepMethods(HookedModel):
     """Runs of one input with one change each."""
 
     def sweep(
         self,
         base: Any,
-        cells: "Iterable[CellLike]",
+        cells: Iterable[CellLike],
         metric: Any,
         **options: Any,
     ) -> "PatchingResult":
@@ -34,6 +33,4 @@ class SweepMethods:
         Raises:
             InputError: a cell or a metric that does not fit, before any cell runs.
         """
-        from lensbridge.patching import sweep
-
-        return sweep(cast("LensModel", self), base, cells, metric, **options)
+        return sweep(self, base, cells, metric, **options)

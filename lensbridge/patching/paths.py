@@ -14,12 +14,13 @@ what it would see if nothing but the path had changed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.nodes.branches import HELD, PARTS, Branches, by_point
 from lensbridge.nodes.node import Node, NodeLike, setting, written
@@ -28,14 +29,11 @@ from lensbridge.sweeps.alignment import check_fit, check_padding
 from lensbridge.sweeps.base_run import Base
 from lensbridge.sweeps.metric import MetricFunction, Metrics
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 Pairs: TypeAlias = list[tuple[Any, Any]]
 
 
 def path_patch(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupted: Any,
     senders: NodeLike | Iterable[NodeLike],
@@ -81,7 +79,7 @@ def path_patch(
     return found if metrics.named else found["metric"]
 
 
-def nodes(model: "LensModel", given: NodeLike | Iterable[NodeLike]) -> list[Node]:
+def nodes(model: HookedModel, given: NodeLike | Iterable[NodeLike]) -> list[Node]:
     """Nodes from one or several, as text or not."""
     several = [given] if isinstance(given, str | Node) else list(given)
     if not several:
@@ -110,7 +108,7 @@ class Paths:
     @classmethod
     def prepare(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         clean: Any,
         corrupted: Any,
         senders: Sequence[Node],
@@ -140,7 +138,7 @@ class Paths:
     @classmethod
     def from_values(
         cls,
-        model: "LensModel",
+        model: HookedModel,
         clean: Mapping[str, Tensor],
         corrupted: Any,
         senders: Sequence[Node],
@@ -216,7 +214,7 @@ class Paths:
 
 
 def _placed(
-    model: "LensModel", senders: Sequence[Node], through: Through
+    model: HookedModel, senders: Sequence[Node], through: Through
 ) -> tuple[Branches, dict[Node, str]]:
     if through not in HELD:
         raise InputError(f"through is one of {', '.join(map(repr, HELD))}, not {through!r}.")

@@ -4,17 +4,15 @@ Names, arguments and axes are those of TransformerLens's `patching` module.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from lensbridge.hooked_model import HookedModel
 from lensbridge.patching.activation import generic_activation_patch
 from lensbridge.sweeps import setters
 from lensbridge.sweeps.cell import Setter
 from lensbridge.sweeps.metric import MetricFunction
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 PatchingFunction = Callable[..., Any]
 
@@ -36,7 +34,7 @@ def _over(
     """A patching function of one activation over the axes of its result."""
 
     def patch(
-        model: "LensModel",
+        model: HookedModel,
         corrupted_tokens: Any,
         clean_cache: Mapping[str, Tensor],
         patching_metric: "MetricFunction | Mapping[str, MetricFunction]",

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.node import Node, NodeLike
 from lensbridge.nodes.reach import Reach, Through
 from lensbridge.nodes.units import UNITS, enumerate_nodes, points_of, stack_of
@@ -24,15 +25,12 @@ from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.reads import positions_read
 from lensbridge.sweeps.running import Run, why_single
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-
 SenderUnit: TypeAlias = Literal["head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron"]
 _UNITS = ("head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron")
 
 
 def sweep_senders(
-    model: "LensModel",
+    model: HookedModel,
     clean: Any,
     corrupted: Any,
     receivers: NodeLike | Iterable[NodeLike],
@@ -99,7 +97,7 @@ def sweep_senders(
 
 
 def _senders(
-    model: "LensModel",
+    model: HookedModel,
     unit: str,
     stack: str | None,
     receivers: Sequence[Node],
@@ -124,7 +122,7 @@ def _senders(
     return heard
 
 
-def _grid(model: "LensModel", unit: str, stack: str | None, senders: Sequence[Node]) -> Grid:
+def _grid(model: HookedModel, unit: str, stack: str | None, senders: Sequence[Node]) -> Grid:
     """The senders by number, on axes that have room for every layer."""
     layers = range(len(stack_of(model, stack).blocks))
     index = UNITS[unit].index

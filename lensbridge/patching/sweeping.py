@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.prepare import Prepared as Input
+from lensbridge.interventions.intervention import Intervention
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.sweeps.base_run import Base
@@ -19,19 +22,13 @@ from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
-    from lensbridge.inputs.prepare import Prepared as Input
-    from lensbridge.interventions import Intervention
-
-
 CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"
 
 
 def sweep(
-    model: "LensModel",
+    model: HookedModel,
     base: Any,
-    cells: "Iterable[CellLike]",
+    cells: Iterable[CellLike],
     metric: "MetricFunction | Mapping[str, MetricFunction]",
     *,
     reduce: Reduce = "scalar",
@@ -89,7 +86,7 @@ def sweep(
     return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)
 
 
-def _named(model: "LensModel", input: Any, given: "Sequence[CellLike]") -> list[Cell]:
+def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Cell]:
     """Cells with canonical names, of whatever was given as one.
 
     Raises:
@@ -105,7 +102,7 @@ def _named(model: "LensModel", input: Any, given: "Sequence[CellLike]") -> list[
             continue
         from lensbridge.interventions.cells import cell_of
 
-        prepared = prepared or model._preparer.prepare(input)
+        prepared = prepared or model.prepare(input)
         found.append(cell_of(model, one, prepared))
     return found
 

@@ -5,28 +5,26 @@ The work is done in `lensbridge.processing`, which is imported when it is asked 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from lensbridge.errors import ProcessingError
-from lensbridge.native.parts import Native
+from lensbridge.hooked_model import HookedModel
+from lensbridge.processing import Rewriting
+from lensbridge.processing.plan import OnImpossible, Processing, Wanted, Wishes
 
-if TYPE_CHECKING:
-    from lensbridge.processing import OnImpossible, Processing, Rewriting, Wanted
 
-
-class ProcessingMethods:
+class ProcessingMethods(HookedModel):
     """Rewriting the model's own weights, for a while or for good; never unasked."""
 
-    native: Native
-    processings: "list[Processing]"
-    rewritings: "list[Rewriting]"
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.processings: list[Processing] = []
+        self.rewritings: list[Rewriting] = []
 
     @property
-    def device(self) -> torch.device:
-        """Where inputs go."""
-        raise NotImplementedError
+    def processed_by(self) -> tuple[str, ...]:
+        """The steps of weight processing that are in force."""
+        return self.processing.steps if self.processings else ()
 
     @property
     def processing(self) -> "Processing":
@@ -41,8 +39,6 @@ class ProcessingMethods:
             >>> model.processing.steps
             ()
         """
-        from lensbridge.processing import Processing
-
         whole = Processing()
         for one in self.processings:
             whole = whole.then(one)
@@ -51,13 +47,13 @@ class ProcessingMethods:
     @contextmanager
     def processed(
         self,
-        fold_ln: "Wanted" = None,
-        center_writing_weights: "Wanted" = None,
-        center_unembed: "Wanted" = None,
-        fold_value_biases: "Wanted" = None,
-        refactor_factored_attn_matrices: "Wanted" = False,
+        fold_ln: Wanted = None,
+        center_writing_weights: Wanted = None,
+        center_unembed: Wanted = None,
+        fold_value_biases: Wanted = None,
+        refactor_factored_attn_matrices: Wanted = False,
         *,
-        on_impossible: "OnImpossible" = "raise",
+        on_impossible: OnImpossible = "raise",
         check: bool = True,
     ) -> Iterator[Any]:
         """Rewritten weights inside, the model's own again behind, bit for bit.
@@ -97,8 +93,6 @@ class ProcessingMethods:
             >>> torch.equal(before, model("A test.").log_softmax(-1))
             True
         """
-        from lensbridge.processing import Rewriting, Wishes
-
         wishes = Wishes(
             fold_ln,
             center_writing_weights,
@@ -125,13 +119,13 @@ class ProcessingMethods:
 
     def process_weights_(
         self,
-        fold_ln: "Wanted" = None,
-        center_writing_weights: "Wanted" = None,
-        center_unembed: "Wanted" = None,
-        fold_value_biases: "Wanted" = None,
-        refactor_factored_attn_matrices: "Wanted" = False,
+        fold_ln: Wanted = None,
+        center_writing_weights: Wanted = None,
+        center_unembed: Wanted = None,
+        fold_value_biases: Wanted = None,
+        refactor_factored_attn_matrices: Wanted = False,
         *,
-        on_impossible: "OnImpossible" = "raise",
+        on_impossible: OnImpossible = "raise",
         check: bool = True,
     ) -> "Processing":
         """Rewrite the weights of `hf_model` in place, for good; arguments as in `processed`.
@@ -145,8 +139,6 @@ class ProcessingMethods:
         Raises:
             ProcessingError: as in `processed`, or inside of it.
         """
-        from lensbridge.processing import Rewriting, Wishes
-
         wishes = Wishes(
             fold_ln,
             center_writing_weights,

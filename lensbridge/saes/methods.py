@@ -2,24 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lensbridge.cache import ActivationCache
 from lensbridge.errors import HookError
+from lensbridge.hooked_model import HookedModel, Result
 from lensbridge.hooks.callbacks import Callback
-from lensbridge.hooks.methods import HookMethods, HookPair
-from lensbridge.inputs.tokens import Tokens
-from lensbridge.native.parts import Native
+from lensbridge.hooks.methods import HookPair
 from lensbridge.points.names import Name
-from lensbridge.saes.request import Excluded, SAEs
+from lensbridge.saes.dictionary import SparseAutoencoder
+from lensbridge.saes.request import Excluded, Orders, SAEs
+from lensbridge.saes.splice import Splice
 from lensbridge.sites.spliced import Guests
 
-if TYPE_CHECKING:
-    from lensbridge.cache import ActivationCache
-    from lensbridge.hooked_model import Result
-    from lensbridge.saes import SparseAutoencoder, Splice
 
-
-class SAEMethods(HookMethods):
+class SAEMethods(HookedModel):
     """What a model does with sparse autoencoders and transcoders.
 
     While one is at a point it has points of its own, behind the point that it replaces:
@@ -28,9 +25,6 @@ class SAEMethods(HookMethods):
 
     Source: the methods of SAELens's `HookedSAETransformer`, with their names and arguments.
     """
-
-    native: Native
-    tokens: Tokens
 
     @contextmanager
     def spliced(
@@ -105,16 +99,16 @@ class SAEMethods(HookMethods):
             yield self
 
     @contextmanager
-    def _standing(self, splices: "list[Splice]") -> Iterator[None]:
+    def _standing(self, splices: list[Splice]) -> Iterator[None]:
         callbacks, guests = _brought(splices)
-        with self._listening(callbacks, guests):
+        with self.listening(callbacks, guests):
             yield
 
     # --- for good ----------------------------------------------------------------------------
 
     def add_sae(
         self,
-        sae: "SparseAutoencoder",
+        sae: SparseAutoencoder,
         use_error_term: bool | None = None,
         exclude_special_tokens: Excluded = False,
         hook_name: Name | None = None,
@@ -132,13 +126,13 @@ class SAEMethods(HookMethods):
         saes: Any = sae if hook_name is None else {(hook_name, hook_name_out): sae}
         self._attach(self._splices(saes, use_error_term, exclude_special_tokens))
 
-    def _attach(self, splices: "list[Splice]") -> None:
+    def _attach(self, splices: list[Splice]) -> None:
         for splice in splices:
             self._detach([one for one in self._attached() if one.target == splice.target])
         self.engine.add(*_brought(splices))
 
     @property
-    def acts_to_saes(self) -> "dict[str, SparseAutoencoder]":
+    def acts_to_saes(self) -> dict[str, SparseAutoencoder]:
         """The point that is read -> the SAE, for those that `add_sae` attached."""
         return {one.source.name: one.dictionary.sae for one in self._attached()}
 
@@ -164,13 +158,11 @@ class SAEMethods(HookMethods):
                 raise HookError(f"No SAE is attached to {name}; there are: {sorted(there)}.")
         self._detach([there[name] for name in names])
 
-    def _attached(self) -> "list[Splice]":
-        from lensbridge.saes import Splice
-
+    def _attached(self) -> list[Splice]:
         owners = [points[0].guest for points in self.engine.guests.values()]
         return [one for one in owners if isinstance(one, Splice)]
 
-    def _detach(self, splices: "list[Splice]") -> None:
+    def _detach(self, splices: list[Splice]) -> None:
         callbacks, guests = _brought(splices)
         self.engine.remove(callbacks, guests)
 
@@ -197,7 +189,7 @@ class SAEMethods(HookMethods):
         use_error_term: bool | None = None,
         exclude_special_tokens: Excluded = False,
         **model_kwargs: Any,
-    ) -> "tuple[Result, ActivationCache | dict[str, Any]]":
+    ) -> tuple[Result, ActivationCache | dict[str, Any]]:
         """`run_with_cache` with SAEs for this run: their features are in the cache too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
             return model.run_with_cache(*model_args, **model_kwargs)
@@ -219,16 +211,12 @@ class SAEMethods(HookMethods):
                 *model_args, fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **model_kwargs
             )
 
-    def _splices(
-        self, saes: SAEs, use_error_term: bool | None, excluded: Excluded
-    ) -> "list[Splice]":
-        from lensbridge.saes.request import Orders
-
+    def _splices(self, saes: SAEs, use_error_term: bool | None, excluded: Excluded) -> list[Splice]:
         orders = Orders(self.engine, self.vocabulary, self.native, self.tokens)
         return orders.splices(saes, use_error_term, excluded)
 
 
-def _brought(splices: "list[Splice]") -> tuple[list[Callback], Guests]:
+def _brought(splices: list[Splice]) -> tuple[list[Callback], Guests]:
     """What SAEs put on the model: what listens for them, and their points."""
     guests = {host: points for one in splices for host, points in one.guests.items()}
     return [callback for one in splices for callback in one.callbacks], guests

@@ -3,18 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.sweeps.cell import Cell
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,13 @@ class Base:
         cache: the activations that the sweep needs of that run.
     """
 
-    model: "LensModel"
+    model: HookedModel
     input: Any
     logits: Tensor
     cache: ActivationCache = field(repr=False)
 
     @classmethod
-    def run(cls, model: "LensModel", given: Any, points: Iterable[str]) -> "Base":
+    def run(cls, model: HookedModel, given: Any, points: Iterable[str]) -> "Base":
         """Run the model once and keep some activations.
 
         Raises:

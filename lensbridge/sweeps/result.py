@@ -261,4 +261,37 @@ class PatchingResult(AsTensor):
         Raises:
             InputError: no such axis or entry, or more than a picture holds.
         """
-        return heatmap_of(self, title, digits, fixed)
+        axes, table = self.axis_labels, self.mean().detach().cpu()
+        for name, value in fixed.items():
+            table = table.select(list(axes).index(name), _entry(axes, name, value))
+            del axes[name]
+        metrics = [str(fixed["metric"])] if "metric" in fixed else self.metric_names
+        return heatmap_of(
+            table,
+            axes,
+            title or ", ".join(metrics),
+            digits=digits,
+            advice="Say which to draw: plot(layer=3), plot(metric='loss').",
+            unit=metrics[0] if len(metrics) == 1 and metrics != ["metric"] else "",
+        )
+
+    @property
+    def axis_labels(self) -> dict[str, Sequence[str]]:
+        """The axes and what their entries are called, without the batch axis."""
+        grid = self.grid
+        if grid.axis_values is None:
+            swept: dict[str, Sequence[str]] = {"cell": [str(i) for i in range(len(grid.rows))]}
+        else:
+            pairs = zip(grid.axis_names, grid.axis_values, strict=True)
+            swept = {name: [str(value) for value in axis] for name, axis in pairs}
+        if self.patch_type_names is not None:
+            swept["patch_type"] = self.patch_type_names
+        return {**({"metric": self.metric_names} if self.has_metric_axis else {}), **swept}
+
+
+def _entry(axes: Mapping[str, Sequence[str]], name: str, value: Any) -> int:
+    if name not in axes:
+        raise InputError(f"There is no axis {name!r}; there are {list(axes)}.")
+    if str(value) not in axes[name]:
+        raise InputError(f"There is no {name} {value!r}; there are {', '.join(axes[name])}.")
+    return list(axes[name]).index(str(value))

@@ -6,12 +6,12 @@ Both give the same numbers up to rounding. The first is the definition; `flight.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import layer_of, stack_of
 from lensbridge.sweeps.base_run import Base
 from lensbridge.sweeps.batch import MOST_CONTROLS, Flight
@@ -21,9 +21,6 @@ from lensbridge.sweeps.prefix import Prefix, prefix_of
 from lensbridge.sweeps.progress_bar import Meter
 from lensbridge.sweeps.reads import positions_read
 from lensbridge.sweeps.shared import Field
-
-if TYPE_CHECKING:
-    from lensbridge.hooked_model import LensModel
 
 MAX_BATCH_TOKENS = 4096
 """Positions that fly together, by default: their streams are held at once."""
@@ -201,7 +198,7 @@ def _changes_nothing(base: Base, cell: Cell) -> bool:
     return torch.equal(cell.apply(there.clone()), there)
 
 
-def entrances(model: "LensModel", cells: Sequence[Cell]) -> list[str]:
+def entrances(model: HookedModel, cells: Sequence[Cell]) -> list[str]:
     """The streams in front of the layers where cells of the main stack start, and of the last; the
     base run has to keep them.
     """

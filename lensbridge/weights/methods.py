@@ -72,7 +72,7 @@ class WeightMethods:
             raise WeightError(f"There is no weight {name!r}.{suggest(name, weights)}")
         return weights[name]
 
-    def _stack(self, name: str) -> LayerStack:
+    def weight_stack(self, name: str) -> LayerStack:
         weights, count = self.components.weights, len(self.components.blocks)
         prefix = self.components.native.main.prefix
         names = [f"{prefix}.{i}.{name}" for i in range(count)]
@@ -109,17 +109,17 @@ class WeightMethods:
     @property
     def W_Q(self) -> LayerStack:
         """Shapes: `[layer, head, d_model, d_head]`"""
-        return self._stack("attn.W_Q")
+        return self.weight_stack("attn.W_Q")
 
     @property
     def W_K(self) -> LayerStack:
         """Shapes: `[layer, kv_head, d_model, d_head]`, as stored."""
-        return self._stack("attn.W_K")
+        return self.weight_stack("attn.W_K")
 
     @property
     def W_V(self) -> LayerStack:
         """Shapes: `[layer, kv_head, d_model, d_head]`, as stored."""
-        return self._stack("attn.W_V")
+        return self.weight_stack("attn.W_V")
 
     @property
     def W_K_expanded(self) -> LayerStack:
@@ -134,54 +134,54 @@ class WeightMethods:
     @property
     def W_O(self) -> LayerStack:
         """Shapes: `[layer, head, d_head, d_model]`"""
-        return self._stack("attn.W_O")
+        return self.weight_stack("attn.W_O")
 
     @property
     def b_Q(self) -> LayerStack:
         """Shapes: `[layer, head, d_head]`"""
-        return self._stack("attn.b_Q")
+        return self.weight_stack("attn.b_Q")
 
     @property
     def b_K(self) -> LayerStack:
         """Shapes: `[layer, kv_head, d_head]`"""
-        return self._stack("attn.b_K")
+        return self.weight_stack("attn.b_K")
 
     @property
     def b_V(self) -> LayerStack:
         """Shapes: `[layer, kv_head, d_head]`"""
-        return self._stack("attn.b_V")
+        return self.weight_stack("attn.b_V")
 
     @property
     def b_O(self) -> LayerStack:
         """Shapes: `[layer, d_model]`"""
-        return self._stack("attn.b_O")
+        return self.weight_stack("attn.b_O")
 
     @property
     def W_in(self) -> LayerStack:
         """Shapes: `[layer, d_model, d_mlp]`; of experts `[layer, expert, d_model, d_mlp]`."""
-        return self._stack("mlp.W_in")
+        return self.weight_stack("mlp.W_in")
 
     @property
     def W_gate(self) -> LayerStack:
         """Shapes: `[layer, d_model, d_mlp]`. Only gated MLPs have one."""
-        return self._stack("mlp.W_gate")
+        return self.weight_stack("mlp.W_gate")
 
     @property
     def W_out(self) -> LayerStack:
         """Shapes: `[layer, d_mlp, d_model]`"""
-        return self._stack("mlp.W_out")
+        return self.weight_stack("mlp.W_out")
 
     @property
     def b_in(self) -> LayerStack:
         """Shapes: `[layer, d_mlp]`"""
-        return self._stack("mlp.b_in")
+        return self.weight_stack("mlp.b_in")
 
     @property
     def b_gate(self) -> LayerStack:
         """Shapes: `[layer, d_mlp]`. Only gated MLPs have one."""
-        return self._stack("mlp.b_gate")
+        return self.weight_stack("mlp.b_gate")
 
     @property
     def b_out(self) -> LayerStack:
         """Shapes: `[layer, d_model]`"""
-        return self._stack("mlp.b_out")
+        return self.weight_stack("mlp.b_out")

@@ -34,9 +34,9 @@ class ActivationCache(LensCache):
         found.__dict__.update(cache.__dict__)
         return found
 
-    def _like(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
+    def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
         stored = {unspelled(name): tensor for name, tensor in tensors.items()}
-        return type(self).of(super()._like(stored, **changes))
+        return type(self).of(super().with_tensors(stored, **changes))
 
     def __iter__(self) -> Iterator[str]:
         return (spelled(name) for name in self._tensors)

@@ -10,7 +10,7 @@ from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.parameters import as_parameter
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.weights import Weights
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 _PROCESS = "Weights are processed in their model: model.process_weights_(fold_ln=True, ...)."
 INSTEAD = {

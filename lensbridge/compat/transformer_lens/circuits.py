@@ -8,7 +8,7 @@ from torch import Tensor
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.weights import Weights
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 Keys = Literal["repeated", "stored"]
 """Whether keys and values that query heads share have one copy for each of these."""
@@ -26,7 +26,7 @@ class CircuitMethods:
     keys: Keys = "repeated"
 
     def _stack(self, name: str) -> Tensor:
-        stored = self.lens._stack(name)
+        stored = self.lens.weight_stack(name)
         prefix = self.lens.native.main.prefix
         names = [f"{prefix}.{i}.{name}" for i in range(self.cfg.n_layers)]
         if self.keys == "stored" or names[0] not in self.weights.beside:

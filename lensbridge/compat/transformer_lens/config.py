@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lensbridge.errors import InputError, suggest
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 _NO_BOS = frozenset(
     {

@@ -12,7 +12,7 @@ from lensbridge.compat.transformer_lens.opening import Order
 from lensbridge.compat.transformer_lens.root import LensRoot
 from lensbridge.compat.transformer_lens.switches import Switches
 from lensbridge.compat.transformer_lens.texts import TextMethods
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 T = TypeVar("T", bound="_Encoding")
 

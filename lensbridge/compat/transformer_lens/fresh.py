@@ -11,7 +11,7 @@ from lensbridge.compat.transformer_lens.config import config_of
 from lensbridge.compat.transformer_lens.offers import FREE, OFFERS, Config, Offer
 from lensbridge.compat.transformer_lens.opening import default_device
 from lensbridge.errors import InputError, UnsupportedArchitectureError
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 
 def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:

@@ -13,8 +13,8 @@ from lensbridge.compat.transformer_lens.point import (
     call,
 )
 from lensbridge.errors import EditError, HookError
-from lensbridge.hooked_model import LensModel
 from lensbridge.hooks.methods import HookHandle
+from lensbridge.model import LensModel
 
 RENAMED = {"unembed.hook_in": "ln_final.hook_out", "unembed.hook_out": "hook_logits"}
 """Names that classic caches list, and what lensbridge lists instead."""

@@ -12,8 +12,8 @@ import lensbridge
 from lensbridge.compat.transformer_lens.config import named_dtype
 from lensbridge.compat.transformer_lens.tokenizing import Tokenizers
 from lensbridge.errors import InputError, LoadError
-from lensbridge.hooked_model import LensModel
 from lensbridge.loading import CONFIG_OPTIONS, demo_folder
+from lensbridge.model import LensModel
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
 from lensbridge.compat.transformer_lens.tree import Branches, branches_of, part_at
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 
 class Points(Mapping[str, LensPoint]):

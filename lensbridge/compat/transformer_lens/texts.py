@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.tokenizing import completed, get_attention_mask
-from lensbridge.hooked_model import LensModel
 from lensbridge.inputs.tokens import Side
+from lensbridge.model import LensModel
 
 
 class TextMethods:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import WeightError
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 from lensbridge.tensors.layouts import repeat_kv
 
 Reader: TypeAlias = Callable[[], Tensor]

@@ -13,8 +13,8 @@ from torch import Tensor
 from lensbridge.demo.text import Prompt
 from lensbridge.demo.workflows.runs import Answers, answers_of, as_logits, cached, largest, strings
 from lensbridge.errors import LensbridgeError
-from lensbridge.hooked_model import LensModel
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.model import LensModel
 
 EXACT = 1e-4
 """How far the contributions may miss the logit difference, in logits: float32 rounding."""

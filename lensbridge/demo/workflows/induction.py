@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lensbridge.demo.text import words
 from lensbridge.demo.workflows.runs import as_logits, cached, largest, strings
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from lensbridge.cache import ActivationCache
 from lensbridge.demo.text import Prompt
 from lensbridge.demo.workflows.runs import Answers, answers_of, as_logits, cached, largest, strings
 from lensbridge.errors import InputError, LensbridgeError
-from lensbridge.hooked_model import LensModel
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.model import LensModel
 
 PATCHED = ("resid_pre", "attn_out", "mlp_out")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.demo.text import Prompt
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 
 @dataclass(frozen=True)

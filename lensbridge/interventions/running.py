@@ -1,0 +1,26 @@
+"""Runs with interventions."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from lensbridge.hooked_model import HookedModel, Result
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.plan import acting, callbacks_of
+
+Interventions: TypeAlias = Intervention | Iterable[Intervention]
+
+
+@contextmanager
+def edited(model: HookedModel, interventions: Interventions) -> Iterator[None]:
+    """Interventions in every run of a model inside; see `model.intervene`."""
+    with model.listening(callbacks_of(model, interventions)):
+        yield
+
+
+def run_edited(
+    model: HookedModel, input: Any, interventions: Interventions, **forward: Any
+) -> Result:
+    """One run of a model with interventions; see `model.run_with_interventions`."""
+    with edited(model, acting(interventions)):
+        return model.run_with_hooks(input, **forward)

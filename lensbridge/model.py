@@ -1,0 +1,34 @@
+"""LensModel: a HuggingFace model with the field's names and tools. What `load` returns."""
+
+from lensbridge.analysis.methods import AnalysisMethods
+from lensbridge.generation.methods import GenerationMethods
+from lensbridge.gradients.methods import GradientMethods
+from lensbridge.hooked_model import HookedModel, LogitsAndLoss, Result, ReturnType
+from lensbridge.interventions.methods import InterventionMethods
+from lensbridge.patching.methods import SweepMethods
+from lensbridge.processing.methods import ProcessingMethods
+from lensbridge.saes.methods import SAEMethods
+
+__all__ = ["LensModel", "LogitsAndLoss", "Result", "ReturnType"]
+
+
+class LensModel(
+    SAEMethods,
+    GenerationMethods,
+    InterventionMethods,
+    ProcessingMethods,
+    SweepMethods,
+    GradientMethods,
+    AnalysisMethods,
+    HookedModel,
+):
+    """A HuggingFace model, not modified, with named activations and weights.
+
+    `HookedModel` has what runs, hooks and caches, weights, text and tokens; each other base adds
+    the methods of one tool. `docs/api/model.md` lists all of them by what one wants to do.
+
+    Attributes:
+        hf_model: the model itself, the very object.
+        cfg: its sizes and choices under the field's names.
+        tokens: its tokenizer with the rules for BOS and padding.
+    """
