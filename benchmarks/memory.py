@@ -116,7 +116,7 @@ def loader(which: str) -> Callable[[Path], Any]:
     import transformers.models.llama.modeling_llama  # noqa: F401
     from transformers import AutoModelForCausalLM
 
-    import lensbridge.hooked_model
+    import lensbridge.model
     from lensbridge.plugins import registry
 
     registry()  # the adapters too

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import lensbridge
 from lensbridge.conformance.tiny import tiny_model
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 from lensbridge.plugins import registry
 
 

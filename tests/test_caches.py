@@ -16,7 +16,7 @@ import lensbridge
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.files import FORMAT
 from lensbridge.errors import InputError, NotCachedError, UnknownPointError
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 
 def run(model: LensModel, ids: Tensor, **how: object) -> ActivationCache:

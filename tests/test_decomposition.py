@@ -18,8 +18,8 @@ from lensbridge.errors import (
     LensbridgeError,
     NotCachedError,
 )
-from lensbridge.hooked_model import LensModel
 from lensbridge.inputs.random import inputs_for
+from lensbridge.model import LensModel
 from lensbridge.spec import Architecture
 from lensbridge.testing import tiny_model
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lensbridge import patching as P
 from lensbridge.errors import AbsentPointError, InputError
-from lensbridge.hooked_model import LensModel
 from lensbridge.inputs.random import inputs_for
+from lensbridge.model import LensModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 family = partial(of_class, dtype=torch.float64)

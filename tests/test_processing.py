@@ -18,8 +18,8 @@ from torch import nn
 import lensbridge
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, ProcessingError
-from lensbridge.hooked_model import LensModel
 from lensbridge.inputs.random import inputs_for
+from lensbridge.model import LensModel
 
 FOLDED_WHOLE = [
     *("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "codegen", "mpt"),

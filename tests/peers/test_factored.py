@@ -14,7 +14,7 @@ from transformer_lens.utilities.matrix import composition_scores as their_scores
 import lensbridge
 from lensbridge.analysis import SVDInterpreter as Ours
 from lensbridge.analysis import composition_scores
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 from lensbridge.tensors.factored import FactoredMatrix
 
 pytestmark = pytest.mark.peers

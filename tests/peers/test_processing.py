@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 import lensbridge
-from lensbridge.hooked_model import LensModel
+from lensbridge.model import LensModel
 
 pytestmark = pytest.mark.peers
 
