@@ -27,7 +27,7 @@ from benchmarks.report import Row
 from benchmarks.specimens import Specimen
 from benchmarks.timing import Effort, Spread, Work
 from lensbridge import patching
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.memory import position_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def sweep_rows(one: Specimen, max_batch_tokens: int) -> Iterator[Row]:
     """Peak of a sweep as a multiple of what its batches may take."""
     lens, ids = one.lens, one.ids
     _, cache = lens.run_with_cache(ids.flip(1), "resid_pre")
-    room = max_batch_tokens * position_bytes(Base.run(lens, ids, []))
+    room = max_batch_tokens * position_bytes(BaseRun.run(lens, ids, []))
 
     def sweep() -> object:
         return patching.get_act_patch_resid_pre(

@@ -21,7 +21,7 @@ from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.inputs.tokens import Side, Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.resolve import GIVEN, resolve
-from lensbridge.points.vocabulary import NamesFilter, names_points
+from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
 from lensbridge.tensors.loss import lm_cross_entropy_loss

@@ -14,7 +14,8 @@ from lensbridge import LensModel
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell
 from lensbridge.sweeps import batch as flight
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.context import position_of
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.packing import packed
 from lensbridge.sweeps.prefix import Prefix, prefix_of
@@ -24,7 +25,6 @@ from lensbridge.sweeps.setters import (
     layer_head_pos_pattern_patch_setter,
     layer_pos_head_vector_patch_setter,
 )
-from lensbridge.sweeps.shared import position_of
 
 named = of_class
 
@@ -290,7 +290,7 @@ def test_where_a_cell_begins() -> None:
 def test_whose_prefix_can_be_kept() -> None:
     def found(name: str) -> Prefix | str:
         model = named(name)
-        base = Base.run(model, tokens(2, 6), ["resid_pre"])
+        base = BaseRun.run(model, tokens(2, 6), ["resid_pre"])
         with torch.no_grad():
             return prefix_of(base)
 
@@ -313,7 +313,7 @@ def test_a_model_that_looks_ahead_keeps_no_prefix() -> None:
     native.transformer.h[0].mlp.register_forward_hook(lambda _, args, out: out + out.mean(1, True))
     model = lensbridge.load(native)
     ids = tokens(1, 5)
-    base = Base.run(model, ids, ["resid_pre"])
+    base = BaseRun.run(model, ids, ["resid_pre"])
     with torch.no_grad():
         assert prefix_of(base) == "earlier positions see later ones"
     cells = [Cell(("resid_pre", layer), (ALL, 3), 1.0) for layer in (0, 1)]

@@ -18,10 +18,10 @@ from lensbridge.errors import InputError, NotCachedError
 from lensbridge.interventions import Add, Scale, Zero
 from lensbridge.patching import Cell
 from lensbridge.sweeps import measuring, memory
-from lensbridge.sweeps.base_run import Base
-from lensbridge.sweeps.batch import Flight
-from lensbridge.sweeps.progress_bar import Meter
-from lensbridge.sweeps.shared import Field
+from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.batch import CellBatch
+from lensbridge.sweeps.context import SweepContext
+from lensbridge.sweeps.progress_bar import ProgressBar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -193,7 +193,7 @@ def test_a_sweep_beyond_the_memory_is_refused_before_it_begins(
 def test_batches_are_as_large_as_memory_allows(
     model: LensModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = Base.run(model, IDS, [])
+    base = BaseRun.run(model, IDS, [])
     each = memory.position_bytes(base)
     for free, wanted in ((100 * each, 50), (10**12, 4096), (None, 4096)):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
@@ -249,16 +249,16 @@ def test_a_stream_of_several_rows_is_no_place_for_the_published_setters() -> Non
 def test_a_sweep_shows_how_far_it_is(model: LensModel, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [Cell(("resid_pre", layer), (ALL, p), 0.5) for layer in range(2) for p in range(4)]
     seen: list[float] = []
-    base = Base.run(model, IDS, [f"blocks.{layer}.hook_resid_pre" for layer in range(2)])
-    whole = Field.of(base, None, [IDS.shape[1] - 1], cells)
+    base = BaseRun.run(model, IDS, [f"blocks.{layer}.hook_resid_pre" for layer in range(2)])
+    whole = SweepContext.of(base, None, [IDS.shape[1] - 1], cells)
     with torch.no_grad():
         named = [replace(cell, point=model.vocabulary.canonical(cell.point)) for cell in cells]
-        Flight(whole, named, seen.append).run()
+        CellBatch(whole, named, seen.append).run()
     assert seen == sorted(seen)
     assert 0 < seen[0] < seen[-1] == 1
     model.sweep(IDS, cells, last, reduce="none", verbose=True)
     assert f"{len(cells)}/{len(cells)}" in capsys.readouterr().err
-    meter = Meter(10, shown=True)
+    meter = ProgressBar(10, shown=True)
     meter.under_way(8, 0.5)
     meter.done()  # one of those that were under way
     meter.close()

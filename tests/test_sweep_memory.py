@@ -16,7 +16,7 @@ from lensbridge import LensModel
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell
 from lensbridge.sweeps import memory
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.footprint import Footprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +54,7 @@ def test_a_footprint_is_what_the_profiler_counts() -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
 def test_a_batch_takes_no_more_than_it_was_made_for(family: str, point: str, measure: Any) -> None:
     model = lensbridge.load(build(Shape(family, layers=3)))
-    each = memory.position_bytes(Base.run(model, IDS, []))
+    each = memory.position_bytes(BaseRun.run(model, IDS, []))
     cells = list(cells_of(model, point))
     peaks = []
     for most in (160, 320):
@@ -62,7 +62,7 @@ def test_a_batch_takes_no_more_than_it_was_made_for(family: str, point: str, mea
             result = model.sweep(IDS, cells, measure, max_batch_tokens=most)
         assert result.engine == "batched"
         peaks.append(found.peak)
-    kept = 3 * sum(one.nbytes for one in Base.run(model, IDS, [(point, 0)]).cache.values())
+    kept = 3 * sum(one.nbytes for one in BaseRun.run(model, IDS, [(point, 0)]).cache.values())
     assert peaks[0] < 160 * each + kept
     assert peaks[1] < 320 * each + kept
     assert peaks[0] < peaks[1]
@@ -74,7 +74,7 @@ WIDE = ["Gemma2ForCausalLM", "MixtralForCausalLM", "MambaForCausalLM", "FalconH1
 @pytest.mark.parametrize("name", WIDE)
 def test_caps_experts_and_states_count(name: str) -> None:
     model = of_class(name)
-    each = memory.position_bytes(Base.run(model, IDS, []))
+    each = memory.position_bytes(BaseRun.run(model, IDS, []))
     with Footprint() as found:
         model.sweep(IDS, list(cells_of(model, "resid_pre")), everywhere, max_batch_tokens=256)
     assert 0.05 < found.peak / (256 * each) < 1
@@ -85,7 +85,7 @@ def test_batches_are_made_for_the_memory_that_is_free(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = of_class(name)
-    free = 400 * memory.position_bytes(Base.run(model, IDS, []))
+    free = 400 * memory.position_bytes(BaseRun.run(model, IDS, []))
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     cells = list(cells_of(model, "resid_pre"))
     with Footprint() as found:

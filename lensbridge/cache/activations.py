@@ -15,8 +15,8 @@ from lensbridge.cache.residual.shares import ShareMethods
 from lensbridge.cache.residual.stream import StreamMethods
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.points.names import LAYER, Name, template
+from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
-from lensbridge.points.vocabulary import Vocabulary
 from lensbridge.tensors.slices import PosSlice, taken
 
 
@@ -42,7 +42,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     def __init__(
         self,
         cache_dict: Mapping[str, Tensor],
-        names: Vocabulary | CachedModel | None = None,
+        names: PointNames | CachedModel | None = None,
         has_batch_dim: bool = True,
         *,
         model: CachedModel | None = None,
@@ -53,7 +53,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         processed: tuple[str, ...] | None = None,
     ) -> None:
         self._tensors: dict[str, Tensor] = {}
-        if isinstance(names, Vocabulary):
+        if isinstance(names, PointNames):
             self.vocabulary = names
             self._tensors.update(cache_dict)
         else:
@@ -295,7 +295,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         return cls(**files.load(path, model))
 
 
-def _vocabulary(model: CachedModel | None) -> Vocabulary:
+def _vocabulary(model: CachedModel | None) -> PointNames:
     if model is None:
         raise InputError("An ActivationCache needs the model that was run, for its names.")
     return model.vocabulary

@@ -16,7 +16,7 @@ from torch import Tensor
 from lensbridge.cache.capture import Place, place_of
 from lensbridge.cache.owner import CachedModel
 from lensbridge.errors import InputError
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.points.point_names import PointNames
 
 FORMAT = "lensbridge.ActivationCache/1"
 _TOKENS, _MASK = "input.tokens", "input.attention_mask"
@@ -25,7 +25,7 @@ _TOKENS, _MASK = "input.tokens", "input.attention_mask"
 class Kept(Protocol):
     """What is written of a cache."""
 
-    vocabulary: Vocabulary
+    vocabulary: PointNames
     model: CachedModel | None
     tokens: Tensor | None
     attention_mask: Tensor | None
@@ -142,7 +142,7 @@ def _rebuilt(
         _require_same(about["model"], _described(model))
     names: dict[str, str] = about["names"]
     known = about["vocabulary"]
-    read = Vocabulary(
+    read = PointNames(
         index=tuple(known["index"]),
         absent=known["absent"],
         depths=known["depths"],

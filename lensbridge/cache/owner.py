@@ -5,17 +5,17 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from lensbridge.native.config import LensConfig
-from lensbridge.native.parts import Native
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.native.parts import ResolvedModel
+from lensbridge.points.point_names import PointNames
 
 
 class CachedModel(Protocol):
     """A model whose activations a cache holds; `HookedModel` is one."""
 
-    native: Native
+    native: ResolvedModel
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PointNames:
         """The names of its points."""
 
     @property

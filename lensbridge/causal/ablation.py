@@ -21,7 +21,7 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.native.parts import StackPart
 from lensbridge.nodes.node import Node, setting
 from lensbridge.nodes.units import enumerate_nodes, point_of, usual_units
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 
 class Ablation(ABC):
@@ -86,7 +86,7 @@ class Ablation(ABC):
         return frozenset(self.universe)
 
     def _source(self, points: Sequence[str]) -> ActivationCache:
-        return Base.run(self.model, self.replacement.source, points).cache
+        return BaseRun.run(self.model, self.replacement.source, points).cache
 
 
 class NodeAblation(Ablation):
@@ -202,7 +202,7 @@ def _is_input(part: Any) -> bool:
 def _length(model: HookedModel, given: Any, stack: StackPart) -> int:
     """How many positions a stack has for an input."""
     point = f"{stack.prefix}.0.hook_resid_pre"
-    return Base.run(model, given, [point]).cache[point].shape[1]
+    return BaseRun.run(model, given, [point]).cache[point].shape[1]
 
 
 def ablation_of(

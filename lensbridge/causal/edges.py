@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
+from lensbridge.causal.differentiable_pass import Gradient
 from lensbridge.causal.graph import Graph, Read, check_unedited
 from lensbridge.causal.nodes import tail_names
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
-from lensbridge.causal.receiving import Receiving
+from lensbridge.causal.receiver_gradients import ReceiverGradients
 from lensbridge.causal.streams import Stream, difference, points_of_senders
-from lensbridge.causal.tape import Gradient
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import point_of
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 BUDGET = 2**26
 """Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""
@@ -53,12 +53,12 @@ class EdgeScores:
         """Of the tensor of scores."""
         return ("sender", "receiver", *tail_names(self.pair, self.positions))
 
-    def run(self, method: Method, steps: int) -> tuple[list[Tensor], Base, Tensor]:
+    def run(self, method: Method, steps: int) -> tuple[list[Tensor], BaseRun, Tensor]:
         """The scores by metric, the run that values come from, and the base run's logits.
 
         Shapes: `[sender, receiver, pos?, batch?]`, NaN where there is no such edge.
         """
-        receiving, kept = Receiving(self.graph), points_of_senders(self.graph)
+        receiving, kept = ReceiverGradients(self.graph), points_of_senders(self.graph)
         other = self.pair.run_other([*kept, *reads_of(self.pair, method)])
         sent, totals = self._sent_from(), dict[str, Tensor]()
         base: tuple[ActivationCache, Tensor] | None = None
@@ -82,7 +82,10 @@ class EdgeScores:
         return {n: first if n.kind == "input" else point_of(model, n) for n in self.graph.senders}
 
     def _scores(
-        self, sources: list[Mapping[str, Tensor]], receiving: Receiving, grads: list[Gradient]
+        self,
+        sources: list[Mapping[str, Tensor]],
+        receiving: ReceiverGradients,
+        grads: list[Gradient],
     ) -> list[Tensor]:
         """A table for each gradient."""
         like = sources[0][f"{self.graph.at(0)}hook_resid_pre"]
@@ -116,7 +119,7 @@ class EdgeScores:
     def _chunk(
         self,
         sources: list[Mapping[str, Tensor]],
-        receiving: Receiving,
+        receiving: ReceiverGradients,
         grads: list[Gradient],
         pos: slice,
     ) -> list[Tensor]:

@@ -12,7 +12,7 @@ from lensbridge.causal.pair import Pair
 from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import MetricFunction, Reduce
 
 
@@ -188,7 +188,9 @@ def faithfulness(
         model, clean, Replacement.of(model, clean, corrupt, mode, examples, seed), asked
     )
     kept = here.keeping(asked.parts)
-    full, low = (pair.metrics.baseline(Base.run(model, one, []).logits) for one in (clean, corrupt))
+    full, low = (
+        pair.metrics.baseline(BaseRun.run(model, one, []).logits) for one in (clean, corrupt)
+    )
     removed, empty = here.without(asked.parts), here.keeping(())
     measured = zip(full, *map(pair.metrics.measure, (kept, removed, empty)), low, strict=True)
     total = len(here.universe)

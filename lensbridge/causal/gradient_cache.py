@@ -11,7 +11,7 @@ from lensbridge.errors import InputError
 from lensbridge.gradients.points import GradientsAndActivations, gradients_of
 from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.units import enumerate_nodes, point_of
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 
 @dataclass(frozen=True)

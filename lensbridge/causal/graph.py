@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from lensbridge.cache.residual.ledger import Mark, Term, Through, Times, ledger
+from lensbridge.cache.residual.terms import Mark, Term, Through, Times, residual_terms
 from lensbridge.causal.edge import Edge
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
@@ -96,7 +96,7 @@ class Graph:
         return tuple(self._events())
 
     def _events(self) -> Iterator[Event]:
-        for step in ledger(self.stack, lambda name: name in self.model.vocabulary.index):
+        for step in residual_terms(self.stack, lambda name: name in self.model.vocabulary.index):
             if isinstance(step, Mark):
                 yield from self._reads(step.point)
             elif isinstance(step, Term):
@@ -160,8 +160,10 @@ class Graph:
     @property
     def goes_through_norms(self) -> bool:
         """Whether what a sender writes depends on a norm behind it, and so on everybody."""
-        behind = [block.attn is not None and block.attn.behind for block in self.stack.blocks]
-        return any(behind) or any(isinstance(one, Through) for one in self.events)
+        post_norms = [
+            block.attn is not None and block.attn.post_norm for block in self.stack.blocks
+        ]
+        return any(post_norms) or any(isinstance(one, Through) for one in self.events)
 
 
 INSIDE = (".attn.hook_", ".mlp.", ".mixer.", ".hook_mlp_out", ".hook_mixer_out")

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
-from lensbridge.causal.gates import Gates
+from lensbridge.causal.differentiable_pass import Gradient
+from lensbridge.causal.gradient_gates import GradientGates
 from lensbridge.causal.pair import Pair
 from lensbridge.causal.path import Method, reads_of, steps_of
 from lensbridge.causal.saturation import PATTERN, SCORES, WRITTEN, Repeated
-from lensbridge.causal.tape import Gradient
 from lensbridge.native.parts import StackPart
 from lensbridge.nodes.units import UNITS, points_of
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 Places: TypeAlias = dict[str, dict[int | None, str]]
 """Unit -> layer -> point."""
@@ -67,10 +67,10 @@ class NodeScores:
         """Whether a unit's effect goes through softmax and is followed there."""
         return self.attention_fix and unit in ("q", "k")
 
-    def run(self, method: Method, steps: int) -> tuple[list[dict[str, Tensor]], Base, Tensor]:
+    def run(self, method: Method, steps: int) -> tuple[list[dict[str, Tensor]], BaseRun, Tensor]:
         """The scores by metric, the run that values come from, and the base run's logits."""
         points = [point for layers in self.places.values() for point in layers.values()]
-        gates = Gates.of(self.pair.model) if self.grad_drop else None
+        gates = GradientGates.of(self.pair.model) if self.grad_drop else None
         other = self.pair.run_other([*points, *reads_of(self.pair, method)])
         sums = Sums()
         base: tuple[ActivationCache, Tensor] | None = None
@@ -109,7 +109,7 @@ class NodeScores:
         layers = dict.fromkeys(i for u in self.places if self.fixed(u) for i in self.places[u])
         return [f"{self.stack.prefix}.{i}.{point}" for i in layers for point in points]
 
-    def _repeated(self, base: ActivationCache, other: Base) -> dict[str, Repeated]:
+    def _repeated(self, base: ActivationCache, other: BaseRun) -> dict[str, Repeated]:
         found = {}
         for unit in filter(self.fixed, self.places):
             at = {f"{self.stack.prefix}.{i}.": point for i, point in self.places[unit].items()}

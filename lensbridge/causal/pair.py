@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
-from lensbridge.causal.gates import Gates
-from lensbridge.causal.tape import Edits, Tape
+from lensbridge.causal.differentiable_pass import DifferentiablePass, Edits
+from lensbridge.causal.gradient_gates import GradientGates
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.sweeps.alignment import check_fit
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 
 Direction = Literal["denoise", "noise"]
@@ -81,13 +81,13 @@ class Pair:
         prepare = self.model.prepare
         return any(prepare(one).embeds is not None for one in (self.base, self.other))
 
-    def run_other(self, points: Iterable[str]) -> Base:
+    def run_other(self, points: Iterable[str]) -> BaseRun:
         """Run the other input; its metric has to have the right shape.
 
         Raises:
             InputError: the model is in training mode, or the metric gives another shape.
         """
-        base = Base.run(self.model, self.other, points)
+        base = BaseRun.run(self.model, self.other, points)
         self.metrics.baseline(base.logits)
         return base
 
@@ -97,10 +97,10 @@ class Pair:
         reads: Iterable[str] = (),
         modules: Iterable[nn.Module] = (),
         edits: Edits = (),
-        gates: Gates | None = None,
-    ) -> Tape:
-        """Run the base input forward, to go back from the metrics; arguments as `Tape.run`'s."""
-        return Tape.run(self.model, self.base, at, reads, modules, edits, gates)
+        gates: GradientGates | None = None,
+    ) -> DifferentiablePass:
+        """Run the base input forward; arguments as in `DifferentiablePass.run`."""
+        return DifferentiablePass.run(self.model, self.base, at, reads, modules, edits, gates)
 
     def measure(self, logits: Tensor) -> Tensor:
         """The metric where there is one, `[]` or `[batch]`."""
@@ -136,7 +136,7 @@ def _check_lengths(
     cache = ActivationCache(
         {point: blank[1]}, model.vocabulary, model=model, tokens=prepared[1].tokens
     )
-    check_fit(Base(model, corrupt, blank[1], cache), point, blank[0], prepared[0].tokens)
+    check_fit(BaseRun(model, corrupt, blank[1], cache), point, blank[0], prepared[0].tokens)
     if len(rows[0]) != len(rows[1]):
         raise InputError(
             f"{len(rows[0])} clean and {len(rows[1])} corrupted examples: they have to be as many."

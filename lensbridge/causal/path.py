@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.causal.pair import Pair
 from lensbridge.errors import InputError
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 Method = Literal["gradient", "ig_inputs", "ig_activations"]
 """gradient: of the run that values are put into. ig_inputs: averaged while the token embeddings go
@@ -60,7 +60,7 @@ def reads_of(pair: Pair, method: Method) -> list[str]:
 
 
 def steps_of(
-    pair: Pair, method: Method, steps: int, points: Sequence[str], other: Base
+    pair: Pair, method: Method, steps: int, points: Sequence[str], other: BaseRun
 ) -> Iterator[Step]:
     """The passes of a method, the base run first.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensbridge.causal.edge import Edge
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.receiving import reading_norm
+from lensbridge.causal.receiver_gradients import reading_norm
 from lensbridge.causal.streams import Stream, points_of_senders
 from lensbridge.hooks.callbacks import Hook
 

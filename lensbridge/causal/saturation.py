@@ -18,7 +18,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.nodes.node import setting
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 if TYPE_CHECKING:
     from lensbridge.causal.pair import Pair
@@ -50,7 +50,7 @@ class Repeated:
         places: Mapping[str, str],
         each_position: bool,
         base: ActivationCache,
-        other: Base,
+        other: BaseRun,
     ) -> "Repeated":
         """One pass for all layers: what each attention writes is put back to the base run's.
 

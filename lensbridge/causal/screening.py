@@ -20,7 +20,7 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import point_of
 from lensbridge.patching import Cell, sweep
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.grid import pandas
 from lensbridge.sweeps.metric import MetricFunction
 from lensbridge.sweeps.result import PatchingResult
@@ -131,7 +131,7 @@ def screen(
 def _nodes_patched(pair: Pair, parts: Sequence[Any], verbose: bool) -> tuple[Tensor, bool]:
     """Shapes: `[part, example?]`"""
     places = [point_of(pair.model, node) for node in parts]
-    values = Base.run(pair.model, pair.other, places).cache
+    values = BaseRun.run(pair.model, pair.other, places).cache
     cells = [
         Cell(point, node.place, values[point][node.place])
         for node, point in zip(parts, places, strict=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache.residual.decomposition import Decomposition, Target
-from lensbridge.cache.residual.ledger import Through, Times
-from lensbridge.cache.residual.passages import Passage, Route
+from lensbridge.cache.residual.norm_map import NormMap, Route
+from lensbridge.cache.residual.terms import Through, Times
 from lensbridge.causal.graph import Graph, Read, Write
 from lensbridge.native.linear import fetch
 from lensbridge.tensors.slices import taken
@@ -27,7 +27,7 @@ def points_of_senders(graph: Graph) -> list[str]:
         if event.term.kind != "attn" or part is None or part.attn is None or layer is None:
             continue
         found.append(f"{at(layer)}attn.hook_{'result' if part.attn.gated else 'z'}")
-        if part.attn.behind is not None:
+        if part.attn.post_norm is not None:
             found.append(f"{at(layer)}ln1_post.hook_scale")
     return [*found, f"{at(len(graph.stack.blocks) - 1)}hook_resid_post"]
 
@@ -76,11 +76,11 @@ class Stream:
             self._write(event)
         elif isinstance(event, Through):
             divisor = taken(self.values[event.scale], self.pos, -2)
-            self._pass(Passage.of(event.norm, divisor))
+            self._pass(NormMap.of(event.norm, divisor))
         elif isinstance(event, Times):
-            self._pass(Passage(gain=fetch(*event.held).detach()))
+            self._pass(NormMap(gain=fetch(*event.held).detach()))
 
-    def _pass(self, passage: Passage) -> None:
+    def _pass(self, passage: NormMap) -> None:
         self.rows.copy_(passage.forward(self.rows))
 
     def _write(self, event: Write) -> None:

@@ -7,7 +7,7 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Given, RoleName, Sizes, all_given, consistent, distinct_heads
 from lensbridge.derive.latent import find_latent
 from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent, fitted_scale
-from lensbridge.derive.trace import Call, Kernel
+from lensbridge.derive.trace import Kernel, TracedCall
 from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, SplitQKV
 
 
@@ -23,7 +23,7 @@ class FoundAttention:
     """
 
     def __init__(
-        self, spec: Attention, sizes: Sizes, reader: Call, cross: bool, absolute: bool = False
+        self, spec: Attention, sizes: Sizes, reader: TracedCall, cross: bool, absolute: bool = False
     ) -> None:
         self.spec = spec
         self.absolute = absolute
@@ -54,7 +54,13 @@ def find_attention(layer: Layer, branch: Branch, fields: Fields) -> FoundAttenti
 
 class _Search:
     def __init__(
-        self, layer: Layer, branch: Branch, fields: Fields, kernel: Kernel, out: Call, gated: bool
+        self,
+        layer: Layer,
+        branch: Branch,
+        fields: Fields,
+        kernel: Kernel,
+        out: TracedCall,
+        gated: bool,
     ) -> None:
         self.layer, self.branch, self.fields = layer, branch, fields
         self.kernel, self.out, self.gated = kernel, out, gated
@@ -150,7 +156,7 @@ class _Search:
         reader = latent.by_role.get("q_down", latent.by_role["q"])
         return FoundAttention(spec, self.sizes, reader, cross=False)
 
-    def _is_turned(self, query: Call) -> bool:
+    def _is_turned(self, query: TracedCall) -> bool:
         """Whether the queries are more than a multiple of what their projection gave."""
         assert query.output is not None
         given = query.output.reshape(self.q.shape)

@@ -12,7 +12,7 @@ from lensbridge.derive.mlp import Dense, FoundDense, find_dense
 from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
-from lensbridge.derive.trace import Call, Kernel
+from lensbridge.derive.trace import Kernel, TracedCall
 from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms, Opaque
 
 
@@ -66,7 +66,7 @@ class _Assembly:
         self.block = Block()
         self.sizes: Sizes | None = None
         self.absolute = False
-        self.slots: dict[str, Call] = {}
+        self.slots: dict[str, TracedCall] = {}
         self.seen: set[str] = set()
 
     def found(self) -> FoundBlock:
@@ -170,7 +170,7 @@ class _Assembly:
         self._pre(branch, slot, reader)
         return slot
 
-    def _at_its_boundaries(self, branch: Branch, role: str, reason: str) -> Call:
+    def _at_its_boundaries(self, branch: Branch, role: str, reason: str) -> TracedCall:
         """A branch whose inside is not known, as one module that adds something to the stream."""
         if role == "mlp":
             found, reader = find_mixer(self.layer, branch, self.fields)
@@ -181,7 +181,7 @@ class _Assembly:
             raise NotEstablished(reason)
         return self._add_mixer(branch)
 
-    def _pre(self, branch: Branch, slot: str, reader: Call) -> None:
+    def _pre(self, branch: Branch, slot: str, reader: TracedCall) -> None:
         if slot == "per_layer" or f"pre_{slot}" in self.slots or self.block.skip_norm:
             return
         try:
@@ -192,29 +192,29 @@ class _Assembly:
         if norm is not None:
             self.slots[f"pre_{slot}"] = norm
 
-    def _add_attn(self, branch: Branch) -> Call:
+    def _add_attn(self, branch: Branch) -> TracedCall:
         found = find_attention(self.layer, branch, self.fields)
         self.block = replace(self.block, attn=found.spec)
         self.sizes = found.sizes
         self.absolute = found.absolute
         return found.reader
 
-    def _add_cross(self, branch: Branch) -> Call:
+    def _add_cross(self, branch: Branch) -> TracedCall:
         found: FoundAttention = find_attention(self.layer, branch, self.fields)
         self.block = replace(self.block, cross=found.spec)
         return found.reader
 
-    def _add_mixer(self, branch: Branch) -> Call:
+    def _add_mixer(self, branch: Branch) -> TracedCall:
         spec, reader = find_mixer(self.layer, branch, self.fields)
         self.block = replace(self.block, mixer=spec)
         return reader
 
-    def _add_per_layer(self, branch: Branch) -> Call:
+    def _add_per_layer(self, branch: Branch) -> TracedCall:
         writer = branch.added.producers[-1]
         self.block = replace(self.block, per_layer=self.layer.relative(writer.path))
         return branch.root
 
-    def _add_mlp(self, branch: Branch) -> Call:
+    def _add_mlp(self, branch: Branch) -> TracedCall:
         spec: Dense | MoE
         if has_experts(self.layer, branch):
             spec, reader = find_moe(self.layer, branch, self.fields)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, Value, close, is_projection, unit
 from lensbridge.derive.norms import looks_like_norm
-from lensbridge.derive.trace import Call, Kernel
+from lensbridge.derive.trace import Kernel, TracedCall
 from lensbridge.spec import Scale
 
 
@@ -27,8 +27,8 @@ class Branch:
     added: Value
     factor: float
     core: Value
-    post: Call | None
-    root: Call
+    post: TracedCall | None
+    root: TracedCall
     channels: str | None = None
 
     def scale(self, layer: Layer, fields: Fields) -> Scale | None:
@@ -37,7 +37,7 @@ class Branch:
             return self.channels
         return None if unit(self.factor, layer.trace.tolerance) else fields.number(self.factor)
 
-    def holds(self, call: Call) -> bool:
+    def holds(self, call: TracedCall) -> bool:
         """Whether a call is the branch's outermost module's, or inside it."""
         return self.root.start <= call.start and call.end <= self.root.end
 
@@ -57,13 +57,13 @@ def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branc
     return Branch(source, added, factor, core, post, _outermost(layer, core), channels)
 
 
-def _outermost(layer: Layer, value: Value) -> Call:
+def _outermost(layer: Layer, value: Value) -> TracedCall:
     """The module that gives a value and holds the others that do; else the last one."""
     whole = [call for call in value.producers if not layer.is_leaf(call)]
     return (whole or value.producers)[-1]
 
 
-def _norm_behind(layer: Layer, value: Value) -> Call | None:
+def _norm_behind(layer: Layer, value: Value) -> TracedCall | None:
     """The norm that gives a value, where no module around it does."""
     if not layer.is_leaf(_outermost(layer, value)):
         return None
@@ -86,7 +86,7 @@ def _channels(layer: Layer, value: Value) -> tuple[Value, str] | None:
     return None
 
 
-def out_projection(layer: Layer, kernel: Kernel) -> tuple[Call | None, bool]:
+def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, bool]:
     """The projection that reads a kernel's output, and whether something stands between them."""
     if kernel.z is None or kernel.z.ndim < 3:
         return None, False

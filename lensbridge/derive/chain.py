@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lensbridge.derive.layer import close
-from lensbridge.derive.trace import Call, Trace
+from lensbridge.derive.trace import Trace, TracedCall
 
 
 @dataclass(eq=False)
-class Chain:
+class ModuleChain:
     """A list of layers, each of which was given what the one before it gave."""
 
     path: str
-    calls: list[Call]
+    calls: list[TracedCall]
     given: list[Tensor]
 
     @property
@@ -35,7 +35,7 @@ class Chain:
 class Search:
     """What the search for chains found, and why each other list is none."""
 
-    chains: list[Chain]
+    chains: list[ModuleChain]
     refused: dict[str, str]
 
 
@@ -45,7 +45,7 @@ def find_chains(trace: Trace) -> Search:
     for path, module in trace.model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):
             chain = _chain(trace, path, module)
-            if isinstance(chain, Chain):
+            if isinstance(chain, ModuleChain):
                 found.chains.append(chain)
             else:
                 found.refused[path] = chain
@@ -54,11 +54,11 @@ def find_chains(trace: Trace) -> Search:
     return found
 
 
-def _inside(chain: Chain, other: Chain) -> bool:
+def _inside(chain: ModuleChain, other: ModuleChain) -> bool:
     return chain.path.startswith(f"{other.path}.")
 
 
-def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> Chain | str:
+def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> ModuleChain | str:
     runs = [trace.of(f"{path}.{name}") for name, _ in layers.named_children()]
     times = {len(here) for here in runs}
     for i, here in enumerate(runs):
@@ -70,7 +70,7 @@ def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> Chain | str:
     return _linked(path, calls)
 
 
-def _linked(path: str, calls: list[Call]) -> Chain | str:
+def _linked(path: str, calls: list[TracedCall]) -> ModuleChain | str:
     """The calls as a chain, if each was given what the one before gave."""
     given = []
     for i, call in enumerate(calls):
@@ -81,14 +81,14 @@ def _linked(path: str, calls: list[Call]) -> Chain | str:
         if wanted is None:
             return f"layer {i} of '{path}' is not given what layer {i - 1} gave"
         given.append(wanted)
-    return Chain(path, calls, given)
+    return ModuleChain(path, calls, given)
 
 
-def _can_stand_alone(trace: Trace, call: Call) -> bool:
+def _can_stand_alone(trace: Trace, call: TracedCall) -> bool:
     return len(trace.within(call.path)) >= 4
 
 
-def _given(call: Call, before: Tensor | None, like: Tensor) -> Tensor | None:
+def _given(call: TracedCall, before: Tensor | None, like: Tensor) -> Tensor | None:
     """The stream among a layer's arguments; for a first layer the first of the right shape."""
     for tensor in call.inputs:
         if not tensor.is_floating_point() or tensor.shape != like.shape or tensor.ndim < 3:
@@ -98,7 +98,7 @@ def _given(call: Call, before: Tensor | None, like: Tensor) -> Tensor | None:
     return None
 
 
-def main_chain(trace: Trace, chains: list[Chain], head: nn.Module | None) -> Chain:
+def main_chain(trace: Trace, chains: list[ModuleChain], head: nn.Module | None) -> ModuleChain:
     """The chain that the head reads: the last one that ends before the head runs."""
     heads = [call for call in trace.calls if head is not None and call.module is head]
     if heads:

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 
 from lensbridge.derive.chain import find_chains, main_chain
-from lensbridge.derive.ends import find_back, find_pooler
+from lensbridge.derive.embedding_and_head import find_back, find_pooler
 from lensbridge.derive.fields import Fields
+from lensbridge.derive.phrases import words_for
 from lensbridge.derive.stack import Side, config_of, find_stack
 from lensbridge.derive.trace import Trace
-from lensbridge.derive.words import words_for
 from lensbridge.spec import Architecture, Stack
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from lensbridge.derive.layer import Layer, NotEstablished, close, fitted_scale, is_projection
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import TracedCall
 from lensbridge.spec import FusedLayout, QKNormAxes
 from lensbridge.tensors import layouts
 
@@ -38,10 +38,10 @@ class Given:
         absolute: whether a norm with a gain follows the rotation.
     """
 
-    projection: Call
+    projection: TracedCall
     layout: FusedLayout | None = None
     gated: bool = False
-    norm: Call | None = None
+    norm: TracedCall | None = None
     axes: QKNormAxes = "positions_first"
     rotated: bool = False
     absolute: bool = False
@@ -97,7 +97,7 @@ def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given
 
 
 def _shares(
-    call: Call, role: RoleName, operand: Tensor, sizes: Sizes
+    call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes
 ) -> Iterator[tuple[Tensor, FusedLayout | None, bool]]:
     """This role's share of a projection's output, in every layout whose width fits."""
     output = call.output
@@ -120,7 +120,7 @@ def _shares(
 
 
 def _related(
-    layer: Layer, role: RoleName, call: Call, share: Tensor, operand: Tensor, before: int
+    layer: Layer, role: RoleName, call: TracedCall, share: Tensor, operand: Tensor, before: int
 ) -> Given | None:
     """How an operand comes from a share: directly, or through a norm; and whether rotated."""
     tolerance = layer.trace.tolerance
@@ -147,7 +147,7 @@ def _related(
     return None
 
 
-def _per_head(norm: Call, share: Tensor) -> Iterator[tuple[Tensor, Tensor, QKNormAxes]]:
+def _per_head(norm: TracedCall, share: Tensor) -> Iterator[tuple[Tensor, Tensor, QKNormAxes]]:
     """A norm's input and output as `[b, p, n, d]`, in every way in which they can be that."""
     if not norm.inputs or norm.output is None or norm.output.numel() != share.numel():
         return

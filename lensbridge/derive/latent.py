@@ -6,17 +6,17 @@ from torch import Tensor
 
 from lensbridge.derive.layer import Layer, close, fitted_scale, is_projection
 from lensbridge.derive.norms import looks_like_norm
-from lensbridge.derive.trace import Call, Kernel
+from lensbridge.derive.trace import Kernel, TracedCall
 
 
 @dataclass(frozen=True)
 class Latent:
     """The calls of one latent attention, under the names that `LatentQKV` gives them."""
 
-    by_role: dict[str, Call]
+    by_role: dict[str, TracedCall]
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[TracedCall]:
         return list(self.by_role.values())
 
 
@@ -42,7 +42,7 @@ def find_latent(layer: Layer, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -
     return Latent(found)
 
 
-def _shared(k: Tensor, v: Tensor, up: Call) -> int:
+def _shared(k: Tensor, v: Tensor, up: TracedCall) -> int:
     """The width of the key's rotary part, which all heads share."""
     assert up.output is not None
     return k.shape[-1] - (up.output.shape[-1] // v.shape[2] - v.shape[-1])
@@ -57,7 +57,7 @@ class _Search:
             c for c in self.calls if is_projection(c.module) and c.output is not None
         ]
 
-    def kv_up(self, k: Tensor, v: Tensor) -> Call | None:
+    def kv_up(self, k: Tensor, v: Tensor) -> TracedCall | None:
         batch, positions, heads, d_v = v.shape
         for call in self.projections:
             assert call.output is not None
@@ -72,7 +72,7 @@ class _Search:
                 return call
         return None
 
-    def norm_that_gives(self, tensor: Tensor, narrower: bool = False) -> Call | None:
+    def norm_that_gives(self, tensor: Tensor, narrower: bool = False) -> TracedCall | None:
         for call in self.calls:
             got, given = call.output, call.inputs[0]
             if got is None or got.shape != given.shape or got.numel() != tensor.numel():
@@ -85,7 +85,7 @@ class _Search:
                 return call
         return None
 
-    def down(self, tensor: Tensor, wider: bool) -> Call | None:
+    def down(self, tensor: Tensor, wider: bool) -> TracedCall | None:
         """The projection whose output starts with a latent, or is one."""
         width = tensor.shape[-1]
         for call in self.projections:
@@ -97,7 +97,7 @@ class _Search:
                 return call
         return None
 
-    def query(self, q: Tensor, d_nope: int) -> Call | None:
+    def query(self, q: Tensor, d_nope: int) -> TracedCall | None:
         for call in self.projections:
             assert call.output is not None
             if call.output.shape[-1] != q.shape[2] * q.shape[3]:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from lensbridge.derive.trace import Call, Kernel, Trace
+from lensbridge.derive.trace import Kernel, Trace, TracedCall
 
 
 class NotEstablished(Exception):  # noqa: N818 - it ends a search, it is no error of anybody's
@@ -25,8 +25,8 @@ class Value:
 
     tensor: Tensor
     time: int
-    producers: list[Call] = field(default_factory=list)
-    consumers: list[Call] = field(default_factory=list)
+    producers: list[TracedCall] = field(default_factory=list)
+    consumers: list[TracedCall] = field(default_factory=list)
 
     @cached_property
     def flat(self) -> Tensor:
@@ -41,7 +41,7 @@ class Value:
 class Layer:
     """One layer of a traced stack: its input, its output and what happened between."""
 
-    def __init__(self, trace: Trace, call: Call, given: Tensor) -> None:
+    def __init__(self, trace: Trace, call: TracedCall, given: Tensor) -> None:
         self.trace = trace
         self.call = call
         self.path = call.path
@@ -58,7 +58,7 @@ class Layer:
         for value in self._known.values():
             value.producers.sort(key=lambda one: one.end)
 
-    def _add(self, call: Call) -> None:
+    def _add(self, call: TracedCall) -> None:
         for tensor in call.inputs:
             if self._fits(tensor):
                 value = self._value(tensor, call.start)
@@ -100,11 +100,11 @@ class Layer:
         """A path as the block says it."""
         return path.removeprefix(self.path).removeprefix(".")
 
-    def below(self, path: str) -> list[Call]:
+    def below(self, path: str) -> list[TracedCall]:
         """The calls of the modules below a path, given from the model."""
         return [call for call in self.calls if call.path.startswith(f"{path}.")]
 
-    def is_leaf(self, call: Call) -> bool:
+    def is_leaf(self, call: TracedCall) -> bool:
         """Whether no other module ran inside this one."""
         return not any(call.start < other.start and other.end < call.end for other in self.calls)
 

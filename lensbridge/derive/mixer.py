@@ -8,11 +8,11 @@ from torch import Tensor
 from lensbridge.derive.branches import Branch, written_by
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished
-from lensbridge.derive.trace import Call, tensors
+from lensbridge.derive.trace import TracedCall, tensors
 from lensbridge.spec import Mixer
 
 
-def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Call]:
+def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, TracedCall]:
     """The mixer whose result a branch adds, and its call.
 
     Raises:
@@ -70,7 +70,7 @@ def _steps(layer: Layer, branch: Branch) -> tuple[str, ...]:
     return tuple(c.path.removeprefix(f"{root}.") for c in once if _by_position(layer, c))
 
 
-def _by_position(layer: Layer, call: Call) -> bool:
+def _by_position(layer: Layer, call: TracedCall) -> bool:
     batch, positions = layer.shape[:2]
     shape = () if call.output is None else call.output.shape
     return len(shape) == 3 and shape[0] == batch and positions in shape[1:]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, close, common_parent, is_projection
 from lensbridge.derive.norms import looks_like_norm
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import TracedCall
 from lensbridge.spec import MLP, FusedGatedMLP, GatedMLP
 
 Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
@@ -22,11 +22,11 @@ class FoundDense:
     """A dense MLP as described, and the projection that reads the stream for it."""
 
     spec: Dense
-    reader: Call
+    reader: TracedCall
 
 
 def find_dense(
-    layer: Layer, down: Call, after: int, fields: Fields, *, inside: str = ""
+    layer: Layer, down: TracedCall, after: int, fields: Fields, *, inside: str = ""
 ) -> FoundDense:
     """The MLP that a down projection ends.
 
@@ -51,7 +51,9 @@ def find_dense(
 
 
 class _Search:
-    def __init__(self, layer: Layer, down: Call, after: int, fields: Fields, inside: str) -> None:
+    def __init__(
+        self, layer: Layer, down: TracedCall, after: int, fields: Fields, inside: str
+    ) -> None:
         self.layer, self.down, self.fields = layer, down, fields
         self.post = down.inputs[0]
         self.tolerance = max(layer.trace.tolerance, 1e-5)
@@ -69,7 +71,7 @@ class _Search:
         ]
 
     @staticmethod
-    def _outer(call: Call, given: bool = False) -> int:
+    def _outer(call: TracedCall, given: bool = False) -> int:
         """How many vectors a call was given or gave."""
         tensor = call.inputs[0] if given else call.output
         return -1 if tensor is None else tensor.numel() // tensor.shape[-1]
@@ -126,7 +128,7 @@ class _Search:
                     return FoundDense(spec, both)
         return None
 
-    def _of_width(self, times: int) -> list[Call]:
+    def _of_width(self, times: int) -> list[TracedCall]:
         width = times * self.post.shape[-1]
         return [call for call in self.projections if _out(call).shape[-1] == width]
 
@@ -169,7 +171,7 @@ class _Search:
         by_length = sorted(names, key=lambda name: (len(name), name))
         return self.fields.activation(names) or next(iter(by_length), "hidden_act")
 
-    def _paths(self, *calls: Call) -> list[str]:
+    def _paths(self, *calls: TracedCall) -> list[str]:
         paths = [self.layer.relative(call.path) for call in calls]
         parent = common_parent([path.rpartition(".")[0] for path in paths])
         return [parent, *(path.removeprefix(f"{parent}.") if parent else path for path in paths)]
@@ -180,12 +182,12 @@ def relative_to(spec: Dense, path: str) -> Dense:
     return replace(spec, path=spec.path.removeprefix(path).removeprefix("."))
 
 
-def _out(call: Call) -> Tensor:
+def _out(call: TracedCall) -> Tensor:
     assert call.output is not None
     return call.output
 
 
-def _reads(call: Call, tensor: Tensor) -> bool:
+def _reads(call: TracedCall, tensor: Tensor) -> bool:
     return (
         bool(call.inputs)
         and call.inputs[0].shape == tensor.shape

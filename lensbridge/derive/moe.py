@@ -8,7 +8,7 @@ from lensbridge.derive.branches import Branch
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, common_parent, is_projection
 from lensbridge.derive.mlp import Dense, find_dense, relative_to
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import TracedCall
 from lensbridge.spec import MLP, GatedMLP, MoE
 
 
@@ -27,7 +27,7 @@ def is_experts(module: nn.Module) -> bool:
     ) and not isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))
 
 
-def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, Call]:
+def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, TracedCall]:
     """The mixture of experts whose result a branch adds, and the call that reads the stream."""
     calls = [call for call in layer.calls if branch.holds(call)]
     experts = next(call for call in calls if is_experts(call.module))
@@ -36,7 +36,7 @@ def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, Call]:
     assert router is not None
     tokens = any(not tensor.is_floating_point() for tensor in experts.inputs)
 
-    def within(call: Call) -> str:
+    def within(call: TracedCall) -> str:
         return layer.relative(call.path).removeprefix(f"{path}.")
 
     spec = MoE(
@@ -48,7 +48,7 @@ def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, Call]:
     return spec, branch.root
 
 
-def _router(calls: list[Call], experts: Call) -> Call | None:
+def _router(calls: list[TracedCall], experts: TracedCall) -> TracedCall | None:
     """The first call that gives one score for each expert."""
     count = next(p.shape[0] for p in experts.module.parameters(recurse=False) if p.ndim == 3)
     for call in calls:
@@ -63,7 +63,7 @@ def _scores(tensor: Tensor, count: int) -> bool:
 
 
 def _shared(
-    layer: Layer, calls: list[Call], experts: Call, branch: Branch, fields: Fields
+    layer: Layer, calls: list[TracedCall], experts: TracedCall, branch: Branch, fields: Fields
 ) -> Dense | None:
     path = layer.relative(branch.root.path)
     for call in calls:
@@ -81,7 +81,7 @@ def _shared(
     return None
 
 
-def _is_overwritten(calls: list[Call], down: Call) -> bool:
+def _is_overwritten(calls: list[TracedCall], down: TracedCall) -> bool:
     """Whether what a projection gave, also as a module's around it, was written into later."""
     around = (call for call in calls if call.start <= down.start and down.end <= call.end)
     same = (call for call in around if call.output is not None and down.output is not None)

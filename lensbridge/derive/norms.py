@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, Value, close, fitted_scale
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import TracedCall
 from lensbridge.spec import NormKind, Scale
 
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
@@ -23,7 +23,7 @@ class NormFacts:
     eps: Scale | None
 
 
-def looks_like_norm(call: Call) -> bool:
+def looks_like_norm(call: TracedCall) -> bool:
     """Whether a module's output stays the same, up to its eps, when its input is made larger."""
     if not call.inputs or call.output is None:
         return False
@@ -40,7 +40,7 @@ def looks_like_norm(call: Call) -> bool:
     return isinstance(larger, Tensor) and close(larger, got, 0.03) and not close(given, got, 1e-3)
 
 
-def facts_of(call: Call, fields: Fields, tolerance: float) -> NormFacts:
+def facts_of(call: TracedCall, fields: Fields, tolerance: float) -> NormFacts:
     """What one norm computes.
 
     Raises:
@@ -85,7 +85,7 @@ def _parameter(module: nn.Module, name: str, like: Tensor, missing: float) -> Te
     return held.detach().double()
 
 
-def norm_before(layer: Layer, source: Value, reader: Call) -> Call | None:
+def norm_before(layer: Layer, source: Value, reader: TracedCall) -> TracedCall | None:
     """The norm between a state of the stream and a module that reads it.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensbridge.derive.layer import Layer, Value, unit
 from lensbridge.derive.norms import looks_like_norm
-from lensbridge.derive.trace import Call
+from lensbridge.derive.trace import TracedCall
 
 _MAX_STEPS = 8
 
@@ -32,7 +32,7 @@ class Step:
     source: Value
     target: Value
     added: tuple[tuple[float, Value], ...] = ()
-    norm: Call | None = None
+    norm: TracedCall | None = None
     factor: float = 1.0
 
 

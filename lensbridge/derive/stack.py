@@ -6,13 +6,13 @@ from typing import Any, Literal
 from torch import nn
 
 from lensbridge.derive.block import FoundBlock, find_block
-from lensbridge.derive.chain import Chain
-from lensbridge.derive.ends import find_final_norm, find_front
+from lensbridge.derive.chain import ModuleChain
+from lensbridge.derive.embedding_and_head import find_final_norm, find_front
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
-from lensbridge.derive.trace import Call, Trace
+from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.spec import Block, Dims, Stack
 
 Side = Literal["", "encoder", "decoder"]
@@ -27,7 +27,7 @@ class FoundStack:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def find_stack(trace: Trace, chain: Chain, embed: nn.Module | None, side: Side) -> FoundStack:
+def find_stack(trace: Trace, chain: ModuleChain, embed: nn.Module | None, side: Side) -> FoundStack:
     """What one tower looks like."""
     search = _StackSearch(trace, chain, side)
     return FoundStack(search.stack(embed), search.missing)
@@ -44,7 +44,7 @@ def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
 
 
 class _StackSearch:
-    def __init__(self, trace: Trace, chain: Chain, side: Side) -> None:
+    def __init__(self, trace: Trace, chain: ModuleChain, side: Side) -> None:
         self.trace, self.chain, self.side = trace, chain, side
         self.missing: dict[str, str] = {}
         core: Any = trace.model
@@ -74,7 +74,7 @@ class _StackSearch:
             config=self.config_name,
         )
 
-    def _kind_of_norm(self, final: Call | None) -> NormFacts:
+    def _kind_of_norm(self, final: TracedCall | None) -> NormFacts:
         try:
             if final is not None:
                 return facts_of(final, self.fields, self.trace.tolerance)

@@ -14,7 +14,7 @@ from lensbridge.derive.probe import inputs_of
 
 
 @dataclass(eq=False)
-class Call:
+class TracedCall:
     """One call of one module.
 
     Args:
@@ -63,16 +63,16 @@ class Trace:
 
     model: nn.Module
     inputs: dict[str, Any]
-    calls: list[Call] = field(default_factory=list)
+    calls: list[TracedCall] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     logits: Tensor | None = None
     pooled: Tensor | None = None
 
-    def of(self, path: str) -> list[Call]:
+    def of(self, path: str) -> list[TracedCall]:
         """The calls of one module."""
         return [call for call in self.calls if call.path == path]
 
-    def within(self, path: str) -> list[Call]:
+    def within(self, path: str) -> list[TracedCall]:
         """The calls of the modules below a path, not of the one there."""
         return [call for call in self.calls if call.path.startswith(f"{path}.")]
 
@@ -142,7 +142,7 @@ class _Recorder:
         self.found = found
         self.clock = 0
         self.stack: list[tuple[str, int, tuple[Tensor, ...], Any]] = []
-        self.given: list[tuple[Call, Tensor, int]] = []
+        self.given: list[tuple[TracedCall, Tensor, int]] = []
 
     def tick(self) -> int:
         self.clock += 1
@@ -179,7 +179,7 @@ class _Recorder:
     def _leave(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             _, start, inputs, arguments = self.stack.pop()
-            call = Call(path, module, start, self.tick(), inputs, _kept(output), arguments)
+            call = TracedCall(path, module, start, self.tick(), inputs, _kept(output), arguments)
             self.found.calls.append(call)
             given = next(tensors(output), None)
             if given is not None:

@@ -23,7 +23,7 @@ from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.tokens import Side
 from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.running import Interventions
-from lensbridge.points.vocabulary import NamesFilter, names_points
+from lensbridge.points.point_names import NamesFilter, names_points
 
 _INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
 

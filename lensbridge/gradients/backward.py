@@ -12,7 +12,7 @@ from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.points.vocabulary import NamesFilter, names_points
+from lensbridge.points.point_names import NamesFilter, names_points
 
 Objective: TypeAlias = (
     Callable[[Tensor], Tensor] | Callable[[ActivationCache], Tensor] | Literal["loss"]

@@ -21,7 +21,7 @@ from lensbridge.gradients.jacobian import End, jacobian_of
 from lensbridge.gradients.points import Gradients, GradientsAndActivations, gradients_of
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import Name
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 from lensbridge.tensors.slices import PosSlice
 
 _OF_THE_RUN = ("start_at_layer", "stop_at_layer")

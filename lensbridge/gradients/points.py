@@ -9,7 +9,7 @@ from lensbridge.cache.apart import runs_for
 from lensbridge.cache.capture import GRAD, Keep
 from lensbridge.gradients.backward import Backward, Objective, differentiable
 from lensbridge.hooked_model import HookedModel
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 
 class Gradients(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lensbridge.hooks.callbacks import Callback, Contexts, EditChain, Hook, ReadChain, RunState
 from lensbridge.sites.site import Call, Chain, Site, Stage
-from lensbridge.sites.spliced import NO_GUESTS, Guests, Visited
+from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
 
 class StopForward(Exception):  # noqa: N818  (not an error: it ends a forward pass that has its answer)
@@ -53,7 +53,7 @@ class Attachment:
         muted: whether a point is outside what this run computes.
         always: whether it acts wherever no other attachment does.
         outer: the attachment around it.
-        guests: what stands at points in this context, beside the engine's own guests.
+        splices: what stands at points in this context, beside the engine's own splices.
         runs: how many passes it has seen.
         version: the engine's when it was attached.
     """
@@ -64,7 +64,7 @@ class Attachment:
     muted: Callable[[str], bool] = lambda name: False
     always: bool = False
     outer: "Attachment | None" = None
-    guests: Guests = field(default_factory=dict)
+    splices: Splices = field(default_factory=dict)
     runs: int = 0
     version: int = -1
     chains: dict[str, Chain] = field(default_factory=dict)
@@ -107,8 +107,8 @@ class Attachment:
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
         callbacks = [*self.engine.permanent, *self.scoped]
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        sites = self.engine.sites_with(self.guests)
-        callbacks = [one for one in callbacks if one.name in sites]  # a guest may have left
+        sites = self.engine.sites_with(self.splices)
+        callbacks = [one for one in callbacks if one.name in sites]  # a splice may have left
         if any(one.kind != "read" or one.follows or sites[one.name].remembers for one in callbacks):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self.state.begin_forward)
@@ -230,7 +230,7 @@ class Engine:
         permanent: callbacks that act in every context.
         version: grows when `permanent` changes.
         contexts: the `hook.ctx` of each point.
-        guests: what stands at points in every context.
+        splices: what stands at points in every context.
     """
 
     root: nn.Module
@@ -239,28 +239,28 @@ class Engine:
     permanent: list[Callback] = field(default_factory=list)
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
-    guests: Guests = field(default_factory=dict)
+    splices: Splices = field(default_factory=dict)
     _base: Attachment | None = None
-    _visited: Visited | None = None
+    _with_splices: SitesWithSplices | None = None
 
     @property
     def sites(self) -> Mapping[str, Site]:
-        """Where each name lives that there is in this context, guests' names among them."""
+        """Where each name lives that there is in this context, splices' names among them."""
         here = self.current
-        return self.sites_with(NO_GUESTS if here is None else here.guests)
+        return self.sites_with(NO_SPLICES if here is None else here.splices)
 
-    def sites_with(self, scoped: Guests) -> Mapping[str, Site]:
-        """The sites where a context has guests of its own beside the engine's."""
-        guests = {**self.guests, **scoped}
-        if not guests:
+    def sites_with(self, scoped: Splices) -> Mapping[str, Site]:
+        """The sites where a context has splices of its own beside the engine's."""
+        splices = {**self.splices, **scoped}
+        if not splices:
             return self.native_sites
-        visited = self._visited
-        if visited is None or visited.guests != guests:
-            visited = self._visited = Visited(self.native_sites, guests)
-        return visited
+        found = self._with_splices
+        if found is None or found.splices != splices:
+            found = self._with_splices = SitesWithSplices(self.native_sites, splices)
+        return found
 
     def chain(self, name: str) -> Chain:
-        """Who listens at a guest's point in the run that is going on."""
+        """Who listens at a splice's point in the run that is going on."""
         here = self.current or self._base
         return NO_CALLBACKS if here is None else here.chains.get(name, NO_CALLBACKS)
 
@@ -285,14 +285,14 @@ class Engine:
         callbacks: list[Callback],
         extra: Iterable[Stage] = (),
         muted: Callable[[str], bool] = lambda name: False,
-        guests: Guests = NO_GUESTS,
+        splices: Splices = NO_SPLICES,
     ) -> Iterator[Attachment]:
         """Attach callbacks, with those that are already in force here, for the time inside."""
         outer = self.current
-        inherited, standing = ([], NO_GUESTS) if outer is None else (outer.scoped, outer.guests)
+        inherited, standing = ([], NO_SPLICES) if outer is None else (outer.scoped, outer.splices)
         scoped = [*inherited, *callbacks]
         attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
-        attachment.guests = {**standing, **guests}
+        attachment.splices = {**standing, **splices}
         with ExitStack() as stack:
             stack.callback(attachment.detach)
             for context in self._around_run(attachment):
@@ -310,27 +310,27 @@ class Engine:
                 one.check(prepared, new)
 
     def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
-        sites = self.sites_with(attachment.guests)
+        sites = self.sites_with(attachment.splices)
         for name in dict.fromkeys(one.name for one in [*self.permanent, *attachment.scoped]):
             context = sites[name].around_run(self.root) if name in sites else None
             if context is not None:
                 yield context
                 return
 
-    def add(self, callbacks: Iterable[Callback], guests: Guests = NO_GUESTS) -> None:
-        """Listen in every context until `remove`; guests stand in every context until then."""
+    def add(self, callbacks: Iterable[Callback], splices: Splices = NO_SPLICES) -> None:
+        """Listen in every context until `remove`; splices stand in every context until then."""
         self.permanent.extend(callbacks)
-        self.guests = {**self.guests, **guests}
+        self.splices = {**self.splices, **splices}
         self.version += 1
         self._reattach_base()
 
     def remove(self, callbacks: Iterable[Callback], hosts: Iterable[str] = ()) -> None:
-        """Stop listening; the guests of these hosts leave."""
+        """Stop listening; the splices of these hosts leave."""
         gone = set(callbacks)
         if not gone:
             return
         left = set(hosts)
-        self.guests = {host: sites for host, sites in self.guests.items() if host not in left}
+        self.splices = {host: sites for host, sites in self.splices.items() if host not in left}
         self.permanent[:] = [callback for callback in self.permanent if callback not in gone]
         self.version += 1
         self._reattach_base()

@@ -14,7 +14,7 @@ from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import Attachment, Engine, StopForward
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.names import layer_of
 from lensbridge.sites.site import Call, Chain, Stage
 
@@ -75,7 +75,7 @@ class Outcome:
 
 def run_forward(
     engine: Engine,
-    native: Native,
+    native: ResolvedModel,
     prepared: Prepared,
     span: Span,
     callbacks: list[Callback],
@@ -134,7 +134,7 @@ def _explain(error: ValueError, kwargs: dict[str, Any]) -> None:
         ) from error
 
 
-def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
+def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[Stage]:
     stages = []
     modules = [block.module for block in native.blocks]
     if span.start is not None:
@@ -151,7 +151,7 @@ def _span_stages(native: Native, prepared: Prepared, span: Span) -> list[Stage]:
     return stages
 
 
-def _stand_in(native: Native, residual: Tensor) -> Tensor:
+def _stand_in(native: ResolvedModel, residual: Tensor) -> Tensor:
     """Embeddings for a run whose layers will not read them: models write into theirs (CTRL), and
     theirs may have another width than the stream (ELECTRA).
     """
@@ -160,7 +160,7 @@ def _stand_in(native: Native, residual: Tensor) -> Tensor:
     return residual.new_zeros(*residual.shape[:-1], width)
 
 
-def _entrance(native: Native, layer: int, residual: Tensor) -> Stage:
+def _entrance(native: ResolvedModel, layer: int, residual: Tensor) -> Stage:
     """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
     _refuse_start(native, layer)
     if layer < len(native.blocks):
@@ -168,7 +168,7 @@ def _entrance(native: Native, layer: int, residual: Tensor) -> Stage:
     return Stage(native.blocks[-1].module, "output", -50, _replacing_result(residual))
 
 
-def _refuse_span_of(native: Native) -> None:
+def _refuse_span_of(native: ResolvedModel) -> None:
     if native.is_encoder_decoder:
         raise InputError(
             "start_at_layer and stop_at_layer are for models with one stack; "
@@ -176,7 +176,7 @@ def _refuse_span_of(native: Native) -> None:
         )
 
 
-def _refuse_start(native: Native, layer: int) -> None:
+def _refuse_start(native: ResolvedModel, layer: int) -> None:
     if not 0 < layer < len(native.blocks):
         return
     kind = type(native.core).__name__
@@ -212,7 +212,7 @@ def _stop(call: Call, chain: Chain) -> None:
     raise StopForward(None)
 
 
-def _refuse_checkpointing(native: Native) -> None:
+def _refuse_checkpointing(native: ResolvedModel) -> None:
     training = native.core.training and torch.is_grad_enabled()
     if training and any(module.gradient_checkpointing for module in native.checkpointers):
         raise HookError(

@@ -10,9 +10,9 @@ from lensbridge.errors import HookError
 from lensbridge.hooks.callbacks import Callback, HookFunction, Kind, hook_function, require_fired
 from lensbridge.hooks.engine import Engine
 from lensbridge.points.names import Name, layer_of, template
+from lensbridge.points.point_names import NamesFilter, PointNames, names_points
 from lensbridge.points.table import BY_TEMPLATE
-from lensbridge.points.vocabulary import NamesFilter, Vocabulary, names_points
-from lensbridge.sites.spliced import NO_GUESTS, Guests
+from lensbridge.sites.spliced import NO_SPLICES, Splices
 
 Direction = Literal["fwd", "bwd"]
 HookPair: TypeAlias = tuple[NamesFilter, HookFunction]
@@ -120,22 +120,22 @@ class HookMethods:
     """What a model offers around its points."""
 
     engine: Engine
-    _native_vocabulary: Vocabulary
-    _visited_vocabulary: Vocabulary | None = None
+    _native_vocabulary: PointNames
+    _visited_vocabulary: PointNames | None = None
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> PointNames:
         """The names that there are here, those of what is spliced in among them."""
         native, index = self._native_vocabulary, self.engine.sites
         if index is native.index:
             return native
-        visited = self._visited_vocabulary
-        if visited is None or visited.index is not index:
-            visited = self._visited_vocabulary = replace(native, index=index)
-        return visited
+        found = self._visited_vocabulary
+        if found is None or found.index is not index:
+            found = self._visited_vocabulary = replace(native, index=index)
+        return found
 
     @vocabulary.setter
-    def vocabulary(self, native: Vocabulary) -> None:
+    def vocabulary(self, native: PointNames) -> None:
         self._native_vocabulary = native
 
     @property
@@ -275,9 +275,9 @@ class HookMethods:
             self.engine.contexts.clear()
 
     @contextmanager
-    def listening(self, callbacks: list[Callback], guests: Guests = NO_GUESTS) -> Iterator[None]:
-        """Callbacks and guests for every run inside; each must have been passed by one."""
-        with self.engine.attached(callbacks, guests=guests) as attachment:
+    def listening(self, callbacks: list[Callback], splices: Splices = NO_SPLICES) -> Iterator[None]:
+        """Callbacks and splices for every run inside; each must have been passed by one."""
+        with self.engine.attached(callbacks, splices=splices) as attachment:
             yield
         if attachment.runs:
             require_fired(callbacks)

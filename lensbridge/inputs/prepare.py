@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.errors import ContextLengthError, InputError, TokenError, suggest
 from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor
 from lensbridge.native.linear import execution_device
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Preparer:
         accepted: keywords that its native forward takes.
     """
 
-    native: Native
+    native: ResolvedModel
     tokens: Tokens
     accepted: frozenset[str]
 

@@ -9,7 +9,7 @@ from lensbridge.native.parts import (
     BlockPart,
     MLPPart,
     MoEPart,
-    Native,
+    ResolvedModel,
     Role,
     StackPart,
 )
@@ -80,7 +80,7 @@ class Axes:
         return found.permute([order.index(i) for i in range(len(order))])
 
 
-def size_of(native: Native, name: str, letter: str) -> int | None:
+def size_of(native: ResolvedModel, name: str, letter: str) -> int | None:
     """How long an axis of a point is in every run, or None where that depends or is not known."""
     stack = next((one for one in native.stacks if one.prefix == stack_of(name)), None)
     if letter == "v" and stack is None:
@@ -93,14 +93,14 @@ def size_of(native: Native, name: str, letter: str) -> int | None:
     return _in_block(stack.blocks[layer], name.rpartition(".")[2], name, letter)
 
 
-def _is_wide(native: Native, name: str) -> bool:
+def _is_wide(native: ResolvedModel, name: str) -> bool:
     """Whether a point is surely as wide as the stream: what is around it may be narrower."""
     table = None if native.main.embed is None else native.main.embed._parameters.get("weight")
     narrow = table is not None and table.shape[-1] != native.sizes.d_model
     return not narrow or layer_of(name) is not None
 
 
-def _around(native: Native, name: str) -> StackPart:
+def _around(native: ResolvedModel, name: str) -> StackPart:
     """The stack that a point outside the layers belongs to."""
     towers = [one for one in native.towers if name.startswith(native.front_of(one))]
     return towers[0] if towers else native.main

@@ -10,7 +10,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.columns import Window, columns_of
-from lensbridge.interventions.fit import Extent
+from lensbridge.interventions.fit import InputColumns
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, acting, plans_of
 from lensbridge.sweeps.cell import Cell
@@ -73,14 +73,14 @@ def _some(plans: Sequence[Plan]) -> str:
     return ", ".join([plan.name for plan in plans[:3]] + ["..."] * (len(plans) > 3))
 
 
-def _cell(plan: Plan, mask: Tensor | None, extent: Extent | None) -> Cell:
+def _cell(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> Cell:
     def apply(activation: Tensor, index: Any, value: Any) -> Tensor:
         return plan.edited(activation, plan.whole(activation, mask), 0)
 
     return Cell(plan.name, (), None, apply, _first(plan, mask, extent))
 
 
-def _first(plan: Plan, mask: Tensor | None, extent: Extent | None) -> int | None:
+def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int | None:
     """The first column that an intervention changes, which a sweep need not go before."""
     axes = plan.place.axes
     if extent is None or axes.position is None or axes.letters[axes.position] == "k":

@@ -17,7 +17,7 @@ from lensbridge.errors import InputError, suggest
 from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
-from lensbridge.interventions.source import Held
+from lensbridge.interventions.source import StoredSource
 from lensbridge.interventions.when import ALWAYS, When
 
 FORMAT = "lensbridge.interventions/1"
@@ -113,7 +113,7 @@ def _written(one: Intervention, store: _Store) -> dict[str, Any]:
     for member in fields(one):
         value = vars(one)[member.name]
         if member.name == "source" and isinstance(value, ActivationCache):
-            value = Held.of(value, one.site)
+            value = StoredSource.of(value, one.site)
         if value is not None and value is not ALWAYS and value != member.default:
             values[member.name] = _packed(value, store)
     return values
@@ -126,7 +126,7 @@ def _packed(value: Any, store: _Store) -> Any:
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, When):
         return {"when": [value.phase, _packed(value.steps, store)]}
-    if isinstance(value, Held) and value.attention_mask is not None:
+    if isinstance(value, StoredSource) and value.attention_mask is not None:
         mask = store.put(value.attention_mask)
         return {"masked": [_packed(dict(value), store), mask]}
     if isinstance(value, Mapping):
@@ -174,7 +174,7 @@ def _unpacked(value: Any, store: _Store) -> Any:
     if sort == "tensors":
         return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
     if sort == "masked":
-        return Held(*(_unpacked(one, store) for one in inside))
+        return StoredSource(*(_unpacked(one, store) for one in inside))
     if sort == "number":
         return float(inside)
     raise InputError(f"{sort!r} is not a value of an intervention.")

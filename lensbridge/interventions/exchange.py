@@ -11,7 +11,7 @@ from lensbridge.errors import InputError
 from lensbridge.interventions.columns import Positions, normalized, repeated
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Region
-from lensbridge.interventions.source import Given, Source
+from lensbridge.interventions.source import Source, SourceValues
 
 
 def blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Mean(Intervention):
     def mixes_examples(self) -> bool:
         return self.source is None
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         if self.over == "all":
             return self._of_all(region, given).to(region.value).expand_as(region.value)
         if given is None:
@@ -61,7 +61,7 @@ class Mean(Intervention):
         mean = _mean(value, real.to(value.device).expand(len(value), -1), (0,))
         return blended(region, mean, inside.any(0, keepdim=True))
 
-    def _of_all(self, region: Region, given: Given | None) -> Tensor:
+    def _of_all(self, region: Region, given: SourceValues | None) -> Tensor:
         place, window = region.place, region.window if given is None else given.window
         value = place.inner(region.whole, window) if given is None else given.seen(place)
         columns = torch.arange(window.start, window.end, device=value.device)[None]
@@ -102,7 +102,7 @@ class Resample(Intervention):
     def mixes_examples(self) -> bool:
         return self.source is None
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows = len(region.value)
         if given is None:
             return region.value[others(rows, self.seed).to(region.value.device)]
@@ -179,7 +179,7 @@ class Swap(Intervention):
     def other_positions(self) -> Any:
         return self.source_positions
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows = len(region.value)
         if given is None:
             partners = self._partners(rows).to(region.value.device)

@@ -13,12 +13,12 @@ from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Window, columns_of, per_example
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place
-from lensbridge.interventions.source import Given
-from lensbridge.native.parts import Native
+from lensbridge.interventions.source import SourceValues
+from lensbridge.native.parts import ResolvedModel
 
 _CPU = torch.device("cpu")
 
-Whose: TypeAlias = Literal["text", "encoder", "decoder", "tower"]
+ColumnOwner: TypeAlias = Literal["text", "encoder", "decoder", "tower"]
 """Whose columns a point has: the text's; in an encoder-decoder those of the one or the other; or
 those of another stack (of pictures, say), which an input does not tell."""
 
@@ -29,7 +29,7 @@ def called(one: Intervention) -> str:
 
 
 @dataclass(frozen=True)
-class Extent:
+class InputColumns:
     """The columns of an input.
 
     Args:
@@ -44,7 +44,7 @@ class Extent:
     prompt: int
     new: int = 0
 
-    def of_one(self) -> "Extent":
+    def of_one(self) -> "InputColumns":
         """The same for something that all examples share, earlier columns included."""
         return replace(self, rows=1, past=0)
 
@@ -103,8 +103,8 @@ def _ints(asked: Any) -> list[int]:
 
 
 def extent_of(
-    place: Place, whose: Whose, prepared: Prepared, new: int, keys: bool = False
-) -> Extent | None:
+    place: Place, whose: ColumnOwner, prepared: Prepared, new: int, keys: bool = False
+) -> InputColumns | None:
     """The columns that an input has at a point; None where only the run will tell.
 
     With `keys` the columns that are looked at there.
@@ -113,15 +113,15 @@ def extent_of(
     if place.axes.position is None or not place.axes.has_batch or tokens is None:
         return None
     if whose == "encoder" or (keys and place.looks_elsewhere):
-        return Extent(tokens.shape[0], 0, tokens.shape[1])
+        return InputColumns(tokens.shape[0], 0, tokens.shape[1])
     if whose == "tower":
         return None
     if whose == "decoder":
         decoded = decoder_input(prepared)
-        return None if decoded is None else Extent(len(decoded), 0, decoded.shape[1], new)
+        return None if decoded is None else InputColumns(len(decoded), 0, decoded.shape[1], new)
     held = prepared.kwargs.get("past_key_values")
     past = 0 if held is None else int(held.get_seq_length())
-    return Extent(tokens.shape[0], past, past + tokens.shape[1], new)
+    return InputColumns(tokens.shape[0], past, past + tokens.shape[1], new)
 
 
 def decoder_input(prepared: Prepared) -> Tensor | None:
@@ -130,7 +130,7 @@ def decoder_input(prepared: Prepared) -> Tensor | None:
     return next((one for one in found if isinstance(one, Tensor)), None)
 
 
-def mask_of(whose: Whose, prepared: Prepared) -> Tensor | None:
+def mask_of(whose: ColumnOwner, prepared: Prepared) -> Tensor | None:
     """Shapes: `[batch, column]`, 1 for tokens, of a point's columns; None where none is masked."""
     if whose == "tower":
         return None
@@ -140,14 +140,14 @@ def mask_of(whose: Whose, prepared: Prepared) -> Tensor | None:
 
 
 def check_pairing(
-    one: Intervention, positions: Any, extent: Extent, given: Given, what: str
+    one: Intervention, positions: Any, extent: InputColumns, given: SourceValues, what: str
 ) -> None:
     """Refuse a source whose examples or columns do not go with those of an input.
 
     Raises:
         InputError: with what there is on either side.
     """
-    source = Extent(given.window.rows, 0, given.window.end)
+    source = InputColumns(given.window.rows, 0, given.window.end)
     if one.pairs_examples and source.rows not in (1, extent.rows):
         raise InputError(
             f"{what}: the source has {source.rows} examples and the input {extent.rows}: as many "
@@ -170,7 +170,7 @@ def check_pairing(
         )
 
 
-def check_padding(given: Given, mask: Tensor | None, what: str) -> None:
+def check_padding(given: SourceValues, mask: Tensor | None, what: str) -> None:
     """Refuse a source that has its padding at other columns, where columns are paired in order.
 
     Raises:
@@ -189,7 +189,7 @@ def check_padding(given: Given, mask: Tensor | None, what: str) -> None:
         )
 
 
-def whose_columns(native: Native, name: str) -> Whose:
+def whose_columns(native: ResolvedModel, name: str) -> ColumnOwner:
     """Which text, or what else, the columns of a point belong to."""
     for stack in native.towers:
         front = native.front_of(stack)
@@ -229,7 +229,7 @@ def check_axes(one: Intervention, place: Place) -> None:
         )
 
 
-def sizes_of(native: Native, one: Intervention, place: Place) -> tuple[int | None, ...]:
+def sizes_of(native: ResolvedModel, one: Intervention, place: Place) -> tuple[int | None, ...]:
     """Heads (if any) and entries of the region, checked against what the model has.
 
     Raises:

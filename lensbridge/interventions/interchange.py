@@ -9,7 +9,7 @@ from lensbridge.hooked_model import HookedModel, Result
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.running import run_edited
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 _OF_INPUT = ("prepend_bos", "padding_side")
 

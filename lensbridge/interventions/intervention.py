@@ -13,9 +13,9 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import Positions, is_int, normalized
 from lensbridge.interventions.region import Region
-from lensbridge.interventions.source import Given, Held, Source
+from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import ALWAYS, When
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
 
@@ -71,7 +71,7 @@ class Intervention(ABC):
         object.__setattr__(self, name, value)
 
     @abstractmethod
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         """The new value of a region; `given` is the source's activation, where there is one.
 
         Shapes: as `region.value`.
@@ -128,7 +128,7 @@ class Intervention(ABC):
     def _told(self, name: str) -> Any:
         """A member; of a cache, the part that counts."""
         value = vars(self)[name]
-        return Held.of(value, self.site) if isinstance(value, ActivationCache) else value
+        return StoredSource.of(value, self.site) if isinstance(value, ActivationCache) else value
 
     def __repr__(self) -> str:
         """What differs from the defaults; of tensors their shapes."""
@@ -241,4 +241,4 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _mask(source: Mapping[Any, Tensor]) -> Tensor | None:
-    return source.attention_mask if isinstance(source, Held) else None
+    return source.attention_mask if isinstance(source, StoredSource) else None

@@ -16,7 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.interventions.columns import repeated
 from lensbridge.interventions.intervention import Intervention, as_value, check_broadcast
 from lensbridge.interventions.region import Region
-from lensbridge.interventions.source import Given
+from lensbridge.interventions.source import SourceValues
 
 Value = Tensor | float
 
@@ -56,7 +56,7 @@ class Replace(Intervention):
         super().__post_init__()
         self._set("value", as_value(self.value, "value"))
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         value = _beside(self.value, region)
         if isinstance(value, Tensor):
             return value.expand_as(region.value)
@@ -82,7 +82,7 @@ class Add(Intervention):
         super().__post_init__()
         self._set("value", as_value(self.value, "value"))
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         return region.value + self.factor * _beside(self.value, region)
 
     def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
@@ -103,7 +103,7 @@ class Scale(Intervention):
         super().__post_init__()
         self._set("factor", as_value(self.factor, "factor"))
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         return region.value * _beside(self.factor, region)
 
     def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
@@ -114,7 +114,7 @@ class Scale(Intervention):
 class Zero(Intervention):
     """Zero; in a subspace, the part in there taken out."""
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         return torch.zeros_like(region.value)
 
 
@@ -134,7 +134,7 @@ class Project(Intervention):
     def seen_subspace(self) -> Tensor | None:
         return None
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         value = region.value
         wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
         basis = self.subspace.to(wide)
@@ -165,7 +165,7 @@ class Steer(Intervention):
         if self.unit == "norm" and not bool(self.vector.norm(dim=-1).all()):
             raise InputError("unit='norm' takes the direction of the vector, and it is zero.")
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         vector = _beside(self.vector, region)
         assert isinstance(vector, Tensor)
         if self.unit == "vector":
@@ -197,7 +197,7 @@ class Noise(Intervention):
         if not self.std >= 0:
             raise InputError(f"std is a standard deviation, 0 or more, not {self.std!r}.")
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows, n = region.value.shape[:2]
         columns = region.columns.expand(rows, n).tolist()
         noise = [

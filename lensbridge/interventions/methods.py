@@ -9,7 +9,7 @@ from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.interchange import interchange
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.running import Interventions, edited, run_edited
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 
 class InterventionMethods(HookedModel):

@@ -13,8 +13,8 @@ from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
-    Extent,
-    Whose,
+    ColumnOwner,
+    InputColumns,
     called,
     check_axes,
     check_padding,
@@ -26,9 +26,9 @@ from lensbridge.interventions.fit import (
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
-from lensbridge.interventions.source import Given, Held, Source
+from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import When
-from lensbridge.points.vocabulary import names_points
+from lensbridge.points.point_names import names_points
 from lensbridge.sites.derived import LatentSite
 
 
@@ -99,7 +99,7 @@ def _with_canonical_names(model: HookedModel, source: Source | None) -> Source |
     if source is None or isinstance(source, Tensor | ActivationCache):
         return source
     named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
-    return Held(named, source.attention_mask) if isinstance(source, Held) else named
+    return StoredSource(named, source.attention_mask) if isinstance(source, StoredSource) else named
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,8 @@ class Plan:
     intervention: Intervention
     place: Place
     sizes: tuple[int | None, ...]
-    given: Given | None
-    whose: Whose
+    given: SourceValues | None
+    whose: ColumnOwner
     forgotten: bool = False
 
     @classmethod
@@ -143,7 +143,7 @@ class Plan:
         sizes = sizes_of(model.native, one, place)
         whose = whose_columns(model.native, name)
         masked = whose in ("text", "encoder")
-        given = None if origin is None else Given.of(origin, place, masked)
+        given = None if origin is None else SourceValues.of(origin, place, masked)
         plan = cls(one, place, sizes, given, whose, isinstance(site, LatentSite))
         plan._check_given()
         return plan
@@ -172,7 +172,7 @@ class Plan:
                 f"{self.sizes}."
             )
 
-    def extent(self, prepared: Prepared, new: int = 0) -> Extent | None:
+    def extent(self, prepared: Prepared, new: int = 0) -> InputColumns | None:
         """The columns that an input has at the point; None where only the run will tell."""
         return extent_of(self.place, self.whose, prepared, new)
 
@@ -235,7 +235,7 @@ class Plan:
                 "attn.hook_kv_latent."
             )
         if hook.step == 0:
-            extent = Extent(window.rows, 0, window.prompt, hook.progress.new)
+            extent = InputColumns(window.rows, 0, window.prompt, hook.progress.new)
             extent.check_range(self.place.positions, f"{self.what}: position")
 
     def _check_beams(self, window: Window, hook: Hook) -> None:

@@ -19,7 +19,7 @@ from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.running import run_edited
-from lensbridge.interventions.source import Given, Held
+from lensbridge.interventions.source import SourceValues, StoredSource
 from lensbridge.points.names import Name
 
 Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -32,7 +32,7 @@ class Exchanged(Swap):
 
     by: Exchange = lambda here, there: there
 
-    def act(self, region: Region, given: Given | None) -> Tensor:
+    def act(self, region: Region, given: SourceValues | None) -> Tensor:
         assert given is not None
         there, inside, _ = given.paired(region, self.other_positions)
         return blended(region, self.by(region.value, there), inside)
@@ -72,7 +72,7 @@ class Search:
     base: Tensor
     labels: Tensor
     site: str
-    activations: Held
+    activations: StoredSource
     positions: Any
     source_positions: Any
     heads: Indices
@@ -120,7 +120,7 @@ class Search:
             given,
             wanted if answers is None else _places(wanted, answers),
             names[0],
-            Held.of(source_of(model, there, names, **hidden), names),
+            StoredSource.of(source_of(model, there, names, **hidden), names),
             normalized(spot.positions),
             normalized(spot.source_positions),
             spot.heads,
@@ -145,7 +145,7 @@ class Search:
         mask = self.activations.attention_mask
         swap = Exchanged(
             self.site,
-            Held(
+            StoredSource(
                 {self.site: self._whole[rows.to(self._whole.device)]},
                 None if mask is None else mask[rows.to(mask.device)],
             ),

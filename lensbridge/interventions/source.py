@@ -11,7 +11,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of
 from lensbridge.interventions.region import Place, Region
-from lensbridge.points.vocabulary import NamesFilter
+from lensbridge.points.point_names import NamesFilter
 
 Source: TypeAlias = ActivationCache | Mapping[Any, Tensor] | Tensor
 """A cache; tensors by name of the point; or, for one point, its tensor. Whole activations, with
@@ -19,7 +19,7 @@ their batch and position axes, as a cache holds them."""
 
 
 @dataclass(frozen=True, eq=False)
-class Held(Mapping[Any, Tensor]):
+class StoredSource(Mapping[Any, Tensor]):
     """Activations by name that know the padding of their run, as a cache does.
 
     Args:
@@ -31,7 +31,7 @@ class Held(Mapping[Any, Tensor]):
     attention_mask: Tensor | None = None
 
     @classmethod
-    def of(cls, cache: ActivationCache, site: NamesFilter) -> "Held":
+    def of(cls, cache: ActivationCache, site: NamesFilter) -> "StoredSource":
         """What a cache holds at a site."""
         names = cache.vocabulary.select(site)
         return cls({name: cache[name] for name in names}, cache.attention_mask)
@@ -59,7 +59,7 @@ class Paired(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class SourceValues:
     """The whole activation of a source at one point.
 
     Args:
@@ -73,7 +73,7 @@ class Given:
     tells_padding: bool = False
 
     @classmethod
-    def of(cls, source: Source, place: Place, masked: bool = True) -> "Given":
+    def of(cls, source: Source, place: Place, masked: bool = True) -> "SourceValues":
         """The activation of a source that belongs to a place.
 
         Args:
@@ -93,7 +93,7 @@ class Given:
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
-        known = masked and isinstance(source, ActivationCache | Held)
+        known = masked and isinstance(source, ActivationCache | StoredSource)
         mask = source.attention_mask if known else None  # type: ignore[union-attr]
         fits = mask is not None and tuple(mask.shape) == (rows, length)
         window = Window(rows, 0, length, length, mask if fits else None)

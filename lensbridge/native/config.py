@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lensbridge.native.parts import AttentionPart, MLPPart, MoEPart, Native
+from lensbridge.native.parts import AttentionPart, MLPPart, MoEPart, ResolvedModel
 
 _ROPE_THETA = 10000.0
 
@@ -64,7 +64,7 @@ class LensConfig:
         return plain
 
 
-def config_of(native: Native, default_prepend_bos: bool, device: torch.device) -> LensConfig:
+def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.device) -> LensConfig:
     """The config of a resolved model."""
     hf: Any = native.core.config
     sizes, main, first = native.sizes, native.main, native.blocks[0]
@@ -100,7 +100,7 @@ def config_of(native: Native, default_prepend_bos: bool, device: torch.device) -
     )
 
 
-def _positions(native: Native, attn: AttentionPart | None) -> str:
+def _positions(native: ResolvedModel, attn: AttentionPart | None) -> str:
     if attn is not None and attn.rotary:
         return "rotary"
     if native.main.pos_embed is not None:

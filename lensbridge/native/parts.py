@@ -72,7 +72,7 @@ class AttentionPart:
     """Attention of one block. `k` and `v` are None where another layer's are read.
 
     Args:
-        behind: the norm that its output goes through before it is added.
+        post_norm: the norm that its output goes through before it is added.
         n_heads, n_kv, d_head: of this layer; `d_head` is that of z.
     """
 
@@ -83,7 +83,7 @@ class AttentionPart:
     v: Role | None
     out: Linear
     writer: Writer
-    behind: Norm | None
+    post_norm: Norm | None
     rotary: bool
     n_heads: int
     n_kv: int
@@ -109,7 +109,7 @@ class MLPPart:
     gate: Role | None
     down: Linear
     writer: Writer
-    behind: Norm | None = None
+    post_norm: Norm | None = None
     inner_norm: nn.Module | None = None
     overwritten: bool = False
 
@@ -125,7 +125,7 @@ class MoEPart:
     experts: Experts | None
     shared: MLPPart | None
     writer: Writer
-    behind: Norm | None = None
+    post_norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class StackPart:
 
 
 @dataclass(frozen=True)
-class Native:
+class ResolvedModel:
     """One model, resolved.
 
     Args:

@@ -160,7 +160,7 @@ def _check_gated(node: Node, attn: AttentionPart) -> None:
     """Refuse a gated head in front of a norm: its result is known behind that norm only, which in
     the patched run would see another sum.
     """
-    if attn.behind is not None:
+    if attn.post_norm is not None:
         raise InputError(
             f"{node}: in this model z is gated, and all heads go through a norm together before "
             f"they are added, so one head cannot send by itself. 'a{node.layer}' sends all of them."

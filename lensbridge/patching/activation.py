@@ -20,14 +20,14 @@ from lensbridge.sweeps.alignment import (
     clean_value,
     tokens_of,
 )
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell, Setter
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import Way
 from lensbridge.sweeps.memory import check_cells
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.result import PatchingResult
-from lensbridge.sweeps.running import Run, entrances
+from lensbridge.sweeps.running import Measured, entrances
 from lensbridge.sweeps.setters import INDEXED_AXES
 
 AXIS_LETTERS = {
@@ -115,7 +115,7 @@ def generic_activation_patch(
 class Prepared:
     """A sweep that was checked and can run."""
 
-    base: Base
+    base: BaseRun
     grid: Grid
     cells: list[Cell]
 
@@ -157,7 +157,7 @@ class Sweep:
         points = self._points() if listed is None else self._points_of(listed)
         sources = {layer: clean_value(clean, point) for layer, point in points.items()}
         starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
-        base = Base.run(self.model, corrupted, [*points.values(), *starts])
+        base = BaseRun.run(self.model, corrupted, [*points.values(), *starts])
         if self.setter in INDEXED_AXES:
             check_padding(base, clean)
             for layer, point in points.items():
@@ -209,7 +209,7 @@ class Sweep:
             raise missing
         return found
 
-    def _grid(self, base: Base, points: Mapping[int, str], names: Sequence[str]) -> Grid:
+    def _grid(self, base: BaseRun, points: Mapping[int, str], names: Sequence[str]) -> Grid:
         sizes = {layer: self._sizes(base, point, names[1:]) for layer, point in points.items()}
         check_cells(sum(map(prod, sizes.values())))
         widest = [max(size) for size in zip(*sizes.values(), strict=True)]
@@ -221,7 +221,7 @@ class Sweep:
         ]
         return Grid(grid.axis_names, tuple(there), grid.axis_values)
 
-    def _sizes(self, base: Base, point: str, names: Sequence[str]) -> list[int]:
+    def _sizes(self, base: BaseRun, point: str, names: Sequence[str]) -> list[int]:
         axes, shape = base.axes(point), base.shape(point)
         sizes = []
         for name in names:
@@ -239,7 +239,7 @@ class Sweep:
         return sizes
 
 
-def assemble(prepared: Prepared, metrics: Metrics, run: Run, baseline: bool) -> PatchingResult:
+def assemble(prepared: Prepared, metrics: Metrics, run: Measured, baseline: bool) -> PatchingResult:
     """The values of a run laid out on the axes of its grid, examples averaged if so wished."""
     grid, values = prepared.grid, run.values
     if grid.axis_values is not None:

@@ -17,7 +17,7 @@ from lensbridge.nodes.units import point_of
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.paths import Paths
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import Way
@@ -218,7 +218,7 @@ class Sources:
         z = point.replace("hook_result", "hook_z")
         assert isinstance(clean, ActivationCache)
         mask = {} if clean.attention_mask is None else {"attention_mask": clean.attention_mask}
-        run = Base.run(self.model, {"input_ids": clean.tokens, **mask}, [z, point])
+        run = BaseRun.run(self.model, {"input_ids": clean.tokens, **mask}, [z, point])
         told = f"The clean cache lacks {point}, and the run that it is of cannot be told from it."
         _check_same_run(run.cache[z], clean_value(clean, z), f"{told} Keep {point} in it.")
         return run.cache[point]

@@ -24,9 +24,9 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.nodes.branches import HELD, PARTS, Branches, by_point
 from lensbridge.nodes.node import Node, NodeLike, setting, written
-from lensbridge.nodes.reach import Reach, Through
+from lensbridge.nodes.reachability import Reachability, Through
 from lensbridge.sweeps.alignment import check_fit, check_padding
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import MetricFunction, Metrics
 
 Pairs: TypeAlias = list[tuple[Any, Any]]
@@ -99,7 +99,7 @@ class Paths:
         through: what may carry them on.
     """
 
-    base: Base
+    base: BaseRun
     branches: Branches
     senders: Mapping[Node, str]
     clean: Mapping[str, Tensor] = field(repr=False)
@@ -124,10 +124,10 @@ class Paths:
         branches, points = _placed(model, senders, through)
         ends = check_receivers(branches, senders, receivers, through)
         kept = list(points.values())
-        source = Base.run(model, clean, kept)
+        source = BaseRun.run(model, clean, kept)
         held = branches.held(senders, through)
         needed = [*held, *kept, *ends.values(), *branches.last(receivers), *more]
-        base = Base.run(model, corrupted, needed)
+        base = BaseRun.run(model, corrupted, needed)
         check_padding(base, source.cache)
         for point in kept:
             check_fit(base, point, source.cache[point], source.cache.tokens)
@@ -148,7 +148,7 @@ class Paths:
         branches, points = _placed(model, senders, "nothing")
         kept = list(points.values())
         held = branches.held(senders, "nothing")
-        base = Base.run(model, corrupted, [*held, *kept, *more])
+        base = BaseRun.run(model, corrupted, [*held, *kept, *more])
         return cls(base, branches, points, {point: clean[point] for point in kept})
 
     # --- the runs ----------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def check_receivers(
             "The stream of this model goes through norms, so what reaches the logits directly "
             "cannot be added to what the other receivers bring about. Patch them one by one."
         )
-    reach = Reach(branches.model, through)
+    reach = Reachability(branches.model, through)
     for receiver in receivers:
         if receiver.kind == "logits" and receiver.position is not None:
             raise InputError(f"{receiver}: a metric reads the logits of every position.")
@@ -252,7 +252,7 @@ def check_receivers(
     return ends
 
 
-def check_positions(base: Base, points: Mapping[Node, str]) -> None:
+def check_positions(base: BaseRun, points: Mapping[Node, str]) -> None:
     """Refuse positions that the input lacks.
 
     Raises:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.nodes.node import Node, NodeLike
-from lensbridge.nodes.reach import Reach, Through
+from lensbridge.nodes.reachability import Reachability, Through
 from lensbridge.nodes.units import UNITS, enumerate_nodes, points_of, stack_of
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.broadcast import Broadcast
@@ -23,7 +23,7 @@ from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.memory import batch_tokens
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.reads import positions_read
-from lensbridge.sweeps.running import Run, why_single
+from lensbridge.sweeps.running import Measured, why_single
 
 SenderUnit: TypeAlias = Literal["head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron"]
 _UNITS = ("head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron")
@@ -115,7 +115,7 @@ def _senders(
             "take path_patch(model, clean, corrupted, 'input', ...)."
         )
     points_of(model, stack_of(model, stack), unit)
-    reach, found = Reach(model, through), enumerate_nodes(model, [unit], stack=stack)
+    reach, found = Reachability(model, through), enumerate_nodes(model, [unit], stack=stack)
     heard = [one for one in found if any(reach.reaches(one, node) for node in receivers)]
     if not heard:
         raise InputError(reach.why_not(found[:1], receivers[0]))
@@ -153,7 +153,7 @@ class Senders:
     exact: bool | None
     most: int
 
-    def run(self, verbose: bool) -> Run:
+    def run(self, verbose: bool) -> Measured:
         """Measure every sender; an interrupt leaves NaN for those that did not run.
 
         Raises:
@@ -161,7 +161,7 @@ class Senders:
         """
         baseline = self.metrics.baseline(self.paths.base.logits)
         shape = (baseline.shape[0], len(self.senders), *baseline.shape[1:])
-        run = Run(baseline.new_full(shape, torch.nan), baseline)
+        run = Measured(baseline.new_full(shape, torch.nan), baseline)
         bar = tqdm(total=len(self.senders), disable=not verbose, desc="path patching")
         try:
             with torch.no_grad(), bar:

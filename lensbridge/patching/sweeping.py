@@ -13,7 +13,7 @@ from lensbridge.inputs.prepare import Prepared as Input
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell, write
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import Way
@@ -79,7 +79,7 @@ def sweep(
     check_cells(len(given))
     named = _named(model, base, given)
     points = dict.fromkeys(cell.point for cell in named)
-    unpatched = Base.run(model, base, [*points, *entrances(model, named)])
+    unpatched = BaseRun.run(model, base, [*points, *entrances(model, named)])
     placed = [_placed(unpatched, cell) for cell in named]
     run = Way(exact, max_batch_tokens, verbose).run(unpatched, placed, metrics)
     grid = Grid(("cell",), tuple((i,) for i in range(len(placed))))
@@ -107,7 +107,7 @@ def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Ce
     return found
 
 
-def _placed(base: Base, cell: Cell) -> Cell:
+def _placed(base: BaseRun, cell: Cell) -> Cell:
     """A cell with its value, which fits the place.
 
     Raises:
@@ -158,7 +158,7 @@ def _fits(value: Tensor, place: Tensor) -> bool:
     return True
 
 
-def _at(base: Base, cell: Cell, activation: Tensor) -> Tensor:
+def _at(base: BaseRun, cell: Cell, activation: Tensor) -> Tensor:
     try:
         return activation[cell.index]
     except (IndexError, TypeError) as error:

@@ -9,45 +9,54 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.processing.center import plan_center_unembed, plan_center_writing
 from lensbridge.processing.factor import plan_refactor
 from lensbridge.processing.fold import plan_fold_ln
-from lensbridge.processing.journal import Journal
 from lensbridge.processing.plan import (
-    Left,
     OnImpossible,
     Plan,
     Processing,
+    ProcessingOptions,
+    Skipped,
     Step,
     Wanted,
-    Wishes,
 )
 from lensbridge.processing.probe import Probe
+from lensbridge.processing.undo_log import UndoLog
 from lensbridge.processing.values import plan_fold_value_biases
 
-__all__ = ["Left", "OnImpossible", "Plan", "Processing", "Rewriting", "Step", "Wanted", "Wishes"]
+__all__ = [
+    "OnImpossible",
+    "Plan",
+    "Processing",
+    "ProcessingOptions",
+    "Rewriting",
+    "Skipped",
+    "Step",
+    "Wanted",
+]
 
 
 @dataclass
 class Rewriting:
     """The steps that were asked for, on one model; `over` when they may be taken back."""
 
-    native: Native
+    native: ResolvedModel
     plans: list[Plan]
-    journal: Journal = field(default_factory=Journal)
+    undo_log: UndoLog = field(default_factory=UndoLog)
     over: bool = False
 
     @classmethod
-    def of(cls, native: Native, wishes: Wishes) -> "Rewriting":
+    def of(cls, native: ResolvedModel, options: ProcessingOptions) -> "Rewriting":
         """Decide on every step; nothing is written.
 
         Raises:
             ProcessingError: a step that must be done whole cannot be.
         """
-        plans = [_plan(native, step, wishes) for step in wishes.steps]
+        plans = [_plan(native, step, options) for step in options.steps]
         for plan in plans:
-            if wishes.must(plan.step):
+            if options.must(plan.step):
                 plan.require_all()
         return cls(native, plans)
 
@@ -67,23 +76,23 @@ class Rewriting:
         try:
             for plan in self.plans:
                 for rewrite in plan.rewrites:
-                    rewrite(self.journal)
+                    rewrite(self.undo_log)
                 centered = centered or (plan.step == "center_unembed" and bool(plan.rewrites))
                 if probe is not None and plan.rewrites:
                     probe.require_same(plan.step, centered)
         except BaseException:
-            self.journal.undo()
+            self.undo_log.undo()
             raise
         return Processing.of(self.plans)
 
     def undo(self) -> None:
         """Put everything back, bit for bit."""
-        self.journal.undo()
+        self.undo_log.undo()
 
 
-def _plan(native: Native, step: Step, wishes: Wishes) -> Plan:
+def _plan(native: ResolvedModel, step: Step, options: ProcessingOptions) -> Plan:
     if step == "fold_value_biases":
-        return plan_fold_value_biases(native, "fold_ln" in wishes.steps)
+        return plan_fold_value_biases(native, "fold_ln" in options.steps)
     return {
         "fold_ln": plan_fold_ln,
         "center_writing_weights": plan_center_writing,

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from torch import nn
 
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, Writer
+from lensbridge.native.parts import (
+    AttentionPart,
+    BlockPart,
+    MLPPart,
+    MoEPart,
+    ResolvedModel,
+    Writer,
+)
 
 
 def strangers(block: BlockPart, axes: int = 1) -> dict[str, str]:
@@ -99,7 +106,7 @@ def _of_held(held: tuple[nn.Module, str]) -> Iterator[nn.Parameter]:
         yield found
 
 
-def outsiders(native: Native) -> dict[str, nn.Module]:
+def outsiders(native: ResolvedModel) -> dict[str, nn.Module]:
     """The modules with parameters of their own that stand outside the layers and are not named."""
     named = [native.main.embed, native.main.pos_embed, native.pooler, native.head_hidden]
     named += [native.projector, None if native.unembed is None else native.unembed.module]

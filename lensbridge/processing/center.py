@@ -12,16 +12,16 @@ from lensbridge.native.parts import (
     FeedForward,
     MLPPart,
     MoEPart,
-    Native,
+    ResolvedModel,
     StackPart,
     Writer,
 )
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import outsiders, strangers
-from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix, untie, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
+from lensbridge.processing.undo_log import UndoLog
 
 _RMS = (
     "an RMSNorm reads the stream, and it does not subtract the mean, so the mean of what is "
@@ -29,7 +29,7 @@ _RMS = (
 )
 
 
-def plan_center_writing(native: Native) -> Plan:
+def plan_center_writing(native: ResolvedModel) -> Plan:
     """Everything that is added to the stream, less its mean over the stream's channels.
 
     Only behind LayerNorms everywhere, which subtract that mean themselves. All or nothing: half of
@@ -47,7 +47,7 @@ def plan_center_writing(native: Native) -> Plan:
     return plan
 
 
-def _obstacles(native: Native, stack: StackPart) -> Iterator[str]:
+def _obstacles(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
     """Why not everything that is added to a stream can be centred."""
     if stack.residual_axes != "b p m":
         yield "there is more than one residual stream"
@@ -84,7 +84,7 @@ def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
     if not isinstance(part, AttentionPart | MLPPart | MoEPart):
         yield f"the inside of {type(part.module).__name__} is not described"
         return
-    if part.behind is not None:
+    if part.post_norm is not None:
         yield "a norm stands behind a branch, and its gain gives what is added a mean"
     if part.writer.scale.held is not None:
         yield "a multiplier for each channel stands behind a branch"
@@ -106,7 +106,7 @@ def _outputs(part: AttentionPart | FeedForward) -> "Iterator[Matrix | str]":
             yield from _outputs(part.shared)
 
 
-def _of_embeddings(native: Native, stack: StackPart) -> Iterator[str]:
+def _of_embeddings(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
     for module in _tables(stack):
         weight = module._parameters.get("weight")
         if weight is None or weight.ndim != 2 or weight.shape[1] != stack.sizes.d_model:
@@ -128,35 +128,35 @@ def _tables(stack: StackPart) -> list[nn.Module]:
     return [module for module in (stack.embed, stack.pos_embed) if module is not None]
 
 
-def _center_stack(native: Native, stack: StackPart, journal: Journal) -> None:
-    untie(native, journal)
+def _center_stack(native: ResolvedModel, stack: StackPart, undo_log: UndoLog) -> None:
+    untie(native, undo_log)
     for module in _tables(stack):
         weight = module._parameters["weight"]
         assert weight is not None
-        _center(weight, journal)
+        _center(weight, undo_log)
     for block in stack.blocks:
         for part in (block.attn, block.cross, block.mlp):
             if part is not None:
-                _center_branch(part, part.writer, journal)
+                _center_branch(part, part.writer, undo_log)
 
 
-def _center_branch(part: AttentionPart | FeedForward, writer: Writer, journal: Journal) -> None:
+def _center_branch(part: AttentionPart | FeedForward, writer: Writer, undo_log: UndoLog) -> None:
     for found in _outputs(part):
         assert isinstance(found, Matrix)
         weight = found.read()
-        found.write(journal, weight - weight.mean(-1, keepdim=True))
+        found.write(undo_log, weight - weight.mean(-1, keepdim=True))
         if found.bias_parameter is not None:
-            _center(found.bias_parameter, journal)
+            _center(found.bias_parameter, undo_log)
     if writer.bias is not None:
-        _center(fetch(*writer.bias), journal)
+        _center(fetch(*writer.bias), undo_log)
 
 
-def _center(tensor: Tensor, journal: Journal) -> None:
+def _center(tensor: Tensor, undo_log: UndoLog) -> None:
     value = wide(tensor.detach())
-    journal.write(tensor, value - value.mean(-1, keepdim=True))
+    undo_log.write(tensor, value - value.mean(-1, keepdim=True))
 
 
-def plan_center_unembed(native: Native) -> Plan:
+def plan_center_unembed(native: ResolvedModel) -> Plan:
     """W_U and b_U less their mean over the vocabulary: log-probabilities stay, logits shift."""
     plan = Plan("center_unembed")
     why = next(_obstacles_of_the_head(native), None)
@@ -167,7 +167,7 @@ def plan_center_unembed(native: Native) -> Plan:
     return plan
 
 
-def _obstacles_of_the_head(native: Native) -> Iterator[str]:
+def _obstacles_of_the_head(native: ResolvedModel) -> Iterator[str]:
     head = native.unembed
     if head is None:
         yield "there is no language-model head"
@@ -181,14 +181,14 @@ def _obstacles_of_the_head(native: Native) -> Iterator[str]:
         yield found
 
 
-def _center_unembed(native: Native, journal: Journal) -> None:
+def _center_unembed(native: ResolvedModel, undo_log: UndoLog) -> None:
     assert native.unembed is not None
-    untie(native, journal)
+    untie(native, undo_log)
     head = matrix.of_linear(native.unembed)
     assert isinstance(head, Matrix)
     weight = head.read()
-    head.write(journal, weight - weight.mean(-1, keepdim=True))
+    head.write(undo_log, weight - weight.mean(-1, keepdim=True))
     if head.bias_parameter is not None:
-        _center(head.bias_parameter, journal)
+        _center(head.bias_parameter, undo_log)
     if native.unembed_bias is not None:
-        _center(fetch(*native.unembed_bias), journal)
+        _center(fetch(*native.unembed_bias), undo_log)

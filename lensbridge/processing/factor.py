@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lensbridge.native.parts import AttentionPart, BlockPart, Native, Role
+from lensbridge.native.parts import AttentionPart, BlockPart, ResolvedModel, Role
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import strangers
-from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
+from lensbridge.processing.undo_log import UndoLog
 from lensbridge.processing.values import attentions, fold_one, value_obstacles
 from lensbridge.tensors.layouts import per_head_in, per_head_out
 
 
-def plan_refactor(native: Native) -> Plan:
+def plan_refactor(native: ResolvedModel) -> Plan:
     """W_Q and W_K as `U sqrt(S)` and `V sqrt(S)` of QK; W_V and W_O as `U S` and `V^T` of OV.
 
     The biases of q and k are one more row of their weights; the values' biases are folded into b_O.
@@ -34,7 +34,7 @@ def plan_refactor(native: Native) -> Plan:
     return plan
 
 
-def _inner_strangers(native: Native) -> dict[int, list[str]]:
+def _inner_strangers(native: ResolvedModel) -> dict[int, list[str]]:
     """Parameters inside attention modules that the description does not name."""
     found: dict[int, list[str]] = {}
     for stack in processed_stacks(native):
@@ -74,18 +74,18 @@ def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterato
     yield from value_obstacles(attn, read_elsewhere=False)
 
 
-def _refactor(attn: AttentionPart, journal: Journal) -> None:
+def _refactor(attn: AttentionPart, undo_log: UndoLog) -> None:
     assert attn.k is not None
     assert attn.v is not None
-    fold_one(attn, journal)
+    fold_one(attn, undo_log)
     left, right = even_factors(_with_bias(attn.q), _with_bias(attn.k))
-    _put(attn.q, left, journal)
-    _put(attn.k, right, journal)
+    _put(attn.q, left, undo_log)
+    _put(attn.k, right, undo_log)
     out = matrix.of_linear(attn.out)
     assert isinstance(out, Matrix)
     U, S, V = svd_of_product(_with_bias(attn.v)[:, :-1], per_head_out(out.read(), attn.n_heads).mT)
-    _put(attn.v, torch.cat([U * S.unsqueeze(-2), torch.zeros_like(U[:, :1])], dim=1), journal)
-    out.write(journal, V.mT.flatten(0, 1))
+    _put(attn.v, torch.cat([U * S.unsqueeze(-2), torch.zeros_like(U[:, :1])], dim=1), undo_log)
+    out.write(undo_log, V.mT.flatten(0, 1))
 
 
 def _matrix(role: Role) -> Matrix:
@@ -101,13 +101,13 @@ def _with_bias(role: Role) -> Tensor:
     return torch.cat([per_head_in(own.read(), role.layout), bias.unsqueeze(-2)], dim=-2)
 
 
-def _put(role: Role, heads: Tensor, journal: Journal) -> None:
+def _put(role: Role, heads: Tensor, undo_log: UndoLog) -> None:
     """Write a role's share of its projection, and its last row where there is a bias."""
     own = _matrix(role)
     weight = own.read()
-    own.write(journal, role.layout.merge(weight, heads[:, :-1].movedim(0, -2)))
+    own.write(undo_log, role.layout.merge(weight, heads[:, :-1].movedim(0, -2)))
     if own.bias_parameter is not None:
-        own.write_bias(journal, role.layout.merge(own.read_bias(), heads[:, -1]))
+        own.write_bias(undo_log, role.layout.merge(own.read_bias(), heads[:, -1]))
 
 
 def svd_of_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:

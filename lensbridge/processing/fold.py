@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import Native
-from lensbridge.processing.journal import Journal
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.processing.matrix import Matrix, places, untie, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import Reading, readings
+from lensbridge.processing.undo_log import UndoLog
 
 
-def plan_fold_ln(native: Native) -> Plan:
+def plan_fold_ln(native: ResolvedModel) -> Plan:
     """Every norm between the stream and a branch or the head, as far as it can be folded.
 
     A matrix W that reads `x * g + b` becomes `diag(g) W` and gets the bias `b W`. Behind a
@@ -74,14 +74,14 @@ def _obstacles(reading: Reading) -> Iterator[str]:
             yield f"it has a bias, and {type(one.module).__name__} can hold none"
 
 
-def _fold(native: Native, reading: Reading, journal: Journal) -> None:
+def _fold(native: ResolvedModel, reading: Reading, undo_log: UndoLog) -> None:
     norm = reading.norm
     gain, bias = _gain(norm), wide(norm.bias().detach())
     for matrix in reading.readers:
         if native.unembed is not None and matrix.module is native.unembed.module:
-            untie(native, journal)
-        _into(matrix, norm, gain, bias, journal)
-    _make_plain(norm, journal)
+            untie(native, undo_log)
+        _into(matrix, norm, gain, bias, undo_log)
+    _make_plain(norm, undo_log)
 
 
 def _gain(norm: Norm) -> Tensor:
@@ -92,22 +92,22 @@ def _gain(norm: Norm) -> Tensor:
     return wide(weight.detach()) + (1.0 if norm.unit_offset else 0.0)
 
 
-def _into(matrix: Matrix, norm: Norm, gain: Tensor, bias: Tensor, journal: Journal) -> None:
+def _into(matrix: Matrix, norm: Norm, gain: Tensor, bias: Tensor, undo_log: UndoLog) -> None:
     weight = matrix.read()
     gain, bias = gain.to(weight), bias.to(weight)
     if bool(bias.any()):
         added = torch.einsum("m,...mf->...f", bias, weight) * matrix.in_scale
-        matrix.write_bias(journal, matrix.read_bias() + added)
+        matrix.write_bias(undo_log, matrix.read_bias() + added)
     folded = weight * gain.unsqueeze(-1)
     if norm.kind == "LN":
         folded = folded - folded.mean(-2, keepdim=True)
-    matrix.write(journal, folded)
+    matrix.write(undo_log, folded)
 
 
-def _make_plain(norm: Norm, journal: Journal) -> None:
+def _make_plain(norm: Norm, undo_log: UndoLog) -> None:
     """Gain one, bias zero."""
     weight, bias = (norm.module._parameters.get(name) for name in ("weight", "bias"))
     if weight is not None:
-        journal.write(weight, torch.full_like(weight, 0.0 if norm.unit_offset else 1.0))
+        undo_log.write(weight, torch.full_like(weight, 0.0 if norm.unit_offset else 1.0))
     if bias is not None:
-        journal.write(bias, torch.zeros_like(bias))
+        undo_log.write(bias, torch.zeros_like(bias))

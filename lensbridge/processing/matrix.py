@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear, State
-from lensbridge.native.parts import Native
-from lensbridge.processing.journal import Journal
+from lensbridge.native.parts import ResolvedModel
+from lensbridge.processing.undo_log import UndoLog
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Matrix:
         """Shapes: `[..., in, out]`, in at least float32."""
         return wide(self._turned(self.parameter.detach()))
 
-    def write(self, journal: Journal, value: Tensor) -> None:
+    def write(self, undo_log: UndoLog, value: Tensor) -> None:
         """Shapes: `[..., in, out]`"""
-        journal.write(self.parameter, self._turned(value))
+        undo_log.write(self.parameter, self._turned(value))
 
     def read_bias(self) -> Tensor:
         """Shapes: `[..., out]`, in at least float32. Zeros where there is none."""
@@ -64,17 +64,17 @@ class Matrix:
         like = wide(weight[..., 0, :])
         return torch.zeros_like(like)
 
-    def write_bias(self, journal: Journal, value: Tensor) -> None:
+    def write_bias(self, undo_log: UndoLog, value: Tensor) -> None:
         """Set the bias; where there is none, a new one is added.
 
         Shapes: `[..., out]`
         """
         own, weight = self.bias_parameter, self.parameter
         if own is not None:
-            journal.write(own, value)
+            undo_log.write(own, value)
             return
         fresh = value.to(weight.device, weight.dtype).contiguous()
-        journal.put(self.module, self.bias, nn.Parameter(fresh, weight.requires_grad))
+        undo_log.put(self.module, self.bias, nn.Parameter(fresh, weight.requires_grad))
 
     def takes_bias(self) -> bool:
         """Whether it has a bias, or would use one if it were given one."""
@@ -157,11 +157,11 @@ def places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, str]]]:
     return found
 
 
-def untie(native: Native, journal: Journal) -> None:
+def untie(native: ResolvedModel, undo_log: UndoLog) -> None:
     """Give the head a weight of its own, where it shares the embedding's."""
     if native.unembed is None:
         return
     module = native.unembed.module
     weight = module._parameters["weight"]
     if weight is not None and len(places(native.core)[id(weight)]) > 1:
-        journal.put(module, "weight", nn.Parameter(weight.data, weight.requires_grad))
+        undo_log.put(module, "weight", nn.Parameter(weight.data, weight.requires_grad))

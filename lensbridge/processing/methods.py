@@ -10,7 +10,7 @@ from typing import Any
 from lensbridge.errors import ProcessingError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.processing import Rewriting
-from lensbridge.processing.plan import OnImpossible, Processing, Wanted, Wishes
+from lensbridge.processing.plan import OnImpossible, Processing, ProcessingOptions, Wanted
 
 
 class ProcessingMethods(HookedModel):
@@ -93,7 +93,7 @@ class ProcessingMethods(HookedModel):
             >>> torch.equal(before, model("A test.").log_softmax(-1))
             True
         """
-        wishes = Wishes(
+        options = ProcessingOptions(
             fold_ln,
             center_writing_weights,
             center_unembed,
@@ -101,7 +101,7 @@ class ProcessingMethods(HookedModel):
             refactor_factored_attn_matrices,
             on_impossible,
         )
-        rewriting = Rewriting.of(self.native, wishes)
+        rewriting = Rewriting.of(self.native, options)
         processing = rewriting.apply(self.device if check else None)
         self.processings.append(processing)
         self.rewritings.append(rewriting)
@@ -139,7 +139,7 @@ class ProcessingMethods(HookedModel):
         Raises:
             ProcessingError: as in `processed`, or inside of it.
         """
-        wishes = Wishes(
+        options = ProcessingOptions(
             fold_ln,
             center_writing_weights,
             center_unembed,
@@ -152,8 +152,8 @@ class ProcessingMethods(HookedModel):
                 "Inside `with model.processed(...)` weights are rewritten for a while: its end "
                 "would take this back. Call process_weights_ outside."
             )
-        rewriting = Rewriting.of(self.native, wishes)
+        rewriting = Rewriting.of(self.native, options)
         processing = rewriting.apply(self.device if check else None)
-        rewriting.journal.forget()
+        rewriting.undo_log.forget()
         self.processings.append(processing)
         return processing

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from lensbridge.errors import ProcessingError
-from lensbridge.processing.journal import Journal
+from lensbridge.processing.undo_log import UndoLog
 
 Step = Literal[
     "fold_ln",
@@ -29,11 +29,11 @@ Wanted: TypeAlias = bool | None
 
 OnImpossible = Literal["raise", "skip"]
 
-Rewrite: TypeAlias = Callable[[Journal], None]
+Rewrite: TypeAlias = Callable[[UndoLog], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ProcessingOptions:
     """Which steps are asked for, and how firmly; the arguments of `model.processed`."""
 
     fold_ln: Wanted = None
@@ -60,7 +60,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Left:
+class Skipped:
     """Something that a step could not be done to: where, and why."""
 
     step: Step
@@ -83,7 +83,7 @@ class Plan:
     step: Step
     rewrites: list[Rewrite] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    left: list[Skipped] = field(default_factory=list)
 
     def do(self, where: str, rewrite: Rewrite) -> None:
         """Something to rewrite."""
@@ -92,7 +92,7 @@ class Plan:
 
     def leave(self, where: str, why: str) -> None:
         """Something that must stay as it is."""
-        self.left.append(Left(self.step, where, why))
+        self.left.append(Skipped(self.step, where, why))
 
     def require_all(self) -> None:
         """Nothing may be left.
@@ -108,7 +108,7 @@ class Plan:
             )
 
 
-def _listed(left: Sequence[Left], most: int = 4) -> str:
+def _listed(left: Sequence[Skipped], most: int = 4) -> str:
     """The reasons, each once, with where they hold."""
     reasons: dict[str, list[str]] = {}
     for one in left:
@@ -139,7 +139,7 @@ class Processing:
     fold_value_biases: bool = False
     refactor_factored_attn_matrices: bool = False
     folded: tuple[str, ...] = ()
-    left: tuple[Left, ...] = ()
+    left: tuple[Skipped, ...] = ()
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> "Processing":

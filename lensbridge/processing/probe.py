@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import ProcessingError
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 
 _OUTPUTS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
 _POSITIONS = 8
@@ -18,12 +18,12 @@ _POSITIONS = 8
 class Probe:
     """What the model gave before its weights were touched, as float64."""
 
-    native: Native
+    native: ResolvedModel
     inputs: dict[str, Tensor]
     before: Tensor
 
     @classmethod
-    def of(cls, native: Native, device: torch.device) -> "Probe":
+    def of(cls, native: ResolvedModel, device: torch.device) -> "Probe":
         """Run the model on a small random input.
 
         Raises:
@@ -80,7 +80,7 @@ def relative_deviation(before: Tensor, after: Tensor) -> float:
     return float((moved / spread.clamp_min(torch.finfo(before.dtype).tiny)).median())
 
 
-def _inputs(native: Native, device: torch.device) -> Iterator[dict[str, Tensor]]:
+def _inputs(native: ResolvedModel, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """What to try: ids alone, then with pictures or sounds."""
     if native.main_input == "input_ids":
         ids = _ids(native, device)
@@ -91,7 +91,7 @@ def _inputs(native: Native, device: torch.device) -> Iterator[dict[str, Tensor]]
     yield {name: value.to(device) for name, value in inputs_for(native.core).items()}
 
 
-def _ids(native: Native, device: torch.device) -> Tensor:
+def _ids(native: ResolvedModel, device: torch.device) -> Tensor:
     """Ordinary ids: no padding, and none of the special ones that stand last."""
     sizes = native.sizes
     length = min(_POSITIONS, sizes.n_ctx or _POSITIONS)
@@ -101,7 +101,7 @@ def _ids(native: Native, device: torch.device) -> Tensor:
     return torch.tensor(ordinary)[drawn].to(device)
 
 
-def _run(native: Native, inputs: dict[str, Tensor]) -> Tensor:
+def _run(native: ResolvedModel, inputs: dict[str, Tensor]) -> Tensor:
     with evaluating(native.root), torch.no_grad():
         output = native.root(**inputs)
     found = next((output[name] for name in _OUTPUTS if name in output), None)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native, StackPart
+from lensbridge.native.parts import (
+    AttentionPart,
+    BlockPart,
+    MLPPart,
+    MoEPart,
+    ResolvedModel,
+    StackPart,
+)
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import outsiders, strangers
 from lensbridge.processing.matrix import Matrix
@@ -34,12 +41,12 @@ class Reading:
             self.readers.append(found)
 
 
-def processed_stacks(native: Native) -> tuple[StackPart, ...]:
+def processed_stacks(native: ResolvedModel) -> tuple[StackPart, ...]:
     """The main stack, and the encoder of an encoder-decoder; other towers are left alone."""
     return native.stacks if native.is_encoder_decoder else (native.main,)
 
 
-def readings(native: Native) -> list[Reading]:
+def readings(native: ResolvedModel) -> list[Reading]:
     """Every norm on the way from the stream into a branch or the head, with its readers."""
     found: dict[nn.Module, Reading] = {}
 
@@ -137,7 +144,7 @@ def _into_experts(moe: MoEPart, d_model: int) -> "Iterator[Matrix | str]":
         yield from _into_mlp(moe.shared)
 
 
-def _of_the_end(native: Native, stack: StackPart, reading: Reading) -> None:
+def _of_the_end(native: ResolvedModel, stack: StackPart, reading: Reading) -> None:
     """What reads a final norm: the head, or for an encoder every cross-attention."""
     if stack is not native.main:
         for block in native.main.blocks:

@@ -6,16 +6,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lensbridge.native.parts import AttentionPart, Native, Role
+from lensbridge.native.parts import AttentionPart, ResolvedModel, Role
 from lensbridge.processing import matrix
-from lensbridge.processing.journal import Journal
 from lensbridge.processing.matrix import Matrix, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import processed_stacks
+from lensbridge.processing.undo_log import UndoLog
 from lensbridge.tensors.layouts import per_head_out, repeat_kv
 
 
-def attentions(native: Native) -> Iterator[tuple[str, AttentionPart]]:
+def attentions(native: ResolvedModel) -> Iterator[tuple[str, AttentionPart]]:
     """Every attention module that is described, once, with its name."""
     seen: set[nn.Module] = set()
     for stack in processed_stacks(native):
@@ -26,7 +26,7 @@ def attentions(native: Native) -> Iterator[tuple[str, AttentionPart]]:
                     yield f"{stack.prefix}.{i}.{name}", attn
 
 
-def plan_fold_value_biases(native: Native, folds_norms: bool) -> Plan:
+def plan_fold_value_biases(native: ResolvedModel, folds_norms: bool) -> Plan:
     """A pattern's rows sum to one, so b_V adds the same everywhere: `b_V W_O`, summed over heads.
 
     Args:
@@ -80,7 +80,7 @@ def _overlap(v: Role, k: Role) -> bool:
     return bool(k.layout.split(marks).any())
 
 
-def fold_one(attn: AttentionPart, journal: Journal) -> None:
+def fold_one(attn: AttentionPart, undo_log: UndoLog) -> None:
     """Move one module's b_V into its b_O."""
     v, out = attn.v, matrix.of_linear(attn.out)
     assert v is not None
@@ -92,10 +92,10 @@ def fold_one(attn: AttentionPart, journal: Journal) -> None:
     if not heads.any():
         return
     added = _through_heads(heads, out.read(), attn.n_heads)
-    out.write_bias(journal, out.read_bias() + added)
+    out.write_bias(undo_log, out.read_bias() + added)
     own = source.bias_parameter
     assert own is not None
-    journal.write(own, v.layout.merge(whole, torch.zeros_like(heads)))
+    undo_log.write(own, v.layout.merge(whole, torch.zeros_like(heads)))
 
 
 def _through_heads(b_V: Tensor, out: Tensor, n_heads: int) -> Tensor:

@@ -11,9 +11,9 @@ from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.methods import HookPair
 from lensbridge.points.names import Name
 from lensbridge.saes.dictionary import SparseAutoencoder
-from lensbridge.saes.request import Excluded, Orders, SAEs
+from lensbridge.saes.request import Excluded, SAEs, SpliceRequests
 from lensbridge.saes.splice import Splice
-from lensbridge.sites.spliced import Guests
+from lensbridge.sites.spliced import Splices
 
 
 class SAEMethods(HookedModel):
@@ -65,7 +65,7 @@ class SAEMethods(HookedModel):
             torch.Size([1, 3])
         """
         splices = self._splices(saes, use_error_term, exclude_special_tokens)
-        taken = next((one for one in splices if one.target.name in self.engine.guests), None)
+        taken = next((one for one in splices if one.target.name in self.engine.splices), None)
         if taken is not None:
             raise HookError(
                 f"An SAE is attached to {taken.target.name} already (add_sae). Take it off with "
@@ -100,8 +100,8 @@ class SAEMethods(HookedModel):
 
     @contextmanager
     def _standing(self, splices: list[Splice]) -> Iterator[None]:
-        callbacks, guests = _brought(splices)
-        with self.listening(callbacks, guests):
+        callbacks, points = _put_on(splices)
+        with self.listening(callbacks, points):
             yield
 
     # --- for good ----------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class SAEMethods(HookedModel):
     def _attach(self, splices: list[Splice]) -> None:
         for splice in splices:
             self._detach([one for one in self._attached() if one.target == splice.target])
-        self.engine.add(*_brought(splices))
+        self.engine.add(*_put_on(splices))
 
     @property
     def acts_to_saes(self) -> dict[str, SparseAutoencoder]:
@@ -159,12 +159,12 @@ class SAEMethods(HookedModel):
         self._detach([there[name] for name in names])
 
     def _attached(self) -> list[Splice]:
-        owners = [points[0].guest for points in self.engine.guests.values()]
+        owners = [points[0].splice for points in self.engine.splices.values()]
         return [one for one in owners if isinstance(one, Splice)]
 
     def _detach(self, splices: list[Splice]) -> None:
-        callbacks, guests = _brought(splices)
-        self.engine.remove(callbacks, guests)
+        callbacks, points = _put_on(splices)
+        self.engine.remove(callbacks, points)
 
     # --- one run -----------------------------------------------------------------------------
 
@@ -212,11 +212,11 @@ class SAEMethods(HookedModel):
             )
 
     def _splices(self, saes: SAEs, use_error_term: bool | None, excluded: Excluded) -> list[Splice]:
-        orders = Orders(self.engine, self.vocabulary, self.native, self.tokens)
+        orders = SpliceRequests(self.engine, self.vocabulary, self.native, self.tokens)
         return orders.splices(saes, use_error_term, excluded)
 
 
-def _brought(splices: list[Splice]) -> tuple[list[Callback], Guests]:
+def _put_on(splices: list[Splice]) -> tuple[list[Callback], Splices]:
     """What SAEs put on the model: what listens for them, and their points."""
-    guests = {host: points for one in splices for host, points in one.guests.items()}
-    return [callback for one in splices for callback in one.callbacks], guests
+    points = {one.target.name: one.points for one in splices}
+    return [callback for one in splices for callback in one.callbacks], points

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.engine import Engine
 from lensbridge.inputs.tokens import Tokens
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.names import Name
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.points.point_names import PointNames
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
 from lensbridge.saes.fit import Fit, Place
 from lensbridge.saes.sizes import size_of
@@ -37,12 +37,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Orders:
+class SpliceRequests:
     """Turns requests for one model into splices."""
 
     engine: Engine
-    vocabulary: Vocabulary
-    native: Native
+    vocabulary: PointNames
+    native: ResolvedModel
     tokens: Tokens
 
     def splices(self, saes: SAEs, use_error_term: bool | None, excluded: Excluded) -> list[Splice]:
@@ -55,7 +55,7 @@ class Orders:
         ids = self._ids(excluded)
         found = [self._splice(one, use_error_term, ids) for one in requests(saes)]
         here = self.engine.current
-        taken = set() if here is None else set(here.guests)
+        taken = set() if here is None else set(here.splices)
         for splice in found:
             if splice.target.name in taken:
                 raise HookError(

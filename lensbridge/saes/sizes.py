@@ -1,17 +1,17 @@
 """How wide a point is, from what is known of the model: so that an SAE is refused before a run."""
 
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, Native
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, ResolvedModel
 from lensbridge.points.names import layer_of, stack_of
 
 
-def size_of(native: Native, name: str, letters: list[str]) -> tuple[int, ...] | None:
+def size_of(native: ResolvedModel, name: str, letters: list[str]) -> tuple[int, ...] | None:
     """Sizes of the last axes of a point, or None where only a run can tell."""
     known = _block_sizes(native, name)
     found = [known.get(letter) for letter in letters]
     return None if None in found else tuple(size for size in found if size is not None)
 
 
-def _block_sizes(native: Native, name: str) -> dict[str, int]:
+def _block_sizes(native: ResolvedModel, name: str) -> dict[str, int]:
     layer = layer_of(name)
     if layer is None or ".mixer." in name or ".experts." in name:
         return {}

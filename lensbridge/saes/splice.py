@@ -18,7 +18,7 @@ from lensbridge.hooks.engine import NO_CALLBACKS, Engine
 from lensbridge.saes.dictionary import Dictionary
 from lensbridge.saes.fit import Fit, Place
 from lensbridge.sites.site import Chain
-from lensbridge.sites.spliced import Guests, GuestSite
+from lensbridge.sites.spliced import SpliceSite
 
 _TURN = RLock()
 """SAELens's classes keep notes on themselves from encode to decode: one thread at a time."""
@@ -64,13 +64,8 @@ class Splice:
 
     # --- what it is to the engine ------------------------------------------------------------
 
-    @property
-    def guests(self) -> Guests:
-        """Its points, under its host."""
-        return {self.target.name: self.points}
-
     @cached_property
-    def points(self) -> tuple[GuestSite, ...]:
+    def points(self) -> tuple[SpliceSite, ...]:
         """The points that there are while it is here."""
         lead = " ".join(self.source.whole_axes.split()[: self.source.lead])
         flat = self.fit is not None and self.fit.reads != "as it is"
@@ -84,10 +79,10 @@ class Splice:
         axes = {**axes, "error": self.target.whole_axes, "output": self.target.axes}
         return tuple(self._point(last, axes[last]) for last in [*names, "output"])
 
-    def _point(self, last: str, axes: str) -> GuestSite:
+    def _point(self, last: str, axes: str) -> SpliceSite:
         name = f"{self.target.name}.hook_sae_{last}"
         where = f"{self.dictionary.kind} at {self.target.name}"
-        return GuestSite(name, axes, where, last, frozenset({name}), self)
+        return SpliceSite(name, axes, where, last, frozenset({name}), self)
 
     def _shows(self, part: str) -> bool:
         return part in (self.dictionary.shows if self.fit is None else self.fit.shows)

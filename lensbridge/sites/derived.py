@@ -96,11 +96,11 @@ class ResultSite(Site):
     out: Linear
     layout: Layout
     n_heads: int
-    behind: Norm | None
+    post_norm: Norm | None
     scale: Multiplier
 
     def _stages(self) -> list[Stage]:
-        if self.behind is None:
+        if self.post_norm is None:
             return [Stage(self.out.module, "output", 0, self._at_projection)]
 
         def keep(call: Call, chain: Chain) -> None:
@@ -108,7 +108,7 @@ class ResultSite(Site):
 
         return [
             Stage(self.out.module, "output", 90, keep),
-            Stage(self.behind.module, "output", -1, self._at_norm),
+            Stage(self.post_norm.module, "output", -1, self._at_norm),
         ]
 
     def _writes(self, whole: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class ResultSite(Site):
         self._show(call, chain, self._writes(call.input) * scale, bias)
 
     def _at_norm(self, call: Call, chain: Chain) -> None:
-        norm, whole = self.behind, call.memory.pop(self.name)
+        norm, whole = self.post_norm, call.memory.pop(self.name)
         assert norm is not None
         scale, bias = norm.scale(call.input), self.out.bias().to(whole.device)
         writes = norm.linear(self._writes(whole), scale.unsqueeze(-2)) * self.scale.value(whole)

@@ -48,9 +48,9 @@ class KernelSite(Site):
         def act(call: Call, chain: Chain) -> None:
             tap = call.around.get("attention")
             if tap is None:
-                tap = Tap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
+                tap = KernelTap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
                 call.around["attention"] = tap
-            assert isinstance(tap, Tap)
+            assert isinstance(tap, KernelTap)
             tap.chains[self.role] = chain
 
         return [Stage(self.module, "input", 9, act, around=True)]
@@ -60,7 +60,7 @@ class KernelSite(Site):
         return None if kernel in VISIBLE_KERNELS else visible_kernel(root)
 
 
-class Tap(TorchFunctionMode):
+class KernelTap(TorchFunctionMode):
     """Watches one call of one attention module."""
 
     def __init__(
@@ -264,12 +264,12 @@ _PRODUCTS_WITH_BIAS = frozenset({torch.baddbmm, Tensor.baddbmm})
 
 
 _HANDLERS: dict[Any, Callable[..., Tensor]] = {
-    F.scaled_dot_product_attention: Tap.fused_kernel,
-    **dict.fromkeys([F.softmax, torch.softmax, Tensor.softmax], Tap.softmax),
+    F.scaled_dot_product_attention: KernelTap.fused_kernel,
+    **dict.fromkeys([F.softmax, torch.softmax, Tensor.softmax], KernelTap.softmax),
     **dict.fromkeys(
-        [torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm], Tap.product
+        [torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm], KernelTap.product
     ),
-    **dict.fromkeys(_PRODUCTS_WITH_BIAS, Tap.product),
+    **dict.fromkeys(_PRODUCTS_WITH_BIAS, KernelTap.product),
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, NotCachedError
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Setter
 from lensbridge.sweeps.setters import AXES_MEANT, INDEXED_AXES
 
@@ -38,7 +38,7 @@ def tokens_of(clean: Mapping[str, Tensor]) -> Tensor | None:
     return clean.tokens if isinstance(clean, ActivationCache) else None
 
 
-def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:
+def check_fit(base: BaseRun, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:
     """Refuse a clean activation that does not lie over the corrupted one, axis by axis.
 
     Raises:
@@ -63,7 +63,7 @@ def check_fit(base: Base, point: str, clean: Tensor, clean_tokens: Tensor | None
     )
 
 
-def check_padding(base: Base, clean: Mapping[str, Tensor]) -> None:
+def check_padding(base: BaseRun, clean: Mapping[str, Tensor]) -> None:
     """Refuse a clean run that is padded at other places than the corrupted one.
 
     Raises:
@@ -94,7 +94,7 @@ def _shown(mask: Tensor | None, like: Tensor | None) -> Tensor:
     return torch.ones_like(like, dtype=torch.bool, device="cpu")
 
 
-def _of_lengths(point: str, clean: Tensor, base: Base, clean_tokens: Tensor | None) -> str:
+def _of_lengths(point: str, clean: Tensor, base: BaseRun, clean_tokens: Tensor | None) -> str:
     axis = next(i for i, letter in enumerate(base.axes(point)) if letter in "pqk")
     head = (
         f"{point} has {clean.shape[axis]} positions in the clean cache and "
@@ -133,7 +133,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def check_axes(base: Base, point: str, setter: Setter) -> None:
+def check_axes(base: BaseRun, point: str, setter: Setter) -> None:
     """Refuse an activation that a published setter would write to in the wrong places.
 
     Raises:
@@ -156,7 +156,7 @@ def _name(setter: Setter) -> str:
 
 
 def check_index(
-    base: Base, point: str, setter: Setter, names: Sequence[str], row: Sequence[int]
+    base: BaseRun, point: str, setter: Setter, names: Sequence[str], row: Sequence[int]
 ) -> None:
     """Refuse an index that a published setter cannot use.
 

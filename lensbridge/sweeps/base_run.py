@@ -1,4 +1,4 @@
-"""Base: the run that a sweep starts from, done once before any cell runs."""
+"""BaseRun: the run that a sweep starts from, done once before any cell runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from lensbridge.sweeps.cell import Cell
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseRun:
     """A model, an input, and what the unpatched run of it gave.
 
     Args:
@@ -32,7 +32,7 @@ class Base:
     cache: ActivationCache = field(repr=False)
 
     @classmethod
-    def run(cls, model: HookedModel, given: Any, points: Iterable[str]) -> "Base":
+    def run(cls, model: HookedModel, given: Any, points: Iterable[str]) -> "BaseRun":
         """Run the model once and keep some activations.
 
         Raises:

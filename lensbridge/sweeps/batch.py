@@ -1,4 +1,4 @@
-"""Flight: cells that go through the model together, each joining at the layer that it patches.
+"""CellBatch: cells that go through the model together, each joining at the layer that it patches.
 
 Each cell has a row: the unpatched run with the cell's value in its place. Up to the cell's layer it
 is that run, so it starts there; what comes before the cell's position is that run too, so the row
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.points.names import layer_of
 from lensbridge.sites.derived import LatentSite
-from lensbridge.sweeps.batch_hooks import Joined
+from lensbridge.sweeps.batch_hooks import BatchHooks
 from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.packing import mlp_of, packed
 from lensbridge.sweeps.prefix import lengthen, same
-from lensbridge.sweeps.shared import Field
 
 ENOUGH_TOKENS = {"cpu": 640}
 """Positions in a batch from which on more of them cost in proportion, by device."""
@@ -56,7 +56,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Flight:
+class CellBatch:
     """Cells that fly together.
 
     Beside them go rows that patch nothing. If what comes of them is not the unpatched run's,
@@ -68,7 +68,7 @@ class Flight:
         on_the_way: told, after every layer or so, which share of the way they have come.
     """
 
-    field: Field
+    field: SweepContext
     cells: Sequence[Cell]
     on_the_way: Callable[[float], None] = lambda share: None
 
@@ -137,7 +137,7 @@ class Flight:
         """Take rows behind some layers."""
         field, start = self.field, batch[0].start
         rows = self._stacked(batch, layer)
-        joined = Joined(
+        joined = BatchHooks(
             [(i, row.cell) for i, row in enumerate(batch) if row.cell and row.layer == layer],
             field.base,
         )
@@ -234,7 +234,7 @@ class Flight:
         own = (one.point for one in self.cells if layer_of(one.point) == self._depth - 1)
         return any(isinstance(sites[point], LatentSite) for point in own)
 
-    def _last_layer(self, rows: Tensor, start: int, joined: Joined) -> Tensor:
+    def _last_layer(self, rows: Tensor, start: int, joined: BatchHooks) -> Tensor:
         """The last position behind the last layer.
 
         Of the positions before it that layer has to make keys and values, and nothing more.

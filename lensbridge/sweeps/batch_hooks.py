@@ -1,4 +1,4 @@
-"""Joined: the cells that enter a flight at one layer, as hooks on their rows."""
+"""BatchHooks: the cells that enter a flight at one layer, as hooks on their rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 
 
 @dataclass(frozen=True)
-class Joined:
+class BatchHooks:
     """Cells that join a flight at one layer.
 
     Args:
@@ -21,7 +21,7 @@ class Joined:
     """
 
     cells: Sequence[tuple[int, Cell]]
-    base: Base
+    base: BaseRun
 
     def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
         """One hook for each point, for rows that hold the positions from `start` to `end`."""

@@ -11,11 +11,11 @@ from math import prod
 import torch
 
 from lensbridge.errors import InputError
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.memory import batch_tokens, check_values
 from lensbridge.sweeps.metric import Metrics
-from lensbridge.sweeps.running import Engine, Run, run_cells
+from lensbridge.sweeps.running import Engine, Measured, run_cells
 
 _ASKED = "asked for"
 
@@ -34,7 +34,7 @@ class Way:
     max_batch_tokens: int | None = None
     verbose: bool = False
 
-    def run(self, base: Base, cells: Sequence[Cell], metrics: Metrics) -> Run:
+    def run(self, base: BaseRun, cells: Sequence[Cell], metrics: Metrics) -> Measured:
         """Measure every cell.
 
         Raises:
@@ -59,7 +59,7 @@ class Way:
         return run
 
 
-def _fill(base: Base, cells: Sequence[Cell], metrics: Metrics, run: Run) -> None:
+def _fill(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, run: Measured) -> None:
     """Run cells again whose metric is NaN: it may have read logits that were left out.
 
     What a metric reads is found out on the unpatched run, and one that decides by its logits can

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lensbridge.errors import InputError
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.footprint import Footprint
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.running import MAX_BATCH_TOKENS
@@ -35,7 +35,7 @@ def free_bytes(device: torch.device) -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-def position_bytes(base: Base) -> int:
+def position_bytes(base: BaseRun) -> int:
     """What one position of a batch takes at most: a layer's activations and its logits.
 
     The logits count for those of the batch before too, and for what the head makes them of. What a
@@ -48,14 +48,14 @@ def position_bytes(base: Base) -> int:
     return base.logits.element_size() * (inside + 3 * base.logits.shape[-1])
 
 
-def run_bytes(base: Base) -> int:
+def run_bytes(base: BaseRun) -> int:
     """What one run takes at its peak, weights apart."""
     with torch.no_grad(), Footprint() as found:
         base.model(base.input)
     return found.peak
 
 
-def batch_tokens(base: Base, asked: int | None) -> int:
+def batch_tokens(base: BaseRun, asked: int | None) -> int:
     """How many positions a batch may have.
 
     Args:
@@ -94,7 +94,7 @@ def check_cells(count: int) -> None:
         check_room(count * CELL_BYTES, free, f"{count:,} cells")
 
 
-def check_values(base: Base, count: int, metrics: Metrics) -> None:
+def check_values(base: BaseRun, count: int, metrics: Metrics) -> None:
     """Refuse more values than the model's device can hold.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -67,7 +67,7 @@ def _layer(keys: Tensor, values: Tensor) -> Any:
     return layer
 
 
-def prefix_of(base: Base) -> "Prefix | str":
+def prefix_of(base: BaseRun) -> "Prefix | str":
     """The prefix of a base run, or why it cannot be reused.
 
     The model is run without the last position. If that leaves the logits before it as they were, no

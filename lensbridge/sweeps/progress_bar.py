@@ -1,9 +1,9 @@
-"""Meter: how far a sweep is, on the screen, with the time that is left."""
+"""ProgressBar: how far a sweep is, on the screen, with the time that is left."""
 
 from tqdm.auto import tqdm
 
 
-class Meter:
+class ProgressBar:
     """A progress bar of cells, some of which are under way together.
 
     Args:

@@ -13,14 +13,14 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import layer_of, stack_of
-from lensbridge.sweeps.base_run import Base
-from lensbridge.sweeps.batch import MOST_CONTROLS, Flight
+from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.batch import MOST_CONTROLS, CellBatch
 from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.prefix import Prefix, prefix_of
-from lensbridge.sweeps.progress_bar import Meter
+from lensbridge.sweeps.progress_bar import ProgressBar
 from lensbridge.sweeps.reads import positions_read
-from lensbridge.sweeps.shared import Field
 
 MAX_BATCH_TOKENS = 4096
 """Positions that fly together, by default: their streams are held at once."""
@@ -51,7 +51,7 @@ class Engine:
 
 
 @dataclass
-class Run:
+class Measured:
     """What came of running cells.
 
     Shapes: values `[metric, cell]` or `[metric, cell, batch]`, NaN where a cell did not run.
@@ -75,7 +75,7 @@ class Run:
         return f"one by one: {why}" if why else "batched"
 
 
-def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engine) -> Run:
+def run_cells(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, engine: Engine) -> Measured:
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
 
     Raises:
@@ -84,8 +84,8 @@ def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engin
     """
     baseline = metrics.baseline(base.logits)
     shape = (baseline.shape[0], len(cells), *baseline.shape[1:])
-    run = Run(baseline.new_full(shape, torch.nan), baseline)
-    meter = Meter(len(cells), engine.verbose)
+    run = Measured(baseline.new_full(shape, torch.nan), baseline)
+    meter = ProgressBar(len(cells), engine.verbose)
     try:
         with torch.no_grad():
             _Running(base, cells, metrics, engine, run, meter).all()
@@ -100,12 +100,12 @@ def run_cells(base: Base, cells: Sequence[Cell], metrics: Metrics, engine: Engin
 class _Running:
     """Cells that are being run, and what came of them so far."""
 
-    base: Base
+    base: BaseRun
     cells: Sequence[Cell]
     metrics: Metrics
     engine: Engine
-    run: Run
-    meter: Meter
+    run: Measured
+    meter: ProgressBar
 
     def all(self) -> None:
         """Run every cell, in flights where that can be done."""
@@ -141,7 +141,7 @@ class _Running:
         found = prefix_of(base)
         reads = positions_read(self.metrics, base.logits)
         prefix = found if isinstance(found, Prefix) else None
-        field = Field.of(base, prefix, reads, [self.cells[i] for i in indices])
+        field = SweepContext.of(base, prefix, reads, [self.cells[i] for i in indices])
         flying = []
         for i in indices:
             if field.is_behind(self.cells[i]) or _changes_nothing(base, self.cells[i]):
@@ -149,7 +149,7 @@ class _Running:
             else:
                 flying.append(i)
         for group in _groups(field, self.cells, flying, self.engine.max_batch_tokens):
-            logits = self._flown(field, [self.cells[i] for i in group])
+            logits = self._batched(field, [self.cells[i] for i in group])
             if logits is None:
                 self._refuse_single()
                 yield from group
@@ -157,13 +157,15 @@ class _Running:
             for i, one in zip(group, logits, strict=True):
                 self._keep(i, one())
 
-    def _flown(self, field: Field, cells: Sequence[Cell]) -> list[Callable[[], Tensor]] | None:
+    def _batched(
+        self, field: SweepContext, cells: Sequence[Cell]
+    ) -> list[Callable[[], Tensor]] | None:
         """Logits of cells, with the prefix reused, else without; None where neither can be."""
-        whole = Field.of(field.base, None, field.reads, cells)
+        whole = SweepContext.of(field.base, None, field.reads, cells)
         layer = min(layer_of(cell.point) or 0 for cell in cells)
         for one in [field, whole] if field.prefix else [whole]:
             try:
-                logits = Flight(one, cells, partial(self.meter.under_way, len(cells))).run()
+                logits = CellBatch(one, cells, partial(self.meter.under_way, len(cells))).run()
             except Exception as error:  # whatever a native model raises when it is started late
                 why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
                 continue
@@ -175,7 +177,7 @@ class _Running:
 
 
 def _groups(
-    field: Field, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
+    field: SweepContext, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
 ) -> Iterator[list[int]]:
     """Cells that fly together, with room for their controls."""
     starts = {i: field.start(cells[i]) for i in indices}
@@ -192,7 +194,7 @@ def _groups(
         yield group
 
 
-def _changes_nothing(base: Base, cell: Cell) -> bool:
+def _changes_nothing(base: BaseRun, cell: Cell) -> bool:
     """Whether a cell writes what is there already, as where two prompts begin alike."""
     there = base.cache[cell.point]
     return torch.equal(cell.apply(there.clone()), there)
@@ -210,7 +212,7 @@ def entrances(model: HookedModel, cells: Sequence[Cell]) -> list[str]:
     return [f"{prefix}.{layer}.hook_resid_pre" for layer in layers]
 
 
-def why_single(base: Base, cell: Cell) -> str | None:
+def why_single(base: BaseRun, cell: Cell) -> str | None:
     """Why a cell cannot be run in a batch that starts at its layer, or None if it can."""
     native, engine = base.model.native, base.model.engine
     if native.is_encoder_decoder:

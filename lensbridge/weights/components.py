@@ -15,8 +15,8 @@ from lensbridge.native.parts import (
     AttentionPart,
     FeedForward,
     MLPPart,
-    Native,
     OpaquePart,
+    ResolvedModel,
     StackPart,
 )
 from lensbridge.weights import effective
@@ -40,7 +40,7 @@ _NORM_SLOTS = ("ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"
 class Components:
     """Every part of one model, and its weights by name."""
 
-    def __init__(self, native: Native, run_block: Callable[[int, Tensor], Tensor]) -> None:
+    def __init__(self, native: ResolvedModel, run_block: Callable[[int, Tensor], Tensor]) -> None:
         self.native = native
         self.blocks = BlocksView(
             [

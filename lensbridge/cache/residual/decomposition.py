@@ -1,7 +1,7 @@
 """The residual stream of one run, taken apart down to heads and neurons.
 
-What is added and what the stream goes through is in `ledger.py`; here are the numbers. Every term
-is followed to the target through the norms in between, with the divisors that the run used, so the
+What is added and what the stream goes through is in `terms.py`; here are the numbers. Every term is
+followed to the target through the norms in between, with the divisors that the run used, so the
 terms sum to the target on every architecture.
 """
 
@@ -15,14 +15,22 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from lensbridge.cache.residual.ledger import Mark, Step, Term, Through, Times, ledger, norm_bias
-from lensbridge.cache.residual.passages import Passage, Route
+from lensbridge.cache.residual.norm_map import NormMap, Route
+from lensbridge.cache.residual.terms import (
+    Mark,
+    Step,
+    Term,
+    Through,
+    Times,
+    norm_bias,
+    residual_terms,
+)
 from lensbridge.errors import AbsentPointError, InputError, LensbridgeError, NotCachedError
 from lensbridge.native.linear import fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, StackPart
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.layouts import per_head_out
 from lensbridge.tensors.slices import PosSlice, taken
 
@@ -30,7 +38,7 @@ _ROUNDINGS = 32
 """How many times the unit of rounding, at the size of its terms, a sum may be off."""
 
 
-Routed: TypeAlias = tuple[list[tuple[Term, Route]], tuple[Passage, ...]]
+Routed: TypeAlias = tuple[list[tuple[Term, Route]], tuple[NormMap, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Target:
 
     @classmethod
     def of(
-        cls, stack: StackPart, front: str, names: Vocabulary, layer: int | None, mlp_input: bool
+        cls, stack: StackPart, front: str, names: PointNames, layer: int | None, mlp_input: bool
     ) -> "Target":
         """What layer `layer` reads; with as many layers, None or -1, what stands behind the last.
 
@@ -64,7 +72,7 @@ class Target:
         return cls._inside(f"{stack.prefix}.{layer}.", stack.blocks[layer], names, mlp_input)
 
     @classmethod
-    def _inside(cls, at: str, part: BlockPart, names: Vocabulary, mlp_input: bool) -> "Target":
+    def _inside(cls, at: str, part: BlockPart, names: PointNames, mlp_input: bool) -> "Target":
         marks = ["hook_resid_mid_cross", "hook_resid_mid"] if mlp_input else []
         point = next((one for one in marks if at + one in names.index), "hook_resid_pre")
         slot, norm = ("ln2", part.ln2) if mlp_input else ("ln1", part.ln1)
@@ -91,7 +99,7 @@ class Decomposition:
     def __init__(
         self,
         values: Mapping[str, Tensor],
-        names: Vocabulary,
+        names: PointNames,
         stack: StackPart,
         front: str,
         target: Target,
@@ -110,12 +118,12 @@ class Decomposition:
         letters = stack.residual_axes.split()
         self._pos_axis = letters.index("p") - len(letters)
 
-    def _reading(self) -> tuple[Passage, ...]:
+    def _reading(self) -> tuple[NormMap, ...]:
         norm = self.target.norm
         return () if norm is None else (self._passage(norm, self.target.scale),)
 
-    def _passage(self, norm: Norm, scale: str) -> Passage:
-        return Passage.of(norm, self._at(scale))
+    def _passage(self, norm: Norm, scale: str) -> NormMap:
+        return NormMap.of(norm, self._at(scale))
 
     def _at(self, name: str, axis: int = -2) -> Tensor:
         return taken(self.values[name], self.pos, axis)
@@ -138,10 +146,10 @@ class Decomposition:
 
     @cached_property
     def _behind(self) -> Routed:
-        steps = ledger(self.stack, self._has)
+        steps = residual_terms(self.stack, self._has)
         return self._routed(steps[: steps.index(Mark(self.target.point))], self._last)
 
-    def _routed(self, steps: Sequence[Step], passages: tuple[Passage, ...]) -> Routed:
+    def _routed(self, steps: Sequence[Step], passages: tuple[NormMap, ...]) -> Routed:
         """Terms with their ways through what comes behind, and the way from before all steps."""
         found: list[tuple[Term, Route]] = []
         for step in reversed(steps):
@@ -150,7 +158,7 @@ class Decomposition:
             elif isinstance(step, Through):
                 passages = (self._passage(step.norm, step.scale), *passages)
             elif isinstance(step, Times):
-                passages = (Passage(gain=fetch(*step.held).detach()), *passages)
+                passages = (NormMap(gain=fetch(*step.held).detach()), *passages)
         return found[::-1], passages
 
     def whole(self, term: Term, route: Route) -> Tensor:
@@ -336,14 +344,14 @@ class Decomposition:
         through = Route(own).forward(
             linear.bias().detach().to(self._stream).expand_as(self._stream)
         )
-        if part.behind is not None:
-            shift = Route(own[1:]).forward(part.behind.bias().detach().to(self._stream))
+        if part.post_norm is not None:
+            shift = Route(own[1:]).forward(part.post_norm.bias().detach().to(self._stream))
             through = through + shift
         if part.writer.bias is not None:
             through = through + fetch(*part.writer.bias).detach().to(self._stream)
         return route.read(through, self.directions)
 
-    def _own(self, term: Term) -> tuple[Passage, ...]:
+    def _own(self, term: Term) -> tuple[NormMap, ...]:
         """What a branch's output goes through before it is added."""
         assert term.part is not None
         slot = {"attn": "ln1_post", "cross": "ln_cross_post", "mlp": "ln2_post"}[term.kind]
@@ -351,13 +359,13 @@ class Decomposition:
         assert isinstance(part, MLPPart | AttentionPart)
         at, _, _ = term.point.rpartition("hook_")
         own = () if part.writer.scale.is_one else self._multiplied(part.writer.scale)
-        if part.behind is None:
+        if part.post_norm is None:
             return own
-        return (self._passage(part.behind, f"{at}{slot}.hook_scale"), *own)
+        return (self._passage(part.post_norm, f"{at}{slot}.hook_scale"), *own)
 
-    def _multiplied(self, scale: Multiplier) -> tuple[Passage, ...]:
+    def _multiplied(self, scale: Multiplier) -> tuple[NormMap, ...]:
         value = scale.value(self._stream)
-        return (Passage(gain=value.detach() if isinstance(value, Tensor) else value),)
+        return (NormMap(gain=value.detach() if isinstance(value, Tensor) else value),)
 
 
 def _given(values: Mapping[str, Tensor]) -> Iterator[Term]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache.residual.decomposition import Decomposition
-from lensbridge.cache.residual.ledger import Term
-from lensbridge.cache.residual.passages import Route
+from lensbridge.cache.residual.norm_map import Route
 from lensbridge.cache.residual.stream import Stacked, StreamReader
+from lensbridge.cache.residual.terms import Term
 from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.native.parts import MLPPart
 from lensbridge.tensors.slices import PosSlice, taken

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.decomposition import Decomposition, Target
-from lensbridge.cache.residual.ledger import Kind, Term
-from lensbridge.cache.residual.passages import Passage
+from lensbridge.cache.residual.norm_map import NormMap
+from lensbridge.cache.residual.terms import Kind, Term
 from lensbridge.errors import InputError
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import StackPart
 from lensbridge.points.names import expand_short, layer_of
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.slices import PosSlice, taken
 
 Mode: TypeAlias = Literal["all", "mlp", "attn"]
@@ -36,7 +36,7 @@ class StreamReader:
     """What the methods that take the stream apart need of a cache."""
 
     model: CachedModel | None
-    vocabulary: Vocabulary
+    vocabulary: PointNames
     has_batch_dim: bool
     processed: tuple[str, ...]
     require: Callable[[Iterable[str]], None]
@@ -121,7 +121,7 @@ class StreamReader:
             divisor = taken(divisor, batch_slice, -divisor.ndim)
         divisor = taken(divisor, pos_slice, -2)
         _require_fit(rows, divisor, norm)
-        return Passage.of(norm, divisor).forward(rows)
+        return NormMap.of(norm, divisor).forward(rows)
 
 
 class StreamMethods(StreamReader):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED
 from lensbridge.compat.transformer_lens.point import NamesFilter
-from lensbridge.points.vocabulary import Vocabulary
+from lensbridge.points.point_names import PointNames
 
 _FLAGS = {
     "hook_result": "use_attn_result",
@@ -27,7 +27,7 @@ _BESIDES = re.compile(r"(^|\.)ln\w*\.hook_out$")
 class Selection:
     """The points of one model, as its flags stand."""
 
-    vocabulary: Vocabulary
+    vocabulary: PointNames
     cfg: HookedTransformerConfig
 
     def names(self, asked: NamesFilter) -> list[str]:

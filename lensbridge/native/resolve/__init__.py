@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lensbridge.native.linear import Linear
-from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, Native, Sizes, StackPart
+from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.plugins import Claim, registry
@@ -48,7 +48,7 @@ def select(core: nn.Module, architecture: Architecture | None, source: str = GIV
 
 def resolve(
     model: nn.Module, architecture: Architecture | None = None, source: str = GIVEN
-) -> Native:
+) -> ResolvedModel:
     """Find every part that an architecture names in a model.
 
     Args:
@@ -66,7 +66,7 @@ def resolve(
     finder = Finder(core, spec.name, claim.plugin, getattr(core, "config", None))
     inner = finder.at_config(spec.config)
     main = _stack(finder, spec)
-    return Native(
+    return ResolvedModel(
         root=model,
         core=core,
         architecture=spec,

@@ -27,7 +27,7 @@ class AttentionResolver:
         layer: nn.Module,
         spec: Attention,
         writer: Writer,
-        behind: Norm | None,
+        post_norm: Norm | None,
         where: str,
         crossing: bool,
     ) -> AttentionPart:
@@ -42,7 +42,7 @@ class AttentionResolver:
         if not crossing:
             self._expect_declared(where, n_kv)
         elif spec.rotary:
-            raise self.finder.mismatch(f"{where}: cross-attention has no points behind rotary.")
+            raise self.finder.mismatch(f"{where}: cross-attention has no points post_norm rotary.")
         return AttentionPart(
             module=module,
             path=spec.path,
@@ -51,7 +51,7 @@ class AttentionResolver:
             v=roles["v"],
             out=out,
             writer=writer,
-            behind=behind,
+            post_norm=post_norm,
             rotary=spec.rotary,
             n_heads=n_heads,
             n_kv=n_kv,

@@ -68,28 +68,28 @@ class BlockResolver:
         where = f"block {index}"
         norms = {slot: self._norm(layer, spec.norms, slot, where) for slot in _SLOTS}
         summed = spec.residual == "post_norm"
-        behind = {slot: None if summed else norms[slot] for slot in _SLOTS}
+        after = {slot: None if summed else norms[slot] for slot in _SLOTS}
 
         def attention(part: Attention | None, slot: str, crossing: bool) -> Any:
             if part is None:
                 return None
-            writer = self._writer(layer, part, behind[slot], where)
+            writer = self._writer(layer, part, after[slot], where)
             writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
-            return self.attention.part(layer, part, writer, behind[slot], where, crossing)
+            return self.attention.part(layer, part, writer, after[slot], where, crossing)
 
         return BlockPart(
             module=layer,
             path=path,
             ln1=norms["post_attn"] if summed else norms["pre_attn"],
-            ln1_post=behind["post_attn"],
+            ln1_post=after["post_attn"],
             ln_cross=norms["post_cross"] if summed else norms["pre_cross"],
-            ln_cross_post=behind["post_cross"],
+            ln_cross_post=after["post_cross"],
             ln2=norms["post_mlp"] if summed else norms["pre_mlp"],
-            ln2_post=behind["post_mlp"],
+            ln2_post=after["post_mlp"],
             attn=attention(spec.attn, "post_attn", False),
             cross=attention(spec.cross, "post_cross", True),
-            mixer=self._mixer(layer, spec, behind["post_attn"], where),
-            mlp=self._feed_forward(layer, spec.mlp, behind["post_mlp"], where),
+            mixer=self._mixer(layer, spec, after["post_attn"], where),
+            mlp=self._feed_forward(layer, spec.mlp, after["post_mlp"], where),
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
@@ -108,26 +108,28 @@ class BlockResolver:
             return None
         return self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
 
-    def _writer(self, layer: nn.Module, spec: Any, behind: Norm | None, where: str) -> Writer:
+    def _writer(self, layer: nn.Module, spec: Any, post_norm: Norm | None, where: str) -> Writer:
         written_by, scale = spec.written_by, self.finder.multiplier(layer, spec.scale, where)
-        if written_by is None and behind is not None:
-            return Writer((behind.module,), scale)
+        if written_by is None and post_norm is not None:
+            return Writer((post_norm.module,), scale)
         paths = written_by if isinstance(written_by, tuple) else (written_by or spec.path,)
         return Writer(tuple(self.finder.find(layer, path, where) for path in paths), scale)
 
     def _mixer(
-        self, layer: nn.Module, block: Block, behind: Norm | None, where: str
+        self, layer: nn.Module, block: Block, post_norm: Norm | None, where: str
     ) -> MixerPart | None:
         spec = block.mixer
         if spec is None:
             return None
-        behind = behind if block.attn is None else None  # beside attention, the norm is attention's
+        post_norm = (
+            post_norm if block.attn is None else None
+        )  # beside attention, the norm is attention's
         module = self.finder.find(layer, spec.path, where)
         steps = {
             step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
             for step in spec.steps
         }
-        writer = self._writer(layer, spec, behind, where)
+        writer = self._writer(layer, spec, post_norm, where)
         return MixerPart(module, spec.path, steps, writer, spec.fed_more)
 
     # --- MLP ---------------------------------------------------------------------------------
@@ -136,17 +138,17 @@ class BlockResolver:
         self,
         layer: nn.Module,
         spec: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None,
-        behind: Norm | None,
+        post_norm: Norm | None,
         where: str,
     ) -> FeedForward | None:
         if spec is None:
             return None
-        writer = self._writer(layer, spec, behind, where)
+        writer = self._writer(layer, spec, post_norm, where)
         if isinstance(spec, Opaque):
             return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
         if isinstance(spec, MoE):
-            return self._moe(layer, spec, writer, behind, where)
-        return self._mlp(layer, spec, writer, behind, where)
+            return self._moe(layer, spec, writer, post_norm, where)
+        return self._mlp(layer, spec, writer, post_norm, where)
 
     def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
         return self.finder.linear(self.finder.find(module, path, f"{where} MLP"), path)
@@ -156,7 +158,7 @@ class BlockResolver:
         parent: nn.Module,
         spec: MLP | GatedMLP | FusedGatedMLP,
         writer: Writer,
-        behind: Norm | None,
+        post_norm: Norm | None,
         where: str,
     ) -> MLPPart:
         module = self.finder.find(parent, spec.path, where)
@@ -182,13 +184,13 @@ class BlockResolver:
             gate=gate,
             down=down,
             writer=writer,
-            behind=behind,
+            post_norm=post_norm,
             inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
             overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
         )
 
     def _moe(
-        self, layer: nn.Module, spec: MoE, writer: Writer, behind: Norm | None, where: str
+        self, layer: nn.Module, spec: MoE, writer: Writer, post_norm: Norm | None, where: str
     ) -> MoEPart:
         module = self.finder.find(layer, spec.path, where)
         router = self.finder.find(module, spec.router, f"{where} MoE")
@@ -198,7 +200,7 @@ class BlockResolver:
             parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
             shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
         n_experts = experts.n if experts is not None else self._router_width(router, spec.router)
-        return MoEPart(module, spec.path, router, n_experts, experts, shared, writer, behind)
+        return MoEPart(module, spec.path, router, n_experts, experts, shared, writer, post_norm)
 
     def _router_width(self, router: nn.Module, where: str) -> int:
         widths = [int(p.shape[0]) for p in router.parameters() if p.ndim == 2]

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from lensbridge.native.parts import MLPPart, Native, StackPart, Writer
+from lensbridge.native.parts import MLPPart, ResolvedModel, StackPart, Writer
 from lensbridge.points.names import LAYER, template
+from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
-from lensbridge.points.vocabulary import Vocabulary
 from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
 from lensbridge.sites.site import OutputSite, Site
 from lensbridge.sites.wiring.absence import reason
@@ -17,7 +17,7 @@ from lensbridge.sites.wiring.index import ExpertGroup, SiteIndex
 from lensbridge.sites.wiring.placing import Placing
 
 
-def sites_of(native: Native) -> SiteIndex:
+def sites_of(native: ResolvedModel) -> SiteIndex:
     """Every point of a model, in data-flow order: towers, then the main stack."""
     wiring = _ModelWiring(native)
     found = {site.name: site for site in wiring.sites()}
@@ -36,7 +36,7 @@ def sites_of(native: Native) -> SiteIndex:
     return SiteIndex({name: found[name] for name in sorted(found, key=key)}, wiring.groups)
 
 
-def vocabulary_of(native: Native, sites: SiteIndex) -> Vocabulary:
+def vocabulary_of(native: ResolvedModel, sites: SiteIndex) -> PointNames:
     """The names of a model, with the reasons for those that it lacks."""
     there = sites.rows()
     absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
@@ -44,13 +44,13 @@ def vocabulary_of(native: Native, sites: SiteIndex) -> Vocabulary:
     depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
     sees = native.main_input == "pixel_values"
     names = frozenset({"blocks", "vision.blocks"} if sees else {"blocks"})
-    return Vocabulary(sites, absent, depths, gated, names)
+    return PointNames(sites, absent, depths, gated, names)
 
 
 class _ModelWiring(Placing):
     """The sites of one model, and the groups of experts that they leave out."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: ResolvedModel) -> None:
         super().__init__(native)
         self.groups: dict[str, ExpertGroup] = {}
 

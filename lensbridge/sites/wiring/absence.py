@@ -1,9 +1,9 @@
 """Why a model lacks a point that others have."""
 
-from lensbridge.native.parts import Native
+from lensbridge.native.parts import ResolvedModel
 
 
-def reason(row: str, native: Native) -> str:
+def reason(row: str, native: ResolvedModel) -> str:
     """Why no layer of a model has a row of the table."""
     if row.startswith("{point}."):
         return "no SAE that has it is spliced in there"

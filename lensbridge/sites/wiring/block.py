@@ -13,7 +13,7 @@ from lensbridge.native.parts import (
     MixerPart,
     MLPPart,
     MoEPart,
-    Native,
+    ResolvedModel,
     Role,
 )
 from lensbridge.sites.composed import BranchInputSite, FlatSite
@@ -39,7 +39,7 @@ _FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
 class BlockWiring(Placing):
     """The sites of one layer, whose names begin with `at`."""
 
-    def __init__(self, native: Native, at: str, block: BlockPart) -> None:
+    def __init__(self, native: ResolvedModel, at: str, block: BlockPart) -> None:
         super().__init__(native)
         self.at = at
         self.block = block
@@ -195,7 +195,7 @@ class BlockWiring(Placing):
             out=attn.out,
             layout=heads,
             n_heads=attn.n_heads,
-            behind=attn.behind,
+            post_norm=attn.post_norm,
             scale=attn.writer.scale,
         )
         if attn.position_bias is not None:

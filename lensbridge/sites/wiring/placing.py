@@ -6,7 +6,7 @@ from torch import nn
 
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import Native, Role, Writer
+from lensbridge.native.parts import ResolvedModel, Role, Writer
 from lensbridge.points.names import template
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.derived import NormalizedSite, NormScaleSite, SumSite
@@ -18,7 +18,7 @@ from lensbridge.tensors.layouts import Layout
 class Placing:
     """Makes sites for the points of one model."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: ResolvedModel) -> None:
         self.native = native
 
     def written(self, name: str, writer: Writer, overwritten: bool = False) -> Site:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from lensbridge.cache.residual.ledger import Mark, Step, Term, Through, Times
+from lensbridge.cache.residual.terms import Mark, Step, Term, Through, Times
 from lensbridge.errors import WeightError
 from lensbridge.native.linear import fetch
 from lensbridge.native.norm import Norm
@@ -60,9 +60,9 @@ def _of_term(term: Term, zero: Tensor) -> Tensor:
         return zero
     part = {"attn": block.attn, "cross": block.cross, "mlp": block.mlp}.get(term.kind)
     if isinstance(part, AttentionPart):
-        return _of_projection(term, part.out.bias(), part.writer, part.behind, zero)
+        return _of_projection(term, part.out.bias(), part.writer, part.post_norm, zero)
     if isinstance(part, MLPPart):
-        return _of_projection(term, part.down.bias(), part.writer, part.behind, zero)
+        return _of_projection(term, part.down.bias(), part.writer, part.post_norm, zero)
     for module in _undescribed(term, block):
         if _has_output_bias(module, len(zero)):
             raise _depends(term.point, "its biases belong to experts, or to undescribed modules")
@@ -70,10 +70,10 @@ def _of_term(term: Term, zero: Tensor) -> Tensor:
 
 
 def _of_projection(
-    term: Term, own: Tensor, writer: Writer, behind: Norm | None, zero: Tensor
+    term: Term, own: Tensor, writer: Writer, post_norm: Norm | None, zero: Tensor
 ) -> Tensor:
     own = own.to(zero)
-    if behind is not None and bool(own.any()):
+    if post_norm is not None and bool(own.any()):
         raise _depends(term.point, "its output goes through a norm before it is added")
     scaled = own * writer.scale.value(own)
     return scaled if writer.bias is None else scaled + fetch(*writer.bias).to(zero)

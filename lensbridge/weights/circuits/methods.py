@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lensbridge.cache.residual.ledger import ledger
+from lensbridge.cache.residual.terms import residual_terms
 from lensbridge.errors import InputError, TokenError, WeightError
 from lensbridge.hooks.engine import Engine
 from lensbridge.native.parts import StackPart
@@ -163,7 +163,7 @@ class CircuitMethods:
         part = stack.blocks[min(layer, count - 1)]
         if mlp_input and part.mlp is None:
             raise WeightError(f"Layer {layer} has no MLP, so there is nothing that it reads.")
-        steps = ledger(stack, self.engine.sites.__contains__)
+        steps = residual_terms(stack, self.engine.sites.__contains__)
         before = steps_before(steps, f"{stack.prefix}.{layer}.", part, mlp_input)
         zero = torch.zeros(stack.sizes.d_model, dtype=self.dtype, device=self.device)
         return accumulated(before, zero, include_mlp_biases)

@@ -7,8 +7,8 @@ import torch
 from einops import einsum
 from torch import Tensor, nn
 
+from lensbridge.causal.differentiable_pass import Gradient
 from lensbridge.causal.graph import Graph, Read
-from lensbridge.causal.tape import Gradient
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, BlockPart, Role
 from lensbridge.tensors.layouts import per_head_in
@@ -23,7 +23,7 @@ def roles_of(attn: AttentionPart) -> list[Role]:
 
 
 @dataclass(frozen=True)
-class Receiving:
+class ReceiverGradients:
     """Gradients at the receivers, worked out from those inside the branches.
 
     A head's share of a projection's gradient goes back through its slice of the weight and the norm

@@ -13,7 +13,7 @@ from lensbridge.native.norm import Norm
 
 
 @dataclass(frozen=True)
-class Passage:
+class NormMap:
     """Centring, a divisor for each position, a gain: what a norm does to one summand of its input.
 
     Args:
@@ -27,7 +27,7 @@ class Passage:
     gain: Tensor | float = 1.0
 
     @classmethod
-    def of(cls, norm: Norm, divisor: Tensor) -> "Passage":
+    def of(cls, norm: Norm, divisor: Tensor) -> "NormMap":
         """Through a norm that divided by `divisor`."""
         return cls(norm.kind == "LN", divisor, norm.gain().detach())
 
@@ -56,7 +56,7 @@ class Passage:
 class Route:
     """Passages one after another."""
 
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[NormMap, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: `[..., pos, d_model]` -> the same."""
@@ -79,7 +79,7 @@ class Route:
                 product = passage.divisor * product
         return product
 
-    def after(self, first: Sequence[Passage]) -> "Route":
+    def after(self, first: Sequence[NormMap]) -> "Route":
         """The route with other passages in front."""
         return Route((*first, *self.passages))
 

@@ -1,4 +1,4 @@
-"""Field: what all flights of a sweep share, and where the rows of a cell begin in it."""
+"""SweepContext: what all flights of a sweep share, and where the rows of a cell begin in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.sweeps.base_run import Base
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell, write
 from lensbridge.sweeps.prefix import Prefix
 from lensbridge.sweeps.setters import INDEXED_AXES
 
 
 @dataclass(frozen=True)
-class Field:
+class SweepContext:
     """What every flight of a sweep shares.
 
     Args:
@@ -25,7 +25,7 @@ class Field:
         end: behind the last position that matters.
     """
 
-    base: Base
+    base: BaseRun
     prefix: Prefix | None
     reads: Sequence[int]
     end: int
@@ -46,8 +46,8 @@ class Field:
 
     @classmethod
     def of(
-        cls, base: Base, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Cell]
-    ) -> "Field":
+        cls, base: BaseRun, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Cell]
+    ) -> "SweepContext":
         """The field of some cells. A pattern may be told to look ahead, so it needs every key."""
         whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
         return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)

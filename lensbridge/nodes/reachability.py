@@ -1,4 +1,4 @@
-"""Reach: whether what one node writes is in what another reads, by the order of the model."""
+"""Reachability: whether a node reads what another one wrote, by the order of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _WRITES = {"cross_head": 2, "cross": 2, "mlp": 3, "neuron": 3}
 
 
 @dataclass(frozen=True)
-class Reach:
+class Reachability:
     """Who can hear whom.
 
     Args:
@@ -50,7 +50,7 @@ class Reach:
     def why_not(self, senders: Sequence[Node], receiver: Node) -> str:
         """Why nobody reaches a receiver, in words."""
         names = " and ".join(map(str, senders))
-        indirect = Reach(self.model, "everything")
+        indirect = Reachability(self.model, "everything")
         if any(indirect.reaches(sender, receiver) for sender in senders):
             return (
                 f"{receiver} hears {names} by way of cross-attention only: there is no such path "

@@ -1,8 +1,8 @@
 """The residual stream of one stack, written down: what is added, and what all of it goes through.
 
-`ledger` gives the steps in the order in which the stream flows. Everything that takes the stream
-apart reads them, so that post-norm, parallel, multiplied and hybrid models need no case of their
-own anywhere else.
+`residual_terms` gives the steps in the order in which the stream flows. Everything that takes the
+stream apart reads them, so that post-norm, parallel, multiplied and hybrid models need no case of
+their own anywhere else.
 """
 
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class Mark:
 Step: TypeAlias = Term | Through | Times | Mark
 
 
-def ledger(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
+def residual_terms(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
     """The steps of every layer; what the embeddings write stands before them.
 
     Args:

@@ -1,4 +1,4 @@
-"""Gates: layers whose branches can be closed to a gradient on its way back."""
+"""GradientGates: layers whose branches can be closed to a gradient on its way back."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lensbridge.cache.residual.ledger import Term, ledger
+from lensbridge.cache.residual.terms import Term, residual_terms
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
 
 
 @dataclass
-class Gates:
+class GradientGates:
     """What each layer adds to the stream, let through by a gradient or not.
 
     Args:
@@ -27,7 +27,7 @@ class Gates:
     closed: str | None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, model: HookedModel) -> "Gates":
+    def of(cls, model: HookedModel) -> "GradientGates":
         """A gate at every layer, in towers as far as their insides are described.
 
         Raises:
@@ -41,7 +41,7 @@ class Gates:
             )
         written: dict[str, list[str]] = {}
         for stack in native.stacks:
-            for step in ledger(stack, lambda name: name in model.vocabulary.index):
+            for step in residual_terms(stack, lambda name: name in model.vocabulary.index):
                 if isinstance(step, Term) and step.is_point:
                     layer = f"{stack.prefix}.{step.layer}."
                     written.setdefault(layer, []).append(step.point)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lensbridge.derive.chain import Chain
+from lensbridge.derive.chain import ModuleChain
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import close, fitted_scale, is_projection, unit
 from lensbridge.derive.norms import looks_like_norm
-from lensbridge.derive.trace import Call, Trace
+from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.spec import Scale
 
 
 @dataclass
-class Front:
+class EmbeddingSide:
     """The embeddings of a stack, as the fields of `Stack` name them."""
 
     embed: str | None = None
@@ -26,7 +26,7 @@ class Front:
 
 
 @dataclass
-class Back:
+class HeadSide:
     """The head, as the fields of `Architecture` name it."""
 
     unembed: str | None = None
@@ -38,7 +38,9 @@ class Back:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fields) -> Front:
+def find_front(
+    trace: Trace, chain: ModuleChain, embed: nn.Module | None, fields: Fields
+) -> EmbeddingSide:
     """How the first layer's input comes from the embeddings."""
     calls = [
         call
@@ -48,9 +50,9 @@ def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fiel
     if "input_ids" not in trace.inputs:
         return _whole_front(trace, chain)
     if not calls:
-        return Front(missing={"embed": "the embedding does not run before the first layer"})
+        return EmbeddingSide(missing={"embed": "the embedding does not run before the first layer"})
     token = calls[-1]
-    front = Front(embed=token.path)
+    front = EmbeddingSide(embed=token.path)
     front.missing["pos_embed"] = "the first layer is given more than the token embedding"
     for wanted, norm in _sums(trace, chain, token):
         found = _as_sum(trace, chain, token, wanted)
@@ -65,9 +67,9 @@ def find_front(trace: Trace, chain: Chain, embed: nn.Module | None, fields: Fiel
     return front
 
 
-def _whole_front(trace: Trace, chain: Chain) -> Front:
+def _whole_front(trace: Trace, chain: ModuleChain) -> EmbeddingSide:
     """The module that embeds what are no ids, whole: its positions may be bare parameters."""
-    front = Front()
+    front = EmbeddingSide()
     wanted = chain.given[0]
     before = [call for call in trace.calls if call.end < chain.start]
     for call in before:
@@ -80,14 +82,16 @@ def _whole_front(trace: Trace, chain: Chain) -> Front:
     return front
 
 
-def _embeds(call: Call, embed: nn.Module | None) -> bool:
+def _embeds(call: TracedCall, embed: nn.Module | None) -> bool:
     """Whether a call is the embedding's, or that of another module with its very weight."""
     weight = call.module._parameters.get("weight")
     shared = embed is not None and weight is not None and weight is embed._parameters.get("weight")
     return call.module is embed or (shared and not is_projection(call.module))
 
 
-def _sums(trace: Trace, chain: Chain, token: Call) -> Iterator[tuple[Tensor, Call | None]]:
+def _sums(
+    trace: Trace, chain: ModuleChain, token: TracedCall
+) -> Iterator[tuple[Tensor, TracedCall | None]]:
     """What may be the sum of the embeddings, with the norm that reads it.
 
     That is what the first layer is given, or what the norm reads that gives that; where the
@@ -106,8 +110,8 @@ def _sums(trace: Trace, chain: Chain, token: Call) -> Iterator[tuple[Tensor, Cal
 
 
 def _as_sum(
-    trace: Trace, chain: Chain, token: Call, wanted: Tensor
-) -> tuple[float, Call | None] | None:
+    trace: Trace, chain: ModuleChain, token: TracedCall, wanted: Tensor
+) -> tuple[float, TracedCall | None] | None:
     """A sum of embeddings as the factor of the token's and the table of positions, if it is one."""
     assert token.output is not None
     scale = fitted_scale(token.output, wanted, trace.tolerance)
@@ -122,8 +126,8 @@ def _as_sum(
 
 
 def _position_embedding(
-    trace: Trace, chain: Chain, token: Call, wanted: Tensor
-) -> tuple[Call, float] | None:
+    trace: Trace, chain: ModuleChain, token: TracedCall, wanted: Tensor
+) -> tuple[TracedCall, float] | None:
     """The table of positions in the sum, alone or beside another (of token types)."""
     assert token.output is not None
     tables = [
@@ -147,7 +151,7 @@ def _position_embedding(
     return None
 
 
-def _expanded(call: Call, like: Tensor) -> Tensor | None:
+def _expanded(call: TracedCall, like: Tensor) -> Tensor | None:
     assert call.output is not None
     try:
         return call.output.expand_as(like)
@@ -155,7 +159,7 @@ def _expanded(call: Call, like: Tensor) -> Tensor | None:
         return None
 
 
-def _gave(call: Call, value: Tensor) -> bool:
+def _gave(call: TracedCall, value: Tensor) -> bool:
     output = call.output
     return output is not None and output.shape == value.shape and close(output, value, 1e-6)
 
@@ -165,7 +169,7 @@ def _holds_table(module: nn.Module) -> bool:
     return any(tensor.ndim == 2 for tensor in own)
 
 
-def find_final_norm(trace: Trace, chain: Chain) -> Call | None:
+def find_final_norm(trace: Trace, chain: ModuleChain) -> TracedCall | None:
     """The norm outside the layers that reads the last layer's output."""
     for call in trace.calls:
         if call.start > chain.end and call.inputs and not call.path.startswith(f"{chain.path}."):
@@ -176,12 +180,12 @@ def find_final_norm(trace: Trace, chain: Chain) -> Call | None:
     return None
 
 
-def find_back(trace: Trace, chain: Chain, head: nn.Module | None, fields: Fields) -> Back:
+def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: Fields) -> HeadSide:
     """How the logits come from the head."""
     calls = [call for call in trace.calls if call.module is head and call.start > chain.end]
     if head is None or not calls or calls[-1].output is None:
-        return Back()
-    back = Back(unembed=calls[-1].path)
+        return HeadSide()
+    back = HeadSide(unembed=calls[-1].path)
     scale = _stream_scale(trace, chain, calls[-1].inputs[0])
     if scale is None:
         back.head_hidden = _head_hidden(trace, chain, calls[-1])
@@ -212,7 +216,9 @@ def _added_bias(trace: Trace, added: Tensor) -> str | None:
     return None
 
 
-def _softcap(back: Back, output: Tensor, logits: Tensor, fields: Fields, tolerance: float) -> None:
+def _softcap(
+    back: HeadSide, output: Tensor, logits: Tensor, fields: Fields, tolerance: float
+) -> None:
     caps = fields.numbers()
     for name in sorted(caps, key=lambda name: "cap" not in name):
         if close(torch.tanh(output / caps[name]) * caps[name], logits, 10 * tolerance):
@@ -221,7 +227,7 @@ def _softcap(back: Back, output: Tensor, logits: Tensor, fields: Fields, toleran
     back.missing["logit_scale"] = "the logits are no multiple of what the head gives"
 
 
-def find_pooler(trace: Trace, chain: Chain) -> str | None:
+def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
     """The module that gives the model's pooled output."""
     if trace.pooled is None:
         return None
@@ -229,7 +235,7 @@ def find_pooler(trace: Trace, chain: Chain) -> str | None:
     return next((call.path for call in behind if _gave(call, trace.pooled)), None)
 
 
-def _head_hidden(trace: Trace, chain: Chain, head: Call) -> str | None:
+def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | None:
     """The module between the stream and the head, where there is more than a final norm."""
     for call in trace.calls:  # the outermost first
         if chain.end < call.start and call.end < head.start and _gave(call, head.inputs[0]):
@@ -237,7 +243,7 @@ def _head_hidden(trace: Trace, chain: Chain, head: Call) -> str | None:
     return None
 
 
-def _stream_scale(trace: Trace, chain: Chain, read: Tensor) -> float | None:
+def _stream_scale(trace: Trace, chain: ModuleChain, read: Tensor) -> float | None:
     """What multiplies the last layer's output, or the final norm's, where that is what is read."""
     final = find_final_norm(trace, chain)
     streams = [chain.last] if final is None or final.output is None else [chain.last, final.output]

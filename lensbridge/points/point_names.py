@@ -26,7 +26,7 @@ NamesFilter: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class PointNames:
     """The names of one model: what it has, and why it lacks what it lacks.
 
     Args:

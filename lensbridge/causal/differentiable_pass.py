@@ -1,4 +1,4 @@
-"""Tape: one pass forward whose graph is kept, to go back from metrics one after another."""
+"""DifferentiablePass: a forward pass whose graph is kept, to run backward from several metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
-from lensbridge.causal.gates import Gates
+from lensbridge.causal.gradient_gates import GradientGates
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import check_connected, said_by, without_cache
 from lensbridge.hooked_model import HookedModel
@@ -40,7 +40,7 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Tape:
+class DifferentiablePass:
     """A pass forward that gradients can still flow back through.
 
     Args:
@@ -55,7 +55,7 @@ class Tape:
     cache: ActivationCache
     graph: Mapping[str, Tensor]
     outputs: "Outputs"
-    gates: Gates
+    gates: GradientGates
 
     @classmethod
     def run(
@@ -66,8 +66,8 @@ class Tape:
         reads: Iterable[str] = (),
         modules: Iterable[nn.Module] = (),
         edits: Edits = (),
-        gates: Gates | None = None,
-    ) -> "Tape":
+        gates: GradientGates | None = None,
+    ) -> "DifferentiablePass":
         """Run an input forward.
 
         Args:
@@ -87,7 +87,7 @@ class Tape:
                 "Attribution takes gradients, which torch.inference_mode forbids. Leave it (and "
                 "make the input outside of it); torch.no_grad is no hindrance."
             )
-        gates = Gates({}) if gates is None else gates
+        gates = GradientGates({}) if gates is None else gates
         engine, wanted = model.engine, list(dict.fromkeys(at))
         collector = Collector(engine.sites, wanted, Keep())
         reader = Collector(engine.sites, list(dict.fromkeys(reads)), Keep())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Journal:
+class UndoLog:
     """The tensors that a rewrite touched, with what they held before.
 
     A tensor's storage is exchanged and never written to, so the original bytes are still there when
