@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from lensbridge.weights.methods import WeightMethods
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+OneTensor: TypeAlias = Literal["logits", "loss"]
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 Result: TypeAlias = "Tensor | LogitsAndLoss | None"
 
@@ -71,6 +72,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
         self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
+        self._cfg: tuple[Any, LensConfig] | None = None
         self.preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
 
     def __repr__(self) -> str:
@@ -85,7 +87,12 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
     @property
     def cfg(self) -> LensConfig:
         """Sizes and choices under the field's names; `cfg.hf` is the HuggingFace config."""
-        return config_of(self.native, self.tokens.default_prepend_bos, self.device)
+        core: Any = self.native.core
+        bos = self.tokens.default_prepend_bos
+        state = (self.native, self.device, self.dtype, bos, core.config._attn_implementation)
+        if self._cfg is None or self._cfg[0] != state:
+            self._cfg = state, config_of(self.native, bos, self.device)
+        return self._cfg[1]
 
     @property
     def architecture(self) -> Architecture:
@@ -94,6 +101,14 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
 
     # --- running -----------------------------------------------------------------------------
 
+    @overload
+    def forward(self, input: Any, return_type: OneTensor = "logits", **options: Any) -> Tensor: ...
+    @overload
+    def forward(
+        self, input: Any, return_type: Literal["both"], **options: Any
+    ) -> LogitsAndLoss: ...
+    @overload
+    def forward(self, input: Any, return_type: None, **options: Any) -> Tensor | None: ...
     def forward(
         self,
         input: Any,
@@ -165,6 +180,14 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         """
         return self.preparer.prepare(input, **options)
 
+    @overload
+    def run_callbacks(
+        self, callbacks: list[Callback], input: Any, return_type: OneTensor, **options: Any
+    ) -> tuple[Tensor, Prepared]: ...
+    @overload
+    def run_callbacks(
+        self, callbacks: list[Callback], input: Any, return_type: ReturnType, **options: Any
+    ) -> tuple[Result, Prepared]: ...
     def run_callbacks(
         self,
         callbacks: list[Callback],
@@ -219,10 +242,38 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         return any(one.name == name for one in [*self.engine.permanent, *scoped, *callbacks])
 
     def _run_block(self, layer: int, resid: Tensor) -> Tensor:
-        out = self.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
-        assert isinstance(out, Tensor)
-        return out
+        return self.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
 
+    @overload
+    def run_with_hooks(
+        self,
+        input: Any,
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
+        *,
+        return_type: OneTensor = "logits",
+        **options: Any,
+    ) -> Tensor: ...
+    @overload
+    def run_with_hooks(
+        self,
+        input: Any,
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
+        *,
+        return_type: Literal["both"],
+        **options: Any,
+    ) -> LogitsAndLoss: ...
+    @overload
+    def run_with_hooks(
+        self,
+        input: Any,
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
+        *,
+        return_type: None,
+        **options: Any,
+    ) -> Tensor | None: ...
     def run_with_hooks(
         self,
         input: Any,
@@ -259,6 +310,66 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             self.engine.contexts.clear()
         return result
 
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: OneTensor = "logits",
+        return_cache_object: Literal[True] = True,
+        **options: Any,
+    ) -> tuple[Tensor, ActivationCache]: ...
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: Literal["both"],
+        return_cache_object: Literal[True] = True,
+        **options: Any,
+    ) -> tuple[LogitsAndLoss, ActivationCache]: ...
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: None,
+        return_cache_object: Literal[True] = True,
+        **options: Any,
+    ) -> tuple[Tensor | None, ActivationCache]: ...
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: OneTensor = "logits",
+        return_cache_object: Literal[False],
+        **options: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: Literal["both"],
+        return_cache_object: Literal[False],
+        **options: Any,
+    ) -> tuple[LogitsAndLoss, dict[str, Tensor]]: ...
+    @overload
+    def run_with_cache(
+        self,
+        input: Any,
+        names_filter: NamesFilter = None,
+        *,
+        return_type: None,
+        return_cache_object: Literal[False],
+        **options: Any,
+    ) -> tuple[Tensor | None, dict[str, Tensor]]: ...
     def run_with_cache(
         self,
         input: Any,
@@ -272,7 +383,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         return_cache_object: bool = True,
         detach: bool = True,
         **forward: Any,
-    ) -> tuple[Result, "ActivationCache | dict[str, Tensor]"]:
+    ) -> tuple[Result, ActivationCache | dict[str, Tensor]]:
         """Run the model and keep activations.
 
         Args:

@@ -95,7 +95,6 @@ def direct_logit_attribution(
     if cache is None:
         wanted = _wanted(model, unit)
         _, made = model.run_with_cache(input, names_filter=lambda name: name in wanted, **forward)
-        assert isinstance(made, ActivationCache)
         cache = made
     return _Split(model, cache, answer_tokens, incorrect_tokens, pos).result(unit)
 

@@ -173,7 +173,6 @@ def detect_head(
     if cache is None:
         names = [f"{model.native.main.prefix}.{layer}.attn.hook_pattern" for layer in chosen]
         _, made = model.run_with_cache(seq, names_filter=names, return_type=None, **forward)
-        assert isinstance(made, ActivationCache)
         cache = made
     rows = list(_rows(model, seq, cache, detection_pattern))
     most = max(attn.n_heads for attn in _attention(model).values())

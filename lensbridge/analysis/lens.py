@@ -101,7 +101,6 @@ def logit_lens(
         run: Any = {"names_filter": names, "detach": not enable_grad, **forward}
         with torch.set_grad_enabled(enable_grad):
             logits, made = model.run_with_cache(input, **run)
-        assert isinstance(made, ActivationCache)
         cache = made
     stack, where = _streams(cache, entries, positions, batch_slice)
     shape = tuple(where.squeezed(stack, 2).shape[:-1])

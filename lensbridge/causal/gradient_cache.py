@@ -62,7 +62,6 @@ def cache_activation_and_gradient(
         assert isinstance(found, GradientsAndActivations)
         return GradientCache(dict(found.activations), dict(found.gradients), found.value)
     logits, cache = model.run_with_cache(input, names_filter=names)
-    assert isinstance(logits, Tensor)
     return GradientCache(dict(cache), dict.fromkeys(cache), metric(logits).detach())
 
 

@@ -79,7 +79,6 @@ def _differences(model: LensModel, samples: Sequence[Mapping[str, Tensor]]) -> I
     lengths = torch.tensor([len(one) for one in prompts])
     mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long()
     logits = model(tokens, attention_mask=mask)
-    assert isinstance(logits, Tensor)
     for row, sample in zip(logits, samples, strict=True):
         io, s = sample["IO"], sample["S"]
         apart = (io[: len(s)] != s[: len(io)]).nonzero()
@@ -136,7 +135,6 @@ def induction_loss(
             f"{limit}. Pass subseq_len={(limit - 1) // 2} or less."
         )
     logits = model(tokens)
-    assert isinstance(logits, Tensor)
     losses = lm_cross_entropy_loss(logits, tokens, per_token=True)
     return float(losses[:, 1 - subseq_len :].mean())
 
@@ -194,7 +192,6 @@ def evaluate_on_dataset(
         mask = batch.get("attention_mask")
         mask = None if mask is None else mask.to(tokens.device)
         logits = model(tokens, attention_mask=mask)
-        assert isinstance(logits, Tensor)
         losses = lm_cross_entropy_loss(logits, tokens, mask, per_token=True)
         real = torch.ones_like(tokens) if mask is None else mask
         total += float(losses.double().sum())
@@ -214,7 +211,6 @@ def sanity_check(model: LensModel) -> float:
     """
     _require_decoder(model)
     loss = model(model.to_tokens(PLAIN_ENGLISH, truncate=True), return_type="loss")
-    assert isinstance(loss, Tensor)
     return float(loss)
 
 

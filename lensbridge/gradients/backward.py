@@ -141,7 +141,6 @@ class Backward:
     def _number(self, result: Any, live: Collector, prepared: Prepared) -> Tensor:
         if self.targets:
             return number_of(self.of, self.model.cache_of(live, prepared))
-        assert isinstance(result, Tensor)
         return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
 
 

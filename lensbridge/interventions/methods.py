@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
-from lensbridge.hooked_model import HookedModel, Result
+from torch import Tensor
+
+from lensbridge.hooked_model import HookedModel, OneTensor, Result, ReturnType
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.interchange import interchange
 from lensbridge.interventions.intervention import Indices
@@ -44,6 +46,24 @@ class InterventionMethods(HookedModel):
         with edited(self, interventions):
             yield self
 
+    @overload
+    def run_with_interventions(
+        self,
+        input: Any,
+        interventions: Interventions,
+        *,
+        return_type: OneTensor = "logits",
+        **forward: Any,
+    ) -> Tensor: ...
+    @overload
+    def run_with_interventions(
+        self,
+        input: Any,
+        interventions: Interventions,
+        *,
+        return_type: ReturnType,
+        **forward: Any,
+    ) -> Result: ...
     def run_with_interventions(
         self, input: Any, interventions: Interventions, **forward: Any
     ) -> Result:

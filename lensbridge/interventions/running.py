@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
-from lensbridge.hooked_model import HookedModel, Result
+from torch import Tensor
+
+from lensbridge.hooked_model import HookedModel, OneTensor, Result, ReturnType
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import acting, callbacks_of
 
@@ -18,6 +20,24 @@ def edited(model: HookedModel, interventions: Interventions) -> Iterator[None]:
         yield
 
 
+@overload
+def run_edited(
+    model: HookedModel,
+    input: Any,
+    interventions: Interventions,
+    *,
+    return_type: OneTensor = "logits",
+    **forward: Any,
+) -> Tensor: ...
+@overload
+def run_edited(
+    model: HookedModel,
+    input: Any,
+    interventions: Interventions,
+    *,
+    return_type: ReturnType,
+    **forward: Any,
+) -> Result: ...
 def run_edited(
     model: HookedModel, input: Any, interventions: Interventions, **forward: Any
 ) -> Result:

@@ -157,7 +157,6 @@ class Search:
         options = {name: self._of_rows(value, rows) for name, value in self.forward.items()}
         base = self.base[rows.to(self.base.device)]
         logits = run_edited(self.model, base, [swap], **options)
-        assert isinstance(logits, Tensor)
         found = logits[:, self.answer_position].float()
         return found if self.answers_among is None else found[:, self.answers_among]
 

@@ -65,8 +65,6 @@ class Tracer:
         last = keeps and position == ids.shape[1] - 1
         options: dict[str, Any] = {"logits_to_keep": 1} if last else {}
         logits, cache = model.run_with_cache(ids, names_filter=names, **options)
-        assert isinstance(logits, Tensor)
-        assert isinstance(cache, ActivationCache)
         position = -1 if last else position
         clean = logits[0, position].float().softmax(-1)
         return cls(model, ids, position, size, clean, cache, options)
@@ -108,7 +106,6 @@ class Tracer:
             logits, streams = self.model.run_with_cache(
                 self._rows(1), names_filter=entrances, **self.options
             )
-        assert isinstance(streams, ActivationCache)
         self.streams = streams
         self.base = self._read(logits, target)
         return self.base
@@ -184,7 +181,6 @@ class Tracer:
         return Add("hook_embed", self.noise.repeat(copies, 1, 1), positions=self.subject)
 
     def _read(self, logits: Any, target: int) -> Tensor:
-        assert isinstance(logits, Tensor)
         return logits[:, self.position].float().softmax(-1)[:, target].cpu()
 
 

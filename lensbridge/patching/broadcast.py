@@ -55,7 +55,6 @@ class Broadcast:
             rows = self._heard(rows, noted)
         base = self.paths.base
         found = base.model(rows[:, list(self.reads)], start_at_layer=self._depth)
-        assert isinstance(found, Tensor)
         control, *parts = found.split(base.batch)
         return parts if same(control, base.logits[:, list(self.reads)], kernels=True) else None
 
@@ -168,11 +167,9 @@ class Broadcast:
         if mask is not None:
             more["attention_mask"] = _repeated(mask, len(rows) // base.batch)
         inside = [pair for pair in hooks if layer_of(pair[0]) in range(start, stop)]
-        out = base.model.run_with_hooks(
+        return base.model.run_with_hooks(
             rows, inside, start_at_layer=start, stop_at_layer=stop, **more
         )
-        assert isinstance(out, Tensor)
-        return out
 
 
 def _stream(branches: Branches, layer: int) -> str:

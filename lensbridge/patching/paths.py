@@ -174,9 +174,7 @@ class Paths:
 
     def _run(self, hooks: Pairs) -> Tensor:
         with torch.no_grad():
-            logits = self.base.model.run_with_hooks(self.base.input, hooks)
-        assert isinstance(logits, Tensor)
-        return logits
+            return self.base.model.run_with_hooks(self.base.input, hooks)
 
     def _frozen(self, points: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of the second run, and what the points hold in it."""

@@ -207,7 +207,6 @@ class CellBatch:
             own = [i for i, one in enumerate(streams) if one.shape[1] == count]
             together = torch.cat([streams[i] for i in own])
             logits = self.field.base.model(together, start_at_layer=self._depth)
-            assert isinstance(logits, Tensor)
             found.update(zip(own, logits.split(self.field.base.batch), strict=True))
         return [found[i] for i in range(len(streams))]
 
@@ -267,11 +266,9 @@ class CellBatch:
         mask = base.cache.attention_mask
         if mask is not None:
             more["attention_mask"] = mask[:, :end].repeat(len(rows) // base.batch, 1)
-        out = base.model.run_with_hooks(
+        return base.model.run_with_hooks(
             rows, hooks, start_at_layer=layer, stop_at_layer=stop, **more
         )
-        assert isinstance(out, Tensor)
-        return out
 
 
 class _Enough(Exception):  # noqa: N818

@@ -89,7 +89,6 @@ def prefix_of(base: BaseRun) -> "Prefix | str":
         )
     except Exception as error:  # whatever a native model raises with a cache that is not its own
         return f"the model takes no plain key/value cache ({type(error).__name__})"
-    assert isinstance(logits, Tensor)
     if not same(logits, base.logits[:, :-1]):
         return "earlier positions see later ones"
     layers = tuple((one.keys, one.values) for one in cache.layers if one.is_initialized)
