@@ -263,7 +263,8 @@ class PatchingResult(AsTensor):
         """
         axes, table = self.axis_labels, self.mean().detach().cpu()
         for name, value in fixed.items():
-            table = table.select(list(axes).index(name), _entry(axes, name, value))
+            entry = _entry(axes, name, value)
+            table = table.select(list(axes).index(name), entry)
             del axes[name]
         metrics = [str(fixed["metric"])] if "metric" in fixed else self.metric_names
         return heatmap_of(
