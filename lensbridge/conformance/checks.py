@@ -6,6 +6,7 @@ from lensbridge.conformance import (
     batching,
     completeness,
     editing,
+    gradients,
     mlp,
     norms,
     reading,
@@ -116,6 +117,8 @@ CHECKS: tuple[Check, ...] = (
           "a value whose edit is lost"),
     Check("gradients are autograd's", editing.check_gradients_are_autograds,
           "an edit that gradients do not pass"),
+    Check("detached hooks cut gradients", gradients.check_detached_hooks_cut_gradients,
+          "a hook's value whose graph is ignored"),
     # batches
     Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed", ("hook_resid_pre",)),
     Check("cached decoding reads the same", batching.check_decoding_reads_the_same,

@@ -84,7 +84,8 @@ def check_gradients_are_autograds(subject: Subject) -> None:
             )
 
 
-def _loss(output: Tensor) -> Tensor:
+def loss_of(output: Tensor) -> Tensor:
+    """A number that depends on all of an output."""
     return (output.double() * noise(output, 7).double()).sum() / output.numel() ** 0.5
 
 
@@ -95,19 +96,24 @@ def _derivatives(subject: Subject, names: list[str]) -> tuple[dict[str, Tensor],
     def along(i: int) -> Callable[[Tensor, Hook], Tensor]:
         return lambda value, hook: value + steps[i].to(value) * noise(value)
 
-    _require_native_gradients(subject)
+    require_native_gradients(subject)
     with subject.model.hooks(fwd_hooks=[(name, along(i)) for i, name in enumerate(names)]):
-        output = _output(subject)
-    (grad,) = torch.autograd.grad(_loss(output), steps)
+        output = output_in_graph(subject)
+    (grad,) = torch.autograd.grad(loss_of(output), steps)
     return dict(zip(names, grad, strict=True)), output.detach()
 
 
-def _require_native_gradients(subject: Subject) -> None:
+def require_native_gradients(subject: Subject) -> None:
+    """Refuse a model that has no gradients.
+
+    Raises:
+        NotApplicable: with the reason.
+    """
     leaves = [p for p in subject.hf_model.parameters() if p.requires_grad]
     if not leaves:
         raise NotApplicable("no parameter wants a gradient")
     try:
-        torch.autograd.grad(_loss(_output(subject)), leaves, allow_unused=True)
+        torch.autograd.grad(loss_of(output_in_graph(subject)), leaves, allow_unused=True)
     except RuntimeError as error:
         raise NotApplicable(f"the bare model has no backward pass: {error}") from error
 
@@ -115,12 +121,13 @@ def _require_native_gradients(subject: Subject) -> None:
 def _backward(subject: Subject, hooks: list[tuple[str, Callable[[Tensor, Hook], None]]]) -> Tensor:
     leaves = [p for p in subject.hf_model.parameters() if p.requires_grad]
     with subject.model.hooks(bwd_hooks=hooks):
-        output = _output(subject)
-        torch.autograd.grad(_loss(output), leaves, allow_unused=True)
+        output = output_in_graph(subject)
+        torch.autograd.grad(loss_of(output), leaves, allow_unused=True)
     return output.detach()
 
 
-def _output(subject: Subject) -> Tensor:
+def output_in_graph(subject: Subject) -> Tensor:
+    """The output of a pass with gradients on."""
     found: list[Tensor] = []
     handle = subject.hf_model.register_forward_hook(
         lambda m, args, out: found.append(live_tensor(out))

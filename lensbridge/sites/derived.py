@@ -24,13 +24,15 @@ Change: TypeAlias = Literal["none", "connected", "changed"]
 def change(read: Tensor, new: Tensor | None) -> Change:
     """What a chain did to a derived value, which decides whether its owner is recomputed.
 
-    "connected": the same numbers, but gradients are to flow through them.
+    "connected": the same numbers, with a graph of their own: gradients flow through the new value,
+    and stop there where it has none.
     """
     if new is None:
         return "none"
     if not torch.equal(new.detach(), read.detach()):
         return "changed"
-    return "connected" if new.requires_grad and torch.is_grad_enabled() else "none"
+    in_graph = torch.is_grad_enabled() and (new.requires_grad or read.requires_grad)
+    return "connected" if in_graph else "none"
 
 
 def substitute(native: Tensor, recomputed: Tensor, how: Change) -> Tensor:
