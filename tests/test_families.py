@@ -176,7 +176,7 @@ def test_heads_write_through_the_norm_behind_attention(name: str, norm: str) -> 
     assert torch.equal(cache["attn_out", 0], added)
     gain = model.blocks[0].ln1_post.w
     pre = seen(block.attn.out.module, lambda: model.hf_model(IDS))
-    bias = model.blocks[0].attn.b_O * gain / block.ln1_post.scale(pre)
+    bias = model.blocks[0].attn.b_O * gain / block.norms["ln1_post"].scale(pre)
     close(cache["result", 0].sum(2) + bias, added)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable, best_factor
 from lensbridge.conformance.subject import Block, Pass, Subject
-from lensbridge.native.parts import AttentionPart
+from lensbridge.native.parts import AttentionPart, NormSlot
 from lensbridge.tensors.layouts import repeat_kv
 
 
@@ -19,6 +19,11 @@ class Heads:
     block: Block
     sub: str
     part: AttentionPart
+
+    @property
+    def post_norm(self) -> NormSlot:
+        """The slot of the norm after this attention."""
+        return "ln1_post" if self.sub == "attn" else "ln_cross_post"
 
     def name(self, short: str) -> str:
         """The full name."""
@@ -241,11 +246,9 @@ def _carried_bias(subject: Subject, heads: Heads, rest: Tensor) -> Tensor:
     """b_O as it reaches the stream, through the norm and multiplier behind attention."""
     bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
     bias = torch.zeros_like(rest[0, 0]) if bias is None else bias
-    slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
+    slot = heads.post_norm
     if f"{slot}.hook_scale" in heads.block:
-        from lensbridge.conformance.norms import norms_of
-
-        norm = norms_of(subject.parts[heads.block.at])[slot]
+        norm = subject.parts[heads.block.at].norms[slot]
         bias = bias - bias.mean() if norm.kind == "LN" else bias
         gain = subject.weight(f"{heads.block.at}{slot}.w")
         shift = subject.weight(f"{heads.block.at}{slot}.b")

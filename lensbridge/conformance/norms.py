@@ -21,18 +21,11 @@ SUMMED = {
 """Norms of the sum, in order, and what is added to the stream before each."""
 
 
-def norms_of(part: BlockPart) -> dict[str, Norm]:
-    """The norms of a block by slot."""
-    slots = {"ln1": part.ln1, "ln1_post": part.ln1_post, "ln2": part.ln2, "ln2_post": part.ln2_post}
-    slots |= {"ln_cross": part.ln_cross, "ln_cross_post": part.ln_cross_post}
-    return {slot: norm for slot, norm in slots.items() if norm is not None}
-
-
 def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
     """Every norm's prefix, the norm, and what it should read where that is a point."""
     run = subject.clean
     for at, block in run.blocks.items():
-        for slot, norm in norms_of(subject.parts[at]).items():
+        for slot, norm in subject.parts[at].norms.items():
             if f"{slot}.hook_out" in block:
                 yield f"{at}{slot}", norm, _read_by(block, slot, subject.parts[at])
     for at, stack in subject.stacks.items():
@@ -135,7 +128,7 @@ def check_norm_edits_carry_on(subject: Subject) -> None:
     """An edited divisor or normalized value comes out of the norm as the formula says."""
     run = subject.clean
     for block in subject.samples():
-        for slot in norms_of(subject.parts[block.at]):
+        for slot in subject.parts[block.at].norms:
             at = f"{block.at}{slot}"
             if f"{slot}.hook_out" in block:
                 _edit_norm(subject, run, at)

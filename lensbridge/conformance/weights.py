@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from lensbridge.conformance.attention import Heads, every
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import mlp_input
-from lensbridge.conformance.norms import norms_of
 from lensbridge.conformance.subject import Block, Subject
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart
+from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, NormSlot
 
 
 def attention_input(block: Block, part: BlockPart) -> str:
@@ -100,7 +99,7 @@ def check_output_projection_writes_attn_out(subject: Subject) -> None:
     if not found:
         raise NotApplicable("z is gated before it is projected")
     for heads in found:
-        slot = {"attn": "ln1_post", "cross_attn": "ln_cross_post"}[heads.sub]
+        slot = heads.post_norm
         weight = subject.weight(f"{heads.block.at}{heads.sub}.W_O")
         if weight is not None and f"{slot}.hook_out" not in heads.block:
             wanted = torch.einsum("bphd,hdm->bphm", heads["z"], weight)
@@ -110,15 +109,17 @@ def check_output_projection_writes_attn_out(subject: Subject) -> None:
             _hold_behind_norm(subject, heads, slot, weight)
 
 
-def _hold_behind_norm(subject: Subject, heads: Heads, slot: str, weight: Tensor) -> None:
+def _hold_behind_norm(subject: Subject, heads: Heads, slot: NormSlot, weight: Tensor) -> None:
     """The norm behind attention reads the output projection."""
     out = torch.einsum("bphd,hdm->bpm", heads["z"], weight)
     bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
     _hold_norm_reads(subject, heads.block, slot, out if bias is None else out + bias, "z @ W_O")
 
 
-def _hold_norm_reads(subject: Subject, block: Block, slot: str, wanted: Tensor, words: str) -> None:
-    norm = norms_of(subject.parts[block.at])[slot]
+def _hold_norm_reads(
+    subject: Subject, block: Block, slot: NormSlot, wanted: Tensor, words: str
+) -> None:
+    norm = subject.parts[block.at].norms[slot]
     wanted = wanted - wanted.mean(-1, keepdim=True) if norm.kind == "LN" else wanted
     read = block[f"{slot}.hook_normalized"] * block[f"{slot}.hook_scale"]
     subject.expect.proportional(f"what {block.name(slot)} reads", read, wanted, words)

@@ -71,8 +71,7 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
     attn = next((block.attn for block in native.blocks if block.attn is not None), None)
     rotary = attn is not None and attn.rotary
     rope = dict(main.config.to_dict().get("rope_parameters") or {}) if rotary else {}
-    norms = (native.ln_final, first.ln1, first.ln2, first.ln1_post, first.ln2_post)
-    norm = next((norm for norm in norms if norm is not None), None)
+    norm = native.ln_final or next(iter(first.norms.values()), None)
     mlps = [block.mlp for block in native.blocks]
     return LensConfig(
         model_name=str(hf.name_or_path) or native.architecture.name,

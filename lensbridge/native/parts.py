@@ -1,7 +1,8 @@
 """A native model taken apart: which module plays which role. Built by `resolve.py`, read by all."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -151,21 +152,23 @@ class MixerPart:
     fed_more: bool = False
 
 
+NormSlot: TypeAlias = Literal["ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"]
+"""Where a norm of a block stands, under the names of the points: `_post` after a branch."""
+
+
 @dataclass(frozen=True)
 class BlockPart:
-    """One block. A slot or branch that the architecture leaves empty is None.
+    """One block. A branch that the architecture does not have is None.
 
-    `repeat`: which call of the module this layer is, where layers share one; else None.
+    Args:
+        norms: the norms that the block has, in data-flow order. Where the stream is the norm of a
+            sum ("post_norm"), that norm is `ln1`, `ln_cross` or `ln2`.
+        repeat: which call of the module this layer is, where layers share one; else None.
     """
 
     module: nn.Module
     path: str
-    ln1: Norm | None
-    ln1_post: Norm | None
-    ln_cross: Norm | None
-    ln_cross_post: Norm | None
-    ln2: Norm | None
-    ln2_post: Norm | None
+    norms: Mapping[NormSlot, Norm]
     attn: AttentionPart | None
     cross: AttentionPart | None
     mixer: MixerPart | None
@@ -176,6 +179,16 @@ class BlockPart:
     flattens: bool
     out_scale: tuple[nn.Module, str] | None
     repeat: int | None = None
+
+    @property
+    def ln1(self) -> Norm | None:
+        """Attention's norm."""
+        return self.norms.get("ln1")
+
+    @property
+    def ln2(self) -> Norm | None:
+        """The MLP's norm."""
+        return self.norms.get("ln2")
 
 
 @dataclass(frozen=True)

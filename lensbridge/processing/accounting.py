@@ -44,10 +44,8 @@ def _branch(block: BlockPart, path: str) -> str:
 
 
 def _described(block: BlockPart) -> Iterator[nn.Parameter]:
-    for norm in (block.ln1, block.ln1_post, block.ln_cross, block.ln_cross_post, block.ln2,
-                 block.ln2_post):  # fmt: skip
-        if norm is not None:
-            yield from norm.module.parameters()
+    for norm in block.norms.values():
+        yield from norm.module.parameters()
     for attn in (block.attn, block.cross):
         if attn is not None:
             yield from _of_attention(attn)

@@ -12,6 +12,7 @@ from lensbridge.native.parts import (
     FeedForward,
     MLPPart,
     MoEPart,
+    NormSlot,
     ResolvedModel,
     StackPart,
     Writer,
@@ -27,6 +28,7 @@ _RMS = (
     "an RMSNorm reads the stream, and it does not subtract the mean, so the mean of what is "
     "written matters"
 )
+_READING: tuple[NormSlot, ...] = ("ln1", "ln_cross", "ln2")
 
 
 def plan_center_writing(native: ResolvedModel) -> Plan:
@@ -51,7 +53,8 @@ def _obstacles(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
     """Why not everything that is added to a stream can be centred."""
     if stack.residual_axes != "b p m":
         yield "there is more than one residual stream"
-    norms = [stack.ln_final, *(n for b in stack.blocks for n in (b.ln1, b.ln_cross, b.ln2))]
+    norms = [stack.ln_final]
+    norms += [block.norms.get(slot) for block in stack.blocks for slot in _READING]
     if any(norm is not None and norm.kind != "LN" for norm in norms):
         yield _RMS
     for i, block in enumerate(stack.blocks):
@@ -72,10 +75,9 @@ def _of_block(block: BlockPart) -> Iterator[str]:
         yield "the whole stream is multiplied by numbers of its own"
     for path in strangers(block):
         yield f"{path} is not described, so whether it writes to the stream is not known"
-    branches = ((block.ln1, block.attn), (block.ln_cross, block.cross), (block.ln2, block.mlp))
-    for norm, part in branches:
+    for slot, part in zip(_READING, (block.attn, block.cross, block.mlp), strict=True):
         if part is not None:
-            if norm is None:
+            if slot not in block.norms:
                 yield "a branch reads the stream without a norm"
             yield from _of_branch(part)
 

@@ -70,7 +70,7 @@ def _of_block(at: str, block: BlockPart, d_model: int, of: Callable[[Norm, str],
     unknown = strangers(block, axes=2)  # a vector is no matrix that could read a norm
     branches = (
         ("ln1", block.ln1, "attn", block.attn or block.mixer),
-        ("ln_cross", block.ln_cross, "cross", block.cross),
+        ("ln_cross", block.norms.get("ln_cross"), "cross", block.cross),
         ("ln2", block.ln2, "mlp", block.mlp),
     )
     for slot, norm, branch, part in branches:

@@ -34,7 +34,6 @@ from lensbridge.weights.views import (
 Entry: TypeAlias = tuple[str, tuple[Callable[[], Tensor], State]]
 
 _MLP_SIDES = ("in", "gate", "out")
-_NORM_SLOTS = ("ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post")
 
 
 class Components:
@@ -119,17 +118,8 @@ def _stack_weights(at: str, stack: StackPart) -> Iterator[Entry]:
                 yield from _attention_weights(f"{here}{name}.", attn)
         if block.mlp is not None:
             yield from _mlp_weights(f"{here}mlp.", block.mlp)
-        slots = (
-            block.ln1,
-            block.ln1_post,
-            block.ln_cross,
-            block.ln_cross_post,
-            block.ln2,
-            block.ln2_post,
-        )
-        for slot, norm in zip(_NORM_SLOTS, slots, strict=True):
-            if norm is not None:
-                yield from _norm_weights(f"{here}{slot}", norm)
+        for slot, norm in block.norms.items():
+            yield from _norm_weights(f"{here}{slot}", norm)
     if stack.ln_final is not None:
         yield from _norm_weights(f"{at}ln_final", stack.ln_final)
 

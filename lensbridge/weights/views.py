@@ -15,7 +15,15 @@ from lensbridge.errors import WeightError
 from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, OpaquePart, Role
+from lensbridge.native.parts import (
+    AttentionPart,
+    BlockPart,
+    MLPPart,
+    MoEPart,
+    NormSlot,
+    OpaquePart,
+    Role,
+)
 from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.layouts import per_head_out, repeat_kv
 from lensbridge.weights import effective
@@ -268,27 +276,27 @@ class BlockView:
     @property
     def ln1(self) -> NormView:
         """Attention's input norm."""
-        return self._norm("ln1", self.part.ln1)
+        return self._norm("ln1")
 
     @property
     def ln2(self) -> NormView:
         """MLP's input norm."""
-        return self._norm("ln2", self.part.ln2)
+        return self._norm("ln2")
 
     @property
     def ln1_post(self) -> NormView:
         """Norm behind attention."""
-        return self._norm("ln1_post", self.part.ln1_post)
+        return self._norm("ln1_post")
 
     @property
     def ln2_post(self) -> NormView:
         """Norm behind the MLP."""
-        return self._norm("ln2_post", self.part.ln2_post)
+        return self._norm("ln2_post")
 
-    def _norm(self, slot: str, norm: Norm | None) -> NormView:
-        if norm is None:
+    def _norm(self, slot: NormSlot) -> NormView:
+        if slot not in self.part.norms:
             raise WeightError(f"{type(self.part.module).__name__} has no {slot}.")
-        return NormView(norm)
+        return NormView(self.part.norms[slot])
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_model]`"""

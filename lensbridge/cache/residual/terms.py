@@ -122,7 +122,7 @@ class _Page:
         yield from self._through("ln1", self.part.ln1)
         yield from self._mark("hook_resid_mid")
         yield from self._term("cross", "hook_cross_attn_out")
-        yield from self._through("ln_cross", self.part.ln_cross)
+        yield from self._through("ln_cross", self.part.norms.get("ln_cross"))
         yield from self._mark("hook_resid_mid_cross")
         yield from self._term("mlp", "hook_mlp_out")
         yield from self._through("ln2", self.part.ln2)

@@ -16,6 +16,7 @@ from lensbridge.native.parts import (
     MixerPart,
     MLPPart,
     MoEPart,
+    NormSlot,
     OpaquePart,
     Role,
     Writer,
@@ -66,30 +67,23 @@ class BlockResolver:
         self, layer: nn.Module, path: str, spec: Block, index: int, repeat: int | None
     ) -> BlockPart:
         where = f"block {index}"
-        norms = {slot: self._norm(layer, spec.norms, slot, where) for slot in _SLOTS}
-        summed = spec.residual == "post_norm"
-        after = {slot: None if summed else norms[slot] for slot in _SLOTS}
+        norms = self._norms(layer, spec, where)
 
-        def attention(part: Attention | None, slot: str, crossing: bool) -> Any:
+        def attention(part: Attention | None, after: Norm | None, crossing: bool) -> Any:
             if part is None:
                 return None
-            writer = self._writer(layer, part, after[slot], where)
+            writer = self._writer(layer, part, after, where)
             writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
-            return self.attention.part(layer, part, writer, after[slot], where, crossing)
+            return self.attention.part(layer, part, writer, after, where, crossing)
 
         return BlockPart(
             module=layer,
             path=path,
-            ln1=norms["post_attn"] if summed else norms["pre_attn"],
-            ln1_post=after["post_attn"],
-            ln_cross=norms["post_cross"] if summed else norms["pre_cross"],
-            ln_cross_post=after["post_cross"],
-            ln2=norms["post_mlp"] if summed else norms["pre_mlp"],
-            ln2_post=after["post_mlp"],
-            attn=attention(spec.attn, "post_attn", False),
-            cross=attention(spec.cross, "post_cross", True),
-            mixer=self._mixer(layer, spec, after["post_attn"], where),
-            mlp=self._feed_forward(layer, spec.mlp, after["post_mlp"], where),
+            norms=norms,
+            attn=attention(spec.attn, norms.get("ln1_post"), False),
+            cross=attention(spec.cross, norms.get("ln_cross_post"), True),
+            mixer=self._mixer(layer, spec, norms.get("ln1_post"), where),
+            mlp=self._feed_forward(layer, spec.mlp, norms.get("ln2_post"), where),
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
@@ -101,6 +95,12 @@ class BlockResolver:
             else self.finder.tensor(layer, spec.out_scale, where),
             repeat=repeat,
         )
+
+    def _norms(self, layer: nn.Module, spec: Block, where: str) -> dict[NormSlot, Norm]:
+        described = {word: self._norm(layer, spec.norms, word, where) for word in _SLOTS}
+        slots = _SLOTS_OF_SUMS if spec.residual == "post_norm" else _SLOTS
+        norms = {slot: described[word] for word, slot in slots.items()}
+        return {slot: norm for slot, norm in norms.items() if norm is not None}
 
     def _norm(self, layer: nn.Module, spec: Norms, slot: str, where: str) -> Norm | None:
         path = getattr(spec, slot)
@@ -227,7 +227,19 @@ class BlockResolver:
         )
 
 
-_SLOTS = ("pre_attn", "post_attn", "pre_cross", "post_cross", "pre_mlp", "post_mlp")
+_SLOTS: dict[str, NormSlot] = {
+    "pre_attn": "ln1",
+    "post_attn": "ln1_post",
+    "pre_cross": "ln_cross",
+    "post_cross": "ln_cross_post",
+    "pre_mlp": "ln2",
+    "post_mlp": "ln2_post",
+}
+_SLOTS_OF_SUMS: dict[str, NormSlot] = {
+    "post_attn": "ln1",
+    "post_cross": "ln_cross",
+    "post_mlp": "ln2",
+}
 
 
 def _whole(linear: Linear) -> Role:

@@ -74,16 +74,8 @@ class BlockWiring(Placing):
         yield self.output(f"{at}hook_resid_post", block.module)
         if block.residual is None:
             return
-        for slot in ("ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"):
-            norm: Norm | None = {
-                "ln1": block.ln1,
-                "ln1_post": block.ln1_post,
-                "ln_cross": block.ln_cross,
-                "ln_cross_post": block.ln_cross_post,
-                "ln2": block.ln2,
-                "ln2_post": block.ln2_post,
-            }[slot]
-            if norm is not None and not (slot == "ln2" and self._one_norm):
+        for slot, norm in block.norms.items():
+            if not (slot == "ln2" and self._one_norm):
                 yield from self.norm(f"{at}{slot}", norm)
         yield from self._between()
         if block.attn is not None:
@@ -120,17 +112,17 @@ class BlockWiring(Placing):
         return bool(block.ln1 and block.ln2 and block.ln1.module is block.ln2.module)
 
     def _between(self) -> Iterator[Site]:
-        block = self.block
+        block, ln_cross = self.block, self.block.norms.get("ln_cross")
         branches = [block.attn or block.mixer, block.cross, block.mlp]
         if block.residual == "parallel" or sum(one is not None for one in branches) < 2:
             return
         steps: list[tuple[str, Norm | None, Norm | None, Any]] = []
         if block.attn or block.mixer:
             following = block.cross or block.mlp
-            before = block.ln_cross if block.cross else block.ln2
+            before = ln_cross if block.cross else block.ln2
             steps.append(("hook_resid_mid", block.ln1, before, following))
         if block.cross:
-            steps.append(("hook_resid_mid_cross", block.ln_cross, block.ln2, block.mlp))
+            steps.append(("hook_resid_mid_cross", ln_cross, block.ln2, block.mlp))
         for name, after, before, following in steps:
             if following is None:
                 continue
