@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lensbridge.tensors.factored import FactoredMatrix
 
 __version__ = "0.1.0"
+"""The version that is installed."""
 
 __all__ = [
     "POINTS",

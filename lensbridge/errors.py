@@ -28,6 +28,31 @@ A message says what was asked, what there is, and what to do.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "AbsentPointError",
+    "ArchitectureMismatchError",
+    "ConformanceError",
+    "ContextLengthError",
+    "EditError",
+    "HookError",
+    "HookNeverFiredError",
+    "HubError",
+    "InputError",
+    "LensbridgeError",
+    "LoadError",
+    "NotCachedError",
+    "PluginError",
+    "ProcessingError",
+    "ShapeError",
+    "StaleActivationError",
+    "TokenError",
+    "TokenizerMissingError",
+    "UnknownPointError",
+    "UnsupportedArchitectureError",
+    "WeightError",
+    "suggest",
+]
+
 
 class LensbridgeError(Exception):
     """Root of the tree. `str(error)` is the message, also where KeyError would quote it."""

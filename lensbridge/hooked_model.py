@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 OneTensor: TypeAlias = Literal["logits", "loss"]
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
+"""What a run returns; None returns nothing and computes no logits."""
+
 Result: TypeAlias = "Tensor | LogitsAndLoss | None"
+"""What a run returns: logits, a loss, both, a residual stream (`stop_at_layer`), or None."""
 
 
 class LogitsAndLoss(NamedTuple):
@@ -56,6 +59,10 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         hf_model: the model itself, the very object.
         cfg: its sizes and choices under the field's names.
         tokens: its tokenizer with the rules for BOS and padding.
+        native: its modules by what they do, as the description says.
+        engine: attaches callbacks to it and takes them off.
+        components: what `blocks`, `embed` and the other views of weights are made of.
+        preparer: makes arguments of the native forward of an input.
     """
 
     def __init__(

@@ -4,6 +4,8 @@ import pluggy
 
 from lensbridge.spec import Architecture
 
+__all__ = ["hookimpl", "lensbridge_architectures"]
+
 PROJECT = "lensbridge"
 
 hookspec = pluggy.HookspecMarker(PROJECT)

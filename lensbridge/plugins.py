@@ -16,6 +16,8 @@ from lensbridge import hookspecs
 from lensbridge.errors import PluginError, UnsupportedArchitectureError, suggest
 from lensbridge.spec import Architecture
 
+__all__ = ["Claim", "Registry", "register", "registry"]
+
 BUILT_IN = "lensbridge_adapters"
 
 

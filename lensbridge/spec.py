@@ -10,6 +10,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+__all__ = [
+    "MLP",
+    "Architecture",
+    "Attention",
+    "Block",
+    "Dims",
+    "FusedGatedMLP",
+    "FusedLayout",
+    "FusedQKV",
+    "GatedMLP",
+    "Halves",
+    "LatentQKV",
+    "Mixer",
+    "MoE",
+    "NormKind",
+    "Norms",
+    "Opaque",
+    "QKNormAxes",
+    "Residual",
+    "Scale",
+    "SplitQKV",
+    "Stack",
+]
+
 Residual = Literal["sequential", "parallel", "post_norm"]
 """How the branches meet the stream. sequential: the MLP reads the stream after attention was added;
 parallel: the same stream as attention; post_norm: as sequential, and each sum goes through a norm

@@ -18,6 +18,7 @@ from lensbridge.points.names import stack_of
 from lensbridge.points.table import BY_TEMPLATE
 
 Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
+"""The tokens whose logit is split: one as text or id, one for each example, or ids."""
 
 _WRITTEN = (
     "hook_embed",

@@ -10,6 +10,7 @@ from torch import Tensor
 from lensbridge.analysis.frames import data_frame
 
 Unit = Literal["component", "layer", "head", "neuron"]
+"""The size of the parts that a logit is split into."""
 
 REMAINDER = "remainder"
 """What the rest of the stream is called beside heads or neurons."""

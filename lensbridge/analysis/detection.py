@@ -11,8 +11,14 @@ from lensbridge.errors import InputError, LensbridgeError, suggest
 from lensbridge.hooked_model import HookedModel
 
 HeadName = Literal["previous_token_head", "duplicate_token_head", "induction_head"]
+"""The kinds of heads that have a pattern of their own here."""
+
 ErrorMeasure = Literal["mul", "abs"]
+"""mul: the share of attention that goes where the pattern is 1. abs: 1 less the distance to the
+pattern, summed over keys and averaged over queries."""
+
 Heads: TypeAlias = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
+"""`(layer, head)` pairs, or heads by layer."""
 
 NOT_SCORED = -1.0
 """The score of a head that was not asked for, and of layers without attention."""

@@ -16,6 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 
 Lens = Callable[[Tensor, int], Tensor]
+"""`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm."""
 
 _CHECKED = 4
 """How many vectors of the last layer are held against the model's own logits."""

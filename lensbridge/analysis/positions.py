@@ -11,6 +11,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 
 PositionsAsked: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
+"""Columns of a batch: one, a slice, its `(start, stop, step)` as a tuple, or a list; None is all."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,13 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.tokens import Tokens
 
 Quantity = Literal["logits", "log_probs", "probs"]
+"""What is reported of each token."""
+
 Selected = Literal["all", "vocab", "targets", "top_k"]
+"""Which tokens are reported."""
+
 Targets: TypeAlias = str | int | Sequence[str | int] | Tensor
+"""Tokens as text or ids, the same for every vector; or a tensor of ids, one for each vector."""
 
 COLUMN = {"logits": "logit", "log_probs": "log_prob", "probs": "probability"}
 """What a data frame calls each quantity."""

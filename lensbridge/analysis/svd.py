@@ -14,7 +14,10 @@ from lensbridge.tensors.factored.factors import SVD, upcast
 from lensbridge.weights.views import BlockView, MLPView, MoEView
 
 VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
+"""Which weight is decomposed."""
+
 Expert: TypeAlias = "int | Literal['shared'] | None"
+"""An expert of a mixture, or the MLP that all tokens share."""
 
 _WEIGHTS: dict[str, Callable[[MLPView | MoEView], Tensor]] = {
     "w_in": attrgetter("W_in"),

@@ -174,6 +174,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         return found.pop()
 
     def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
+        """A cache of the same run with other tensors; `changes` are other arguments."""
         about: dict[str, Any] = {
             "model": self.model,
             "tokens": self.tokens,

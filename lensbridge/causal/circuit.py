@@ -141,6 +141,7 @@ def _by_size(text: str) -> list[str | int]:
 
 
 CircuitLike = Circuit | Node | str | Iterable[NodeLike | Edge | tuple[Any, ...]]
+"""A circuit, or nodes or edges to make one from, also with their scores."""
 
 
 def _without_score(part: Any) -> Any:

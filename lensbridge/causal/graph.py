@@ -39,6 +39,7 @@ class Write:
 
 
 Event: TypeAlias = Read | Write | Through | Times
+"""What happens to the residual stream in one step."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.metric import MetricFunction
 
 Over = Literal["nodes", "edges"]
+"""What a circuit is made of."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from lensbridge.viz import Heatmap
 from lensbridge.viz.grid import heatmap_of
 
 Granularity = Literal["node", "edge"]
+"""What has a score."""
+
 Order = Literal["abs", "high", "low"]
+"""Largest first: by absolute score, highest first, or lowest first."""
 
 
 @dataclass(frozen=True, eq=False)

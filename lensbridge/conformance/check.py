@@ -10,6 +10,7 @@ from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
 from lensbridge.errors import ConformanceError
 
 Status = Literal["passed", "failed", "skipped"]
+"""skipped: the model lacks what the check needs."""
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ CHECKS: tuple[Check, ...] = (
     Check("nothing is left behind", reading.check_nothing_is_left,
           "a hook, a shadow or a config field that stays", exact=False),
 )  # fmt: skip
+"""Every check, in the order in which they run."""
 
 SOUND = tuple(check for check in CHECKS if check.run is not completeness.check_nothing_is_left_out)
 """What must hold of any description, also of one that deliberately says less than it could."""

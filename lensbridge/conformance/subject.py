@@ -20,7 +20,10 @@ from lensbridge.native.parts import BlockPart, StackPart
 from lensbridge.spec import Architecture
 
 Edit: TypeAlias = tuple[Any, Callable[[Tensor, Hook], Tensor | None]]
+"""A name or filter, and a hook function."""
+
 Inputs: TypeAlias = Mapping[str, Tensor]
+"""Arguments of the native forward."""
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4}
 """float64 too: many norms and rotary embeddings compute in float32 inside."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from lensbridge.derive.derivation import Derivation
 from lensbridge.spec import Architecture
 
+__all__ = ["Derivation", "derive", "derive_and_check"]
+
 if TYPE_CHECKING:
     from torch import nn
 

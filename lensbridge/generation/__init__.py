@@ -1,1 +1,5 @@
 """`generate`: HuggingFace's own generation with hooks, interventions and a cache."""
+
+from lensbridge.generation.options import FrequencyPenalty, ReturnType
+
+__all__ = ["FrequencyPenalty", "ReturnType"]

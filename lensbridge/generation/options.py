@@ -12,6 +12,7 @@ from lensbridge.inputs.prepare import Prepared, is_text
 from lensbridge.inputs.tokens import Tokens
 
 ReturnType = Literal["input", "str", "tokens"]
+"""input: text for text, ids for ids. str: always text. tokens: always ids."""
 
 _OWN = (
     "stop_at_eos",

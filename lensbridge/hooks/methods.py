@@ -15,7 +15,10 @@ from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.spliced import NO_SPLICES, Splices
 
 Direction = Literal["fwd", "bwd"]
+"""fwd: activations. bwd: their gradients."""
+
 HookPair: TypeAlias = tuple[NamesFilter, HookFunction]
+"""Where to hook, and the function."""
 
 _KINDS: dict[str, Kind] = {"fwd": "edit", "bwd": "grad"}
 

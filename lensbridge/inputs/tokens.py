@@ -16,7 +16,10 @@ from torch import Tensor
 from lensbridge.errors import InputError, TokenError, TokenizerMissingError
 
 Side = Literal["left", "right"]
+"""Where short rows of a batch are padded."""
+
 Text: TypeAlias = str | Sequence[str]
+"""One text or several."""
 
 
 @dataclass(frozen=True)

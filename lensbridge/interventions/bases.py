@@ -12,6 +12,7 @@ from torch import Tensor
 from lensbridge.errors import InputError
 
 Neurons: TypeAlias = Sequence[int] | Tensor
+"""Indices of neurons."""
 
 _INDEPENDENT = 1e-6
 """A direction shorter than this part of the longest one is made of the others."""

@@ -18,6 +18,7 @@ from lensbridge.interventions.when import ALWAYS, When
 from lensbridge.points.point_names import NamesFilter
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
+"""Heads or neurons: one, several, or None for all."""
 
 _ORTHONORMAL = 1e-3
 """How far the products of a basis may be from 0 and 1."""

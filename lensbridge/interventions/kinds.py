@@ -19,6 +19,7 @@ from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import SourceValues
 
 Value = Tensor | float
+"""A number, or a tensor that broadcasts to the part that is edited."""
 
 
 def _beside(value: Value, region: Region) -> Value:

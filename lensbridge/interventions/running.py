@@ -11,6 +11,7 @@ from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import acting, callbacks_of
 
 Interventions: TypeAlias = Intervention | Iterable[Intervention]
+"""One intervention or several; they act in the order given."""
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from lensbridge.interventions.kinds import Steer
 from lensbridge.points.names import Name
 
 Method = Literal["mean_difference", "pca"]
+"""mean_difference: the mean of the positive examples less that of the negative ones. pca: the first
+principal direction of the differences of pairs."""
 
 
 def steering_vector(

@@ -10,7 +10,10 @@ from torch import Tensor
 from lensbridge.errors import InputError
 
 Phase = Literal["both", "prefill", "decode"]
+"""prefill: the prompt. decode: the tokens that are generated."""
+
 Steps: TypeAlias = int | slice | tuple[int, ...] | None
+"""Steps of a generation, 0 being the prompt: one, several, a slice, or None for all."""
 
 
 @dataclass(frozen=True)

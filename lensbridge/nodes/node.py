@@ -13,7 +13,10 @@ from lensbridge.hooks.callbacks import Hook
 Kind = Literal[
     "input", "head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron", "stream", "logits"
 ]
+"""What a node is a part of."""
+
 Component = Literal["q", "k", "v", "gate"]
+"""What a node reads: query, key or value of a head, or the gate of an MLP."""
 
 _LETTERS: dict[Kind, str] = {
     "head": "a{layer}.h{index}",
@@ -108,6 +111,7 @@ class Node:
 
 
 NodeLike: TypeAlias = Node | str
+"""A node, or its text."""
 
 
 def written(activation: Tensor, value: Tensor, nodes: Iterable[Node]) -> Tensor:

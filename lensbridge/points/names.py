@@ -11,7 +11,10 @@ from lensbridge.errors import UnknownPointError, suggest
 from lensbridge.points.table import BY_TEMPLATE, POINTS, SHORT_ALIASES
 
 ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str]
+"""`("q", 5)` or, where the short name is not enough, `("scale", 1, "ln1")`."""
+
 Name: TypeAlias = str | ShortName
+"""A point in any accepted spelling."""
 
 _LAYER_TYPES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
 

@@ -23,6 +23,7 @@ from lensbridge.points.table import BY_TEMPLATE, OTHER_SPELLINGS
 NamesFilter: TypeAlias = (
     Name | Callable[[str], bool] | Sequence["Name | Callable[[str], bool]"] | None
 )
+"""A name, a short name, a glob, a function of canonical names, or a list of these; None is all."""
 
 
 @dataclass(frozen=True)

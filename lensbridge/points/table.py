@@ -285,6 +285,7 @@ POINTS: tuple[Point, ...] = (
     _sae_point("error", "b p x", "what its reconstruction misses, where that is added again"),
     _sae_point("output", "b p x", "what goes on in the point's place"),
 )
+"""Every kind of point, in the order of the data flow."""
 
 BY_TEMPLATE = {point.name: point for point in POINTS}
 

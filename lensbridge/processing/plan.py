@@ -28,6 +28,7 @@ Wanted: TypeAlias = bool | None
 """True: all of it or an error. None: as far as this model allows. False: not at all."""
 
 OnImpossible = Literal["raise", "skip"]
+"""What happens to a step that this model does not allow."""
 
 Rewrite: TypeAlias = Callable[[UndoLog], None]
 

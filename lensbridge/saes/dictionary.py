@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from lensbridge.errors import HookError
 
 Part: TypeAlias = Literal["input", "acts_pre", "acts_post", "recons"]
+"""The values of an SAE that are points."""
+
 Show: TypeAlias = Callable[[str, Tensor], Tensor]
+"""Passes a value of the SAE through the hooks at its point, by name."""
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from lensbridge.errors import EditError, HookError
 from lensbridge.saes.dictionary import Dictionary, Part
 
 Form = Literal["as it is", "heads in one axis"]
+"""How an SAE takes the activation of a point."""
 
 
 @dataclass(frozen=True)

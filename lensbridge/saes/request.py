@@ -23,6 +23,7 @@ SAEs: TypeAlias = (
 transcoder's key may be a pair: the point that it reads and the one that it replaces."""
 
 Excluded: TypeAlias = bool | Sequence[int]
+"""Whether special tokens keep the model's own value; or the ids of those that do."""
 
 _STRUCTURAL = ("bos", "eos", "pad", "sep")
 

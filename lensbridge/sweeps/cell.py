@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 Setter: TypeAlias = Callable[[Tensor, Any, Any], Tensor | None]
+"""`f(activation, index, value)`: writes the value into the activation, or returns a new one."""
 
 
 def write(activation: Tensor, index: Any, value: Any) -> Tensor:

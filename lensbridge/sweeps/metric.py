@@ -11,6 +11,8 @@ from torch import Tensor
 from lensbridge.errors import InputError
 
 MetricFunction: TypeAlias = Callable[[Tensor], Any]
+"""Maps logits `[batch, pos, d_vocab]` to a number, or to one for each example."""
+
 Reduce = Literal["scalar", "mean", "none"]
 """What is done about examples. scalar: the metric gives one number for the batch. mean: it gives
 one for each example, and they are averaged. none: it gives one for each, and they are kept."""

@@ -13,7 +13,10 @@ from torch import Tensor
 from lensbridge.errors import InputError
 
 Statistic = Literal["mean", "median"]
+"""What is computed over the examples of a cell."""
+
 Alternative = Literal["two-sided", "greater", "less"]
+"""Which effects count as extreme."""
 
 EXACT_UP_TO = 12
 MOST_NUMBERS = 2**22

@@ -13,6 +13,7 @@ from lensbridge.viz.markup import Anchor, Html, element, label, picture, plain
 from lensbridge.viz.numbers import rounded, short
 
 Row: TypeAlias = Sequence[float | None]
+"""The values of one row; None leaves a cell empty."""
 
 LETTER = 6.7  # advance of one letter of a label, in pixels
 TILT = math.radians(40)

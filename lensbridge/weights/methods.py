@@ -73,6 +73,11 @@ class WeightMethods:
         return weights[name]
 
     def weight_stack(self, name: str) -> LayerStack:
+        """One weight of every layer of the main stack, by its name within a block.
+
+        Raises:
+            WeightError: not every layer has it.
+        """
         weights, count = self.components.weights, len(self.components.blocks)
         prefix = self.components.native.main.prefix
         names = [f"{prefix}.{i}.{name}" for i in range(count)]

@@ -23,6 +23,8 @@ from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.slices import PosSlice, taken
 
 Mode: TypeAlias = Literal["all", "mlp", "attn"]
+"""Which branches are separate rows: all, or only MLPs or only attention."""
+
 Stacked: TypeAlias = "Tensor | tuple[Tensor, list[str]]"
 """Rows, or with `return_labels` rows and what they are."""
 

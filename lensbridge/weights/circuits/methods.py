@@ -17,6 +17,7 @@ from lensbridge.weights.circuits.heads import Circuit, HeadLayers, head_labels
 from lensbridge.weights.components import Components
 
 Mode: TypeAlias = Literal["Q", "K", "V"]
+"""Whether the later head reads by its query, its key or its value."""
 
 
 class Labels(list[str]):
