@@ -11,7 +11,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
-from lensbridge.sweeps.running import MAX_BATCH_TOKENS
+from lensbridge.sweeps.options import MAX_BATCH_TOKENS
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
 

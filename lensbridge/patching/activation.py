@@ -23,9 +23,10 @@ from lensbridge.sweeps.alignment import (
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell, Setter
 from lensbridge.sweeps.grid import Grid
-from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import Measured, entrances
 from lensbridge.sweeps.setters import INDEXED_AXES
@@ -103,8 +104,8 @@ def generic_activation_patch(
     if return_index_df and wants_result:
         raise InputError("return_index_df goes with a tensor; a PatchingResult has index_df.")
     prepared = sweep.prepare(corrupted_tokens, clean_cache, index_axis_names, index_df)
-    way = Way(exact, max_batch_tokens, verbose)
-    run = way.run(prepared.base, prepared.cells, sweep.metrics)
+    options = SweepOptions(exact, max_batch_tokens, verbose)
+    run = measure(prepared.base, prepared.cells, sweep.metrics, options)
     result = assemble(prepared, sweep.metrics, run, baseline)
     if wants_result or run.partial:
         return result

@@ -20,12 +20,14 @@ from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, t
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.grid import Grid
-from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.metric import MetricFunction, Metrics
+from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
 Component: TypeAlias = Literal["q", "k", "v"]
+"""Which input of the receiving heads is patched."""
 
 
 def get_act_patch_direct_path(
@@ -65,7 +67,8 @@ def get_act_patch_direct_path(
     Source: the signature is that of TransformerLens's `get_act_patch_direct_path`.
     """
     caches = Caches(corrupted_tokens, clean_cache, corrupted_cache)
-    sources = Sources(model, caches, patching_metric, component, Way(exact, verbose=verbose))
+    options = SweepOptions(exact, verbose=verbose)
+    sources = Sources(model, caches, patching_metric, component, options)
     source = Node("head", src_layer, src_head)
     result = sources.send(sources.paths([source]), source)
     return result if result.partial or result.has_metric_axis else result.values
@@ -102,7 +105,8 @@ def get_act_patch_direct_path_all_sources(
         InputError: as `get_act_patch_direct_path`.
     """
     caches = Caches(corrupted_tokens, clean_cache, corrupted_cache)
-    sources = Sources(model, caches, patching_metric, component, Way(exact, verbose=verbose))
+    options = SweepOptions(exact, verbose=verbose)
+    sources = Sources(model, caches, patching_metric, component, options)
     senders = sources.senders()
     paths, found = sources.paths(senders), dict[Node, PatchingResult]()
     for source in senders:
@@ -136,7 +140,7 @@ class Sources:
     caches: Caches
     metric: "MetricFunction | Mapping[str, MetricFunction]"
     component: Component
-    way: Way
+    options: SweepOptions
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -233,7 +237,7 @@ class Sources:
         rows = tuple((_layer(node), node.index or 0) for node in later)
         heads = 1 + max(node.index or 0 for node in self.receivers)
         grid = Grid(("layer", "head"), rows, (tuple(range(self.n_layers)), tuple(range(heads))))
-        run = self.way.run(paths.base, cells, self.metrics)
+        run = measure(paths.base, cells, self.metrics, self.options)
         return assemble(Prepared(paths.base, grid, cells), self.metrics, run, baseline=False)
 
     @property

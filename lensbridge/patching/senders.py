@@ -22,10 +22,13 @@ from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.memory import batch_tokens
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.reads import positions_read
 from lensbridge.sweeps.running import Measured, why_single
 
 SenderUnit: TypeAlias = Literal["head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron"]
+"""What is a sender: heads, whole branches, or neurons."""
+
 _UNITS = ("head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron")
 
 
@@ -88,8 +91,9 @@ def sweep_senders(
     senders = _senders(model, unit, stack, wanted, through)
     more = Broadcast.streams(model, senders, wanted)
     paths = Paths.prepare(model, clean, corrupted, senders, wanted, through, more)
+    options = SweepOptions(exact, max_batch_tokens, verbose)
     most = batch_tokens(paths.base, max_batch_tokens)
-    run = Senders(paths, senders, wanted, metrics, exact, most).run(verbose)
+    run = Senders(paths, senders, wanted, metrics, options, most).run()
     prepared = Prepared(paths.base, _grid(model, unit, stack, senders), [])
     result = assemble(prepared, metrics, run, baseline)
     wants_result = metrics.named or reduce == "none" or baseline or run.partial
@@ -142,7 +146,7 @@ class Senders:
         senders: in the order of the values.
         receivers: who hears them.
         metrics: what is measured.
-        exact: as in `sweep_senders`.
+        options: how they are run.
         most: positions in a batch.
     """
 
@@ -150,10 +154,10 @@ class Senders:
     senders: Sequence[Node]
     receivers: Sequence[Node]
     metrics: Metrics
-    exact: bool | None
+    options: SweepOptions
     most: int
 
-    def run(self, verbose: bool) -> Measured:
+    def run(self) -> Measured:
         """Measure every sender; an interrupt leaves NaN for those that did not run.
 
         Raises:
@@ -162,7 +166,7 @@ class Senders:
         baseline = self.metrics.baseline(self.paths.base.logits)
         shape = (baseline.shape[0], len(self.senders), *baseline.shape[1:])
         run = Measured(baseline.new_full(shape, torch.nan), baseline)
-        bar = tqdm(total=len(self.senders), disable=not verbose, desc="path patching")
+        bar = tqdm(total=len(self.senders), disable=not self.options.verbose, desc="path patching")
         try:
             with torch.no_grad(), bar:
                 for i, values in self._measured(run.reasons):
@@ -173,7 +177,7 @@ class Senders:
         return run
 
     def _measured(self, reasons: list[str]) -> Iterator[tuple[int, Tensor]]:
-        why = "asked for" if self.exact else self._why_single()
+        why = "asked for" if self.options.exact else self._why_single()
         if why:
             yield from self._single(range(len(self.senders)), why, reasons)
             return
@@ -206,7 +210,7 @@ class Senders:
     def _single(
         self, some: Iterable[int], why: str, reasons: list[str]
     ) -> Iterator[tuple[int, Tensor]]:
-        if self.exact is False:
+        if self.options.exact is False:
             raise InputError(f"These senders cannot be run in batches: {why}. Pass exact=True.")
         reasons.append(why)
         yield from ((i, self._alone(i)) for i in some)

@@ -16,13 +16,15 @@ from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, t
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell, write
 from lensbridge.sweeps.grid import Grid
-from lensbridge.sweeps.measuring import Way
+from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
 CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"
+"""A cell, `(point, index, value)`, or an intervention."""
 
 
 def sweep(
@@ -81,7 +83,8 @@ def sweep(
     points = dict.fromkeys(cell.point for cell in named)
     unpatched = BaseRun.run(model, base, [*points, *entrances(model, named)])
     placed = [_placed(unpatched, cell) for cell in named]
-    run = Way(exact, max_batch_tokens, verbose).run(unpatched, placed, metrics)
+    options = SweepOptions(exact, max_batch_tokens, verbose)
+    run = measure(unpatched, placed, metrics, options)
     grid = Grid(("cell",), tuple((i,) for i in range(len(placed))))
     return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)
 

@@ -3,7 +3,7 @@ had to go slowly says so.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from logging import getLogger
 from math import prod
@@ -15,48 +15,39 @@ from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.memory import batch_tokens, check_values
 from lensbridge.sweeps.metric import Metrics
-from lensbridge.sweeps.running import Engine, Measured, run_cells
+from lensbridge.sweeps.options import SweepOptions
+from lensbridge.sweeps.running import Measured, run_cells
 
 _ASKED = "asked for"
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a user wants cells to be run.
+def measure(
+    base: BaseRun, cells: Sequence[Cell], metrics: Metrics, options: SweepOptions
+) -> Measured:
+    """Run every cell and measure it.
 
-    Args:
-        exact: as in `Engine`.
-        max_batch_tokens: as in `Engine`; None: by the memory that is free.
-        verbose: whether to show a progress bar.
+    Raises:
+        InputError: a metric that does not fit, more than memory holds, or `exact=False` for cells
+            that cannot be run in batches.
     """
-
-    exact: bool | None = None
-    max_batch_tokens: int | None = None
-    verbose: bool = False
-
-    def run(self, base: BaseRun, cells: Sequence[Cell], metrics: Metrics) -> Measured:
-        """Measure every cell.
-
-        Raises:
-            InputError: a metric that does not fit, more than memory holds, or `exact=False` for
-                cells that cannot be run in batches.
-        """
-        check_values(base, len(cells), metrics)
-        most = batch_tokens(base, self.max_batch_tokens)
-        tight = 0 < most < 2 * prod(base.logits.shape[:2])  # beside a cell goes the unpatched run
-        why = f"max_batch_tokens={most} has room for one run at a time" if tight else None
-        if why and self.exact is False:
-            raise InputError(f"These cells cannot be run in batches: {why}. Pass exact=True.")
-        engine = Engine(True if why else self.exact, most, self.verbose)
-        run = run_cells(base, cells, metrics, engine)
-        if why and not self.exact:
-            run.reasons[:] = [why]
-        if not (engine.exact or run.partial):
-            _fill(base, cells, metrics, run)
-        for reason in dict.fromkeys(run.reasons):
-            if reason != _ASKED:
-                _say(type(base.model.hf_model).__name__, reason)
-        return run
+    check_values(base, len(cells), metrics)
+    most = batch_tokens(base, options.max_batch_tokens)
+    if most < 1:
+        raise InputError(f"max_batch_tokens={most}: no batch has fewer than 1 position.")
+    tight = most < 2 * prod(base.logits.shape[:2])  # the unpatched run goes beside a cell
+    why = f"max_batch_tokens={most} has room for one run at a time" if tight else None
+    if why and options.exact is False:
+        raise InputError(f"These cells cannot be run in batches: {why}. Pass exact=True.")
+    exact = True if why else options.exact
+    run = run_cells(base, cells, metrics, replace(options, exact=exact), most)
+    if why and not options.exact:
+        run.reasons[:] = [why]
+    if not (exact or run.partial):
+        _fill(base, cells, metrics, run)
+    for reason in dict.fromkeys(run.reasons):
+        if reason != _ASKED:
+            _say(type(base.model.hf_model).__name__, reason)
+    return run
 
 
 def _fill(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, run: Measured) -> None:

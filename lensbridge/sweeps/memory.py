@@ -9,7 +9,7 @@ from lensbridge.errors import InputError
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.footprint import Footprint
 from lensbridge.sweeps.metric import Metrics
-from lensbridge.sweeps.running import MAX_BATCH_TOKENS
+from lensbridge.sweeps.options import MAX_BATCH_TOKENS
 
 CELL_BYTES = 500
 """What one cell takes on the host: its row, its index, its place in the queue."""

@@ -18,36 +18,12 @@ from lensbridge.sweeps.batch import MOST_CONTROLS, CellBatch
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.metric import Metrics
+from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.prefix import Prefix, prefix_of
 from lensbridge.sweeps.progress_bar import ProgressBar
 from lensbridge.sweeps.reads import positions_read
 
-MAX_BATCH_TOKENS = 4096
-"""Positions that fly together, by default: their streams are held at once."""
-
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How to run cells.
-
-    Args:
-        exact: True runs one forward pass for each cell; False makes batches and refuses where that
-            cannot be done; None makes batches where it can be done.
-        max_batch_tokens: how many positions a batch may have in all.
-        verbose: whether to show a progress bar.
-    """
-
-    exact: bool | None = None
-    max_batch_tokens: int = MAX_BATCH_TOKENS
-    verbose: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_batch_tokens < 1:
-            raise InputError(
-                f"max_batch_tokens={self.max_batch_tokens}: no batch has fewer than 1 position."
-            )
 
 
 @dataclass
@@ -75,8 +51,17 @@ class Measured:
         return f"one by one: {why}" if why else "batched"
 
 
-def run_cells(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, engine: Engine) -> Measured:
+def run_cells(
+    base: BaseRun, cells: Sequence[Cell], metrics: Metrics, options: SweepOptions, max_tokens: int
+) -> Measured:
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
+
+    Args:
+        base: the unpatched run.
+        cells: what is patched in each run.
+        metrics: what is measured.
+        options: how to run them.
+        max_tokens: positions in a batch, as `max_batch_tokens` and the memory allow.
 
     Raises:
         InputError: a metric that does not fit, or `exact=False` for cells that cannot be run in
@@ -85,10 +70,10 @@ def run_cells(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, engine: En
     baseline = metrics.baseline(base.logits)
     shape = (baseline.shape[0], len(cells), *baseline.shape[1:])
     run = Measured(baseline.new_full(shape, torch.nan), baseline)
-    meter = ProgressBar(len(cells), engine.verbose)
+    meter = ProgressBar(len(cells), options.verbose)
     try:
         with torch.no_grad():
-            _Running(base, cells, metrics, engine, run, meter).all()
+            _Running(base, cells, metrics, options, max_tokens, run, meter).all()
     except KeyboardInterrupt:
         run.partial = True
     finally:
@@ -103,13 +88,14 @@ class _Running:
     base: BaseRun
     cells: Sequence[Cell]
     metrics: Metrics
-    engine: Engine
+    options: SweepOptions
+    max_tokens: int
     run: Measured
     meter: ProgressBar
 
     def all(self) -> None:
         """Run every cell, in flights where that can be done."""
-        if self.engine.exact:
+        if self.options.exact:
             self.run.reasons.append("asked for")
             self._one_by_one(range(len(self.cells)))
             return
@@ -130,7 +116,7 @@ class _Running:
             self._keep(i, self.base.patched([self.cells[i]]))
 
     def _refuse_single(self) -> None:
-        if self.engine.exact is False and self.run.reasons:
+        if self.options.exact is False and self.run.reasons:
             raise InputError(
                 f"These cells cannot be run in batches: {self.run.reasons[0]}. Pass exact=True."
             )
@@ -148,7 +134,7 @@ class _Running:
                 self._keep(i, base.logits)
             else:
                 flying.append(i)
-        for group in _groups(field, self.cells, flying, self.engine.max_batch_tokens):
+        for group in _groups(field, self.cells, flying, self.max_tokens):
             logits = self._batched(field, [self.cells[i] for i in group])
             if logits is None:
                 self._refuse_single()
