@@ -21,7 +21,9 @@ def generator() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pages(generator: dict[str, Any]) -> dict[str, str]:
-    return {path.name: render() for path, render in generator["PAGES"].items()}
+    docs = ROOT / "docs"
+    found = {str(path.relative_to(docs)): render for path, render in generator["PAGES"].items()}
+    return {name: found[name]() for name in ("points.md", "vocabulary.md")}
 
 
 @pytest.mark.parametrize("name", ["points.md", "vocabulary.md"])
@@ -89,5 +91,6 @@ def test_links_and_the_files_and_names_of_code_that_a_page_gives_exist(page: Pat
 def test_the_index_names_every_page() -> None:
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
-    missing = {page for page in pages - {"index.md"} if page not in text}
+    reference = {page for page in pages if page.startswith("api/")} - {"api/index.md"}
+    missing = {page for page in pages - reference - {"index.md"} if page not in text}
     assert not missing, f"docs/index.md does not name {sorted(missing)}"

@@ -1,23 +1,27 @@
-"""Write the pages of docs/ that say what the code says: points.md and vocabulary.md.
+"""Write the pages of docs/ that say what the code says: points.md, vocabulary.md and api/.
 
     python docs/generate            write the pages
     python docs/generate --check    exit with 1 if a page is not what would be written
 
 They are generated because the tables of lensbridge/points/table.py, lensbridge/spec.py and
-lensbridge/conformance/checks.py are where these facts live. docs/coverage.py writes the page of
-model types.
+lensbridge/conformance/checks.py are where these facts live, and signatures and docstrings those of
+the reference. docs/coverage.py writes the page of model types.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import api
 import points
 import vocabulary
 
+DOCS = Path(__file__).parent.parent
+
 PAGES: dict[Path, Callable[[], str]] = {
-    Path(__file__).parent.parent / "points.md": points.render,
-    Path(__file__).parent.parent / "vocabulary.md": vocabulary.render,
+    DOCS / "points.md": points.render,
+    DOCS / "vocabulary.md": vocabulary.render,
+    **api.pages(DOCS / "api"),
 }
 
 
@@ -35,6 +39,7 @@ def main(arguments: list[str]) -> int:
         current = [is_current(path, page) for path, page in pages.items()]  # all are told
         return 0 if all(current) else 1
     for path, page in pages.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(page, encoding="utf-8")
         print(f"wrote {path}")
     return 0

@@ -1,4 +1,4 @@
-"""What a model offers for processed weights: `model.processed(...)`, `model.process_weights_(...)`.
+"""Methods of `LensModel` for processed weights: `processed(...)`, `process_weights_(...)`.
 
 The work is done in `lensbridge.processing`, which is imported when it is asked for.
 """
@@ -14,12 +14,16 @@ from lensbridge.processing.plan import OnImpossible, Processing, ProcessingOptio
 
 
 class ProcessingMethods(HookedModel):
-    """Rewriting the model's own weights, for a while or for good; never unasked."""
+    """Methods of `LensModel` that rewrite its weights, for a while or for good; never unasked.
+
+    Attributes:
+        processings: what each rewriting that is in force did, the first one first.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.processings: list[Processing] = []
-        self.rewritings: list[Rewriting] = []
+        self._rewritings: list[Rewriting] = []
 
     @property
     def processed_by(self) -> tuple[str, ...]:
@@ -104,7 +108,7 @@ class ProcessingMethods(HookedModel):
         rewriting = Rewriting.of(self.native, options)
         processing = rewriting.apply(self.device if check else None)
         self.processings.append(processing)
-        self.rewritings.append(rewriting)
+        self._rewritings.append(rewriting)
         try:
             yield self
         finally:
@@ -113,8 +117,8 @@ class ProcessingMethods(HookedModel):
 
     def _take_back(self) -> None:
         """Undo what is over, the last first: one under another, still open, waits for that one."""
-        while self.rewritings and self.rewritings[-1].over:
-            self.rewritings.pop().undo()
+        while self._rewritings and self._rewritings[-1].over:
+            self._rewritings.pop().undo()
             self.processings.pop()
 
     def process_weights_(
@@ -147,7 +151,7 @@ class ProcessingMethods(HookedModel):
             refactor_factored_attn_matrices,
             on_impossible,
         )
-        if self.rewritings:
+        if self._rewritings:
             raise ProcessingError(
                 "Inside `with model.processed(...)` weights are rewritten for a while: its end "
                 "would take this back. Call process_weights_ outside."

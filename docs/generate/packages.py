@@ -1,0 +1,52 @@
+"""The packages and modules that docs/api/ has a page for."""
+
+from typing import NamedTuple
+
+
+class Package(NamedTuple):
+    """A public package or module and where it is explained, as title and path from docs/."""
+
+    module: str
+    guides: tuple[tuple[str, str], ...]
+
+    @property
+    def page(self) -> str:
+        """The name of its page."""
+        return f"{self.module.removeprefix('lensbridge.')}.md"
+
+
+_ARCHITECTURE = ("Add an architecture", "how-to/add-an-architecture.md")
+_ATTRIBUTE = ("Attribute effects", "how-to/attribution-patching.md")
+_INTERVENE = ("Intervene", "how-to/interventions.md")
+_README = ("README", "../README.md")
+_VOCABULARY = ("The vocabulary", "vocabulary.md")
+
+PACKAGES = (
+    Package("lensbridge", (_README,)),
+    Package("lensbridge.hooks", (_README, ("Points", "points.md"))),
+    Package("lensbridge.patching", (("Patch activations", "how-to/patching.md"),)),
+    Package("lensbridge.causal", (_ATTRIBUTE,)),
+    Package("lensbridge.gradients", (_INTERVENE, _ATTRIBUTE)),
+    Package("lensbridge.interventions", (_INTERVENE,)),
+    Package("lensbridge.generation", (_INTERVENE,)),
+    Package("lensbridge.analysis", (("Analyse a model", "how-to/analyse.md"),)),
+    Package("lensbridge.evals", (("Analyse a model", "how-to/analyse.md"),)),
+    Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
+    Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
+    Package("lensbridge.errors", (_README,)),
+    Package("lensbridge.spec", (_VOCABULARY, _ARCHITECTURE)),
+    Package("lensbridge.hookspecs", (_ARCHITECTURE,)),
+    Package("lensbridge.plugins", (_ARCHITECTURE,)),
+    Package("lensbridge.derive", (_ARCHITECTURE,)),
+    Package("lensbridge.testing", (_ARCHITECTURE,)),
+    Package(
+        "lensbridge.compat.transformer_lens",
+        (("Come from TransformerLens", "how-to/from-transformer-lens.md"),),
+    ),
+)
+
+IN_BRIEF = ("lensbridge.compat.transformer_lens",)
+"""Packages of which only names and first lines are shown."""
+
+OWN_PAGES = {"LensModel": "model.md", "ActivationCache": "cache.md"}
+"""Classes with a page to themselves."""
