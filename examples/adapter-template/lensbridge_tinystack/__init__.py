@@ -1,4 +1,4 @@
-"""The plugin: what lensbridge asks when it looks for architectures. No torch is imported here."""
+"""The plugin, which lensbridge asks for the architectures it knows. It imports no torch."""
 
 from lensbridge.hookspecs import hookimpl
 from lensbridge.spec import Architecture

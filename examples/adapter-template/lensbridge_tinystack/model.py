@@ -1,4 +1,4 @@
-"""Tinystack itself: the model that the adapter describes. In your package it is somebody else's."""
+"""Tinystack itself, the model that the adapter describes. Yours is in some other package."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 
 class TinystackConfig(PretrainedConfig):
-    """Sizes, under the model's own names; they differ, so that no two can be mixed up."""
+    """Sizes, under the model's own names. All differ, so that a mix-up of two is noticed."""
 
     model_type = "tinystack"
 
@@ -34,7 +34,7 @@ class TinystackConfig(PretrainedConfig):
 
 
 class Attention(nn.Module):
-    """One projection holds, per key head, its queries, its key and its value."""
+    """One projection gives, for each key head, its queries, its key and its value."""
 
     def __init__(self, config: TinystackConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    """Everything but the head."""
+    """The model without its head."""
 
     def __init__(self, config: TinystackConfig) -> None:
         super().__init__()

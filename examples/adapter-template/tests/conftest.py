@@ -1,4 +1,4 @@
-"""The conformance kit on the architectures of this package: a test for each check and variant."""
+"""The conformance kit on the architectures of this package: one test for each check and variant."""
 
 import transformers
 from lensbridge_tinystack.adapter import ARCHITECTURES
@@ -8,5 +8,5 @@ pytest_plugins = ["lensbridge.testing.plugin"]
 LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 
 # The kit builds tiny models of classes that it finds in transformers. The model of this package is
-# not among them; where yours is, leave this line out.
+# not in transformers, so it is added here. If yours is there, leave this line out.
 transformers.TinystackForCausalLM = TinystackForCausalLM

@@ -1,4 +1,4 @@
-"""What a user of the installed package sees. What the adapter says is checked by the kit."""
+"""What a user of the installed package sees. The conformance kit checks what the adapter says."""
 
 import torch
 from lensbridge_tinystack.model import TinystackConfig, TinystackForCausalLM
