@@ -15,7 +15,6 @@ from lensbridge.errors import InputError
 from lensbridge.patching import Cell
 from lensbridge.sweeps import batch as flight
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.context import position_of
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.packing import packed
 from lensbridge.sweeps.prefix import Prefix, prefix_of
@@ -270,12 +269,14 @@ def test_the_positions_that_metrics_read() -> None:
 
 def test_where_a_cell_begins() -> None:
     stream, heads, pattern = ["b", "p", "m"], ["b", "p", "h", "d"], ["b", "h", "q", "k"]
-    assert position_of(Cell("x", (ALL, 4), 0.0), stream) == 4
-    assert position_of(Cell("x", (ALL, [5, 2]), 0.0), stream) == 2
-    assert position_of(Cell("x", (ALL, slice(3, None), 1), 0.0), heads) == 3
-    assert position_of(Cell("x", (0, 1, 6, 2), 0.0), pattern) == 6
-    assert position_of(Cell("x", [1, 3, 2], 0.0, layer_pos_head_vector_patch_setter), heads) == 3
-    assert position_of(Cell("x", [1, 0, 5], 0.0, layer_head_pos_pattern_patch_setter), pattern) == 5
+    assert Cell("x", (ALL, 4), 0.0).first_position(stream) == 4
+    assert Cell("x", (ALL, [5, 2]), 0.0).first_position(stream) == 2
+    assert Cell("x", (ALL, slice(3, None), 1), 0.0).first_position(heads) == 3
+    assert Cell("x", (0, 1, 6, 2), 0.0).first_position(pattern) == 6
+    assert Cell("x", [1, 3, 2], 0.0, layer_pos_head_vector_patch_setter).first_position(heads) == 3
+    assert (
+        Cell("x", [1, 0, 5], 0.0, layer_head_pos_pattern_patch_setter).first_position(pattern) == 5
+    )
     for unknown in (
         Cell("x", (ALL, -1), 0.0),
         Cell("x", (..., 3), 0.0),
@@ -284,7 +285,7 @@ def test_where_a_cell_begins() -> None:
         Cell("x", (ALL, 4), 0.0, lambda activation, index, value: activation),
         Cell("x", [1, 0], 0.0, layer_head_pattern_patch_setter),
     ):
-        assert position_of(unknown, pattern if unknown.index == [1, 0] else stream) == 0
+        assert unknown.first_position(pattern if unknown.index == [1, 0] else stream) == 0
 
 
 def test_whose_prefix_can_be_kept() -> None:

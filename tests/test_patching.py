@@ -384,16 +384,16 @@ def test_statistics_say_what_they_need(gpt2: Case) -> None:
 @pytest.fixture
 def cells_run(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The cells that were run, so that a test can say: none."""
-    from lensbridge.sweeps.cell import Cell
+    from lensbridge.sweeps.edit import SetterEdit
 
     ran: list[Any] = []
-    apply = Cell.apply
+    apply = SetterEdit.apply
 
-    def noting(self: Cell, activation: Tensor) -> Tensor:
+    def noting(self: SetterEdit, activation: Tensor) -> Tensor:
         ran.append(self)
         return apply(self, activation)
 
-    monkeypatch.setattr(Cell, "apply", noting)
+    monkeypatch.setattr(SetterEdit, "apply", noting)
     return ran
 
 

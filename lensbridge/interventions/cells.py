@@ -1,6 +1,7 @@
 """Interventions as cells of a sweep: one run for each, in the batches of the sweep engine."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.fit import InputColumns
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, acting, plans_of
-from lensbridge.sweeps.cell import Cell
 
 
 def cells_of(
     model: HookedModel,
     interventions: Iterable[Intervention],
     attention_mask: Tensor | None = None,
-) -> list[Cell]:
+) -> "list[InterventionEdit]":
     """A cell for `model.sweep` from each of some interventions.
 
     Args:
@@ -40,10 +40,10 @@ def cells_of(
         >>> model.sweep(ids, cells, lambda logits: logits[0, -1].max()).values.shape
         torch.Size([4])
     """
-    return [_cell(_plan(model, one), attention_mask, None) for one in interventions]
+    return [InterventionEdit(_plan(model, one), attention_mask) for one in interventions]
 
 
-def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> Cell:
+def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEdit":
     """A cell from an intervention, checked against the input that is swept.
 
     Raises:
@@ -55,7 +55,8 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> Cell:
         )
     plan = _plan(model, one)
     plan.check(prepared, 0)
-    return _cell(plan, plan.mask(prepared), plan.extent(prepared))
+    mask = plan.mask(prepared)
+    return InterventionEdit(plan, mask, _first(plan, mask, plan.extent(prepared)))
 
 
 def _plan(model: HookedModel, one: Intervention) -> Plan:
@@ -73,18 +74,39 @@ def _some(plans: Sequence[Plan]) -> str:
     return ", ".join([plan.name for plan in plans[:3]] + ["..."] * (len(plans) > 3))
 
 
-def _cell(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> Cell:
-    def apply(activation: Tensor, index: Any, value: Any) -> Tensor:
-        return plan.edited(activation, plan.whole(activation, mask), 0)
+@dataclass(frozen=True, eq=False)
+class InterventionEdit:
+    """What an intervention does at its point, as an edit of a sweep.
 
-    return Cell(plan.name, (), None, apply, _first(plan, mask, extent))
+    Args:
+        plan: the intervention at its point.
+        mask: `[batch, column]` of the point's columns, or None where nothing is masked.
+        first: the first column that it changes; 0 where that is not known.
+    """
+
+    plan: Plan
+    mask: Tensor | None = None
+    first: int = 0
+
+    @property
+    def point(self) -> str:
+        """Canonical name of the point."""
+        return self.plan.name
+
+    def apply(self, activation: Tensor) -> Tensor:
+        """The activation after the intervention."""
+        return self.plan.edited(activation, self.plan.whole(activation, self.mask), 0)
+
+    def first_position(self, axes: Sequence[str]) -> int:
+        """The first column that the intervention changes."""
+        return self.first
 
 
-def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int | None:
-    """The first column that an intervention changes, which a sweep need not go before."""
+def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int:
+    """The first column that an intervention changes: a sweep need not run those before it."""
     axes = plan.place.axes
     if extent is None or axes.position is None or axes.letters[axes.position] == "k":
-        return None
+        return 0
     window = Window(extent.rows, 0, extent.prompt, extent.prompt, mask)
     columns, inside = columns_of(plan.place.positions, window, torch.device("cpu"))
-    return int(columns[inside].min()) if bool(inside.any()) else None
+    return int(columns[inside].min()) if bool(inside.any()) else 0

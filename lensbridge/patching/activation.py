@@ -21,7 +21,7 @@ from lensbridge.sweeps.alignment import (
     tokens_of,
 )
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Cell, Setter
+from lensbridge.sweeps.edit import Edit, Setter, SetterEdit
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
@@ -29,7 +29,7 @@ from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import Measured, entrances
-from lensbridge.sweeps.setters import INDEXED_AXES
+from lensbridge.sweeps.setters import PUBLISHED
 
 AXIS_LETTERS = {
     "pos": "pq",
@@ -118,7 +118,7 @@ class Prepared:
 
     base: BaseRun
     grid: Grid
-    cells: list[Cell]
+    cells: Sequence[Edit]
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,23 @@ class Sweep:
             raise InputError(f"The first axis of an index is the layer; got {names}.")
         points = self._points() if listed is None else self._points_of(listed)
         sources = {layer: clean_value(clean, point) for layer, point in points.items()}
-        starts = entrances(self.model, [Cell(point, None, None) for point in points.values()])
+        starts = entrances(self.model, points.values())
         base = BaseRun.run(self.model, corrupted, [*points.values(), *starts])
-        if self.setter in INDEXED_AXES:
+        axes = PUBLISHED.get(self.setter)
+        if axes is not None:
             check_padding(base, clean)
             for layer, point in points.items():
-                check_axes(base, point, self.setter)
+                check_axes(base, point, axes)
                 check_fit(base, point, sources[layer], tokens_of(clean))
         grid = listed or self._grid(base, points, names)
-        for row in grid.rows:
-            check_index(base, points[row[0]], self.setter, names, row)
-        cells = [Cell(points[r[0]], list(r), sources[r[0]], self.setter) for r in grid.rows]
+        if axes is not None:
+            for row in grid.rows:
+                check_index(base, points[row[0]], axes, names, row)
+        indexed = () if axes is None else axes.indexed
+        cells = [
+            SetterEdit(points[row[0]], list(row), sources[row[0]], self.setter, indexed)
+            for row in grid.rows
+        ]
         return Prepared(base, grid, cells)
 
     def _point(self, layer: int) -> str:

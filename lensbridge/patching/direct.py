@@ -18,7 +18,7 @@ from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.paths import Paths
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.edit import IndexedEdit
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.metric import MetricFunction, Metrics
@@ -199,7 +199,7 @@ class Sources:
         heads = dict.fromkeys(point_of(self.model, node) for node in senders)
         clean = {point: self._clean(point) for point in points}
         theirs = {z: clean_value(self.caches.theirs, z) for z in heads}
-        starts = entrances(self.model, [Cell(point, None, None) for point in kept])
+        starts = entrances(self.model, kept)
         paths = Paths.from_values(
             self.model, clean, self.caches.corrupted, senders, [*heads, *kept, *starts]
         )
@@ -273,8 +273,8 @@ def _layer(node: Node) -> int:
     return node.layer
 
 
-def _cell(noted: Tensor, node: Node, point: str) -> Cell:
-    return Cell(point, node.place, noted[node.place])
+def _cell(noted: Tensor, node: Node, point: str) -> IndexedEdit:
+    return IndexedEdit(point, node.place, noted[node.place])
 
 
 def _check_same_run(z: Tensor, theirs: Tensor, told: str) -> None:

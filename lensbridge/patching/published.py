@@ -11,7 +11,7 @@ from torch import Tensor
 from lensbridge.hooked_model import HookedModel
 from lensbridge.patching.activation import generic_activation_patch
 from lensbridge.sweeps import setters
-from lensbridge.sweeps.cell import Setter
+from lensbridge.sweeps.edit import Setter
 from lensbridge.sweeps.metric import MetricFunction
 
 PatchingFunction = Callable[..., Any]

@@ -18,7 +18,6 @@ from lensbridge.nodes.units import UNITS, enumerate_nodes, points_of, stack_of
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.patching.broadcast import Broadcast
 from lensbridge.patching.paths import Paths, nodes
-from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.memory import batch_tokens
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
@@ -225,7 +224,7 @@ class Senders:
         base, branches = self.paths.base, self.paths.branches
         ends = [branches.read(node) for node in self.receivers if node.kind != "logits"]
         points = dict.fromkeys([*self.paths.senders.values(), *ends])
-        why = (why_single(base, Cell(point, None, None)) for point in points)
+        why = (why_single(base, point) for point in points)
         if self.most < 2 * prod(base.logits.shape[:2]):
             return f"max_batch_tokens={self.most} has room for one run at a time"
         return next((one for one in why if one is not None), None)

@@ -10,11 +10,13 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared as Input
+from lensbridge.interventions.cells import InterventionEdit, cell_of
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Cell, write
+from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.edit import Edit, IndexedEdit, SetterEdit
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
@@ -23,8 +25,8 @@ from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
-CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention"
-"""A cell, `(point, index, value)`, or an intervention."""
+CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention | InterventionEdit"
+"""A cell, or `(point, index, value)`; an intervention, or what `cells_of` makes of it."""
 
 
 def sweep(
@@ -81,7 +83,7 @@ def sweep(
     check_cells(len(given))
     named = _named(model, base, given)
     points = dict.fromkeys(cell.point for cell in named)
-    unpatched = BaseRun.run(model, base, [*points, *entrances(model, named)])
+    unpatched = BaseRun.run(model, base, [*points, *entrances(model, points)])
     placed = [_placed(unpatched, cell) for cell in named]
     options = SweepOptions(exact, max_batch_tokens, verbose)
     run = measure(unpatched, placed, metrics, options)
@@ -89,66 +91,68 @@ def sweep(
     return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)
 
 
-def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Cell]:
-    """Cells with canonical names, of whatever was given as one.
+def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Edit]:
+    """What cells do, under canonical names.
 
     Raises:
         InputError: something that is no cell.
     """
     prepared: Input | None = None
-    found = []
-    for one in given:
-        if isinstance(one, tuple | list) and len(one) == 3:
-            one = Cell(*one)
-        if isinstance(one, Cell):
-            found.append(replace(one, point=model.vocabulary.canonical(one.point)))
-            continue
-        from lensbridge.interventions.cells import cell_of
+    edits: list[Edit] = []
+    for cell in given:
+        if isinstance(cell, tuple | list) and len(cell) == 3:
+            cell = Cell(*cell)
+        if isinstance(cell, Cell):
+            edits.append(cell.edit_at(model.vocabulary.canonical(cell.point)))
+        elif isinstance(cell, InterventionEdit):
+            edits.append(cell)
+        else:
+            prepared = prepared or model.prepare(input)
+            edits.append(cell_of(model, cell, prepared))
+    return edits
 
-        prepared = prepared or model.prepare(input)
-        found.append(cell_of(model, one, prepared))
-    return found
 
-
-def _placed(base: BaseRun, cell: Cell) -> Cell:
-    """A cell with its value, which fits the place.
+def _placed(base: BaseRun, edit: Edit) -> Edit:
+    """An edit with its value, which fits the place.
 
     Raises:
         InputError: the activation lacks the place, or the value does not fit it.
-        NotCachedError: the cache that is to give it lacks it.
+        NotCachedError: the cache that is to give the value lacks it.
     """
-    cached = isinstance(cell.value, Mapping)
+    if not isinstance(edit, IndexedEdit | SetterEdit):
+        return edit
+    cached = isinstance(edit.value, Mapping)
     if cached:
-        source = clean_value(cell.value, cell.point)
-        check_fit(base, cell.point, source, tokens_of(cell.value))
-        check_padding(base, cell.value)
-        cell = replace(cell, value=source)
-    if cell.setter is not write:
-        return cell
-    place = _at(base, cell, base.cache[cell.point])
-    value, whole = _number(cell, place), base.shape(cell.point)
+        source = clean_value(edit.value, edit.point)
+        check_fit(base, edit.point, source, tokens_of(edit.value))
+        check_padding(base, edit.value)
+        edit = replace(edit, value=source)
+    if isinstance(edit, SetterEdit):
+        return edit
+    place = _at(base, edit, base.cache[edit.point])
+    value, whole = _number(edit, place), base.shape(edit.point)
     if cached or (value.shape == whole and not _fits(value, place)):
-        return replace(cell, value=_at(base, cell, value.expand(whole)))
+        return replace(edit, value=_at(base, edit, value.expand(whole)))
     if not _fits(value, place):
         raise InputError(
-            f"A value of shape {tuple(value.shape)} does not fit {cell.point}{cell.index}, "
+            f"A value of shape {tuple(value.shape)} does not fit {edit.point}{edit.index}, "
             f"which has {tuple(place.shape)}."
         )
-    return replace(cell, value=value)
+    return replace(edit, value=value)
 
 
-def _number(cell: Cell, place: Tensor) -> Tensor:
+def _number(edit: IndexedEdit, place: Tensor) -> Tensor:
     """The value of a cell as a tensor.
 
     Raises:
         InputError: it is none.
     """
     try:
-        return torch.as_tensor(cell.value, dtype=place.dtype, device=place.device)
+        return torch.as_tensor(edit.value, dtype=place.dtype, device=place.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The value of a cell is a number, a tensor, or a cache that has it; for {cell.point} "
-            f"there is a {type(cell.value).__name__}."
+            f"The value of a cell is a number, a tensor, or a cache that has it; for {edit.point} "
+            f"there is a {type(edit.value).__name__}."
         ) from error
 
 
@@ -161,12 +165,12 @@ def _fits(value: Tensor, place: Tensor) -> bool:
     return True
 
 
-def _at(base: BaseRun, cell: Cell, activation: Tensor) -> Tensor:
+def _at(base: BaseRun, edit: IndexedEdit, activation: Tensor) -> Tensor:
     try:
-        return activation[cell.index]
+        return activation[edit.index]
     except (IndexError, TypeError) as error:
-        axes = " ".join(base.axes(cell.point))
+        axes = " ".join(base.axes(edit.point))
         raise InputError(
-            f"{cell.point} has shape {base.shape(cell.point)} (axes {axes}) and "
-            f"no place {cell.index}, counted from the batch: {error}"
+            f"{edit.point} has shape {base.shape(edit.point)} (axes {axes}) and "
+            f"no place {edit.index}, counted from the batch: {error}"
         ) from error

@@ -1,7 +1,6 @@
 """Clean activations: where they come from, and whether they fit the corrupted run."""
 
 from collections.abc import Mapping, Sequence
-from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -9,8 +8,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, NotCachedError
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Setter
-from lensbridge.sweeps.setters import AXES_MEANT, INDEXED_AXES
+from lensbridge.sweeps.setters import SetterAxes
 
 
 def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
@@ -133,45 +131,36 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def check_axes(base: BaseRun, point: str, setter: Setter) -> None:
+def check_axes(base: BaseRun, point: str, axes: SetterAxes) -> None:
     """Refuse an activation that a published setter would write to in the wrong places.
 
     Raises:
         InputError: other axes than it is for.
     """
-    letters, meant = base.axes(point), AXES_MEANT.get(setter, ())
-    pairs = zip(letters, meant, strict=False)
-    if len(letters) < len(meant) or any(one not in those for one, those in pairs):
+    letters = base.axes(point)
+    pairs = zip(letters, axes.letters, strict=False)
+    if len(letters) < len(axes.letters) or any(letter not in those for letter, those in pairs):
         raise InputError(
-            f"{point} has the axes {' '.join(letters)}, and {_name(setter)} is for "
-            f"{' '.join(those[0] for those in meant)}. Take the setter for these axes, or pass a "
-            "patch_setter and index_df of your own."
+            f"{point} has the axes {' '.join(letters)}, and {axes.name} is for "
+            f"{' '.join(those[0] for those in axes.letters)}. Take the setter for these axes, or "
+            "pass a patch_setter and index_df of your own."
         )
 
 
-def _name(setter: Setter) -> str:
-    """Of a published setter, all of which are plain functions."""
-    assert isinstance(setter, FunctionType)
-    return setter.__name__
-
-
 def check_index(
-    base: BaseRun, point: str, setter: Setter, names: Sequence[str], row: Sequence[int]
+    base: BaseRun, point: str, axes: SetterAxes, names: Sequence[str], row: Sequence[int]
 ) -> None:
     """Refuse an index that a published setter cannot use.
 
     Raises:
         InputError: too many or too few entries, or one beyond its axis.
     """
-    axes = INDEXED_AXES.get(setter)
-    if axes is None:
-        return
-    if len(row) != len(axes) + 1:
+    if len(row) != len(axes.indexed) + 1:
         raise InputError(
             f"An index has {len(row)} entries ({', '.join(names)}); the setter takes the layer and "
-            f"{len(axes)} more."
+            f"{len(axes.indexed)} more."
         )
     shape = base.shape(point)
-    for name, value, axis in zip(names[1:], row[1:], axes, strict=True):
+    for name, value, axis in zip(names[1:], row[1:], axes.indexed, strict=True):
         if not -shape[axis] <= value < shape[axis]:
             raise InputError(f"{name} {value}: {point} has {shape[axis]} there.")

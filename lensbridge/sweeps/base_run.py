@@ -12,7 +12,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.edit import Edit
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class BaseRun:
         """Letters of an activation's axes, as in the table of points."""
         return self.model.engine.sites[point].axes.split()
 
-    def patched(self, cells: Sequence[Cell]) -> Tensor:
+    def patched(self, cells: Sequence[Edit]) -> Tensor:
         """Logits of one run with all of these cells patched."""
         return self.model.run_with_hooks(self.input, [hook_of(cell) for cell in cells])
 
 
-def hook_of(cell: Cell) -> tuple[Any, Any]:
+def hook_of(cell: Edit) -> tuple[Any, Any]:
     """A cell as a pair for `fwd_hooks`."""
 
     def patch(activation: Tensor, hook: Hook) -> Tensor:

@@ -20,8 +20,8 @@ from lensbridge.hooks.callbacks import Hook
 from lensbridge.points.names import layer_of
 from lensbridge.sites.derived import LatentSite
 from lensbridge.sweeps.batch_hooks import BatchHooks
-from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.context import SweepContext
+from lensbridge.sweeps.edit import Edit
 from lensbridge.sweeps.packing import mlp_of, packed
 from lensbridge.sweeps.prefix import lengthen, same
 
@@ -46,7 +46,7 @@ class Row:
     """
 
     start: int
-    cell: Cell | None = None
+    cell: Edit | None = None
     stream: Tensor | None = None
 
     @property
@@ -69,7 +69,7 @@ class CellBatch:
     """
 
     field: SweepContext
-    cells: Sequence[Cell]
+    cells: Sequence[Edit]
     on_the_way: Callable[[float], None] = lambda share: None
 
     def run(self) -> list[Callable[[], Tensor]] | None:

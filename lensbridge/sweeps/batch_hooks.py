@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.edit import Edit
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,18 @@ class BatchHooks:
         base: the unpatched run.
     """
 
-    cells: Sequence[tuple[int, Cell]]
+    cells: Sequence[tuple[int, Edit]]
     base: BaseRun
 
     def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
         """One hook for each point, for rows that hold the positions from `start` to `end`."""
-        by_point: dict[Any, list[tuple[int, Cell]]] = {}
+        by_point: dict[Any, list[tuple[int, Edit]]] = {}
         for i, cell in self.cells:
             by_point.setdefault(cell.point, []).append((i, cell))
         return [(point, self._hook(own, start, end)) for point, own in by_point.items()]
 
     def _hook(
-        self, own: Sequence[tuple[int, Cell]], start: int, end: int
+        self, own: Sequence[tuple[int, Edit]], start: int, end: int
     ) -> Callable[[Tensor, Hook], None]:
         batch = self.base.batch
 
@@ -44,7 +44,7 @@ class BatchHooks:
 
         return patch
 
-    def _placed(self, cell: Cell, rows: Tensor, start: int, end: int) -> Tensor:
+    def _placed(self, cell: Edit, rows: Tensor, start: int, end: int) -> Tensor:
         """A cell's rows after it was applied; its index counts from the first position."""
         whole = self.base.shape(cell.point)
         if tuple(rows.shape) == whole:

@@ -1,19 +1,14 @@
-"""Cell: one run of a sweep, that is, one activation with another value at one place."""
+"""Cell: one run of a sweep, as a user writes it: an activation with another value at one place."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
-Setter: TypeAlias = Callable[[Tensor, Any, Any], Tensor | None]
-"""`f(activation, index, value)`: writes the value into the activation, or returns a new one."""
-
-
-def write(activation: Tensor, index: Any, value: Any) -> Tensor:
-    """The setter of a plain cell: `activation[index] = value`."""
-    activation[index] = value
-    return activation
+from lensbridge.sweeps.edit import IndexedEdit, Setter, SetterEdit
+from lensbridge.sweeps.setters import indexed_axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +19,8 @@ class Cell:
         point: name of the activation, in any accepted spelling.
         index: where in it, the batch axis included, as in `activation[index]`.
         value: what is written there: a number, or a tensor that fits the place.
-        setter: called as `setter(activation, index, value)` where writing the value is not all;
-            it edits in place or returns the new activation.
-        first: the first position that it changes, where a setter of its own knows it.
+        setter: called as `setter(activation, index, value)`; it edits in place or returns the new
+            activation. None: the value is written to the index.
 
     Example:
         >>> import torch
@@ -38,10 +32,22 @@ class Cell:
     point: Any
     index: Any
     value: Any
-    setter: Setter = write
-    first: int | None = None
+    setter: Setter | None = None
+
+    def edit_at(self, point: str) -> IndexedEdit | SetterEdit:
+        """What the cell does, under another spelling of its point."""
+        if self.setter is None:
+            return IndexedEdit(point, self.index, self.value)
+        return SetterEdit(point, self.index, self.value, self.setter, indexed_axes(self.setter))
+
+    @cached_property
+    def _edit(self) -> IndexedEdit | SetterEdit:
+        return self.edit_at(self.point)
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation with the cell's value; the one that is passed may be written to."""
-        given = self.setter(activation, self.index, self.value)
-        return activation if given is None else given
+        return self._edit.apply(activation)
+
+    def first_position(self, axes: Sequence[str]) -> int:
+        """The first position that the cell writes to; 0 where that is not known."""
+        return self._edit.first_position(axes)

@@ -12,7 +12,7 @@ import torch
 
 from lensbridge.errors import InputError
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.cell import Cell
+from lensbridge.sweeps.edit import Edit
 from lensbridge.sweeps.memory import batch_tokens, check_values
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import SweepOptions
@@ -22,7 +22,7 @@ _ASKED = "asked for"
 
 
 def measure(
-    base: BaseRun, cells: Sequence[Cell], metrics: Metrics, options: SweepOptions
+    base: BaseRun, cells: Sequence[Edit], metrics: Metrics, options: SweepOptions
 ) -> Measured:
     """Run every cell and measure it.
 
@@ -50,7 +50,7 @@ def measure(
     return run
 
 
-def _fill(base: BaseRun, cells: Sequence[Cell], metrics: Metrics, run: Measured) -> None:
+def _fill(base: BaseRun, cells: Sequence[Edit], metrics: Metrics, run: Measured) -> None:
     """Run cells again whose metric is NaN: it may have read logits that were left out.
 
     What a metric reads is found out on the unpatched run, and one that decides by its logits can

@@ -15,8 +15,8 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import layer_of, stack_of
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.batch import MOST_CONTROLS, CellBatch
-from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.context import SweepContext
+from lensbridge.sweeps.edit import Edit
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.prefix import Prefix, prefix_of
@@ -52,7 +52,7 @@ class Measured:
 
 
 def run_cells(
-    base: BaseRun, cells: Sequence[Cell], metrics: Metrics, options: SweepOptions, max_tokens: int
+    base: BaseRun, cells: Sequence[Edit], metrics: Metrics, options: SweepOptions, max_tokens: int
 ) -> Measured:
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
 
@@ -86,7 +86,7 @@ class _Running:
     """Cells that are being run, and what came of them so far."""
 
     base: BaseRun
-    cells: Sequence[Cell]
+    cells: Sequence[Edit]
     metrics: Metrics
     options: SweepOptions
     max_tokens: int
@@ -99,13 +99,15 @@ class _Running:
             self.run.reasons.append("asked for")
             self._one_by_one(range(len(self.cells)))
             return
-        why = [why_single(self.base, cell) for cell in self.cells]
-        self.run.reasons += [one for one in why if one is not None]
+        points = dict.fromkeys(cell.point for cell in self.cells)
+        by_point = {point: why_single(self.base, point) for point in points}
+        why = [by_point[cell.point] for cell in self.cells]
+        self.run.reasons += [reason for reason in by_point.values() if reason is not None]
         self._refuse_single()
-        together = [i for i, one in enumerate(why) if one is None]
+        together = [i for i, reason in enumerate(why) if reason is None]
         if together:
             self._one_by_one(self._together(together))
-        self._one_by_one(i for i, one in enumerate(why) if one is not None)
+        self._one_by_one(i for i, reason in enumerate(why) if reason is not None)
 
     def _keep(self, i: int, logits: Tensor) -> None:
         self.run.values[:, i] = self.metrics.measure(logits)
@@ -144,7 +146,7 @@ class _Running:
                 self._keep(i, one())
 
     def _batched(
-        self, field: SweepContext, cells: Sequence[Cell]
+        self, field: SweepContext, cells: Sequence[Edit]
     ) -> list[Callable[[], Tensor]] | None:
         """Logits of cells, with the prefix reused, else without; None where neither can be."""
         whole = SweepContext.of(field.base, None, field.reads, cells)
@@ -163,7 +165,7 @@ class _Running:
 
 
 def _groups(
-    field: SweepContext, cells: Sequence[Cell], indices: Sequence[int], max_tokens: int
+    field: SweepContext, cells: Sequence[Edit], indices: Sequence[int], max_tokens: int
 ) -> Iterator[list[int]]:
     """Cells that fly together, with room for their controls."""
     starts = {i: field.start(cells[i]) for i in indices}
@@ -180,26 +182,25 @@ def _groups(
         yield group
 
 
-def _changes_nothing(base: BaseRun, cell: Cell) -> bool:
+def _changes_nothing(base: BaseRun, cell: Edit) -> bool:
     """Whether a cell writes what is there already, as where two prompts begin alike."""
     there = base.cache[cell.point]
     return torch.equal(cell.apply(there.clone()), there)
 
 
-def entrances(model: HookedModel, cells: Sequence[Cell]) -> list[str]:
-    """The streams in front of the layers where cells of the main stack start, and of the last; the
-    base run has to keep them.
+def entrances(model: HookedModel, points: Iterable[str]) -> list[str]:
+    """The streams before the layers where edits of these points start, and before the last layer;
+    the base run has to keep them. They are of the main stack.
     """
     prefix = model.native.main.prefix
-    inside = [cell.point for cell in cells if stack_of(cell.point) == prefix]
-    layers = dict.fromkeys(map(layer_of, inside))
+    layers = dict.fromkeys(layer_of(point) for point in points if stack_of(point) == prefix)
     if layers:
         layers[len(model.native.blocks) - 1] = None
     return [f"{prefix}.{layer}.hook_resid_pre" for layer in layers]
 
 
-def why_single(base: BaseRun, cell: Cell) -> str | None:
-    """Why a cell cannot be run in a batch that starts at its layer, or None if it can."""
+def why_single(base: BaseRun, point: str) -> str | None:
+    """Why an edit of a point cannot be run in a batch that starts at its layer; None if it can."""
     native, engine = base.model.native, base.model.engine
     if native.is_encoder_decoder:
         return "an encoder-decoder cannot start at a layer"
@@ -212,8 +213,8 @@ def why_single(base: BaseRun, cell: Cell) -> str | None:
     mask = base.cache.attention_mask
     if base.cache.tokens is None or (mask is not None and mask.ndim != 2):
         return "the input has no ids, or a mask of another form than [batch, pos]"
-    if stack_of(cell.point) != native.main.prefix:
+    if stack_of(point) != native.main.prefix:
         return "a point outside the layers of the main stack"
-    if base.axes(cell.point)[0] != "b":
-        return f"{cell.point} has no batch axis"
+    if base.axes(point)[0] != "b":
+        return f"{point} has no batch axis"
     return None

@@ -5,10 +5,11 @@ activation, writes the clean value into the corrupted one and returns it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from lensbridge.sweeps.cell import Setter
+from lensbridge.sweeps.edit import Setter
 
 
 def layer_pos_patch_setter(
@@ -65,22 +66,37 @@ def layer_head_dest_src_pos_pattern_patch_setter(
     return corrupted_activation
 
 
-AXES_MEANT: dict[Setter, tuple[str, ...]] = {
-    layer_pos_patch_setter: ("b", "p"),
-    layer_pos_head_vector_patch_setter: ("b", "p", "hg"),
-    layer_head_vector_patch_setter: ("b", "p", "hg"),
-    layer_head_pattern_patch_setter: ("b", "hg", "q", "k"),
-    layer_head_pos_pattern_patch_setter: ("b", "hg", "q", "k"),
-    layer_head_dest_src_pos_pattern_patch_setter: ("b", "hg", "q", "k"),
-}
-"""For each setter, the letters that the first axes of its activation may have."""
+@dataclass(frozen=True)
+class SetterAxes:
+    """Which activations a published setter is for, and what its index counts.
 
-INDEXED_AXES: dict[Setter, tuple[int, ...]] = {
-    layer_pos_patch_setter: (1,),
-    layer_pos_head_vector_patch_setter: (1, 2),
-    layer_head_vector_patch_setter: (2,),
-    layer_head_pattern_patch_setter: (1,),
-    layer_head_pos_pattern_patch_setter: (1, 2),
-    layer_head_dest_src_pos_pattern_patch_setter: (1, 2, 3),
+    Args:
+        name: of the setter.
+        letters: the letters that the first axes of the activation may have.
+        indexed: the axes that the numbers of the index point into, after the layer.
+    """
+
+    name: str
+    letters: tuple[str, ...]
+    indexed: tuple[int, ...]
+
+
+_STREAM, _HEADS, _PATTERN = ("b", "p"), ("b", "p", "hg"), ("b", "hg", "q", "k")
+PUBLISHED: dict[Setter, SetterAxes] = {
+    setter: SetterAxes(setter.__name__, letters, indexed)
+    for setter, letters, indexed in (
+        (layer_pos_patch_setter, _STREAM, (1,)),
+        (layer_pos_head_vector_patch_setter, _HEADS, (1, 2)),
+        (layer_head_vector_patch_setter, _HEADS, (2,)),
+        (layer_head_pattern_patch_setter, _PATTERN, (1,)),
+        (layer_head_pos_pattern_patch_setter, _PATTERN, (1, 2)),
+        (layer_head_dest_src_pos_pattern_patch_setter, _PATTERN, (1, 2, 3)),
+    )
 }
-"""For each setter, the axes of the activation that the index behind the layer points into."""
+"""The setters of this module, and their axes."""
+
+
+def indexed_axes(setter: Setter) -> tuple[int, ...]:
+    """The axes that the index of a setter points into; none for a setter of the user's."""
+    published = PUBLISHED.get(setter)
+    return () if published is None else published.indexed
