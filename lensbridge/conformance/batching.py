@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable, difference
 from lensbridge.conformance.subject import Inputs, Pass, Subject, prefix_of
+from lensbridge.native.kv_cache import cache_in, name_of_cache
 
 PADS = 2
 
@@ -85,12 +86,12 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     ids = subject.tokens
     with torch.no_grad():
         prefix: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
-    past = prefix.get("past_key_values")
-    if past is None or "past_key_values" not in subject.accepted:
+    past, name = cache_in(prefix), name_of_cache(subject.accepted)
+    if past is None or name is None:
         raise NotApplicable("the model keeps no keys and values")
     with torch.no_grad():
         again: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
-    bare = subject.bare({"input_ids": ids[:, -1:]}, past_key_values=again.get("past_key_values"))
+    bare = subject.bare({"input_ids": ids[:, -1:]}, **{name: cache_in(again)})
     apart = difference(bare, subject.clean.output[:, -1:])
     if apart > subject.expect.tolerance:
         raise NotApplicable(f"the bare model's own cached step differs by {apart:.2g}")

@@ -12,6 +12,7 @@ from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.native.kv_cache import SAID
 from lensbridge.points.point_names import NamesFilter, names_points
 
 Objective: TypeAlias = (
@@ -22,25 +23,25 @@ the loss."""
 
 
 def number_of(of: Callable[[Any], Any], given: "Tensor | ActivationCache") -> Tensor:
-    """An objective's value, which has to be one number that gradients can flow from.
+    """The value of an objective; it must be one number with a gradient.
 
     Args:
         of: the objective.
-        given: what it is of: logits, or activations.
+        given: its argument: logits, or activations.
 
     Raises:
-        InputError: another shape, cut off from what it is of, or of a place that is not there.
+        InputError: not one number, a number without a gradient, or an index out of range.
     """
     try:
         value = of(given)
     except IndexError as error:
         raise InputError(
-            f"The objective reads a place that is not there; {_shapes(given)}: {error}"
+            f"The objective failed: index out of range; {_shapes(given)}: {error}"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
-            f"Gradients are of one number; the objective gives {found}. Sum or average it."
+            f"The objective must give one number, and it gives {found}. Sum or average it."
         )
     check_connected(value, given)
     return value.reshape(())
@@ -53,7 +54,7 @@ def _shapes(given: "Tensor | ActivationCache") -> str:
 
 
 def require_autograd() -> None:
-    """Refuse to start where autograd records nothing, whatever is asked of it.
+    """Refuse to start inside `torch.inference_mode()`, where autograd records nothing.
 
     Raises:
         InputError: inside `torch.inference_mode()`.
@@ -66,38 +67,38 @@ def require_autograd() -> None:
 
 
 def differentiable(names: Sequence[str], required: bool) -> list[str]:
-    """The points of some that have gradients: not those of whole numbers.
+    """The points that can have gradients: all but those that hold whole numbers.
 
     Raises:
-        InputError: one that was named has none.
+        InputError: a point that was named can have none.
     """
     whole = [name for name in names if name.endswith("hook_expert_indices")]
     if whole and required:
         raise InputError(
-            f"{whole[0]} holds the numbers of the chosen experts, which have no gradient; "
+            f"{whole[0]} holds the indices of the chosen experts, which have no gradient; "
             "hook_expert_weights and hook_router_logits have one."
         )
     return [name for name in names if name not in whole]
 
 
 def check_connected(value: Tensor, given: "Tensor | ActivationCache") -> None:
-    """Refuse a value that autograd cannot follow back to what it is of.
+    """Refuse a value that autograd cannot follow back to the argument of the objective.
 
     Raises:
-        InputError: it is cut off.
+        InputError: autograd cannot.
     """
     sources = [given] if isinstance(given, Tensor) else list(given.values())
     if any(one.requires_grad for one in sources) and not value.requires_grad:
         what = "the logits" if isinstance(given, Tensor) else "the activations"
         raise InputError(
-            f"The objective is cut off from {what} (detach, item, argmax, no_grad or numpy in "
-            "it), so it has no gradient."
+            f"The objective has no gradient with respect to {what}: detach, item, argmax, no_grad "
+            "or numpy in it cuts the graph."
         )
 
 
 @dataclass(frozen=True)
 class Backward:
-    """What is differentiated, and what is kept."""
+    """What is differentiated, and which gradients are kept."""
 
     model: HookedModel
     of: Any
@@ -109,23 +110,23 @@ class Backward:
     def of_points(
         cls, model: HookedModel, of: Any, at: NamesFilter, keep: Keep, asked: NamesFilter
     ) -> "Backward":
-        """Of the logits (or the loss), or `at` some points.
+        """Gradients of a function of the logits (or the loss), or of activations `at` points.
 
         Raises:
-            InputError: a loss of points.
+            InputError: the loss with `at`, or something that is no objective.
         """
         require_autograd()
         if of != "loss" and not callable(of):
             raise InputError(f"of is a function that gives one number, or 'loss'; not {of!r}.")
         if at is not None and of == "loss":
-            raise InputError("The loss is of the logits: pass of=... with at=....")
+            raise InputError("of='loss' is a function of the logits: with at=... pass of=....")
         targets = [] if at is None else model.vocabulary.select(at)
         return cls(model, of, targets, keep, names_points(asked))
 
     def run(
         self, input: Any, names: Sequence[str], forward: dict[str, Any]
     ) -> tuple[Tensor, ActivationCache]:
-        """The number, and activations with gradients, which have `GRAD` behind their names."""
+        """The number, and a cache of activations and of gradients, whose names end with `GRAD`."""
         sites = self.model.engine.sites
         kept = Collector(sites, names, self.keep)
         live = Collector(sites, self.targets, Keep(detach=False))
@@ -145,17 +146,17 @@ class Backward:
 
 
 def without_cache(model: HookedModel, said: Iterable[str]) -> dict[str, Any]:
-    """No keys, values or states are kept: some models write to them in place.
+    """Options that turn off the cache of keys, values and states: some models write to it in place.
 
     Args:
         model: the model.
-        said: the names of what a call says, which counts.
+        said: the names of the options that the caller passed; these are left alone.
     """
-    own = {"use_cache", "past_key_values"} & set(said)
+    own = {"use_cache", *SAID} & set(said)
     unwanted = "use_cache" in model.preparer.accepted and not own
     return {"use_cache": False} if unwanted else {}
 
 
 def said_by(input: Any, forward: Mapping[str, Any]) -> list[str]:
-    """The names of what a call says, in its input or beside it."""
+    """The names of the options that a call passes, in its input or as keywords."""
     return [*forward, *(input if isinstance(input, Mapping) else ())]

@@ -17,7 +17,7 @@ from lensbridge.points.names import Name
 from lensbridge.tensors.slices import PosSlice, taken
 
 CHUNK_TOKENS = 1024
-"""Positions, of all copies of the input together, in one pass of a Jacobian."""
+"""How many positions one pass of a Jacobian has, over all copies of the input."""
 
 
 @dataclass
@@ -26,10 +26,10 @@ class End:
 
     Args:
         name: canonical name of the point.
-        batch: which axis counts examples.
-        axis: which counts positions, from the end, or None.
-        positions: which of these.
-        value: the activation, once it is there.
+        batch: the axis of examples.
+        axis: the axis of positions, counted from the end, or None.
+        positions: which positions.
+        value: the activation, once the model has run.
     """
 
     name: str
@@ -43,18 +43,18 @@ class End:
         """An end at a point.
 
         Raises:
-            InputError: it has no examples, or no positions to choose from.
+            InputError: it has no axis of examples, or none of positions and some were asked for.
         """
         full = model.vocabulary.canonical(name)
         letters = model.engine.sites[full].axes.split()
         shown = f"{full} has axes {' '.join(letters)!r}"
         if "b" not in letters:
-            raise InputError(f"{shown}: its examples cannot be told apart.")
+            raise InputError(f"{shown}, none of them the batch, so a Jacobian of it is not known.")
         differentiable([full], required=True)
         rest = ["b", *(one for one in letters if one != "b")]
         axis = position_axis(" ".join(rest))
         if positions is not None and axis is None:
-            raise InputError(f"{shown}: there are no positions to choose from.")
+            raise InputError(f"{shown}, none of them positions: leave positions out.")
         from_end = None if axis is None else axis - len(rest)
         return cls(full, letters.index("b"), from_end, positions)
 
@@ -71,7 +71,7 @@ class End:
         return self.value
 
     def taken(self, value: Tensor) -> Tensor:
-        """Its positions of a value, examples first."""
+        """The chosen positions of a value, with the axis of examples first."""
         value = value.movedim(self.batch, 0)
         if self.axis is None:
             return value
@@ -79,7 +79,8 @@ class End:
             return taken(value, self.positions, self.axis)
         except IndexError as error:
             raise InputError(
-                f"{self.name} has {value.shape[self.axis]} positions, and none {self.positions!r}."
+                f"{self.name} has {value.shape[self.axis]} positions; {self.positions!r} is out of "
+                "range."
             ) from error
 
 
@@ -91,11 +92,14 @@ def jacobian_of(
     chunk: int | None,
     forward: dict[str, Any],
 ) -> Tensor:
-    """Rows in chunks: the batch holds a copy of the input for each, so that one pass back does."""
+    """The Jacobian, a chunk of rows for each backward pass.
+
+    The batch holds a copy of the input for each row of a chunk.
+    """
     batch, tokens = _size(prepared)
     copies = max(1, CHUNK_TOKENS // tokens) if chunk is None else chunk
     if copies < 1:
-        raise InputError(f"chunk={chunk}: at least one row at a time.")
+        raise InputError(f"chunk is 1 or more, not {chunk}.")
     given, kwargs = _repeated(prepared, copies)
     callbacks = [source.callback(), target.callback()]
     model.run_callbacks(callbacks, given, None, **kwargs, **forward)
@@ -117,13 +121,13 @@ def _blocks(rows: Tensor, source: End, target: End, batch: int) -> Iterator[Tens
         (grad,) = torch.autograd.grad(picked, [source.live], retain_graph=True, allow_unused=True)
         if grad is None:
             raise InputError(
-                f"{target.name} does not depend on {source.name}: it is computed before it."
+                f"{target.name} does not depend on {source.name}, which is computed after it."
             )
         yield grad
 
 
 def _size(prepared: Prepared) -> tuple[int, int]:
-    """Examples, and positions of all together."""
+    """How many examples there are, and how many positions over all examples."""
     whole = prepared.tokens if prepared.tokens is not None else prepared.embeds
     if whole is None:
         first = next(v for v in prepared.kwargs.values() if isinstance(v, Tensor))
@@ -132,9 +136,12 @@ def _size(prepared: Prepared) -> tuple[int, int]:
 
 
 def _repeated(prepared: Prepared, copies: int) -> tuple[Any, dict[str, Any]]:
-    """The input as often as there are copies, and its keywords."""
-    if prepared.kwargs.get("past_key_values") is not None:
-        raise InputError("A Jacobian runs copies of its input, and a key/value cache has none.")
+    """The input and its keywords, repeated for each copy."""
+    if prepared.cache is not None:
+        raise InputError(
+            "A Jacobian runs copies of its input, and a key/value cache cannot be copied: run the "
+            "whole input without past_key_values."
+        )
     batch, _ = _size(prepared)
 
     def copied(value: Any) -> Any:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["read", "edit", "grad", "splice"]
 HookFunction: TypeAlias = Callable[..., Tensor | None]
+"""`fn(activation, hook)`: edits the activation in place, or returns a new value, or None."""
+
 Contexts: TypeAlias = dict[str, dict[str, Any]]
+"""`hook.ctx` of each point, by name."""
 
 
 @dataclass(eq=False)
@@ -79,7 +82,7 @@ class RunState(local):
     def begin_forward(self, call: Call, chain: Chain) -> None:
         """A stage at the root: note what the top-level forward is called with."""
         self.memory.clear()
-        self.progress.begin(call.args, call.kwargs)
+        self.progress.begin(call.module, call.args, call.kwargs)
 
     def run(self, acts: Iterable[tuple[Callable[[Call, Chain], None], Chain]], call: Call) -> None:
         """Run the stages on one side of a module.

@@ -103,7 +103,7 @@ def run_forward(
         here.state.progress.step = -1
         return _call(engine, here, kwargs)
     if span.start is not None and native.main_input == "input_ids":
-        kwargs.setdefault("use_cache", "past_key_values" in kwargs)
+        kwargs.setdefault("use_cache", prepared.cache is not None)
     with ExitStack() as stack:
         stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
         attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))

@@ -3,13 +3,15 @@
 A column is a place on the position axis of the whole run, padding and earlier passes included.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_CACHES = ("past_key_values", "cache_params", "state")
+from lensbridge.errors import HookError
+from lensbridge.native.kv_cache import cache_in, columns_in
 
 
 class Progress:
@@ -18,7 +20,6 @@ class Progress:
     Attributes:
         step: how many passes came before this one; -1 before the first.
         named: what the top-level forward was called with.
-        past: columns of earlier passes that this one does not compute again.
         count: columns that it computes.
         prompt: columns that there were after the first pass.
         new: how many more a generation may make at most.
@@ -29,20 +30,37 @@ class Progress:
     def __init__(self) -> None:
         self.step = -1
         self.named: Mapping[str, Any] = {}
-        self.past = self.count = self.prompt = self.new = 0
+        self.count = self.prompt = self.new = 0
+        self._past: int | None = 0
         self.ends: tuple[int, ...] = ()
         self.examples: int | None = None
         self._ended: Tensor | None = None
 
-    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    @property
+    def past(self) -> int:
+        """Columns of earlier passes that this one does not compute again.
+
+        Raises:
+            HookError: the run does not say how many there are.
+        """
+        if self._past is None:
+            raise HookError(
+                "This pass continues a state that does not say how many positions it holds "
+                f"({', '.join(self.named)}), so its place in the sequence is not known. Run the "
+                "whole text, or generate() from its beginning."
+            )
+        return self._past
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note what the top-level forward is called with."""
         self.step += 1
-        self.named = {**({"input_ids": args[0]} if args else {}), **kwargs}
+        self.named = {**_by_name(module, args), **kwargs}
         given = self._given()
-        self.past = self._earlier()
-        self.count = 0 if given is None else given.shape[1]
+        count = 0 if given is None else given.shape[1]
+        self._past = self._earlier(count)
+        self.count = count
         if self.step == 0:
-            self.prompt = self.past + self.count
+            self.prompt = (self._past or 0) + count
         self._note_ends(given)
 
     def _given(self, encoder: bool = False) -> Tensor | None:
@@ -54,9 +72,22 @@ class Progress:
                 return self.named[name]
         return None
 
-    def _earlier(self) -> int:
-        told = self._told()
-        return told if told is not None else (self.past + self.count if self.step > 0 else 0)
+    def _earlier(self, count: int) -> int | None:
+        """Columns before those of a pass of so many; None where nothing tells."""
+        held = cache_in(self.named)
+        if held is None:
+            shrinks = self.examples is not None and self.step > 0 and count < self._whole
+            return None if shrinks else 0  # a generation does not start anew
+        told = columns_in(held)
+        if told is not None:
+            return told
+        if self.step == 0:  # a generation begins with an empty state
+            return 0 if self.examples is not None else None
+        return None if self._past is None else self._whole
+
+    @property
+    def _whole(self) -> int:
+        return (self._past or 0) + self.count
 
     @property
     def continues(self) -> bool:
@@ -64,28 +95,17 @@ class Progress:
 
         Models that keep nothing may be given an empty cache all the same.
         """
-        return self._told() != 0
-
-    def _told(self) -> int | None:
-        """How many columns earlier passes left in a cache, or None where it does not say."""
-        held = next((self.named[one] for one in _CACHES if self.named.get(one) is not None), None)
-        if held is None:
-            return 0
-        if isinstance(held, list):  # RWKV's states
-            return None
-        try:
-            return int(held.get_seq_length())
-        except ValueError:  # nor does the state of another recurrent model
-            return None
+        held = cache_in(self.named)
+        return held is not None and columns_in(held) != 0
 
     def _note_ends(self, given: Tensor | None) -> None:
         if not self.ends or given is None or given.is_floating_point():
             self._ended = None if self.step == 0 else self._ended
             return
-        new = given[:, max(self.prompt - self.past, 0) :]
+        new = given[:, max(self.prompt - (self._past or 0), 0) :]
         ended = torch.isin(new, torch.tensor(self.ends, device=new.device)).any(-1)
         earlier = self._ended
-        if self.past and self.step and earlier is not None and len(earlier) == len(ended):
+        if self._past and self.step and earlier is not None and len(earlier) == len(ended):
             ended = ended | earlier
         self._ended = ended
 
@@ -117,3 +137,9 @@ class Progress:
         if mask is not None:
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
         return torch.arange(past, past + count, device=given.device).expand(batch, -1)
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Positional arguments of a module under their names."""
+    names = inspect.signature(module.forward).parameters if args else ()
+    return dict(zip(names, args, strict=False))

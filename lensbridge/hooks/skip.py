@@ -7,6 +7,7 @@ layers meanwhile get the native forward.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,11 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from lensbridge.native.kv_cache import is_cache
+
 _skipped: ContextVar[frozenset[nn.Module]] = ContextVar("skipped", default=frozenset())
 _users: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _lock = Lock()
 _forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
-_CACHES = frozenset({"past_key_values", "past_key_value", "layer_past", "use_cache"})
 
 
 @contextmanager
@@ -57,13 +59,18 @@ def _dispatcher(layer: nn.Module, native: Callable[..., Any], own: bool) -> Call
 def _form_of(layer: nn.Module, native: Callable[..., Any], args: Any, kwargs: Any) -> int | None:
     """How many values a layer returns in a tuple, or None for a tensor alone.
 
-    Nothing but a call tells, so the first layer of each class is run once.
+    Nothing but a call tells, so the first layer of each class is run once, on a copy of the
+    key/value cache: masks and biases are made for what the cache holds.
     """
     cls = type(layer)
     if cls not in _forms:
-        uncached = {key: value for key, value in kwargs.items() if key not in _CACHES}
+        copies = {id(cache): cache for cache in (*args, *kwargs.values()) if is_cache(cache)}
+        own = {key: deepcopy(cache) for key, cache in copies.items()}
         with torch.no_grad():
-            output = native(*args, **uncached)
+            output = native(
+                *(own.get(id(one), one) for one in args),
+                **{name: own.get(id(one), one) for name, one in kwargs.items()},
+            )
         _forms[cls] = None if isinstance(output, torch.Tensor) else len(output)
     return _forms[cls]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, TokenError, suggest
 from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor
+from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.linear import execution_device
 from lensbridge.native.parts import ResolvedModel
 
@@ -30,6 +31,11 @@ class Prepared:
     mask: Tensor | None
     prepend_bos: bool | None
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Any:
+        """The key/value cache that the input continues, or None."""
+        return cache_in(self.kwargs)
 
 
 def is_text(given: Any) -> bool:
@@ -78,13 +84,15 @@ class Preparer:
             TokenError: ids outside the vocabulary.
             ContextLengthError: more positions than the model has.
         """
+        past_key_values = _one_cache(past_key_values, hf)
         self._check_keywords(hf)
         ids, embeds, mask, bos, more = self._parse(given, prepend_bos, padding_side)
         self._check_twice({**hf, "position_ids": position_ids}, more)
+        past_key_values = _one_cache(past_key_values, more)
         if attention_mask is not None:
             mask = self._mask(attention_mask)
         continues = past_key_values is not None and not self.native.is_encoder_decoder
-        past = int(past_key_values.get_seq_length()) if continues else 0
+        past = self._columns_in(past_key_values) if continues else 0
         whole = ids if ids is not None else embeds
         positions = None
         if whole is not None:
@@ -94,13 +102,34 @@ class Preparer:
         found = {
             "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": past_key_values,
+            **self._named(past_key_values),
             **more,
         }
         if position_ids is not None:
             found["position_ids"] = position_ids
         kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
         return Prepared(ids, embeds, mask, bos, kwargs)
+
+    def _columns_in(self, cache: Any) -> int:
+        count = columns_in(cache)
+        if count is None:
+            raise InputError(
+                f"A {type(cache).__name__} does not say how many positions it holds, so what comes "
+                "after it has no positions. Run the whole text, or call hf_model itself."
+            )
+        return count
+
+    def _named(self, cache: Any) -> dict[str, Any]:
+        """The cache under the name that the native forward has for it."""
+        if cache is None:
+            return {}
+        name = name_of_cache(self.accepted)
+        if name is None:
+            raise TypeError(
+                f"{type(self.native.core).__name__} takes no key/value cache: leave "
+                "past_key_values out."
+            )
+        return {name: cache}
 
     def _check_keywords(self, hf: Mapping[str, Any]) -> None:
         for name in hf:
@@ -153,9 +182,12 @@ class Preparer:
             raise TypeError("'labels' in the input: pass labels=... beside it.")
         return ids, None, mask, None, self._tensors(more)
 
-    def _tensors(self, more: Mapping[str, Any]) -> dict[str, Tensor]:
-        self._check_keywords(more)
-        return {name: as_tensor(value).to(self.device) for name, value in more.items()}
+    def _tensors(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        self._check_keywords({name: value for name, value in more.items() if name not in SAID})
+        return {
+            name: value if _is_plain(value) else as_tensor(value).to(self.device)
+            for name, value in more.items()
+        }
 
     def _mask(self, given: Any) -> Tensor:
         mask = as_tensor(given).to(self.device)
@@ -216,3 +248,21 @@ class Preparer:
         if bool(((counted == plain) | (mask == 0)).all()):
             return None
         return counted[:, -count:]
+
+
+def _one_cache(first: Any, named: dict[str, Any]) -> Any:
+    """The cache that was passed, under whichever name; it is taken out of `named`.
+
+    Raises:
+        TypeError: two were.
+    """
+    given = [first, *(named.pop(name, None) for name in SAID)]
+    caches = [one for one in given if one is not None]
+    if len(caches) > 1:
+        raise TypeError("Two key/value caches were passed: pass one, as past_key_values=....")
+    return caches[0] if caches else None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is no array: a flag, or a key/value cache."""
+    return value is None or isinstance(value, bool | str) or is_cache(value)

@@ -14,6 +14,7 @@ from lensbridge.interventions.columns import Window, columns_of, per_example
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place
 from lensbridge.interventions.source import SourceValues
+from lensbridge.native.kv_cache import columns_in
 from lensbridge.native.parts import ResolvedModel
 
 _CPU = torch.device("cpu")
@@ -119,8 +120,7 @@ def extent_of(
     if whose == "decoder":
         decoded = decoder_input(prepared)
         return None if decoded is None else InputColumns(len(decoded), 0, decoded.shape[1], new)
-    held = prepared.kwargs.get("past_key_values")
-    past = 0 if held is None else int(held.get_seq_length())
+    past = 0 if prepared.cache is None else columns_in(prepared.cache) or 0
     return InputColumns(tokens.shape[0], past, past + tokens.shape[1], new)
 
 
