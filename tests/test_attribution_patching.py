@@ -483,7 +483,7 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
     handle = model.hf_model.register_forward_hook(lambda *call: ran.append(1))
     for options, words in [
         ({"granularity": "layer"}, "'node' or 'edge'"),
-        ({"method": "gradient", "steps": 3}, "'gradient' is one step"),
+        ({"method": "gradient", "steps": 3}, "'gradient' takes one step"),
         ({"method": "ig"}, "'ig_inputs'"),
         ({"direction": "back"}, "'denoise' or 'noise'"),
         ({"attention_fix": True}, "units 'q' or 'k'"),
@@ -502,7 +502,7 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
     handle.remove()
     with pytest.raises(InputError, match="scalar"):
         attribution_patch(model, *pair, metric)
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="has no gradient"):
         attribution_patch(model, *pair, lambda logits: total(logits).detach())
     with pytest.raises(InputError, match="training mode"):
         attribution_patch(model.train(), *pair, total)

@@ -306,23 +306,23 @@ def test_bad_requests() -> None:
     hooks = sum(len(m._forward_hooks) for m in model.hf_model.modules())
     with pytest.raises(InputError, match="one number"):
         model.gradients(IDS, "z", lambda logits: logits[:, -1, 0])
-    with pytest.raises(InputError, match="cut off"):
+    with pytest.raises(InputError, match="has no gradient with respect to the logits"):
         model.gradients(IDS, "z", lambda logits: logits.detach().sum())
-    with pytest.raises(InputError, match="reads a place that is not there; the logits are"):
+    with pytest.raises(InputError, match="index out of range; the logits are"):
         model.gradients(IDS, "z", lambda logits: logits[0, 99, 0])
     with pytest.raises(UnknownPointError, match="hook_z"):
         model.gradients(IDS, "blocks.0.attn.hook_zz")
     with pytest.raises(InputError, match="does not depend"):
         model.jacobian(IDS, ("resid_post", 1), ("resid_pre", 1), positions=0)
-    with pytest.raises(InputError, match="at least one row"):
+    with pytest.raises(InputError, match="chunk is 1 or more"):
         model.jacobian(IDS, ("resid_pre", 1), ("resid_post", 1), chunk=0)
-    with pytest.raises(InputError, match="has 7 positions, and none 9"):
+    with pytest.raises(InputError, match="has 7 positions; 9 is out of"):
         model.jacobian(IDS, ("resid_pre", 1), ("resid_post", 1), positions=9)
     with pytest.raises(InputError, match="not 'los'"):
         model.gradients(IDS, "z", "los")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="The loss is of the logits"):
+    with pytest.raises(InputError, match="a function of the logits"):
         model.gradients(IDS, "z", at="resid_post")
-    with pytest.raises(InputError, match="cut off from the activations"):
+    with pytest.raises(InputError, match="no gradient with respect to the activations"):
         model.gradients(IDS, "z", lambda cache: cache["z", 1].detach().sum(), at="z")
     with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
         model.gradients(IDS, "z")
@@ -335,9 +335,9 @@ def test_numbers_of_experts_have_none() -> None:
     indices = "blocks.0.mlp.hook_expert_indices"
     assert indices not in grads
     assert "blocks.0.mlp.hook_expert_weights" in grads
-    with pytest.raises(InputError, match="numbers of the chosen experts"):
+    with pytest.raises(InputError, match="indices of the chosen experts"):
         model.gradients(IDS, indices)
-    with pytest.raises(InputError, match="numbers of the chosen experts"):
+    with pytest.raises(InputError, match="indices of the chosen experts"):
         model.jacobian(IDS, ("resid_pre", 0), indices)
 
 

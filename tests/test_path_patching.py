@@ -76,7 +76,7 @@ def test_an_mlp_after_attention_hears_it_in_the_same_layer(case: Case) -> None:
     model, bare = case
     inputs = (model, bare.clean, bare.corrupted)
     if bare.parallel:
-        with pytest.raises(InputError, match=r"m1 reads the stream before .* no such path"):
+        with pytest.raises(InputError, match=r"no path .* m1 reads the stream before"):
             P.path_patch(*inputs, "a1.h1", "m1", metric)
         return
     close(P.path_patch(*inputs, "a1.h1", "m1", metric), metric(bare.path(["a1.h1"], ["m1"])))
@@ -332,9 +332,9 @@ def test_refusals(case: Case) -> None:
         ("a7.h0", "logits", "this model has 3 layers"),
         ("a0.h1", f"a2.h{bare.shape.kv}<k>", "key/value heads"),
         ("head 3", "logits", "is no part of a path"),
-        ("a2.h1", "a1.h1<q>", "there is no such path"),
+        ("a2.h1", "a1.h1<q>", "There is no path from"),
         ("a0.h1<q>", "logits", "receives only"),
-        ("a0.h1", "a1.h1", "What of the head receives"),
+        ("a0.h1", "a1.h1", "name one of its inputs"),
         (["a0.h1", "a0"], "logits", "name one of them"),
         ([], "logits", "There is no node"),
         ([(0, 1)], "logits", "is no part of a path"),
@@ -402,7 +402,7 @@ def test_a_head_whose_z_is_gated_sends_what_came_through_the_gate(name: str) -> 
 
 def test_gated_heads_in_front_of_a_norm_send_together() -> None:
     model = family("AfmoeForCausalLM")
-    with pytest.raises(InputError, match="'a0' sends all of them"):
+    with pytest.raises(InputError, match="Use 'a0', all heads"):
         P.path_patch(model, IDS, OTHER, "a0.h1", "logits", metric)
     hf: Any = model.hf_model
     behind, last = hf.model.layers[0].post_attention_layernorm, hf.model.layers[-1]

@@ -194,12 +194,12 @@ def test_paths_inside_an_encoder(case: tuple[LensModel, Bare]) -> None:
 @pytest.mark.parametrize(
     ("sender", "receiver", "told"),
     [
-        ("encoder.a0.h1", "logits", "by way of cross-attention only"),
-        ("encoder.a0.h1", "a1.h0<q>", "by way of cross-attention only"),
-        ("encoder.a0.h1", "a0.h0<q>", "there is no such path"),
-        ("a0.h1", "encoder.a1.h0<q>", "there is no such path"),
-        ("a0.h1", "c1.h0<k>", "there is no such path"),
-        ("c0.h1", "c0.h1<q>", "there is no such path"),
+        ("encoder.a0.h1", "logits", "every path goes through cross-attention"),
+        ("encoder.a0.h1", "a1.h0<q>", "every path goes through cross-attention"),
+        ("encoder.a0.h1", "a0.h0<q>", "There is no path from"),
+        ("a0.h1", "encoder.a1.h0<q>", "There is no path from"),
+        ("a0.h1", "c1.h0<k>", "There is no path from"),
+        ("c0.h1", "c0.h1<q>", "There is no path from"),
         ("tower.a0.h1", "logits", "There is no stack 'tower'; there are decoder, encoder"),
         ("encoder.a7.h1", "logits", "encoder has 2 layers"),
         ("encoder.a0.h1@6", "c0.h0<k>", "the input has 6 positions"),

@@ -1,4 +1,4 @@
-"""Which gradients one run can keep: some points are read through a copy that goes around others."""
+"""Which gradients one run can keep: a gradient that goes through one point may bypass another."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,9 @@ _NORMS = re.compile(r"(^|\.)ln\w*\.hook_(scale|normalized|out)$")
 def runs_for(names: Sequence[str]) -> list[list[str]]:
     """The points of each run.
 
-    Gradients at what heads and branches read are had from a copy that goes to them beside the
-    norm's output, so that none would be left for the norm, nor for a branch where heads are asked.
+    For gradients at the inputs of heads and branches, each of them reads a copy of the stream that
+    bypasses the norm. In such a run the norm itself gets no gradient, and where heads are asked
+    for, neither does the input of their branch.
     """
     around = [[name for name in names if kind.search(name)] for kind in (_HEADS, _BRANCHES)]
     others = [name for name in names if name not in {*around[0], *around[1]}]
@@ -29,7 +30,7 @@ def runs_for(names: Sequence[str]) -> list[list[str]]:
 
 
 def refuse_apart(names: Sequence[str], sites: Mapping[str, Site]) -> None:
-    """Refuse points of which one run gives gradients at some only.
+    """Refuse points if one run cannot give the gradients at all of them.
 
     Raises:
         InputError: with two of them.
@@ -39,12 +40,12 @@ def refuse_apart(names: Sequence[str], sites: Mapping[str, Site]) -> None:
     lost = next((name for name in passed if _NORMS.search(name) or _BRANCHES.search(name)), None)
     if around and lost is not None:
         raise InputError(
-            f"One run cannot give the gradients at {lost} and at {around[0]}: what reads the "
-            "second goes around the first. Ask for them in runs of their own, or call "
-            "model.gradients(...), which does so."
+            f"One run cannot give the gradients at both {lost} and {around[0]}: with the second, "
+            "gradients bypass the first. They need two runs: ask for each in its own run, or call "
+            "model.gradients(...), which makes the runs."
         )
 
 
 def _goes_around(site: Site) -> bool:
-    """Whether those who read a point get a copy past the norm in front of them."""
+    """Whether the readers of a point get a copy that bypasses the norm before them."""
     return isinstance(site, HeadInputSite | BranchInputSite) and site.norm is not None

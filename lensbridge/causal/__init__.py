@@ -1,4 +1,4 @@
-"""Causal analysis: estimates of patches by gradients, circuits, and how faithful they are."""
+"""Attribution patching, circuits, and measures of how faithful a circuit is to its model."""
 
 from lensbridge.causal.attribution import (
     AttributionConfig,

@@ -1,4 +1,4 @@
-"""Runs in which only some nodes or edges do what they do; the others do what they did elsewhere."""
+"""Runs in which some nodes or edges keep their values and the values of the others are replaced."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -25,12 +25,12 @@ from lensbridge.sweeps.base_run import BaseRun
 
 
 class Ablation(ABC):
-    """A model on one input, of which parts can be replaced.
+    """A model and an input; parts of the model can be replaced.
 
     Args:
         model: the model.
-        input: what is run.
-        replacement: what stands for ablated parts.
+        input: the input that is run.
+        replacement: the values that ablated parts get.
     """
 
     def __init__(self, model: HookedModel, input: Any, replacement: Replacement) -> None:
@@ -41,11 +41,11 @@ class Ablation(ABC):
     @property
     @abstractmethod
     def universe(self) -> Sequence[Any]:
-        """Every part that there is, in the order of the stream."""
+        """Every part that can be replaced, in the order of the stream."""
 
     @abstractmethod
     def _logits(self, parts: Collection[Any], kept: bool) -> Tensor:
-        """Logits when these parts alone are the run's own; or alone are not."""
+        """Logits when only these parts keep their values (`kept`), or only these are replaced."""
 
     def keeping(self, parts: Collection[Any]) -> Tensor:
         """Logits of a run in which every other part is replaced.
@@ -56,7 +56,7 @@ class Ablation(ABC):
         return self._run(parts, kept=True)
 
     def without(self, parts: Collection[Any]) -> Tensor:
-        """Logits of a run in which these parts alone are replaced.
+        """Logits of a run in which only these parts are replaced.
 
         Raises:
             InputError: a part that the model lacks.
@@ -69,14 +69,14 @@ class Ablation(ABC):
         if missing:
             first, last = (Circuit.of([self.universe[i]]).labels[0] for i in (0, -1))
             raise InputError(
-                f"{Circuit.of(missing[:1]).labels[0]} is no part of this model's "
-                f"{len(self.universe)} that can be replaced: {first} to {last}."
+                f"{Circuit.of(missing[:1]).labels[0]} is not one of the {len(self.universe)} parts "
+                f"of this model that can be replaced: {first} to {last}."
             )
         with torch.no_grad():
             return self._logits(given, kept)
 
     def _named(self, part: Any) -> Any:
-        """A part as the universe has it: nodes of the main stack go without its prefix."""
+        """A part as it is in `universe`, where nodes of the main stack have no prefix."""
         main = self.model.native.main.prefix
         own = isinstance(part, Node) and part.stack == main
         return replace(part, stack=None) if own else part
@@ -90,11 +90,11 @@ class Ablation(ABC):
 
 
 class NodeAblation(Ablation):
-    """Replaces what nodes write, everywhere. The input is always the run's own.
+    """Replaces what nodes write. The node "input" is never replaced.
 
     Args:
         model, input, replacement: as in `Ablation`.
-        like: nodes whose kinds (neurons rather than MLPs, positions) decide what the nodes are.
+        like: nodes that decide the kinds of nodes: neurons or MLPs, with positions or without.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class NodeAblation(Ablation):
 
     @cached_property
     def universe(self) -> Sequence[Node]:
-        """Heads, mixers and MLPs (or neurons); those of both stacks in an encoder-decoder."""
+        """Heads, mixers and MLPs (or neurons); in an encoder-decoder those of both stacks."""
         named = {node.stack for node in self._like if node.stack is not None}
         native = self.model.native
         stacks = [
@@ -149,11 +149,11 @@ class NodeAblation(Ablation):
 
 
 class EdgeAblation(Ablation):
-    """Replaces what receivers hear of senders, edge by edge.
+    """Replaces the contributions of senders to receivers, edge by edge.
 
     Args:
         model, input, replacement: as in `Ablation`.
-        like: edges that decide whether each position counts as an edge of its own.
+        like: edges that decide whether there is an edge for each position.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class EdgeAblation(Ablation):
 
     @cached_property
     def graph(self) -> Graph:
-        """Who writes and who reads."""
+        """The senders and receivers."""
         return Graph.of(self.model)
 
     @cached_property
@@ -193,12 +193,12 @@ class EdgeAblation(Ablation):
 
 
 def _is_input(part: Any) -> bool:
-    """Whether it is the input as a node, which is always the run's own."""
+    """Whether a part is the node "input", which is never replaced."""
     return isinstance(part, Node) and part.kind == "input"
 
 
 def _length(model: HookedModel, given: Any, stack: StackPart) -> int:
-    """How many positions a stack has for an input."""
+    """The number of positions of an input in a stack."""
     point = f"{stack.prefix}.0.hook_resid_pre"
     return BaseRun.run(model, given, [point]).cache[point].shape[1]
 
@@ -206,7 +206,7 @@ def _length(model: HookedModel, given: Any, stack: StackPart) -> int:
 def ablation_of(
     model: HookedModel, clean: Any, replacement: Replacement, circuit: Circuit
 ) -> Ablation:
-    """The ablation that a circuit's parts call for."""
+    """The ablation of nodes or of edges, as the circuit has them."""
     if circuit.kind == "edges":
         return EdgeAblation(model, clean, replacement, circuit.edges)
     return NodeAblation(model, clean, replacement, circuit.nodes)

@@ -1,4 +1,4 @@
-"""Attribution patching: an estimate of every patch from two passes forward and one back."""
+"""Attribution patching: an estimate of every patch from two forward passes and one backward."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from lensbridge.sweeps.metric import MetricFunction, Reduce
 
 @dataclass(frozen=True)
 class AttributionConfig:
-    """What is attributed, as one value.
+    """Options of `attribution_patch` as one object.
 
     Args:
         granularity: "node" or "edge".
-        ig_steps: 1 for the plain gradient; more average it along the way between the inputs.
+        ig_steps: 1 for the plain gradient; more for its average between the two inputs.
     """
 
     granularity: Granularity = "node"
     ig_steps: int = 1
 
     def options(self) -> dict[str, Any]:
-        """As arguments of `attribution_patch`."""
+        """The same as keywords of `attribution_patch`."""
         method = "gradient" if self.ig_steps == 1 else "ig_inputs"
         return {"granularity": self.granularity, "method": method, "steps": self.ig_steps}
 
@@ -38,10 +38,10 @@ EdgeAttributionConfig = AttributionConfig
 
 @dataclass(frozen=True)
 class _Options:
-    """What `attribution_patch` can be asked, checked.
+    """The options of `attribution_patch`, checked.
 
     Raises:
-        InputError: an unknown word, or words that do not go together.
+        InputError: an unknown value, or options that exclude each other.
     """
 
     granularity: Granularity = "node"
@@ -60,9 +60,9 @@ class _Options:
         if self.granularity not in ("node", "edge"):
             raise InputError(f"granularity is 'node' or 'edge', not {self.granularity!r}.")
         if self.units is not None and not self.units:
-            raise InputError("units is empty: there is nothing to score. None is the usual ones.")
+            raise InputError("units is empty, so nothing is scored. Pass None for the usual ones.")
         if self.attention_fix and not set(self.units or ()) & {"q", "k"}:
-            raise InputError("attention_fix is for queries and keys: ask for units 'q' or 'k'.")
+            raise InputError("attention_fix is for queries and keys: pass units 'q' or 'k'.")
         if self.granularity == "edge":
             self._check_of_edges()
 
@@ -75,16 +75,16 @@ class _Options:
 def _asked(
     config: AttributionConfig | None, units: Sequence[str] | str | None, given: dict[str, Any]
 ) -> _Options:
-    """The options, of which a config says some."""
+    """The options, some of them from a config."""
     if config is not None:
         if not isinstance(config, AttributionConfig):
             raise InputError(
-                f"config is an AttributionConfig, not {config!r}; granularity and the others are "
-                "passed by name."
+                f"config is an AttributionConfig, not {config!r}; pass granularity and other "
+                "options by name."
             )
         twice = [name for name in config.options() if given[name] != vars(_Options)[name]]
         if twice:
-            raise InputError(f"{', '.join(twice)}: in config or beside it, not both.")
+            raise InputError(f"Pass {', '.join(twice)} in config or as keywords, not both.")
         given = {**given, **config.options()}
     return _Options(units=[units] if isinstance(units, str) else units, **given)
 
@@ -149,50 +149,51 @@ def attribution_patch(
     reduce: Reduce = "scalar",
     stack: str | None = None,
 ) -> AttributionResult | dict[str, AttributionResult]:
-    """Estimate what patching each part of the model does to a metric.
+    """Estimate the effect on a metric of patching each part of the model.
 
-    To first order: a part's value in the other run less its value in the run that is patched, times
-    the metric's gradient there. By default that is denoising, as in `lensbridge.patching`: the
-    corrupted input is run, and a positive score says that the clean value raises the metric.
+    The estimate is of first order: the value of a part in the other run minus its value in the run
+    that is patched, times the metric's gradient there. By default this is denoising, as in
+    `lensbridge.patching`: the corrupted input is run, and a positive score means that the clean
+    value raises the metric.
 
-    An edge's score is what its sender writes in the other run less what it writes in this one, as
-    the receiver's stream has it, times the gradient by what the receiver reads. So the edges into a
-    receiver sum to the change of its whole input times that gradient.
+    The score of an edge is the difference between the two runs in what its sender contributes to
+    the receiver's input, times the gradient at that input. So the edges into a receiver sum to the
+    difference in its whole input times that gradient.
 
     Args:
         model: the model, in eval mode.
         clean: an input.
         corrupt: one of the same shape, position for position.
         metric: maps logits `[batch, pos, d_vocab]` to a number, or to one for each example; or
-            several by name, which share the passes forward.
-        config: granularity and steps as one value; it stands for `granularity`, `method`, `steps`.
+            several by name, which share the forward passes.
+        config: sets `granularity`, `method` and `steps` as one object.
         granularity: "node" or "edge".
-        units: of nodes: "input", "head", "mlp", "attn", "mixer", "neuron", "q", "k", "v", "stream",
-            "cross_head", one or several; None: input, heads, mixers and MLPs, as far as the model
-            has them.
-        positions: one score for each position instead of their sum.
-        method: "gradient"; "ig_inputs" or "ig_activations" average the gradient along the way from
-            this run's embeddings (or activation) to the other's.
-        steps: over how many points of the way.
-        attention_fix: queries and keys through softmax, computed again (AtP*).
-        grad_drop: scores are magnitudes, averaged over passes back of which each leaves out what
-            one layer adds, so that effects of opposite sign do not cancel (AtP*). A pass back for
-            every layer.
-        direction: "denoise", or "noise" to put corrupted values into the clean run.
+        units: which nodes are scored: "input", "head", "mlp", "attn", "mixer", "neuron", "q", "k",
+            "v", "stream", "cross_head", one or several; None: input, heads, mixers and MLPs, as far
+            as the model has them.
+        positions: give a score for each position instead of their sum.
+        method: "gradient"; or "ig_inputs" or "ig_activations", which average the gradient between
+            the embeddings (or the activation) of this run and of the other.
+        steps: how many gradients are averaged.
+        attention_fix: compute softmax again for queries and keys (AtP*).
+        grad_drop: scores are magnitudes, averaged over backward passes that each leave out what one
+            layer adds, so that effects of opposite sign do not cancel (AtP*). One backward pass
+            for each layer.
+        direction: "denoise", or "noise" to patch the clean run with corrupted values.
         reduce: as in `lensbridge.patching`: "scalar", "mean", "none".
-        stack: nodes of another stack than the main one, as "encoder".
+        stack: score nodes of another stack than the main one, as "encoder".
 
     Returns:
         Scores by unit: `[layer, head or neuron, position?, example?]`; edges
         `[sender, receiver, position?, example?]`. With metrics by name, a result for each.
 
     Raises:
-        InputError: inputs that do not lie over each other, a metric of another shape or cut off
-            from the logits, a model in training mode, or options that do not go together.
+        InputError: inputs whose positions do not correspond, a metric of a wrong shape or without a
+            gradient, a model in training mode, or options that exclude each other.
         AbsentPointError: a unit that the model lacks.
 
     Source: Nanda 2023, Attribution patching; Syed, Rager and Conmy 2023 (edges); Kramár et al. 2024
-    (AtP*), with `grad_drop` averaged over all layers but the node's own.
+    (AtP*), with `grad_drop` averaged over all layers except the node's own.
 
     Example:
         >>> import lensbridge
@@ -246,15 +247,15 @@ def _of_nodes(pair: Pair, asked: _Options) -> list[AttributionResult]:
 
 
 def _without_input(asked: _Options, units: Sequence[str]) -> list[str]:
-    """The units where embeddings are the input.
+    """The units that can be scored if the input is embeddings.
 
     Raises:
-        InputError: the token embedding was asked for.
+        InputError: scores of the token embedding were asked for.
     """
     if asked.method == "ig_inputs" or "input" in (asked.units or ()):
         raise InputError(
-            "The unit 'input' and method='ig_inputs' are about token embeddings, and embeddings "
-            "were passed in their place. Pass ids, other units, or method='ig_activations'."
+            "The unit 'input' and method='ig_inputs' need token embeddings, and the inputs are "
+            "embeddings. Pass ids, other units, or method='ig_activations'."
         )
     return [unit for unit in units if unit != "input"]
 

@@ -1,4 +1,4 @@
-"""Circuit: the parts of a model that are said to do a task."""
+"""Circuit: the parts of a model that are claimed to do a task."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from lensbridge.errors import InputError
 from lensbridge.nodes.node import Node, NodeLike
 
 SHOWN = 8
-"""How many parts of a circuit its text names."""
+"""How many parts the text of a circuit names."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,8 +20,8 @@ class Circuit:
     """Some nodes, or some edges, of a model.
 
     Args:
-        nodes: what is in it, where it is of nodes.
-        edges: who may hear whom, where it is of edges.
+        nodes: its nodes, if it is made of nodes.
+        edges: its edges, if it is made of edges.
 
     Example:
         >>> circuit = Circuit.of(["a0.h1", "m3"])
@@ -37,15 +37,16 @@ class Circuit:
     def __post_init__(self) -> None:
         if self.nodes and self.edges:
             raise InputError(
-                "A circuit is of nodes or of edges: what an edge leaves out, a node would let in."
+                "A circuit is made of nodes or of edges, not of both: a node stands for all of its "
+                "edges."
             )
 
     @classmethod
     def of(cls, parts: "CircuitLike") -> "Circuit":
-        """A circuit from nodes or edges, as text or not, or with scores behind them; or from one.
+        """A circuit from one node or several nodes or edges, as objects or text, also with scores.
 
         Raises:
-            InputError: both kinds, or something that is neither.
+            InputError: nodes and edges together, or something else.
         """
         if isinstance(parts, Circuit):
             return parts
@@ -53,8 +54,8 @@ class Circuit:
             parts = [parts]
         if not isinstance(parts, Iterable):
             raise InputError(
-                f"A circuit is of nodes or edges, as ['a2.h1', 'm0'] or result.circuit(10), not "
-                f"of {parts!r}."
+                "A circuit is made from nodes or edges, as ['a2.h1', 'm0'] or result.circuit(10), "
+                f"not from {parts!r}."
             )
         nodes, edges = set(), set()
         for part in parts:
@@ -77,12 +78,12 @@ class Circuit:
 
     @property
     def labels(self) -> list[str]:
-        """Its parts in text, sorted; numbers by size."""
+        """The text of its parts, sorted, with layers and heads in numerical order."""
         return sorted([*map(str, self.nodes), *map(edge_text, self.edges)], key=_by_size)
 
     @property
     def heads(self) -> set[tuple[int, int]]:
-        """Layer and head of the main stack's heads in it, as nodes or as ends that write."""
+        """Layer and head of the main stack's heads in it: nodes, or the senders of edges."""
         written = [*self.nodes, *(sender for sender, _ in self.edges)]
         heads = [node for node in written if node.kind == "head" and node.stack is None]
         return {(n.layer, n.index) for n in heads if n.layer is not None and n.index is not None}
@@ -110,15 +111,15 @@ class Circuit:
     # --- elsewhere ---------------------------------------------------------------------------
 
     def to_json(self) -> str:
-        """As text that `from_json` reads."""
+        """The circuit as JSON, for `from_json`."""
         return json.dumps({"kind": self.kind, self.kind: self.labels}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Circuit":
-        """From that text.
+        """A circuit from the JSON that `to_json` wrote.
 
         Raises:
-            InputError: it is not one of a circuit.
+            InputError: other text.
         """
         try:
             found = json.loads(text)
@@ -145,7 +146,7 @@ CircuitLike = Circuit | Node | str | Iterable[NodeLike | Edge | tuple[Any, ...]]
 
 
 def _without_score(part: Any) -> Any:
-    """A node or edge without the score that a result's `top` puts behind it."""
+    """A node or edge without the score that `top` of a result returns with it."""
     if isinstance(part, tuple) and part and isinstance(part[-1], float):
         return part[0] if len(part) == 2 else part[:-1]
     return part

@@ -22,13 +22,13 @@ Edits = Sequence[tuple[str, Callable[[Tensor], Tensor]]]
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one pass back gave, beside what the pass forward did.
+    """The gradients of one backward pass, with the activations of the forward pass.
 
     Args:
-        metric: the name of the metric that it began at.
-        closed: prefix of the layer whose branches it did not pass, or None.
+        metric: the name of the metric that was differentiated.
+        closed: prefix of the layer whose branches were left out, or None.
         cache: activations.
-        grads: by point.
+        grads: gradients by point.
         outputs: gradients at the outputs of native modules, one for each call of the module.
     """
 
@@ -41,14 +41,14 @@ class Gradient:
 
 @dataclass(frozen=True)
 class DifferentiablePass:
-    """A pass forward that gradients can still flow back through.
+    """A forward pass whose autograd graph is kept.
 
     Args:
-        logits: of the pass.
-        cache: activations.
-        graph: live activations at which gradients are kept, by point.
-        outputs: live outputs of native modules.
-        gates: what can keep gradients from some layers.
+        logits: its logits.
+        cache: its activations.
+        graph: activations in the graph at which gradients are kept, by point.
+        outputs: outputs of native modules in the graph.
+        gates: layers that a backward pass can leave out.
     """
 
     logits: Tensor
@@ -73,19 +73,19 @@ class DifferentiablePass:
         Args:
             model: the model.
             given: the input.
-            at: points whose gradients are kept, and their values.
+            at: points whose gradients and values are kept.
             reads: points whose values are kept.
             modules: native modules at whose outputs gradients are kept.
-            edits: points whose values are replaced by a function of them.
-            gates: layers to which gradients can be closed.
+            edits: points, and the functions that their values are passed through.
+            gates: layers that a backward pass can leave out.
 
         Raises:
             InputError: torch.inference_mode is on.
         """
         if torch.is_inference_mode_enabled():
             raise InputError(
-                "Attribution takes gradients, which torch.inference_mode forbids. Leave it (and "
-                "make the input outside of it); torch.no_grad is no hindrance."
+                "Attribution needs gradients, which torch.inference_mode does not allow. Leave it "
+                "and make the input outside of it; torch.no_grad does no harm."
             )
         gates = GradientGates({}) if gates is None else gates
         engine, wanted = model.engine, list(dict.fromkeys(at))
@@ -103,10 +103,10 @@ class DifferentiablePass:
     def back(
         self, functions: Mapping[str, MetricFunction], *, drop: bool = False
     ) -> Iterator[Gradient]:
-        """Go back from every metric; or once for every layer that has a gate, with it closed.
+        """A backward pass for each metric; with gates, one for each metric and closed layer.
 
         Raises:
-            InputError: a metric is cut off from the logits.
+            InputError: a metric has no gradient.
         """
         closed = self.gates.passed if drop else [None]
         passes = [(name, layer) for name in functions for layer in closed]
@@ -118,7 +118,7 @@ class DifferentiablePass:
             yield Gradient(name, layer, self.cache, points, outputs)
 
     def _grads(self, function: MetricFunction, retain: bool) -> list[Tensor]:
-        """Of the metric of every example, summed: each depends on its own example alone."""
+        """Gradients of the sum over examples: each metric depends on its own example alone."""
         tensors, reached = [*self.graph.values(), *self.outputs.tensors], list[bool]()
         watch = self.logits.register_hook(lambda grad: reached.append(True))
         try:
@@ -137,13 +137,13 @@ class DifferentiablePass:
         if not reached:
             raise InputError(
                 "The metric does not depend on the logits that it is called with, so it has no "
-                "gradient. Compute it from its argument."
+                "gradient. Compute it from its argument, without detach or item."
             )
         return [_filled(g, t) for g, t in zip(found, tensors, strict=True)]
 
 
 _OVERWRITTEN = (
-    "The native model writes into tensors that its gradient needs, as a state or a cache that it "
+    "The model writes to tensors that its gradient needs, such as a state or a cache that it "
     "updates in place. Pass inputs without past_key_values or use_cache."
 )
 
@@ -158,7 +158,7 @@ def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
 
 @dataclass
 class Outputs:
-    """The tensors that native modules return in one pass, to differentiate by."""
+    """The tensors that native modules return in one pass, kept for gradients at them."""
 
     modules: Iterable[nn.Module]
     found: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
@@ -179,7 +179,7 @@ class Outputs:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """In the order of the calls."""
+        """The tensors in the order of the calls."""
         return [tensor for _, tensor in self.found]
 
     def sorted(self, grads: Sequence[Tensor]) -> dict[nn.Module, list[Tensor]]:

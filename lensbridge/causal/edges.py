@@ -1,4 +1,4 @@
-"""Edge attribution: what each sender changes in what each receiver reads, times the gradient."""
+"""Edge attribution: how a sender's contribution to a receiver differs, times the gradient there."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lensbridge.nodes.units import point_of
 from lensbridge.sweeps.base_run import BaseRun
 
 BUDGET = 2**26
-"""Numbers in one chunk of the stream taken apart: positions are worked on a few at a time."""
+"""How many numbers one chunk of the decomposed stream has: a few positions at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class EdgeScores:
     Args:
         pair: the two inputs.
         graph: senders and receivers.
-        positions: whether each position counts as an edge of its own.
-        budget: how many numbers may be held at once for the stream taken apart.
+        positions: whether an edge is scored at each position.
+        budget: how many numbers of the decomposed stream are held at once.
     """
 
     pair: Pair
@@ -40,7 +40,7 @@ class EdgeScores:
 
     @classmethod
     def of(cls, pair: Pair, positions: bool) -> "EdgeScores":
-        """Of a pair.
+        """The scores for a pair of inputs.
 
         Raises:
             InputError: a model whose edges are not known, or hooks that edit its stream.
@@ -50,11 +50,11 @@ class EdgeScores:
 
     @property
     def axis_names(self) -> tuple[str, ...]:
-        """Of the tensor of scores."""
+        """The axes of the tensor of scores."""
         return ("sender", "receiver", *tail_names(self.pair, self.positions))
 
     def run(self, method: Method, steps: int) -> tuple[list[Tensor], BaseRun, Tensor]:
-        """The scores by metric, the run that values come from, and the base run's logits.
+        """The scores for each metric, the other run, and the base run's logits.
 
         Shapes: `[sender, receiver, pos?, batch?]`, NaN where there is no such edge.
         """
@@ -76,7 +76,7 @@ class EdgeScores:
         return [self._masked(totals[name]) for name in self.pair.metrics.names], other, base[1]
 
     def _sent_from(self) -> dict[Node, str]:
-        """Where each sender's value is."""
+        """The point of each sender's value."""
         model = self.pair.model
         first = f"{self.graph.at(0)}hook_resid_pre"
         return {n: first if n.kind == "input" else point_of(model, n) for n in self.graph.senders}
@@ -87,7 +87,7 @@ class EdgeScores:
         receiving: ReceiverGradients,
         grads: list[Gradient],
     ) -> list[Tensor]:
-        """A table for each gradient."""
+        """A table of scores for each gradient."""
         like = sources[0][f"{self.graph.at(0)}hook_resid_pre"]
         sizes = len(self.graph.senders), len(self.graph.receivers)
         names = tail_names(self.pair, self.positions)
@@ -105,7 +105,7 @@ class EdgeScores:
     def _sources(
         self, kept: list[str], base: Mapping[str, Tensor], other: Mapping[str, Tensor]
     ) -> list[Mapping[str, Tensor]]:
-        """Both runs; or their difference alone, where no norm keeps it from being followed."""
+        """Both runs; or only their difference, if the stream goes through no norm."""
         if self.graph.goes_through_norms:
             return [other, base]
         return [difference(other, base, kept)]
@@ -123,7 +123,7 @@ class EdgeScores:
         grads: list[Gradient],
         pos: slice,
     ) -> list[Tensor]:
-        """Scores of some positions: along the stream, each read with what was written before."""
+        """Scores at some positions, computed along the stream from the first layer to the last."""
         streams = [Stream(self.graph, one, pos, len(sources) == 1) for one in sources]
         columns: list[list[Tensor]] = [[] for _ in grads]
         for event in self.graph.events:
@@ -136,7 +136,7 @@ class EdgeScores:
         return [torch.cat(column, dim=1) for column in columns]
 
     def _column(self, change: Tensor, grad: Tensor) -> Tensor:
-        """Of one branch's receivers; zero for the senders behind it."""
+        """Scores of the receivers of one branch; zero for senders after it."""
         letters = {"position": "p", "example": "b"}
         tail = "".join(letters[name] for name in tail_names(self.pair, self.positions))
         found = _products(change, grad.to(change), tail)
@@ -151,10 +151,10 @@ class EdgeScores:
 
 
 def _products(change: Tensor, grad: Tensor, tail: str) -> Tensor:
-    """Every sender's change times every receiver's gradient.
+    """The change of each sender times the gradient at each receiver.
 
     Shapes: `[sender, batch, pos, m]`, `[receiver, batch, pos, m]` -> `[sender, receiver, *tail]`
     """
     if tail:
         return torch.einsum(f"ubpm,vbpm->uv{tail}", change, grad)
-    return change.flatten(1) @ grad.flatten(1).T  # three times as fast as einsum says it
+    return change.flatten(1) @ grad.flatten(1).T  # three times as fast as einsum

@@ -1,4 +1,4 @@
-"""How much of what a model does its circuit does alone."""
+"""Faithfulness: how much of a model's behaviour its circuit reproduces alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from lensbridge.sweeps.metric import MetricFunction, Reduce
 
 @dataclass(frozen=True)
 class FaithfulnessConfig:
-    """What takes the place of parts outside a circuit, as one value."""
+    """Options of `faithfulness` as one object: what replaces the parts outside the circuit."""
 
     ablation: AblationMode = "corrupt"
 
 
 @dataclass(frozen=True, eq=False)
 class FaithfulnessResult:
-    """The metric of a model, of its circuit alone, and of what is left without the circuit.
+    """The metric of a model, of its circuit alone, and of the model without the circuit.
 
     Args:
-        circuit: the parts that were kept.
-        ablation: what took the place of the others.
+        circuit: the circuit.
+        ablation: what replaced the other parts.
         full: the metric of the whole model on the clean input, `[]` or `[example]`.
-        kept: with the circuit alone.
-        removed: with everything but the circuit.
-        empty: with nothing.
-        corrupt: of the whole model on the corrupted input.
-        total: how many parts the model has, beside the input.
+        kept: the metric with only the circuit kept.
+        removed: the metric with only the circuit replaced.
+        empty: the metric with every part replaced.
+        corrupt: the metric of the whole model on the corrupted input.
+        total: number of parts of the model, without the input.
 
-    Units: `full`, `kept`, `removed`, `empty` and `corrupt` are in the metric's; the rest are shares
-        of the way from `empty` (or `corrupt`) to `full`, and can lie outside 0 to 1; NaN where
-        those two are the same.
+    Units: `full`, `kept`, `removed`, `empty` and `corrupt` have those of the metric. The rest are
+        fractions of the difference between `full` and `empty` (or `corrupt`); they can be below 0
+        or above 1, and are NaN where the difference is 0.
     """
 
     circuit: Circuit
@@ -61,12 +61,15 @@ class FaithfulnessResult:
 
     @property
     def faithfulness(self) -> float:
-        """The circuit's share of what the model does: 1 is all. Examples are averaged first."""
+        """The fraction of `full` minus `empty` that the circuit alone gives; 1 is all of it.
+
+        Examples are averaged first.
+        """
         return self._share(self.kept, self.empty)
 
     @property
     def completeness(self) -> float:
-        """The share that is left without the circuit: 0 says that nothing was forgotten.
+        """The fraction that remains without the circuit; 0 means that the circuit lacks nothing.
 
         Source: Marks et al. 2024, Sparse feature circuits, section 3.2.
         """
@@ -74,12 +77,12 @@ class FaithfulnessResult:
 
     @property
     def recovered(self) -> float:
-        """The circuit's share of the way from the corrupted run to the clean one."""
+        """The fraction of the difference between clean and corrupted run that the circuit gives."""
         return self._share(self.kept, self.corrupt)
 
     @property
     def per_example(self) -> Tensor:
-        """Faithfulness of each example.
+        """The faithfulness of each example.
 
         Shapes: `[example]`; `[]` where the metric gave one number.
         """
@@ -138,7 +141,7 @@ def faithfulness(
     reduce: Reduce = "scalar",
     seed: int = 0,
 ) -> FaithfulnessResult | dict[str, FaithfulnessResult]:
-    """Run the clean input with every part outside a circuit replaced, and the reverse.
+    """Measure a circuit: run the clean input with all other parts replaced, and the reverse.
 
     Args:
         model: the model, in eval mode.
@@ -146,23 +149,23 @@ def faithfulness(
         corrupt: one of the same shape, position for position.
         metric: maps logits to a number, or to one for each example; or several by name, which
             share the runs.
-        circuit: nodes ("a2.h1", "m0"; the input is always in) or edges ("a0.h1->a2.h1<k>"). In an
-            encoder-decoder nodes are those of both stacks ("encoder.a0.h1", "c1.h2").
-        config: the ablation as one value.
-        ablation: "corrupt": parts do what they do in the corrupted run; "mean": what they do in a
-            reference on average, position by position; "zero": nothing; "resample": what they do
-            in an example of the reference, drawn for each example.
+        circuit: nodes ("a2.h1", "m0"; the input is never replaced) or edges ("a0.h1->a2.h1<k>"). An
+            encoder-decoder has the nodes of both stacks ("encoder.a0.h1", "c1.h2").
+        config: the ablation as one object.
+        ablation: what replaces a part. "corrupt": its value in the corrupted run; "mean": its mean
+            over a reference, at each position; "zero": zeros; "resample": its value in an example
+            of the reference, drawn for each example.
         reference: inputs of the same length, for "mean" and "resample".
-        mean_tokens: another name of `reference`, which TransformerLens has.
+        mean_tokens: TransformerLens's name for `reference`.
         reduce: as in `lensbridge.patching`.
-        seed: of the draw.
+        seed: seed for "resample".
 
     Returns:
-        What was measured; with metrics by name, for each.
+        A result; with metrics by name, one for each.
 
     Raises:
-        InputError: a part that the model lacks, inputs that do not lie over each other, a metric
-            of another shape, or a reference that is missing.
+        InputError: a part that the model lacks, inputs whose positions do not correspond, a metric
+            of a wrong shape, or a missing reference.
 
     Example:
         >>> import lensbridge
@@ -177,9 +180,9 @@ def faithfulness(
         (0.0, 1.0)
     """
     if config is not None and not isinstance(config, FaithfulnessConfig):
-        raise InputError(f"config is a FaithfulnessConfig, not {config!r}; ablation goes by name.")
+        raise InputError(f"config is a FaithfulnessConfig, not {config!r}; pass ablation by name.")
     if config is not None and ablation not in ("corrupt", config.ablation):
-        raise InputError(f"ablation={ablation!r} beside {config}: in one of the two.")
+        raise InputError(f"Pass ablation={ablation!r} or {config}, not both.")
     mode = ablation if config is None else config.ablation
     asked = Circuit.of(circuit)
     pair = Pair.of(model, clean, corrupt, metric, reduce, "noise")

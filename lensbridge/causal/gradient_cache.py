@@ -1,4 +1,4 @@
-"""Activations of one run with their gradients, for attributions of one's own."""
+"""Activations of one run with their gradients, for attribution methods of your own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from lensbridge.points.point_names import NamesFilter
 
 @dataclass(frozen=True)
 class GradientCache:
-    """What a run did, and what a metric's gradient by it is.
+    """Activations of a run, and the gradients of a metric at them.
 
     Args:
         activations: by name of the point.
-        gradients: by the same names; None where none were asked for.
-        metric: of the run, `[]`.
+        gradients: by the same names; None if they were not asked for.
+        metric: the metric of the run, `[]`.
     """
 
     activations: Mapping[str, Tensor]
@@ -36,17 +36,17 @@ def cache_activation_and_gradient(
     names_filter: NamesFilter = None,
     compute_gradient: bool = True,
 ) -> GradientCache:
-    """Run an input forward and back from a metric, and keep both at some points.
+    """Run an input forward and backward, and keep activations and gradients at some points.
 
     Args:
         model: the model.
         input: as for `forward`.
         metric: maps logits to one number.
-        names_filter: at which points, as in `run_with_cache`; None: where nodes are attributed.
-        compute_gradient: whether to go back.
+        names_filter: at which points, as in `run_with_cache`; None: the points of the usual nodes.
+        compute_gradient: whether to run backward.
 
     Raises:
-        InputError: the metric gives no number, or is cut off from the logits.
+        InputError: the metric does not give one number, or has no gradient.
 
     Example:
         >>> import lensbridge
@@ -68,7 +68,7 @@ def cache_activation_and_gradient(
 def capture_writer_outputs(
     model: HookedModel, input: Any, names_filter: NamesFilter = None
 ) -> dict[str, Tensor]:
-    """What each part writes to the stream in one run, heads one by one.
+    """What each head, mixer and MLP writes to the residual stream in one run.
 
     Args:
         model: the model.
@@ -76,18 +76,18 @@ def capture_writer_outputs(
         names_filter: which points; None: the embedding, every head, mixer and MLP.
 
     Raises:
-        InputError: no point has such a name.
+        InputError: the filter matches no point.
     """
     heads = "attn.hook_z", "attn.hook_result"
     names = [name.replace(*heads) for name in _nodes(model)]
     if names_filter is not None:
         names = model.vocabulary.select(names_filter)
     if not names:
-        raise InputError(f"{names_filter!r} names no point of this model.")
+        raise InputError(f"{names_filter!r} matches no point of this model.")
     _, cache = model.run_with_cache(input, names_filter=names)
     return dict(cache)
 
 
 def _nodes(model: HookedModel) -> list[str]:
-    """The points of the nodes that are attributed by default."""
+    """The points of the nodes that are scored by default."""
     return list(dict.fromkeys(point_of(model, node) for node in enumerate_nodes(model)))

@@ -1,4 +1,4 @@
-"""GradientGates: layers whose branches can be closed to a gradient on its way back."""
+"""GradientGates: layers whose branches a backward pass can leave out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from lensbridge.hooks.callbacks import Callback, Hook
 
 @dataclass
 class GradientGates:
-    """What each layer adds to the stream, let through by a gradient or not.
+    """Hooks that can set the gradient of what one layer adds to the stream to zero.
 
     Args:
         written: prefix of each layer -> the points with what it adds.
-        closed: the layer that is closed, or None.
+        closed: the layer whose gradient is set to zero, or None.
     """
 
     written: Mapping[str, Sequence[str]]
@@ -28,16 +28,16 @@ class GradientGates:
 
     @classmethod
     def of(cls, model: HookedModel) -> "GradientGates":
-        """A gate at every layer, in towers as far as their insides are described.
+        """A gate at every layer whose branches are described.
 
         Raises:
-            InputError: a layer whose branches are not described, or no second layer.
+            InputError: a layer of the main stack is not described, or there is only one layer.
         """
         native = model.native
         if any(block.residual is None for block in native.blocks):
             raise InputError(
-                "grad_drop stops gradients at what each layer adds to the stream; the inside of "
-                "this model's layers is not described."
+                "grad_drop leaves out what one layer adds to the stream, and the inside of this "
+                "model's layers is not described."
             )
         written: dict[str, list[str]] = {}
         for stack in native.stacks:
@@ -46,12 +46,12 @@ class GradientGates:
                     layer = f"{stack.prefix}.{step.layer}."
                     written.setdefault(layer, []).append(step.point)
         if len(written) < 2:
-            raise InputError("grad_drop goes back past each layer in turn; this model has one.")
+            raise InputError("grad_drop leaves out one layer at a time, and this model has one.")
         return cls(written)
 
     @cached_property
     def callbacks(self) -> list[Callback]:
-        """For the pass forward."""
+        """The hooks for the forward pass."""
         return [
             Callback(point, "grad", self._gate(layer), point, required=False)
             for layer, points in self.written.items()
@@ -60,13 +60,13 @@ class GradientGates:
 
     @property
     def passed(self) -> list[str]:
-        """The layers that the pass forward went through."""
+        """The layers that the forward pass went through."""
         fired = {one.name for one in self.callbacks if one.fired}
         return [layer for layer, points in self.written.items() if fired & set(points)]
 
     @contextmanager
     def closing(self, layer: str | None) -> Iterator[None]:
-        """Close a layer for a while, or none."""
+        """Leave out a layer (or none) in the backward passes inside."""
         self.closed = layer
         try:
             yield

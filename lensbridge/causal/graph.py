@@ -1,4 +1,4 @@
-"""The graph of a model: who writes to the stream, who reads it, in the order of the stream."""
+"""The graph of a model: which nodes write to the stream and which read it, in order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Reader = Literal["attn", "mixer", "mlp", "logits"]
 
 @dataclass(frozen=True)
 class Read:
-    """A branch reads the stream here.
+    """An event: a branch reads the stream.
 
     Args:
         reader: which branch.
         layer: of which layer; None for the logits.
-        receivers: the nodes that it is made of.
+        receivers: the nodes of that branch.
     """
 
     reader: Reader
@@ -32,7 +32,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Write:
-    """A branch adds to the stream here: the term, and the nodes that it is made of."""
+    """An event: a branch adds a term to the stream, which is the sum of what its nodes write."""
 
     term: Term
     senders: tuple[Node, ...]
@@ -46,10 +46,10 @@ Event: TypeAlias = Read | Write | Through | Times
 class Graph:
     """Senders, receivers and edges of a model's main stack.
 
-    Senders are the input (the stream before the first layer), every head, mixer and MLP (a mixture
-    of experts is one). Receivers are the query, key and value input of every head (keys and values
-    by key/value head), what a gate of attention reads, what latent attentions, mixers and MLPs
-    read, and the logits (what the final norm reads).
+    Senders are the input (the stream before the first layer) and every head, mixer and MLP (a
+    mixture of experts counts as one). Receivers are the query, key and value inputs of every head
+    (keys and values by key/value head), the inputs of attention gates, latent attentions, mixers
+    and MLPs, and the logits (the input of the final norm).
     """
 
     model: HookedModel
@@ -64,20 +64,20 @@ class Graph:
         native = model.native
         if native.is_encoder_decoder:
             raise InputError(
-                "Edges are between parts that write to and read from one stream; "
-                f"{type(native.core).__name__} has two, joined by cross-attention. Nodes of each "
-                "can be attributed (stack='encoder')."
+                "Edges connect parts of one residual stream, and "
+                f"{type(native.core).__name__} has two, joined by cross-attention. Attribute to "
+                "the nodes of each instead (stack='encoder')."
             )
         if native.main.residual_axes != "b p m":
             raise InputError(
-                "This model has several residual streams, which edges do not describe. Nodes can "
-                "be attributed (granularity='node')."
+                "Edges connect parts of one residual stream, and this model has several. Attribute "
+                "to nodes instead (granularity='node')."
             )
         for i, block in enumerate(native.blocks):
             why = _why_not(block)
             if why is not None:
                 raise InputError(
-                    f"{why} in layer {i}, so its edges are not known. Nodes can be attributed "
+                    f"{why} in layer {i}, so its edges are not known. Attribute to nodes instead "
                     "(granularity='node')."
                 )
         return cls(model)
@@ -88,12 +88,12 @@ class Graph:
         return self.model.native.main
 
     def at(self, layer: int) -> str:
-        """What the names of a layer's points begin with."""
+        """The prefix of the names of a layer's points."""
         return f"{self.stack.prefix}.{layer}."
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """Reads and writes in the order of the stream, and what it goes through between them."""
+        """Everything that happens to the stream, in order: reads, writes, norms and factors."""
         return tuple(self._events())
 
     def _events(self) -> Iterator[Event]:
@@ -144,7 +144,7 @@ class Graph:
 
     @cached_property
     def reach(self) -> dict[Node, int]:
-        """How many of the senders each receiver reads: the first so many."""
+        """How many senders each receiver reads; they are the first ones of `senders`."""
         found, count = {}, 1
         for one in self.events:
             if isinstance(one, Write):
@@ -155,12 +155,12 @@ class Graph:
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
-        """Every sender with everything that reads it."""
+        """Every edge: each receiver with each sender that it reads."""
         return tuple((s, r) for r, n in self.reach.items() for s in self.senders[:n])
 
     @property
     def goes_through_norms(self) -> bool:
-        """Whether what a sender writes depends on a norm behind it, and so on everybody."""
+        """Whether what a sender writes goes through a norm, and so depends on the other senders."""
         post_norms = [
             block.attn is not None and block.attn.post_norm for block in self.stack.blocks
         ]
@@ -168,14 +168,14 @@ class Graph:
 
 
 INSIDE = (".attn.hook_", ".mlp.", ".mixer.", ".hook_mlp_out", ".hook_mixer_out")
-"""In the names of points where an edit changes what a branch computes, and what it adds with it."""
+"""Parts of the names of points where an edit changes what a branch computes and so what it adds."""
 
 
 def check_unedited(model: HookedModel) -> None:
-    """Refuse hooks that come between what branches write and what the stream gets.
+    """Refuse hooks that change the stream other than through what branches write.
 
     Raises:
-        InputError: there is one.
+        InputError: such a hook is on the model.
     """
     current = model.engine.current
     hooks = [*model.engine.permanent, *([] if current is None else current.scoped)]
@@ -183,9 +183,9 @@ def check_unedited(model: HookedModel) -> None:
         inside = any(part in hook.name for part in INSIDE) and "hook_result" not in hook.name
         if hook.kind == "edit" and "." in hook.name and not inside:
             raise InputError(
-                f"A hook is at {hook.name}, where it may change the stream beside what heads and "
-                "MLPs write; edges would not sum to what is read. Take it off, or put it where "
-                "they compute (attn.hook_z, mlp.hook_post, hook_mlp_out)."
+                f"A hook at {hook.name} may change the stream itself, so that edges would not sum "
+                "to what is read. Remove it, or hook what heads and MLPs compute (attn.hook_z, "
+                "mlp.hook_post, hook_mlp_out)."
             )
 
 
@@ -194,16 +194,16 @@ def _why_not(block: BlockPart) -> str | None:
     if block.residual is None:
         return "The residual stream is not described"
     if block.per_layer is not None:
-        return "A branch beside attention and MLP reads the stream (hook_per_layer_out)"
+        return "A branch other than attention and MLP reads the stream (hook_per_layer_out)"
     if block.cross is not None:
         return "Cross-attention reads another stack"
     if block.mixer is not None and block.mixer.fed_more:
-        return "The mixer reads more than the stream (a block that layers share is added to it)"
+        return "The mixer reads more than the stream (the output of a shared block is added to it)"
     return None
 
 
 def attention_receivers(layer: int, attn: AttentionPart) -> Iterator[Node]:
-    """What of an attention reads the stream."""
+    """The receivers of an attention."""
     if attn.latent is not None:  # heads read latents, which all of them share
         yield Node("attn", layer)
         return

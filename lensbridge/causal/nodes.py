@@ -1,4 +1,4 @@
-"""Node attribution: the change of every part's value times the metric's gradient by it."""
+"""Node attribution: the difference in each node's value, times the metric's gradient at it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,17 +23,17 @@ Places: TypeAlias = dict[str, dict[int | None, str]]
 
 
 OUTSIDE = ("input", "stream")
-"""Kinds of nodes that no layer's branches write."""
+"""Kinds of nodes that no branch of a layer writes."""
 
 
 @dataclass
 class Sums:
-    """Scores so far: of each metric, unit and layer, by the layer that gradients passed by."""
+    """Scores so far, for each metric, unit and layer, by the layer that gradients left out."""
 
     terms: dict[tuple[str, str, int | None], dict[str | None, Tensor]] = field(default_factory=dict)
 
     def add(self, place: tuple[str, str, int | None], closed: str | None, part: Tensor) -> None:
-        """Add what one pass back gave."""
+        """Add the part that one backward pass gave."""
         row = self.terms.setdefault(place, {})
         row[closed] = row[closed] + part if closed in row else part
 
@@ -46,9 +46,10 @@ class NodeScores:
         pair: the two inputs.
         stack: whose nodes.
         units: which kinds.
-        positions: whether each position counts as a node of its own.
+        positions: whether each position counts as a node.
         attention_fix: whether softmax is computed again for queries and keys.
-        grad_drop: whether scores are magnitudes, averaged over gradients that each pass by a layer.
+        grad_drop: whether scores are magnitudes, averaged over gradients that leave out one layer
+            each.
     """
 
     pair: Pair
@@ -64,11 +65,11 @@ class NodeScores:
         return {unit: points_of(self.pair.model, self.stack, unit) for unit in self.units}
 
     def fixed(self, unit: str) -> bool:
-        """Whether a unit's effect goes through softmax and is followed there."""
+        """Whether softmax is computed again for a unit (queries or keys)."""
         return self.attention_fix and unit in ("q", "k")
 
     def run(self, method: Method, steps: int) -> tuple[list[dict[str, Tensor]], BaseRun, Tensor]:
-        """The scores by metric, the run that values come from, and the base run's logits."""
+        """The scores for each metric, the other run, and the base run's logits."""
         points = [point for layers in self.places.values() for point in layers.values()]
         gates = GradientGates.of(self.pair.model) if self.grad_drop else None
         other = self.pair.run_other([*points, *reads_of(self.pair, method)])
@@ -94,7 +95,7 @@ class NodeScores:
     def _parts(
         self, deltas: Mapping[str, Tensor], repeated: Mapping[str, Repeated], grad: Gradient
     ) -> Iterator[tuple[str, int | None, Tensor]]:
-        """What one pass back says of every unit and layer that it is about."""
+        """The parts of the scores that one backward pass gives, for each unit and layer."""
         for unit, layers in self.places.items():
             for layer, point in layers.items():
                 if point not in deltas:
@@ -105,7 +106,7 @@ class NodeScores:
                     yield unit, layer, _product(unit, deltas[point], grad.grads[point])
 
     def _behind(self, *points: str) -> list[str]:
-        """Points of the layers whose queries or keys are followed through softmax."""
+        """Points of the layers for which softmax is computed again."""
         layers = dict.fromkeys(i for u in self.places if self.fixed(u) for i in self.places[u])
         return [f"{self.stack.prefix}.{i}.{point}" for i in layers for point in points]
 
@@ -150,7 +151,7 @@ class NodeScores:
         return one if self.positions else one.sum(-2)
 
     def axis_names(self, unit: str) -> tuple[str, ...]:
-        """Of a unit's tensor."""
+        """The axes of a unit's tensor."""
         index = UNITS[unit].index
         names = [] if unit == "input" else ["layer"]
         names += [] if index is None else [index]
@@ -165,13 +166,13 @@ def _product(unit: str, delta: Tensor, grad: Tensor) -> Tensor:
 
 
 def tail_names(pair: Pair, positions: bool) -> tuple[str, ...]:
-    """The axes that every tensor of scores ends with."""
+    """The last axes of every tensor of scores."""
     kept = ("example",) if pair.metrics.reduce == "none" else ()
     return (*(("position",) if positions else ()), *kept)
 
 
 def by_example(scores: Tensor, pair: Pair) -> Tensor:
-    """Scores with examples last, as the metric has them: summed, averaged or kept."""
+    """Scores `[*, batch]`, with examples summed, averaged or kept as the metric does."""
     reduce = pair.metrics.reduce
     if reduce == "none":
         return scores
@@ -179,7 +180,7 @@ def by_example(scores: Tensor, pair: Pair) -> Tensor:
 
 
 def dropped(terms: Mapping[str | None, Tensor], own: str | None, pair: Pair) -> Tensor:
-    """Mean magnitude over the gradients that passed by a layer, but for the node's own.
+    """Mean magnitude over the gradients that leave out one layer, except the node's own layer.
 
     Shapes: `[*, batch]` each -> `[*, example?]`
     """
@@ -190,7 +191,7 @@ def dropped(terms: Mapping[str | None, Tensor], own: str | None, pair: Pair) -> 
 
 
 def _padded(rows: Mapping[int | None, Tensor], count: int) -> Tensor:
-    """Layers on one axis, NaN where a layer has none or fewer."""
+    """The layers on one axis, with NaN where a layer has no or fewer nodes."""
     shape = [max(sizes) for sizes in zip(*(one.shape for one in rows.values()), strict=True)]
     like = next(iter(rows.values()))
     table = like.new_full((count, *shape), torch.nan)

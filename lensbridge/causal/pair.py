@@ -1,4 +1,4 @@
-"""Two inputs that are compared: checked against each other, and run."""
+"""The two inputs of an attribution: checks that they correspond, and their runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 
 Direction = Literal["denoise", "noise"]
-"""denoise: the corrupted input is run, and clean values are put into it. noise: the reverse."""
+"""denoise: the corrupted input is run and patched with clean values. noise: the reverse."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An input that is run, and another whose values are put into it.
+    """An input that is run, and another whose values it is patched with.
 
     Args:
         model: the model, in eval mode.
@@ -49,7 +49,7 @@ class Pair:
         *,
         single: bool = False,
     ) -> "Pair":
-        """A pair, checked as far as can be without running anything.
+        """A pair, after the checks that need no run.
 
         Args:
             model: the model.
@@ -58,18 +58,18 @@ class Pair:
             metric: one, or several by name.
             reduce: as in `lensbridge.patching`.
             direction: which of the two is run.
-            single: whether there has to be one metric, by which parts are ranked or left out.
+            single: whether only one metric is allowed, because parts are ranked or removed by it.
 
         Raises:
-            InputError: inputs that do not lie over each other, several metrics where there has to
-                be one, or an unknown word.
+            InputError: inputs whose positions do not correspond, several metrics where one is
+                allowed, or an unknown direction.
         """
         if direction not in ("denoise", "noise"):
             raise InputError(f"direction is 'denoise' or 'noise', not {direction!r}.")
         if single and isinstance(metric, Mapping):
             raise InputError(
-                f"One metric decides here, and {len(metric)} were given: {', '.join(metric)}. "
-                "Pass one of them; attribution_patch and faithfulness take several."
+                f"{len(metric)} metrics were given ({', '.join(metric)}), and this takes one. Only "
+                "attribution_patch and faithfulness take several."
             )
         check_aligned(model, clean, corrupt)
         base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
@@ -77,15 +77,15 @@ class Pair:
 
     @property
     def of_embeddings(self) -> bool:
-        """Whether an input is embeddings, so that no token is embedded."""
+        """Whether one of the inputs is embeddings rather than tokens."""
         prepare = self.model.prepare
         return any(prepare(one).embeds is not None for one in (self.base, self.other))
 
     def run_other(self, points: Iterable[str]) -> BaseRun:
-        """Run the other input; its metric has to have the right shape.
+        """Run the other input and check the shape of its metric.
 
         Raises:
-            InputError: the model is in training mode, or the metric gives another shape.
+            InputError: the model is in training mode, or the metric has a wrong shape.
         """
         base = BaseRun.run(self.model, self.other, points)
         self.metrics.baseline(base.logits)
@@ -103,16 +103,16 @@ class Pair:
         return DifferentiablePass.run(self.model, self.base, at, reads, modules, edits, gates)
 
     def measure(self, logits: Tensor) -> Tensor:
-        """The metric where there is one, `[]` or `[batch]`."""
+        """The first metric, `[]` or `[batch]`."""
         return self.metrics.measure(logits)[0]
 
 
 def check_aligned(model: HookedModel, clean: Any, corrupt: Any) -> None:
-    """Refuse two inputs whose positions do not lie over each other.
+    """Refuse two inputs whose positions do not correspond.
 
     Raises:
-        InputError: other lengths, with what could be aligned; padding at other places; or another
-            number of examples.
+        InputError: different lengths (with the positions that could be aligned), different padding,
+            or different numbers of examples.
     """
     here, there = (model.prepare(one) for one in (clean, corrupt))
     rows = [one.tokens if one.tokens is not None else one.embeds for one in (here, there)]
@@ -124,7 +124,7 @@ def check_aligned(model: HookedModel, clean: Any, corrupt: Any) -> None:
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"{name} has shape {shapes[0]} in the clean input and {shapes[1]} in the corrupted "
-                "one: they have to be alike, entry for entry."
+                "one: the shapes must be equal."
             )
 
 
@@ -139,7 +139,8 @@ def _check_lengths(
     check_fit(BaseRun(model, corrupt, blank[1], cache), point, blank[0], prepared[0].tokens)
     if len(rows[0]) != len(rows[1]):
         raise InputError(
-            f"{len(rows[0])} clean and {len(rows[1])} corrupted examples: they have to be as many."
+            f"There are {len(rows[0])} clean and {len(rows[1])} corrupted examples: pass as many "
+            "of one as of the other."
         )
 
 
@@ -151,13 +152,13 @@ def _check_padding(here: Prepared, there: Prepared) -> None:
     counts = int(one[row].sum()), int(other[row].sum())
     raise InputError(
         f"Example {row} has {counts[0]} positions in the clean input and {counts[1]} in the "
-        "corrupted one, padded at other places, and which belong together is not something to "
-        "guess. Use prompts that are as long as each other, example by example."
+        "corrupted one, with different padding, so its positions do not correspond. Use prompts of "
+        "equal length for each example."
     )
 
 
 def padding_of(given: Prepared) -> Tensor | None:
-    """Where an input has tokens; None where its mask says something else.
+    """Where an input has tokens rather than padding; None where its mask is of another kind.
 
     Shapes: `[batch, pos]`
     """

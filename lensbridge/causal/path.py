@@ -1,4 +1,4 @@
-"""Which gradients an attribution averages: at the base run, or on the way to the other one."""
+"""Which gradients an attribution averages: of the base run, or between it and the other run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from lensbridge.errors import InputError
 from lensbridge.sweeps.base_run import BaseRun
 
 Method = Literal["gradient", "ig_inputs", "ig_activations"]
-"""gradient: of the run that values are put into. ig_inputs: averaged while the token embeddings go
-from that run's to the other's. ig_activations: for the nodes of each point, averaged while the
-activation there goes from one to the other."""
+"""gradient: that of the run that is patched. ig_inputs: the average while the token embeddings move
+from those of that run to those of the other. ig_activations: for the nodes of each point, the
+average while the activation there moves from one to the other."""
 
 Edit = tuple[str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: what is edited in it, whose scores it gives, and what it weighs in them."""
+    """One pass: its edits, the points whose scores it contributes to, and its weight there."""
 
     scored: frozenset[str]
     edits: list[Edit] = field(default_factory=list)
@@ -31,18 +31,19 @@ def check_method(method: str, steps: int) -> None:
     """Refuse an unknown method.
 
     Raises:
-        InputError: unknown, or a number of steps that does not go with it.
+        InputError: an unknown method, or a number of steps that it does not take.
     """
     if method not in ("gradient", "ig_inputs", "ig_activations"):
         raise InputError(f"method is 'gradient', 'ig_inputs' or 'ig_activations', not {method!r}.")
     if not isinstance(steps, int) or steps < 1 or (method == "gradient" and steps != 1):
         raise InputError(
-            f"steps={steps} with method={method!r}: 'gradient' is one step, the others at least 1."
+            f"steps={steps} with method={method!r}: 'gradient' takes one step, the others 1 or "
+            "more."
         )
 
 
 def input_points(pair: Pair) -> list[str]:
-    """Every stack's token embedding.
+    """The token embedding of each stack.
 
     Raises:
         AbsentPointError: the model embeds no tokens.
@@ -55,7 +56,7 @@ def input_points(pair: Pair) -> list[str]:
 
 
 def reads_of(pair: Pair, method: Method) -> list[str]:
-    """What the other run has to keep for the way."""
+    """The points that the other run has to keep for a method."""
     return input_points(pair) if method == "ig_inputs" else []
 
 
@@ -65,7 +66,8 @@ def steps_of(
     """The passes of a method, the base run first.
 
     Source: ig_inputs and ig_activations are those of Hanna, Pezzelle and Belinkov 2024, Have Faith
-    in Faithfulness: `steps` points from the base run on, so that one step is the plain gradient.
+    in Faithfulness: `steps` points beginning with the base run, so that one step is the plain
+    gradient.
     """
     everything = frozenset(points)
     if method == "gradient":

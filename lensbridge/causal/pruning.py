@@ -1,4 +1,4 @@
-"""Circuits by pruning: what can be left out, one part at a time, is left out."""
+"""Circuit search by pruning: parts that the metric does not need are removed one by one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.metric import MetricFunction
 
 Over = Literal["nodes", "edges"]
-"""What a circuit is made of."""
+"""What the circuit is made of."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One part that was left out to see.
+    """The removal of one part, to see its effect.
 
     Args:
-        part: its text.
-        metric: of the run without it and without what was left out before.
-        change: by how much that is more than before.
-        kept: whether it was put back.
+        part: the text of the part.
+        metric: the metric without it and without the parts that were removed before.
+        change: that metric minus the metric before.
+        kept: whether the part was put back.
     """
 
     part: str
@@ -41,11 +41,11 @@ class Pruning:
     """A circuit, and how it was found.
 
     Args:
-        circuit: what could not be left out.
-        trials: every part in the order in which it was tried.
+        circuit: the parts that were kept.
+        trials: every trial, in order.
         full: the metric of the whole model.
-        metric: of the circuit alone.
-        total: how many parts it began with.
+        metric: the metric of the circuit alone.
+        total: number of parts at the start.
         partial: whether the search was interrupted, so that some parts were not tried.
     """
 
@@ -79,42 +79,45 @@ def prune_circuit(
     seed: int = 0,
     verbose: bool = False,
 ) -> Pruning:
-    """Leave out every part without which the metric moves by less than a threshold.
+    """Find a circuit: remove every part whose removal changes the metric by less than a threshold.
 
-    Greedily, from the logits back to the input: each part is replaced together with all that was
-    left out before, and put back if the metric moves too far. Ctrl-C ends the search with what is
-    left then.
+    The search is greedy and goes from the logits back to the input. It replaces each part together
+    with those that were removed before, and puts it back if the metric changes too much. Ctrl-C
+    ends the search and returns the circuit as it is then.
 
     Args:
         model: the model, in eval mode.
         clean: the input that is run.
         corrupt: one of the same shape, position for position.
         metric: maps logits to a number; a divergence from the whole model's logits works too.
-        threshold: how far a part may move the metric and still be left out, in the metric's units.
+        threshold: the change of the metric below which a part is removed, in the metric's units.
         over: "nodes" or "edges".
         ablation: as in `faithfulness`.
         reference: as in `faithfulness`.
-        candidates: parts to begin with, as the largest of an attribution; all others are replaced
-            from the start. None: every part.
+        candidates: parts to start with, such as the largest of an attribution; all others are
+            replaced from the start. None: every part.
         order: parts in the order in which to try them; None: from the last to the first.
-        seed: of "resample".
+        seed: seed for "resample".
         verbose: show a progress bar.
 
     Raises:
-        InputError: as `faithfulness`; several metrics; a threshold below 0; or an order of parts
-            that are not there.
+        InputError: as `faithfulness`; several metrics; a threshold below 0; or an order that names
+            other parts.
 
     Source: Conmy et al. 2023, Towards automated circuit discovery for mechanistic interpretability.
     """
     number = isinstance(threshold, int | float) and threshold >= 0
     if not number or over not in ("nodes", "edges"):
         raise InputError(
-            f"threshold={threshold}, over={over!r}: at least 0, and 'nodes' or 'edges'."
+            f"threshold is 0 or more and over is 'nodes' or 'edges', not {threshold} and {over!r}."
         )
     pair = Pair.of(model, clean, corrupt, metric, "scalar", "noise", single=True)
     start = None if candidates is None else Circuit.of(candidates)
     if start is not None and len(start) and start.kind != over:
-        raise InputError(f"The candidates are {start.kind}, and the search is over {over}.")
+        raise InputError(
+            f"The candidates are {start.kind} and the search is over {over}: pass over="
+            f"{start.kind!r}, or candidates that are {over}."
+        )
     replacement = Replacement.of(model, clean, corrupt, ablation, reference, seed)
     here: Ablation = (
         EdgeAblation(model, clean, replacement, () if start is None else start.edges)
@@ -127,23 +130,23 @@ def prune_circuit(
 
 
 def _ordered(order: Sequence[Any], parts: Sequence[Any]) -> list[Any]:
-    """What the user wants to be tried, in that order, each once.
+    """The parts to try, each once, in the user's order.
 
     Raises:
-        InputError: something that the search does not begin with.
+        InputError: a part that the search does not start with.
     """
     asked = [part for one in order for part in Circuit.of([one]).parts]
     foreign = [part for part in asked if part not in set(parts)]
     if foreign:
         raise InputError(
             f"order has {Circuit.of(foreign[:1]).labels[0]}, which is not among the {len(parts)} "
-            "parts that the search begins with."
+            "parts that the search starts with."
         )
     return list(dict.fromkeys(asked))
 
 
 def _sorted(here: Ablation, start: Circuit) -> list[Any]:
-    """Candidates in the order of the stream; `keeping` says which the model lacks."""
+    """Candidates in the order of the stream; `keeping` reports those that the model lacks."""
     place = {part: i for i, part in enumerate(here.universe)}
     return sorted(start.parts, key=lambda part: place.get(part, -1))
 

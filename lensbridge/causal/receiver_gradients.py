@@ -1,4 +1,4 @@
-"""What the metric's gradient is by what each receiver reads: the stream, one copy for each."""
+"""The metric's gradient at each receiver's input, as if each had its own copy of the stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lensbridge.tensors.slices import taken
 
 
 def roles_of(attn: AttentionPart) -> list[Role]:
-    """The projections whose heads read the stream by themselves."""
+    """The projections whose heads each read the stream."""
     if attn.latent is not None:
         return []
     return [role for role in (attn.q, attn.k, attn.v) if role is not None]
@@ -24,27 +24,28 @@ def roles_of(attn: AttentionPart) -> list[Role]:
 
 @dataclass(frozen=True)
 class ReceiverGradients:
-    """Gradients at the receivers, worked out from those inside the branches.
+    """Gradients at the receivers, computed from gradients inside the branches.
 
-    A head's share of a projection's gradient goes back through its slice of the weight and the norm
-    before it. That is the gradient at `hook_q_input`, without a forward pass for every head.
+    The gradient at a head's slice of a projection's output is taken back through that slice of the
+    weight and the norm before it. This is the gradient at `hook_q_input`, without computing a copy
+    of the stream for every head.
     """
 
     graph: Graph
 
     @property
     def points(self) -> list[str]:
-        """Where a pass has to keep gradients."""
+        """The points at which a pass has to keep gradients."""
         return [point for event in self._reads() if (point := self._point(event)) is not None]
 
     @property
     def streams(self) -> list[str]:
-        """Which values it has to keep."""
+        """The points at which it has to keep activations."""
         return [f"{self.graph.at(i)}hook_resid_pre" for i in range(len(self.graph.stack.blocks))]
 
     @property
     def modules(self) -> list[nn.Module]:
-        """At whose outputs it has to keep gradients."""
+        """The modules at whose outputs it has to keep gradients."""
         attns = [block.attn for block in self.graph.stack.blocks if block.attn is not None]
         return [role.linear.module for attn in attns for role in roles_of(attn)]
 
@@ -61,7 +62,7 @@ class ReceiverGradients:
         return f"{at}mixer.hook_in" if event.reader == "mixer" else f"{at}hook_mlp_in"
 
     def gradient(self, event: Read, grad: Gradient, pos: slice) -> Tensor:
-        """The gradient by what each receiver of a branch reads.
+        """The gradient at the input of each receiver of a branch.
 
         Shapes: `[receiver, batch, pos, d_model]`
         """
@@ -77,7 +78,7 @@ class ReceiverGradients:
             return pulled(reading_norm(block), stream, given)
         assert block.attn is not None
         heads = [self._of_heads(role, block, grad, stream, pos) for role in roles_of(block.attn)]
-        if given is not None:  # what attention reads beside queries, keys and values; or all of it
+        if given is not None:  # with heads, the whole less q, k and v is what goes by the gate
             heads.append(given - sum(one.sum(0) for one in heads) if heads else given)
         return torch.cat(heads)
 
@@ -92,12 +93,12 @@ class ReceiverGradients:
 
 
 def reading_norm(block: BlockPart) -> Norm | None:
-    """The norm through which attention or mixer reads the stream."""
+    """The norm between the stream and attention or mixer."""
     return None if block.residual == "post_norm" else block.ln1
 
 
 def pulled(norm: Norm | None, x: Tensor, grad: Tensor) -> Tensor:
-    """A gradient by a norm's output as one by its input.
+    """The gradient at a norm's input, from that at its output.
 
     Shapes: x `[..., d_model]`, grad `[receiver, ..., d_model]` -> as grad.
     """

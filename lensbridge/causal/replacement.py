@@ -1,4 +1,4 @@
-"""Replacement: where the values of ablated parts come from."""
+"""Replacement: the values that ablated parts get."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,19 +11,19 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 
 AblationMode = Literal["corrupt", "mean", "zero", "resample"]
-"""What takes the place of a part: its value in the corrupted run; its mean over the examples of a
-reference, position by position; nothing; its value in some example of a reference, drawn anew for
-each example."""
+"""What replaces the value of an ablated part. corrupt: its value in the corrupted run. mean: its
+mean over the examples of a reference, at each position. zero: zeros. resample: its value in an
+example of a reference, drawn for each example."""
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """Where the values of ablated parts come from.
+    """The values that ablated parts get.
 
     Args:
-        mode: how.
-        source: the input whose run they come from.
-        drawn: which of its examples each example gets, for "resample".
+        mode: which values.
+        source: the input whose run has them.
+        drawn: which example of the source each example gets, for "resample".
     """
 
     mode: AblationMode
@@ -40,10 +40,10 @@ class Replacement:
         reference: Any,
         seed: int,
     ) -> "Replacement":
-        """A replacement, checked.
+        """A replacement, after checks.
 
         Raises:
-            InputError: an unknown mode, a reference of another length, or one that is missing.
+            InputError: an unknown mode, or a reference that is missing or of another length.
         """
         if mode not in ("corrupt", "mean", "zero", "resample"):
             raise InputError(f"ablation is 'corrupt', 'mean', 'zero' or 'resample', not {mode!r}.")
@@ -54,8 +54,8 @@ class Replacement:
             return cls(mode, corrupt)
         if reference is None:
             raise InputError(
-                f"ablation={mode!r} takes its values from examples: pass reference=..., inputs of "
-                "the same length."
+                f"ablation={mode!r} needs examples to take values from: pass reference=..., inputs "
+                "of the same length."
             )
         rows, given = _sizes(model, clean, reference)
         generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class Replacement:
         return cls(mode, reference, drawn if mode == "resample" else None)
 
     def take(self, value: Tensor, axis: int = 0) -> Tensor:
-        """What the run's examples come to, along the axis of examples."""
+        """The replacement for each example of the run, along the axis of examples."""
         if self.mode == "mean":
             return value.mean(axis, keepdim=True)
         if self.mode == "zero":
@@ -76,21 +76,21 @@ def _sizes(model: HookedModel, clean: Any, reference: Any) -> tuple[int, int]:
     """How many examples an input and a reference have.
 
     Raises:
-        InputError: their positions do not lie over each other.
+        InputError: their positions do not correspond.
     """
     rows, given = (model.prepare(one) for one in (clean, reference))
     if rows.tokens is None or given.tokens is None:
-        raise InputError("'mean' and 'resample' take an input and a reference of ids or text.")
+        raise InputError("'mean' and 'resample' need an input and a reference of ids or text.")
     lengths = rows.tokens.shape[1], given.tokens.shape[1]
     if lengths[0] != lengths[1]:
         raise InputError(
-            f"The reference has {lengths[1]} positions and the input {lengths[0]}: it has to have "
-            "as many for each row."
+            f"The reference has {lengths[1]} positions and the input {lengths[0]}: pass a "
+            "reference of the same length."
         )
     masks = [one for one in map(padding_of, (rows, given)) if one is not None]
     if any(bool((one != masks[0][:1]).any()) for one in masks):
         raise InputError(
-            "Rows of the reference or the input are padded at different places, so what stands at "
-            "a position of one cannot take the place of another's. Use rows of equal length."
+            "The rows of the reference and the input have different padding, so their positions do "
+            "not correspond. Use rows of equal length."
         )
     return len(rows.tokens), len(given.tokens)

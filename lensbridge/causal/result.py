@@ -26,21 +26,21 @@ Order = Literal["abs", "high", "low"]
 
 @dataclass(frozen=True, eq=False)
 class AttributionResult:
-    """Estimates of what patching each part of the model does to the metric.
+    """Estimates of the effect on the metric of patching each part of the model.
 
     Args:
-        scores: a tensor for each unit, with the axes that `axis_names` says; NaN where there is
-            no such part. Edges are one tensor, "edge", `[sender, receiver, position?, example?]`.
-        axis_names: names of each tensor's axes.
+        scores: a tensor for each unit, with the axes in `axis_names` and NaN where there is no such
+            part. Edges are one tensor, "edge", `[sender, receiver, position?, example?]`.
+        axis_names: names of the axes of each tensor.
         granularity: "node" or "edge".
-        baseline: the metric of the run that values are put into, `[]` or `[example]`.
-        target: the metric of the run that they come from, likewise.
-        senders: what the first axis of edges counts.
-        receivers: what the second counts.
+        baseline: the metric of the run that is patched, `[]` or `[example]`.
+        target: the metric of the run that the values come from, likewise.
+        senders: the nodes along the first axis of edges.
+        receivers: the nodes along the second axis.
         stack: prefix of the nodes' stack; None for the main one.
         signed: whether scores have signs; with `grad_drop` they are magnitudes.
 
-    Units: each score is in the metric's: an estimate of the patched run's metric less `baseline`.
+    Units: those of the metric; a score estimates the metric of the patched run minus `baseline`.
     """
 
     scores: Mapping[str, Tensor]
@@ -64,7 +64,7 @@ class AttributionResult:
         """The tensor of one unit.
 
         Raises:
-            InputError: it was not asked for.
+            InputError: the unit was not scored.
         """
         if unit not in self.scores:
             raise InputError(f"There are scores for {', '.join(self.scores)}, not for {unit!r}.")
@@ -79,14 +79,14 @@ class AttributionResult:
 
     @cached_property
     def entries(self) -> list[tuple[Node | Edge, float]]:
-        """Every node or edge that there is, with its score; examples are averaged."""
+        """Every node or edge with its score, averaged over examples."""
         tables = [self.mean(unit).detach().cpu() for unit in self.scores]
         values = [value for table in tables for value in table[~table.isnan()].tolist()]
         return list(zip(self._places, values, strict=True))
 
     @cached_property
     def _places(self) -> dict[Node | Edge, tuple[str, tuple[int, ...]]]:
-        """The unit of each part, and where it is in that unit's tensor."""
+        """The unit of each part, and its index in the tensor of that unit."""
         found: dict[Node | Edge, tuple[str, tuple[int, ...]]] = {}
         for unit in self.scores:
             there = ~self.mean(unit).detach().cpu().isnan()
@@ -104,14 +104,14 @@ class AttributionResult:
         Shapes: `[]`, or `[example]` where examples were kept.
 
         Raises:
-            InputError: there is no such part among those that were scored.
+            InputError: the part was not scored.
         """
         if isinstance(part, str):
             part = edge_of(part) if "->" in part else Node.of(part)
         if part not in self._places:
             raise InputError(
-                f"{text_of(part)} was not scored; {len(self._places)} {self.granularity}s were, as "
-                f"{', '.join(self.labels[:3])}."
+                f"{text_of(part)} was not scored; {len(self._places)} {self.granularity}s were, "
+                f"such as {', '.join(self.labels[:3])}."
             )
         unit, place = self._places[part]
         return self[unit][place]
@@ -137,7 +137,7 @@ class AttributionResult:
 
     @property
     def node_scores(self) -> dict[Node, float]:
-        """Scores by node; of edges, the sum of those that leave each sender."""
+        """Scores by node; where edges were scored, the sum over the edges of each sender."""
         if self.granularity == "node":
             return {part: score for part, score in self.entries if isinstance(part, Node)}
         totals: dict[Node, float] = {}
@@ -147,47 +147,47 @@ class AttributionResult:
 
     @property
     def edge_scores(self) -> dict[Edge, float]:
-        """Scores by edge; empty for nodes."""
+        """Scores by edge; empty where nodes were scored."""
         return {part: score for part, score in self.entries if isinstance(part, tuple)}
 
     # --- the largest -------------------------------------------------------------------------
 
     def top(self, k: int = 10, by: Order = "abs") -> list[tuple[str, float]]:
-        """The k entries of largest absolute (or highest, or lowest) score, as text.
+        """The text of the k entries with the largest absolute (or highest, or lowest) scores.
 
         Raises:
-            InputError: another `by`, or k below 0.
+            InputError: an unknown `by`, or k below 0.
         """
         return [(text_of(part), score) for part, score in _largest(self.entries, k, by)]
 
     def top_nodes(self, k: int = 10, by: Order = "abs") -> list[tuple[Node, float]]:
-        """The k nodes of largest score."""
+        """The k nodes with the largest scores."""
         return _largest(list(self.node_scores.items()), k, by)
 
     def top_edges(self, k: int = 10, by: Order = "abs") -> list[tuple[Node, Node, float]]:
-        """The k edges of largest score: sender, receiver, score.
+        """The k edges with the largest scores: sender, receiver, score.
 
         Raises:
             InputError: nodes were scored.
         """
         if self.granularity != "edge":
-            raise InputError("Nodes were scored, not edges: attribute with granularity='edge'.")
+            raise InputError("Nodes were scored, not edges: pass granularity='edge'.")
         return [(*edge, score) for edge, score in _largest(list(self.edge_scores.items()), k, by)]
 
     def circuit(self, k: int = 10, by: Order = "abs") -> Circuit:
-        """The k entries of largest score as a circuit, for `faithfulness` and `prune_circuit`."""
+        """The k entries with the largest scores as a circuit."""
         return Circuit.of([part for part, _ in _largest(self.entries, k, by)])
 
     # --- elsewhere ---------------------------------------------------------------------------
 
     def example(self, index: int) -> "AttributionResult":
-        """The scores of one example, where they were kept.
+        """The scores of one example, if they were kept.
 
         Raises:
-            InputError: they were not, or there is no such example.
+            InputError: they were not kept, or there is no such example.
         """
         if any(names[-1:] != ("example",) for names in self.axis_names.values()):
-            raise InputError("The scores are of no example alone: pass reduce='none'.")
+            raise InputError("Scores of single examples were not kept: pass reduce='none'.")
         if not -len(self.baseline) <= index < len(self.baseline):
             raise InputError(f"Example {index}: there are {len(self.baseline)} examples.")
         return replace(
@@ -201,20 +201,20 @@ class AttributionResult:
     def plot(
         self, unit: str | None = None, *, title: str = "", digits: int | None = None
     ) -> Heatmap:
-        """One unit's scores as a heatmap, averaged over examples; its `svg()` is the picture.
+        """A heatmap of one unit's scores, averaged over examples; its `svg()` is the picture.
 
-        The last axis goes from left to right, all others together from top to bottom.
+        The last axis goes from left to right, the others together from top to bottom.
 
         Args:
-            unit: which; None where there is one.
-            title: above the picture; where it is empty, the unit.
-            digits: decimals written into the cells; None writes none.
+            unit: which unit; None if there is one only.
+            title: title of the picture; if empty, the unit.
+            digits: decimals written into the cells; None writes no numbers.
 
         Raises:
-            InputError: no such unit, several to choose from, or more than a picture holds.
+            InputError: no such unit, several units and none chosen, or too many entries.
         """
         if unit is None and len(self.scores) > 1:
-            raise InputError(f"Which unit is to be drawn? There are {', '.join(self.scores)}.")
+            raise InputError(f"Say which unit to draw: one of {', '.join(self.scores)}.")
         unit = next(iter(self.scores)) if unit is None else unit
         table = self.mean(unit).detach().cpu()
         names = [name for name in self.axis_names[unit] if name != "example"] or ["position"]
@@ -225,11 +225,11 @@ class AttributionResult:
             axes,
             title or unit,
             digits=digits,
-            advice="Draw it without positions, or lensbridge.viz.Heatmap of a part of it.",
+            advice="Score without positions, or draw a part with lensbridge.viz.Heatmap.",
         )
 
     def _entries(self, axis: str, size: int) -> list[str]:
-        """What the entries of an axis are called."""
+        """Labels for the entries of an axis."""
         ends = {"sender": self.senders, "receiver": self.receivers}
         return [str(one) for one in ends[axis]] if axis in ends else [str(i) for i in range(size)]
 
@@ -243,7 +243,7 @@ class AttributionResult:
 
 
 def text_of(part: Node | Edge) -> str:
-    """A node or edge in text."""
+    """The text of a node or edge."""
     return str(part) if isinstance(part, Node) else edge_text(part)
 
 
@@ -252,7 +252,7 @@ def _largest(entries: list[tuple[Any, float]], k: int, by: Order) -> list[tuple[
     if by not in keys:
         raise InputError(f"by is 'abs', 'high' or 'low', not {by!r}.")
     if not isinstance(k, int) or k < 0:
-        raise InputError(f"k={k!r}: how many to give.")
+        raise InputError(f"k is a number of entries, 0 or more, not {k!r}.")
     return sorted(entries, key=lambda one: -keys[by](one[1]))[:k]
 
 

@@ -1,4 +1,4 @@
-"""A run in which each receiver hears some senders as they are now and the others as elsewhere."""
+"""A run in which receivers read the contributions of some senders from another run."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ EVERYWHERE = slice(None)
 
 @dataclass(frozen=True)
 class Rewired:
-    """The stream of another run, to be heard instead of this one's.
+    """The residual stream of another run, whose contributions receivers read instead of this run's.
 
-    Both streams are followed sender by sender while the model runs, through every norm with the
-    divisors of its own run. So with no edge kept each receiver hears exactly the other run.
+    Both streams are decomposed by sender while the model runs, through every norm with the divisors
+    of its own run. So if no edge is kept, each receiver reads exactly the stream of the other run.
 
     Args:
         graph: senders and receivers.
-        values: of the other run.
-        take: what its examples come to: `[sender, batch, pos, d_model]` -> the same.
-        positions: those that edges are told apart by; one None where they are not.
+        values: activations of the other run.
+        take: makes the replacement from its rows, `[sender, batch, pos, d_model]` -> the same.
+        positions: the positions that edges have; one None where edges are for all positions.
     """
 
     graph: Graph
@@ -37,7 +37,7 @@ class Rewired:
     positions: tuple[int | None, ...] = (None,)
 
     def run(self, given: Any, parts: Collection[Edge], kept: bool) -> Tensor:
-        """Logits of a run on `given` in which these edges alone are kept, or alone are not."""
+        """Logits of a run on `given` in which only these edges are kept, or only these are not."""
         noted: dict[str, Tensor] = {}
 
         def note(value: Tensor, hook: Hook) -> None:
@@ -53,9 +53,9 @@ class Rewired:
         return self.graph.model.run_with_hooks(given, [*noting, *hooks])
 
     def _swapped(self, parts: Collection[Edge], kept: bool) -> dict[Read, Tensor]:
-        """Which senders each receiver hears from the other run, by the branch that reads.
+        """Which senders each receiver reads from the other run, by the branch that reads.
 
-        Shapes: `[receiver, sender, pos]`; one position where edges are not told apart by them.
+        Shapes: `[receiver, sender, pos]`; one position where edges are for all positions.
         """
         graph, found = self.graph, {}
         senders, receivers, positions = (
@@ -75,12 +75,12 @@ class Rewired:
         return found
 
     def _streams(self) -> list[str]:
-        """What attentions and mixers read, for those that have to be given it again."""
+        """The points of the streams that attentions and mixers read, to compute their inputs."""
         return [f"{self.graph.at(i)}hook_resid_pre" for i in range(len(self.graph.stack.blocks))]
 
 
 class _Following:
-    """Hooks of one run that give each receiver its share."""
+    """The hooks of one run, which edit the input of each receiver."""
 
     def __init__(
         self, rewired: Rewired, noted: dict[str, Tensor], swapped: Mapping[Read, Tensor]
@@ -94,7 +94,7 @@ class _Following:
         self.changes: dict[Read, Tensor] = {}
 
     def hooks(self, event: Read) -> Hooks:
-        """At the points where a branch reads."""
+        """The hooks at the points where a branch reads."""
         if not self.swapped[event].any():
             return []
         if event.layer is None:
@@ -115,7 +115,7 @@ class _Following:
         return found
 
     def _change(self, event: Read) -> Tensor:
-        """What each receiver is to hear less what is in the stream.
+        """The edit of each receiver's input: what it is to read minus the stream.
 
         Shapes: `[receiver, batch, pos, d_model]`
         """
@@ -138,11 +138,11 @@ class _Following:
             self.changes[reached] = self._changed(self.swapped[reached], *self.streams)
 
     def _changed(self, swapped: Tensor, now: Stream, other: Stream) -> Tensor:
-        """Only the senders that somebody hears from elsewhere are looked at."""
-        heard = swapped.any(0).any(-1).nonzero().flatten().to(now.rows.device)
-        rows = now.rows[heard]
-        there = self.rewired.take(other.rows[heard]).expand_as(rows)
-        weights = swapped[:, heard.cpu()].to(rows).expand(-1, -1, rows.shape[2])
+        """The edit, computed from only those senders that are replaced for some receiver."""
+        replaced = swapped.any(0).any(-1).nonzero().flatten().to(now.rows.device)
+        rows = now.rows[replaced]
+        there = self.rewired.take(other.rows[replaced]).expand_as(rows)
+        weights = swapped[:, replaced.cpu()].to(rows).expand(-1, -1, rows.shape[2])
         return torch.einsum("vup,ubpm->vbpm", weights, there - rows)
 
     def _whole(self, event: Read) -> Callable[[Tensor, Hook], Tensor]:

@@ -1,8 +1,8 @@
-"""Queries and keys through softmax: what a changed score does to a saturated pattern.
+"""Effects of queries and keys with softmax computed again, where attention is saturated.
 
-A gradient says that nothing happens where attention is saturated. Here softmax is computed again
-with the other run's queries (or keys), natively, and only what lies behind the pattern is taken to
-be linear.
+Where a pattern is saturated, its gradient by the scores is almost zero. So the model computes
+softmax again with the other run's queries (or keys), and only what comes after the pattern is
+estimated to first order.
 
 Source: Kramár et al. 2024, AtP*: An efficient and scalable method for localizing LLM behaviour to
 components, section 3.1.
@@ -28,13 +28,13 @@ SCORES, PATTERN, WRITTEN = "attn.hook_attn_scores", "attn.hook_pattern", "hook_a
 
 @dataclass(frozen=True)
 class Repeated:
-    """Softmax of every layer with queries or keys of the other run.
+    """Scores and patterns of every layer with queries or keys of the other run.
 
     Args:
         unit: "q" or "k".
-        each_position: whether the keys of each position change alone.
+        each_position: whether the keys of one position change at a time.
         base: activations of the base run.
-        patched: scores and patterns with the other run's values, each layer by itself.
+        patched: scores and patterns with the other run's values, in one layer at a time.
     """
 
     unit: str
@@ -52,15 +52,15 @@ class Repeated:
         base: ActivationCache,
         other: BaseRun,
     ) -> "Repeated":
-        """One pass for all layers: what each attention writes is put back to the base run's.
+        """One pass for all layers: the output of each attention is set back to the base run's.
 
         Args:
             pair: the two inputs.
             unit: "q" or "k".
             places: prefix of each layer -> the point of its queries or keys.
             each_position: as above.
-            base: with what every attention writes.
-            other: with the values at the points.
+            base: activations of the base run, attention outputs among them.
+            other: the other run, with the values at the points.
         """
         noted: dict[str, Tensor] = {}
 
@@ -77,15 +77,15 @@ class Repeated:
         return cls(unit, each_position, base, noted)
 
     def score(self, at: str, n_heads: int, grad: Tensor) -> Tensor:
-        """The effect of each head's queries or keys, behind softmax to first order.
+        """The effect of each head's queries or keys, to first order after the softmax.
 
         Args:
             at: prefix of the layer.
-            n_heads: how many nodes there are: heads for queries, key/value heads for keys.
-            grad: of the metric by the pattern.
+            n_heads: number of nodes: heads for queries, key/value heads for keys.
+            grad: the metric's gradient at the pattern.
 
-        Shapes: `[batch, head, q, k]` -> `[batch, pos, head]`; keys that change together have one
-            position.
+        Shapes: `[batch, head, q, k]` -> `[batch, pos, head]`; one position where keys change
+            together.
         """
         pattern, now = self.base[f"{at}{PATTERN}"], self.patched[f"{at}{PATTERN}"]
         if self.unit == "q":
@@ -97,7 +97,7 @@ class Repeated:
         return effect.unflatten(1, (n_heads, -1)).sum(2).transpose(1, 2)
 
     def _of_each_key(self, at: str, pattern: Tensor, grad: Tensor) -> Tensor:
-        """Softmax of each row when one of its scores alone is another, for every score.
+        """The effect on each row of the pattern of changing one of its scores, for every score.
 
         Shapes: `[batch, head, q, k]`
         """
@@ -107,6 +107,6 @@ class Repeated:
         weight = weight.masked_fill(pattern.gather(-1, best) == 0, 0.0)  # a row of padding
         before = (pattern * grad).sum(-1, keepdim=True)
         after = (before - pattern * grad + weight * grad) / (1 - pattern + weight)
-        # without the last score a row can be empty: then the other one has it all
+        # a row may have one key only: its pattern is 1 whatever the score
         after = after.where(1 - pattern + weight > 0, before)
         return after - before

@@ -1,4 +1,4 @@
-"""Screening: attribution finds the parts that may matter, patches say what they do."""
+"""Screening: attribution ranks the parts, and patching measures the effect of the first ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ from lensbridge.sweeps.result import PatchingResult
 
 @dataclass(frozen=True, eq=False)
 class Screening:
-    """The parts of largest estimate, with what patching them does.
+    """The parts with the largest estimates, and the measured effects of patching them.
 
     Args:
         parts: nodes or edges, largest estimate (over the examples) first.
         estimated: their scores, `[part, example?]`.
-        exact: what patching each does to the metric, `[part, example?]`.
-        attribution: of every part.
+        exact: the effect of patching each of them, `[part, example?]`.
+        attribution: the scores of every part.
         partial: whether it was interrupted; parts that were not patched are NaN in `exact`.
 
-    Units: both are the patched run's metric less the unpatched run's.
+    Units: both are the metric of the patched run minus that of the unpatched run.
     """
 
     parts: tuple[Node | Edge, ...]
@@ -48,14 +48,14 @@ class Screening:
 
     @property
     def labels(self) -> list[str]:
-        """The parts in text."""
+        """The text of each part."""
         return [text_of(part) for part in self.parts]
 
     @property
     def rank_agreement(self) -> float:
-        """Spearman's correlation of estimate and effect over the parts; NaN for fewer than two.
+        """Spearman's correlation of estimates and effects over the parts; NaN for fewer than two.
 
-        Of magnitudes with magnitudes, where estimates are those.
+        Where estimates are magnitudes, the magnitudes of the effects are compared with them.
         """
         signed = self.attribution.signed
         exact = _averaged(self.exact if signed else self.exact.abs())
@@ -64,13 +64,13 @@ class Screening:
 
     @property
     def verified(self) -> list[tuple[str, float]]:
-        """The parts by what patching them does, largest first."""
+        """The text and the measured effect of each part, largest effect first."""
         found = zip(self.labels, _averaged(self.exact).tolist(), strict=True)
         pairs = [one for one in found if not isnan(one[1])]
         return sorted(pairs, key=lambda one: -abs(one[1]))
 
     def to_dataframe(self) -> Any:
-        """A `pandas.DataFrame` with a row for each part, and for each example that was kept."""
+        """A `pandas.DataFrame` with a row for each part and each example that was kept."""
         shape = self.exact.shape
         columns: dict[str, Any] = {
             "part": [one for one in self.labels for _ in range(shape[1:].numel())]
@@ -96,9 +96,9 @@ def screen(
     verbose: bool = False,
     **options: Any,
 ) -> Screening:
-    """Attribute, then patch the k parts of largest estimate one by one.
+    """Attribute, then patch the k parts with the largest estimates one by one.
 
-    Ctrl-C while they are patched ends it with what was measured until then.
+    Ctrl-C during patching returns what was measured until then.
 
     Args:
         model: the model, in eval mode.
@@ -108,13 +108,13 @@ def screen(
         k: how many parts are patched.
         direction: as in `attribution_patch`.
         verbose: show a progress bar.
-        options: others of `attribution_patch`.
+        options: other options of `attribution_patch`.
 
     Raises:
         InputError: as `attribution_patch`; several metrics; or k below 1.
     """
     if not isinstance(k, int) or k < 1:
-        raise InputError(f"k={k!r}: at least one part.")
+        raise InputError(f"k is a number of parts, 1 or more, not {k!r}.")
     reduce = options.get("reduce", "scalar")
     pair = Pair.of(model, clean, corrupt, metric, reduce, direction, single=True)
     found = attribution_patch(model, clean, corrupt, metric, direction=direction, **options)

@@ -1,4 +1,4 @@
-"""What each sender has in the stream, sender by sender, as far as the stream has come."""
+"""The residual stream as a sum over senders, followed from the first layer to the last."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lensbridge.tensors.slices import taken
 
 
 def points_of_senders(graph: Graph) -> list[str]:
-    """What a run has to keep so that its stream can be taken apart."""
+    """The points that a run has to keep so that its stream can be decomposed by sender."""
     at, found = graph.at, [f"{graph.at(0)}hook_resid_pre"]
     for event in graph.events:
         if isinstance(event, Through):
@@ -36,12 +36,13 @@ def points_of_senders(graph: Graph) -> list[str]:
 class Stream:
     """The stream of one run (or the difference of two) as a row for each sender.
 
-    The first row is the input; it takes what no other sender accounts for: biases, which differ
-    between runs where a norm is behind them. So the rows always sum to the stream.
+    The first row is the input. It also has what no other sender accounts for: the biases, which
+    differ between runs if they go through a norm. So the rows always sum to the stream.
 
     Args:
         graph: the senders.
-        values: activations; their differences, where no norm stands between.
+        values: activations, or their differences between two runs if the stream goes through no
+            norm.
         pos: which positions.
         is_difference: whether they are differences, in which biases cancel.
     """
@@ -64,14 +65,14 @@ class Stream:
 
     @property
     def rows(self) -> Tensor:
-        """What has been written so far.
+        """What each sender has written so far.
 
         Shapes: `[sender, batch, pos, d_model]`
         """
         return self._rows[: self._count]
 
     def advance(self, event: Read | Write | Through | Times) -> None:
-        """Go past an event."""
+        """Take one event of the stream into account."""
         if isinstance(event, Write):
             self._write(event)
         elif isinstance(event, Through):
@@ -104,6 +105,6 @@ class Stream:
 def difference(
     other: Mapping[str, Tensor], base: Mapping[str, Tensor], points: list[str]
 ) -> dict[str, Tensor]:
-    """Each point's value in one run less that in another."""
+    """The value of each point in one run minus that in another."""
     with torch.no_grad():
         return {point: other[point] - base[point] for point in dict.fromkeys(points)}

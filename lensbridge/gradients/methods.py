@@ -1,6 +1,6 @@
 """Methods of `LensModel` for gradients at any points, and Jacobians of one point by another.
 
-The model runs as it is; gradients are autograd's, of the tensors that the model computes with.
+The model runs as it is; autograd gives gradients of the tensors that the model computes with.
 Parameters' `.grad` stay as they are.
 """
 
@@ -28,7 +28,7 @@ _OF_THE_RUN = ("start_at_layer", "stop_at_layer")
 
 
 class GradientMethods(HookedModel):
-    """Gradients as a model offers them."""
+    """Methods of `LensModel` for gradients."""
 
     def gradients(
         self,
@@ -45,28 +45,28 @@ class GradientMethods(HookedModel):
     ) -> "Gradients | GradientsAndActivations":
         """Run the model forward and back, and keep gradients at some points.
 
-        Each gradient is that of the model as it is, whatever else is asked for. Points that go
-        around others (what heads and branches read, beside the norm that they read it through) get
-        a run of their own; everything else is had from one.
+        Each gradient is that of the unmodified model, whatever else is asked for. One run gives
+        most of them. Inputs of heads and branches get a run of their own where gradients at their
+        norm are asked for too, because the two cannot be had together.
 
         Args:
             input: as in `forward`.
             names_filter: at which points, as in `run_with_cache`.
             of: what is differentiated: a function that maps logits `[batch, pos, d_vocab]` to one
                 number, or "loss".
-            at: points, as in `names_filter`; `of` is then given a cache with their activations in
-                the place of the logits.
+            at: points, as in `names_filter`; `of` is then called with a cache of their activations
+                instead of the logits.
             return_activations: also keep the activations there.
             device: where to keep them.
-            dtype: as what to keep them.
+            dtype: in which dtype to keep them.
             pos_slice: which positions to keep; the axis stays.
             forward: other arguments of `forward`.
 
-        Shapes: each gradient has its activation's, and is under its activation's name. Where the
-            number does not depend on an activation, zeros.
+        Shapes: each gradient has the shape and name of its activation. It is zeros where the
+            number does not depend on the activation.
 
         Raises:
-            InputError: the objective gives no number, or is cut off from what it is of.
+            InputError: the objective does not give one number, or has no gradient.
             HookNeverFiredError: a named point that the run did not pass.
 
         Example:
@@ -98,9 +98,9 @@ class GradientMethods(HookedModel):
             input: as in `forward`.
             names_filter: at which points.
             of: as in `gradients`.
-            options: others of `gradients`.
+            options: other options of `gradients`.
 
-        Shapes: as the activations, entry by entry; sum over what should count as one.
+        Shapes: as the activations; sum over the entries that should count as one.
         """
         found = self.gradients(input, names_filter, of, return_activations=True, **options)
         assert isinstance(found, GradientsAndActivations)
@@ -120,21 +120,23 @@ class GradientMethods(HookedModel):
     ) -> Tensor:
         """How one activation changes with another, entry by entry, for each example.
 
-        Of a block: `model.jacobian(text, ("resid_pre", 2), ("resid_post", 2), positions=-1)`.
+        The Jacobian of a block:
+        `model.jacobian(text, ("resid_pre", 2), ("resid_post", 2), positions=-1)`.
 
         Args:
             input: as in `forward`.
-            source: the point that is varied; what lies behind it in the model follows.
-            target: the point whose change is told.
-            positions: of the target; an int takes the axis away.
-            source_positions: of the source, likewise.
-            chunk: rows that one backward pass gives; each is a copy of the input in the batch.
+            source: the point that is varied.
+            target: the point whose change is measured.
+            positions: which positions of the target; an int removes the axis.
+            source_positions: which positions of the source, likewise.
+            chunk: how many rows one backward pass gives; each needs a copy of the input in the
+                batch.
             forward: other arguments of `forward`.
 
         Shapes: `[batch, *target, *source]`, each without its batch axis.
 
         Raises:
-            InputError: the target does not depend on the source, or an axis is not there.
+            InputError: the target does not depend on the source, or lacks the axis.
         """
         require_autograd()
         end = End.of(self, target, positions)

@@ -1,4 +1,4 @@
-"""Gradients of a number at points of a model."""
+"""Gradients of one number at points of a model."""
 
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from lensbridge.points.point_names import NamesFilter
 
 
 class Gradients(NamedTuple):
-    """What `model.gradients` gives: the number and its gradients by name."""
+    """What `model.gradients` returns: the number, and its gradients by name of the point."""
 
     value: Tensor
     gradients: ActivationCache
 
 
 class GradientsAndActivations(NamedTuple):
-    """The same with the activations of that run."""
+    """What `model.gradients` returns with `return_activations`: also the activations."""
 
     value: Tensor
     gradients: ActivationCache

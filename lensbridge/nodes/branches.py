@@ -1,4 +1,4 @@
-"""Branches: what each layer adds to the stream, where nodes write and read, who reaches whom."""
+"""Branches: what each layer adds to the stream, and the points where nodes write and read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from lensbridge.nodes.units import block_of, point_of, stack_of
 ATTENTION_WRITES = ("hook_attn_out", "hook_cross_attn_out", "hook_mixer_out")
 OTHER_WRITES = ("hook_mlp_out", "hook_per_layer_out")
 PARTS: Mapping[Kind, Kind] = {"head": "attn", "cross_head": "cross", "neuron": "mlp"}
-"""Nodes that a branch computes its output from, with others like them."""
+"""Kinds of nodes that are parts of a branch, and the kind of that branch."""
 
 HELD: Mapping[str, tuple[str, ...]] = {
     "nothing": (*ATTENTION_WRITES, *OTHER_WRITES),
     "mlps": ATTENTION_WRITES,
     "everything": (),
 }
-"""What is held at what it was, by what may carry a change on."""
+"""What is held at its value in the base run, by what a path may go through."""
 
 _SENDERS = ("input", "head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron")
 
@@ -66,7 +66,8 @@ class Branches:
             yield from (name for name in names if name in self.model.vocabulary.index)
 
     def held(self, senders: Sequence[Node], through: str) -> list[str]:
-        """What is held when some nodes send: what later layers add, of their stacks and the main.
+        """What is held when these nodes are senders: what later layers of their stacks add, and of
+        the main stack.
 
         Raises:
             InputError: the inside of a layer is not described.
@@ -80,7 +81,7 @@ class Branches:
         return [name for stack, i in pairs for name in self.writes(i, HELD[through], stack)]
 
     def last(self, receivers: Sequence[Node]) -> list[str]:
-        """The stream at the end, where the logits hear beside other receivers."""
+        """The stream at the end, where the logits are a receiver beside others."""
         to_logits = any(node.kind == "logits" for node in receivers)
         beside = to_logits and any(node.kind != "logits" for node in receivers)
         return [self.name(len(self.blocks) - 1, "hook_resid_post")] if beside else []
@@ -102,11 +103,11 @@ class Branches:
     def written(self, node: Node) -> str:
         """The point at which a sender is replaced: a head at its z, before projection and norm.
 
-        Where z is gated before the projection, the gate reads the stream too; there it is the
-        head's result, behind both.
+        Where z is gated before the projection, the gate reads the stream too. Such a head is
+        replaced at its result, after both.
 
         Raises:
-            InputError: it sends nothing, or there is no such layer, head or neuron.
+            InputError: it is not a sender, or there is no such layer, head or neuron.
             AbsentPointError: the layer has no such branch.
         """
         if node.kind not in _SENDERS or node.component:
@@ -122,21 +123,23 @@ class Branches:
         return point_of(self.model, node)
 
     def out(self, node: Node) -> str:
-        """The point of what a branch adds to the stream, by that branch or a part of it."""
+        """The point of what a branch adds to the stream; `node` is the branch or a part of it."""
         return point_of(self.model, replace(node, kind=PARTS.get(node.kind, node.kind), index=None))
 
     def read(self, node: Node) -> str:
-        """The point at which a receiver is given what a path brings.
+        """The point at which a receiver's input is edited.
 
         Raises:
-            InputError: it receives nothing, or there is no such layer or head.
+            InputError: it is not a receiver, or there is no such layer or head.
             AbsentPointError: the layer has no such branch, or reads another layer's keys.
         """
         if node.kind in ("head", "cross_head") and node.component in ("q", "k", "v"):
             self.attention(node)
             return point_of(self.model, node)
         if node.kind in ("head", "cross_head"):
-            raise InputError(f"{node} is a sender. What of the head receives: '{node}<q>', k or v?")
+            raise InputError(
+                f"{node} is a sender. As a receiver name one of its inputs: '{node}<q>', k or v."
+            )
         if node.kind not in ("attn", "mlp") or node.component:
             raise InputError(
                 f"{node} sends only. Receivers are 'a3.h5<q>' (k, v), 'c3.h5<q>' (k, v), "
@@ -157,13 +160,14 @@ class Branches:
 
 
 def _check_gated(node: Node, attn: AttentionPart) -> None:
-    """Refuse a gated head in front of a norm: its result is known behind that norm only, which in
-    the patched run would see another sum.
+    """Refuse a gated head whose output goes through a norm: its result is known only after that
+    norm, whose divisor would differ in the patched run.
     """
     if attn.post_norm is not None:
         raise InputError(
-            f"{node}: in this model z is gated, and all heads go through a norm together before "
-            f"they are added, so one head cannot send by itself. 'a{node.layer}' sends all of them."
+            f"{node}: in this model z is gated and the heads go through a norm together before "
+            f"they are added, so one head cannot be a sender. Use 'a{node.layer}', all heads of "
+            "the layer."
         )
 
 

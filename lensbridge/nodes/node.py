@@ -43,8 +43,8 @@ class Node:
 
     In text: "a3.h5" (layer 3, head 5), "a3.h5<q>" (what its queries read), "a3" (a whole
     attention), "c3.h5", "c3" (cross-attention), "s3" (a mixer), "m3", "m3.n17" (a neuron), "r3"
-    (the stream before layer 3), "input", "logits"; "@7" behind it for position 7; "encoder." before
-    it for another stack than the main one.
+    (the stream before layer 3), "input", "logits". "@7" at the end means position 7; "encoder." in
+    front means another stack than the main one.
 
     Args:
         kind: what it is.
@@ -81,7 +81,7 @@ class Node:
                 f"{given!r} is no part of a path or a circuit. Write 'a3.h5' (layer 3, head 5), "
                 "'a3' (all of its attention), 'm3' (MLP), 'm3.n17' (neuron), 's3' (mixer), "
                 "'input', 'logits'; what is read: 'a3.h5<q>', 'm3', 'logits'; 'c3.h5' in "
-                "cross-attention; 'encoder.a3.h5' in another stack; '@7' behind it: one position."
+                "cross-attention; 'encoder.a3.h5' in another stack; '@7' at the end: one position."
             )
         kind = next(name for name in _LETTERS if found[name] is not None)
         layer, index, *_ = [*(int(n) for n in re.findall(r"\d+", found[kind])), None, None]
@@ -102,7 +102,7 @@ class Node:
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Where it is in an activation of its point, `[batch, pos, (head), ..., (neuron)]`."""
+        """Its index in an activation of its point, `[batch, pos, (head), ..., (neuron)]`."""
         at = slice(None) if self.position is None else self.position
         if self.index is None:
             return slice(None), at
@@ -115,7 +115,7 @@ NodeLike: TypeAlias = Node | str
 
 
 def written(activation: Tensor, value: Tensor, nodes: Iterable[Node]) -> Tensor:
-    """An activation, with a value written to it in the places of some nodes of its point."""
+    """An activation, after a value was written to the entries of some nodes."""
     given = value.expand_as(activation)
     for node in nodes:
         activation[node.place] = given[node.place]
@@ -123,7 +123,7 @@ def written(activation: Tensor, value: Tensor, nodes: Iterable[Node]) -> Tensor:
 
 
 def setting(value: Tensor, nodes: Sequence[Node] = ()) -> Callable[[Tensor, Hook], Tensor]:
-    """A hook that writes a value: in the places of some nodes, or all of it."""
+    """A hook that writes a value: to the entries of some nodes, or to all of the activation."""
 
     def set_value(activation: Tensor, hook: Hook) -> Tensor:
         return written(activation, value, nodes) if nodes else value.expand_as(activation)

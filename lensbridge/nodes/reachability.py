@@ -9,7 +9,7 @@ from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import stack_of
 
 Through = Literal["nothing", "mlps", "everything"]
-"""What may carry a sender's change on to a receiver."""
+"""What a path from a sender to a receiver may go through."""
 
 _STEPS = 4
 """Of a layer: attention and mixer write, then cross-attention, then the MLP."""
@@ -20,11 +20,11 @@ _WRITES = {"cross_head": 2, "cross": 2, "mlp": 3, "neuron": 3}
 
 @dataclass(frozen=True)
 class Reachability:
-    """Who can hear whom.
+    """Which receivers a change of a sender can reach.
 
     Args:
         model: the model.
-        through: what may carry a change on.
+        through: what a path may go through.
     """
 
     model: HookedModel
@@ -33,12 +33,12 @@ class Reachability:
     def reaches(self, sender: Node, receiver: Node) -> bool:
         """Whether a path leads from one to the other."""
         if sender.stack == receiver.stack:
-            hears_other = receiver.kind == "cross_head" and receiver.component != "q"
-            return not hears_other and self._when_written(sender) <= self._when_read(receiver)
+            reads_other = receiver.kind == "cross_head" and receiver.component != "q"
+            return not reads_other and self._when_written(sender) <= self._when_read(receiver)
         if receiver.stack is not None:
             return False
         crossed = any(block.cross is not None for block in self.model.native.blocks)
-        if not crossed:  # its output stands in the stream from the start, as a picture's does
+        if not crossed:  # its output is in the stream from the start, as that of an image encoder
             return True
         if receiver.kind == "cross_head" and receiver.component != "q":
             return True
@@ -48,16 +48,20 @@ class Reachability:
         )
 
     def why_not(self, senders: Sequence[Node], receiver: Node) -> str:
-        """Why nobody reaches a receiver, in words."""
+        """Why no sender reaches a receiver, in words."""
         names = " and ".join(map(str, senders))
         indirect = Reachability(self.model, "everything")
         if any(indirect.reaches(sender, receiver) for sender in senders):
             return (
-                f"{receiver} hears {names} by way of cross-attention only: there is no such path "
-                f"through {self.through}. Send to its keys and values ('c0.h0<k>'), or pass "
-                "through='everything'."
+                f"There is no path from {names} to {receiver} through {self.through}: every path "
+                "goes through cross-attention. Take the keys and values of cross-attention as "
+                "receivers ('c0.h0<k>'), or pass through='everything'."
             )
-        return f"{receiver} reads the stream before {names} write to it: there is no such path."
+        verb = "writes" if len(senders) == 1 else "write"
+        return (
+            f"There is no path from {names} to {receiver}: {receiver} reads the stream before "
+            f"{names} {verb} to it."
+        )
 
     def _parallel(self, node: Node) -> bool:
         assert node.layer is not None

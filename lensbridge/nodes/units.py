@@ -1,4 +1,4 @@
-"""Units: the kinds of parts that nodes are, and the points where they are replaced."""
+"""Units: the kinds of nodes that users name, and the points where they are replaced."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Row:
     """One unit.
 
     Args:
-        point: after the layer's prefix; for the input, in front of the layers.
+        point: its name after the layer's prefix; the input's is outside the layers.
         kind: of its nodes.
         index: name of the axis that counts parts of a layer, or None.
         component: of its nodes.
@@ -101,7 +101,7 @@ def points_of(model: HookedModel, stack: StackPart, unit: str) -> dict[int | Non
 
 
 def _last(block: BlockPart, unit: str) -> str:
-    """Of latent attention one part of the key is shared by all heads until rotary."""
+    """With latent attention, one part of the key is shared by all heads until rotary."""
     latent = block.attn is not None and block.attn.latent is not None
     return "attn.hook_rot_k" if unit == "k" and latent else UNITS[unit].point
 
@@ -124,7 +124,7 @@ def point_of(model: HookedModel, node: Node) -> str:
     """Where a node's value is replaced.
 
     Raises:
-        InputError: the node only reads, or there is none like it in the model.
+        InputError: the node only reads, or the model has no such node.
         AbsentPointError: the model has no such part.
     """
     unit = BY_NODE.get((node.kind, node.component))
@@ -143,7 +143,7 @@ def point_of(model: HookedModel, node: Node) -> str:
 
 
 def size_of(block: BlockPart, row: Row) -> int | None:
-    """How many of a unit a layer has; None where that shows only when it runs."""
+    """How many nodes of a unit a layer has; None where that is known only in a run."""
     attn: AttentionPart | None = block.cross if row.kind == "cross_head" else block.attn
     if row.kind == "neuron":
         return block.mlp.down.n_in if isinstance(block.mlp, MLPPart) else None
@@ -153,7 +153,7 @@ def size_of(block: BlockPart, row: Row) -> int | None:
 
 
 def usual_units(model: HookedModel, stack: StackPart) -> list[str]:
-    """Input, heads, mixers, MLPs: those that some layer has."""
+    """Input, heads, mixers and MLPs: those that at least one layer has."""
     usual = ("input", "head", "cross_head", "mixer", "mlp")
     return [unit for unit in usual if _layers_with(model, stack, unit)]
 
@@ -169,8 +169,8 @@ def enumerate_nodes(
 
     Args:
         model: the model.
-        units: kinds of parts; None: input, heads, mixers and MLPs, as far as there are any.
-        positions: one node for each of so many positions; None: one for all of them.
+        units: kinds of nodes; None: input, heads, mixers and MLPs, as far as the model has them.
+        positions: one node for each of this many positions; None: one for all of them.
         stack: its prefix; None: the main one.
     """
     part, found = stack_of(model, stack), []
