@@ -1,7 +1,9 @@
 """HookedModel: a model that runs with hooks, caches, and shows its weights."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
@@ -11,7 +13,12 @@ from torch import Tensor, nn
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.apart import refuse_apart
 from lensbridge.cache.capture import Collector, Keep
-from lensbridge.errors import InputError, LensbridgeError
+from lensbridge.errors import (
+    ArchitectureMismatchError,
+    InputError,
+    LensbridgeError,
+    UnsupportedArchitectureError,
+)
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.engine import Engine
 from lensbridge.hooks.forward import Outcome, Span, run_forward
@@ -21,6 +28,7 @@ from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.inputs.tokens import Side, Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.resolve import GIVEN, resolve
+from lensbridge.native.structure import Structure
 from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
@@ -73,14 +81,14 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         source: str = GIVEN,
     ) -> None:
         self.hf_model = hf_model
-        self.native = resolve(hf_model, architecture, source)
-        sites = sites_of(self.native)
-        self.vocabulary = vocabulary_of(self.native, sites)
-        self.engine = Engine(hf_model, sites, tuple({hf_model, self.native.core}))
-        self.components = Components(self.native, self._run_block)
         self.tokens = Tokens(find_tokenizer)
+        self._description = architecture, source
         self._cfg: tuple[Any, LensConfig] | None = None
-        self.preparer = Preparer(self.native, self.tokens, _accepted(self.native.core))
+        self.engine = Engine(hf_model, {}, ())
+        self._look()
+        me = weakref.ref(self)  # so that hooks and tools do not keep a lens alive
+        self.engine.follow = lambda: (lens := me()) is not None and lens.follow()
+        weakref.finalize(self, self.engine.close)
 
     def __repr__(self) -> str:
         cfg, spec = self.cfg, self.native.architecture
@@ -91,9 +99,80 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             f"{cfg.plugin}{over})"
         )
 
+    def _look(self) -> None:
+        """Find every part of the model as it is now."""
+        native = resolve(self.hf_model, *self._description)
+        sites = sites_of(native)
+        self.engine.move_to(sites, tuple({self.hf_model, native.core}))
+        self.native = native
+        self.vocabulary = vocabulary_of(native, sites)
+        me = weakref.ref(self)
+        self._components = Components(native, lambda layer, resid: _run_block(me(), layer, resid))
+        self.preparer = Preparer(native, self.tokens, _accepted(native.core))
+        self._structure = Structure.of(self.hf_model)
+
+    def follow(self) -> bool:
+        """Take in modules that were replaced since the model was last looked at.
+
+        Adapters that were injected or merged, resized embeddings and exchanged layers are found in
+        the next run, or when names or weights are asked for.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            ArchitectureMismatchError: the description does not fit the model as it is now.
+        """
+        if self._structure.holds:
+            return False
+        try:
+            self._look()
+        except (ArchitectureMismatchError, UnsupportedArchitectureError) as error:
+            changes = self._structure.changes()
+            more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+            raise ArchitectureMismatchError(
+                f"The model was changed after it was loaded ({'; '.join(changes[:3])}{more}), and "
+                f"it is not as described any more: {error} Undo the change, or load the model "
+                "again: lensbridge.load(hf_model)."
+            ) from error
+        return True
+
+    @property
+    def components(self) -> Components:
+        """Every part under the field's names, and every weight by name."""
+        self.follow()
+        return self._components
+
+    # --- copies ------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
+        """A lens on a copy of the model. Hooks are not copied."""
+        return self._on(deepcopy(self.hf_model, memo))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the model, its tokenizer and its description, but no hooks."""
+        return {
+            "hf_model": self.hf_model,
+            "tokenizer": self.tokens.tokenizer,
+            "description": self._description,
+            "default_prepend_bos": self.tokens.default_prepend_bos,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tokenizer, default = state["tokenizer"], state["default_prepend_bos"]
+        HookedModel.__init__(self, state["hf_model"], lambda: tokenizer, *state["description"])
+        self.tokens.default_prepend_bos = default
+
+    def _on(self, hf_model: nn.Module) -> "Self":
+        """A lens like this one on another model."""
+        other = type(self)(hf_model, self.tokens.find, *self._description)
+        other.tokens.default_prepend_bos = self.tokens.default_prepend_bos
+        return other
+
     @property
     def cfg(self) -> LensConfig:
         """Sizes and choices under the field's names; `cfg.hf` is the HuggingFace config."""
+        self.follow()
         core: Any = self.native.core
         bos = self.tokens.default_prepend_bos
         state = (self.native, self.device, self.dtype, bos, core.config._attn_implementation)
@@ -185,6 +264,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             TypeError: a keyword that the model does not take.
             InputError: an input that cannot be run.
         """
+        self.follow()
         return self.preparer.prepare(input, **options)
 
     @overload
@@ -244,12 +324,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             )
 
     def _listens(self, name: str, callbacks: list[Callback]) -> bool:
-        here = self.engine.current
-        scoped = [] if here is None else here.scoped
-        return any(one.name == name for one in [*self.engine.permanent, *scoped, *callbacks])
-
-    def _run_block(self, layer: int, resid: Tensor) -> Tensor:
-        return self.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
+        return any(one.name == name for one in [*self.engine.listening, *callbacks])
 
     @overload
     def run_with_hooks(
@@ -501,6 +576,12 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
     def state_dict(self) -> dict[str, Any]:
         """The model's own state under its native names."""
         return self.hf_model.state_dict()
+
+
+def _run_block(model: HookedModel | None, layer: int, resid: Tensor) -> Tensor:
+    if model is None:
+        raise LensbridgeError("The model that this layer is of was dropped: keep it in a variable.")
+    return model.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
 
 
 def _accepted(core: nn.Module) -> frozenset[str]:

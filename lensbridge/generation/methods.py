@@ -1,5 +1,6 @@
 """Methods of `LensModel` for generation, with hooks at every step."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -17,12 +18,17 @@ from lensbridge.generation.collector import (
     last_call,
     whole_logits,
 )
+from lensbridge.generation.continuing import continued, rest_of
+from lensbridge.generation.streaming import streamed
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, require_fired
+from lensbridge.hooks.engine import STAYING
+from lensbridge.hooks.scope import run_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.tokens import Side
 from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.running import Interventions
+from lensbridge.native.kv_cache import name_of_cache
 from lensbridge.points.point_names import NamesFilter, names_points
 
 _INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
@@ -81,6 +87,8 @@ class GenerationMethods(HookedModel):
                 where it is named.
             names_filter: what to keep, as in `run_with_cache`.
             device: where to keep it.
+            past_key_values: a key/value cache of the beginning of the input: those positions are
+                not run again. The input is the whole text.
             hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
                 stopping criteria.
 
@@ -100,15 +108,17 @@ class GenerationMethods(HookedModel):
         generation.require_generation(self.native.core)
         generation.check_options(self.native.core, hf, self.preparer.accepted)
         text = {"prepend_bos": prepend_bos, "padding_side": padding_side or "left"}
-        mask = hf.pop("attention_mask", None)
+        mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
-        self.engine.check(prepared, callbacks, max_new_tokens - 1 + return_cache)
+        read, kept = self._continued(prepared, past, return_cache)
+        self.engine.check(read, callbacks, max_new_tokens - 1 + return_cache)
         options = {
             "max_new_tokens": max_new_tokens,
             "use_cache": use_past_kv_cache,
             **({} if eos_token_id is None else {"eos_token_id": eos_token_id}),
             **generation.sampling_options(do_sample, temperature, top_k, top_p),
+            **kept,
             **hf,
         }
         processors = generation.processors(
@@ -133,6 +143,26 @@ class GenerationMethods(HookedModel):
         prepared = self.prepare(input, **said)
         generation.check_room(prepared, new, self.native.sizes.n_ctx)
         return prepared
+
+    def _continued(
+        self, prepared: Prepared, past: Any, return_cache: bool
+    ) -> tuple[Prepared, dict[str, Any]]:
+        """What of a prompt is read after a key/value cache, and the cache for `generate`."""
+        name = name_of_cache(self.preparer.accepted)
+        if past is None:
+            return prepared, {}
+        if name is None or self.native.is_encoder_decoder:
+            raise InputError(
+                f"{type(self.native.core).__name__} cannot go on from a key/value cache of a "
+                "prompt: leave past_key_values out."
+            )
+        if return_cache:
+            raise InputError(
+                "return_cache has every position of the text, and those that past_key_values "
+                "holds are not run again. Leave one of the two out."
+            )
+        cache = continued(prepared, past)
+        return rest_of(prepared, name, cache), {name: cache}
 
     def _prompt_mask(self, prepared: Prepared) -> Tensor | None:
         """The mask of the prompt, where what is generated begins with that."""
@@ -196,13 +226,18 @@ class GenerationMethods(HookedModel):
             **options,
         )
         if self.engine.is_idle and not callbacks and collector is None:
-            return call()
+            with run_of(self.engine):
+                return call()
         readers = [] if collector is None else collector.callbacks()
         wants_logits = collector is not None and "hook_logits" in collector.names
         keeps = wants_logits and "logits_to_keep" in self.preparer.accepted
         whole = whole_logits(self.engine.root) if keeps else nullcontext()
         # an attachment of its own, so that `hook.step` starts at 0
-        with whole, self.engine.attached([*callbacks, *readers]) as attachment:
+        with (
+            whole,
+            run_of(self.engine),
+            self.engine.attached([*callbacks, *readers]) as attachment,
+        ):
             attachment.count_run()
             progress = attachment.state.progress
             progress.named = {name: given[name] for name in given if name in _INPUTS}
@@ -216,4 +251,34 @@ class GenerationMethods(HookedModel):
                 ids = found if isinstance(found, Tensor) else found.sequences
                 self.engine.root(**last_call(progress, ids))
         require_fired([*callbacks, *readers])
+        if not attachment.alone:
+            require_fired(self.engine.permanent, STAYING)
         return found
+
+    def stream(
+        self, input: Any, max_new_tokens: int = 10, *, skip_prompt: bool = True, **options: Any
+    ) -> Iterator[str]:
+        """Generate text and give it piece by piece, as it comes.
+
+        The model runs in a thread of its own, with the hooks that are in force here.
+
+        Args:
+            input: one text or row of ids, as in `generate`.
+            max_new_tokens: how many at most.
+            skip_prompt: leave the prompt out.
+            options: others of `generate`.
+
+        Yields:
+            Text, a word or so at a time.
+
+        Raises:
+            InputError: several rows.
+            TokenizerMissingError: the model has no tokenizer.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> "".join(model.stream("The Eiffel Tower is in the city of", 2, do_sample=False))
+            ' Paris.'
+        """
+        return streamed(self, input, max_new_tokens, skip_prompt, options)

@@ -1,7 +1,7 @@
 """What listens at a point: callbacks, what their functions get, how a value passes them."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import local
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import EditError, HookError, HookNeverFiredError
 from lensbridge.hooks.progress import Progress
+from lensbridge.hooks.scope import Aside
 from lensbridge.points.names import layer_of
 from lensbridge.sites.site import Call, Chain
 
@@ -81,6 +82,7 @@ class RunState(local):
 
     def begin_forward(self, call: Call, chain: Chain) -> None:
         """A stage at the root: note what the top-level forward is called with."""
+        self.close_contexts(None, clean=False)  # of a run that was interrupted
         self.memory.clear()
         self.progress.begin(call.module, call.args, call.kwargs)
 
@@ -213,14 +215,18 @@ class ReadChain:
 
 
 class EditChain:
-    """The callbacks of one point in one attachment, run in order; some may change the value."""
+    """The callbacks of one point in one attachment, run in order; some may change the value.
 
-    __slots__ = ("callbacks", "hook")
+    What a hook runs is a run of its own: no hook of its lens acts in it.
+    """
+
+    __slots__ = ("callbacks", "engine", "hook")
 
     edits = True
 
-    def __init__(self, hook: Hook, callbacks: list[Callback]) -> None:
+    def __init__(self, hook: Hook, callbacks: list[Callback], engine: object) -> None:
         self.hook = hook
+        self.engine = engine
         self.callbacks = callbacks
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
@@ -241,7 +247,8 @@ class EditChain:
 
     def _edited(self, callback: Callback, value: Tensor) -> Tensor:
         given = value.clone()
-        returned = callback.fn(given, self.hook)
+        with Aside(self.engine):
+            returned = callback.fn(given, self.hook)
         return given if returned is None else fitting(returned, value, self.hook)
 
     def _with_grad(self, callback: Callback, value: Tensor) -> Tensor:
@@ -251,11 +258,12 @@ class EditChain:
                 "(torch.no_grad or set_grad_enabled(False))."
             )
         given = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
-        hook = self.hook
+        hook, engine = self.hook, self.engine
 
         def backward(grad: Tensor) -> Tensor:
             private = grad.clone()
-            returned = callback.fn(private, hook)
+            with Aside(engine):
+                returned = callback.fn(private, hook)
             return private if returned is None else fitting(returned, grad, hook)
 
         given.register_hook(backward)
@@ -294,5 +302,25 @@ def require_fired(callbacks: Iterable[Callback], why: str = "") -> None:
     """
     silent = [callback for callback in callbacks if callback.required and not callback.fired]
     if silent:
-        names = ", ".join(dict.fromkeys(callback.name for callback in silent))
-        raise HookNeverFiredError(f"The run never reached {names}.{why}")
+        raise HookNeverFiredError(f"The run never reached {_listed(silent)}.{why}")
+
+
+def require_any_fired(callbacks: Sequence[Callback]) -> None:
+    """Raise for the hooks of a context in which none of them acted.
+
+    Raises:
+        HookNeverFiredError: with the names, and what may be the matter.
+    """
+    if callbacks and not any(callback.fired for callback in callbacks):
+        raise HookNeverFiredError(
+            f"No hook of this context acted ({_listed(callbacks)}): the model was not run inside "
+            "it, or in another thread, where these hooks do not act. Run it inside the context in "
+            "the same thread; start a thread with contextvars.copy_context().run, which takes the "
+            "hooks along; or use model.stream(...) for text that is generated piece by piece."
+        )
+
+
+def _listed(callbacks: Iterable[Callback], most: int = 4) -> str:
+    names = list(dict.fromkeys(callback.name for callback in callbacks))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

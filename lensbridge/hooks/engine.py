@@ -10,13 +10,23 @@ the call; readers (caches) come last in the call. Order between points is the da
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from lensbridge.hooks.callbacks import Callback, Contexts, EditChain, Hook, ReadChain, RunState
+from lensbridge.errors import HookError
+from lensbridge.hooks.callbacks import (
+    Callback,
+    Contexts,
+    EditChain,
+    Hook,
+    ReadChain,
+    RunState,
+    require_fired,
+)
+from lensbridge.hooks.scope import NOBODY, acting, entered, is_run_of
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
@@ -37,8 +47,25 @@ class Step(NamedTuple):
 
 Look: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | None]]
 NO_CALLBACKS = ReadChain([])
+STAYING = " The hook stays on the model: take it off with reset_hooks(including_permanent=True)."
 
-_current: ContextVar[Mapping[int, "Attachment"]] = ContextVar("lensbridge", default={})  # noqa: B039
+
+def _inert(*_: Any, **__: Any) -> None:
+    """What a copy or a pickle of a model has in the place of a hook."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _inert
+
+
+class NativeHook(partial[Any]):
+    """A function as a PyTorch hook. It belongs to one model: copies of the model do not have it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _inert
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
 
 
 @dataclass(eq=False)
@@ -54,6 +81,7 @@ class Attachment:
         always: whether it acts wherever no other attachment does.
         outer: the attachment around it.
         splices: what stands at points in this context, beside the engine's own splices.
+        alone: whether it is inside a hook, where the engine's permanent callbacks do not act.
         runs: how many passes it has seen.
         version: the engine's when it was attached.
     """
@@ -65,6 +93,7 @@ class Attachment:
     always: bool = False
     outer: "Attachment | None" = None
     splices: Splices = field(default_factory=dict)
+    alone: bool = False
     runs: int = 0
     version: int = -1
     chains: dict[str, Chain] = field(default_factory=dict)
@@ -83,11 +112,11 @@ class Attachment:
         for (module, phase), group in steps.items():
             group.sort(key=lambda step: step.stage.rank)
             if phase == "input":
-                hook = self._before(group)
+                hook = NativeHook(self._before(group))
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
                 closes = module in around
-                hook = self._after(group, closes)
+                hook = NativeHook(self._after(group, closes))
                 edits = any(step.chain.edits for step in group)
                 handle = module.register_forward_hook(
                     hook,
@@ -105,14 +134,17 @@ class Attachment:
         self.state.close_contexts(None, clean=False)
 
     def _steps(self) -> dict[tuple[nn.Module, str], list[Step]]:
-        callbacks = [*self.engine.permanent, *self.scoped]
+        callbacks = self.callbacks
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
-        sites = self.engine.sites_with(self.splices)
+        sites = self.engine.sites_with(self.splices, self.alone)
         callbacks = [one for one in callbacks if one.name in sites]  # a splice may have left
         if any(one.kind != "read" or one.follows or sites[one.name].remembers for one in callbacks):
             for module in self.engine.entries:
-                begin = Stage(module, "input", -99, self.state.begin_forward)
+                begin = Stage(module, "input", -99, self._begin)
                 steps.append(Step(begin, NO_CALLBACKS))
+                if self.always:
+                    end = Stage(module, "output", 99, self._end)
+                    steps.append(Step(end, NO_CALLBACKS))
         for name, listeners in self._by_name(callbacks).items():
             site = sites[name]
             chain = self.chains[name] = self._chain(site, listeners)
@@ -121,6 +153,30 @@ class Attachment:
         for step in steps:
             found.setdefault((step.stage.module, step.stage.phase), []).append(step)
         return found
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Everything that listens in it, in order."""
+        return [*(() if self.alone else self.engine.permanent), *self.scoped]
+
+    def _begin(self, call: Call, chain: Chain) -> None:
+        """A pass begins: it goes through the modules that the model has now."""
+        self.count_run()
+        here = self
+        if self.engine.follow():
+            here = self._attached_anew()
+        here.state.begin_forward(call, chain)
+
+    def _attached_anew(self) -> "Attachment":
+        """The attachment that takes this one's place after modules were replaced."""
+        if self.always:  # the engine has made another
+            return self.engine.base or self
+        self.detach()
+        self.attach()
+        return self
+
+    def _end(self, call: Call, chain: Chain) -> None:
+        require_fired(self.engine.permanent, STAYING)
 
     def _by_name(self, callbacks: Iterable[Callback]) -> dict[str, list[Callback]]:
         found: dict[str, list[Callback]] = {}
@@ -134,7 +190,8 @@ class Attachment:
     def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
         if all(callback.kind == "read" for callback in listeners):
             return ReadChain(listeners)
-        return EditChain(Hook(site.name, site.axes, self.engine.contexts, self.state), listeners)
+        hook = Hook(site.name, site.axes, self.engine.contexts, self.state)
+        return EditChain(hook, listeners, self.engine)
 
     def count_run(self) -> None:
         """Note that the model was run inside this attachment and those around it."""
@@ -145,8 +202,8 @@ class Attachment:
 
     def is_active(self) -> bool:
         """Whether the code that is running now runs for this attachment."""
-        current = _current.get().get(id(self.engine))
-        return current is self or (self.always and current is None)
+        current = acting(self.engine)
+        return current is self or (current is None and self.always and is_run_of(self.engine))
 
     def _before(self, steps: list[Step]) -> Callable[..., Any]:
         looks = _looks(steps)
@@ -231,6 +288,9 @@ class Engine:
         version: grows when `permanent` changes.
         contexts: the `hook.ctx` of each point.
         splices: what stands at points in every context.
+        follow: takes in modules that were replaced since they were last looked at; gives whether
+            there were any.
+        base: what carries the permanent callbacks.
     """
 
     root: nn.Module
@@ -240,7 +300,8 @@ class Engine:
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
     splices: Splices = field(default_factory=dict)
-    _base: Attachment | None = None
+    follow: Callable[[], bool] = lambda: False
+    base: Attachment | None = None
     _with_splices: SitesWithSplices | None = None
 
     @property
@@ -249,9 +310,9 @@ class Engine:
         here = self.current
         return self.sites_with(NO_SPLICES if here is None else here.splices)
 
-    def sites_with(self, scoped: Splices) -> Mapping[str, Site]:
+    def sites_with(self, scoped: Splices, alone: bool = False) -> Mapping[str, Site]:
         """The sites where a context has splices of its own beside the engine's."""
-        splices = {**self.splices, **scoped}
+        splices = {**(NO_SPLICES if alone else self.splices), **scoped}
         if not splices:
             return self.native_sites
         found = self._with_splices
@@ -261,22 +322,31 @@ class Engine:
 
     def chain(self, name: str) -> Chain:
         """Who listens at a splice's point in the run that is going on."""
-        here = self.current or self._base
+        here = self.current or self.base
         return NO_CALLBACKS if here is None else here.chains.get(name, NO_CALLBACKS)
 
     @property
     def current(self) -> Attachment | None:
         """The attachment of the context that is running."""
-        return _current.get().get(id(self))
+        here = acting(self)
+        return None if here is NOBODY else here
+
+    @property
+    def listening(self) -> list[Callback]:
+        """What acts in the runs of this context, in order."""
+        here = self.current
+        if here is not None:
+            return here.callbacks
+        return [] if acting(self) is NOBODY else self.permanent
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody listens here."""
-        return not self.permanent and self.current is None
+        return self.current is None and not self.listening
 
     def in_force(self) -> Attachment | None:
         """The attachment that a plain call would run under, if it is up to date."""
-        here = self.current or self._base
+        here = self.base if acting(self) is None else self.current
         return here if here is not None and here.version == self.version else None
 
     @contextmanager
@@ -293,25 +363,24 @@ class Engine:
         scoped = [*inherited, *callbacks]
         attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
         attachment.splices = {**standing, **splices}
+        attachment.alone = acting(self) is NOBODY or (outer is not None and outer.alone)
         with ExitStack() as stack:
             stack.callback(attachment.detach)
             for context in self._around_run(attachment):
                 stack.enter_context(context)
             attachment.attach()
-            token = _current.set({**_current.get(), id(self): attachment})
-            stack.callback(_current.reset, token)
+            stack.enter_context(entered(self, attachment))
             yield attachment
 
     def check(self, prepared: Any, callbacks: Iterable[Callback] = (), new: int = 0) -> None:
         """Let everything that listens here refuse an input before it is run."""
-        here = self.current
-        for one in [*self.permanent, *([] if here is None else here.scoped), *callbacks]:
+        for one in [*self.listening, *callbacks]:
             if one.check is not None:
                 one.check(prepared, new)
 
     def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
-        sites = self.sites_with(attachment.splices)
-        for name in dict.fromkeys(one.name for one in [*self.permanent, *attachment.scoped]):
+        sites = self.sites_with(attachment.splices, attachment.alone)
+        for name in dict.fromkeys(one.name for one in attachment.callbacks):
             context = sites[name].around_run(self.root) if name in sites else None
             if context is not None:
                 yield context
@@ -335,10 +404,34 @@ class Engine:
         self.version += 1
         self._reattach_base()
 
+    def move_to(self, sites: Mapping[str, Site], entries: tuple[nn.Module, ...]) -> None:
+        """Go on with the sites of a model whose modules were replaced.
+
+        Raises:
+            HookError: a permanent callback listens at a point that is gone.
+        """
+        lost = [
+            one.name for one in self.permanent if one.kind != "splice" and one.name not in sites
+        ]
+        if lost:
+            raise HookError(
+                f"The model was changed and has no {lost[0]} any more, where a hook listens. Take "
+                "the hook off: reset_hooks(including_permanent=True)."
+            )
+        self.native_sites, self.entries, self._with_splices = sites, entries, None
+        self.version += 1
+        self._reattach_base()
+
+    def close(self) -> None:
+        """Take everything off the model."""
+        self.permanent.clear()
+        self.splices = {}
+        self._reattach_base()
+
     def _reattach_base(self) -> None:
-        if self._base is not None:
-            self._base.detach()
-        self._base = None
+        if self.base is not None:
+            self.base.detach()
+        self.base = None
         if self.permanent:
-            self._base = Attachment(self, [], always=True)
-            self._base.attach()
+            self.base = Attachment(self, [], always=True)
+            self.base.attach()

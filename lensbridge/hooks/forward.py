@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
 from lensbridge.hooks.callbacks import Callback, require_fired
-from lensbridge.hooks.engine import Attachment, Engine, StopForward
+from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
+from lensbridge.hooks.scope import run_of
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.parts import ResolvedModel
@@ -109,6 +110,8 @@ def run_forward(
         attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
         outcome = _call(engine, attachment, kwargs)
     require_fired(callbacks, str(span))
+    if span.start is None and span.stop is None and not attachment.alone:
+        require_fired(engine.permanent, STAYING)
     return outcome
 
 
@@ -116,7 +119,8 @@ def _call(engine: Engine, attachment: Attachment | None, kwargs: dict[str, Any])
     if attachment is not None:
         attachment.count_run()
     try:
-        return Outcome(engine.root(**kwargs), None)
+        with run_of(engine):
+            return Outcome(engine.root(**kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)
     except ValueError as error:

@@ -1,13 +1,20 @@
 """The points of one model as its user meets them: listing, explaining, hooking."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from lensbridge.errors import HookError
-from lensbridge.hooks.callbacks import Callback, HookFunction, Kind, hook_function, require_fired
+from lensbridge.hooks.callbacks import (
+    Callback,
+    HookFunction,
+    Kind,
+    hook_function,
+    require_any_fired,
+    require_fired,
+)
 from lensbridge.hooks.engine import Engine
 from lensbridge.points.names import Name, layer_of, template
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
@@ -61,7 +68,7 @@ class HookPoint:
         self, hook: HookFunction, dir: Direction = "fwd", is_permanent: bool = False
     ) -> "HookHandle":
         """Listen here until the handle is removed."""
-        return add_hooks(self.engine, [self.name], hook, dir, is_permanent)
+        return add_hooks(self.engine, [self.name], self.name, hook, dir, is_permanent)
 
     def __str__(self) -> str:
         kind = "derived" if self.derived else "native"
@@ -109,10 +116,15 @@ def callbacks_for(
 
 
 def add_hooks(
-    engine: Engine, names: Sequence[str], fn: HookFunction, direction: Direction, permanent: bool
+    engine: Engine,
+    names: Sequence[str],
+    asked: NamesFilter,
+    fn: HookFunction,
+    direction: Direction,
+    permanent: bool,
 ) -> HookHandle:
-    """Listen at points in every run until removed."""
-    callbacks = callbacks_for(names, names, fn, direction)
+    """Listen at points in every run until removed; those that were named must be reached."""
+    callbacks = callbacks_for(names, asked, fn, direction)
     for callback in callbacks:
         callback.permanent = permanent
     engine.add(callbacks)
@@ -123,12 +135,14 @@ class HookMethods:
     """What a model offers around its points."""
 
     engine: Engine
+    follow: Callable[[], bool]
     _native_vocabulary: PointNames
     _visited_vocabulary: PointNames | None = None
 
     @property
     def vocabulary(self) -> PointNames:
         """The names that there are here, those of what is spliced in among them."""
+        self.follow()
         native, index = self._native_vocabulary, self.engine.sites
         if index is native.index:
             return native
@@ -202,7 +216,7 @@ class HookMethods:
         Returns:
             A handle with `.remove()`.
         """
-        return add_hooks(self.engine, self._named(name), hook, dir, is_permanent)
+        return add_hooks(self.engine, self._named(name), name, hook, dir, is_permanent)
 
     def add_perma_hook(
         self, name: NamesFilter, hook: HookFunction, dir: Direction = "fwd"
@@ -280,10 +294,13 @@ class HookMethods:
     @contextmanager
     def listening(self, callbacks: list[Callback], splices: Splices = NO_SPLICES) -> Iterator[None]:
         """Callbacks and splices for every run inside; each must have been passed by one."""
+        self.follow()
         with self.engine.attached(callbacks, splices=splices) as attachment:
             yield
         if attachment.runs:
             require_fired(callbacks)
+        elif not splices:
+            require_any_fired(callbacks)
 
     def _callbacks(
         self, fwd_hooks: Iterable[HookPair], bwd_hooks: Iterable[HookPair]

@@ -6,7 +6,6 @@ layers meanwhile get the native forward.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import deepcopy
 from threading import Lock
 from typing import Any
@@ -15,9 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from lensbridge.hooks.scope import is_skipped, skipping
 from lensbridge.native.kv_cache import is_cache
 
-_skipped: ContextVar[frozenset[nn.Module]] = ContextVar("skipped", default=frozenset())
 _users: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _lock = Lock()
 _forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
@@ -26,15 +25,14 @@ _forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
 @contextmanager
 def layers_skipped(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, and in this thread only, these layers return what they are given."""
-    token = _skipped.set(_skipped.get() | frozenset(layers))
     for layer in layers:
         _shadow(layer)
     try:
-        yield
+        with skipping(frozenset(layers)):
+            yield
     finally:
         for layer in layers:
             _uncover(layer)
-        _skipped.reset(token)
 
 
 def _shadow(layer: nn.Module) -> None:
@@ -47,7 +45,7 @@ def _shadow(layer: nn.Module) -> None:
 
 def _dispatcher(layer: nn.Module, native: Callable[..., Any], own: bool) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if layer in _skipped.get():
+        if is_skipped(layer):
             stream = args[0] if args else kwargs["hidden_states"]
             return _in_form(_form_of(layer, native, args, kwargs), stream)
         return native(*args, **kwargs)

@@ -1,5 +1,6 @@
 """Weights of the whole model: `model.W_Q[5, 3]`, `model.weight("blocks.5.attn.W_Q")`."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
@@ -18,7 +19,10 @@ class WeightMethods:
     parameter where the layout allows. A bias that the model does not have is zeros.
     """
 
-    components: Components
+    @property
+    @abstractmethod
+    def components(self) -> Components:
+        """Every part of the model under the field's names."""
 
     @property
     def blocks(self) -> BlocksView:

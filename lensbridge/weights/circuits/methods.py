@@ -1,5 +1,6 @@
 """What heads do as matrices, and other readings of the weights alone."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -35,7 +36,11 @@ class CircuitMethods:
     what depends on the input: norms before and behind attention, norms of q and k, rotation, gates.
     """
 
-    components: Components
+    @property
+    @abstractmethod
+    def components(self) -> Components:
+        """Every part of the model under the field's names."""
+
     engine: Engine
     to_single_token: Callable[[str], int]
     W_E: Any
