@@ -99,6 +99,12 @@ class AttentionPart:
     position_bias: nn.Module | None = None
     clip: float | None = None
 
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Those of q, k and v that this layer projects itself."""
+        roles = {"q": self.q, "k": self.k, "v": self.v}
+        return {letter: role for letter, role in roles.items() if role is not None}
+
 
 @dataclass(frozen=True)
 class MLPPart:
@@ -224,6 +230,7 @@ class ResolvedModel:
     Args:
         root: the object that is called (a PEFT wrapper, where there is one).
         core: the transformers model inside it.
+        rivals: what else claims the model's class, and is not in use.
         main: the stack whose output the head reads; `towers` are the others.
         act_fn: activation of the main stack's MLPs, as the config names it.
         main_input: the keyword of `core.forward` that holds the input.
@@ -237,6 +244,7 @@ class ResolvedModel:
     core: nn.Module
     architecture: Architecture
     plugin: str
+    rivals: tuple[str, ...]
     main: StackPart
     towers: tuple[StackPart, ...]
     act_fn: str

@@ -59,7 +59,7 @@ def _described(block: BlockPart) -> Iterator[nn.Parameter]:
 
 
 def _of_attention(attn: AttentionPart) -> Iterator[nn.Parameter]:
-    linears = [role.linear for role in (attn.q, attn.k, attn.v) if role is not None]
+    linears = [role.linear for role in attn.roles.values()]
     modules = [linear.module for linear in (*linears, attn.out)]
     modules += [one for one in (attn.q_norm, attn.k_norm, attn.v_norm, attn.position_bias) if one]
     if attn.latent is not None:

@@ -123,9 +123,8 @@ def _into_attention(attn: AttentionPart) -> "Iterator[Matrix | str]":
         yield matrix.of_linear(attn.latent.q_down or attn.q.linear, scale)
         yield matrix.of_linear(attn.latent.kv_down, scale)
         return
-    for role in (attn.q, attn.k, attn.v):
-        if role is not None:
-            yield matrix.of_linear(role.linear, role.in_scale)
+    for role in attn.roles.values():
+        yield matrix.of_linear(role.linear, role.in_scale)
 
 
 def _into_mlp(mlp: MLPPart) -> "Iterator[Matrix | str]":

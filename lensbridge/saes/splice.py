@@ -17,7 +17,7 @@ from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.hooks.engine import NO_CALLBACKS, Engine
 from lensbridge.saes.dictionary import Dictionary
 from lensbridge.saes.fit import Fit, Place
-from lensbridge.sites.site import Chain
+from lensbridge.sites.site import Chain, PointInfo
 from lensbridge.sites.spliced import SpliceSite
 
 _TURN = RLock()
@@ -82,7 +82,7 @@ class Splice:
     def _point(self, last: str, axes: str) -> SpliceSite:
         name = f"{self.target.name}.hook_sae_{last}"
         where = f"{self.dictionary.kind} at {self.target.name}"
-        return SpliceSite(name, axes, where, last, frozenset({name}), self)
+        return SpliceSite(PointInfo(name, axes, where, last, frozenset({name})), self)
 
     def _shows(self, part: str) -> bool:
         return part in (self.dictionary.shows if self.fit is None else self.fit.shows)

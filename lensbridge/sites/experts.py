@@ -113,11 +113,15 @@ class ExpertSite(Site):
 
 @dataclass(frozen=True)
 class ChoiceSite(Site):
-    """Which experts were chosen for each token, or with which weights: what `module` is told."""
+    """The experts chosen for each token, or their weights: an argument of the experts' module.
+
+    Args:
+        argument: which one: 1 for the indices, 2 for the weights.
+    """
 
     module: nn.Module
     block: nn.Module
-    argument: Literal[1, 2]
+    argument: int
 
     def _stages(self) -> list[Stage]:
         def note_shape(call: Call, chain: Chain) -> None:

@@ -8,7 +8,7 @@ chain returns. Sites know modules and tensors; they know neither architectures n
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -148,8 +148,8 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Site(ABC):
-    """One point on the native model.
+class PointInfo:
+    """What is known of a point of one model.
 
     Args:
         name: canonical name.
@@ -165,11 +165,47 @@ class Site(ABC):
     formula: str
     shares: frozenset[str]
 
+
+@dataclass(frozen=True)
+class Site(ABC):
+    """One point on the native model."""
+
+    info: PointInfo
+
     editable: ClassVar[bool] = True
     """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
 
     remembers: ClassVar[bool] = False
     """Whether reading it needs a fresh `Call.memory` for each pass."""
+
+    @cached_property
+    def name(self) -> str:
+        """The canonical name."""
+        return self.info.name
+
+    @cached_property
+    def axes(self) -> str:
+        """The axes of its values."""
+        return self.info.axes
+
+    @property
+    def where(self) -> str:
+        """The native module and which side of it."""
+        return self.info.where
+
+    @property
+    def formula(self) -> str:
+        """How the value comes about there."""
+        return self.info.formula
+
+    @property
+    def shares(self) -> frozenset[str]:
+        """The points that are slices of the same tensor."""
+        return self.info.shares
+
+    def with_axes(self, axes: str) -> "Site":
+        """The same site, with the axes that its values have in this model."""
+        return replace(self, info=replace(self.info, axes=axes))
 
     @property
     def may_be_part(self) -> bool:

@@ -67,7 +67,7 @@ class _ModelWiring(Placing):
             if module is not None:
                 yield self.output(name, module)
         if native.unembed is not None:
-            yield replace(self._logits(native.unembed.module), axes=native.logits_axes)
+            yield self._logits(native.unembed.module).with_axes(native.logits_axes)
 
     def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
         native = self.native
@@ -75,17 +75,17 @@ class _ModelWiring(Placing):
         if as_it_is and native.unembed_bias is None:
             return self.output("hook_logits", head)
         entries = tuple(dict.fromkeys((native.root, native.core)))
-        fields = self.fields("hook_logits", native.core, "output", "scaled or capped head output")
-        return LogitsSite(*fields, entries=entries)
+        info = self.info("hook_logits", native.core, "output", "scaled or capped head output")
+        return LogitsSite(info, entries)
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
             writer = Writer((stack.embed,), stack.embed_scale)
             yield self.written(f"{at}hook_embed", writer, stack.embed_overwritten)
         if stack.pos_embed is not None:
-            fields = self.fields(f"{at}hook_pos_embed", stack.pos_embed, "output")
-            rows = PositionSite(*fields, module=stack.pos_embed, tokens=stack.embed)
-            yield rows if stack.embed is not None else replace(rows, axes="1 p m")
+            info = self.info(f"{at}hook_pos_embed", stack.pos_embed, "output")
+            rows = PositionSite(info, stack.pos_embed, stack.embed)
+            yield rows if stack.embed is not None else rows.with_axes("1 p m")
         norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
         twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
         if stack.ln_embed is not None:
@@ -98,7 +98,7 @@ class _ModelWiring(Placing):
                 self.groups[f"{experts.at}hook_expert_indices"] = experts
             for site in wiring.sites():
                 if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
-                    site = replace(site, axes=stack.residual_axes)
+                    site = site.with_axes(stack.residual_axes)
                 yield site if block.repeat is None else _repeated(site, block.repeat)
         if stack.ln_final is not None:
             for site in self.norm(f"{at}ln_final", stack.ln_final):
@@ -106,6 +106,4 @@ class _ModelWiring(Placing):
 
 
 def _repeated(site: Site, nth: int) -> Site:
-    return RepeatedSite(
-        site.name, site.axes, f"call {nth} of: {site.where}", site.formula, site.shares, site, nth
-    )
+    return RepeatedSite(replace(site.info, where=f"call {nth} of: {site.where}"), site, nth)

@@ -21,7 +21,7 @@ from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, Res
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
-from lensbridge.sites.site import OutputSite, SharedInputSite, Site
+from lensbridge.sites.site import SharedInputSite, Site
 from lensbridge.sites.wiring.index import ExpertGroup
 from lensbridge.sites.wiring.placing import Placing
 from lensbridge.tensors import layouts
@@ -47,14 +47,8 @@ class BlockWiring(Placing):
     def sites(self) -> Iterator[Site]:
         """Every point of the layer."""
         for site in self._points():
-            flat = self._flattened_by(site)
-            yield (
-                site
-                if flat is None
-                else FlatSite(
-                    site.name, site.axes, site.where, site.formula, site.shares, site, flat
-                )
-            )
+            flattens = self._flattened_by(site)
+            yield site if flattens is None else FlatSite(site.info, site, flattens)
 
     def _flattened_by(self, site: Site) -> nn.Module | None:
         """The module inside which this point has batch and positions in one axis."""
@@ -130,8 +124,7 @@ class BlockWiring(Placing):
                 yield self.output(f"{self.at}{name}", after.module)
                 continue
             reader = before.module if before else _first_modules(following)[0]
-            fields = self.fields(f"{self.at}{name}", reader, "input")
-            yield SharedInputSite(*fields, module=reader)
+            yield SharedInputSite(self.info(f"{self.at}{name}", reader, "input"), reader)
 
     def _attention_inputs(self, attn: AttentionPart) -> Iterator[Site]:
         at = self.at
@@ -139,15 +132,11 @@ class BlockWiring(Placing):
         yield self._branch_input(f"{at}hook_attn_in", norm, _first_modules(attn))
         if attn.latent is not None:
             return
-        for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v)):
-            if role is None:
-                continue
+        for letter, role in attn.roles.items():
             reader = norm or role.linear.module
-            fields = self.fields(
-                f"{at}hook_{letter}_input", reader, "input", "b p m -> b p n m (repeated)"
-            )
+            name, formula = f"{at}hook_{letter}_input", "b p m -> b p n m (repeated)"
             yield HeadInputSite(
-                *fields,
+                self.info(name, reader, "input", formula),
                 norm=norm,
                 projection=role.linear.module,
                 layout=role.layout,
@@ -163,9 +152,9 @@ class BlockWiring(Placing):
         self, name: str, norm: nn.Module | None, modules: tuple[nn.Module, ...]
     ) -> Site:
         if norm is None:
-            return BranchInputSite(*self.fields(name, modules[0], "input"), modules=modules)
+            return BranchInputSite(self.info(name, modules[0], "input"), modules)
         if self._one_norm or self.block.skip_norm:  # what the norm gives, others read too
-            return BranchInputSite(*self.fields(name, norm, "input"), modules=modules, norm=norm)
+            return BranchInputSite(self.info(name, norm, "input"), modules, norm)
         return self.input(name, norm, rank=1)
 
     # --- attention ---------------------------------------------------------------------------
@@ -181,9 +170,8 @@ class BlockWiring(Placing):
             yield self._kernel(f"{at}hook_z", attn, "z", sizes)
         else:
             yield self.input(f"{at}hook_z", attn.out.module, layout=heads)
-        fields = self.fields(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head")
         yield ResultSite(
-            *fields,
+            self.info(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head"),
             out=attn.out,
             layout=heads,
             n_heads=attn.n_heads,
@@ -200,32 +188,25 @@ class BlockWiring(Placing):
             yield self.output(f"{at}hook_rel_pos_bias", attn.position_bias, layout)
 
     def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
-        return KernelSite(
-            *self.fields(name, attn.module, "kernel"), module=attn.module, role=role, **sizes
-        )
+        info = self.info(name, attn.module, "kernel")
+        return KernelSite(info, attn.module, role, **sizes)
 
     def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
-        roles = {
-            letter: role
-            for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v))
-            if role is not None
-        }
         norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
-        for letter, role in roles.items():
+        roles = {f"{at}hook_{letter}": role for letter, role in attn.roles.items()}
+        for letter, role in attn.roles.items():
             name, norm = f"{at}hook_{letter}", norms.get(letter)
             if attn.clip is not None:
                 module = norm or role.linear.module
                 layout = role.layout if norm is None else _normed(attn, role)
-                fields = self.fields(name, module, "output", f"{layout.pattern}, clipped")
-                yield ClippedSite(*fields, module=module, layout=layout, bound=attn.clip)
+                info = self.info(name, module, "output", f"{layout.pattern}, clipped")
+                yield ClippedSite(info, module, layout, attn.clip)
             elif norm is not None:
                 yield self.output(name, norm, _normed(attn, role))
             elif letter != "q" and attn.latent is not None:
                 yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
-            elif role.scale != 1.0:
-                yield self.scaled(name, role)
             else:
-                yield self.output(name, role.linear.module, role.layout, _shares(at, roles, role))
+                yield self.projected(name, role, roles)
         if attn.latent is not None:
             width, latent = attn.latent.kv_norm.width, attn.latent
             layout = layouts.leading(width, "latent key")
@@ -237,9 +218,8 @@ class BlockWiring(Placing):
         latent = attn.latent
         assert latent is not None
         formula = "own part, then the part of all heads" if d_shared else role.layout.pattern
-        fields = self.fields(name, role.linear.module, "output", formula)
         return LatentSite(
-            *fields,
+            self.info(name, role.linear.module, "output", formula),
             down=latent.kv_down.module,
             up=latent.kv_up.module,
             layout=role.layout,
@@ -252,28 +232,20 @@ class BlockWiring(Placing):
     def _mixer(self, at: str, mixer: MixerPart) -> Iterator[Site]:
         yield self.input(f"{at}hook_in", mixer.module)
         for step, module in mixer.steps.items():
-            name, where, axes = f"{at}hook_{step}", self.native.paths[module], "b p c"
-            axes = "b c s" if isinstance(module, nn.Conv1d) else axes
-            fields = (name, axes, f"output of {where}", "as it is", frozenset({name}))
-            yield OutputSite(*fields, module=module, layout=layouts.plain())
+            site = self.output(f"{at}hook_{step}", module)
+            yield site.with_axes("b c s") if isinstance(module, nn.Conv1d) else site
         yield self.output(f"{at}hook_out", mixer.module)
 
     def _neurons(self, at: str, mlp: MLPPart) -> Iterator[Site]:
-        entrance = mlp.gate or mlp.up
-        pair = {f"{at}hook_pre": entrance} | ({f"{at}hook_pre_linear": mlp.up} if mlp.gate else {})
-        for name, role in pair.items():
-            shared = frozenset(
-                one for one, r in pair.items() if r.linear.module is role.linear.module
-            )
-            if role.scale != 1.0:
-                yield self.scaled(name, role)
-            else:
-                yield self.output(name, role.linear.module, role.layout, shared)
+        roles = {f"{at}hook_pre": mlp.gate or mlp.up}
+        roles |= {f"{at}hook_pre_linear": mlp.up} if mlp.gate else {}
+        for name, role in roles.items():
+            yield self.projected(name, role, roles)
         yield self.input(f"{at}hook_post", mlp.inner_norm or mlp.down.module)
 
     def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
-        fields = self.fields(f"{at}hook_router_logits", moe.router, "first product")
-        yield RouterSite(*fields, module=moe.router, block=moe.module, n_experts=moe.n_experts)
+        info = self.info(f"{at}hook_router_logits", moe.router, "first product")
+        yield RouterSite(info, moe.router, moe.module, moe.n_experts)
         if moe.shared is not None:
             yield from self._neurons(f"{at}shared.", moe.shared)
             yield self.input(f"{at}shared.hook_in", moe.shared.module)
@@ -283,8 +255,8 @@ class BlockWiring(Placing):
             return
         holder = moe.experts.module
         for last, argument in (("hook_expert_indices", 1), ("hook_expert_weights", 2)):
-            fields = self.fields(f"{at}{last}", holder, "input", f"argument {argument}")
-            yield ChoiceSite(*fields, module=holder, block=moe.module, argument=argument)  # type: ignore[arg-type]
+            info = self.info(f"{at}{last}", holder, "input", f"argument {argument}")
+            yield ChoiceSite(info, holder, moe.module, argument)
 
     def experts(self) -> ExpertGroup | None:
         """The points inside the layer's experts, where they can be seen one by one."""
@@ -301,7 +273,7 @@ def _first_modules(part: Any) -> tuple[nn.Module, ...]:
         latent = part.latent
         if latent is not None:
             return (latent.q_down or part.q.linear).module, latent.kv_down.module
-        linears = [role.linear.module for role in (part.q, part.k, part.v) if role is not None]
+        linears = [role.linear.module for role in part.roles.values()]
     elif isinstance(part, MLPPart):
         linears = [role.linear.module for role in (part.gate, part.up) if role is not None]
     else:
@@ -314,11 +286,3 @@ def _normed(attn: AttentionPart, role: Role) -> Layout:
     if attn.qk_norm_axes == "flat":
         return layouts.heads(role.n, role.d)
     return layouts.plain() if attn.qk_norm_axes == "positions_first" else layouts.heads_first()
-
-
-def _shares(at: str, roles: dict[str, Role], role: Role) -> frozenset[str]:
-    return frozenset(
-        f"{at}hook_{other}"
-        for other, one in roles.items()
-        if one.linear.module is role.linear.module
-    )

@@ -13,7 +13,7 @@ from lensbridge.points.names import template
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import RepeatedSite
 from lensbridge.sites.experts import ExpertRole, ExpertSite
-from lensbridge.sites.site import Site
+from lensbridge.sites.site import PointInfo, Site
 
 _ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
 _EXPERT = re.compile(r"(.*\.)experts\.(\d+)\.hook_(\w+)$")
@@ -51,9 +51,9 @@ class ExpertGroup:
             return None
         name = f"{self.at}experts.{expert}.hook_{role}"
         axes, formula = BY_TEMPLATE[template(name)].axes, "from tokens and weights"
-        about = (name, axes, self.where, formula, frozenset({name}))
-        found = ExpertSite(*about, experts=self.experts, expert=expert, role=role)
-        return found if self.repeat is None else RepeatedSite(*about, found, self.repeat)
+        info = PointInfo(name, axes, self.where, formula, frozenset({name}))
+        site = ExpertSite(info, self.experts, expert, role)
+        return site if self.repeat is None else RepeatedSite(info, site, self.repeat)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Putting one point on one module: what stacks, layers and norms have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from lensbridge.native.parts import ResolvedModel, Role, Writer
 from lensbridge.points.names import template
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.derived import NormalizedSite, NormScaleSite, SumSite
-from lensbridge.sites.site import InputSite, OutputSite, Site
+from lensbridge.sites.site import InputSite, OutputSite, PointInfo, Site
 from lensbridge.tensors import layouts
 from lensbridge.tensors.layouts import Layout
 
@@ -27,30 +27,34 @@ class Placing:
             return self.output(name, writer.modules[0], overwritten=overwritten)
         formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
         where = writer.modules[-1]
-        fields = self.fields(name, where, "output", f"{formula} times {writer.scale}")
         return SumSite(
-            *fields,
+            self.info(name, where, "output", f"{formula} times {writer.scale}"),
             modules=writer.modules,
             scale=writer.scale,
             layout=layouts.plain(),
             bias=writer.bias,
         )
 
-    def scaled(self, name: str, role: Role) -> Site:
-        """A share of a projection's output, multiplied."""
-        fields = self.fields(name, role.linear.module, "output", f"{role.layout.pattern} scaled")
-        scale = Multiplier(role.scale)
-        return SumSite(*fields, modules=(role.linear.module,), scale=scale, layout=role.layout)
+    def projected(self, name: str, role: Role, roles: Mapping[str, Role]) -> Site:
+        """A share of a projection's output, multiplied where the role says so.
+
+        `roles` are those of all the points, this one included, that may share the projection.
+        """
+        module = role.linear.module
+        if role.scale == 1.0:
+            same = (point for point, other in roles.items() if other.linear.module is module)
+            return self.output(name, module, role.layout, frozenset(same))
+        info = self.info(name, module, "output", f"{role.layout.pattern} scaled")
+        return SumSite(info, (module,), Multiplier(role.scale), role.layout)
 
     def norm(self, at: str, norm: Norm) -> Iterator[Site]:
         """The three points of a norm."""
         divisor = "sqrt(var(x) + eps)" if norm.kind == "LN" else "sqrt(mean(x^2) + eps)"
         centered = "x - mean(x)" if norm.kind == "LN" else "x"
-        scale = self.fields(f"{at}.hook_scale", norm.module, "output", divisor)
-        yield NormScaleSite(*scale, norm=norm)
+        yield NormScaleSite(self.info(f"{at}.hook_scale", norm.module, "output", divisor), norm)
         formula = f"({centered}) / {divisor}"
-        normalized = self.fields(f"{at}.hook_normalized", norm.module, "output", formula)
-        yield NormalizedSite(*normalized, norm=norm)
+        normalized = self.info(f"{at}.hook_normalized", norm.module, "output", formula)
+        yield NormalizedSite(normalized, norm)
         yield self.output(f"{at}.hook_out", norm.module)
 
     def input(
@@ -58,8 +62,8 @@ class Placing:
     ) -> Site:
         """A module's input through a layout."""
         layout = layout or layouts.plain()
-        fields = self.fields(name, module, "input", formula_of(layout))
-        return InputSite(*fields, module=module, layout=layout, rank=rank)
+        info = self.info(name, module, "input", formula_of(layout))
+        return InputSite(info, module, layout, rank)
 
     def output(
         self,
@@ -71,21 +75,21 @@ class Placing:
     ) -> OutputSite:
         """A module's output through a layout."""
         layout = layout or layouts.plain()
-        fields = self.fields(name, module, "output", formula_of(layout), shares)
-        return OutputSite(*fields, module=module, layout=layout, overwritten=overwritten)
+        info = self.info(name, module, "output", formula_of(layout), shares)
+        return OutputSite(info, module, layout, overwritten=overwritten)
 
-    def fields(
+    def info(
         self,
         name: str,
         module: nn.Module,
         side: str,
         formula: str = "as it is",
         shares: frozenset[str] | None = None,
-    ) -> tuple[str, str, str, str, frozenset[str]]:
-        """What every site is told: name, axes, where, formula, what it shares."""
+    ) -> PointInfo:
+        """What is known of a point on one side of a module."""
         where = f"{side} of {self.native.paths.get(module, '') or type(module).__name__}"
         axes = BY_TEMPLATE[template(name)].axes
-        return name, axes, where, formula, shares or frozenset({name})
+        return PointInfo(name, axes, where, formula, shares or frozenset({name}))
 
 
 def formula_of(layout: Layout) -> str:
