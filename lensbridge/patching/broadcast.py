@@ -8,7 +8,6 @@ until it is read: the layers between are left out.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from lensbridge.nodes.branches import Branches, by_point
 from lensbridge.nodes.node import Node
 from lensbridge.patching.paths import Pairs, Paths
 from lensbridge.points.names import layer_of
-from lensbridge.sweeps.prefix import same
+from lensbridge.sweeps.rows import run_rows, same
 
 
 @dataclass(frozen=True)
@@ -161,15 +160,9 @@ class Broadcast:
         return [(point, _holding(cache[point], count)) for point in held]
 
     def _run(self, rows: Tensor, hooks: Pairs, start: int, stop: int) -> Tensor:
-        """Rows behind some layers."""
-        base, more = self.paths.base, dict[str, Any]()
-        mask = base.cache.attention_mask
-        if mask is not None:
-            more["attention_mask"] = _repeated(mask, len(rows) // base.batch)
+        """Rows after some layers."""
         inside = [pair for pair in hooks if layer_of(pair[0]) in range(start, stop)]
-        return base.model.run_with_hooks(
-            rows, inside, start_at_layer=start, stop_at_layer=stop, **more
-        )
+        return run_rows(self.paths.base, rows, inside, start, stop)
 
 
 def _stream(branches: Branches, layer: int) -> str:

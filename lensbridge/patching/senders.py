@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from math import prod
 from typing import Any, Literal, TypeAlias
@@ -23,6 +24,7 @@ from lensbridge.sweeps.memory import batch_tokens
 from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
 from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.reads import positions_read
+from lensbridge.sweeps.rows import started_late
 from lensbridge.sweeps.running import Measured, why_single
 
 SenderUnit: TypeAlias = Literal["head", "cross_head", "attn", "cross", "mixer", "mlp", "neuron"]
@@ -183,7 +185,8 @@ class Senders:
         reads = positions_read(self.metrics, self.paths.base.logits)
         broadcast = Broadcast(self.paths, self.receivers, reads)
         for some in self._groups():
-            found = self._sent(broadcast, [self.senders[i] for i in some])
+            nodes = [self.senders[i] for i in some]
+            found = started_late(nodes[0].layer or 0, partial(broadcast.logits, nodes))
             if isinstance(found, str):
                 yield from self._single(some, found, reasons)
                 continue
@@ -191,15 +194,6 @@ class Senders:
                 values = self.metrics.measure(self._whole(logits, reads))
                 lacks = values.isnan().any() and len(reads) < self.paths.base.logits.shape[1]
                 yield i, self._alone(i) if lacks else values
-
-    def _sent(self, broadcast: Broadcast, some: Sequence[Node]) -> list[Tensor] | str:
-        """Logits of some senders, or why they cannot be had in a batch."""
-        layer = some[0].layer
-        try:
-            found = broadcast.logits(some)
-        except Exception as error:  # whatever a native model raises when it is started late
-            return f"starting at layer {layer} raised {type(error).__name__}: {error}"
-        return f"started at layer {layer} the model gives other logits" if found is None else found
 
     def _whole(self, part: Tensor, reads: Sequence[int]) -> Tensor:
         logits = torch.full_like(self.paths.base.logits, torch.nan)

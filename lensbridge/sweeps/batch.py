@@ -23,7 +23,8 @@ from lensbridge.sweeps.batch_hooks import BatchHooks
 from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.edit import Edit
 from lensbridge.sweeps.packing import mlp_of, packed
-from lensbridge.sweeps.prefix import lengthen, same
+from lensbridge.sweeps.prefix import lengthen
+from lensbridge.sweeps.rows import run_rows, same
 
 ENOUGH_TOKENS = {"cpu": 640}
 """Positions in a batch from which on more of them cost in proportion, by device."""
@@ -148,7 +149,7 @@ class CellBatch:
             cache = self._cache(start, rows, range(layer, stop)) if start else None
             hooks = joined.hooks(start, field.end)
             with self._packed(batch, layer, stop):
-                rows = self._run(rows, hooks, layer, stop, field.end, cache)
+                rows = run_rows(field.base, rows, hooks, layer, stop, end=field.end, cache=cache)
         for row, own in zip(batch, rows.split(field.base.batch), strict=True):
             if at_one:
                 row.stream = own
@@ -238,37 +239,20 @@ class CellBatch:
 
         Of the positions before it that layer has to make keys and values, and nothing more.
         """
-        read, layer = self.field.end - 1, self._depth - 1
+        base, end = self.field.base, self.field.end
+        read, layer = end - 1, self._depth - 1
         cache = self._cache(start, rows, range(layer, self._depth))
-        z = f"{self.field.base.model.native.main.prefix}.{layer}.attn.hook_z"
+        z = f"{base.model.native.main.prefix}.{layer}.attn.hook_z"
         with suppress(_Enough):
             hooks = [*joined.hooks(start, read), (z, _stop)]
-            self._run(rows[:, :-1], hooks, layer, self._depth, read, cache)
+            run_rows(base, rows[:, :-1], hooks, layer, self._depth, end=read, cache=cache)
         lengthen(cache, layer)
-        hooks = joined.hooks(read, self.field.end)
-        return self._run(rows[:, -1:], hooks, layer, self._depth, self.field.end, cache)
+        hooks = joined.hooks(read, end)
+        return run_rows(base, rows[:, -1:], hooks, layer, self._depth, end=end, cache=cache)
 
     def _cache(self, start: int, rows: Tensor, running: range) -> Any:
         assert self.field.prefix is not None
         return self.field.prefix.cache(start, len(rows) // self.field.base.batch, running)
-
-    def _run(
-        self,
-        rows: Tensor,
-        hooks: list[tuple[Any, Any]],
-        layer: int,
-        stop: int,
-        end: int,
-        cache: Any,
-    ) -> Tensor:
-        base = self.field.base
-        more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-        mask = base.cache.attention_mask
-        if mask is not None:
-            more["attention_mask"] = mask[:, :end].repeat(len(rows) // base.batch, 1)
-        return base.model.run_with_hooks(
-            rows, hooks, start_at_layer=layer, stop_at_layer=stop, **more
-        )
 
 
 class _Enough(Exception):  # noqa: N818

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.rows import same
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -97,21 +97,3 @@ def prefix_of(base: BaseRun) -> "Prefix | str":
     if len(layers) != len(base.model.native.blocks) or not fits:
         return "not every layer keeps keys and values"
     return Prefix(layers)
-
-
-def same(found: Tensor, wanted: Tensor, kernels: bool = False) -> bool:
-    """Whether two logits are the same up to the rounding of another batch size.
-
-    Parts of a model in float64 may compute in float32.
-
-    Args:
-        found: logits.
-        wanted: others.
-        kernels: whether attention may have come from another kernel. In bfloat16 two kernels can be
-            as far from one another as each is from the truth.
-    """
-    if found.shape != wanted.shape:
-        return False
-    wide, eps = wanted.abs().max(), max(torch.finfo(wanted.dtype).eps, 1e-9)
-    most = max(0.05, 20 * eps) if kernels else 0.05
-    return bool((found - wanted).abs().max() <= wide * min(most, 1000 * eps))

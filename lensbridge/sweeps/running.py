@@ -22,6 +22,7 @@ from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.prefix import Prefix, prefix_of
 from lensbridge.sweeps.progress_bar import ProgressBar
 from lensbridge.sweeps.reads import positions_read
+from lensbridge.sweeps.rows import started_late
 
 _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
 
@@ -138,7 +139,8 @@ class _Running:
                 flying.append(i)
         for group in _groups(field, self.cells, flying, self.max_tokens):
             logits = self._batched(field, [self.cells[i] for i in group])
-            if logits is None:
+            if isinstance(logits, str):
+                self.run.reasons.append(logits)
                 self._refuse_single()
                 yield from group
                 continue
@@ -147,21 +149,16 @@ class _Running:
 
     def _batched(
         self, field: SweepContext, cells: Sequence[Edit]
-    ) -> list[Callable[[], Tensor]] | None:
-        """Logits of cells, with the prefix reused, else without; None where neither can be."""
+    ) -> list[Callable[[], Tensor]] | str:
+        """Logits of cells, with the prefix reused, else without; or why neither can be done."""
         whole = SweepContext.of(field.base, None, field.reads, cells)
         layer = min(layer_of(cell.point) or 0 for cell in cells)
+        progress = partial(self.meter.under_way, len(cells))
         for one in [field, whole] if field.prefix else [whole]:
-            try:
-                logits = CellBatch(one, cells, partial(self.meter.under_way, len(cells))).run()
-            except Exception as error:  # whatever a native model raises when it is started late
-                why = f"starting at layer {layer} raised {type(error).__name__}: {error}"
-                continue
-            if logits is not None:
-                return logits
-            why = f"started at layer {layer} the model gives other logits"
-        self.run.reasons.append(why)
-        return None
+            logits = started_late(layer, CellBatch(one, cells, progress).run)
+            if not isinstance(logits, str):
+                break
+        return logits
 
 
 def _groups(
