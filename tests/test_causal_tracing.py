@@ -114,6 +114,33 @@ def test_layers_before_the_restored_one_do_not_run() -> None:
     torch.testing.assert_close(started.samples["resid_post"], whole.samples["resid_post"])
 
 
+def test_a_trace_says_why_its_runs_start_at_the_first_layer() -> None:
+    hf = build(Shape("gpt2", layers=3))
+    model, ids = lensbridge.load(hf), tokens(1, 5)
+    whole = causal_trace(model, ids, SUBJECT, samples=2, sites="resid_post")
+    assert whole.engine == "from the restored layer"
+
+    ran = [0]
+
+    def watch(layer: int) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            if layer and ran[-1] != layer - 1:
+                raise RuntimeError("a layer was left out")
+            ran.append(layer)
+
+        return hf.transformer.h[layer].mlp.register_forward_pre_hook(hook)
+
+    handles = [watch(layer) for layer in range(3)]
+    found = causal_trace(model, ids, SUBJECT, samples=2, sites="resid_post")
+    for handle in handles:
+        handle.remove()
+    assert "starting at layer 2 raised RuntimeError: a layer was left out" in found.engine
+    torch.testing.assert_close(found.samples["resid_post"], whole.samples["resid_post"])
+    with model.hooks([(("resid_pre", 0), lambda value, hook: None)]):
+        hooked = causal_trace(model, ids, SUBJECT, samples=2, sites="resid_post")
+    assert "other hooks are on the model" in hooked.engine
+
+
 def test_a_trace_that_is_interrupted_gives_what_it_has() -> None:
     hf = build(Shape("gpt2", layers=3))
     model, ids = lensbridge.load(hf), tokens(1, 5)

@@ -1,6 +1,6 @@
 """Tracer: the runs of a causal trace: one prompt, noise on its subject, states restored."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -15,6 +15,8 @@ from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.kinds import Add
 from lensbridge.interventions.running import edited, run_edited
 from lensbridge.points.names import layer_of, stack_of
+from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.rows import run_rows, same, started_late
 
 
 @dataclass(eq=False)
@@ -32,9 +34,9 @@ class Tracer:
         noise: on the subject, for each sample.
         subject: its positions.
         partial: whether the runs were interrupted.
-        streams: the stream in front of each layer with noise and nothing restored.
-        base: probability of the answer then, for each sample.
-        starts: layer -> whether a run may start there.
+        base: the run with noise and nothing restored: the logits where the answer is read, and the
+            stream before each layer that a run may start from.
+        refusals: layer -> why no run can start there; None: it can.
 
     Shapes: ids `[1, pos]`, clean `[d_vocab]`, noise `[sample, subject, d_model]`.
     """
@@ -49,9 +51,8 @@ class Tracer:
     noise: Tensor = field(default_factory=lambda: torch.empty(0))
     subject: tuple[int, ...] = ()
     partial: bool = False
-    streams: Mapping[str, Tensor] = field(default_factory=dict)
-    base: Tensor = field(default_factory=lambda: torch.empty(0))
-    starts: dict[int, bool] = field(default_factory=dict)
+    base: BaseRun | None = None
+    refusals: dict[int, str | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -101,14 +102,13 @@ class Tracer:
 
     def corrupted(self, target: int) -> Tensor:
         """Probability of the answer with nothing restored. Shapes: `[sample]`"""
-        entrances = self._entrances()
+        rows, entrances = self._rows(1), self._entrances()
         with edited(self.model, self._noise(1)):
             logits, streams = self.model.run_with_cache(
-                self._rows(1), names_filter=entrances, **self.options
+                rows, names_filter=entrances, **self.options
             )
-        self.streams = streams
-        self.base = self._read(logits, target)
-        return self.base
+        self.base = BaseRun(self.model, rows, logits[:, [self.position]], streams)
+        return self._read(logits, target)
 
     def _entrances(self) -> list[str]:
         """The streams that runs may start from, of models where each layer reads that alone."""
@@ -119,6 +119,12 @@ class Tracer:
     @property
     def _inner_layers(self) -> range:
         return range(1, len(self.model.native.blocks)) if self.model.engine.is_idle else range(0)
+
+    @property
+    def engine(self) -> str:
+        """How the runs were made, in words."""
+        why = "; ".join(dict.fromkeys(reason for reason in self.refusals.values() if reason))
+        return f"from the first layer: {why}" if why else "from the restored layer"
 
     def trace(self, site: str, width: int, target: int) -> Tensor:
         """Shapes: `[layer, pos, sample]`"""
@@ -146,30 +152,39 @@ class Tracer:
         where = [[cell] for cell in cells for _ in range(samples)]
         restored = Swap(names, self.cache, positions=where)
         first = min(layer_of(name) or 0 for name in names)
-        if self._may_start(first, target):
-            return self._from(first, copies, [restored], target)
+        if first and self._refusal(first) is None:
+            return self._read(self._from(first, copies, [restored]), target)
         logits = run_edited(
             self.model, self._rows(copies), [self._noise(copies), restored], **self.options
         )
         return self._read(logits, target)
 
-    def _may_start(self, layer: int, target: int) -> bool:
-        """Whether a run from the stream in front of a layer is the rest of the whole run."""
-        if layer not in self.starts:
-            self.starts[layer] = self._stream(layer) in self.streams and self._tried(layer, target)
-        return self.starts[layer]
+    def _refusal(self, layer: int) -> str | None:
+        """Why a run cannot start at a layer, from the stream before it; None: it can."""
+        if layer not in self.refusals:
+            self.refusals[layer] = self._tried(layer)
+        return self.refusals[layer]
 
-    def _tried(self, layer: int, target: int) -> bool:
-        try:
-            found = self._from(layer, 1, [], target)
-        except Exception:  # whatever a model raises that cannot be started late
-            return False
-        return torch.allclose(found, self.base, rtol=1e-3, atol=1e-6)
+    def _tried(self, layer: int) -> str | None:
+        assert self.base is not None
+        if not self.model.engine.is_idle:
+            return "other hooks are on the model, and may act on earlier layers"
+        if self._stream(layer) not in self.base.cache:
+            return "its layers read more than one stream"
+        logits = started_late(layer, lambda: self._unrestored(layer))
+        return logits if isinstance(logits, str) else None
 
-    def _from(self, layer: int, copies: int, restored: list[Swap], target: int) -> Tensor:
-        rows = self.streams[self._stream(layer)].repeat(copies, 1, 1)
-        logits = run_edited(self.model, rows, restored, start_at_layer=layer, **self.options)
-        return self._read(logits, target)
+    def _unrestored(self, layer: int) -> Tensor | None:
+        """Logits with nothing restored of a run from a layer; None if the whole run's differ."""
+        assert self.base is not None
+        logits = self._from(layer, 1, [])[:, [self.position]]
+        return logits if same(logits, self.base.logits) else None
+
+    def _from(self, layer: int, copies: int, restored: list[Swap]) -> Tensor:
+        assert self.base is not None
+        rows = self.base.cache[self._stream(layer)].repeat(copies, 1, 1)
+        with edited(self.model, restored):
+            return run_rows(self.base, rows, [], layer, **self.options)
 
     def _stream(self, layer: int) -> str:
         return f"{self.model.native.main.prefix}.{layer}.hook_resid_pre"

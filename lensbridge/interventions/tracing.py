@@ -33,6 +33,7 @@ class CausalTrace:
         subject: the positions that have noise.
         window: how many layers are restored together, by site.
         partial: whether the sweep was interrupted: NaN where it did not run.
+        engine: where runs started, and why so where they had to start at the first layer.
 
     Shapes: `samples[site]` is `[layer, pos, sample]`, `corrupted` `[sample]`.
     Units: probabilities.
@@ -46,6 +47,7 @@ class CausalTrace:
     subject: tuple[int, ...]
     window: Mapping[str, int]
     partial: bool = False
+    engine: str = ""
 
     @property
     def effects(self) -> dict[str, Tensor]:
@@ -163,8 +165,9 @@ def causal_trace(
     target = tracer.target(answer)
     widths = {site: 1 if site.startswith("resid") else window for site in sites}
     corrupted = tracer.corrupted(target)
+    found = {site: tracer.trace(site, widths[site], target) for site in sites}
     return CausalTrace(
-        samples={site: tracer.trace(site, widths[site], target) for site in sites},
+        samples=found,
         clean=float(tracer.clean[target]),
         corrupted=corrupted,
         answer=target,
@@ -172,6 +175,7 @@ def causal_trace(
         subject=tracer.subject,
         window=widths,
         partial=tracer.partial,
+        engine=tracer.engine,
     )
 
 
