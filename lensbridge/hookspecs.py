@@ -17,5 +17,6 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def lensbridge_architectures() -> list[Architecture]:  # type: ignore[empty-body]
     """Architectures that this plugin describes.
 
-    An architecture whose class another one already claims must name that one in `overrides`.
+    An architecture whose class another one already claims must name that one in `overrides`;
+    otherwise a built-in one stays in use, and two plugins' claims are an error.
     """

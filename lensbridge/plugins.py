@@ -2,11 +2,13 @@
 
 Built-in adapters are registered first, then every entry point of the group `lensbridge`. A plugin
 that cannot be loaded is kept aside with its reason: other models go on working, and the reason is
-told when a model turns out to need it.
+given when a model turns out to need it. A plugin that claims a built-in class must say which
+description it replaces (`overrides`); otherwise the built-in one stays in use.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -21,12 +23,20 @@ __all__ = ["Claim", "Registry", "register", "registry"]
 BUILT_IN = "lensbridge_adapters"
 
 
+_MOST = 3
+"""How many names a message lists."""
+
+
 @dataclass(frozen=True)
 class Claim:
-    """One architecture and the plugin that brought it."""
+    """One architecture and the plugin that brought it.
+
+    `rivals` are the other claims on the class for which this one was chosen.
+    """
 
     architecture: Architecture
     plugin: str
+    rivals: "tuple[Claim, ...]" = ()
 
     def __str__(self) -> str:
         return f"'{self.architecture.name}' (from {self.plugin})"
@@ -86,28 +96,76 @@ class Registry:
 
         Raises:
             UnsupportedArchitectureError: nothing describes it.
-            PluginError: two architectures claim it and neither overrides the other.
+            PluginError: two plugins claim it, and neither overrides the other.
         """
         for name in classes:
-            claims = [claim for claim in self.claims if name in claim.architecture.classes]
+            claims = self._of_class(name)
             fitting = [claim for claim in claims if _config_fits(claim.architecture, config)]
             if fitting:
-                return _sole(_without_overridden(fitting), name)
+                return _chosen(fitting, name)
             if claims:
                 raise UnsupportedArchitectureError(_no_variant(name, claims, config))
         raise UnsupportedArchitectureError(self._unsupported(classes[0], config))
 
+    def _of_class(self, name: str) -> list[Claim]:
+        return [claim for claim in self.claims if name in claim.architecture.classes]
+
     def _unsupported(self, name: str, config: dict[str, object]) -> str:
         known = sorted({cls for claim in self.claims for cls in claim.architecture.classes})
+        others = {c for one in self._of_plugins for c in one.architecture.classes}
+        kind = config.get("model_type")
         lines = [
-            f"No architecture describes {name} (model type {config.get('model_type')!r})."
+            f"No architecture describes {name}{f' (model type {kind!r})' if kind else ''}."
             f"{suggest(name, known)}",
-            f"Known classes: {', '.join(known)}.",
+            f"{len(known)} classes are described: docs/coverage.md lists those that lensbridge "
+            f"brings{f', and plugins bring {_some(sorted(others))}' if others else ''}.",
             "To add one, write an Architecture (lensbridge.spec; the files of lensbridge_adapters "
             "are 20 to 45 lines each) and pass it as load(..., architecture=MY_ARCHITECTURE).",
         ]
-        lines += [f"The plugin '{key}' is broken: {error}" for key, error in self.broken.items()]
+        reasons = {key: str(error).partition("\n")[0] for key, error in self.broken.items()}
+        lines += [f"The plugin '{k}' is broken: {why}" for k, why in list(reasons.items())[:_MOST]]
+        if len(reasons) > _MOST:
+            lines.append(f"{len(reasons) - _MOST} more plugins are broken.")
         return "\n".join(lines)
+
+    @property
+    def _of_plugins(self) -> list[Claim]:
+        return [claim for claim in self.claims if claim.plugin != BUILT_IN]
+
+    def contested(self) -> Iterator[str]:
+        """A line for each description of a plugin that claims classes of another description."""
+        for claim in self._of_plugins:
+            classes = set(claim.architecture.classes)
+            for other in self.claims:
+                shared = sorted(classes & set(other.architecture.classes))
+                if not shared or other is claim:
+                    continue
+                if claim.architecture.overrides == other.architecture.name:
+                    yield f"{claim} overrides {other} for {_some(shared)}"
+                elif other.plugin == BUILT_IN:
+                    yield f"{claim} also claims {_some(shared)}; {other} stays in use"
+                elif other.architecture.overrides != claim.architecture.name:
+                    yield f"{claim} and {other} both claim {_some(shared)}"
+
+    def __str__(self) -> str:
+        """The plugins: what each brings, what they contest, and which are broken."""
+        counts = Counter(claim.plugin for claim in self.claims)
+        lines = [f"{name}: {_counted(count)}" for name, count in counts.items()]
+        lines += self.contested()
+        lines += [
+            f"{key}: broken: {str(error).partition(chr(10))[0]}"
+            for key, error in self.broken.items()
+        ]
+        return "\n".join(lines)
+
+
+def _counted(count: int) -> str:
+    return f"{count} architecture{'' if count == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
 
 
 def _checked(item: object, taken: dict[str, Claim]) -> Architecture:
@@ -127,13 +185,27 @@ def _without_overridden(claims: list[Claim]) -> list[Claim]:
     return [claim for claim in claims if claim.architecture.name not in gone]
 
 
-def _sole(claims: list[Claim], name: str) -> Claim:
-    if len(claims) == 1:
-        return claims[0]
+def _chosen(claims: list[Claim], name: str) -> Claim:
+    """The claim that is in use: a built-in one, or one that says that it replaces it."""
+    entitled = _entitled(claims)
+    candidates = _without_overridden(entitled)
+    if len(candidates) == 1:
+        return replace(candidates[0], rivals=tuple(c for c in claims if c not in entitled))
     raise PluginError(
-        f"{name} is claimed by {' and by '.join(map(str, claims))}. One must say "
+        f"{name} is claimed by {' and by '.join(map(str, candidates or claims))}. One must say "
         "overrides='...' with the name of the other, or pass load(..., architecture=...)."
     )
+
+
+def _entitled(claims: list[Claim]) -> list[Claim]:
+    """The built-in claims, what replaces them, and what replaces that; all where none is."""
+    found = [claim for claim in claims if claim.plugin == BUILT_IN]
+    if not found:
+        return claims
+    for _ in claims:
+        names = {claim.architecture.name for claim in found}
+        found = [c for c in claims if c in found or c.architecture.overrides in names]
+    return found
 
 
 def _no_variant(name: str, claims: list[Claim], config: dict[str, object]) -> str:
