@@ -3,7 +3,7 @@
 An adapter builds one `Architecture` for each way in which a family lays out its modules. Paths are
 dotted and relative to what encloses them: `embed` to the model, `norms` to the block, `up` to the
 MLP; "" is the enclosing module itself. Everything that is said here is checked against the model
-when it is loaded (`resolve.py`) and by behaviour (`lensbridge.testing`).
+when it is loaded (`native/resolve`) and by behaviour (`lensbridge.testing`).
 """
 
 from collections.abc import Mapping

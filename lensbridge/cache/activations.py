@@ -214,7 +214,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     # --- the batch axis ----------------------------------------------------------------------
 
     def axes(self, name: Name) -> str:
-        """One letter for each axis of an activation (`lensbridge.names`), as "b p h d"."""
+        """One letter for each axis of an activation (`lensbridge.points.table`): "b p h d"."""
         plain = self.canonical(name).removesuffix(GRAD)
         row = BY_TEMPLATE[template(plain)].axes
         index = self.vocabulary.index  # of the time of the run: an SAE's points may be gone since

@@ -119,7 +119,7 @@ class Hook:
 
     Attributes:
         name: canonical name of the point.
-        axes: its axes, one letter each (`names.py`).
+        axes: its axes, one letter each (`points/table.py`).
     """
 
     __slots__ = ("_contexts", "_state", "axes", "name")

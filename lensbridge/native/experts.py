@@ -1,9 +1,4 @@
-"""Experts that transformers stacks in three-dimensional parameters, seen one by one.
-
-The native kernel runs all of them in one grouped product, so what one expert reads and computes is
-derived: from the tokens, the chosen indices and the stacked weights. An edit of one expert's value
-changes the module's output by what that expert's weighted output changes, and by nothing else.
-"""
+"""Experts that transformers stacks in three-dimensional parameters: the weights of each one."""
 
 from dataclasses import dataclass
 from typing import Any

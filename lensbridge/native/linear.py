@@ -1,7 +1,7 @@
-"""Weights as the model uses them: plain, offloaded, adapted or quantized; and lazy stacks.
+"""Projections and their weights as the model uses them: plain, offloaded, adapted or quantized.
 
-`effective` is the one place that knows how to get at a module's weight. Plain weights come as
-views, so writing to them edits the model; the others come as copies, and `describe` says why.
+`Linear.weight` gives a plain weight as a view, so writing to it edits the model. The others come as
+copies, and `Linear.state` says why.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A native model taken apart: which module plays which role. Built by `resolve.py`, read by all."""
+"""A native model taken apart: which module plays which role. Built by `native/resolve`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,9 @@
-"""Sites inside a mixture of experts: values of one expert, the choices, and the router's logits."""
+"""Sites inside a mixture of experts: values of one expert, the choices, and the router's logits.
+
+The native kernel runs all experts in one grouped product, so what one expert reads and computes is
+derived: from the tokens, the chosen indices and the stacked weights. An edit of one expert's value
+changes the module's output by what that expert's weighted output changes, and by nothing else.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

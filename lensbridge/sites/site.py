@@ -1,8 +1,8 @@
 """Where a point lives in the native model: how it is read there, and how an edit is written back.
 
-A `Site` says which module calls it takes part in, as `Stage`s. When one of its stages runs, it
-hands the value to its `Chain` (the callbacks of that point, `run.py`) and writes back what the
-chain returns. Sites know modules and tensors; they know neither architectures nor who is listening.
+A `Site` says which module calls it takes part in, as `Stage`s. When a stage runs, it hands the
+value to its `Chain` (the callbacks of that point, `hooks/callbacks.py`) and writes back what the
+chain returns. Sites know modules and tensors, and neither architectures nor callbacks.
 """
 
 from abc import ABC, abstractmethod

@@ -120,9 +120,9 @@ class Decomposition:
 
     def _reading(self) -> tuple[NormMap, ...]:
         norm = self.target.norm
-        return () if norm is None else (self._passage(norm, self.target.scale),)
+        return () if norm is None else (self._norm_map(norm, self.target.scale),)
 
-    def _passage(self, norm: Norm, scale: str) -> NormMap:
+    def _norm_map(self, norm: Norm, scale: str) -> NormMap:
         return NormMap.of(norm, self._at(scale))
 
     def _at(self, name: str, axis: int = -2) -> Tensor:
@@ -136,8 +136,8 @@ class Decomposition:
     @cached_property
     def terms(self) -> list[tuple[Term, Route]]:
         """Every term with its way to the target, in the order of the stream."""
-        (written, passages), embeddings = self._behind, self._embeddings()
-        return [*self._routed(embeddings, passages)[0], *written]
+        (written, maps), embeddings = self._behind, self._embeddings()
+        return [*self._routed(embeddings, maps)[0], *written]
 
     @property
     def written(self) -> list[tuple[Term, Route]]:
@@ -149,17 +149,17 @@ class Decomposition:
         steps = residual_terms(self.stack, self._has)
         return self._routed(steps[: steps.index(Mark(self.target.point))], self._last)
 
-    def _routed(self, steps: Sequence[Step], passages: tuple[NormMap, ...]) -> Routed:
+    def _routed(self, steps: Sequence[Step], maps: tuple[NormMap, ...]) -> Routed:
         """Terms with their ways through what comes behind, and the way from before all steps."""
         found: list[tuple[Term, Route]] = []
         for step in reversed(steps):
             if isinstance(step, Term):
-                found.append((step, Route(passages)))
+                found.append((step, Route(maps)))
             elif isinstance(step, Through):
-                passages = (self._passage(step.norm, step.scale), *passages)
+                maps = (self._norm_map(step.norm, step.scale), *maps)
             elif isinstance(step, Times):
-                passages = (NormMap(gain=fetch(*step.held).detach()), *passages)
-        return found[::-1], passages
+                maps = (NormMap(gain=fetch(*step.held).detach()), *maps)
+        return found[::-1], maps
 
     def whole(self, term: Term, route: Route) -> Tensor:
         """A term at the target.
@@ -174,7 +174,7 @@ class Decomposition:
         Shapes: `[term, ..., pos, d_model or direction]`
         """
         groups: list[Tensor] = []
-        for _, alike in groupby(terms, key=lambda one: id(one[1].passages)):
+        for _, alike in groupby(terms, key=lambda one: id(one[1].maps)):
             several = list(alike)
             values = torch.stack([self._value(term) for term, _ in several])
             groups.append(several[0][1].read(values, self.directions))
@@ -361,7 +361,7 @@ class Decomposition:
         own = () if part.writer.scale.is_one else self._multiplied(part.writer.scale)
         if part.post_norm is None:
             return own
-        return (self._passage(part.post_norm, f"{at}{slot}.hook_scale"), *own)
+        return (self._norm_map(part.post_norm, f"{at}{slot}.hook_scale"), *own)
 
     def _multiplied(self, scale: Multiplier) -> tuple[NormMap, ...]:
         value = scale.value(self._stream)

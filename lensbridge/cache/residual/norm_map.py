@@ -38,7 +38,7 @@ class NormMap:
         return (y * self._gain(y)).to(x.dtype)
 
     def back(self, directions: Tensor) -> Tensor:
-        """Directions to read the passage's output along, as ones to read its input along.
+        """Directions to read the map's output along, as ones to read its input along.
 
         Up to the divisor.
 
@@ -54,34 +54,34 @@ class NormMap:
 
 @dataclass(frozen=True)
 class Route:
-    """Passages one after another."""
+    """Maps one after another."""
 
-    passages: tuple[NormMap, ...] = ()
+    maps: tuple[NormMap, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: `[..., pos, d_model]` -> the same."""
-        for passage in self.passages:
-            x = passage.forward(x)
+        for norm_map in self.maps:
+            x = norm_map.forward(x)
         return x
 
     def back(self, directions: Tensor) -> Tensor:
         """Directions at the end as directions at the start, up to the divisors."""
-        for passage in reversed(self.passages):
-            directions = passage.back(directions)
+        for norm_map in reversed(self.maps):
+            directions = norm_map.back(directions)
         return directions
 
     @property
     def divisor(self) -> Tensor | float:
         """The product of the divisors, `[..., pos, 1]`."""
         product: Tensor | float = 1.0
-        for passage in self.passages:
-            if passage.divisor is not None:
-                product = passage.divisor * product
+        for norm_map in self.maps:
+            if norm_map.divisor is not None:
+                product = norm_map.divisor * product
         return product
 
     def after(self, first: Sequence[NormMap]) -> "Route":
-        """The route with other passages in front."""
-        return Route((*first, *self.passages))
+        """The route with other maps in front."""
+        return Route((*first, *self.maps))
 
     def write(self, weights: Tensor, matrix: Tensor, directions: Tensor | None) -> Tensor:
         """What each row of a matrix, times its weight, comes to at the end.

@@ -79,14 +79,14 @@ def residual_terms(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
     """
     steps: list[Step] = []
     for i, part in enumerate(stack.blocks):
-        page = _Page(i, f"{stack.prefix}.{i}.", part, has)
-        steps += [Mark(f"{page.at}hook_resid_pre"), *page.steps()]
+        layer = _LayerSteps(i, f"{stack.prefix}.{i}.", part, has)
+        steps += [Mark(f"{layer.at}hook_resid_pre"), *layer.steps()]
     last = f"{stack.prefix}.{len(stack.blocks) - 1}."
     return [*steps, Mark(f"{last}hook_resid_post")]
 
 
 @dataclass(frozen=True)
-class _Page:
+class _LayerSteps:
     """The steps of one layer."""
 
     i: int
