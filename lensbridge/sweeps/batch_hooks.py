@@ -1,4 +1,4 @@
-"""BatchHooks: the cells that enter a flight at one layer, as hooks on their rows."""
+"""BatchHooks: the cells of a batch that edit one layer, as hooks on their rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,39 +13,39 @@ from lensbridge.sweeps.edit import Edit
 
 @dataclass(frozen=True)
 class BatchHooks:
-    """Cells that join a flight at one layer.
+    """Cells of a batch that edit one layer.
 
     Args:
-        cells: these cells, each with the place of its row.
+        cells: these cells, each with the number of its row in the batch.
         base: the unpatched run.
     """
 
     cells: Sequence[tuple[int, Edit]]
     base: BaseRun
 
-    def hooks(self, start: int, end: int) -> list[tuple[Any, Any]]:
-        """One hook for each point, for rows that hold the positions from `start` to `end`."""
+    def pairs(self, start: int, end: int) -> list[tuple[Any, Any]]:
+        """One hook for each point; the rows hold the positions from `start` to `end`."""
         by_point: dict[Any, list[tuple[int, Edit]]] = {}
         for i, cell in self.cells:
             by_point.setdefault(cell.point, []).append((i, cell))
-        return [(point, self._hook(own, start, end)) for point, own in by_point.items()]
+        return [(point, self._hook(cells, start, end)) for point, cells in by_point.items()]
 
     def _hook(
-        self, own: Sequence[tuple[int, Edit]], start: int, end: int
+        self, cells: Sequence[tuple[int, Edit]], start: int, end: int
     ) -> Callable[[Tensor, Hook], None]:
         batch = self.base.batch
 
         def patch(activation: Tensor, hook: Hook) -> None:
-            for i, cell in own:
+            for i, cell in cells:
                 rows = activation[i * batch : (i + 1) * batch]
-                given = self._placed(cell, rows, start, end)
-                if given is not rows:
-                    rows.copy_(given)
+                edited = self._edited(cell, rows, start, end)
+                if edited is not rows:
+                    rows.copy_(edited)
 
         return patch
 
-    def _placed(self, cell: Edit, rows: Tensor, start: int, end: int) -> Tensor:
-        """A cell's rows after it was applied; its index counts from the first position."""
+    def _edited(self, cell: Edit, rows: Tensor, start: int, end: int) -> Tensor:
+        """A cell's rows after its edit, whose index counts from the first position of the input."""
         whole = self.base.shape(cell.point)
         if tuple(rows.shape) == whole:
             return cell.apply(rows)

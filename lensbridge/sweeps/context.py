@@ -1,4 +1,4 @@
-"""SweepContext: what all flights of a sweep share, and where the rows of a cell begin in it."""
+"""SweepContext: what all batches of a sweep share, and at which position a cell's row begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from lensbridge.sweeps.prefix import Prefix
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What every flight of a sweep shares.
+    """What every batch of a sweep shares.
 
     Args:
-        base: the unpatched run; it kept the stream at each layer where a cell joins.
+        base: the unpatched run; it kept the stream before each layer where a cell starts.
         prefix: keys and values of that run, or None where rows hold every position.
         reads: the positions of the logits that the metric reads.
-        end: behind the last position that matters.
+        end: the position after the last one that matters.
     """
 
     base: BaseRun
@@ -30,11 +30,11 @@ class SweepContext:
 
     @cached_property
     def logits(self) -> Tensor:
-        """What metrics are given: NaN where they do not read."""
+        """What metrics are given: NaN at the positions that they do not read."""
         return torch.full_like(self.base.logits, torch.nan)
 
     def show(self, part: Tensor, places: Sequence[int]) -> Tensor:
-        """Logits of one cell where they belong. The next cell's are written to the same tensor."""
+        """Logits of one cell at their positions. Those of the next overwrite the same tensor."""
         for read in self.reads:
             if read < places[0]:
                 self.logits[:, read] = self.base.logits[:, read]
@@ -46,14 +46,16 @@ class SweepContext:
     def of(
         cls, base: BaseRun, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Edit]
     ) -> "SweepContext":
-        """The field of some cells. A pattern may be told to look ahead, so it needs every key."""
+        """The context of some cells. An edited pattern may look at later positions, so it needs
+        the keys of all of them.
+        """
         whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
         return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)
 
-    def is_behind(self, cell: Edit) -> bool:
-        """Whether a cell begins behind everything that is read, so that it cannot matter."""
+    def is_too_late(self, cell: Edit) -> bool:
+        """Whether a cell begins after all positions that are read, so that it cannot matter."""
         return self.prefix is not None and self.start(cell) > self.reads[-1]
 
     def start(self, cell: Edit) -> int:
-        """Where the rows of a cell may begin."""
+        """The position at which the row of a cell may begin."""
         return 0 if self.prefix is None else cell.first_position(self.base.axes(cell.point))

@@ -88,7 +88,7 @@ def prefix_of(base: BaseRun) -> "Prefix | str":
             use_cache=True,
         )
     except Exception as error:  # whatever a native model raises with a cache that is not its own
-        return f"the model takes no plain key/value cache ({type(error).__name__})"
+        return f"the model takes no plain key/value cache ({type(error).__name__}: {error})"
     if not same(logits, base.logits[:, :-1]):
         return "earlier positions see later ones"
     layers = tuple((one.keys, one.values) for one in cache.layers if one.is_initialized)

@@ -1,11 +1,12 @@
-"""How the cells of a sweep are run: one forward pass for each, or many together in flights.
+"""How the cells of a sweep are run: one forward pass for each, or many in a batch.
 
-Both give the same numbers up to rounding. The first is the definition; `flight.py` has the second.
+Both give the same numbers up to rounding. The first is the definition; `batch.py` has the second.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from logging import getLogger
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.edit import Edit
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import SweepOptions
-from lensbridge.sweeps.prefix import Prefix, prefix_of
+from lensbridge.sweeps.prefix import prefix_of
 from lensbridge.sweeps.progress_bar import ProgressBar
 from lensbridge.sweeps.reads import positions_read
 from lensbridge.sweeps.rows import started_late
@@ -29,15 +30,15 @@ _PLAIN_INPUT = frozenset({"input_ids", "attention_mask"})
 
 @dataclass
 class Measured:
-    """What came of running cells.
+    """What a sweep measured.
 
     Shapes: values `[metric, cell]` or `[metric, cell, batch]`, NaN where a cell did not run.
 
     Args:
-        values: of the metrics.
-        baseline: of the unpatched run, `[metric]` or `[metric, batch]`.
-        partial: whether somebody interrupted it.
-        reasons: why cells ran one by one that could have run in batches elsewhere.
+        values: the metrics of each cell.
+        baseline: those of the unpatched run, `[metric]` or `[metric, batch]`.
+        partial: whether the sweep was interrupted.
+        reasons: why cells were run one by one instead of in batches.
     """
 
     values: Tensor
@@ -84,7 +85,7 @@ def run_cells(
 
 @dataclass(frozen=True)
 class _Running:
-    """Cells that are being run, and what came of them so far."""
+    """The cells of a sweep, and what was measured of them so far."""
 
     base: BaseRun
     cells: Sequence[Edit]
@@ -95,7 +96,7 @@ class _Running:
     meter: ProgressBar
 
     def all(self) -> None:
-        """Run every cell, in flights where that can be done."""
+        """Run every cell, in batches where that can be done."""
         if self.options.exact:
             self.run.reasons.append("asked for")
             self._one_by_one(range(len(self.cells)))
@@ -125,53 +126,55 @@ class _Running:
             )
 
     def _together(self, indices: Sequence[int]) -> Iterator[int]:
-        """Run cells in flights; gives those that no flight can take."""
+        """Run cells in batches; yields those that have to be run one by one."""
         base = self.base
-        found = prefix_of(base)
+        prefix = prefix_of(base)
+        if isinstance(prefix, str):
+            getLogger(__name__).debug("Rows hold every position: %s.", prefix)
         reads = positions_read(self.metrics, base.logits)
-        prefix = found if isinstance(found, Prefix) else None
-        field = SweepContext.of(base, prefix, reads, [self.cells[i] for i in indices])
-        flying = []
+        cells = [self.cells[i] for i in indices]
+        context = SweepContext.of(base, None if isinstance(prefix, str) else prefix, reads, cells)
+        active = []
         for i in indices:
-            if field.is_behind(self.cells[i]) or _changes_nothing(base, self.cells[i]):
+            if context.is_too_late(self.cells[i]) or _changes_nothing(base, self.cells[i]):
                 self._keep(i, base.logits)
             else:
-                flying.append(i)
-        for group in _groups(field, self.cells, flying, self.max_tokens):
-            logits = self._batched(field, [self.cells[i] for i in group])
+                active.append(i)
+        for group in _groups(context, self.cells, active, self.max_tokens):
+            logits = self._batched(context, [self.cells[i] for i in group])
             if isinstance(logits, str):
                 self.run.reasons.append(logits)
                 self._refuse_single()
                 yield from group
                 continue
-            for i, one in zip(group, logits, strict=True):
-                self._keep(i, one())
+            for i, logits_of in zip(group, logits, strict=True):
+                self._keep(i, logits_of())
 
     def _batched(
-        self, field: SweepContext, cells: Sequence[Edit]
+        self, context: SweepContext, cells: Sequence[Edit]
     ) -> list[Callable[[], Tensor]] | str:
         """Logits of cells, with the prefix reused, else without; or why neither can be done."""
-        whole = SweepContext.of(field.base, None, field.reads, cells)
+        whole = SweepContext.of(context.base, None, context.reads, cells)
         layer = min(layer_of(cell.point) or 0 for cell in cells)
         progress = partial(self.meter.under_way, len(cells))
-        for one in [field, whole] if field.prefix else [whole]:
-            logits = started_late(layer, CellBatch(one, cells, progress).run)
+        for attempt in [context, whole] if context.prefix else [whole]:
+            logits = started_late(layer, CellBatch(attempt, cells, progress).run)
             if not isinstance(logits, str):
                 break
         return logits
 
 
 def _groups(
-    field: SweepContext, cells: Sequence[Edit], indices: Sequence[int], max_tokens: int
+    context: SweepContext, cells: Sequence[Edit], indices: Sequence[int], max_tokens: int
 ) -> Iterator[list[int]]:
-    """Cells that fly together, with room for their controls."""
-    starts = {i: field.start(cells[i]) for i in indices}
+    """Cells that are run in one batch, with room for its control rows."""
+    starts = {i: context.start(cells[i]) for i in indices}
     group: list[int] = []
     places = set[int]()
     for i in sorted(indices, key=lambda i: starts[i]):
         places.add(starts[i])
         rows = len(group) + 1 + min(MOST_CONTROLS, len(places))
-        if group and rows * field.base.batch * (field.end - starts[group[0]]) > max_tokens:
+        if group and rows * context.base.batch * (context.end - starts[group[0]]) > max_tokens:
             yield group
             group, places = [], {starts[i]}
         group.append(i)

@@ -1,4 +1,4 @@
-"""Flights: what a sweep leaves out is what cannot differ, and what it leaves in is exact."""
+"""Batches of cells: a sweep leaves out only what cannot differ, and what it runs is exact."""
 
 from threading import Thread
 from typing import Any
@@ -13,7 +13,7 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell
-from lensbridge.sweeps import batch as flight
+from lensbridge.sweeps import batch
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.packing import packed
@@ -155,7 +155,7 @@ def test_a_sweep_computes_what_can_differ() -> None:
 def test_batches_of_every_size_give_the_same(
     family: str, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(flight.ENOUGH_TOKENS, "cpu", enough)
+    monkeypatch.setitem(batch.ENOUGH_TOKENS, "cpu", enough)
     model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
     ids, cells = tokens(2, 6), cells_of(model, 6)
     for name in ("last", "several"):
@@ -189,7 +189,7 @@ def test_a_control_row_tells_where_tokens_are_not_treated_alone() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
-def test_half_precision_flies_too(family: str, dtype: torch.dtype) -> None:
+def test_half_precision_runs_in_batches_too(family: str, dtype: torch.dtype) -> None:
     """Cells at patterns bring another attention kernel, with other roundings, to all rows."""
     model = lensbridge.load(build(Shape(family, layers=4, dtype=dtype)))
     ids, cells = tokens(2, 10), cells_of(model, 10)
