@@ -229,15 +229,15 @@ def test_refusals() -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens()
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"unit": "heads"}, "unit is"),
-        ({"answer_tokens": None}, "pass a token"),
+        ({"answer_tokens": None}, "Pass answer_tokens"),
         ({"answer_tokens": torch.tensor([1, 2, 3])}, "one for each of the 2 examples"),
-        ({"answer_tokens": [1, 2], "incorrect_tokens": 3}, "not as many"),
+        ({"answer_tokens": [1, 2], "incorrect_tokens": 3}, "differ in number"),
         ({"pos": 9}, "row with 7 tokens"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError, match=message):
             direct_logit_attribution(model, ids, **{"answer_tokens": 1, **arguments})
-    with pytest.raises(InputError, match="one of the two"):
+    with pytest.raises(InputError, match="either an input"):
         direct_logit_attribution(model, answer_tokens=1)
     with pytest.raises(TokenError, match="not one"):
         direct_logit_attribution(demo(), STORE, "John Mary")
@@ -260,6 +260,6 @@ def test_edits_that_change_the_stream_count_and_those_that_break_the_sum_are_ref
     close(result.logit, own[:, -1, model.to_single_token(" John")])
     with (
         model.hooks([("blocks.1.hook_resid_post", double)]),
-        pytest.raises(LensbridgeError, match="misses"),
+        pytest.raises(LensbridgeError, match="differ from the model"),
     ):
         direct_logit_attribution(model, STORE, " John")

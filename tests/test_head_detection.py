@@ -209,13 +209,13 @@ def test_no_attention_left_scores_nothing() -> None:
 def test_refusals() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"detection_pattern": "induction"}, "There is no kind of head 'induction'"),
-        ({"detection_pattern": torch.zeros(3, 3)}, "for 7 tokens"),
+        ({"detection_pattern": "induction"}, "'induction' is not a kind of head"),
+        ({"detection_pattern": torch.zeros(3, 3)}, "there are 7 tokens"),
         ({"detection_pattern": torch.ones(7, 7)}, "later tokens"),
         ({"error_measure": "l2"}, "'mul' or 'abs'"),
-        ({"heads": [(2, 0)]}, "no head 0 in layer 2"),
-        ({"heads": []}, "names no head"),
-        ({"seq": IDS[:, :1]}, "attention needs two"),
+        ({"heads": [(2, 0)]}, "Layer 2 has no head 0"),
+        ({"heads": []}, "heads is empty"),
+        ({"seq": IDS[:, :1]}, "detection needs two"),
     ]
     for arguments, message in wrong:
         call: dict[str, Any] = {"seq": IDS, "detection_pattern": "induction_head", **arguments}

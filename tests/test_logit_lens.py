@@ -298,7 +298,7 @@ def test_an_edit_of_the_head_in_force_is_refused() -> None:
     def double(logits: Tensor, hook: Any) -> Tensor:
         return 2 * logits
 
-    with model.hooks([("hook_logits", double)]), pytest.raises(LensbridgeError, match="misses"):
+    with model.hooks([("hook_logits", double)]), pytest.raises(LensbridgeError, match="differ from the model"):
         logit_lens(model, EIFFEL)
     with model.hooks([("blocks.2.hook_resid_post", double)]):
         edited = logit_lens(model, EIFFEL)
@@ -321,7 +321,7 @@ def test_a_description_that_leaves_something_out_is_refused(monkeypatch: Any) ->
     ("name", "reason"),
     [
         ("ViTForImageClassification", "one vector for the whole input"),
-        ("Gemma3nForCausalLM", "several at once"),
+        ("Gemma3nForCausalLM", "several residual streams"),
         ("T5EncoderModel", "no language-model head"),
     ],
 )
@@ -336,28 +336,28 @@ def test_wrong_arguments() -> None:
     ids = tokens()
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"layers": [3]}, "rows are 0 to 2"),
-        ({"layers": []}, "nothing to read"),
+        ({"layers": []}, "layers is empty"),
         ({"targets": [1], "top_k": 2}, "one of targets, top_k and vocab"),
-        ({"top_k": 99}, "vocabulary of 61"),
+        ({"top_k": 99}, "1 to 61"),
         ({"targets": [61]}, "0 to 60"),
         ({"targets": torch.tensor([[1, 2, 3]])}, "one id for each vector"),
         ({"return_type": "logit"}, "return_type is"),
-        ({"chunk_size": 0}, "chunk_size=0"),
+        ({"chunk_size": 0}, "chunk_size is 1 or more"),
         ({"positions": 7}, "row with 7 tokens"),
         ({"positions": torch.tensor([0.5])}, "Positions are"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError, match=message):
             logit_lens(model, ids, **arguments)
-    with pytest.raises(InputError, match="one of the two"):
+    with pytest.raises(InputError, match="either an input"):
         logit_lens(model)
     with pytest.raises(InputError, match=r"are \[\.\.\., 24\]"):
         logit_readout(model, torch.randn(2, 5))
     with pytest.raises(TokenError, match="not one"):
         logit_lens(demo(), EIFFEL, targets="Eiffel Tower")
-    with pytest.raises(InputError, match="none of the targets"):
+    with pytest.raises(InputError, match="not one of the targets"):
         logit_lens(model, ids, targets=[1, 2]).rank_trajectory(5)
-    with pytest.raises(InputError, match="Ranks are of targets"):
+    with pytest.raises(InputError, match="Only targets have ranks"):
         logit_lens(model, ids, top_k=2).rank_trajectory()
     with pytest.raises(InputError, match="no ids to decode"):
         logit_lens(model, ids).decode()

@@ -131,16 +131,16 @@ def test_greedy_and_refusals() -> None:
     assert sample_logits(logits, top_k=99).shape == (5,)
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"top_k": 2, "top_p": 0.5}, "exclude"),
-        ({"top_k": 0}, "at least one"),
-        ({"top_p": 0.0}, "no probability"),
-        ({"temperature": -1.0}, "below 0"),
+        ({"top_k": 0}, "1 or more"),
+        ({"top_p": 0.0}, "a probability above 0"),
+        ({"temperature": -1.0}, "0 or more"),
         ({"freq_penalty": 1.0}, "pass tokens"),
-        ({"freq_penalty": 1.0, "tokens": torch.zeros(3, 2).long()}, "beside the logits"),
+        ({"freq_penalty": 1.0, "tokens": torch.zeros(3, 2).long()}, "as many rows as the logits"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError, match=message):
             sample_logits(logits, **arguments)
-    with pytest.raises(InputError, match="Final logits"):
+    with pytest.raises(InputError, match="final_logits are"):
         sample_logits(logits[0])
 
 

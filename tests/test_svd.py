@@ -112,11 +112,11 @@ def test_a_post_norm_mlp_reads_the_stream_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("ask", "why"),
     [
-        (("OV", 0), "head_index=None"),
+        (("OV", 0), "not None"),
         (("OV", 0, 2, 4), "one of the 4 heads"),
-        (("OV", 2, 2, 0), "there are layers 0 to 1"),
+        (("OV", 2, 2, 0), "layer_index is 0 to 1"),
         (("w_mid", 0), "not 'w_mid'"),
-        (("OV", 0, 7, 0), "has 6 singular vectors"),
+        (("OV", 0, 7, 0), "at most 6"),
         (("w_in", 0, 2, None, 0), "not a mixture"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_readout_has_the_texts_of_tokens() -> None:
 
 
 def test_a_head_that_is_no_matrix_has_no_readout() -> None:
-    with pytest.raises(WeightError, match="a layer of its own before W_U"):
+    with pytest.raises(WeightError, match="another layer before W_U"):
         singular_readout(lensbridge.load(tiny("bert")), "w_out", 0)
 
 

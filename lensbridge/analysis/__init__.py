@@ -1,4 +1,4 @@
-"""Tools that read a model: lenses, attribution, head detection, singular vectors."""
+"""Logit lens, direct logit attribution, head detection, singular vectors and other analyses."""
 
 from lensbridge.analysis.attribution import direct_logit_attribution
 from lensbridge.analysis.attribution_result import DirectLogitAttribution

@@ -1,4 +1,4 @@
-"""Direct logit attribution: what each part of the model writes towards a token."""
+"""Direct logit attribution: what each part of the model contributes to a token's logit."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,10 +34,10 @@ _WRITTEN = (
     "hook_mlp_out",
     "hook_per_layer_out",
 )
-"""How the names end of what every attribution reads."""
+"""Suffixes of the names that every attribution reads."""
 
 _CHECKED = 4
-"""How many sums of attributions are held against the model's own logits."""
+"""How many sums of attributions are compared with the model's own logits."""
 
 
 @torch.no_grad()
@@ -51,29 +51,29 @@ def direct_logit_attribution(
     cache: ActivationCache | None = None,
     **forward: Any,
 ) -> DirectLogitAttribution:
-    """Split a token's logit, or the difference of two, into what each part of the model wrote.
+    """Split a token's logit, or the difference of two, into contributions of the model's parts.
 
-    The final norm's divisor is that of the run, which makes the logit linear in what is written;
-    norms and multipliers behind the branches count.
+    The final norm divides by the scale of the run, so the logit is linear in what each part writes.
+    Norms and multipliers after a branch count as part of it.
 
     Args:
-        model: the model, with weights as they are: nothing needs to be folded.
+        model: the model; its weights need not be processed.
         input: what to run, as `forward` takes it; or pass a cache.
         answer_tokens: one token for all, one for each example, or ids `[batch, pos]`.
-        incorrect_tokens: as many, to subtract.
+        incorrect_tokens: as many tokens, whose logits are subtracted.
         unit: "component": embeddings, each attention, MLP and mixer. "layer": embeddings, and each
             layer as a whole. "head": each attention head, and one `remainder`. "neuron": each
             neuron of the MLPs, and one `remainder`.
-        pos: as in `logit_lens`: an index counts the tokens of each row, so -1 is the last one
+        pos: as in `logit_lens`: an index counts the tokens of each row, so -1 is the last token
             before any padding, and drops the axis; None for all.
-        cache: a run that kept what the units need.
+        cache: a cache with what the units need.
         forward: other arguments of `forward`, for a run.
 
     Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`
 
     Raises:
-        InputError: neither input nor cache, no answer, numbers of tokens that do not fit, or a head
-            that is not linear.
+        InputError: neither input nor cache, no answer, numbers of tokens that do not match, or a
+            head that is not linear.
         NotCachedError: the cache lacks what the units need.
         LensbridgeError: the attributions do not sum to the model's own logits.
 
@@ -89,9 +89,9 @@ def direct_logit_attribution(
     if unit not in get_args(Unit):
         raise InputError(f"unit is {', '.join(map(repr, get_args(Unit)))}, not {unit!r}.")
     if answer_tokens is None:
-        raise InputError("answer_tokens says whose logit is split: pass a token.")
+        raise InputError("Pass answer_tokens: the token whose logit is split.")
     if (input is None) == (cache is None):
-        raise InputError("Pass an input to run or a cache to read, one of the two.")
+        raise InputError("Pass either an input to run or a cache to read.")
     _require_linear(model)
     if cache is None:
         wanted = _wanted(model, unit)
@@ -104,13 +104,14 @@ def _require_linear(model: HookedModel) -> None:
     head_of(model)
     if model.native.head_hidden is not None:
         raise InputError(
-            "The head of this model reads the stream through a transform, so no unit has a share "
-            "of a logit. Take the stream apart instead: cache.get_full_resid_decomposition."
+            "The head of this model transforms the stream before the projection, so its logits are "
+            "not sums over units. Decompose the stream instead: "
+            "cache.get_full_resid_decomposition."
         )
 
 
 def _wanted(model: HookedModel, unit: Unit) -> frozenset[str]:
-    """The names that a unit's attribution reads, of the stack that the head reads."""
+    """The names of the activations that an attribution needs, in the stack that the head reads."""
     endings = list(_WRITTEN)
     if unit == "head":
         endings += [".attn.hook_z"]
@@ -126,7 +127,7 @@ def _wanted(model: HookedModel, unit: Unit) -> frozenset[str]:
 
 
 class _Split:
-    """One attribution: the run at the positions that are read, and the directions to read along."""
+    """One attribution: the run at the chosen positions, and the directions of the tokens."""
 
     def __init__(
         self,
@@ -147,11 +148,11 @@ class _Split:
         if self.wrong is not None and self.wrong.shape != self.right.shape:
             raise InputError(
                 f"answer_tokens {list(self.right.shape)} and incorrect_tokens "
-                f"{list(self.wrong.shape)} are not as many: give one to subtract for each."
+                f"{list(self.wrong.shape)} differ in number: pass one incorrect token for each."
             )
 
     def _ids(self, given: Answers) -> Tensor:
-        """Ids, `[]` or `[batch, pos]` with sizes of 1 where one serves all."""
+        """Ids, `[]` or `[batch, pos]`, with size 1 along axes that share one id."""
         batch, count = self.where.columns.shape
         single = isinstance(given, str | int)
         ids = given.cpu() if isinstance(given, Tensor) else token_ids(self.model, given)
@@ -162,16 +163,16 @@ class _Split:
         )
         if ids.is_floating_point() or not fits:
             raise InputError(
-                f"Tokens are one for all, one for each of the {batch} examples, or ids "
+                f"Pass one token for all, one for each of the {batch} examples, or ids "
                 f"[{batch}, {count}]; got {asked}."
             )
         return ids
 
     @cached_property
     def directions(self) -> Tensor:
-        """What of the final norm's output is read.
+        """The direction along which the final norm's output is read.
 
-        Shapes: `[d_model]` or `[batch, pos, d_model]`, with sizes of 1 where one serves all
+        Shapes: `[d_model]` or `[batch, pos, d_model]`, with size 1 along axes that share one
         """
         native, read = self.model.native, self.model.tokens_to_residual_directions
         found = read(self.right) if self.wrong is None else read(self.right) - read(self.wrong)
@@ -211,7 +212,7 @@ class _Split:
         return rows, labels
 
     def _bias(self) -> Tensor:
-        """What no unit writes. Shapes: `[]` or `[batch, pos]`"""
+        """The part of the logit that no unit contributes. Shapes: `[]` or `[batch, pos]`"""
         native, added = self.model.native, self.model.b_U.detach()
         bias = added[self.right] if self.wrong is None else added[self.right] - added[self.wrong]
         bias = bias * native.logit_scale
@@ -221,7 +222,7 @@ class _Split:
         return bias + (self.directions * shift.to(self.directions)).sum(-1).to(bias)
 
     def _check(self, found: Tensor) -> None:
-        """Hold the sums against the logits that the native norm and head make of the stream."""
+        """Compare the sums with the logits that the model's own norm and head give."""
         head, cut = head_of(self.model), slice(0, _CHECKED)
         stream = self.cache[self.last].flatten(0, 1)[cut]
         head.check(stream[:1])
@@ -239,9 +240,10 @@ class _Split:
 def at_positions(
     model: HookedModel, cache: ActivationCache, where: Positions, length: int
 ) -> ActivationCache:
-    """A cache of what stands at some positions of each row of so many; always with a batch.
+    """A cache of some positions of each row, always with a batch axis.
 
-    Only activations of the stack that the head reads, and with a position axis, are in it.
+    It has only the activations of the stack that the head reads, and only those with a position
+    axis.
     """
     kept = {}
     for name in cache:
@@ -249,7 +251,7 @@ def at_positions(
         if axes.startswith(("b p ", "1 p ")):
             value = cache[name] if cache.has_batch_dim else cache[name].unsqueeze(0)
             value = value.expand(len(where.columns), *value.shape[1:])
-            aligned = value.shape[1] == length  # token embeddings beside a picture's are not
+            aligned = value.shape[1] == length  # token embeddings next to those of images are not
             kept[name] = where.of(value) if aligned else value[:, :0]
     return cache.with_tensors(kept, has_batch_dim=True)
 
@@ -262,7 +264,7 @@ def _of_main(model: HookedModel, name: str) -> bool:
 
 
 def _by_layer(rows: Tensor, labels: list[str]) -> tuple[Tensor, list[str]]:
-    """Rows of components summed over each layer; what stands before the layers is `embed`."""
+    """Rows of components summed for each layer; the embeddings are one row, `embed`."""
     groups: dict[str, list[int]] = {}
     for i, label in enumerate(labels):
         layer, _, _ = label.partition("_")

@@ -1,4 +1,4 @@
-"""What direct logit attribution gives."""
+"""The result of direct logit attribution."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ Unit = Literal["component", "layer", "head", "neuron"]
 """The size of the parts that a logit is split into."""
 
 REMAINDER = "remainder"
-"""What the rest of the stream is called beside heads or neurons."""
+"""The label of the rest of the stream, where units are heads or neurons."""
 
 
 @dataclass(frozen=True)
 class DirectLogitAttribution:
-    """What each unit adds to a logit, or to the difference of two.
+    """The contribution of each unit to a logit, or to the difference of two.
 
     `attribution.sum(0) + bias` is the logit, before a soft-cap where the model has one.
 
     Args:
-        attribution: of each unit.
-        labels: what the units are.
-        unit: which kind of units.
-        bias: what no unit writes: the final norm's bias and the head's.
+        attribution: the contribution of each unit.
+        labels: the names of the units.
+        unit: the kind of units.
+        bias: the part that no unit contributes: the biases of the final norm and the head.
 
     Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`; bias the same without `unit`.
     Units: logits.
@@ -39,7 +39,7 @@ class DirectLogitAttribution:
 
     @property
     def logit(self) -> Tensor:
-        """The logit (or difference) that was taken apart, before any soft-cap.
+        """The logit (or difference) that was split, before any soft-cap.
 
         Shapes: `[batch]`, or `[batch, pos]`
         """
@@ -47,16 +47,16 @@ class DirectLogitAttribution:
 
     @property
     def cumulative(self) -> Tensor:
-        """The logit as it grows, unit by unit, up to the whole.
+        """The running sum of the contributions over units, bias included.
 
         Shapes: `[unit, batch]`, or `[unit, batch, pos]`
         """
         return self.attribution.cumsum(0) + self.bias
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The units that add most, averaged over examples and positions, the largest first.
+        """The units that contribute most, averaged over examples and positions, largest first.
 
-        The remainder is none of them.
+        The remainder is left out.
         """
         units = len(self.labels) - (self.labels[-1] == REMAINDER)
         means = self.attribution[:units].flatten(1).mean(1)
@@ -67,7 +67,7 @@ class DirectLogitAttribution:
         ]
 
     def to_dataframe(self) -> Any:
-        """One line for each unit, example and position.
+        """A `pandas.DataFrame` with a row for each unit, example and position.
 
         Raises:
             LensbridgeError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""Texts as rows of tokens without padding between them, for training and for evaluation."""
+"""Texts joined and cut into rows of tokens without padding, for training and evaluation."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lensbridge.errors import InputError
 
 _BATCH = 1000
-"""Texts that are joined before they are cut into rows; what is left of a row is dropped there."""
+"""How many texts are joined before they are cut into rows; tokens left over are dropped."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cutter:
     """Cuts texts into rows of one length.
 
     Args:
-        tokenizer: a HuggingFace tokenizer, which stays as it is.
+        tokenizer: a HuggingFace tokenizer; it is not changed.
         max_length: tokens of a row, BOS included.
         add_bos_token: whether each row begins with BOS.
     """
@@ -32,16 +32,16 @@ class Cutter:
 
     def __post_init__(self) -> None:
         if self.tokenizer.eos_token_id is None:
-            raise InputError("The tokenizer has no EOS token, which stands between the texts.")
+            raise InputError("The tokenizer has no EOS token, which is needed between the texts.")
         if self.add_bos_token and self.tokenizer.bos_token_id is None:
             raise InputError("The tokenizer has no BOS token: pass add_bos_token=False.")
         if self.max_length <= self.add_bos_token:
             raise InputError(f"max_length={self.max_length} leaves no room for tokens.")
 
     def rows(self, texts: Sequence[str]) -> Tensor:
-        """All rows of a batch of texts; what does not fill the last row is dropped.
+        """All rows of a batch of texts; tokens that do not fill the last row are dropped.
 
-        If all texts together do not fill one row, there is one row with padding behind.
+        If all texts together do not fill one row, the one row is padded on the right.
 
         Shapes: `[row, max_length]`
         """
@@ -85,7 +85,7 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
 
 class TokenStream(IterableDataset[dict[str, Tensor]]):
-    """Rows of tokens, made while one goes through them."""
+    """Rows of tokens, made one after another while iterating."""
 
     def __init__(self, texts: Iterable[str], cutter: Cutter) -> None:
         self.texts = texts
@@ -98,7 +98,7 @@ class TokenStream(IterableDataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class Column:
-    """The texts of an iterable of texts, or of mappings that hold them in a column."""
+    """The texts of an iterable of texts, or of mappings with a column of texts."""
 
     documents: Iterable[str | Mapping[str, Any]]
     name: str
@@ -125,21 +125,21 @@ def tokenize_and_concatenate(
 ) -> Any:
     """Join texts with EOS between them, and cut the tokens into rows of one length.
 
-    Texts are joined a thousand at a time; what does not fill a row there is dropped.
+    A thousand texts are joined at a time; tokens that do not fill a row are dropped each time.
 
     Args:
         dataset: a `datasets.Dataset` or `IterableDataset`, or any iterable of texts or of mappings
-            that hold one; the library `datasets` is not needed for these.
-        tokenizer: a HuggingFace tokenizer with EOS, which stays as it is.
-        streaming: do the work while one goes through the rows; without worker processes.
+            with a text, for which the library `datasets` is not needed.
+        tokenizer: a HuggingFace tokenizer with EOS; it is not changed.
+        streaming: make the rows while iterating over them, without worker processes.
         max_length: tokens of a row.
-        column_name: where the text is.
+        column_name: the column with the text.
         add_bos_token: begin each row with BOS.
         num_proc: worker processes, for a `datasets.Dataset`.
 
     Returns:
-        Of a dataset one of the same kind, with the column `tokens` as tensors; otherwise
-        `TokenRows`, or a `TokenStream`. All can be given to a `DataLoader`.
+        For a dataset, one of the same kind with the column `tokens` as tensors; otherwise
+        `TokenRows`, or with `streaming` a `TokenStream`. A `DataLoader` takes all of these.
 
     Raises:
         InputError: a special token that the tokenizer lacks, or documents without a text.
@@ -155,7 +155,7 @@ def tokenize_and_concatenate(
         torch.Size([6, 16])
     """
     cutter = Cutter(tokenizer, max_length, add_bos_token)
-    library = sys.modules.get("datasets")  # where one of its datasets is, it was imported
+    library = sys.modules.get("datasets")  # if this is one of its datasets, it was imported
     if library is not None and isinstance(dataset, library.Dataset | library.IterableDataset):
         lazy = isinstance(dataset, library.IterableDataset)
         return _mapped(

@@ -1,4 +1,4 @@
-"""Heads that attend as a pattern says: to the previous token, to duplicates, behind them."""
+"""Head detection: heads whose attention matches a pattern, such as that of induction heads."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -11,7 +11,7 @@ from lensbridge.errors import InputError, LensbridgeError, suggest
 from lensbridge.hooked_model import HookedModel
 
 HeadName = Literal["previous_token_head", "duplicate_token_head", "induction_head"]
-"""The kinds of heads that have a pattern of their own here."""
+"""The kinds of heads whose pattern is built in."""
 
 ErrorMeasure = Literal["mul", "abs"]
 """mul: the share of attention that goes where the pattern is 1. abs: 1 less the distance to the
@@ -21,11 +21,11 @@ Heads: TypeAlias = Sequence[tuple[int, int]] | Mapping[int, Sequence[int]]
 """`(layer, head)` pairs, or heads by layer."""
 
 NOT_SCORED = -1.0
-"""The score of a head that was not asked for, and of layers without attention."""
+"""The score of heads that were not asked for, and of layers without attention."""
 
 
 def get_previous_token_head_detection_pattern(tokens: Tensor) -> Tensor:
-    """All attention on the token before.
+    """The pattern of a previous-token head: 1 at the token before.
 
     Shapes: `[..., pos]` -> `[..., query, key]`
 
@@ -39,7 +39,7 @@ def get_previous_token_head_detection_pattern(tokens: Tensor) -> Tensor:
 
 
 def get_duplicate_token_head_detection_pattern(tokens: Tensor) -> Tensor:
-    """A 1 for every earlier copy of a token.
+    """The pattern of a duplicate-token head: 1 at every earlier copy of the token.
 
     Shapes: `[..., pos]` -> `[..., query, key]`
 
@@ -52,7 +52,7 @@ def get_duplicate_token_head_detection_pattern(tokens: Tensor) -> Tensor:
 
 
 def get_induction_head_detection_pattern(tokens: Tensor) -> Tensor:
-    """A 1 for every token behind an earlier copy of the present one.
+    """The pattern of an induction head: 1 at every token that follows an earlier copy.
 
     Shapes: `[..., pos]` -> `[..., query, key]`
 
@@ -89,11 +89,11 @@ def compute_head_attention_similarity_score(
     exclude_current_token: bool,
     error_measure: ErrorMeasure,
 ) -> Any:
-    """How far attention goes where a pattern says.
+    """How well attention matches a pattern.
 
     Args:
-        attention_pattern: of one head, or of several.
-        detection_pattern: what is looked for.
+        attention_pattern: that of one head, or of several.
+        detection_pattern: the pattern to match.
         exclude_bos: leave out attention to the first token.
         exclude_current_token: leave out attention of tokens to themselves.
         error_measure: "mul": the part of all attention that is where the pattern is 1. "abs": 1
@@ -102,7 +102,7 @@ def compute_head_attention_similarity_score(
     Shapes: `[..., query, key]`, `[query, key]` -> a float for one head, otherwise `[...]`
 
     Raises:
-        InputError: sizes that do not fit, or a measure that there is not.
+        InputError: sizes that do not match, or an unknown measure.
     """
     size = attention_pattern.shape[-2:]
     if size[0] != size[1] or detection_pattern.shape[-2:] != size:
@@ -141,15 +141,15 @@ def detect_head(
     error_measure: ErrorMeasure = "mul",
     **forward: Any,
 ) -> Tensor:
-    """Score every head by how far it attends as a pattern says.
+    """Score every head by how well its attention matches a pattern.
 
     Args:
-        model: the model. Of an encoder-decoder no stack is chosen for you: see Raises.
+        model: the model; an encoder-decoder is refused.
         seq: text, texts, ids `[pos]` or `[batch, pos]`; scores are averaged over the rows. Padding
             is left out.
-        detection_pattern: a kind of head by name, or the attention that is looked for.
+        detection_pattern: a kind of head by name, or the pattern to match.
         heads: only these: `(layer, head)` pairs, or heads by layer.
-        cache: a run of `seq` with the patterns in it.
+        cache: a cache of a run of `seq` with the attention patterns.
         exclude_bos: leave out attention to the first token of a row.
         exclude_current_token: leave out attention of tokens to themselves.
         error_measure: "mul": the part of all attention that goes where the pattern is 1. "abs": 1
@@ -160,8 +160,8 @@ def detect_head(
         were not asked for or layers that have no attention.
 
     Raises:
-        InputError: a pattern that does not fit the tokens or that a causal model cannot show, an
-            unknown kind of head, heads that there are not.
+        InputError: a pattern of another size or one that a causal model cannot show, an unknown
+            kind of head, or heads that the model lacks.
         LensbridgeError: a model without attention, or with two stacks.
 
     Source: TransformerLens's head detector.
@@ -201,8 +201,9 @@ def detect_head(
 def _require_whole(pattern: Tensor, real: Tensor) -> None:
     if tuple(pattern.shape[-2:]) != (len(real), len(real)):
         raise InputError(
-            f"The cache holds attention of {list(pattern.shape[-2:])} queries and keys for "
-            f"{len(real)} tokens. Heads are detected on whole patterns: run without pos_slice."
+            f"The cache has attention of {list(pattern.shape[-2:])} queries and keys for "
+            f"{len(real)} tokens, and head detection needs the whole pattern: run without "
+            "pos_slice."
         )
 
 
@@ -212,8 +213,8 @@ def _score(pattern: Tensor, real: Tensor, wanted: Tensor, how: dict[str, Any]) -
     attention = pattern[:, real][:, :, real]
     if bool((wanted.triu(1) != 0).any()) and not bool((attention.triu(1) != 0).any()):
         raise InputError(
-            "The detection pattern has attention to later tokens, and this model never looks "
-            "there. Rows are queries and columns keys: pass its lower triangle."
+            "The detection pattern has attention to later tokens, and this model is causal. Rows "
+            "are queries and columns keys: pass its lower triangle."
         )
     score: Tensor = compute_head_attention_similarity_score(attention, wanted, **how)
     return score
@@ -222,41 +223,41 @@ def _score(pattern: Tensor, real: Tensor, wanted: Tensor, how: dict[str, Any]) -
 def _rows(
     model: HookedModel, seq: Any, cache: ActivationCache, asked: Tensor | str
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Each row: its number, which of its columns are tokens, and the pattern on these."""
+    """For each row its number, which of its columns are tokens, and the pattern on these."""
     tokens, mask = cache.tokens, cache.attention_mask
     if tokens is None:
-        raise InputError("Heads are detected on tokens; the input (or the cache's) is none.")
+        raise InputError("Head detection needs tokens, and the input (or the cache) has none.")
     _check_same(model, seq, tokens)
     real = torch.ones_like(tokens) if mask is None else mask
     if real.shape != tokens.shape:
-        raise InputError("Heads are detected on whole inputs, without a key/value cache.")
+        raise InputError("Head detection needs the whole input: run without a key/value cache.")
     for i, (row, there) in enumerate(zip(tokens.cpu(), real.bool().cpu(), strict=True)):
         if int(there.sum()) < 2:
-            raise InputError(f"Row {i} has {int(there.sum())} tokens; attention needs two.")
+            raise InputError(f"Row {i} has {int(there.sum())} tokens, and detection needs two.")
         yield i, there, _pattern(asked, row, there, i, len(tokens))
 
 
 def _check_same(model: HookedModel, seq: Any, tokens: Tensor) -> None:
-    """Hold the tokens of a cache against ids that were passed beside it."""
+    """Compare the tokens of a cache with the ids that were passed with it."""
     if isinstance(seq, Tensor) and not seq.is_floating_point():
         given = seq.unsqueeze(0) if seq.ndim == 1 else seq
         if given.shape != tokens.shape or not torch.equal(given.cpu(), tokens.cpu()):
-            raise InputError("The cache is of other tokens than those that were passed.")
+            raise InputError("The cache has other tokens than those that were passed.")
 
 
 def _pattern(asked: Tensor | str, row: Tensor, real: Tensor, i: int, batch: int) -> Tensor:
     if isinstance(asked, str):
         if asked not in _PATTERNS:
             raise InputError(
-                f"There is no kind of head {asked!r}; there are {', '.join(_PATTERNS)}."
+                f"{asked!r} is not a kind of head; the kinds are {', '.join(_PATTERNS)}."
                 f"{suggest(asked, _PATTERNS)}"
             )
         return _PATTERNS[asked](row[real])
     size, length = tuple(asked.shape), len(row)
     if size not in ((length, length), (batch, length, length)):
         raise InputError(
-            f"A detection pattern of {size} for {length} tokens: it is [query, key], "
-            f"{(length, length)}, or one for each of the {batch} rows."
+            f"The detection pattern has shape {size} and there are {length} tokens: pass "
+            f"[query, key] {(length, length)}, or one for each of the {batch} rows."
         )
     own = asked.cpu() if asked.ndim == 2 else asked[i].cpu()
     return own[real][:, real]
@@ -267,7 +268,7 @@ def _attention(model: HookedModel) -> dict[int, Any]:
     native, kind = model.native, type(model.native.core).__name__
     if native.is_encoder_decoder:
         raise LensbridgeError(
-            f"{kind} has attention in two stacks and across them. Take the patterns from a cache "
+            f"{kind} has attention in two stacks and between them. Take the patterns from a cache "
             "and use compute_head_attention_similarity_score."
         )
     found = {i: block.attn for i, block in enumerate(native.blocks) if block.attn is not None}
@@ -277,7 +278,7 @@ def _attention(model: HookedModel) -> dict[int, Any]:
 
 
 def _chosen(model: HookedModel, heads: Heads | None) -> dict[int, list[int]]:
-    """Heads by layer."""
+    """The chosen heads, by layer."""
     there = _attention(model)
     if heads is None:
         return {layer: list(range(attn.n_heads)) for layer, attn in there.items()}
@@ -289,9 +290,9 @@ def _chosen(model: HookedModel, heads: Heads | None) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for layer, head in pairs:
         if layer not in there or not 0 <= head < there[layer].n_heads:
-            raise InputError(f"There is no head {head} in layer {layer}.")
+            raise InputError(f"Layer {layer} has no head {head}.")
         if head not in found.setdefault(layer, []):
             found[layer].append(head)
     if not found:
-        raise InputError("heads names no head.")
+        raise InputError("heads is empty: pass at least one head, or None for all.")
     return found

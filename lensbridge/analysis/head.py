@@ -1,4 +1,4 @@
-"""What turns the residual stream behind the last layer into logits, by the model's own modules."""
+"""The model's own final norm and head, which turn the residual stream into logits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,41 +13,41 @@ from lensbridge.hooks.skip import layers_skipped
 from lensbridge.native.linear import execution_device, fetch
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""How far logits may differ, as a part of the largest: norms compute in float32 inside."""
+"""How far logits may differ, relative to the largest: norms compute in float32 inside."""
 
 LOOSE = 5e-2
-"""In half precision."""
+"""The same in half precision."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The way from the stream to the logits of one model; `head_of` makes one.
+    """Computes logits from residual streams of one model; `head_of` makes one.
 
-    The final norm and the head are called one after the other. Where the head is more than one
-    projection (BERT's transform) the whole model is run with its layers skipped instead.
+    It calls the final norm and then the head. Where the head is more than one projection (BERT's
+    transform), it runs the whole model with the layers skipped instead.
     """
 
     model: HookedModel
 
     def logits(self, vectors: Tensor, apply_ln: bool = True) -> Tensor:
-        """Logits of vectors as they would stand behind the last layer.
+        """Logits of vectors, read like the stream after the last layer.
 
         Args:
-            vectors: of the stream's width.
+            vectors: vectors with the width of the stream.
             apply_ln: whether they go through the final norm first.
 
         Shapes: `[row, d_model]` -> `[row, d_vocab]`
 
         Raises:
-            LensbridgeError: a head with a transform, which holds a norm, without its norm.
+            LensbridgeError: `apply_ln=False` where the norm is inside the head.
         """
         if self.model.native.head_hidden is None:
             cap, logits = self.model.native.logit_softcap, self.uncapped(vectors, apply_ln)
             return logits if cap is None else torch.tanh(logits / cap) * cap
         if not apply_ln:
             raise LensbridgeError(
-                "apply_ln=False: the head of this model is no projection but a transform with a "
-                "norm inside, so there are no logits without it."
+                "apply_ln=False cannot be done: the head of this model is a transform with a norm "
+                "inside. Pass apply_ln=True."
             )
         return self.native(vectors)
 
@@ -68,7 +68,7 @@ class Head:
         return logits * native.logit_scale
 
     def native(self, vectors: Tensor) -> Tensor:
-        """Logits by the model's own forward, its layers skipped, with the vectors behind them.
+        """Logits of the model's own forward, with the layers skipped and the vectors after them.
 
         Shapes: `[row, d_model]` -> `[row, d_vocab]`
         """
@@ -85,7 +85,7 @@ class Head:
         return logits[:, 0]
 
     def check(self, vectors: Tensor) -> None:
-        """Hold the logits of vectors against the model's own forward, where there are no hooks.
+        """Compare the logits of vectors with the model's own forward, unless there are hooks.
 
         Shapes: `[row, d_model]`
 
@@ -99,7 +99,7 @@ class Head:
 
 
 def require_equal(found: Tensor, own: Tensor, model: HookedModel) -> None:
-    """Hold logits that were read off the stream against the model's own.
+    """Compare logits that were computed from the stream with the model's own.
 
     Raises:
         LensbridgeError: they differ by more than rounding.
@@ -108,10 +108,10 @@ def require_equal(found: Tensor, own: Tensor, model: HookedModel) -> None:
     allowed = TOLERANCE.get(model.dtype, LOOSE) * max(1.0, float(own.abs().max()))
     if not off <= allowed:
         raise LensbridgeError(
-            f"The stream behind the last layer, read through the final norm and the head of "
-            f"{type(model.native.core).__name__}, misses the model's own logits by {off:.2g}. "
-            "Something else happens in between: an edit of the final norm or of the logits that "
-            "is in force, or a part that the description leaves out (model.architecture)."
+            f"The final norm and head of {type(model.native.core).__name__}, applied to the stream "
+            f"after the last layer, differ from the model's own logits by {off:.2g}. Something "
+            "else happens in between: a hook that edits the final norm or the logits, or a part "
+            "that the description (model.architecture) leaves out."
         )
 
 
@@ -119,23 +119,23 @@ def head_of(model: HookedModel) -> Head:
     """The head of a model.
 
     Raises:
-        LensbridgeError: it has none, or one that does not read the stream position by position.
+        LensbridgeError: it has none, or one that does not read each position by itself.
     """
     native, kind = model.native, type(model.native.core).__name__
     if native.unembed is None:
         raise LensbridgeError(
-            f"{kind} has no language-model head, so nothing can be read as logits. Load the class "
-            "with a head."
+            f"{kind} has no language-model head, so there are no logits. Load the class with a "
+            "head."
         )
     if native.logits_axes != "b p v":
         raise LensbridgeError(
-            f"The head of {kind} reads one vector for the whole input, so the stream at a position "
-            "has no logits."
+            f"The head of {kind} reads one vector for the whole input, so a single position has no "
+            "logits."
         )
     if native.main.residual_axes != "b p m":
         raise LensbridgeError(
-            f"The residual stream of {kind} is [{native.main.residual_axes}], several at once, and "
-            "what the head reads is mixed from them; there is no one stream to read as logits."
+            f"{kind} has several residual streams [{native.main.residual_axes}], and its head "
+            "reads a mixture of them, so no single stream can be read as logits."
         )
     return Head(model)
 

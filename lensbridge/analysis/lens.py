@@ -1,4 +1,4 @@
-"""The logit lens: the residual stream of every layer, read as the model reads the last one."""
+"""The logit lens: logits of the residual stream at every layer, by the model's own head."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ Lens = Callable[[Tensor, int], Tensor]
 """`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm."""
 
 _CHECKED = 4
-"""How many vectors of the last layer are held against the model's own logits."""
+"""How many vectors of the last layer are compared with the model's own logits."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A place in the stream: its name, label, and the layer that comes next there."""
+    """One row of the result: a point of the stream, its label, and the layer after it."""
 
     name: str
     label: str
@@ -50,28 +50,27 @@ def logit_lens(
     enable_grad: bool = False,
     **forward: Any,
 ) -> LogitLensResult:
-    """Read the residual stream before every layer, and behind the last, as logits.
+    """Compute logits from the residual stream before every layer and after the last.
 
-    The model's own final norm and head do the reading, so the last row is the model's prediction.
-    An encoder-decoder's stream is its decoder's. Logits exist for a chunk of vectors at a time;
-    only what is asked for is kept.
+    The model's own final norm and head are used, so the last row is the model's prediction. In an
+    encoder-decoder the stream is that of the decoder. Logits are computed for a chunk of vectors at
+    a time, and only what is asked for is kept.
 
     Args:
         model: the model, or a cache that was made with it.
         input: what to run, as `forward` takes it; or pass a cache.
-        cache: a run that is there already, with `resid_pre` of the layers and the last
-            `resid_post`.
-        layers: which layers: i is the stream before layer i, `n_layers` or -1 behind the last.
+        cache: a cache with `resid_pre` of the layers and the last `resid_post`.
+        layers: which layers: i is the stream before layer i; `n_layers` or -1 is after the last.
         incl_mid: also the stream between attention and MLP.
-        positions: an index counts the tokens of each row, so -1 is the last one before any
-            padding, and drops the axis; a list of them, one row of them for each example, a slice
-            of columns, or None for all.
+        positions: an index, which counts the tokens of each row, so that -1 is the last token
+            before any padding, and which drops the axis; a list of indices, or one list for each
+            example; a slice of columns; or None for all.
         targets: tokens to report with their ranks: single tokens as text or ids, or a tensor of
-            ids with one for each `[batch, pos]` that is read.
+            ids `[batch, pos]` with one for each position that is read.
         top_k: report the most likely tokens.
         apply_ln: whether the stream goes through the final norm first.
-        vocab: report these ids. Without targets, top_k and vocab: all.
-        chunk_size: vectors read at once; None: as many as 64 MB of logits allow.
+        vocab: report these ids. Without targets, top_k and vocab, all ids are reported.
+        chunk_size: vectors for which logits are computed at once; None: as fit into 64 MB.
         return_type: "logits", "log_probs" or "probs".
         batch_slice: which examples.
         lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens).
@@ -81,8 +80,8 @@ def logit_lens(
     Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
 
     Raises:
-        InputError: neither input nor cache, or arguments that do not go together.
-        LensbridgeError: the last row would not be the model's own logits.
+        InputError: neither input nor cache, or arguments that exclude each other.
+        LensbridgeError: the last row differs from the model's own logits.
         AbsentPointError: `incl_mid` where a layer has no stream between attention and MLP.
 
     Example:
@@ -123,14 +122,14 @@ def _model_and_cache(
     if isinstance(model, ActivationCache):
         if cache is not None or input is not None:
             raise InputError(
-                "A cache in the model's place is what is read: pass nothing beside it."
+                "The first argument is a cache, which is read: pass no other input or cache."
             )
         cache = model
         if not isinstance(cache.model, HookedModel):
-            raise InputError("This cache has no model: pass logit_lens(model, cache=cache).")
+            raise InputError("This cache has no model: call logit_lens(model, cache=cache).")
         return cache.model, cache
     if (input is None) == (cache is None):
-        raise InputError("Pass an input to run or a cache to read, one of the two.")
+        raise InputError("Pass either an input to run or a cache to read.")
     return model, cache
 
 
@@ -147,7 +146,7 @@ def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: b
         layer = one + count + 1 if one < 0 else one
         if not 0 <= layer <= count:
             raise InputError(
-                f"There is no layer {one}: rows are 0 to {count}, the last behind the layers."
+                f"There is no layer {one}: rows are 0 to {count}, the last one after the layers."
             )
         if layer == count:
             found.append(Entry(_last(model), "final_post", count))
@@ -157,14 +156,14 @@ def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: b
             name = model.vocabulary.canonical(f"{prefix}.{layer}.hook_resid_mid")
             found.append(Entry(name, f"{layer}_mid", layer))
     if not found:
-        raise InputError("layers=[] leaves nothing to read.")
+        raise InputError("layers is empty: pass at least one layer, or None for all.")
     return found
 
 
 def _streams(
     cache: ActivationCache, entries: Sequence[Entry], asked: PositionsAsked, batch_slice: Any
 ) -> tuple[Tensor, Positions]:
-    """The stream at every entry, at the positions that are read: `[row, batch, pos, d_model]`."""
+    """The stream of every row at the chosen positions: `[row, batch, pos, d_model]`."""
     cache.require([one.name for one in entries])
     first = _batched(cache, entries[0].name)
     where = positions_of(asked, real_tokens(cache, *first.shape[:2]))
@@ -182,9 +181,9 @@ def _batched(cache: ActivationCache, name: str) -> Tensor:
 def _check(
     head: Head, cache: ActivationCache, where: Positions, batch_slice: Any, logits: Any
 ) -> None:
-    """Hold the way from the last layer's stream to the logits against the model's own.
+    """Compare logits of the last layer's stream with the model's own.
 
-    Of a cache that holds no logits, by running what comes behind the last layer.
+    If the cache has no logits, the part of the model after the last layer is run.
     """
     name = _last(head.model)
     rows = slice(None) if batch_slice is None else batch_slice

@@ -1,4 +1,4 @@
-"""What the logit lens gives."""
+"""The result of the logit lens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from lensbridge.errors import InputError
 
 @dataclass(frozen=True)
 class LogitLensResult:
-    """What the stream predicts, row by row from the embedding to the last layer.
+    """What the residual stream predicts, a row for each layer from the embedding to the last.
 
     Args:
         readout: values, ids, ranks and entropy; its first axis is the row.
-        labels: of each row: `0_pre`, `0_mid`, ..., `final_post`.
-        layers: of each row the layer that comes next; the number of layers for the last.
-        where: the positions that were read of each example.
+        labels: the label of each row: `0_pre`, `0_mid`, ..., `final_post`.
+        layers: the layer after each row; the number of layers for the last row.
+        where: the positions that were read in each example.
         target_names: the text of each target that was given as text.
 
     Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
@@ -41,7 +41,7 @@ class LogitLensResult:
 
     @property
     def ids(self) -> Tensor | None:
-        """Ids of the selected tokens; None for all."""
+        """Ids of the selected tokens; None if all are selected."""
         return self.readout.ids
 
     @property
@@ -51,12 +51,12 @@ class LogitLensResult:
 
     @property
     def positions(self) -> Tensor:
-        """Columns that were read. Shapes: `[batch, pos]`"""
+        """The columns that were read. Shapes: `[batch, pos]`"""
         return self.where.columns
 
     @property
     def entropy(self) -> Tensor:
-        """Of the whole distribution, in nats.
+        """The entropy of the whole distribution, in nats.
 
         Shapes: `[row, batch]`, or `[row, batch, pos]`
         """
@@ -70,8 +70,8 @@ class LogitLensResult:
         """The most likely tokens of each row, by label, as text.
 
         Args:
-            tokenizer: instead of the model's own.
-            k: how many; None: as many as were asked for, or 5 where all of the vocabulary was read.
+            tokenizer: used instead of the model's own.
+            k: how many; None: as many as were asked for, or 5 where the whole vocabulary was read.
 
         Raises:
             InputError: only targets or a part of the vocabulary were read.
@@ -82,7 +82,8 @@ class LogitLensResult:
             ids = self.ids[..., :k]
         else:
             raise InputError(
-                f"Only {self.readout.selected} were read. Ask for top_k=..., or for all."
+                f"Only {self.readout.selected} were read. Pass top_k=... to logit_lens, or read "
+                "the whole vocabulary."
             )
         texts = decoded(ids, self.readout.tokens, tokenizer)
         return dict(zip(self.labels, texts, strict=True))
@@ -91,10 +92,10 @@ class LogitLensResult:
         """The rank of a target in every row; 0 is the most likely token.
 
         Args:
-            target: as it was asked for, or its id; several for a last axis of them. None:
-                the only one there is. Where all of the vocabulary was read: any token.
+            target: a target as it was passed, or its id; a list gives a last axis; None is the
+                only target. Where the whole vocabulary was read: any token.
 
-        Shapes: `[row, batch]`, or `[row, batch, pos]`; of a list `[..., target]`
+        Shapes: `[row, batch]`, or `[row, batch, pos]`; for a list `[..., target]`
 
         Raises:
             InputError: the token was not read.
@@ -106,7 +107,8 @@ class LogitLensResult:
             return (self.values > own.unsqueeze(-1)).sum(-1)
         if self.ranks is None or self.readout.selected != "targets":
             raise InputError(
-                "Ranks are of targets: pass targets=..., or read all of the vocabulary."
+                "Only targets have ranks: pass targets=... to logit_lens, or read the whole "
+                "vocabulary."
             )
         return self.ranks[..., self._column(target)]
 
@@ -122,16 +124,18 @@ class LogitLensResult:
             return names.index(target)
         ids = self.ids.tolist() if self.ids is not None and self.ids.ndim == 1 else []
         if target is None or self._id(target) not in ids:
-            raise InputError(f"{target!r} is none of the targets that were read: {names or ids}.")
+            raise InputError(f"{target!r} is not one of the targets, {names or ids}.")
         return ids.index(self._id(target))
 
     def to_dataframe(self, tokenizer: Any = None, top_k: int | None = None) -> Any:
-        """One line for each row, example, position and token, the highest values first.
+        """A `pandas.DataFrame` with a line for each row, example, position and token.
+
+        The highest values come first.
 
         Args:
-            tokenizer: instead of the model's own, for the column `token_string`; there is none
-                without either.
-            top_k: only so many of each position's tokens.
+            tokenizer: used instead of the model's own for the column `token_string`, which is left
+                out if there is no tokenizer.
+            top_k: only this many tokens for each position.
 
         Raises:
             LensbridgeError: pandas is not installed.
@@ -176,7 +180,7 @@ class LogitLensResult:
 
 @dataclass(frozen=True)
 class _Texts:
-    """Ids as text, where there is a tokenizer."""
+    """Ids as text, if there is a tokenizer."""
 
     readout: LogitReadout
     tokenizer: Any

@@ -7,13 +7,13 @@ from lensbridge.hooked_model import HookedModel
 
 
 class AnalysisMethods(HookedModel):
-    """What the layers predict."""
+    """Methods of `LensModel` for the logit lens."""
 
     def logit_lens(self, input: Any = None, **options: Any) -> Any:
-        """See `lensbridge.analysis.logit_lens`.
+        """Logits of the residual stream at every layer; see `lensbridge.analysis.logit_lens`.
 
         Args:
             input: as in `forward`; None with `cache=`.
-            options: others of that function.
+            options: other arguments of that function.
         """
         return logit_lens(self, input, **options)

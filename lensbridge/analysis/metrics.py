@@ -1,4 +1,4 @@
-"""Numbers about logits: accuracy, sampling, a table."""
+"""Functions of logits: accuracy, sampling, a table."""
 
 from typing import Any
 
@@ -19,19 +19,19 @@ def lm_accuracy(
     per_token: bool = False,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """How often the likeliest next token is the one that comes.
+    """How often the next token is the one that the model holds most likely.
 
     Args:
-        logits: of every position.
+        logits: logits of every position.
         tokens: the ids that were run, or labels; -100 is not counted.
-        per_token: one answer for each pair instead of the part that is right.
-        attention_mask: 1 for tokens, 0 for padding. A pair counts when both of its tokens are real.
+        per_token: return whether each prediction is right instead of the fraction that is.
+        attention_mask: 1 for tokens, 0 for padding. A pair counts if both of its tokens are real.
 
     Shapes: `[batch, pos, d_vocab]`, `[batch, pos]` -> scalar, or `[batch, pos - 1]` of booleans
         (False where a pair does not count).
 
     Raises:
-        InputError: logits and ids do not belong to the same positions, or no pair counts.
+        InputError: logits and ids of different positions, or no pair counts.
 
     Example:
         >>> logits = torch.eye(5)[[2, 3, 0]][None]  # predicts 2, then 3, then 0
@@ -40,8 +40,8 @@ def lm_accuracy(
     """
     if logits.shape[:2] != tokens.shape:
         raise InputError(
-            f"Logits of shape {tuple(logits.shape)} and ids of shape {tuple(tokens.shape)}: "
-            "accuracy needs the logits of every position."
+            f"Logits have shape {list(logits.shape)} and ids {list(tokens.shape)}: accuracy needs "
+            "the logits of every position."
         )
     targets = tokens[:, 1:].to(logits.device)
     counted = targets != -100
@@ -69,24 +69,25 @@ def sample_logits(
 ) -> Tensor:
     """Draw the next token.
 
-    In this order: repetition penalty, temperature, frequency penalty, then the cut.
+    The steps are, in this order: repetition penalty, temperature, frequency penalty, top_k or
+    top_p.
 
     Args:
-        final_logits: of the last position.
-        top_k: only among so many likeliest tokens; more than there are means all.
-        top_p: only among the likeliest tokens that have this probability together (the one that
-            passes it included).
-        temperature: divides the logits; 0 takes the likeliest token, whatever else is asked.
-        freq_penalty: what is taken off a token's logit for each time that it occurs in `tokens`.
+        final_logits: logits of the last position.
+        top_k: draw only from this many most likely tokens; a larger number than there are is all.
+        top_p: draw only from the most likely tokens that together have this probability (the token
+            that reaches it included).
+        temperature: divides the logits; 0 takes the most likely token, whatever else is passed.
+        freq_penalty: subtracted from a token's logit for each time that it occurs in `tokens`.
         repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that
             occur in `tokens`.
-        tokens: what came before, for the penalties.
-        generator: of the draw; by default torch's own.
+        tokens: the tokens before, for the penalties.
+        generator: the random generator; torch's own by default.
 
     Shapes: `[batch, d_vocab]` -> `[batch]`; tokens `[batch, pos]`
 
     Raises:
-        InputError: arguments that do not go together.
+        InputError: arguments out of range or that exclude each other.
 
     Example:
         >>> sample_logits(torch.tensor([[0.0, 3.0, 1.0]]), temperature=0.0)
@@ -118,23 +119,25 @@ def _check_sampling(
     tokens: Tensor | None,
 ) -> None:
     if logits.ndim != 2:
-        raise InputError(f"Final logits are [batch, d_vocab]; got {tuple(logits.shape)}.")
+        raise InputError(f"final_logits are [batch, d_vocab], not {list(logits.shape)}.")
     if top_k is not None and top_p is not None:
         raise InputError("top_k and top_p exclude each other: pass one.")
     if top_k is not None and top_k < 1:
-        raise InputError(f"top_k={top_k}: at least one token is left to draw from.")
+        raise InputError(f"top_k is 1 or more, not {top_k}.")
     if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise InputError(f"top_p={top_p} is no probability above 0.")
+        raise InputError(f"top_p is a probability above 0, not {top_p}.")
     if temperature < 0.0:
-        raise InputError(f"temperature={temperature} is below 0.")
+        raise InputError(f"temperature is 0 or more, not {temperature}.")
     if tokens is not None and (tokens.ndim != 2 or len(tokens) != len(logits)):
-        raise InputError(f"tokens are [batch, pos] beside the logits; got {tuple(tokens.shape)}.")
+        raise InputError(
+            f"tokens are [batch, pos] with as many rows as the logits, not {list(tokens.shape)}."
+        )
 
 
 def _counts(logits: Tensor, tokens: Tensor | None) -> Tensor:
     """How often each token of the vocabulary occurs in each row."""
     if tokens is None:
-        raise InputError("A penalty is for tokens that occurred: pass tokens=[batch, pos].")
+        raise InputError("A penalty needs the tokens before: pass tokens=[batch, pos].")
     counts = torch.zeros_like(logits)
     ids = tokens.to(logits.device).long()
     return counts.scatter_add_(-1, ids, torch.ones_like(ids, dtype=counts.dtype))
@@ -149,12 +152,12 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 def logits_to_df(logits: Tensor, tokenizer: Any = None, top_k: int | None = None) -> Any:
-    """One position's logits as a data frame, the likeliest token first.
+    """The logits of one position as a data frame, the most likely token first.
 
     Args:
-        logits: of one position.
+        logits: logits of one position.
         tokenizer: for the column `token_string`.
-        top_k: only so many tokens.
+        top_k: only this many tokens.
 
     Shapes: `[d_vocab]`
 
@@ -163,7 +166,7 @@ def logits_to_df(logits: Tensor, tokenizer: Any = None, top_k: int | None = None
         LensbridgeError: pandas is not installed.
     """
     if logits.ndim != 1:
-        raise InputError(f"Logits of one position are [d_vocab]; got {tuple(logits.shape)}.")
+        raise InputError(f"Logits of one position are [d_vocab], not {list(logits.shape)}.")
     log_probs = logits.detach().double().log_softmax(-1)
     order = log_probs.argsort(descending=True)[:top_k].tolist()
     known = Tokens(lambda: tokenizer)

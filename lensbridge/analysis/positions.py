@@ -11,7 +11,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 
 PositionsAsked: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
-"""Columns of a batch: one, a slice, its `(start, stop, step)` as a tuple, or a list; None is all."""
+"""Columns of a batch: one, a slice, its `(start, stop, step)`, or a list; None is all."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Positions:
     """Columns of a batch.
 
     Args:
-        columns: which ones of each row.
-        real: whether a token stands there, rather than padding.
+        columns: the columns of each row.
+        real: whether each is a token rather than padding.
         single: whether one position was asked for, so that results have no position axis.
 
     Shapes: columns and real `[batch, pos]`
@@ -40,15 +40,15 @@ class Positions:
         return values[rows, columns]
 
     def squeezed(self, values: Tensor, axis: int) -> Tensor:
-        """Values without their position axis, where a single position was asked for."""
+        """Values without their position axis if a single position was asked for."""
         return values.squeeze(axis) if self.single else values
 
 
 def real_tokens(cache: ActivationCache, batch: int, length: int) -> Tensor:
-    """Where the activations of a cache belong to tokens rather than to padding.
+    """Which positions of a cache are tokens rather than padding.
 
-    A cache of other positions than its tokens (cut by `pos_slice`) and the decoder of an
-    encoder-decoder have no padding that is known.
+    For a cache that was cut by `pos_slice`, and for the decoder of an encoder-decoder, padding is
+    not known, and every position counts as a token.
 
     Shapes: `[batch, length]`
     """
@@ -64,11 +64,11 @@ def positions_of(asked: PositionsAsked, real: Tensor) -> Positions:
     """The positions that were asked for.
 
     Args:
-        asked: an index, a list of indices, one row of them for each example (`[batch, pos]`), a
-            slice or its `(start, stop, step)`, or None for all. An index counts the tokens of its
-            own row: -1 is the last token before any padding, 0 the first behind it. Slices are of
-            columns, padding included.
-        real: where tokens stand, `[batch, pos]`.
+        asked: an index, a list of indices, one list for each example (`[batch, pos]`), a slice or
+            its `(start, stop, step)`, or None for all. An index counts the tokens of its own row:
+            -1 is the last token before any padding on the right, 0 the first after any padding on
+            the left. Slices count columns, padding included.
+        real: where tokens are, `[batch, pos]`.
 
     Raises:
         InputError: a row has no such position.
@@ -93,8 +93,8 @@ def _indices(asked: Any, batch: int) -> Tensor:
     found = torch.as_tensor(asked).cpu()
     if found.is_floating_point() or found.ndim > 2 or (found.ndim == 2 and len(found) != batch):
         raise InputError(
-            f"Positions are an index, a list of them, one row [pos] for each of the {batch} "
-            f"examples, a slice or None; got {asked!r}."
+            f"Positions are an index, a list of indices, one list for each of the {batch} "
+            f"examples, a slice or None, not {asked!r}."
         )
     return found if found.ndim == 2 else found.reshape(1, -1).expand(batch, -1)
 
@@ -103,5 +103,7 @@ def _columns(real: Tensor, wanted: Tensor) -> Tensor:
     there = real.nonzero().flatten()
     count = len(there)
     if bool(((wanted >= count) | (wanted < -count)).any()):
-        raise InputError(f"Positions {wanted.tolist()} of a row with {count} tokens.")
+        raise InputError(
+            f"Positions {wanted.tolist()} are out of range for a row with {count} tokens."
+        )
     return there[wanted]

@@ -1,4 +1,4 @@
-"""Whether a model gives the answer to a prompt: printed, and returned."""
+"""Whether a model predicts the answer to a prompt: printed and returned."""
 # ruff: noqa: PT028 (test_prompt is no test of pytest)
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lensbridge.hooked_model import HookedModel
 
 @dataclass(frozen=True)
 class Prediction:
-    """One token that the model could say next.
+    """One token as a prediction of the next.
 
     Units: rank 0 is the most likely token.
     """
@@ -34,9 +34,9 @@ class PromptResult:
 
     Args:
         prompt: its tokens.
-        answers: of each answer its tokens, each predicted behind the prompt and those before it; of
-            several answers only the first token of each.
-        top: of each of these places the most likely tokens (of several answers there is one place).
+        answers: the tokens of each answer, each predicted after the prompt and the answer's tokens
+            before it. With several answers, only the first token of each.
+        top: the most likely tokens at each of these positions (with several answers, at one).
     """
 
     prompt: list[str]
@@ -68,11 +68,11 @@ def test_prompt(
     prepend_bos: bool | None = None,
     top_k: int = 10,
 ) -> PromptResult:
-    """See whether the model gives the answer to a prompt, and what it would rather say.
+    """Rank the answer to a prompt among the model's predictions.
 
     Args:
         prompt: the text.
-        answer: what should follow; of a list of several the first token of each is looked at.
+        answer: what should follow; of several answers, only the first token of each is used.
         model: the model.
         prepend_space_to_answer: put a space before answers that have none.
         print_details: print the result.
@@ -92,9 +92,9 @@ def test_prompt(
     """
     answers = [answer] if isinstance(answer, str) else list(answer)
     if not answers or not all(answers):
-        raise InputError(f"An answer is a text that is not empty; got {answer!r}.")
+        raise InputError(f"An answer is a text that is not empty, not {answer!r}.")
     if model.native.is_encoder_decoder:
-        raise InputError("A prompt is continued by a model with one stack, not by a decoder.")
+        raise InputError("test_prompt needs a decoder-only model, and this one has an encoder.")
     if prepend_space_to_answer:
         answers = [one if one.startswith(" ") else f" {one}" for one in answers]
     start = model.to_tokens(prompt, prepend_bos=prepend_bos)

@@ -1,4 +1,4 @@
-"""Vectors of the stream's width, read as logits: values, ranks and entropy, a chunk at a time."""
+"""Logits of vectors with the width of the stream: values, ranks and entropy, in chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ Targets: TypeAlias = str | int | Sequence[str | int] | Tensor
 """Tokens as text or ids, the same for every vector; or a tensor of ids, one for each vector."""
 
 COLUMN = {"logits": "logit", "log_probs": "log_prob", "probs": "probability"}
-"""What a data frame calls each quantity."""
+"""The name of each quantity in a data frame."""
 
 _CHUNK = 2**24
-"""Logits that exist at once by default: 64 MB in float32."""
+"""How many logits are computed at once by default: 64 MB in float32."""
 
 
 @dataclass(frozen=True)
 class LogitReadout:
-    """What vectors say about the next token.
+    """The next token that vectors predict.
 
     Args:
-        values: what was asked for.
-        return_type: which quantity the values are.
+        values: the quantity that was asked for.
+        return_type: which quantity it is.
         selected: which tokens the last axis of the values has: all, a part of the vocabulary,
             targets, or the top k of each vector.
-        ids: these tokens' ids; None for all. Of the top k, and of targets that differ from vector
-            to vector, as many as there are values.
+        ids: ids of these tokens; None for all. For the top k, and for targets that differ between
+            vectors, one for each value.
         ranks: how many tokens have a higher logit; None unless targets or the top k were asked for.
-        entropy: of the whole distribution, whatever was selected.
+        entropy: the entropy of the whole distribution, whatever was selected.
         tokens: the model's tokenizer, for `decode`.
 
     Shapes: values and ranks `[..., selected]`; entropy `[...]`; ids `[selected]` or as values.
@@ -64,7 +64,7 @@ class LogitReadout:
         """
         if self.ids is None:
             raise InputError(
-                "All of the vocabulary is selected, so there are no ids to decode. Ask for top_k, "
+                "The whole vocabulary is selected, so there are no ids to decode. Pass top_k, "
                 "targets or vocab."
             )
         return decoded(self.ids, self.tokens, tokenizer)
@@ -90,7 +90,7 @@ def logit_readout(
     chunk_size: int | None = None,
     enable_grad: bool = False,
 ) -> LogitReadout:
-    """Read vectors as if they stood behind the last layer: final norm, head, logits.
+    """Compute logits of vectors as if they were the stream after the last layer.
 
     Args:
         model: the model.
@@ -98,18 +98,18 @@ def logit_readout(
         targets: tokens to report, with their ranks: single tokens as text or ids, the same for
             every vector; or a tensor of ids, one for each vector (`[...]`).
         top_k: report the most likely tokens.
-        vocab: report these ids. Without any of the three: all.
+        vocab: report these ids. Without any of the three, all ids are reported.
         return_type: "logits", "log_probs" or "probs".
         apply_ln: whether vectors go through the final norm first.
-        chunk_size: vectors that are read at once; None: as many as 64 MB of logits allow.
+        chunk_size: vectors for which logits are computed at once; None: as fit into 64 MB.
         enable_grad: keep the values in the autograd graph.
 
     Shapes: `[..., d_model]` -> values `[..., selected]`
 
     Raises:
-        InputError: vectors of another width, or arguments that do not go together.
-        LensbridgeError: a model whose head does not read the stream position by position, or whose
-            own forward gives other logits.
+        InputError: vectors of another width, or arguments that exclude each other.
+        LensbridgeError: a model whose head does not read each position by itself, or whose own
+            forward gives other logits.
 
     Example:
         >>> import lensbridge
@@ -122,8 +122,7 @@ def logit_readout(
     width = model.cfg.d_model
     if vectors.ndim == 0 or vectors.shape[-1] != width or vectors.numel() == 0:
         raise InputError(
-            f"Vectors to read are [..., {width}], the width of the stream; got "
-            f"{tuple(vectors.shape)}."
+            f"Vectors are [..., {width}], with the width of the stream, not {list(vectors.shape)}."
         )
     selection = selection_of(model, vectors.shape[:-1], targets, top_k, vocab)
     with torch.set_grad_enabled(enable_grad):
@@ -145,7 +144,7 @@ class Selection:
 
     @property
     def width(self) -> int:
-        """How many tokens are kept of each row; 0 for all."""
+        """How many tokens of each row are kept; 0 for all."""
         return self.k if self.ids is None else self.ids.shape[-1]
 
 
@@ -156,7 +155,7 @@ def selection_of(
     top_k: int | None,
     vocab: Sequence[int] | Tensor | None,
 ) -> Selection:
-    """Check what was asked for against the vocabulary."""
+    """The selection that was asked for, checked against the vocabulary."""
     given = {"targets": targets, "top_k": top_k, "vocab": vocab}
     asked = [name for name, value in given.items() if value is not None]
     if len(asked) > 1:
@@ -164,7 +163,7 @@ def selection_of(
     size = model.cfg.d_vocab_out
     if top_k is not None:
         if not 0 < top_k <= size:
-            raise InputError(f"top_k={top_k} of a vocabulary of {size}.")
+            raise InputError(f"top_k is 1 to {size}, the size of the vocabulary, not {top_k}.")
         return Selection("top_k", k=top_k)
     if vocab is not None:
         ids = _checked(torch.as_tensor(vocab).reshape(-1), size)
@@ -194,10 +193,10 @@ def token_ids(model: HookedModel, given: Targets) -> Tensor:
 
 def _checked(ids: Tensor, size: int) -> Tensor:
     if ids.is_floating_point() or ids.numel() == 0:
-        raise InputError(f"Tokens are given as ids; got {ids.dtype} of shape {tuple(ids.shape)}.")
+        raise InputError(f"Ids are whole numbers, not {ids.dtype} of shape {list(ids.shape)}.")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
-        raise InputError(f"Token ids run from {low} to {high}; logits are of 0 to {size - 1}.")
+        raise InputError(f"Ids are 0 to {size - 1}; the ids passed are from {low} to {high}.")
     return ids.long()
 
 
@@ -206,8 +205,8 @@ def _per_row(ids: Tensor, shape: tuple[int, ...]) -> Tensor:
         return ids.broadcast_to(shape).reshape(-1, 1)
     except RuntimeError as error:
         raise InputError(
-            f"A tensor of targets has one id for each vector, {list(shape)}; got "
-            f"{list(ids.shape)}. For the same targets everywhere pass a list."
+            f"A tensor of targets has one id for each vector, {list(shape)}, not "
+            f"{list(ids.shape)}. For the same targets everywhere, pass a list."
         ) from error
 
 
@@ -220,11 +219,11 @@ def read(
     apply_ln: bool,
     chunk_size: int | None,
 ) -> LogitReadout:
-    """Read rows `[row, d_model]` chunk by chunk, keeping what is selected, in `shape`."""
+    """Logits of rows `[row, d_model]`, chunk by chunk; what is selected is kept, in `shape`."""
     if return_type not in COLUMN:
         raise InputError(f"return_type is {', '.join(map(repr, COLUMN))}, not {return_type!r}.")
     if chunk_size is not None and chunk_size < 1:
-        raise InputError(f"chunk_size={chunk_size}: at least one vector is read at once.")
+        raise InputError(f"chunk_size is 1 or more, not {chunk_size}.")
     step = chunk_size or max(1, _CHUNK // head.model.cfg.d_vocab_out)
     chunks = [
         _reduced(

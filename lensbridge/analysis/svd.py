@@ -1,4 +1,4 @@
-"""Singular vectors of what heads and neurons read and write, as tokens."""
+"""Singular vectors of the weights of heads and neurons, read as tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ _WEIGHTS: dict[str, Callable[[MLPView | MoEView], Tensor]] = {
 class SVDInterpreter:
     """The singular vectors of a model's weights, on the side of the residual stream.
 
-    Of a head's OV: the directions that it writes. Of `w_in` and `w_gate`: those that the neurons
-    read, with the gain of the norm that feeds them. Of `w_out`: those that the neurons write.
+    For a head's OV these are the directions that it writes; for `w_in` and `w_gate` those that the
+    neurons read, with the gain of the norm before them; for `w_out` those that the neurons write.
 
     Args:
-        model: any model; a mixture of experts wants `expert_index`.
+        model: any model; with a mixture of experts pass `expert_index`.
 
     Source: Millidge and Black 2022, The Singular Value Decompositions of Transformer Weight
         Matrices are Highly Interpretable.
@@ -51,14 +51,14 @@ class SVDInterpreter:
         head_index: int | None = None,
         expert_index: Expert = None,
     ) -> Tensor:
-        """What each token's column of `W_U` makes of the first singular vectors.
+        """The dot product of each token's column of `W_U` with the first singular vectors.
 
         Args:
             vector_type: "OV", "w_in", "w_gate" or "w_out".
             layer_index: the layer.
-            num_vectors: how many, of the largest singular values.
+            num_vectors: how many, those with the largest singular values.
             head_index: which head, for "OV".
-            expert_index: which expert of a mixture, or "shared" for the MLP beside them.
+            expert_index: which expert of a mixture, or "shared" for the shared one.
 
         Shapes: `[d_vocab, 1, num_vectors]`.
 
@@ -66,7 +66,7 @@ class SVDInterpreter:
             both ends.
 
         Raises:
-            InputError: a layer, head, expert or number of vectors that there is not.
+            InputError: a layer, head, expert or number of vectors that is out of range.
             WeightError: this layer has no such weight.
         """
         found = self.decompose(vector_type, layer_index, head_index, expert_index)
@@ -74,8 +74,9 @@ class SVDInterpreter:
         unembed = upcast(self.model.W_U).to(found.V)
         if len(unembed) != len(found.V):
             raise WeightError(
-                f"W_U reads {len(unembed)} numbers, of a layer between it and the stream of "
-                f"{len(found.V)}, so singular vectors have no tokens. See decompose(...)."
+                f"W_U reads {len(unembed)} numbers from a layer of the head, not the stream of "
+                f"{len(found.V)}, so singular vectors cannot be read as tokens. Use "
+                "decompose(...)."
             )
         return (unembed.mT @ found.V[:, :num_vectors]).unsqueeze(1)
 
@@ -87,7 +88,10 @@ class SVDInterpreter:
         head_index: int | None = None,
         expert_index: Expert = None,
     ) -> SVD:
-        """The decomposition itself: `U`, `S`, and `V` `[d_model, k]`. Arguments as above."""
+        """The decomposition `U`, `S`, `V`, with `V` `[d_model, k]`.
+
+        The arguments are those of `get_singular_vectors`.
+        """
         block = self._block(layer_index)
         if vector_type == "OV":
             heads = block.attn.OV
@@ -103,20 +107,20 @@ class SVDInterpreter:
     def _block(self, layer_index: int) -> BlockView:
         count = len(self.model.blocks)
         if not 0 <= layer_index < count:
-            raise InputError(f"layer_index={layer_index}: there are layers 0 to {count - 1}.")
+            raise InputError(f"layer_index is 0 to {count - 1}, not {layer_index}.")
         return self.model.blocks[layer_index]
 
 
 @dataclass(frozen=True)
 class SingularDirection:
-    """One singular vector, read as tokens. It points to where the strongest token is.
+    """One singular vector, read as tokens. Its sign is such that the strongest token is in `top`.
 
     Args:
         value: its singular value.
-        share: what part of the matrix's squared norm it carries.
+        share: its share of the matrix's squared norm.
         direction: `[d_model]`, of length 1.
-        top: the tokens furthest along it, each with its number.
-        bottom: those furthest against it.
+        top: the tokens with the largest dot products, and these.
+        bottom: the tokens with the smallest.
     """
 
     value: float
@@ -141,10 +145,10 @@ def singular_readout(
     num_vectors: int = 10,
     k: int = 8,
 ) -> list[SingularDirection]:
-    """The tokens at both ends of the first singular vectors.
+    """The tokens with the largest and smallest logits along the first singular vectors.
 
-    Vectors are read as the model's head would: centred where the final norm centres, times its
-    gain, times `W_U`; only the norm's divisor is left out.
+    Vectors are read as by the model's head: centred if the final norm centres, times its gain,
+    times `W_U`. Only the division by the norm is left out.
 
     Args:
         model: any model whose head is a norm and a matrix.
@@ -152,16 +156,16 @@ def singular_readout(
         layer_index: the layer.
         head_index: for "OV".
         expert_index: for a mixture of experts.
-        num_vectors: how many, of the largest singular values.
+        num_vectors: how many, those with the largest singular values.
         k: tokens at each end.
 
     Raises:
-        WeightError: the head is not linear behind its norm, or the weight does not exist.
+        WeightError: the head is not linear after its norm, or the weight does not exist.
     """
     if model.native.head_hidden is not None:
         raise WeightError(
-            "This model's head has a layer of its own before W_U, so a direction of the stream has "
-            "no logits. SVDInterpreter(model).decompose(...) gives the vectors."
+            "This model's head has another layer before W_U, so a direction of the stream has no "
+            "logits. SVDInterpreter(model).decompose(...) gives the vectors."
         )
     found = SVDInterpreter(model).decompose(vector_type, layer_index, head_index, expert_index)
     _require_rank(found, num_vectors)
@@ -198,7 +202,9 @@ def _neurons(block: BlockView, vector_type: VectorType, expert: Expert) -> Tenso
     if isinstance(mlp, MoEView):
         weight = _of_expert(mlp, read, expert)
     elif expert is not None:
-        raise InputError(f"expert_index={expert!r}: this layer's MLP is not a mixture of experts.")
+        raise InputError(
+            f"expert_index={expert!r}, and the MLP of this layer is not a mixture of experts."
+        )
     else:
         weight = read(mlp)
     if vector_type == "w_out":
@@ -217,7 +223,7 @@ def _of_expert(mlp: MoEView, read: Callable[[MLPView | MoEView], Tensor], expert
 def _one_of(what: str, index: int | None, count: int) -> int:
     if index is None or not 0 <= index < count:
         raise InputError(
-            f"{what}_index={index}: pass one of the {count} {what}s, 0 to {count - 1}."
+            f"{what}_index is one of the {count} {what}s, 0 to {count - 1}, not {index}."
         )
     return index
 
@@ -225,4 +231,6 @@ def _one_of(what: str, index: int | None, count: int) -> int:
 def _require_rank(found: SVD, num_vectors: int) -> None:
     rank = found.S.shape[-1]
     if not 0 < num_vectors <= rank:
-        raise InputError(f"num_vectors={num_vectors}: this matrix has {rank} singular vectors.")
+        raise InputError(
+            f"num_vectors is at most {rank}, the number of singular vectors, not {num_vectors}."
+        )
