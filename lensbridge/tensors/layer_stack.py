@@ -1,13 +1,15 @@
 """`LayerStack`: one weight of every layer, stacked only when all of it is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import index as as_int
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lensbridge.errors import WeightError
+from lensbridge.tensors.weight_copy import guarded, live_or_copy, version, written_to
 
 _tensor: Any = Tensor  # whose stubs do not know that properties are descriptors
 
@@ -18,8 +20,6 @@ _SHAPE_ONLY = frozenset(
         _tensor.dtype.__get__,
         _tensor.device.__get__,
         _tensor.ndim.__get__,
-        _tensor.requires_grad.__get__,
-        _tensor.is_leaf.__get__,
         Tensor.size,
         Tensor.dim,
         Tensor.numel,
@@ -28,13 +28,30 @@ _SHAPE_ONLY = frozenset(
     }
 )
 
+_OF_PARAMETERS = frozenset(
+    {
+        _tensor.grad.__get__,
+        Tensor.requires_grad_,
+        Tensor.detach_,
+        Tensor.share_memory_,
+        Tensor.resize_,
+        Tensor.resize_as_,
+        Tensor.set_,
+        Tensor.retain_grad,
+        Tensor.register_hook,
+        Tensor.register_post_accumulate_grad_hook,
+    }
+)
+
 
 class LayerStack(Tensor):
     """One weight of every layer, `[layer, ...]`, stacked only when all of it is needed.
 
     `stack[5, 3]` reads layer 5 alone (a view of the native parameter where the layout allows);
-    `stack[5] = value` writes to that layer. Anything else that torch does with it works on the
-    stacked copy.
+    `stack[5] = value` writes to that layer. What changes the whole stack in place (`mul_`, `copy_`,
+    `nn.init.zeros_`, `out=stack`) writes the new values to every layer, or raises where one of them
+    is a copy. Anything else that torch does with it works on the stacked copy, and what is a view
+    of that copy (`stack[:, 2]`) is a `WeightCopy`, which raises when it is written to.
     """
 
     _layers: Sequence[Callable[[], Tensor]]
@@ -59,44 +76,159 @@ class LayerStack(Tensor):
         return LayerStack.of([lambda one=one: change(one()) for one in self._layers])  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> Tensor:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
-        if isinstance(first, int) and not isinstance(first, bool):
-            one = self._layers[first]()
-            return one[rest] if rest else one
-        return self.full()[index]
+        layer, rest = _taken_apart(index)
+        if layer is None:
+            whole = self._copied()
+            with torch._C.DisableTorchFunctionSubclass():
+                return guarded(whole[index], [whole])
+        one = live_or_copy(self._layers[layer]())
+        return one[rest] if rest else one
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
-        if not isinstance(first, int) or isinstance(first, bool):
+        layer, rest = _taken_apart(index)
+        if layer is None:
             raise WeightError(
-                "A stack of layers is written one layer at a time: stack[layer, ...] = value."
+                "A stack of layers is written one layer at a time: stack[layer, ...] = value. For "
+                "all of them: for layer in range(len(stack)): stack[layer, ...] = value."
             )
-        one = self._layers[first]()
-        if one.data_ptr() != self._layers[first]().data_ptr():  # each read is a fresh copy
-            raise WeightError(
-                f"Layer {first} of this weight is a copy, so writing to it would not reach the "
-                "model: it is offloaded, adapted, quantized, or a bias that does not exist."
-            )
+        one = self._live(layer)
         with torch.no_grad():
             one[rest if rest else ...] = value
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (layer() for layer in self._layers)
+        return (live_or_copy(layer()) for layer in self._layers)
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"LayerStack(shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.full().detach()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.full().__reduce_ex__(protocol)
+
+    def _copied(self) -> Tensor:
+        """The whole stack, counting writes to it in inference mode too."""
+        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
+            return self.full()
+
+    def _live(self, layer: int) -> Tensor:
+        """One layer, for writing.
+
+        Raises:
+            WeightError: each read of it is a fresh copy.
+        """
+        one = self._layers[layer]()
+        if one.data_ptr() != self._layers[layer]().data_ptr():
+            raise WeightError(
+                f"Layer {layer} of this weight is a copy, so writing to it would not reach the "
+                "model: it is offloaded, adapted, quantized, computed from other weights (as "
+                "expanded K and V are), or a bias that does not exist. Change what it is made of "
+                "in model.hf_model; to change a copy of your own, take stack.full()."
+            )
+        return one
+
+    def _write(self, values: Tensor) -> None:
+        """Write the whole stack's values to the layers.
+
+        Raises:
+            WeightError: a layer is a copy, or two layers are one parameter and get two values.
+        """
+        layers = [self._live(layer) for layer in range(len(self._layers))]
+        first_at: dict[tuple[int, tuple[int, ...]], int] = {}
+        for layer, held in enumerate(layers):
+            other = first_at.setdefault((held.data_ptr(), held.stride()), layer)
+            if other != layer and not _equal(values[layer], values[other]):
+                raise WeightError(
+                    f"Layers {other} and {layer} of this stack are one parameter of the model, "
+                    "which cannot hold two values. Write the same values to both."
+                )
+        with torch.no_grad():
+            for held, value in zip(layers, values, strict=True):
+                held.copy_(value)
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in _SHAPE_ONLY:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        whole = tree_map(lambda x: x.full() if isinstance(x, LayerStack) else x, (args, kwargs))
-        return func(*whole[0], **(whole[1] or {}))
+                return func(*args, **kwargs)
+        if func is _tensor.requires_grad.__get__:
+            return any(layer().requires_grad for layer in args[0]._layers)
+        if func is _tensor.is_leaf.__get__:
+            return not args[0].requires_grad
+        asked = func in _OF_PARAMETERS or getattr(func, "__name__", "") in ("__set__", "__delete__")
+        if asked and args and isinstance(args[0], LayerStack):
+            raise _of_parameters(func)
+        meant = [one for one in written_to(func, args, kwargs) if isinstance(one, LayerStack)]
+        return _on_copies(func, args, kwargs, meant, counted=True)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        whole = tree_map(lambda x: x.full() if isinstance(x, LayerStack) else x, (args, kwargs))
-        return func(*whole[0], **(whole[1] or {}))
+        kwargs = kwargs or {}
+        named = zip(func._schema.arguments, args, strict=False)
+        pairs = [*named, *((one, kwargs.get(one.name)) for one in func._schema.arguments)]
+        written = [x for one, x in pairs if one.alias_info is not None and one.alias_info.is_write]
+        meant = [one for one in tree_leaves(written) if isinstance(one, LayerStack)]
+        return _on_copies(func, args, kwargs, meant, counted=False)
+
+
+def _taken_apart(index: Any) -> tuple[int | None, tuple[Any, ...]]:
+    """The layer that an index asks for, None where it is not one alone; and what is after it."""
+    first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
+    if isinstance(first, (bool, slice)) or (isinstance(first, Tensor) and first.ndim):
+        return None, rest
+    if getattr(first, "dtype", None) in (torch.bool, bool):
+        return None, rest
+    try:
+        return as_int(first), rest
+    except TypeError:
+        return None, rest
+
+
+def _on_copies(func: Any, args: Any, kwargs: Any, meant: list[LayerStack], counted: bool) -> Any:
+    """Call torch with stacked copies, and write to the layers what it writes to the copies."""
+    stacks = {id(one): one for one in tree_leaves((args, kwargs)) if isinstance(one, LayerStack)}
+    copies = {key: stack._copied() for key, stack in stacks.items()}
+    before = {key: (version(copy), copy.shape, copy.dtype) for key, copy in copies.items()}
+
+    def copied(x: Any) -> Any:
+        return copies[id(x)] if isinstance(x, LayerStack) else x
+
+    whole_args, whole_kwargs = tree_map(copied, (args, kwargs))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not meant):
+        result = func(*whole_args, **whole_kwargs)
+    for key, copy in copies.items():
+        was, *form = before[key]
+        if [copy.shape, copy.dtype] != form:
+            raise _of_parameters(func)
+        if any(one is stacks[key] for one in meant) or (counted and version(copy) != was):
+            if counted and version(copy) == was:
+                raise _of_parameters(func)
+            stacks[key]._write(copy)
+
+    def stack_again(x: Any) -> Any:
+        return next((stacks[key] for key, copy in copies.items() if x is copy), x)
+
+    written = [key for key, copy in copies.items() if version(copy) != before[key][0]]
+    if written or meant:
+        result = tree_map(stack_again, result)
+    return guarded(result, list(copies.values()))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def _of_parameters(func: Any) -> WeightError:
+    name = getattr(func, "__name__", str(func))
+    if name.startswith("__"):
+        name = f".{getattr(getattr(func, '__self__', None), '__name__', name)}"
+    return WeightError(
+        f"{name} does not work on a stack of layers, which is read from the parameters of the "
+        "model and has no memory or gradient of its own. Do it to the parameters: "
+        "model.hf_model.named_parameters(). To change values, use stack.copy_(values) or "
+        "stack[layer, ...] = value; for a tensor of your own, take stack.full()."
+    )

@@ -2,7 +2,7 @@
 
 Everything here reads the native modules when it is asked; nothing is stored. A weight of one layer
 is a view of the native parameter where its layout allows, so writing to it (under `torch.no_grad`)
-edits the model.
+edits the model; else it is a `WeightCopy`, which raises when it is written to.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ from lensbridge.native.parts import (
 )
 from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.layouts import per_head_out, repeat_kv
+from lensbridge.tensors.weight_copy import live_or_copy
 from lensbridge.weights import effective
 
 
@@ -38,12 +39,12 @@ class NormView:
     @property
     def w(self) -> Tensor:
         """Shapes: `[d_model]`"""
-        return self.norm.gain()
+        return live_or_copy(self.norm.gain())
 
     @property
     def b(self) -> Tensor:
         """Shapes: `[d_model]`. Zeros where there is no bias."""
-        return self.norm.bias()
+        return live_or_copy(self.norm.bias())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[..., d_model]` -> `[..., d_model]`"""
@@ -59,32 +60,32 @@ class AttentionView:
     @property
     def W_Q(self) -> Tensor:
         """Shapes: `[head, d_model, d_head]`"""
-        return effective.weight(self.part, "q")
+        return live_or_copy(effective.weight(self.part, "q"))
 
     @property
     def W_K(self) -> Tensor:
         """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return effective.weight(self.part, "k")
+        return live_or_copy(effective.weight(self.part, "k"))
 
     @property
     def W_V(self) -> Tensor:
         """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return effective.weight(self.part, "v")
+        return live_or_copy(effective.weight(self.part, "v"))
 
     @property
     def W_O(self) -> Tensor:
         """Shapes: `[head, d_head, d_model]`"""
-        return per_head_out(self.part.out.weight(), self.part.n_heads)
+        return live_or_copy(per_head_out(self.part.out.weight(), self.part.n_heads))
 
     @property
     def W_K_expanded(self) -> Tensor:
         """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
-        return repeat_kv(self.W_K, self.part.n_heads, axis=0)
+        return live_or_copy(repeat_kv(self.W_K, self.part.n_heads, axis=0))
 
     @property
     def W_V_expanded(self) -> Tensor:
         """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
-        return repeat_kv(self.W_V, self.part.n_heads, axis=0)
+        return live_or_copy(repeat_kv(self.W_V, self.part.n_heads, axis=0))
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -99,23 +100,23 @@ class AttentionView:
     @property
     def b_Q(self) -> Tensor:
         """Shapes: `[head, d_head]`. Zeros where there is no bias, as in every `b_*`."""
-        return effective.bias(self.part, "q")
+        return live_or_copy(effective.bias(self.part, "q"))
 
     @property
     def b_K(self) -> Tensor:
         """Shapes: `[kv_head, d_head]`"""
-        return effective.bias(self.part, "k")
+        return live_or_copy(effective.bias(self.part, "k"))
 
     @property
     def b_V(self) -> Tensor:
         """Shapes: `[kv_head, d_head]`"""
-        return effective.bias(self.part, "v")
+        return live_or_copy(effective.bias(self.part, "v"))
 
     @property
     def b_O(self) -> Tensor:
         """Shapes: `[d_model]`"""
         own, added = self.part.out.bias(), self.part.writer.bias
-        return own if added is None else own + fetch(*added).to(own.device)
+        return live_or_copy(own if added is None else own + fetch(*added).to(own.device))
 
 
 @dataclass(frozen=True)
@@ -127,32 +128,32 @@ class MLPView:
     @property
     def W_in(self) -> Tensor:
         """Shapes: `[d_model, d_mlp]`. The linear branch of a gated MLP."""
-        return effective.share(self.part.up)
+        return live_or_copy(effective.share(self.part.up))
 
     @property
     def W_gate(self) -> Tensor:
         """Shapes: `[d_model, d_mlp]`. Only a gated MLP has one."""
-        return effective.share(self._gate())
+        return live_or_copy(effective.share(self._gate()))
 
     @property
     def W_out(self) -> Tensor:
         """Shapes: `[d_mlp, d_model]`"""
-        return self.part.down.weight()
+        return live_or_copy(self.part.down.weight())
 
     @property
     def b_in(self) -> Tensor:
         """Shapes: `[d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return effective.share_of_bias(self.part.up)
+        return live_or_copy(effective.share_of_bias(self.part.up))
 
     @property
     def b_gate(self) -> Tensor:
         """Shapes: `[d_mlp]`. Only a gated MLP has one."""
-        return effective.share_of_bias(self._gate())
+        return live_or_copy(effective.share_of_bias(self._gate()))
 
     @property
     def b_out(self) -> Tensor:
         """Shapes: `[d_model]`"""
-        return self.part.down.bias()
+        return live_or_copy(self.part.down.bias())
 
     def _gate(self) -> Role:
         if self.part.gate is None:
@@ -174,34 +175,34 @@ class MoEView:
     @property
     def W_in(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. The linear branch of gated experts."""
-        return self.experts.w_in()
+        return live_or_copy(self.experts.w_in())
 
     @property
     def W_gate(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. Only gated experts have one."""
         self._require_gate()
-        return self.experts.w_gate()
+        return live_or_copy(self.experts.w_gate())
 
     @property
     def W_out(self) -> Tensor:
         """Shapes: `[expert, d_mlp, d_model]`"""
-        return self.experts.w_out()
+        return live_or_copy(self.experts.w_out())
 
     @property
     def b_in(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return self.experts.b_in()
+        return live_or_copy(self.experts.b_in())
 
     @property
     def b_gate(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`"""
         self._require_gate()
-        return self.experts.b_gate()
+        return live_or_copy(self.experts.b_gate())
 
     @property
     def b_out(self) -> Tensor:
         """Shapes: `[expert, d_model]`"""
-        return self.experts.b_out()
+        return live_or_copy(self.experts.b_out())
 
     @property
     def shared(self) -> MLPView:
@@ -333,7 +334,7 @@ class EmbedView:
     @property
     def W(self) -> Tensor:
         """Shapes: `[row, d_model]`"""
-        return fetch(self.module, "weight")
+        return live_or_copy(fetch(self.module, "weight"))
 
     @property
     def W_E(self) -> Tensor:
@@ -363,13 +364,13 @@ class UnembedView:
     @property
     def W_U(self) -> Tensor:
         """Shapes: `[d_model, d_vocab]`. A view of the embedding where the two are tied."""
-        return self.linear.weight()
+        return live_or_copy(self.linear.weight())
 
     @property
     def b_U(self) -> Tensor:
         """Shapes: `[d_vocab]`. Zeros where there is no bias."""
-        own = self.linear.bias()
-        return own if self.added is None else own + fetch(*self.added).flatten().to(own.device)
+        own, added = self.linear.bias(), self.added
+        return live_or_copy(own if added is None else own + fetch(*added).flatten().to(own.device))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_vocab]`"""

@@ -1,0 +1,132 @@
+"""`WeightCopy`: a tensor read from weights that are copies, which refuses to be written to."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lensbridge.errors import WeightError
+
+__all__ = ["WeightCopy", "live_or_copy"]
+
+_MARKS = frozenset({"requires_grad_", "retain_grad"})  # of the copy alone, and meant so
+_IN_PLACE = frozenset(
+    f"__i{name}__"
+    for name in (
+        *("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "matmul"),
+        *("and", "or", "xor", "lshift", "rshift"),
+    )
+)
+
+
+class WeightCopy(Tensor):
+    """A copy of a model's weights. Writing to it would not reach the model, so that raises.
+
+    Views of it are such copies too. Whatever computes a new tensor (`clone` too) gives an ordinary
+    one. Arrays that it gives to NumPy are read-only.
+
+    Example:
+        >>> copy = WeightCopy.of(torch.ones(2))
+        >>> copy.clone().mul_(0)
+        tensor([0., 0.])
+        >>> copy.mul_(0)
+        Traceback (most recent call last):
+        ...
+        lensbridge.errors.WeightError: mul_ would write to a copy of the model's weights...
+    """
+
+    @staticmethod
+    def of(tensor: Tensor) -> Tensor:
+        """The tensor, its values and its graph, as a copy that refuses to be written to."""
+        return tensor.as_subclass(WeightCopy)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.detach().clone()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _plain(self).__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(isinstance(one, cls) for one in written_to(func, args, kwargs)):
+            raise refusal(func)
+        copies = [one for one in tree_leaves((args, kwargs)) if isinstance(one, cls)]
+        with torch._C.DisableTorchFunctionSubclass():
+            before = [version(one) for one in copies]
+            result = func(*args, **kwargs)
+            if [version(one) for one in copies] != before:
+                raise refusal(func)
+            return guarded(result, copies)
+
+
+def live_or_copy(weight: Tensor) -> Tensor:
+    """A weight as it is where it is a view of a native parameter; else a `WeightCopy`."""
+    if isinstance(weight, WeightCopy):
+        return weight
+    root = weight if weight._base is None else weight._base
+    return weight if isinstance(root, nn.Parameter) else WeightCopy.of(weight)
+
+
+def written_to(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors that a call of torch writes to, as far as its name and arguments show it.
+
+    Without a name that says so (`relu(x, inplace=True)`), only `version` shows it.
+    """
+    name = getattr(func, "__name__", "")
+    if name == "__set__":
+        name = f"__set__ {getattr(getattr(func, '__self__', None), '__name__', '')}"
+        writes = name not in ("__set__ grad", "__set__ requires_grad")
+    else:
+        in_place = name.endswith("_") and not name.endswith("__") and name not in _MARKS
+        writes = in_place or name in _IN_PLACE or name == "__setitem__"
+    if writes:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        yield from (one for one in tree_leaves(first) if isinstance(one, Tensor))
+    yield from (one for one in tree_leaves(kwargs.get("out")) if isinstance(one, Tensor))
+
+
+def version(tensor: Tensor) -> int | None:
+    """What changes when a tensor is written to; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def guarded(result: Any, copies: Sequence[Tensor]) -> Any:
+    """A result in which every tensor that shares its memory with a copy is a `WeightCopy`."""
+    if isinstance(result, (bool, int, float, str, torch.Size)) or not copies:
+        return result
+    if type(result).__module__ == "numpy" and hasattr(result, "flags"):
+        result.flags.writeable = False
+        return result
+    held = {_storage(one) for one in copies} - {None}
+
+    def guard(one: Any) -> Any:
+        shares = isinstance(one, Tensor) and _storage(one) in held
+        return WeightCopy.of(one) if shares and type(one) is Tensor else one
+
+    return guard(result) if isinstance(result, Tensor) else tree_map(guard, result)
+
+
+def refusal(func: Any) -> WeightError:
+    """The error for a write to a copy of weights."""
+    name = getattr(func, "__name__", str(func))
+    what = f"Setting .{func.__self__.__name__}" if name == "__set__" else name
+    return WeightError(
+        f"{what} would write to a copy of the model's weights, and the model would not change. "
+        "To change the model, write to each layer that it has as a parameter: "
+        "with torch.no_grad(): for layer in model.W_O: layer[2].zero_(). Weights that are computed "
+        "(expanded K and V, zeros for a missing bias, adapted, quantized or offloaded weights) "
+        "cannot be written to; change what they are made of in model.hf_model. To change the copy "
+        "alone, take .clone() first."
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.as_subclass(Tensor)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None
