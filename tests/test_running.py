@@ -194,7 +194,7 @@ def test_absent_points_say_why() -> None:
         "llama": ("hook_pos_embed", "no learned absolute positions"),
         "neox": (("resid_mid", 0), "in parallel"),
         "neox_sequential": (("pre_linear", 1), "not gated"),
-        "mistral": (("scale", 0, "ln1_post"), "no norm behind"),
+        "mistral": (("scale", 0, "ln1_post"), "no norm after"),
     }
     for family, (name, reason) in reasons.items():
         model = lensbridge.load(build(Shape(family)))

@@ -12,19 +12,19 @@ _ROPE_THETA = 10000.0
 
 @dataclass(frozen=True)
 class LensConfig:
-    """What a model is, under the names that notebooks use.
+    """The sizes and choices of a model, under the names that notebooks use.
 
     Args:
-        n_ctx: positions that the model was configured for; None where nothing bounds them.
-        n_key_value_heads: key/value heads; equal to `n_heads` without grouping.
-        act_fn: activation of the MLP, as HuggingFace names it.
-        normalization_type: "LN" or "RMS"; `eps` is that of the final norm or a layer's.
-        n_experts: experts of a mixture, else None.
+        n_ctx: the number of positions that the model was configured for; None if unlimited.
+        n_key_value_heads: key/value heads; as many as `n_heads` without grouped-query attention.
+        act_fn: the activation of the MLP, under its name in HuggingFace.
+        normalization_type: "LN" or "RMS"; like `eps`, of the final norm or else a layer's.
+        n_experts: the number of experts in a mixture, else None.
         positional_embedding_type: "rotary", "standard" (learned, absolute), "relative_bias", or
-            "none" where positions are neither of these (ALiBi, sinusoids, none at all).
-        rotary_dim: dimensions of each head that are rotated; None without rotary.
-        architecture: name of the description in use; `plugin` brought it.
-        hf: the HuggingFace config itself, the very object.
+            "none" for anything else (ALiBi, sinusoids, no positions).
+        rotary_dim: how many dimensions of each head are rotated; None without rotary.
+        architecture: the name of the description in use; `plugin` is where it comes from.
+        hf: the HuggingFace config object itself.
     """
 
     model_name: str
@@ -58,7 +58,7 @@ class LensConfig:
     hf: Any
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field but the HuggingFace config."""
+        """Every field except the HuggingFace config."""
         plain = asdict(LensConfig(**{**self.__dict__, "hf": None}))
         del plain["hf"]
         return plain

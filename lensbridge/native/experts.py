@@ -14,12 +14,12 @@ class Experts:
     """The module that holds the experts and is called with tokens, indices and weights.
 
     Args:
-        module: it has `down_proj` and, gated, `gate_up_proj`, else `up_proj`: `[expert, ·, ·]`.
-        n: how many experts.
+        module: it has `down_proj` and `gate_up_proj` (or `up_proj`, ungated): `[expert, ·, ·]`.
+        n: the number of experts.
         transposed: whether a weight is stored `[expert, in, out]`.
         gated: whether gate and up share a parameter.
-        interleaved: whether they alternate in it, rather than gate first.
-        biased: whether `<parameter>_bias` stands beside each.
+        interleaved: whether gate and up alternate in it; otherwise the gate is the first half.
+        biased: whether each parameter has a `<parameter>_bias`.
     """
 
     module: nn.Module
@@ -48,11 +48,11 @@ class Experts:
 
     @property
     def entrance(self) -> str:
-        """The parameter that the tokens meet first."""
+        """The parameter that is applied first."""
         return "gate_up_proj" if self.gated else "up_proj"
 
     def w_in(self) -> Tensor:
-        """Shapes: `[expert, d_model, d_mlp]`: the linear branch of gated experts."""
+        """Shapes: `[expert, d_model, d_mlp]`; in gated experts, of the linear branch."""
         both = self._stacked(self.entrance)
         return self._half(both, first=False) if self.gated else both
 
@@ -79,13 +79,13 @@ class Experts:
         return self._bias("down_proj", self._stacked("down_proj").shape[-1])
 
     def joined(self, gate: Tensor, linear: Tensor) -> Tensor:
-        """Gate and linear branch as the native activation takes them."""
+        """Gate and linear branch in one tensor, laid out for the native activation."""
         if self.interleaved:
             return torch.stack([gate, linear], dim=-1).flatten(-2)
         return torch.cat([gate, linear], dim=-1)
 
     def activate(self, gate: Tensor, linear: Tensor | None) -> Tensor:
-        """The neurons, by the module's own activation."""
+        """The neurons, computed with the module's own activation."""
         module: Any = self.module
         if linear is None:
             return module.act_fn(gate)

@@ -13,21 +13,23 @@ from torch import Tensor, nn
 from lensbridge.errors import WeightError
 
 State = Literal["plain", "offloaded", "adapted", "opaque", "composed"]
-"""plain: the module's own tensor. offloaded: fetched for the read (a copy). adapted: a LoRA layer,
-base plus delta (a copy). opaque: quantized or unknown, read by running it on the identity (a copy).
-composed: a product of several (latent attention; a copy).
+"""How a weight is stored. Every state but "plain" gives copies.
+
+plain: the module's own tensor. offloaded: fetched when it is read. adapted: a LoRA layer, base plus
+delta. opaque: quantized or unknown, read by running the module on the identity matrix. composed: a
+product of several weights (latent attention).
 """
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A projection of the model, however it is stored.
+    """A projection of the model, whatever way its weight is stored.
 
     Args:
         module: the native module.
         transposed: whether it stores `[in, out]` (Conv1D) rather than `[out, in]` (Linear).
-        n_in: width of its input.
-        n_out: width of its output.
+        n_in: the width of its input.
+        n_out: the width of its output.
     """
 
     module: nn.Module
@@ -37,7 +39,7 @@ class Linear:
 
     @property
     def state(self) -> State:
-        """How the weight is held, which says whether a read is a view or a copy."""
+        """How the weight is stored, which decides whether a read is a view or a copy."""
         if "base_layer" in self.module._modules:
             return "adapted"
         weight = self.module._parameters.get("weight")
@@ -91,7 +93,7 @@ def _is_plain_float(weight: Tensor) -> bool:
 
 
 def execution_device(module: nn.Module) -> torch.device | None:
-    """Where accelerate runs an offloaded module; None for a module that stays where it is."""
+    """The device on which accelerate runs an offloaded module; None for any other module."""
     hook = module.__dict__.get("_hf_hook")
     if hook is None or not any(p.is_meta for p in module.parameters(recurse=False)):
         return None
@@ -105,7 +107,7 @@ def execution_device(module: nn.Module) -> torch.device | None:
 
 
 def fetch(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer; fetched (a copy) where accelerate keeps it off the device."""
+    """A parameter or buffer; a fetched copy where accelerate keeps it off the device."""
     parameter = _held(module, name)
     if parameter is None:
         raise WeightError(f"{type(module).__name__} has no {name}.")
@@ -117,8 +119,8 @@ def fetch(module: nn.Module, name: str) -> Tensor:
         loaded = _held(module, name)
         if loaded is None or loaded.is_meta:
             raise WeightError(
-                f"The {name} of {type(module).__name__} is on the meta device and nothing says "
-                "where its values are. Load the model with weights, or with an offload_folder."
+                f"The {name} of {type(module).__name__} is on the meta device, and no offload hook "
+                "says where its values are. Load the model with weights, or with an offload_folder."
             )
         return loaded.detach().clone()
 

@@ -1,4 +1,4 @@
-"""Multiplier: what a branch's output is multiplied with before it is added."""
+"""Multiplier: what a branch's output is multiplied by before it is added."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from lensbridge.native.linear import fetch
 
 @dataclass(frozen=True)
 class Multiplier:
-    """What multiplies a branch's output before it is added: a number, or one for each channel.
+    """What a branch's output is multiplied by before it is added: `number`, or one per channel.
 
-    `held` is the module and the name of the parameter that holds the numbers.
+    `held` is the module that holds the numbers of the channels, and the name of the parameter.
     """
 
     number: float = 1.0
@@ -23,7 +23,7 @@ class Multiplier:
         return self.held is None and self.number == 1.0
 
     def value(self, like: Tensor) -> Tensor | float:
-        """The number, or `[m]` on the device of what it multiplies."""
+        """The number, or a tensor `[d_model]` on the device of `like`."""
         if self.held is None:
             return self.number
         return fetch(*self.held).to(like.device)

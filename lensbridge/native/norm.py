@@ -16,8 +16,9 @@ class Norm:
 
     Args:
         module: the native module.
-        kind: LayerNorm or RMSNorm.
+        kind: "LN" (LayerNorm) or "RMS" (RMSNorm).
         eps: added under the root.
+        width: the width of its input.
         unit_offset: whether the gain is 1 + weight.
     """
 
@@ -28,7 +29,7 @@ class Norm:
     unit_offset: bool = False
 
     def centered(self, x: Tensor) -> Tensor:
-        """The input less its mean (LayerNorm) or as it is (RMSNorm), in at least float32."""
+        """The input minus its mean (LayerNorm) or unchanged (RMSNorm), in at least float32."""
         wide = x if x.dtype == torch.float64 and self.kind == "LN" else x.float()
         return wide - wide.mean(-1, keepdim=True) if self.kind == "LN" else wide
 
@@ -51,14 +52,14 @@ class Norm:
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
     def gain(self) -> Tensor:
-        """Shapes: `[m]`. Ones where the module has none; with an offset, a copy."""
+        """Shapes: `[d_model]`. Ones where the module has none; with an offset, a copy."""
         if self.module._parameters.get("weight") is None:
             return self._constant(1.0)
         weight = fetch(self.module, "weight")
         return 1.0 + weight if self.unit_offset else weight
 
     def bias(self) -> Tensor:
-        """Shapes: `[m]`. Zeros where the module has none."""
+        """Shapes: `[d_model]`. Zeros where the module has none."""
         if self.module._parameters.get("bias") is None:
             return self._constant(0.0)
         return fetch(self.module, "bias")
@@ -81,9 +82,10 @@ class Norm:
         return scaled + self.bias().to(normalized.device)
 
     def linear(self, x: Tensor, scale: Tensor) -> Tensor:
-        """One summand of the norm's input as it comes out: centered, divided, times the gain.
+        """What one summand of the norm's input becomes: centered, divided, times the gain.
 
-        Shapes: `[..., m]` and the whole input's divisor -> `[..., m]`. Summands plus the bias make
-        the norm's output.
+        The results for all summands, plus the bias, add up to the norm's output.
+
+        Shapes: `[..., d_model]` and the whole input's divisor -> `[..., d_model]`.
         """
         return self.centered(x) / scale * self.gain().to(x.device)

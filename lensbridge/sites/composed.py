@@ -1,7 +1,7 @@
-"""Sites that live on several modules, or that see another site through something.
+"""Sites that are on several modules, or that wrap another site.
 
-A branch without a norm of its own, layers that share their modules, values whose batch and
-positions are one axis, learned positions, and logits that are not the head's output as it is.
+They are needed for a branch without a norm of its own, layers that share their modules, values with
+batch and positions in one axis, learned positions, and logits that are not the head's output.
 """
 
 from contextlib import AbstractContextManager
@@ -18,8 +18,9 @@ from lensbridge.sites.site import Call, Chain, Site, Stage
 class BranchInputSite(Site):
     """The stream as a branch without a norm of its own reads it: the input of its first modules.
 
-    An edit goes to each of them and leaves the skip connection alone. Where `norm` serves another
-    branch too, the stream is what it reads, and an edit goes through it to this branch alone.
+    An edit goes to each of them, and the skip connection keeps the unedited value. Where another
+    branch reads `norm` too, the value is the norm's input, and an edit goes through the norm to
+    this branch alone.
     """
 
     modules: tuple[nn.Module, ...]
@@ -59,7 +60,7 @@ class BranchInputSite(Site):
 
 @dataclass(frozen=True)
 class RepeatedSite(Site):
-    """A point of one layer of several that share their modules: it acts on one of the calls."""
+    """A point of one of several layers that share their modules: it acts in one of the calls."""
 
     inner: Site
     nth: int
@@ -89,7 +90,7 @@ class RepeatedSite(Site):
 
 
 class RowsChain:
-    """A chain behind a value whose batch and positions are one axis natively."""
+    """A chain for a value that natively has batch and positions in one axis."""
 
     def __init__(self, chain: Chain, rows: tuple[int, int], to_axes: int) -> None:
         self.chain = chain
@@ -102,7 +103,7 @@ class RowsChain:
         return self.chain.edits
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
-        """Show the value with its batch and position axes."""
+        """Run the chain on the value with its batch and position axes."""
         if value.ndim == self.to_axes:
             return self.chain.run(value, in_place=in_place)
         tail = (-1,) if self.to_axes == 3 else value.shape[1:]
@@ -112,7 +113,7 @@ class RowsChain:
 
 @dataclass(frozen=True)
 class FlatSite(Site):
-    """A point behind a module that flattens batch and positions: `block`'s input tells them."""
+    """A point inside a module that flattens batch and positions; `block`'s input has both sizes."""
 
     inner: Site
     block: nn.Module
@@ -145,7 +146,7 @@ class FlatSite(Site):
 
 @dataclass(frozen=True)
 class PositionSite(Site):
-    """Learned positions: one row for the whole batch natively, one for each example here."""
+    """Learned positions: natively one row for the whole batch, here one for each example."""
 
     module: nn.Module
     tokens: nn.Module | None
@@ -169,10 +170,10 @@ class PositionSite(Site):
 
 @dataclass(frozen=True)
 class LogitsSite(Site):
-    """The logits that the model returns, where they are not the head's output as it is.
+    """The logits that the model returns, where these are not the head's output itself.
 
     Args:
-        entries: the modules that may return them; one of them does.
+        entries: the modules of which one returns them.
     """
 
     entries: tuple[nn.Module, ...]

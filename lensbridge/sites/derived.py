@@ -1,7 +1,8 @@
-"""Points that do not exist natively: read from native tensors, and edited through their owner.
+"""Points that the native model does not have: values computed from native tensors.
 
-When nobody changed the value, the owner's native output stays as it is, bit for bit; when somebody
-did, or wants gradients through it, the output is recomputed from it.
+Each has an owner, the native module that is edited in its place. When no callback changed the
+value, the owner's output stays the same bit for bit. When one did, or when gradients go through the
+value, the output is recomputed from it.
 """
 
 from dataclasses import dataclass
@@ -90,9 +91,9 @@ class NormalizedSite(Site):
 @dataclass(frozen=True)
 class ResultSite(Site):
     """What each head writes to the stream: its share of the output projection's input times its
-    slice of W_O, through the norm and the multiplier behind attention.
+    slice of W_O, through the norm and the multiplier after attention.
 
-    An edit makes what attention adds the sum of the edited writes plus what b_O comes to.
+    After an edit, attention adds the sum of the edited writes, plus b_O through the same norm.
     """
 
     out: Linear
@@ -142,8 +143,7 @@ class ResultSite(Site):
 
 @dataclass(frozen=True)
 class SumSite(Site):
-    """What several modules add together, times a multiplier; or one module's output times it; with
-    a bias that is added behind it.
+    """The sum of the outputs of one or more modules, times a multiplier, plus a bias.
 
     An edit is divided by the multiplier again, and the last module's output takes the difference.
     """
@@ -178,8 +178,8 @@ class SumSite(Site):
 class ClippedSite(Site):
     """A projection's output after it was clipped, through a layout.
 
-    What is captured is a copy, for some models clip in place. The model clips an edit too, so one
-    beyond the bound is refused.
+    The captured value is a copy, because some models clip in place. The model clips an edit too, so
+    an edit beyond the bound is refused.
     """
 
     module: nn.Module
@@ -198,7 +198,7 @@ class ClippedSite(Site):
             if bool((new.abs() > self.bound).any()):
                 raise EditError(
                     f"{self.name}: the model clips this to {self.bound:g}, and the edit goes to "
-                    f"{float(new.detach().abs().max()):g}. Stay within, or edit behind it."
+                    f"{float(new.detach().abs().max()):g}. Stay within, or edit a later point."
                 )
             call.replace_result(self.layout.merge(whole, new))
 
@@ -207,12 +207,12 @@ class ClippedSite(Site):
 
 @dataclass(frozen=True)
 class LatentSite(Site):
-    """Keys or values of latent attention, of the positions of this pass.
+    """Keys or values of latent attention, at the positions of this pass.
 
-    Keys are those before rotary: per head the part made from the latent, then the rotary part,
+    Keys are those before rotary: for each head the part made from the latent, then the rotary part,
     which all heads share (`d_shared` wide; values have none). An edit is written to the projection
     that made the head's own part. The shared part cannot be changed for one head, so an edit of it
-    is refused. The native cache keeps latents, so later passes do not see an edit.
+    is refused. The native key/value cache keeps latents, so later passes do not see an edit.
     """
 
     down: nn.Module
@@ -241,7 +241,7 @@ class LatentSite(Site):
                 raise EditError(
                     f"{self.name}: the last {self.d_shared} dimensions are one key that all heads "
                     "share, so they cannot be edited here. Leave them as they are, or edit "
-                    "attn.hook_rot_k where the model has one."
+                    "attn.hook_rot_k where the model has it."
                 )
             edited = self.layout.merge(now, new[..., :width])
             before = rows[:, : -given.shape[1]]
@@ -254,8 +254,8 @@ class LatentSite(Site):
 class HeadInputSite(Site):
     """The residual stream as each head reads it, before the norm: one copy per head.
 
-    An edit sends the edited copy through the native norm (where there is one) and projection and
-    keeps that head's share of the outcome.
+    An edited copy goes through the native norm (if there is one) and projection, and that head's
+    share of the result is kept.
     """
 
     norm: nn.Module | None

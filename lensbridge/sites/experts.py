@@ -21,7 +21,7 @@ ExpertRole = Literal["in", "pre", "pre_linear", "post", "out"]
 
 @dataclass
 class Visit:
-    """One expert's part in one call: its tokens, and each value as far as it was asked for."""
+    """One expert in one call: its tokens, and those of its values that were needed so far."""
 
     experts: Experts
     expert: int
@@ -31,14 +31,14 @@ class Visit:
 
     @classmethod
     def of(cls, experts: Experts, expert: int, call: Call) -> "Visit":
-        """The tokens that a call sends to an expert."""
+        """The visit of the tokens that a call sends to an expert."""
         tokens, indices, weights = _arguments(call)
         rows, choices = torch.where(indices == expert)
         shares = weights[rows, choices].unsqueeze(-1)
         return cls(experts, expert, rows, shares, {"in": tokens[rows]})
 
     def value(self, role: ExpertRole) -> Tensor:
-        """A value, computed where it was not yet."""
+        """A value, computed at the first use."""
         if role not in self.values:
             self.values[role] = self._compute(role)
         return self.values[role]
@@ -64,7 +64,7 @@ class Visit:
         return x @ weight.to(x.device) + bias.to(x.device)
 
     def replace(self, role: ExpertRole, value: Tensor) -> None:
-        """Put in an edited value; what depends on it is computed anew."""
+        """Set an edited value; what depends on it will be computed again."""
         kept = {"in": (), "pre": ("in", "pre_linear"), "pre_linear": ("in", "pre")}
         before = kept.get(role, ("in", "pre", "pre_linear", "post"))
         self.values = {key: self.values[key] for key in before if key in self.values}
@@ -79,7 +79,7 @@ def _arguments(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ExpertSite(Site):
-    """A value inside one expert, for the tokens that were sent to it.
+    """A value inside one expert, for the tokens that are sent to it.
 
     Shapes: `[t, ·]`, the tokens in the order of batch and position.
     """
@@ -154,9 +154,9 @@ class ChoiceSite(Site):
 
 @dataclass(frozen=True)
 class RouterSite(Site):
-    """A router's logits: the first product in it that is as wide as there are experts.
+    """A router's logits: the first product in it whose width is the number of experts.
 
-    The router goes on from an edited value, so it chooses and weighs anew.
+    The router goes on with an edited value, so the choice and the weights follow from it.
     """
 
     module: nn.Module

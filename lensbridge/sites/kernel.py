@@ -1,10 +1,10 @@
 """Inside the attention function: post-rotary q and k, scores, pattern.
 
-While an attention module runs, a `TorchFunctionMode` watches for the two primitives that every
-native attention goes through: `scaled_dot_product_attention`, whose arguments are the post-rotary
-q, k and v, and `softmax`, whose input is the score and whose output the pattern. Nothing is
-registered with transformers and no config is switched. What nobody edits comes out of the native
-kernel, bit for bit.
+While an attention module runs, a `TorchFunctionMode` watches for the two functions that native
+attention calls: `scaled_dot_product_attention`, whose arguments are the post-rotary q, k and v, and
+`softmax`, whose input is the scores and whose output is the pattern. Nothing is registered with
+transformers. Without an edit the output is the native kernel's, bit for bit. Kernels that call
+neither function are replaced by sdpa during the run (`visible_kernel`).
 """
 
 import warnings
@@ -94,35 +94,35 @@ class KernelTap(TorchFunctionMode):
         super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
         if exc_type is None and self.kernels != 1:
             raise HookError(
-                f"{self.name}: the attention module ran {self.kernels} kernels that can be seen "
-                "(scaled_dot_product_attention or softmax), and one was expected. Load the model "
-                "with attn_implementation='eager'."
+                f"{self.name}: the attention module called {self.kernels} kernels that can be "
+                "watched (scaled_dot_product_attention or softmax), and one was expected. Load the "
+                "model with attn_implementation='eager'."
             )
 
-    # --- views: canonical axes of what the kernel has ----------------------------------------
+    # --- canonical axes of the kernel's tensors ----------------------------------------------
 
     def heads_first(self, x: Tensor) -> Tensor:
-        """`[b, h, p, ·]` from that, from `[b*h, p, ·]`, or from heads packed as queries."""
+        """Shapes: `[b, h, p, ·]` or `[b*h, p, ·]` -> `[b, h, p, ·]`; packed heads stay packed."""
         return x.reshape(self.batch, -1, *x.shape[-2:]) if x.ndim == 3 else x
 
     def as_queries(self, x: Tensor) -> Tensor:
-        """Shapes: -> `[b, h, p, ·]`, heads that were packed beside positions unpacked."""
+        """Shapes: -> `[b, h, p, ·]`, with heads unpacked that were packed with positions."""
         return self.heads_first(x).reshape(self.batch, self.n_heads, self.positions, x.shape[-1])
 
     def as_keys(self, x: Tensor) -> Tensor:
-        """Shapes: -> `[b, g, k, ·]`, heads that were repeated for their queries taken once."""
+        """Shapes: -> `[b, g, k, ·]`, with heads taken once that were repeated for the queries."""
         x = self.heads_first(x)
         return x if x.shape[1] <= self.n_kv else x[:, :: x.shape[1] // self.n_kv]
 
     def edit_queries(self, x: Tensor) -> Tensor:
-        """Queries after their chain, in the shape in which they came."""
+        """Queries after their chain, in their native shape."""
         if "rot_q" not in self.chains:
             return x
         new = self.chains["rot_q"].run(self.as_queries(x).transpose(1, 2))
         return x if new is None else new.transpose(1, 2).reshape(x.shape)
 
     def edit_keys(self, x: Tensor) -> Tensor:
-        """Keys after their chain, in the shape in which they came."""
+        """Keys after their chain, in their native shape."""
         if "rot_k" not in self.chains:
             return x
         new = self.chains["rot_k"].run(self.as_keys(x).transpose(1, 2))
@@ -131,7 +131,7 @@ class KernelTap(TorchFunctionMode):
         keys = new.transpose(1, 2)
         return repeat_kv(keys, self.heads_first(x).shape[1], axis=1).reshape(x.shape)
 
-    # --- the two primitives ------------------------------------------------------------------
+    # --- the two functions -------------------------------------------------------------------
 
     def fused_kernel(
         self,
@@ -145,7 +145,7 @@ class KernelTap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """`scaled_dot_product_attention`: scores and pattern are computed beside it."""
+        """`scaled_dot_product_attention`: scores and pattern are computed separately."""
         self.kernels += 1
         query, key = self.edit_queries(query), self.edit_keys(key)
 
@@ -164,7 +164,7 @@ class KernelTap(TorchFunctionMode):
         return self.mixed(mixed if how == "changed" else substitute(native(), mixed, how))
 
     def mixed(self, z: Tensor) -> Tensor:
-        """The kernel's output after its chain, in the shape in which it came."""
+        """The kernel's output after its chain, in its native shape."""
         if "z" not in self.chains or self.mixed_seen:
             return z
         self.mixed_seen = True
@@ -172,7 +172,7 @@ class KernelTap(TorchFunctionMode):
         return z if new is None else new.transpose(1, 2).reshape(z.shape)
 
     def probabilities(self, scores: Tensor) -> tuple[Any, Tensor]:
-        """Scores and pattern through their chains: what changed, and the pattern to use."""
+        """Run the chains of scores and pattern: what changed, and the pattern to use."""
         how: Any = "none"
         canonical = scores.reshape(self.batch, self.n_heads, self.positions, -1)
         if "scores" in self.chains:
@@ -190,7 +190,7 @@ class KernelTap(TorchFunctionMode):
     def softmax(
         self, func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Eager attention: the input is the score, the output the pattern."""
+        """Eager attention: the input is the scores, the output the pattern."""
         if not self._is_pattern_shaped(input):
             return func(input, *args, **kwargs)
         self.kernels += 1
@@ -211,10 +211,10 @@ class KernelTap(TorchFunctionMode):
         return substitute(pattern, edited, how)
 
     def _edit_scores(self, input: Tensor) -> Tensor:
-        """What softmax is to be given, after the chain of the scores.
+        """The input of softmax, after the chain of the scores.
 
         With sinks the last column is not a position, and all columns may have been shifted by
-        their maximum: the sink's own logit tells by how much.
+        their maximum: the sink's own logit shows by how much.
         """
         seen, shift = input, None
         if self.sinks is not None:
@@ -234,14 +234,14 @@ class KernelTap(TorchFunctionMode):
         return torch.cat([edited, input[..., -1:]], dim=-1)
 
     def _is_of_queries(self, x: Tensor) -> bool:
-        """Whether there is one row for each query head and position (an indexer's are fewer)."""
+        """Whether it has one row for each query head and position (an indexer has fewer)."""
         return x.numel() == self.batch * self.n_heads * self.positions * x.shape[-1]
 
     def _is_pattern_shaped(self, x: Tensor) -> bool:
         return x.ndim >= 3 and self._is_of_queries(x)
 
     def product(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Eager attention: the first product is queries with keys, the next pattern with values."""
+        """Eager attention: first the product of queries and keys, then of pattern and values."""
         if self.kernels:
             return self.mixed(func(*args, **kwargs))
         rotary = "rot_q" in self.chains or "rot_k" in self.chains
@@ -276,7 +276,7 @@ _HANDLERS: dict[Any, Callable[..., Tensor]] = {
 def masked_scores(
     query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Tensor:
-    """What the fused kernel takes the softmax of, with -inf where masked.
+    """The scores of which the fused kernel takes the softmax, with -inf where masked.
 
     Shapes: `[b, h, p, d]`, `[b, g, k, d]` -> `[b, h, p, k]`.
     """
@@ -295,9 +295,9 @@ def masked_scores(
 
 
 def safe_softmax(scores: Tensor) -> Tensor:
-    """Softmax in float32 over the last axis; a row that is masked throughout gives zeros.
+    """Softmax in float32 over the last axis; a row that is entirely masked gives zeros.
 
-    The same rule as the fused kernel's, with gradients that stay finite.
+    The fused kernel does the same. The gradients are finite here.
     """
     wide = scores if scores.dtype == torch.float64 else scores.float()
     dead = wide.detach().amax(-1, keepdim=True) == -torch.inf
@@ -312,9 +312,9 @@ _told: set[str] = set()
 
 @contextmanager
 def visible_kernel(root: nn.Module) -> Iterator[None]:
-    """Run attention through sdpa while inside: the chosen kernel is not a torch function.
+    """Run attention through sdpa while inside, because the chosen kernel is no torch function.
 
-    Warns once for each kernel. One thread at a time, because the switch is the model's config.
+    Warns once for each kernel. One thread at a time, because this changes the model's config.
     """
     config: Any = root.config
     chosen = config._attn_implementation

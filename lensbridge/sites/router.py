@@ -1,4 +1,4 @@
-"""`RouterTap`: sees the logits inside one call of a router."""
+"""`RouterTap`: reads and edits the logits inside one call of a router."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _ROUTER_PRODUCTS = frozenset(
 
 
 class RouterTap(TorchFunctionMode):
-    """Watches one call of a router: its first product as wide as there are experts."""
+    """Watches one call of a router for the first product with as many columns as experts."""
 
     def __init__(self, name: str, chain: Chain, shape: tuple[int, ...], n_experts: int) -> None:
         super().__init__()
@@ -42,5 +42,5 @@ class RouterTap(TorchFunctionMode):
         if exc_type is None and not self.seen:
             raise HookError(
                 f"{self.name}: the router ran no product with {self.n_experts} columns, so its "
-                "logits cannot be seen."
+                "logits cannot be read. Leave this point out."
             )

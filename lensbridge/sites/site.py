@@ -1,4 +1,4 @@
-"""Where a point lives in the native model: how it is read there, and how an edit is written back.
+"""Where a point is in the native model: how it is read there, and how an edit is written back.
 
 A `Site` says which module calls it takes part in, as `Stage`s. When a stage runs, it hands the
 value to its `Chain` (the callbacks of that point, `hooks/callbacks.py`) and writes back what the
@@ -25,16 +25,14 @@ class Chain(Protocol):
     @property
     def edits(self) -> bool:
         """Whether any of them may change the value."""
-        ...
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
-        """Show the value to every callback; the new value if any of them may have changed it.
+        """Call every callback with the value; the new value if any of them may have changed it.
 
         Args:
             value: the activation, in canonical axes.
-            in_place: the site writes edits into the very tensor that it read.
+            in_place: the site writes edits into the tensor that it read.
         """
-        ...
 
 
 class Call:
@@ -65,7 +63,7 @@ class Call:
         self.kwargs = kwargs
         self.output = output
         self.memory = memory
-        """Carried from stage to stage through the whole forward pass."""
+        """What stages hand on to later ones, through the whole forward pass."""
         self.replaced = False
         self._notes: dict[str, Tensor] | None = None  # made when needed: there are many calls
         self._around: dict[str, AbstractContextManager[Any]] | None = None
@@ -73,24 +71,24 @@ class Call:
 
     @property
     def extras(self) -> dict[str, Any]:
-        """What else the stages of this call share."""
+        """Other values that the stages of this call share."""
         self._extras = {} if self._extras is None else self._extras
         return self._extras
 
     @property
     def notes(self) -> dict[str, Tensor]:
-        """Carried between the stages of this call."""
+        """Tensors that the stages of this call hand on."""
         self._notes = {} if self._notes is None else self._notes
         return self._notes
 
     @property
     def around(self) -> dict[str, AbstractContextManager[Any]]:
-        """Contexts to be open while the module runs."""
+        """Contexts that are open while the module runs."""
         self._around = {} if self._around is None else self._around
         return self._around
 
     def _keyword(self) -> str:
-        """Which keyword holds the activation, where HF passes it by keyword."""
+        """The keyword that holds the activation, where HuggingFace passes it by keyword."""
         if "hidden_states" in self.kwargs:
             return "hidden_states"
         return next(key for key, value in self.kwargs.items() if isinstance(value, Tensor))
@@ -101,7 +99,7 @@ class Call:
         return self.args[0] if self.args else self.kwargs[self._keyword()]
 
     def replace_input(self, value: Tensor) -> None:
-        """Give the module another activation."""
+        """Call the module with another activation."""
         value = _laid_out_like(self.input, value)
         if self.args:
             self.args = (value, *self.args[1:])
@@ -111,7 +109,7 @@ class Call:
 
     @property
     def result(self) -> Tensor:
-        """The activation that the module returns, alone or first in a tuple."""
+        """The activation that the module returns, by itself or first in a tuple."""
         return self.output if isinstance(self.output, Tensor) else self.output[0]
 
     def replace_result(self, value: Tensor) -> None:
@@ -125,18 +123,19 @@ class Call:
 
 
 def _laid_out_like(native: Tensor, value: Tensor) -> Tensor:
-    """The value in one piece of memory where the native one is: models take views of it."""
+    """The value, contiguous where the native one is, because models take views of it."""
     return value.contiguous() if native.is_contiguous() else value
 
 
 class Stage(NamedTuple):
-    """One step of a site: at the input or output of one module, in data-flow order by rank.
+    """One step of a site, at the input or output of one module.
 
     Args:
-        act: shows the value to the chain and writes back what comes out of it.
-        look: how the value is had from the module's input or output, where that is all that
-            reading it takes; a chain that only reads then needs no `act`.
-        around: it puts contexts into `call.around`, to be open while the module runs.
+        rank: the order of stages at one place, which is that of the data flow.
+        act: runs the chain on the value and writes the result back.
+        look: the value, made from the module's input or output. Set where reading needs nothing
+            else, so that a chain that only reads can do without `act`.
+        around: whether `act` puts contexts into `call.around`, open while the module runs.
     """
 
     module: nn.Module
@@ -149,14 +148,14 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class PointInfo:
-    """What is known of a point of one model.
+    """What a point of one model is.
 
     Args:
         name: canonical name.
-        axes: as in the table of points.
-        where: the native module and which side of it, for people to read.
-        formula: how the value comes about there, for people to read.
-        shares: names of the points that are slices of the same tensor, this one included.
+        axes: the axes of its values, as in the table of points.
+        where: the native module and which side of it, as text.
+        formula: how the value is made from that, as text.
+        shares: the points that are slices of the same tensor, this one included.
     """
 
     name: str
@@ -173,7 +172,7 @@ class Site(ABC):
     info: PointInfo
 
     editable: ClassVar[bool] = True
-    """Whether an edit here reaches everyone who reads the value; a site that cannot, refuses."""
+    """Whether an edit here reaches everything that reads the value. If not, edits are refused."""
 
     remembers: ClassVar[bool] = False
     """Whether reading it needs a fresh `Call.memory` for each pass."""
@@ -209,20 +208,20 @@ class Site(ABC):
 
     @property
     def may_be_part(self) -> bool:
-        """Whether the value can be a view of a larger tensor that it would keep alive."""
+        """Whether the value can be a view of a larger tensor, which it would keep in memory."""
         return False
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """What to attach so that a chain sees this point."""
+        """What has to be attached to run a chain at this point."""
         return tuple(self._stages())
 
     @abstractmethod
     def _stages(self) -> list[Stage]:
-        """The stages, worked out once for the model."""
+        """The stages; called once for each model."""
 
     def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
-        """A context that a whole run needs so that this point can be seen."""
+        """A context that a whole run needs so that this point can be read."""
         return None
 
 
@@ -240,7 +239,7 @@ class LayoutSite(Site):
         return not self.layout.whole
 
     def live(self, whole: Tensor) -> Tensor:
-        """The tensor to read from: a copy where the model writes into its own afterwards."""
+        """The tensor to read: a copy where the model overwrites its own afterwards."""
         return whole.clone() if self.overwritten else whole
 
 
@@ -262,9 +261,9 @@ class InputSite(LayoutSite):
 
 @dataclass(frozen=True)
 class SharedInputSite(Site):
-    """The input of a module that others read too (a skip connection reads the same tensor).
+    """The input of a module that others read too, such as a skip connection.
 
-    An edit is written into that tensor before the module runs, so every reader has it.
+    An edit is written into that tensor before the module runs, so all of them read it.
     """
 
     module: nn.Module

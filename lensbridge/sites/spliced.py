@@ -1,8 +1,8 @@
-"""Points that a splice brings: what is spliced in at a point of the model has values of its own.
+"""Points of a splice: a sparse autoencoder that is spliced in at a point has values of its own.
 
-A splice (a sparse autoencoder) stands at a point, its host, and shows its own values while it is
-asked for its host's. Their names are the host's name with a last part:
-`blocks.1.hook_resid_pre.hook_sae_acts_post`. They exist while the splice is there.
+The point is the splice's host. The splice runs when its host's value is passed, and shows its own
+values then. Their names are the host's name with a last part:
+`blocks.1.hook_resid_pre.hook_sae_acts_post`. They exist as long as the splice is there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,23 +14,23 @@ from lensbridge.sites.site import Site, Stage
 
 @dataclass(frozen=True)
 class SpliceSite(Site):
-    """A value inside a splice. It is on no module: the splice shows it to the point's chain."""
+    """A value inside a splice. It is on no module: the splice runs the point's chain itself."""
 
     splice: object
-    """Whose it is, so that two splices' points are never taken for the same."""
+    """The splice, so that points of two splices never count as the same."""
 
     def _stages(self) -> list[Stage]:
         return []
 
 
 Splices: TypeAlias = Mapping[str, tuple[SpliceSite, ...]]
-"""Host -> the points of the splice that stands there."""
+"""Host -> the points of the splice there."""
 
 NO_SPLICES: Splices = {}
 
 
 class SitesWithSplices(Mapping[str, Site]):
-    """A model's sites with those of its splices, each splice's behind its host."""
+    """A model's sites and those of its splices; a splice's come right after its host."""
 
     def __init__(self, native: Mapping[str, Site], splices: Splices) -> None:
         self.native = native

@@ -1,4 +1,4 @@
-"""The attention of one layer: which projection, and which share of it, is q, k and v."""
+"""The attention of one layer: the projections of q, k and v, and their parts of the output."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,7 +42,9 @@ class AttentionResolver:
         if not crossing:
             self._expect_declared(where, n_kv)
         elif spec.rotary:
-            raise self.finder.mismatch(f"{where}: cross-attention has no points post_norm rotary.")
+            raise self.finder.mismatch(
+                f"{where}: cross-attention has no points after rotary; say rotary=False."
+            )
         return AttentionPart(
             module=module,
             path=spec.path,

@@ -1,4 +1,4 @@
-"""One layer: the modules that a `Block` names, in the roles in which the library reads them."""
+"""One layer: the modules that a `Block` names, each in its role."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,7 +49,7 @@ class BlockResolver:
     def block(
         self, layer: nn.Module, path: str, index: int, repeat: int, repeats: int
     ) -> BlockPart:
-        """A layer, read with the first variant whose modules it has."""
+        """A layer, read with the first variant that fits it."""
         refusals = []
         for variant in self.variants:
             try:
@@ -121,9 +121,8 @@ class BlockResolver:
         spec = block.mixer
         if spec is None:
             return None
-        post_norm = (
-            post_norm if block.attn is None else None
-        )  # beside attention, the norm is attention's
+        if block.attn is not None:
+            post_norm = None  # beside attention, the norm is attention's
         module = self.finder.find(layer, spec.path, where)
         steps = {
             step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
@@ -205,7 +204,7 @@ class BlockResolver:
     def _router_width(self, router: nn.Module, where: str) -> int:
         widths = [int(p.shape[0]) for p in router.parameters() if p.ndim == 2]
         if not widths:
-            raise self.finder.mismatch(f"the router '{where}' holds no matrix.")
+            raise self.finder.mismatch(f"the router '{where}' has no matrix.")
         return widths[-1]
 
     def _experts(self, module: nn.Module, path: str, where: str) -> Experts:

@@ -1,4 +1,4 @@
-"""Asking a model and its config for what a description names; errors say what there is."""
+"""Look-ups of what a description names in a model and its config; errors say what there is."""
 
 import ast
 import math
@@ -20,7 +20,7 @@ _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 
 @dataclass(frozen=True)
 class Finder:
-    """One model, the description that it is read with, and the config that holds the sizes."""
+    """One model, the description with which it is read, and the config that has the sizes."""
 
     core: nn.Module
     architecture: str
@@ -28,7 +28,7 @@ class Finder:
     config: Any
 
     def at_config(self, name: str | None) -> "Finder":
-        """The same with a sub-config."""
+        """The same for a sub-config."""
         if name is None:
             return self
         return replace(self, config=self.field(name))
@@ -104,26 +104,26 @@ class Finder:
             found = [getattr(module, name) for name in _EPS_NAMES if hasattr(module, name)]
             if not found or found[0] is None:
                 raise self.mismatch(
-                    f"'{where}' ({type(module).__name__}) does not look like a norm: it holds no "
+                    f"'{where}' ({type(module).__name__}) does not look like a norm: it has no "
                     "eps. If it is one, say Norms(eps=...)."
                 )
             eps = float(found[0])
         return Norm(module, spec.kind, eps, width, spec.unit_offset)
 
     def tensor(self, module: nn.Module, path: str, where: str) -> tuple[nn.Module, str]:
-        """Where a parameter or buffer is held: its module and its name there."""
+        """The module that has a parameter or buffer, and the name of it there."""
         parent, _, name = path.rpartition(".")
         owner = self.find(module, parent, where)
         if name not in owner._parameters and name not in owner._buffers:
             held = [*owner._parameters, *owner._buffers]
             raise self.mismatch(
-                f"{where} holds no tensor '{path}': {type(owner).__name__} has "
+                f"{where} has no tensor '{path}': {type(owner).__name__} has "
                 f"{', '.join(held) or 'none'}.{suggest(name, held)}"
             )
         return owner, name
 
     def held(self, module: nn.Module, path: str | None) -> tuple[nn.Module, str] | None:
-        """Where a tensor is held, in a module that may lack it or hold None in its place."""
+        """The same for a parameter; None where the module does not have it."""
         parent, _, name = (path or "").rpartition(".")
         owner = dict(module.named_modules()).get(parent)
         if owner is None or owner._parameters.get(name) is None:
@@ -158,14 +158,14 @@ class Finder:
     # --- config ------------------------------------------------------------------------------
 
     def field(self, name: str) -> Any:
-        """A config field that must be there."""
+        """A config field that must be set."""
         value = self.optional(name)
         if value is None:
             raise self.mismatch(f"the config ({type(self.config).__name__}) has no '{name}'.")
         return value
 
     def optional(self, name: str | None) -> Any:
-        """A config field, or None; one that differs from layer to layer counts as none."""
+        """A config field, or None; also None for a field that differs from layer to layer."""
         if name is None:
             return None
         try:
@@ -177,7 +177,7 @@ class Finder:
             return None
 
     def optional_number(self, name: str | None) -> float | None:
-        """A config field that may be unset."""
+        """A config field as a number, or None where it is unset."""
         value = self.optional(name)
         return None if value is None else float(value)
 
@@ -215,7 +215,7 @@ class Finder:
         raise self._no_scale(text)
 
     def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
-        """A size must be as described.
+        """Require that a size is as described.
 
         Raises:
             ArchitectureMismatchError: it is not.

@@ -1,4 +1,4 @@
-"""Parts -> sites: where each canonical point of one model lives, and why some do not exist."""
+"""Parts -> sites: where each canonical point of one model is, and why some do not exist."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,7 +37,7 @@ def sites_of(native: ResolvedModel) -> SiteIndex:
 
 
 def vocabulary_of(native: ResolvedModel, sites: SiteIndex) -> PointNames:
-    """The names of a model, with the reasons for those that it lacks."""
+    """The names of a model, and why it lacks others."""
     there = sites.rows()
     absent = {row: reason(row, native) for row in BY_TEMPLATE if row not in there}
     gated = any(isinstance(b.mlp, MLPPart) and b.mlp.gate is not None for b in native.blocks)
@@ -48,7 +48,7 @@ def vocabulary_of(native: ResolvedModel, sites: SiteIndex) -> PointNames:
 
 
 class _ModelWiring(Placing):
-    """The sites of one model, and the groups of experts that they leave out."""
+    """The sites of one model, and apart from them the groups of points inside experts."""
 
     def __init__(self, native: ResolvedModel) -> None:
         super().__init__(native)

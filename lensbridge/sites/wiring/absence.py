@@ -1,12 +1,12 @@
-"""Why a model lacks a point that others have."""
+"""Why a model lacks a point that other models have."""
 
 from lensbridge.native.parts import ResolvedModel
 
 
 def reason(row: str, native: ResolvedModel) -> str:
-    """Why no layer of a model has a row of the table."""
+    """Why a model has no point of a row of the table."""
     if row.startswith("{point}."):
-        return "no SAE that has it is spliced in there"
+        return "no SAE with this value is spliced in there"
     block = native.blocks[0]
     kind = type(block.module).__name__
     spec = native.architecture.name
@@ -15,9 +15,9 @@ def reason(row: str, native: ResolvedModel) -> str:
         "hook_logits": f"{type(native.core).__name__} has no head",
         "hook_pooler_out": f"{type(native.core).__name__} has no pooler",
         "projector.hook_out": "it has no vision tower",
-        "head.hook_hidden": "its head reads the stream or its norm directly",
+        "head.hook_hidden": "its head reads the stream or the final norm directly",
         "blocks.{i}.mlp.hook_pre_linear": "its MLP is not gated",
-        "blocks.{i}.hook_per_layer_out": "its layers have no inputs of their own",
+        "blocks.{i}.hook_per_layer_out": "its layers have no per-layer input",
         "blocks.{i}.attn.hook_rel_pos_bias": "it has no relative-position bias",
     }
     if row == "blocks.{i}.hook_resid_mid" and block.residual == "parallel":
@@ -27,14 +27,14 @@ def reason(row: str, native: ResolvedModel) -> str:
     if block.residual is None and row.startswith("blocks."):
         return f"the inside of {kind} is not described ('{spec}')"
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
-        return "attention and MLP read through one norm, which is ln1"
+        return "attention and MLP read the same norm, which is ln1"
     for part, what in _PARTS:
         if part in row:
             return f"{kind} has no {what}"
     if "rot_" in row:
         return "its attention has no rotary embedding"
     if "_post.hook" in row:
-        return f"{kind} has no norm behind that branch"
+        return f"{kind} has no norm after that branch"
     if "attn" in row and not any(b.attn for b in native.blocks):
         return f"{kind} has no attention that '{spec}' describes"
     if ".mlp." in row:
@@ -44,9 +44,9 @@ def reason(row: str, native: ResolvedModel) -> str:
 
 _PARTS = (
     ("cross", "cross-attention"),
-    ("mixer", "mixer beside or instead of attention"),
-    (".experts.", "experts that can be seen one by one"),
-    (".shared.", "MLP that every token passes beside the experts"),
+    ("mixer", "mixer, beside attention or in its place"),
+    (".experts.", "experts that can be read one by one"),
+    (".shared.", "MLP that all tokens share"),
     ("router", "router"),
     ("hook_expert_", "experts"),
     ("_latent", "latent attention"),

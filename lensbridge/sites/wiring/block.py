@@ -153,7 +153,7 @@ class BlockWiring(Placing):
     ) -> Site:
         if norm is None:
             return BranchInputSite(self.info(name, modules[0], "input"), modules)
-        if self._one_norm or self.block.skip_norm:  # what the norm gives, others read too
+        if self._one_norm or self.block.skip_norm:  # others read the norm's output too
             return BranchInputSite(self.info(name, norm, "input"), modules, norm)
         return self.input(name, norm, rank=1)
 
@@ -268,7 +268,7 @@ class BlockWiring(Placing):
 
 
 def _first_modules(part: Any) -> tuple[nn.Module, ...]:
-    """The modules that read a branch's input first."""
+    """The first modules that read a branch's input."""
     if isinstance(part, AttentionPart):
         latent = part.latent
         if latent is not None:
@@ -282,7 +282,7 @@ def _first_modules(part: Any) -> tuple[nn.Module, ...]:
 
 
 def _normed(attn: AttentionPart, role: Role) -> Layout:
-    """How heads lie in what a q or k norm gives."""
+    """How the output of a norm of q or k holds its heads."""
     if attn.qk_norm_axes == "flat":
         return layouts.heads(role.n, role.d)
     return layouts.plain() if attn.qk_norm_axes == "positions_first" else layouts.heads_first()

@@ -1,7 +1,7 @@
-"""The sites of a model by name. Those inside experts are made when they are asked for.
+"""The sites of a model by name. Those inside experts are made when they are first used.
 
-A mixture has thousands of them (80 layers of 128 experts: 50,000 names), which nobody wants to pay
-for who asks for none.
+A mixture of experts has many of them: 80 layers of 128 experts are 50,000 names. Making them all
+would slow down every load.
 """
 
 import re
@@ -24,8 +24,8 @@ class ExpertGroup:
     """The points inside the experts of one layer.
 
     Args:
-        at: what their names begin with: `blocks.3.mlp.`.
-        where: the native module, for people to read.
+        at: the beginning of their names: `blocks.3.mlp.`.
+        where: the native module, as text.
         repeat: which call of the layer this is, where layers share their modules.
     """
 
@@ -36,7 +36,7 @@ class ExpertGroup:
 
     @property
     def roles(self) -> tuple[ExpertRole, ...]:
-        """What each expert has."""
+        """The values that each expert has."""
         return tuple(one for one in _ROLES if one != "pre_linear" or self.experts.gated)
 
     def names(self) -> Iterator[str]:
@@ -61,8 +61,8 @@ class SiteIndex(Mapping[str, Site]):
     """Every site by name, in data-flow order.
 
     Args:
-        fixed: all but those inside experts.
-        groups: the point after which a group of experts comes -> the group.
+        fixed: all sites outside the experts.
+        groups: a point -> the group of points inside experts that follows it.
     """
 
     fixed: dict[str, Site]

@@ -1,4 +1,4 @@
-"""Putting one point on one module: what stacks, layers and norms have in common."""
+"""Sites of single points: what the wiring of stacks, of layers and of norms has in common."""
 
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +22,7 @@ class Placing:
         self.native = native
 
     def written(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
-        """What a branch adds: one module's output, or a sum and a multiple of several."""
+        """What a branch adds: the output of a module, or a sum of several, multiplied."""
         if len(writer.modules) == 1 and writer.scale.is_one and writer.bias is None:
             return self.output(name, writer.modules[0], overwritten=overwritten)
         formula = "the sum of the modules' outputs" if len(writer.modules) > 1 else "output"
@@ -86,7 +86,7 @@ class Placing:
         formula: str = "as it is",
         shares: frozenset[str] | None = None,
     ) -> PointInfo:
-        """What is known of a point on one side of a module."""
+        """What a point on one side of a module is."""
         where = f"{side} of {self.native.paths.get(module, '') or type(module).__name__}"
         axes = BY_TEMPLATE[template(name)].axes
         return PointInfo(name, axes, where, formula, shares or frozenset({name}))
