@@ -92,12 +92,13 @@ class Preparer:
         if attention_mask is not None:
             mask = self._mask(attention_mask)
         continues = past_key_values is not None and not self.native.is_encoder_decoder
-        past = self._columns_in(past_key_values) if continues else 0
+        past = columns_in(past_key_values) if continues else 0
         whole = ids if ids is not None else embeds
         positions = None
         if whole is not None:
-            self._check_length(past, whole.shape[1])
-            self._check_mask(mask, whole, past)
+            if past is not None:  # a recurrent state does not say
+                self._check_length(past, whole.shape[1])
+                self._check_mask(mask, whole, past)
             positions = self._positions(mask, whole.shape[1])
         found = {
             "attention_mask": mask,
@@ -109,15 +110,6 @@ class Preparer:
             found["position_ids"] = position_ids
         kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
         return Prepared(ids, embeds, mask, bos, kwargs)
-
-    def _columns_in(self, cache: Any) -> int:
-        count = columns_in(cache)
-        if count is None:
-            raise InputError(
-                f"A {type(cache).__name__} does not say how many positions it holds, so what comes "
-                "after it has no positions. Run the whole text, or call hf_model itself."
-            )
-        return count
 
     def _named(self, cache: Any) -> dict[str, Any]:
         """The cache under the name that the native forward has for it."""
