@@ -388,7 +388,7 @@ def test_directions_of_texts() -> None:
 
 def test_a_head_with_a_layer_of_its_own_has_no_directions() -> None:
     model = lensbridge.load(tiny("bert"))
-    with pytest.raises(WeightError, match="a layer of its own before W_U"):
+    with pytest.raises(WeightError, match="another layer before W_U"):
         model.tokens_to_residual_directions(3)
 
 

@@ -1,4 +1,4 @@
-"""`LayerStack`: one weight of every layer, stacked only when all of it is needed."""
+"""`LayerStack`: one weight of every layer, stacked only when the whole stack is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import index as as_int
@@ -45,20 +45,20 @@ _OF_PARAMETERS = frozenset(
 
 
 class LayerStack(Tensor):
-    """One weight of every layer, `[layer, ...]`, stacked only when all of it is needed.
+    """One weight of every layer, `[layer, ...]`, stacked only when the whole stack is needed.
 
-    `stack[5, 3]` reads layer 5 alone (a view of the native parameter where the layout allows);
-    `stack[5] = value` writes to that layer. What changes the whole stack in place (`mul_`, `copy_`,
-    `nn.init.zeros_`, `out=stack`) writes the new values to every layer, or raises where one of them
-    is a copy. Anything else that torch does with it works on the stacked copy, and what is a view
-    of that copy (`stack[:, 2]`) is a `WeightCopy`, which raises when it is written to.
+    `stack[5, 3]` reads only layer 5 (a view of the native parameter where the layout allows);
+    `stack[5] = value` writes to that layer. Operations that change the whole stack in place
+    (`mul_`, `copy_`, `nn.init.zeros_`, `out=stack`) write the new values to every layer, or raise
+    where a layer is a copy. All other operations of torch work on a stacked copy. A view of that
+    copy (`stack[:, 2]`) is a `WeightCopy`, which raises when it is written to.
     """
 
     _layers: Sequence[Callable[[], Tensor]]
 
     @staticmethod
     def of(layers: Sequence[Callable[[], Tensor]]) -> "LayerStack":
-        """A stack over functions that give one layer's weight each."""
+        """A stack over functions, each of which returns the weight of one layer."""
         first = layers[0]()
         stack = Tensor._make_wrapper_subclass(
             LayerStack, (len(layers), *first.shape), dtype=first.dtype, device=first.device
@@ -72,7 +72,7 @@ class LayerStack(Tensor):
         return torch.stack([part.to(parts[0].device) for part in parts])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "LayerStack":
-        """The stack of what a function makes of each layer, as lazy as this one."""
+        """The stack of a function's results for each layer, as lazy as this one."""
         return LayerStack.of([lambda one=one: change(one()) for one in self._layers])  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -88,8 +88,8 @@ class LayerStack(Tensor):
         layer, rest = _taken_apart(index)
         if layer is None:
             raise WeightError(
-                "A stack of layers is written one layer at a time: stack[layer, ...] = value. For "
-                "all of them: for layer in range(len(stack)): stack[layer, ...] = value."
+                "A stack is written one layer at a time: stack[layer, ...] = value. For all of "
+                "them: for layer in range(len(stack)): stack[layer, ...] = value."
             )
         one = self._live(layer)
         with torch.no_grad():
@@ -123,8 +123,8 @@ class LayerStack(Tensor):
             raise WeightError(
                 f"Layer {layer} of this weight is a copy, so writing to it would not reach the "
                 "model: it is offloaded, adapted, quantized, computed from other weights (as "
-                "expanded K and V are), or a bias that does not exist. Change what it is made of "
-                "in model.hf_model; to change a copy of your own, take stack.full()."
+                "expanded K and V are), or a bias that does not exist. Change the parameters from "
+                "which it is computed in model.hf_model. To change only a copy, take stack.full()."
             )
         return one
 
@@ -176,7 +176,7 @@ class LayerStack(Tensor):
 
 
 def _taken_apart(index: Any) -> tuple[int | None, tuple[Any, ...]]:
-    """The layer that an index asks for, None where it is not one alone; and what is after it."""
+    """The layer that an index selects, or None unless it is exactly one; and the rest of it."""
     first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
     if isinstance(first, (bool, slice)) or (isinstance(first, Tensor) and first.ndim):
         return None, rest
@@ -189,7 +189,7 @@ def _taken_apart(index: Any) -> tuple[int | None, tuple[Any, ...]]:
 
 
 def _on_copies(func: Any, args: Any, kwargs: Any, meant: list[LayerStack], counted: bool) -> Any:
-    """Call torch with stacked copies, and write to the layers what it writes to the copies."""
+    """Call torch with stacked copies, and write to the layers what it wrote to the copies."""
     stacks = {id(one): one for one in tree_leaves((args, kwargs)) if isinstance(one, LayerStack)}
     copies = {key: stack._copied() for key, stack in stacks.items()}
     before = {key: (version(copy), copy.shape, copy.dtype) for key, copy in copies.items()}

@@ -1,7 +1,7 @@
-"""How heads lie in one axis of a tensor: pure functions, each with its inverse.
+"""How heads are laid out in one axis of a tensor: pure functions, each with its inverse.
 
-A `Layout` serves activations (`[batch, pos, out]`) and weights (`[in, out]`) alike, because both
-carry the heads in their last axis. `split` gives a view wherever the strides allow one.
+A `Layout` works for activations (`[batch, pos, out]`) and for weights (`[in, out]`), because both
+have the heads in their last axis. `split` gives a view wherever the strides allow one.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """One role's share of the last axis of a tensor.
+    """The part of the last axis of a tensor that has one role, such as the queries.
 
     Args:
-        pattern: the layout in einops notation, for people to read.
-        split: `[..., width]` -> `[..., n, d]` (or `[..., f]`): this role's share.
-        assign: writes a share into a whole tensor, in place.
-        whole: whether the share is all of the tensor.
+        pattern: the layout as text, in einops notation.
+        split: `[..., width]` -> `[..., n, d]` (or `[..., f]`): this part.
+        assign: writes this part into a whole tensor, in place.
+        whole: whether this part is the whole tensor.
     """
 
     pattern: str
@@ -28,7 +28,7 @@ class Layout:
     whole: bool
 
     def merge(self, whole: Tensor, share: Tensor) -> Tensor:
-        """A tensor like `whole` with this role's share replaced; `whole` itself is left alone."""
+        """A tensor like `whole` with this part replaced; `whole` itself does not change."""
         if self.whole:
             return share.reshape(whole.shape)
         merged = whole.clone()
@@ -37,7 +37,7 @@ class Layout:
 
 
 def plain() -> Layout:
-    """The last axis as it is."""
+    """The last axis unchanged."""
     return Layout("... m", lambda x: x, lambda x, share: x.copy_(share), whole=True)
 
 
@@ -94,7 +94,7 @@ def grouped(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
 
 
 def sharded(role: str, n_heads: int, d: int) -> Layout:
-    """Four shards side by side; each holds its heads' queries, then values, then keys (CodeGen)."""
+    """Four shards side by side, each with its heads' queries, then values, then keys (CodeGen)."""
     shards, slot = 4, {"q": 0, "v": 1, "k": 2}[role]
 
     def share(x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def sharded(role: str, n_heads: int, d: int) -> Layout:
 
 
 def within_head(n: int, start: int, d: int, width: int, what: str) -> Layout:
-    """`n` heads of `width`, of each of which this is `d` from `start` on."""
+    """`n` heads of `width`; this part is `d` of each, from `start` on."""
 
     def split(x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], n, width).narrow(-1, start, d)

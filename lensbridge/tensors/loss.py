@@ -12,10 +12,10 @@ def lm_cross_entropy_loss(
     attention_mask: Tensor | None = None,
     per_token: bool = False,
 ) -> Tensor:
-    """How badly each position predicts the next token.
+    """The cross-entropy of the prediction of each next token.
 
     Args:
-        logits: of every position.
+        logits: the logits of every position.
         tokens: the ids that were run, or labels; -100 is not counted.
         attention_mask: 1 for tokens, 0 for padding. A pair counts when both of its tokens are real.
         per_token: one value for each pair instead of the mean.
@@ -24,7 +24,7 @@ def lm_cross_entropy_loss(
         (0 where a pair does not count).
 
     Raises:
-        InputError: logits and ids do not belong to the same positions.
+        InputError: logits and ids have different positions.
 
     Units: nats, in at least float32.
 
@@ -35,7 +35,7 @@ def lm_cross_entropy_loss(
     if logits.shape[:2] != tokens.shape:
         raise InputError(
             f"Logits of shape {tuple(logits.shape)} and ids of shape {tuple(tokens.shape)}: a loss "
-            "needs the logits of every position that it is computed over."
+            "needs the logits of every position of the ids."
         )
     wide = logits if logits.dtype == torch.float64 else logits.float()
     targets = tokens[:, 1:].to(logits.device).long()

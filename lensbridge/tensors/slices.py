@@ -1,4 +1,4 @@
-"""Which positions, neurons or examples: one way to say it, one way to take them."""
+"""Selections of positions, neurons or examples, and how they are taken from a tensor."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ PosSlice: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Ten
 
 
 def as_index(chosen: PosSlice) -> Any:
-    """What torch indexes with.
+    """The selection as an index for torch.
 
     Example:
         >>> as_index((1, 3)), as_index(None), as_index([0, 2]), as_index(-1)
@@ -24,10 +24,10 @@ def as_index(chosen: PosSlice) -> Any:
 
 
 def taken(value: Tensor, chosen: PosSlice, axis: int) -> Tensor:
-    """The chosen part of one axis; an int takes the axis away.
+    """The chosen part of one axis; an int removes the axis.
 
     Args:
-        value: of any shape.
+        value: a tensor of any shape.
         chosen: which entries.
         axis: counted from the end, so negative.
     """

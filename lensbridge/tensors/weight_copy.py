@@ -1,4 +1,4 @@
-"""`WeightCopy`: a tensor read from weights that are copies, which refuses to be written to."""
+"""`WeightCopy`: a copy of weights, which raises when it is written to."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from lensbridge.errors import WeightError
 
 __all__ = ["WeightCopy", "live_or_copy"]
 
-_MARKS = frozenset({"requires_grad_", "retain_grad"})  # of the copy alone, and meant so
+_MARKS = frozenset({"requires_grad_", "retain_grad"})  # they change the copy, as the caller wants
 _IN_PLACE = frozenset(
     f"__i{name}__"
     for name in (
@@ -24,8 +24,8 @@ _IN_PLACE = frozenset(
 class WeightCopy(Tensor):
     """A copy of a model's weights. Writing to it would not reach the model, so that raises.
 
-    Views of it are such copies too. Whatever computes a new tensor (`clone` too) gives an ordinary
-    one. Arrays that it gives to NumPy are read-only.
+    Views of it are `WeightCopy` too. Operations that compute a new tensor, `clone` among them,
+    return an ordinary one. NumPy arrays made from it are read-only.
 
     Example:
         >>> copy = WeightCopy.of(torch.ones(2))
@@ -39,7 +39,7 @@ class WeightCopy(Tensor):
 
     @staticmethod
     def of(tensor: Tensor) -> Tensor:
-        """The tensor, its values and its graph, as a copy that refuses to be written to."""
+        """A `WeightCopy` with the values and the graph of a tensor."""
         return tensor.as_subclass(WeightCopy)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
@@ -63,7 +63,7 @@ class WeightCopy(Tensor):
 
 
 def live_or_copy(weight: Tensor) -> Tensor:
-    """A weight as it is where it is a view of a native parameter; else a `WeightCopy`."""
+    """The weight itself where it is a view of a native parameter; otherwise a `WeightCopy`."""
     if isinstance(weight, WeightCopy):
         return weight
     root = weight if weight._base is None else weight._base
@@ -71,9 +71,9 @@ def live_or_copy(weight: Tensor) -> Tensor:
 
 
 def written_to(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors that a call of torch writes to, as far as its name and arguments show it.
+    """The tensors that a call of torch writes to, judged by its name and arguments.
 
-    Without a name that says so (`relu(x, inplace=True)`), only `version` shows it.
+    For other calls that write (`relu(x, inplace=True)`), compare `version` before and after.
     """
     name = getattr(func, "__name__", "")
     if name == "__set__":
@@ -89,7 +89,7 @@ def written_to(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 
 
 def version(tensor: Tensor) -> int | None:
-    """What changes when a tensor is written to; None where torch does not count."""
+    """A number that changes when the tensor is written to; None where torch does not count."""
     return None if tensor.is_inference() else tensor._version
 
 
@@ -118,8 +118,8 @@ def refusal(func: Any) -> WeightError:
         "To change the model, write to each layer that it has as a parameter: "
         "with torch.no_grad(): for layer in model.W_O: layer[2].zero_(). Weights that are computed "
         "(expanded K and V, zeros for a missing bias, adapted, quantized or offloaded weights) "
-        "cannot be written to; change what they are made of in model.hf_model. To change the copy "
-        "alone, take .clone() first."
+        "cannot be written to; change the parameters behind them in model.hf_model. To change only "
+        "the copy, take .clone() first."
     )
 
 

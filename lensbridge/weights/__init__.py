@@ -1,1 +1,1 @@
-"""Weights under the field's names: `W_*`, `b_*`, `model.blocks[i]`, and circuits of them."""
+"""Weights under the field's names: `W_*`, `b_*`, `model.blocks[i]`; circuits made from them."""

@@ -53,10 +53,10 @@ class Components:
         """The norm before the head.
 
         Raises:
-            WeightError: there is none.
+            WeightError: the model has none.
         """
         if self.native.ln_final is None:
-            raise WeightError("This model has no norm behind its last layer.")
+            raise WeightError("This model has no norm after its last layer.")
         return NormView(self.native.ln_final)
 
     @property
@@ -64,10 +64,10 @@ class Components:
         """The token embedding.
 
         Raises:
-            WeightError: the architecture describes none.
+            WeightError: the description of the architecture names none.
         """
         if self.native.main.embed is None:
-            raise WeightError("This model has no token embedding that is described.")
+            raise WeightError("This model has no token embedding that its description names.")
         return EmbedView(self.native.main.embed)
 
     @property
@@ -94,7 +94,7 @@ class Components:
 
     @cached_property
     def weights(self) -> dict[str, tuple[Callable[[], Tensor], State]]:
-        """Every weight: canonical name -> how to read it, and how it is held."""
+        """Every weight: canonical name -> a function that reads it, and how it is stored."""
         return dict(self._weights())
 
     def _weights(self) -> Iterator[Entry]:

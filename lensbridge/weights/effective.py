@@ -1,4 +1,4 @@
-"""W_Q, W_K and W_V of one attention module, latent attention's products included."""
+"""W_Q, W_K and W_V of one attention module; of latent attention, products of its weights."""
 
 import torch
 from torch import Tensor
@@ -13,16 +13,16 @@ def role(part: AttentionPart, letter: str) -> Role:
     """The projection of q, k or v.
 
     Raises:
-        WeightError: this layer reads another layer's.
+        WeightError: this layer uses the projection of another layer.
     """
     found = {"q": part.q, "k": part.k, "v": part.v}[letter]
     if found is None:
-        raise WeightError(f"This layer has no {letter} projection: it reads an earlier layer's.")
+        raise WeightError(f"This layer has no {letter} projection: it uses an earlier layer's.")
     return found
 
 
 def state(part: AttentionPart, letter: str) -> State:
-    """How the weight is held; "composed" where it is a product of several."""
+    """How the weight is stored; "composed" where it is a product of several."""
     latent = part.latent
     own = role(part, letter)
     composed = latent is not None and (letter != "q" or latent.q_down is not None)
@@ -33,8 +33,8 @@ def state(part: AttentionPart, letter: str) -> State:
 def weight(part: AttentionPart, letter: str) -> Tensor:
     """Shapes: `[head, d_model, d_head]`.
 
-    A view of the native parameter where the layout allows. Latent attention has a product of its
-    projections with the gain of the norm between them: exact up to that norm's divisor.
+    A view of the native parameter where the layout allows. For latent attention it is the product
+    of the projections and the gain of the norm between them: exact up to that norm's divisor.
     """
     own, latent = role(part, letter), part.latent
     if latent is None or (letter == "q" and latent.q_down is None):
@@ -58,7 +58,7 @@ def _through_latent(part: AttentionPart, latent: LatentPart, own: Role, letter: 
 
 
 def bias(part: AttentionPart, letter: str) -> Tensor:
-    """Shapes: `[head, d_head]`. Zeros where there is none."""
+    """Shapes: `[head, d_head]`. Zeros where there is no bias."""
     own, latent = role(part, letter), part.latent
     heads = _scaled(own.layout.split(own.linear.bias()), own.scale)
     if latent is None or letter != "k":
@@ -68,12 +68,12 @@ def bias(part: AttentionPart, letter: str) -> Tensor:
 
 
 def share(own: Role) -> Tensor:
-    """`[in, f]`: a gate's or an up projection's share of its weight, a view where it is plain."""
+    """`[in, f]`: the part of a weight that is a gate or an up projection; a view where plain."""
     return _scaled(own.layout.split(own.linear.weight()), own.scale * own.in_scale)
 
 
 def share_of_bias(own: Role) -> Tensor:
-    """`[f]`: the same share of the bias."""
+    """`[f]`: the same part of the bias."""
     return _scaled(own.layout.split(own.linear.bias()), own.scale)
 
 
@@ -82,5 +82,5 @@ def _scaled(tensor: Tensor, scale: float) -> Tensor:
 
 
 def state_of(linear: Linear | None) -> State:
-    """How a projection's weight is held; "plain" where there is none."""
+    """How the weight of a projection is stored; "plain" where there is no projection."""
     return "plain" if linear is None else linear.state

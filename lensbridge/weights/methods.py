@@ -13,9 +13,9 @@ from lensbridge.weights.views import BlocksView, EmbedView, NormView, UnembedVie
 
 
 class WeightMethods:
-    """The weight properties of a model.
+    """Methods of `LensModel` for weights.
 
-    Stacks over layers are lazy: `model.W_Q[5, 3]` reads layer 5 alone, a view of the native
+    Stacks over layers are lazy: `model.W_Q[5, 3]` reads only layer 5, as a view of the native
     parameter where the layout allows. A bias that the model does not have is zeros.
     """
 
@@ -50,7 +50,7 @@ class WeightMethods:
         return self.components.unembed
 
     def weight(self, name: str) -> Tensor:
-        """A weight by name, as `blocks.5.attn.W_Q`.
+        """A weight by its name, such as `blocks.5.attn.W_Q`.
 
         Raises:
             WeightError: the model has no such weight.
@@ -58,7 +58,7 @@ class WeightMethods:
         return self._known(name)[0]()
 
     def weight_state(self, name: str) -> State:
-        """How a weight is held: "plain" reads are views, all others copies."""
+        """How a weight is stored. Reads of a "plain" one are views, all others copies."""
         return self._known(name)[1]
 
     @property
@@ -77,7 +77,7 @@ class WeightMethods:
         return weights[name]
 
     def weight_stack(self, name: str) -> LayerStack:
-        """One weight of every layer of the main stack, by its name within a block.
+        """One weight of every layer of the main stack, by its name in a block.
 
         Raises:
             WeightError: not every layer has it.
@@ -87,10 +87,10 @@ class WeightMethods:
         names = [f"{prefix}.{i}.{name}" for i in range(count)]
         there = [i for i, one in enumerate(names) if one in weights]
         if not there:
-            raise WeightError(f"This model has no {names[0]}, so there is no stack of it.")
+            raise WeightError(f"This model has no {names[0]}, so it cannot be stacked.")
         if len(there) < count:
             raise WeightError(
-                f"Only layers {there} have {name}, so there is no stack of it over all {count}. "
+                f"Only layers {there} have {name}, so it cannot be stacked over all {count}. "
                 f"Take them one by one: model.weight({names[there[0]]!r})."
             )
         return LayerStack.of([weights[one][0] for one in names])

@@ -1,8 +1,8 @@
 """The model's parts under the field's names: `model.blocks[5].attn.W_Q`, `model.ln_final.w`.
 
-Everything here reads the native modules when it is asked; nothing is stored. A weight of one layer
-is a view of the native parameter where its layout allows, so writing to it (under `torch.no_grad`)
-edits the model; else it is a `WeightCopy`, which raises when it is written to.
+Every access reads the native modules; nothing is stored. A weight of one layer is a view of the
+native parameter where its layout allows, so writing to it (under `torch.no_grad`) edits the model.
+Otherwise it is a `WeightCopy`, which raises when it is written to.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,7 +121,7 @@ class AttentionView:
 
 @dataclass(frozen=True)
 class MLPView:
-    """MLP of one layer. Calling it runs the native module on what its norm gives."""
+    """MLP of one layer. Calling it runs the native module on the output of its norm."""
 
     part: MLPPart
 
@@ -168,7 +168,7 @@ class MLPView:
 
 @dataclass(frozen=True)
 class MoEView:
-    """A mixture of experts. Weights have an expert axis in front: `W_in[expert]`."""
+    """A mixture of experts. The first axis of its weights is the expert: `W_in[expert]`."""
 
     part: MoEPart
 
@@ -206,13 +206,13 @@ class MoEView:
 
     @property
     def shared(self) -> MLPView:
-        """The MLP that every token passes beside the experts.
+        """The MLP that all tokens use beside the experts.
 
         Raises:
-            WeightError: there is none.
+            WeightError: this mixture has none.
         """
         if self.part.shared is None:
-            raise WeightError("This mixture has no MLP that every token passes.")
+            raise WeightError("This mixture has no MLP that all tokens use.")
         return MLPView(self.part.shared)
 
     @property
@@ -223,7 +223,7 @@ class MoEView:
             WeightError: they are not stacked in the usual form.
         """
         if self.part.experts is None:
-            raise WeightError("The experts of this model cannot be seen one by one.")
+            raise WeightError("The experts of this model cannot be read one by one.")
         return self.part.experts
 
     def _require_gate(self) -> None:
@@ -238,7 +238,7 @@ class MoEView:
 
 @dataclass(frozen=True)
 class BlockView:
-    """One layer. Calling it runs that layer alone on a residual stream."""
+    """One layer. Calling it runs only that layer, on a residual stream."""
 
     part: BlockPart
     run: Callable[[Tensor], Tensor]
@@ -248,7 +248,7 @@ class BlockView:
         """Attention.
 
         Raises:
-            WeightError: this layer has none that is described.
+            WeightError: this layer has none that the description names.
         """
         return self._attention("attention", self.part.attn)
 
@@ -262,7 +262,7 @@ class BlockView:
         """MLP, or mixture of experts.
 
         Raises:
-            WeightError: this layer has none that is described.
+            WeightError: this layer has none that the description names.
         """
         part = self.part.mlp
         if part is None or isinstance(part, OpaquePart):
@@ -276,22 +276,22 @@ class BlockView:
 
     @property
     def ln1(self) -> NormView:
-        """Attention's input norm."""
+        """The norm before attention."""
         return self._norm("ln1")
 
     @property
     def ln2(self) -> NormView:
-        """MLP's input norm."""
+        """The norm before the MLP."""
         return self._norm("ln2")
 
     @property
     def ln1_post(self) -> NormView:
-        """Norm behind attention."""
+        """The norm after attention."""
         return self._norm("ln1_post")
 
     @property
     def ln2_post(self) -> NormView:
-        """Norm behind the MLP."""
+        """The norm after the MLP."""
         return self._norm("ln2_post")
 
     def _norm(self, slot: NormSlot) -> NormView:
@@ -327,7 +327,7 @@ class BlocksView(Sequence[BlockView]):
 
 @dataclass(frozen=True)
 class EmbedView:
-    """An embedding table: `W` its rows. Calling it runs the native module on ids."""
+    """An embedding table; `W` has its rows. Calling it runs the native module on ids."""
 
     module: nn.Module
 
@@ -353,7 +353,7 @@ class EmbedView:
 
 @dataclass(frozen=True)
 class UnembedView:
-    """The head: `W_U`, `b_U`. Calling it runs the native module on a normalized residual.
+    """The head: `W_U`, `b_U`. Calling it runs the native module on the final norm's output.
 
     `added` is a bias that the model adds outside the head.
     """

@@ -1,4 +1,4 @@
-"""Two factors of a product: whether they meet, and linear algebra that never makes it."""
+"""Two factors of a product: their shapes, and linear algebra that never multiplies them."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def svd_of(A: Tensor, B: Tensor) -> SVD:
-    """Of `A @ B`, through the triangles that rotate into its factors."""
+    """The decomposition of `A @ B`, from the QR decompositions of the factors."""
     left, left_core = torch.linalg.qr(upcast(A))
     right, right_core = torch.linalg.qr(upcast(B).mT)
     U, S, Vh = torch.linalg.svd(left_core @ right_core.mT, full_matrices=False)
@@ -34,7 +34,7 @@ def svd_of(A: Tensor, B: Tensor) -> SVD:
 
 
 def norm_of(A: Tensor, B: Tensor) -> Tensor:
-    """The Frobenius norm of `A @ B`: orthogonal columns on the left do not change it."""
+    """The Frobenius norm of `A @ B`; orthogonal columns on the left do not change it."""
     left = upcast(A)
     if A.shape[-2] > A.shape[-1]:
         left = torch.linalg.qr(left)[1]
@@ -42,7 +42,7 @@ def norm_of(A: Tensor, B: Tensor) -> Tensor:
 
 
 def versions(*tensors: Tensor) -> tuple[int, ...] | None:
-    """What changes when one of them is written to; None where that, or their graph, is not seen."""
+    """Numbers that change when a tensor is written to; None for graphs and uncounted tensors."""
     for x in tensors:
         if type(x) not in (Tensor, nn.Parameter) or x.is_inference():
             return None
@@ -60,13 +60,13 @@ def common_leading(A: Tensor, B: Tensor) -> torch.Size:
     """The leading axes of `A @ B`.
 
     Raises:
-        ShapeError: there is no such product.
+        ShapeError: they cannot be multiplied.
     """
     for side, factor in (("A", A), ("B", B)):
         if not isinstance(factor, Tensor) or factor.ndim < 2:
             given = tuple(factor.shape) if isinstance(factor, Tensor) else type(factor).__name__
             raise ShapeError(
-                f"{side} of a FactoredMatrix is a matrix, with leading axes; got {given}."
+                f"{side} of a FactoredMatrix is a tensor with two axes or more; got {given}."
             )
     require_meeting(A.shape, B.shape)
     return torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
@@ -90,15 +90,15 @@ def require_meeting(left: torch.Size, right: torch.Size) -> None:
 
 
 def expanded(x: Tensor, leading: torch.Size) -> Tensor:
-    """A matrix with these leading axes: itself where it has them, so that it can stay lazy."""
+    """A matrix with these leading axes; one that has them is returned itself and stays lazy."""
     return x if x.shape[:-2] == leading else x.expand(*leading, *x.shape[-2:])
 
 
 def one_number(scalar: float | Tensor) -> float | Tensor:
-    """A number, also one in a tensor of several axes.
+    """A number, or the one number in a tensor.
 
     Raises:
-        ShapeError: it is several.
+        ShapeError: the tensor has several numbers.
     """
     if not isinstance(scalar, Tensor):
         return scalar

@@ -1,4 +1,4 @@
-"""Products of two thin matrices, kept as their factors: what a head reads and writes."""
+"""Products of two thin matrices, kept as their factors, such as a head's QK and OV."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,20 +25,20 @@ from lensbridge.tensors.factored.indexing import ALL, MatrixIndex
 class FactoredMatrix:
     """The matrix `A @ B`, kept as `A` and `B`.
 
-    Everything is computed from the factors: for a head's W_V @ W_O of rank 64 nothing of
-    d_model x d_model is ever made, except by `AB`. Factors may be lazy stacks over layers, of which
-    `product[5, 3]` reads layer 5 alone.
+    Everything is computed from the factors: for a head's W_V @ W_O of rank 64, only `AB` makes a
+    d_model x d_model matrix. Factors may be lazy stacks over layers; then `product[5, 3]` reads
+    only layer 5.
 
     Args:
         A: the left factor.
-        B: the right one. Leading axes are broadcast against those of `A`.
+        B: the right factor. Leading axes are broadcast against those of `A`.
 
     Shapes: `A [..., ldim, mdim]`, `B [..., mdim, rdim]`.
 
-    Units: linear algebra on 16-bit factors is done, and comes out, in float32.
+    Units: linear algebra on 16-bit factors is computed and returned in float32.
 
     Raises:
-        ShapeError: the sizes do not go together.
+        ShapeError: the factors cannot be multiplied.
 
     Example:
         >>> product = FactoredMatrix(torch.randn(12, 768, 64), torch.randn(12, 64, 768))
@@ -76,7 +76,7 @@ class FactoredMatrix:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the product: leading axes, ldim, rdim."""
+        """The shape of the product: leading axes, ldim, rdim."""
         return torch.Size((*self.A.shape[:-1], self.rdim))
 
     @property
@@ -86,17 +86,17 @@ class FactoredMatrix:
 
     @property
     def has_leading_dims(self) -> bool:
-        """Whether these are many matrices."""
+        """Whether these are several matrices."""
         return self.ndim > 2
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the left factor."""
+        """The dtype of the left factor."""
         return self.A.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the left factor."""
+        """The device of the left factor."""
         return self.A.device
 
     @property
@@ -113,7 +113,7 @@ class FactoredMatrix:
 
     @property
     def BA(self) -> Tensor:
-        """The factors the other way round. Shapes: `[..., mdim, mdim]`.
+        """The factors multiplied in the other order. Shapes: `[..., mdim, mdim]`.
 
         Raises:
             ShapeError: the product is not square.
@@ -128,9 +128,9 @@ class FactoredMatrix:
         return FactoredMatrix(transposed(self.B), transposed(self.A))
 
     def __matmul__(self, other: "Tensor | FactoredMatrix") -> Any:
-        """With a matrix or a factored one: factored. With a vector `[rdim]`: `[..., ldim]`.
+        """Times a matrix or a factored one: factored. Times a vector `[rdim]`: `[..., ldim]`.
 
-        Whichever way of bracketing leaves the narrower width between the factors is taken.
+        The brackets are set so that the width between the factors is the smaller one.
         """
         if isinstance(other, FactoredMatrix):
             return _chained(self, other)
@@ -144,7 +144,7 @@ class FactoredMatrix:
         return FactoredMatrix(self.A, self.B @ other)
 
     def __rmatmul__(self, other: Tensor) -> Any:
-        """With a matrix from the left: factored. With a vector `[ldim]`: `[..., rdim]`."""
+        """A matrix times this: factored. A vector `[ldim]` times this: `[..., rdim]`."""
         if not isinstance(other, Tensor):
             return NotImplemented
         require_meeting(other.shape, self.shape)
@@ -169,7 +169,7 @@ class FactoredMatrix:
     def svd(self) -> SVD:
         """The singular value decomposition, `M = U @ diag(S) @ V.mT`, from the factors.
 
-        It is kept until one of the tensors is written to, unless gradients are to flow through it.
+        It is kept until one of the tensors is written to, but not where gradients are needed.
         """
         if self._kept is None or self._kept[0] != versions(*self.pair, *self._kept[1]):
             found = svd_of(*self.pair)
@@ -200,14 +200,14 @@ class FactoredMatrix:
 
     @property
     def eigenvalues(self) -> Tensor:
-        """Eigenvalues of a square product, with zeros up to mdim of them where it is smaller.
+        """The eigenvalues of a square product, filled up to mdim with zeros.
 
         Shapes: `[..., mdim]`, complex.
 
         Raises:
             ShapeError: the product is not square.
         """
-        reverse = self.BA  # has the product's eigenvalues, but for zeros
+        reverse = self.BA  # it has the eigenvalues of the product, except for zeros
         if self.mdim <= self.ldim:
             return torch.linalg.eigvals(upcast(reverse))
         found = torch.linalg.eigvals(upcast(self.AB))
@@ -219,7 +219,7 @@ class FactoredMatrix:
         return norm_of(*self.pair)
 
     def make_even(self) -> "FactoredMatrix":
-        """The same product from `U @ diag(S).sqrt()` and `diag(S).sqrt() @ V.mT`."""
+        """The same product, with the factors `U @ diag(S).sqrt()` and `diag(S).sqrt() @ V.mT`."""
         U, S, V = self.svd()
         root = S.sqrt()
         return FactoredMatrix(U * root.unsqueeze(-2), root.unsqueeze(-1) * V.mT)
@@ -239,8 +239,8 @@ class FactoredMatrix:
     def __getitem__(self, index: Any) -> "FactoredMatrix":
         """Index the product without making it.
 
-        Leading axes behave as a tensor's. Rows and columns keep their axis under an int, and are
-        chosen each on their own: `product[..., [0, 2], [1, 3]]` is a 2 x 2 matrix.
+        Leading axes behave as those of a tensor. Rows and columns keep their axis under an int,
+        and each is chosen separately: `product[..., [0, 2], [1, 3]]` is a 2 x 2 matrix.
 
         Raises:
             IndexError: an index that does not fit.

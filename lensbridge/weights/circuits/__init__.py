@@ -1,4 +1,4 @@
-"""What heads do as matrices, and other readings of the weights alone."""
+"""Heads as products of their weights, and other quantities that need no run."""
 
 from lensbridge.weights.circuits.methods import CircuitMethods
 

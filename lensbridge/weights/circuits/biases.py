@@ -1,4 +1,4 @@
-"""What the biases of some layers alone add to the residual stream."""
+"""What the biases of some layers add to the residual stream."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,9 +16,9 @@ def steps_before(steps: Iterable[Step], at: str, part: BlockPart, mlp: bool) -> 
 
     Args:
         steps: of the whole stack.
-        at: what the names of the layer's points begin with.
+        at: the beginning of the names of the layer's points.
         part: the layer.
-        mlp: whether to go on to its MLP; beside attention it reads what the layer reads.
+        mlp: whether to go on to its MLP. An MLP parallel to attention reads what the layer reads.
     """
     inside = False
     for step in steps:
@@ -34,8 +34,8 @@ def accumulated(steps: Iterable[Step], zero: Tensor, with_mlps: bool) -> Tensor:
 
     Args:
         steps: in the order of the stream.
-        zero: `[d_model]` zeros, in the dtype and on the device of the outcome.
-        with_mlps: whether those of MLPs are among them.
+        zero: `[d_model]` zeros, in the dtype and on the device of the result.
+        with_mlps: whether the biases of MLPs count.
 
     Shapes: `[d_model]`.
 
@@ -56,7 +56,7 @@ def accumulated(steps: Iterable[Step], zero: Tensor, with_mlps: bool) -> Tensor:
 def _of_term(term: Term, zero: Tensor) -> Tensor:
     """What the bias of one branch adds."""
     block = term.part
-    if block is None or term.kind == "bias":  # of a norm, which is neither a b_O nor a b_out
+    if block is None or term.kind == "bias":  # a norm's bias is neither a b_O nor a b_out
         return zero
     part = {"attn": block.attn, "cross": block.cross, "mlp": block.mlp}.get(term.kind)
     if isinstance(part, AttentionPart):
@@ -80,7 +80,7 @@ def _of_projection(
 
 
 def _undescribed(term: Term, block: BlockPart) -> list[nn.Module]:
-    """The modules of a branch of which nobody knows which biases reach the stream."""
+    """The modules of a branch whose biases are not described."""
     if term.kind == "per_layer" and block.per_layer is not None:
         return [block.per_layer]
     part = block.mixer if term.kind == "mixer" else block.mlp if term.kind == "mlp" else None
@@ -98,6 +98,6 @@ def _has_output_bias(module: nn.Module, width: int) -> bool:
 
 def _depends(where: str, why: str) -> WeightError:
     return WeightError(
-        f"{where}: {why}, so what biases add depends on the input. Take a run apart instead: "
+        f"{where}: {why}, so what the biases add depends on the input. Decompose a run instead: "
         "cache.get_full_resid_decomposition()."
     )

@@ -1,4 +1,4 @@
-"""How strongly one head's writing is read by another: composition scores of their matrices."""
+"""Composition scores: how much of what one head writes another head reads."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from lensbridge.tensors.factored.factors import upcast
 
 
 class CompositionScores(Tensor):
-    """Scores `[layer, head, later layer, later head]`, and which layers and heads these are.
+    """Scores `[layer, head, later layer, later head]`, with the names of the layers and heads.
 
-    What torch makes of it is an ordinary tensor.
+    Torch functions return ordinary tensors for it.
 
     Attributes:
-        layer_indices: row i, on either layer axis, is layer `layer_indices[i]`.
-        head_labels: names of the heads, in the order of either pair of axes.
+        layer_indices: row i of both layer axes is layer `layer_indices[i]`.
+        head_labels: names of the heads, in the order of both pairs of axes.
     """
 
     layer_indices: list[int]
@@ -44,19 +44,19 @@ def composition_scores(
     """`||left @ right|| / (||left|| ||right||)` in the Frobenius norm, from the factors.
 
     Args:
-        left: what is written first.
-        right: what reads it.
-        broadcast_dims: score every matrix of `left` against every one of `right`; False scores them
-            in pairs, leading axes broadcast as usual.
+        left: the matrices of the earlier heads, which write.
+        right: the matrices of the later heads, which read.
+        broadcast_dims: whether to score every matrix of `left` with every one of `right`. False
+            scores them in pairs, with leading axes broadcast as usual.
 
     Shapes: `[*leading of left, *leading of right]`, or their broadcast.
 
-    Units: between 0 and 1; a product with a matrix that is zero has no score, and gives nan.
+    Units: between 0 and 1; nan where one of the matrices is zero.
 
     Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
 
     Raises:
-        ShapeError: `left` writes another width than `right` reads.
+        ShapeError: the width that `left` writes is not the one that `right` reads.
 
     Example:
         >>> ov = FactoredMatrix(torch.eye(8)[:, :2], torch.eye(8)[:2])
@@ -65,8 +65,8 @@ def composition_scores(
     """
     if left.rdim != right.ldim:
         raise ShapeError(
-            f"left {tuple(left.shape)} writes {left.rdim} numbers and right {tuple(right.shape)} "
-            f"reads {right.ldim}."
+            f"left {tuple(left.shape)} writes {left.rdim} dimensions, and right "
+            f"{tuple(right.shape)} reads {right.ldim}. Pass matrices whose inner sizes agree."
         )
     writes, reads = _writing(left), _reading(right)
     whole = torch.linalg.matrix_norm(writes), torch.linalg.matrix_norm(reads)
@@ -76,11 +76,11 @@ def composition_scores(
 
 
 def scores_between_layers(writers: FactoredMatrix, readers: FactoredMatrix) -> Tensor:
-    """Scores of every layer's heads with those of later layers; one pair of layers at a time.
+    """Scores of the heads of every layer with those of later layers, one pair at a time.
 
     Args:
-        writers: `[layer, head, m, m]`; lazy ones are read layer by layer.
-        readers: likewise.
+        writers: `[layer, head, m, m]`; lazy stacks are read layer by layer.
+        readers: the same.
 
     Shapes: `[layer, head, later layer, later head]`, zero where the second is not later.
     """
@@ -98,12 +98,12 @@ def scores_between_layers(writers: FactoredMatrix, readers: FactoredMatrix) -> T
 
 
 def _writing(product: FactoredMatrix) -> Tensor:
-    """The product without what rotates its rows, which no score sees. Shapes: `[..., k, m]`."""
+    """The product up to a rotation of its rows, which changes no score. Shapes: `[..., k, m]`."""
     return torch.linalg.qr(upcast(product.A))[1] @ upcast(product.B)
 
 
 def _reading(product: FactoredMatrix) -> Tensor:
-    """The product without what rotates its columns. Shapes: `[..., m, k]`."""
+    """The product up to a rotation of its columns. Shapes: `[..., m, k]`."""
     return upcast(product.A) @ torch.linalg.qr(upcast(product.B).mT)[1].mT
 
 

@@ -17,10 +17,10 @@ Circuit: TypeAlias = Literal["QK", "OV"]
 
 @dataclass(frozen=True)
 class HeadLayers:
-    """The layers of a stack whose heads have some circuits, all of one size.
+    """The layers of a stack whose heads have certain circuits, all of one size.
 
     Args:
-        layers: which layers these are; `views` are their attentions.
+        layers: the numbers of the layers; `views` are their attentions.
     """
 
     layers: list[int]
@@ -31,7 +31,7 @@ class HeadLayers:
         """The layers of a stack that have all of these circuits.
 
         Raises:
-            WeightError: there are none, or they differ in heads or widths.
+            WeightError: no layer has them, or layers differ in their heads or widths.
         """
         found = {
             i: block.attn
@@ -58,7 +58,7 @@ class HeadLayers:
 
 
 def head_labels(stack: StackPart, layers: list[int], letter: str) -> list[str]:
-    """`L3H0`, `L3H1`, ... for every head of some layers, `letter` in front."""
+    """`L3H0`, `L3H1`, ... for every head of some layers, after a `letter`."""
     parts = {i: stack.blocks[i].attn for i in layers}
     return [f"{letter}L{i}H{h}" for i, part in parts.items() if part for h in range(part.n_heads)]
 
@@ -80,7 +80,7 @@ def _outputs(view: AttentionView) -> Tensor:
 
 
 def _has(part: AttentionPart, circuit: Circuit) -> bool:
-    """A layer that reads an earlier one's keys or values has none of its own."""
+    """Whether a layer has its own keys (or values), rather than those of an earlier layer."""
     return (part.k if circuit == "QK" else part.v) is not None
 
 
@@ -92,6 +92,6 @@ def _require_one_size(circuit: Circuit, parts: dict[int, AttentionPart]) -> None
     if len(sizes) > 1:
         told = "; ".join(f"{n} heads of {d} in layers {at}" for (n, d), at in sizes.items())
         raise WeightError(
-            f"Layers differ, so {circuit} has no layer axis: {told}. Take one layer's: "
+            f"Layers differ, so {circuit} cannot be stacked: {told}. Take it of one layer: "
             f"model.blocks[{next(iter(parts))}].attn.{circuit}."
         )

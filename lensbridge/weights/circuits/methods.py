@@ -1,4 +1,4 @@
-"""What heads do as matrices, and other readings of the weights alone."""
+"""Heads as products of their weights, and other quantities that need no run."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from lensbridge.weights.circuits.heads import Circuit, HeadLayers, head_labels
 from lensbridge.weights.components import Components
 
 Mode: TypeAlias = Literal["Q", "K", "V"]
-"""Whether the later head reads by its query, its key or its value."""
+"""Whether the later head reads with its query, its key or its value."""
 
 
 class Labels(list[str]):
-    """A list of names. Calling it gives it back: this name is a method in some notebooks."""
+    """A list of names. Calling it returns the list, because some notebooks call it as a method."""
 
     def __call__(self) -> "Labels":
         """The list itself."""
@@ -30,10 +30,10 @@ class Labels(list[str]):
 
 
 class CircuitMethods:
-    """Circuits of a model: products of weights, kept as their factors.
+    """Methods of `LensModel` for circuits: products of weights, kept as their factors.
 
-    They are products of the weights as `W_Q`, `W_K`, `W_V` and `W_O` give them, and know nothing of
-    what depends on the input: norms before and behind attention, norms of q and k, rotation, gates.
+    They are products of `W_Q`, `W_K`, `W_V` and `W_O`. They leave out what depends on the input:
+    norms before and after attention, norms of q and k, rotary, gates.
     """
 
     @property
@@ -51,26 +51,26 @@ class CircuitMethods:
 
     @property
     def QK(self) -> FactoredMatrix:
-        """`W_Q @ W_K.T` of every head: what a query position asks of a key position.
+        """`W_Q @ W_K.T` of every head: how a query position scores a key position.
 
-        Shapes: `[layer, head, d_model, d_model]`, key/value heads repeated for their queries. Lazy:
-        `model.QK[5, 3]` reads layer 5 alone.
+        Shapes: `[layer, head, d_model, d_model]`, with key/value heads repeated for their queries.
+        Lazy: `model.QK[5, 3]` reads only layer 5.
 
         Raises:
-            WeightError: not every layer has attention of one size.
+            WeightError: a layer has no attention, or layers differ in size.
         """
         return self._of_all_layers("QK")
 
     @property
     def OV(self) -> FactoredMatrix:
-        """`W_V @ W_O` of every head: what is moved from where a head looks. As `QK`."""
+        """`W_V @ W_O` of every head: what a head moves from where it attends. As `QK`."""
         return self._of_all_layers("OV")
 
     def QK_for_attn_layers(self, stack: str | None = None) -> tuple[list[int], FactoredMatrix]:
-        """`QK` of the layers that have it, and which these are.
+        """The layers that have `QK`, and the `QK` of these.
 
         Args:
-            stack: "encoder" or "vision.blocks" for another stack than the main one.
+            stack: another stack than the main one: "encoder" or "vision.blocks".
 
         Shapes: `[n, head, d_model, d_model]`, row i for layer `layers[i]`.
 
@@ -87,19 +87,19 @@ class CircuitMethods:
 
     @torch.no_grad()
     def all_composition_scores(self, mode: Mode, stack: str | None = None) -> CompositionScores:
-        """How far each head reads what an earlier head writes, by query, key or value.
+        """How much of what each head writes a later head reads with its query, key or value.
 
-        `||L @ R|| / (||L|| ||R||)` in the Frobenius norm, L the earlier head's OV, R the later
-        head's QK ("Q"), QK transposed ("K") or OV ("V"). On weights as they are, so without what
-        norms between do. No d_model x d_model matrix is made, and no gradient is kept: for these,
-        `lensbridge.analysis.composition_scores`.
+        `||L @ R|| / (||L|| ||R||)` in the Frobenius norm. L is the OV of the earlier head, R the
+        QK ("Q"), the transposed QK ("K") or the OV ("V") of the later one. Norms between the heads
+        are left out. No d_model x d_model matrix is made, and no gradient is kept; for gradients
+        use `lensbridge.analysis.composition_scores`.
 
         Args:
             mode: "Q", "K" or "V".
             stack: as in `QK_for_attn_layers`.
 
         Shapes: `[layer, head, later layer, later head]`, zero unless the second is later. Only
-            layers with attention have a row: `scores.layer_indices` says which.
+            layers with attention have a row: `scores.layer_indices` has their numbers.
 
         Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
 
@@ -108,7 +108,7 @@ class CircuitMethods:
             WeightError: as `QK_for_attn_layers`.
         """
         if mode not in ("Q", "K", "V"):
-            raise InputError(f"A head composes by 'Q', 'K' or 'V', not {mode!r}.")
+            raise InputError(f"mode must be 'Q', 'K' or 'V', not {mode!r}.")
         chosen = self._stack_part(stack)
         heads = HeadLayers.of(chosen, "OV", "QK")
         writers = heads.product("OV")
@@ -118,9 +118,7 @@ class CircuitMethods:
 
     @property
     def all_head_labels(self) -> Labels:
-        """`L0H0`, `L0H1`, ... for every head there is; `EL0H0` and `DL0H0` where an encoder and a
-        decoder have some.
-        """
+        """`L0H0`, `L0H1`, ... for every head. In an encoder-decoder, `EL0H0` and `DL0H0`."""
         native = self.components.native
         stacks = (*native.towers, native.main) if native.is_encoder_decoder else (native.main,)
         return Labels(
@@ -131,33 +129,33 @@ class CircuitMethods:
 
     @property
     def attn_head_labels(self) -> Labels:
-        """The labels of the main stack's heads: the rows of `all_composition_scores`."""
+        """The labels of the main stack's heads, which are the rows of `all_composition_scores`."""
         heads = HeadLayers.of(self.components.native.main, "OV", "QK")
         return Labels(self._named_heads(self.components.native.main, heads.layers))
 
     def composition_layer_indices(self) -> list[int]:
-        """Which layer each row of `all_composition_scores` is."""
+        """The number of the layer of each row of `all_composition_scores`."""
         return HeadLayers.of(self.components.native.main, "OV", "QK").layers
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Tensor:
-        """What the biases `b_O` and `b_out` of the layers before one add to the stream together.
+        """The sum of what the biases `b_O` and `b_out` of all earlier layers add to the stream.
 
-        Exact through multipliers of branches and of the stream; cross-attention counts too.
+        Multipliers of branches and of the stream are applied. Cross-attention counts too.
 
         Args:
-            layer: 0 to n_layers; the biases of the layers before it.
-            mlp_input: also what the MLP of this layer reads beyond that: its attention's bias,
-                unless the two are parallel.
-            include_mlp_biases: False leaves the MLPs' out.
+            layer: 0 to n_layers; the biases of the layers before this one count.
+            mlp_input: whether to go on to the input of this layer's MLP, which adds the bias of its
+                attention unless the two are parallel.
+            include_mlp_biases: whether the biases of MLPs count.
 
         Shapes: `[d_model]`.
 
         Raises:
             InputError: no such layer.
-            WeightError: a bias goes through a norm, or depends on a routing, so that what it adds
-                depends on the input; the message says where.
+            WeightError: a bias goes through a norm or a router, so what it adds depends on the
+                input; the message says where.
         """
         stack = self.components.native.main
         count = len(stack.blocks)
@@ -168,32 +166,32 @@ class CircuitMethods:
             )
         part = stack.blocks[min(layer, count - 1)]
         if mlp_input and part.mlp is None:
-            raise WeightError(f"Layer {layer} has no MLP, so there is nothing that it reads.")
+            raise WeightError(f"Layer {layer} has no MLP. Pass mlp_input=False.")
         steps = residual_terms(stack, self.engine.sites.__contains__)
         before = steps_before(steps, f"{stack.prefix}.{layer}.", part, mlp_input)
         zero = torch.zeros(stack.sizes.d_model, dtype=self.dtype, device=self.device)
         return accumulated(before, zero, include_mlp_biases)
 
     def tokens_to_residual_directions(self, tokens: Any) -> Tensor:
-        """The columns of `W_U` of some tokens: the directions whose dot product with what the head
-        reads is a logit, before `b_U`.
+        """The columns of `W_U` of some tokens: their dot product with the input of the head is the
+        logit, before `b_U`.
 
-        With a norm of its own gain behind the stream, the direction in the stream is this times the
-        gain; `cache.apply_ln_to_stack` takes it in.
+        Where the final norm has a gain, the direction in the stream is the column times that gain;
+        `cache.apply_ln_to_stack` applies it.
 
         Args:
             tokens: an id, a text that is one token, a list of these, or ids of any shape.
 
-        Shapes: `[d_model]` for one, else `[..., d_model]` with the shape of the ids.
+        Shapes: `[d_model]` for one token, else `[..., d_model]` with the shape of the ids.
 
         Raises:
             TokenError: a text of several tokens, or an id outside the vocabulary.
-            WeightError: the head has a layer of its own before `W_U`, so there is none.
+            WeightError: the head has another layer before `W_U`, so tokens have no direction.
         """
         if self.components.native.head_hidden is not None:
             raise WeightError(
-                "This model's head has a layer of its own before W_U, so a token has no direction "
-                "in the residual stream. The columns themselves are model.W_U[:, ids]."
+                "This model's head has another layer before W_U, so a token has no direction in "
+                "the residual stream. The columns themselves are model.W_U[:, ids]."
             )
         weight: Tensor = self.W_U
         ids = self._ids(tokens)
@@ -210,12 +208,12 @@ class CircuitMethods:
             return torch.tensor(one_each)
         ids = torch.as_tensor(tokens)
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise TokenError(f"Tokens are ids or texts; got {ids.dtype}.")
+            raise TokenError(f"Tokens are ids or texts, and these are {ids.dtype}.")
         return ids
 
     @property
     def W_E_pos(self) -> Tensor:
-        """`W_E` and under it `W_pos`: all that the first layer can read, as rows.
+        """The rows of `W_E`, then those of `W_pos`: everything that the first layer can read.
 
         Shapes: `[d_vocab + n_ctx, d_model]`, a copy.
 
@@ -230,7 +228,7 @@ class CircuitMethods:
         native = self.components.native
         stacks = {one.prefix: one for one in native.stacks}
         if prefix is not None and prefix not in stacks:
-            raise WeightError(f"There is no stack {prefix!r}; there is {', '.join(stacks)}.")
+            raise WeightError(f"There is no stack {prefix!r}. Pass one of: {', '.join(stacks)}.")
         return native.main if prefix is None else stacks[prefix]
 
     def _named_heads(self, stack: StackPart, layers: list[int]) -> list[str]:
@@ -242,8 +240,8 @@ class CircuitMethods:
         count = len(self.components.native.blocks)
         if len(heads.layers) < count:
             raise WeightError(
-                f"Only layers {heads.layers} of {count} have {circuit}. Take layers, "
-                f"{circuit.lower()} = model.{circuit}_for_attn_layers(), or one layer's: "
+                f"Only layers {heads.layers} of {count} have {circuit}. Take these: layers, "
+                f"{circuit.lower()} = model.{circuit}_for_attn_layers(). Or take one: "
                 f"model.blocks[{heads.layers[0]}].attn.{circuit}."
             )
         return heads.product(circuit)
