@@ -93,6 +93,8 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
     def __repr__(self) -> str:
         cfg, spec = self.cfg, self.native.architecture
         over = f", overriding '{spec.overrides}'" if spec.overrides else ""
+        if self.native.rivals:
+            over += f"; also claimed by {', '.join(self.native.rivals)}, not in use"
         return (
             f"{type(self).__name__}({cfg.original_architecture} {cfg.model_name!r}, "
             f"{cfg.n_layers} layers, d_model {cfg.d_model}, read as '{spec.name}' from "
@@ -109,7 +111,9 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         me = weakref.ref(self)
         self._components = Components(native, lambda layer, resid: _run_block(me(), layer, resid))
         self.preparer = Preparer(native, self.tokens, _accepted(native.core))
-        self._structure = Structure.of(self.hf_model)
+        head = () if native.unembed is None else (native.unembed.module,)
+        tables = (native.main.embed, native.main.pos_embed, *head)
+        self._structure = Structure.of(self.hf_model, [one for one in tables if one is not None])
 
     def follow(self) -> bool:
         """Take in modules that were replaced since the model was last looked at.

@@ -1,6 +1,7 @@
 """ActivationCache: the activations of one run, each stored once under its canonical name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,15 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             if place_of(tensor) not in copies:
                 copies[place_of(tensor)] = tensor.clone()
         return self.with_tensors({name: copies[place_of(tensor)] for name, tensor in self.items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the activations and what is known of the run, without the model."""
+        names = replace(self.vocabulary, index=tuple(self.vocabulary.index))
+        return {**self.__dict__, "vocabulary": names, "model": None, "_versions": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
 
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients off (or on) for everything that follows, outside the cache too."""

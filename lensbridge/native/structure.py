@@ -1,7 +1,9 @@
 """Which modules a model is made of, to see when some were replaced."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 
@@ -13,27 +15,35 @@ class Structure:
         names: of the modules that have others inside.
         parents: these modules.
         children: what each of them had inside.
+        tables: modules that transformers resizes in place: embeddings and heads.
+        sizes: the shapes of their weights.
     """
 
     names: tuple[str, ...]
     parents: tuple[nn.Module, ...]
     children: tuple[list[nn.Module | None], ...]
+    tables: tuple[nn.Module, ...] = ()
+    sizes: tuple[torch.Size | None, ...] = ()
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Structure":
-        """Of a model as it is now."""
+    def of(cls, model: nn.Module, tables: Iterable[nn.Module] = ()) -> "Structure":
+        """Of a model as it is now, with its embeddings and heads."""
+        watched = tuple(tables)
         found = [(name, module) for name, module in model.named_modules() if module._modules]
         return cls(
             tuple(name for name, _ in found),
             tuple(module for _, module in found),
             tuple(list(module._modules.values()) for _, module in found),
+            watched,
+            _sizes(watched),
         )
 
     @property
     def holds(self) -> bool:
         """Whether every module still has the same modules inside."""
         pairs = zip(self.parents, self.children, strict=True)
-        return all(list(module._modules.values()) == children for module, children in pairs)
+        same = all(list(module._modules.values()) == children for module, children in pairs)
+        return same and _sizes(self.tables) == self.sizes
 
     def changes(self) -> list[str]:
         """What was replaced, added or taken out, in words."""
@@ -49,4 +59,11 @@ class Structure:
                 if one is not other:
                     path = f"{name}.{key}".lstrip(".")
                     found.append(f"{path} was {type(one).__name__} and is {type(other).__name__}")
+        if _sizes(self.tables) != self.sizes:
+            found.append("embeddings or head were resized")
         return found
+
+
+def _sizes(modules: Iterable[nn.Module]) -> tuple[torch.Size | None, ...]:
+    weights = (module._parameters.get("weight") for module in modules)
+    return tuple(None if weight is None else weight.shape for weight in weights)
