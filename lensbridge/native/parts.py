@@ -1,4 +1,4 @@
-"""A native model taken apart: which module plays which role. Built by `native/resolve`."""
+"""A native model taken apart: which module has which role. Built by `native/resolve`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Role:
-    """One of q, k, v, gate, up: the projection that it comes from and its share of it.
+    """One of q, k, v, gate, up: a projection, and which part of its output it is.
 
-    `n` heads of `d` each; for gate and up `n` is 1. `scale` multiplies the projection's output, and
-    `in_scale` what it reads.
+    It is `n` heads of width `d`; for gate and up `n` is 1. `scale` multiplies the projection's
+    output, `in_scale` its input.
     """
 
     linear: Linear
@@ -46,8 +46,8 @@ class Role:
 
 @dataclass(frozen=True)
 class Writer:
-    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`, and `bias`
-    (the module and the name of the parameter).
+    """What a branch adds to the stream: the sum of the modules' outputs, times `scale`, plus `bias`
+    (a module and the name of the parameter).
     """
 
     modules: tuple[nn.Module, ...]
@@ -57,7 +57,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class LatentPart:
-    """The narrow way of keys and values (and queries, where `q_down` is there)."""
+    """The latents of keys and values, and of queries where `q_down` is not None."""
 
     kv_down: Linear
     kv_norm: Norm
@@ -70,11 +70,11 @@ class LatentPart:
 
 @dataclass(frozen=True)
 class AttentionPart:
-    """Attention of one block. `k` and `v` are None where another layer's are read.
+    """Attention of one block. `k` and `v` are None where it uses those of another layer.
 
     Args:
-        post_norm: the norm that its output goes through before it is added.
-        n_heads, n_kv, d_head: of this layer; `d_head` is that of z.
+        post_norm: the norm of its output, before that is added to the stream.
+        n_heads, n_kv, d_head: of this layer; `d_head` is the width of z.
     """
 
     module: nn.Module
@@ -101,14 +101,14 @@ class AttentionPart:
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Those of q, k and v that this layer projects itself."""
+        """q, k and v, as far as this layer projects them itself."""
         roles = {"q": self.q, "k": self.k, "v": self.v}
         return {letter: role for letter, role in roles.items() if role is not None}
 
 
 @dataclass(frozen=True)
 class MLPPart:
-    """MLP of one block; `gate` only in a gated one, `inner_norm` between the neurons and `down`."""
+    """MLP of one block. Gated ones have `gate`; `inner_norm` is between the neurons and `down`."""
 
     module: nn.Module
     path: str
@@ -123,7 +123,7 @@ class MLPPart:
 
 @dataclass(frozen=True)
 class MoEPart:
-    """A mixture of experts; `experts` None where they are not stacked in the usual form."""
+    """A mixture of experts; `experts` is None where they are not stacked in the usual form."""
 
     module: nn.Module
     path: str
@@ -137,7 +137,7 @@ class MoEPart:
 
 @dataclass(frozen=True)
 class OpaquePart:
-    """A branch in the MLP's place whose inside is not described."""
+    """A branch in the place of an MLP, whose inside is not described."""
 
     module: nn.Module
     path: str
@@ -149,7 +149,7 @@ FeedForward: TypeAlias = MLPPart | MoEPart | OpaquePart
 
 @dataclass(frozen=True)
 class MixerPart:
-    """A state-space or linear-attention module: `steps` are its own modules by name."""
+    """A state-space or linear-attention module; `steps` are the modules inside it by name."""
 
     module: nn.Module
     path: str
@@ -159,7 +159,7 @@ class MixerPart:
 
 
 NormSlot: TypeAlias = Literal["ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"]
-"""Where a norm of a block stands, under the names of the points: `_post` after a branch."""
+"""The place of a norm in a block, named as in the points; `_post` is after a branch."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class BlockPart:
     """One block. A branch that the architecture does not have is None.
 
     Args:
-        norms: the norms that the block has, in data-flow order. Where the stream is the norm of a
-            sum ("post_norm"), that norm is `ln1`, `ln_cross` or `ln2`.
+        norms: the norms that the block has, in data-flow order. In a post-norm block the norms of
+            the sums are `ln1`, `ln_cross` and `ln2`.
         repeat: which call of the module this layer is, where layers share one; else None.
     """
 
@@ -202,9 +202,9 @@ class StackPart:
     """One stack of layers.
 
     Args:
-        path: that of its list.
-        takes_positions: whether padding on the left needs `position_ids`: positions are absolute
-            and not counted from the tokens themselves.
+        path: the path of its list of layers.
+        takes_positions: whether padding on the left needs `position_ids`, because positions are
+            absolute and the model does not count them from the tokens.
         residual_axes: "b p m", or with an axis `r` where there are several streams.
     """
 
@@ -228,16 +228,19 @@ class ResolvedModel:
     """One model, resolved.
 
     Args:
-        root: the object that is called (a PEFT wrapper, where there is one).
+        root: the object that is called: the model, or a PEFT wrapper around it.
         core: the transformers model inside it.
         rivals: what else claims the model's class, and is not in use.
         main: the stack whose output the head reads; `towers` are the others.
-        act_fn: activation of the main stack's MLPs, as the config names it.
+        act_fn: the activation of the main stack's MLPs, under its name in the config.
         main_input: the keyword of `core.forward` that holds the input.
         logits_axes: "b p v", or "b v" where the head reads one vector for the whole input.
-        is_encoder_decoder: whether the input goes to a tower and the main stack has its own.
+        is_encoder_decoder: whether the input goes to a tower and the main stack has another.
+        predicts_next: whether the logits at a position are for the next token, which the model has
+            not read there: then an input has a loss without labels.
+        takes_labels: whether `core.forward` computes a loss from `labels`.
         paths: module -> its dotted path in `core`, for messages.
-        checkpointers: modules with a `gradient_checkpointing` switch.
+        checkpointers: the modules with a `gradient_checkpointing` switch.
     """
 
     root: nn.Module
@@ -259,6 +262,8 @@ class ResolvedModel:
     main_input: str
     logits_axes: str
     is_encoder_decoder: bool
+    predicts_next: bool
+    takes_labels: bool
     paths: dict[nn.Module, str]
     checkpointers: tuple[Any, ...]
 
@@ -268,7 +273,7 @@ class ResolvedModel:
         return (self.main, *self.towers)
 
     def front_of(self, stack: StackPart) -> str:
-        """What stands before the names around a stack's layers: nothing, `encoder.`, `vision.`."""
+        """The beginning of names outside a stack's layers: nothing, `encoder.` or `vision.`."""
         return "" if stack is self.main else stack.prefix.removesuffix(".blocks") + "."
 
     @property

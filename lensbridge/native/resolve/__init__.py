@@ -1,6 +1,6 @@
-"""Architecture + model -> parts. Every mismatch between the two is raised here, at load.
+"""Architecture + model -> parts. Every mismatch between the two raises here, at load.
 
-This is the one place that asks a module or a config what it has; after it, everybody knows.
+Only this package looks up what a module or a config has; all other code reads the parts.
 """
 
 from inspect import signature
@@ -12,6 +12,7 @@ from lensbridge.native.linear import Linear
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.resolve.task import predicts_next, takes_labels
 from lensbridge.plugins import Claim, registry
 from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, MoE, Stack
 
@@ -40,7 +41,7 @@ def class_names(core: nn.Module) -> list[str]:
 
 
 def select(core: nn.Module, architecture: Architecture | None, source: str = GIVEN) -> Claim:
-    """The architecture to read a model with: the given one, or the one that claims its class."""
+    """The architecture for a model: the given one, or the one that names the model's class."""
     if architecture is not None:
         return Claim(architecture, source)
     return registry().select(class_names(core), config_dict(core))
@@ -54,7 +55,7 @@ def resolve(
     Args:
         model: the model, or a wrapper around it.
         architecture: a description to use instead of the registered ones.
-        source: where that came from, for messages.
+        source: where it comes from, for messages.
 
     Raises:
         UnsupportedArchitectureError: no architecture describes the model's class.
@@ -65,16 +66,17 @@ def resolve(
     spec = claim.architecture
     finder = Finder(core, spec.name, claim.plugin, getattr(core, "config", None))
     inner = finder.at_config(spec.config)
-    main = _stack(finder, spec)
+    main, head = _stack(finder, spec), _head(finder, spec)
     return ResolvedModel(
         root=model,
         core=core,
         architecture=spec,
         plugin=claim.plugin,
+        rivals=tuple(map(str, claim.rivals)),
         main=main,
         towers=tuple(_stack(finder, tower) for tower in spec.towers),
         act_fn=_activation(inner, _variants(spec)),
-        unembed=_head(finder, spec),
+        unembed=head,
         unembed_bias=finder.optional_tensor(spec.unembed_bias),
         head_scale=inner.scale(spec.head_scale),
         logit_scale=inner.scale(spec.logit_scale),
@@ -85,6 +87,8 @@ def resolve(
         main_input=str(getattr(core, "main_input_name", "input_ids")),
         logits_axes=_logits_axes(core),
         is_encoder_decoder="decoder_input_ids" in signature(core.forward).parameters,
+        predicts_next=predicts_next(core, head, main.sizes.d_vocab),
+        takes_labels=takes_labels(core),
         paths={module: path for path, module in core.named_modules()},
         checkpointers=tuple(
             module for module in core.modules() if hasattr(module, "gradient_checkpointing")
@@ -93,7 +97,7 @@ def resolve(
 
 
 def _logits_axes(core: nn.Module) -> str:
-    """Only a class's name says that its head reads one vector; `score` reads every position."""
+    """Only the name of a class says that its head reads one vector; `score` reads all positions."""
     name = type(core).__name__
     pooled = name.endswith("Classification") and "Token" not in name and not hasattr(core, "score")
     return "b v" if pooled else "b p v"
@@ -181,7 +185,7 @@ _RESIDUAL_AXES = {
 
 
 def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...]) -> bool:
-    """Absolute positions, and not of the kind that counts what is not the padding token."""
+    """Whether positions are absolute, and not counted by the model from the padding token."""
     attention = [block.attn for block in blocks if block.attn is not None]
     if any(attn.rotary or attn.position_bias for attn in attention):
         return False
