@@ -1,1 +1,1 @@
-"""Names of activations: the table of points, spellings, and what one model has of them."""
+"""Names of activations: the table of points, their spellings, and the points of one model."""

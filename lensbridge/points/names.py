@@ -1,6 +1,6 @@
-"""Names of points: full, short and compact ones, and what a full name says.
+"""Names of points: full, short and compact ones, and what a full name contains.
 
-The rows that they name are in `table.py`.
+The rows of the table are in `table.py`.
 """
 
 import re
@@ -27,7 +27,7 @@ _COMPACT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\w*)?")
 
 
 def template(name: str) -> str:
-    """The row of the table that a full name belongs to.
+    """The row of the table to which a full name belongs.
 
     Example:
         >>> template("blocks.11.attn.hook_q"), template("encoder.ln_final.hook_out")
@@ -37,13 +37,13 @@ def template(name: str) -> str:
         return _SPLICED.sub("{point}.", name)
     row, layers = LAYER.subn("blocks.{i}.", name)
     if not layers:
-        behind = _TOWER.sub("", name)
-        return behind if behind in BY_TEMPLATE and name not in BY_TEMPLATE else name
+        rest = _TOWER.sub("", name)
+        return rest if rest in BY_TEMPLATE and name not in BY_TEMPLATE else name
     return _STEP.sub(".mixer.hook_{step}", _EXPERT.sub(".experts.{e}.", row))
 
 
 def stack_of(name: str) -> str:
-    """The stack that a full name of a layer's point is in, or "" for a point outside the layers.
+    """The stack in the full name of a layer's point, or "" for a point outside the layers.
 
     Example:
         >>> stack_of("vision.blocks.0.hook_resid_pre"), stack_of("ln_final.hook_out")
@@ -72,7 +72,7 @@ def _short_templates(by_full_name: bool = False) -> dict[str, list[str]]:
 
 
 def rows_of_short(name: str) -> list[str]:
-    """The rows of the table that a short name without a layer can mean.
+    """The rows of the table that a short name can mean.
 
     Example:
         >>> rows_of_short("q"), rows_of_short("no such thing")
@@ -94,7 +94,7 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
     Args:
         name: `resid_post`, `q`, `pattern`, `scale`, or a compact `k6`, `scale4ln1`.
         layer: the layer; None for a point outside the blocks.
-        kind: what the point sits in where the name alone does not tell: `ln1`, `attn`, `mlp`.
+        kind: the part that has the point, where the name is not enough: `ln1`, `attn`, `mlp`.
 
     Raises:
         UnknownPointError: no point has this short name.
@@ -119,7 +119,8 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
     asked = ", ".join(repr(part) for part in (name, layer, kind) if part is not None)
     if rows:
         raise UnknownPointError(
-            f"({asked}) could be {' or '.join(rows)}; say which as the third part."
+            f"({asked}) could be {' or '.join(rows)}; name the part that has it, as in "
+            f"('scale', 0, 'ln1')."
         )
     raise UnknownPointError(
         f"There is no point ({asked}).{suggest(name, _short_templates())}"

@@ -1,4 +1,4 @@
-"""The names of one model: what a user wrote -> canonical names, and filters over them."""
+"""The names of one model: from what a user wrote to canonical names, and filters of names."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -28,12 +28,12 @@ NamesFilter: TypeAlias = (
 
 @dataclass(frozen=True)
 class PointNames:
-    """The names of one model: what it has, and why it lacks what it lacks.
+    """The names of the points of one model, and why it lacks others.
 
     Args:
         index: every canonical name, in data-flow order.
-        absent: template -> reason, for rows of the table that this architecture lacks.
-        depths: prefix of each stack -> how many layers it has; the main stack comes first.
+        absent: template -> reason, for rows of the table that this model lacks.
+        depths: the prefix of each stack -> its number of layers; the main stack comes first.
         gated: whether `mlp.in` of other libraries is the linear branch here.
         main_names: other prefixes that mean the main stack.
     """
@@ -45,11 +45,11 @@ class PointNames:
     main_names: frozenset[str] = frozenset({"blocks"})
 
     def canonical(self, name: Name) -> str:
-        """The canonical name of what the user wrote.
+        """The canonical name for what the user wrote.
 
         Raises:
-            UnknownPointError: no such name, with the nearest ones.
-            AbsentPointError: this model has no such point, with the reason.
+            UnknownPointError: there is no such name; the message has similar ones.
+            AbsentPointError: this model has no such point; the message says why.
         """
         if name in self.index:
             return str(name)
@@ -112,7 +112,7 @@ class PointNames:
 
     @cached_property
     def _other_spellings(self) -> dict[str, str]:
-        """Other libraries' names; two of them depend on the architecture."""
+        """The names of other libraries; two of them depend on the architecture."""
         linear = "pre_linear" if self.gated else "pre"
         mid = "mlp_in" if "blocks.{i}.hook_resid_mid" in self.absent else "resid_mid"
         return {
@@ -137,24 +137,24 @@ class PointNames:
         )
 
     def select(self, names_filter: NamesFilter) -> list[str]:
-        """The canonical names that a filter asks for, in data-flow order.
+        """The canonical names that a filter selects, in data-flow order.
 
         Args:
-            names_filter: None (all but the points that come only when named), a name, a short name
-                (`("q", 3)`, or `"q"` for all layers), a glob, a callable on canonical names, or a
-                sequence of these. A callable that would take any last word on the same path
-                did not ask for a point that comes only when named.
+            names_filter: None (all points except those that have to be named), a name, a short name
+                (`("q", 3)`, or `"q"` for all layers), a glob, a function of canonical names, or a
+                sequence of these. A glob or function selects a point that has to be named only if
+                it depends on the last part of the name.
 
         Raises:
-            UnknownPointError: a name, short name or glob that matches nothing.
-            AbsentPointError: a point that this architecture lacks.
+            UnknownPointError: a name, short name, glob or function that matches nothing.
+            AbsentPointError: a point that this model lacks.
         """
         if names_filter is None:
             return self._everything
         wanted = self._wanted(names_filter)
         if not wanted and callable(names_filter):
             raise UnknownPointError(
-                "The filter takes no point of this model. model.hook_names lists them all."
+                "The filter selects no point of this model. model.hook_names lists them all."
             )
         return [name for name in self.names if name in wanted]
 
@@ -198,7 +198,7 @@ class PointNames:
 
 
 def names_points(asked: NamesFilter) -> bool:
-    """Whether a filter names its points one by one, so that each of them must be there.
+    """Whether a filter names its points one by one, so that each of them has to be passed.
 
     Example:
         >>> names_points("blocks.0.hook_resid_pre"), names_points("blocks.*.hook_resid_pre")

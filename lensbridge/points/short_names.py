@@ -1,4 +1,4 @@
-"""`get_act_name`: a short name to a full one, without a model."""
+"""`get_act_name`: a full name from a short one, without a model."""
 
 import re
 
@@ -11,15 +11,15 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     """The full name of a point, from its short one.
 
     Args:
-        name: a short name, a compact one (`k6`, `scale4ln1`), or a full name, which is given back.
-        layer: the layer; None for what stands outside the layers.
-        layer_type: what the point sits in, where the name alone does not tell: `ln1`, `attn`.
+        name: a short name, a compact one (`k6`, `scale4ln1`), or a full name, which is returned.
+        layer: the layer; None for a point outside the layers.
+        layer_type: the part that has the point, where the name is not enough: `ln1`, `attn`.
 
     Raises:
-        UnknownPointError: no point is called that, or several are and `layer_type` must say which.
+        UnknownPointError: no point has this name, or several have and `layer_type` is missing.
 
-    Source: TransformerLens's function of this name. Where a point is called otherwise here, the
-        name is the one that caches list (`unembed` is `hook_logits`).
+    Source: TransformerLens's function of this name. Where a point has another name here, the
+        result is the name that caches list (`unembed` gives `hook_logits`).
 
     Example:
         >>> get_act_name("k", 6, "a"), get_act_name("k6"), get_act_name("scale4ln1")

@@ -1,14 +1,14 @@
-"""The one table of points: name, axes, meaning; other spellings and short names.
+"""The table of points: name, axes, meaning; other spellings and short names.
 
 The names are TransformerLens's, because papers, notebooks and SAEs use them. Axes: `b` batch,
 `p` position, `h` query head, `g` key/value head, `d` d_head, `m` d_model, `f` d_mlp, `v` d_vocab,
 `q` query position, `k` key position, `e` expert, `c` channel or choice, `t` the tokens that an
-expert was given, `l` latent, `s` a convolution's padded positions, `x` what an SAE reads, `n` its
+expert reads, `l` latent, `s` a convolution's padded positions, `x` the input of an SAE, `n` its
 features, `1` a kept axis of size one.
 
-Rows are written for the main stack. A model with several has the same rows in each: `encoder.{i}.`
-and `decoder.{i}.`, `vision.blocks.{i}.`; what stands around the layers of a second stack has its
-name in front (`encoder.ln_final.hook_out`, `vision.hook_embed`).
+Rows are written for the main stack. A model with several stacks has the same rows in each of them:
+`encoder.{i}.` and `decoder.{i}.`, `vision.blocks.{i}.`. Points outside the layers of a second stack
+begin with its name (`encoder.ln_final.hook_out`, `vision.hook_embed`).
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ class Point:
     """One kind of point: a row of the table.
 
     Args:
-        name: canonical name, `{i}` for the layer.
-        axes: one letter an axis.
+        name: the canonical name, with `{i}` for the layer.
+        axes: one letter for each axis.
         meaning: what the value is.
-        found_in: which architectures have it.
-        on_request: large or a mere copy, so never part of "cache everything", only when named.
-        derived: computed from native tensors; an edit recomputes what depends on it.
-        by_full_name: whether a short name without the part that it sits in means another row.
+        found_in: the architectures that have it.
+        on_request: whether "cache everything" leaves it out, so that it has to be named: it is
+            large, or a copy.
+        derived: whether it is computed from native tensors; an edit recomputes what depends on it.
+        by_full_name: whether its short name alone means another row.
     """
 
     name: str
@@ -71,7 +72,7 @@ def _input_point(letter: str, axes: str, what: str) -> Point:
     return Point(
         f"blocks.{{i}}.hook_{letter}_input",
         axes,
-        f"residual stream as read by the {what}s, before the norm, one copy per head",
+        f"residual stream as the {what}s read it, before the norm; one copy per head",
         "pre-norm attention",
         on_request=True,
         derived=True,
@@ -94,8 +95,8 @@ def _kernel_points(at: str, what: str, found_in: str, by_full_name: bool) -> tup
         point(
             "result",
             "b p h m",
-            "per-head write to the residual stream, before b_O; through the norm and multiplier "
-            "behind attention, where there are any",
+            "what each head writes to the residual stream, before b_O; through the norm and "
+            "multiplier after attention, if the model has them",
             on_request=True,
             derived=True,
         ),
@@ -116,22 +117,22 @@ def _neuron_points(
         )
 
     return (
-        point("in", "m", f"what {what} reads"),
+        point("in", "m", f"input of {what}"),
         point("pre", "f", f"{what}: before the activation"),
-        point("pre_linear", "f", f"{what}: linear branch, where it is gated"),
+        point("pre_linear", "f", f"{what}: linear branch, if it is gated"),
         point("post", "f", f"{what}: the neurons"),
-        point("out", "m", f"{what}: its output, before any weight"),
+        point("out", "m", f"{what}: its output, before it is multiplied by a weight"),
     )
 
 
 def _sae_point(last: str, axes: str, meaning: str) -> Point:
-    name, found_in = f"{{point}}.hook_sae_{last}", "where an SAE is spliced in"
+    name, found_in = f"{{point}}.hook_sae_{last}", "points where an SAE is spliced in"
     return Point(name, axes, meaning, found_in, derived=True, by_full_name=True)
 
 
 SEQUENTIAL = "blocks whose MLP reads the stream after attention"
 ROTARY = "rotary models"
-POST_NORM = "blocks with a norm behind the branch (Gemma 2, OLMo 2)"
+POST_NORM = "blocks with a norm after the branch (Gemma 2, OLMo 2)"
 LATENT = "latent attention (DeepSeek)"
 MIXER = "state-space and linear-attention layers"
 CROSS = "decoders with an encoder"
@@ -141,13 +142,14 @@ POINTS: tuple[Point, ...] = (
     Point("hook_embed", "b p m", "token embedding"),
     Point("hook_pos_embed", "b p m", "learned position embedding", "learned absolute positions"),
     *_norm_points(
-        "ln_embed", "embedding's norm", "models with one (BERT, BLOOM)", by_full_name=True
+        "ln_embed", "embedding's norm", "models that have it (BERT, BLOOM)", by_full_name=True
     ),
     Point("blocks.{i}.hook_resid_pre", "b p m", "residual stream at the start of the block"),
     Point(
         "blocks.{i}.hook_attn_in",
         "b p m",
-        "residual stream as read by attention, before its norm; an edit leaves the skip alone",
+        "residual stream read by attention, before its norm; an edit does not change the skip "
+        "connection",
         "pre-norm attention",
         on_request=True,
     ),
@@ -169,23 +171,23 @@ POINTS: tuple[Point, ...] = (
         "blocks.{i}.attn.hook_rel_pos_bias",
         "1 h q k",
         "relative-position bias that is added to the scores; later layers add the same",
-        "layers that hold one (T5)",
+        "layers that have one (T5)",
     ),
     *_kernel_points("attn", "", "every", by_full_name=False),
-    Point("blocks.{i}.attn.hook_q_latent", "b p l", "latent that queries are made from", LATENT),
+    Point("blocks.{i}.attn.hook_q_latent", "b p l", "latent from which queries are made", LATENT),
     Point(
         "blocks.{i}.attn.hook_kv_latent",
         "b p l",
-        "latent that keys and values are made from",
+        "latent from which keys and values are made",
         LATENT,
     ),
-    *_norm_points("blocks.{i}.ln1_post", "norm behind attention", POST_NORM),
+    *_norm_points("blocks.{i}.ln1_post", "norm after attention", POST_NORM),
     Point("blocks.{i}.hook_attn_out", "b p m", "exactly what attention adds to the stream"),
-    Point("blocks.{i}.mixer.hook_in", "b p m", "what the mixer reads", MIXER, by_full_name=True),
+    Point("blocks.{i}.mixer.hook_in", "b p m", "input of the mixer", MIXER, by_full_name=True),
     Point(
         "blocks.{i}.mixer.hook_{step}",
         "b p c",
-        "output of one of the mixer's modules; `b c s` behind a convolution, whose axis is padded",
+        "output of one of the mixer's modules; `b c s` after a convolution, whose axis is padded",
         MIXER,
         by_full_name=True,
     ),
@@ -194,7 +196,7 @@ POINTS: tuple[Point, ...] = (
     Point(
         "blocks.{i}.hook_resid_mid",
         "b p m",
-        "residual stream between attention and MLP; an edit reaches the skip too",
+        "residual stream between attention and MLP; an edit changes the skip connection too",
         SEQUENTIAL,
     ),
     *_norm_points("blocks.{i}.ln_cross", "cross-attention's norm", CROSS, by_full_name=True),
@@ -221,19 +223,20 @@ POINTS: tuple[Point, ...] = (
     ),
     *_kernel_points("cross_attn", " over the encoder's positions", CROSS, by_full_name=True),
     *_norm_points(
-        "blocks.{i}.ln_cross_post", "norm behind cross-attention", CROSS, by_full_name=True
+        "blocks.{i}.ln_cross_post", "norm after cross-attention", CROSS, by_full_name=True
     ),
     Point("blocks.{i}.hook_cross_attn_out", "b p m", "exactly what cross-attention adds", CROSS),
     Point(
         "blocks.{i}.hook_resid_mid_cross",
         "b p m",
-        "residual stream between cross-attention and MLP; an edit reaches the skip too",
+        "residual stream between cross-attention and MLP; an edit changes the skip connection too",
         CROSS,
     ),
     Point(
         "blocks.{i}.hook_mlp_in",
         "b p m",
-        "residual stream as read by the MLP, before its norm; an edit leaves the skip alone",
+        "residual stream read by the MLP, before its norm; an edit does not change the skip "
+        "connection",
         "pre-norm MLP",
         on_request=True,
     ),
@@ -257,13 +260,13 @@ POINTS: tuple[Point, ...] = (
     *_neuron_points(
         "mlp.experts.{e}", "the expert", "t", MOE, {"on_request": True, "derived": True}
     ),
-    *_neuron_points("mlp.shared", "the MLP that every token passes", "b p", MOE, {}),
-    *_norm_points("blocks.{i}.ln2_post", "norm behind the MLP", POST_NORM),
+    *_neuron_points("mlp.shared", "the MLP that all tokens share", "b p", MOE, {}),
+    *_norm_points("blocks.{i}.ln2_post", "norm after the MLP", POST_NORM),
     Point("blocks.{i}.hook_mlp_out", "b p m", "exactly what the MLP adds to the stream"),
     Point(
         "blocks.{i}.hook_per_layer_out",
         "b p m",
-        "exactly what the layer's own input adds after the MLP",
+        "exactly what the per-layer input adds after the MLP",
         "models with per-layer inputs (Gemma 4)",
     ),
     Point("blocks.{i}.hook_resid_post", "b p m", "residual stream at the end of the block"),
@@ -271,19 +274,21 @@ POINTS: tuple[Point, ...] = (
     Point(
         "projector.hook_out",
         "b p m",
-        "what the vision tower gives the text; `p m` where all pictures are one row",
+        "image features for the text model; `p m` if all images are in one row",
         "vision-language",
         by_full_name=True,
     ),
-    Point("head.hook_hidden", "b p m", "what the head reads", "heads with a transform (BERT)"),
+    Point("head.hook_hidden", "b p m", "input of the head", "heads with a transform (BERT)"),
     Point("hook_pooler_out", "b m", "one vector for the sequence", "models with a pooler"),
     Point("hook_logits", "b p v", "logits", "models with a head"),
-    _sae_point("input", "b p x", "what an SAE reads, in its dtype; heads flattened for it"),
+    _sae_point(
+        "input", "b p x", "input of an SAE, in its dtype; heads are flattened if it wants that"
+    ),
     _sae_point("acts_pre", "b p n", "its features before their activation, if it shows them"),
     _sae_point("acts_post", "b p n", "its features"),
-    _sae_point("recons", "b p x", "what its decoder makes of them"),
-    _sae_point("error", "b p x", "what its reconstruction misses, where that is added again"),
-    _sae_point("output", "b p x", "what goes on in the point's place"),
+    _sae_point("recons", "b p x", "output of its decoder: the reconstruction"),
+    _sae_point("error", "b p x", "input minus reconstruction, if the error term is added"),
+    _sae_point("output", "b p x", "what replaces the value of the point"),
 )
 """Every kind of point, in the order of the data flow."""
 
