@@ -37,8 +37,9 @@ KIMI_LINEAR = replace(
     ),
 )
 
-# z is gated per head before the output projection
-GATED_LATENT = replace(
+# z is gated per head before the output projection; some configs have a latent for the queries
+GATED_LATENT = replace(LATENT, attn=replace(ATTENTION, qkv=LatentQKV(), gated=True))
+GATED_PLAIN_QUERIES = replace(
     LATENT,
     attn=replace(ATTENTION, qkv=LatentQKV(q="q_proj", q_down=None, q_norm=None), gated=True),
 )
@@ -57,6 +58,8 @@ BAILING_HYBRID = replace(
     block=(
         replace(GATED_LATENT, mlp=EXPERTS),
         GATED_LATENT,
+        replace(GATED_PLAIN_QUERIES, mlp=EXPERTS),
+        GATED_PLAIN_QUERIES,
         replace(GATED_DELTA, mlp=EXPERTS),
         GATED_DELTA,
     ),
