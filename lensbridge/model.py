@@ -28,7 +28,7 @@ class LensModel(
     the methods of one tool. `docs/api/model.md` lists all of them by what one wants to do.
 
     Attributes:
-        hf_model: the model itself, the very object.
+        hf_model: the HuggingFace model itself.
         cfg: its sizes and choices under the field's names.
         tokens: its tokenizer with the rules for BOS and padding.
     """

@@ -75,7 +75,7 @@ def test_every_public_name_of_a_model_is_in_one_group(
     public = {name for name in dir(model) if not name.startswith("_")}
     grouped = [name for group in api.GROUPS for name in group.names]
     assert len(grouped) == len(set(grouped))
-    assert set(grouped) == public, "see docs/generate/model_groups.py"
+    assert set(grouped) == public, "put it into a group of docs/generate/model_groups.py"
     for name in grouped:
         assert f"### `{name}`\n" in pages["model.md"] or f"| `{name}` |" in pages["model.md"]
 
@@ -112,7 +112,7 @@ def test_signatures_are_short_and_as_written(pages: dict[str, str]) -> None:
     assert model.count("### `run_with_cache`\n") == 1
     assert "-> tuple[Result, ActivationCache | dict[str, Tensor]]" in model
     for text in pages.values():
-        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for block in re.findall(r"```py\n(.*?)```", text, re.DOTALL):
             assert all(len(line) <= 110 for line in block.splitlines()), block
 
 
@@ -142,6 +142,5 @@ def test_the_index_links_to_every_page(pages: dict[str, str]) -> None:
     assert "api/index.md" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
-def test_a_name_without_a_group_is_refused(api: ModuleType) -> None:
-    with pytest.raises(LookupError, match="in no group"):
-        api.group_of("no_such_method")
+def test_a_name_without_a_group_is_noticed(api: ModuleType) -> None:
+    assert api.ungrouped(["forward", "no_such_method"]) == ("no_such_method",)

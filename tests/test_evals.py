@@ -159,7 +159,7 @@ def test_ioi_eval_draws_and_refuses() -> None:
     with torch.no_grad():
         logits = model(torch.tensor([[5, 9, 8]]))[0, -1]
     assert found["Logit Difference"] == pytest.approx(float(logits[7] - logits[4]), abs=1e-5)
-    with pytest.raises(InputError, match="begin alike"):
+    with pytest.raises(InputError, match="no token distinguishes"):
         ioi_eval(model, [{**names, "S": torch.tensor([8])}])
     with pytest.raises(InputError, match="empty"):
         ioi_eval(model, [])
@@ -210,7 +210,7 @@ def test_the_loss_on_a_data_set_counts_every_prediction_once() -> None:
     counted = torch.cat([losses.view(6, 8)[0, :3], losses.view(6, 8)[1:].flatten()])
     padded = evaluate_on_dataset(model, [{"tokens": ids, "attention_mask": mask}])
     assert padded == pytest.approx(float(counted.mean()), abs=1e-5)
-    with pytest.raises(InputError, match="nothing to predict"):
+    with pytest.raises(InputError, match="no token to predict"):
         evaluate_on_dataset(model, [])
 
 

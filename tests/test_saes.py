@@ -470,7 +470,7 @@ def test_the_model_s_own_value_goes_on_at_excluded_tokens() -> None:
         torch.testing.assert_close(model.run_with_saes(ids, **asked), expected)
     assert torch.equal(logits, model(ids))
     assert (cache[f"{PRE}.hook_sae_error"].eq(0).all(-1) == mask[..., 0]).all()
-    with pytest.raises(InputError, match="needs the token"):
+    with pytest.raises(InputError, match="needs a token"):
         model.run_with_saes(hf.get_input_embeddings()(ids), **asked)
     with pytest.raises(TokenizerMissingError):
         model.run_with_saes(ids, saes={PRE: sae}, exclude_special_tokens=True)
@@ -505,11 +505,11 @@ def test_what_does_not_fit_is_refused_before_the_run() -> None:
         ({"blocks.1.hook_resid_pree": Plain(width)}, UnknownPointError, "Did you mean"),
         ({"blocks.9.hook_resid_pre": Plain(width)}, UnknownPointError, "layer 9"),
         ({f"{PRE}.hook_sae_acts_post": Plain(width)}, AbsentPointError, "spliced in"),
-        ([Told(PRE, width), Told("blocks.1.hook_in", width)], HookError, "Two SAEs"),
-        (Plain(width), HookError, "where it belongs"),
+        ([Told(PRE, width), Told("blocks.1.hook_in", width)], HookError, "two SAEs"),
+        (Plain(width), HookError, "names no point"),
         ({PRE: object()}, HookError, "encode and decode"),
         ({PRE: Plain}, HookError, "the class Plain"),
-        (Told(PRE, width, hook_head_index=0), HookError, "no heads"),
+        (Told(PRE, width, hook_head_index=0), HookError, "no axis of heads"),
         (Told("blocks.1.attn.hook_z", shape.d_head, hook_head_index=9), HookError, "4 heads"),
         ({("blocks.1.hook_mlp_out", PRE): Plain(width)}, HookError, "comes before"),
     ]
@@ -539,7 +539,7 @@ def test_one_point_has_room_for_one() -> None:
     model, _, shape = loaded()
     sae = Told(PRE, shape.d_model)
     with model.spliced(sae):
-        with pytest.raises(HookError, match="Two SAEs"), model.spliced(sae):
+        with pytest.raises(HookError, match="two SAEs"), model.spliced(sae):
             pytest.fail("it was accepted")
         assert ACTS in model.hook_names
     model.add_sae(sae)

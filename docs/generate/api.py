@@ -13,7 +13,7 @@ from pathlib import Path
 
 from entries import Entry, class_entry, entries_of, is_ours
 from markdown import code, header, row
-from model_groups import GROUPS, Group, group_of
+from model_groups import GROUPS, Group, ungrouped
 from packages import IN_BRIEF, OWN_PAGES, PACKAGES, Package
 from source import assigned, class_node, imported, source_of, summary
 
@@ -81,8 +81,8 @@ def linked(links: tuple[tuple[str, str], ...]) -> str:
 
 
 def fenced(text: str) -> list[str]:
-    """A block of Python."""
-    return ["```python", text, "```", ""]
+    """A block of Python that tests do not run."""
+    return ["```py", text, "```", ""]
 
 
 def as_cell(text: str) -> str:
@@ -164,24 +164,28 @@ def finished(lines: list[str]) -> str:
 def grouped(group: Group) -> tuple[Entry, ...]:
     """The members of a group."""
     members = {member.short: member for member in model_entry().members}
-    return tuple(members[name] for name in group.names)
+    return tuple(members[name] for name in group.names if name in members)
+
+
+def groups() -> list[Group]:
+    """Every group, and one more where names are in none."""
+    others = ungrouped(member.short for member in model_entry().members)
+    return [*GROUPS, Group("Other", others)] if others else [*GROUPS]
 
 
 def model_page() -> str:
     """The page of `LensModel`."""
     entry = model_entry()
-    for member in entry.members:
-        group_of(member.short)
     lines = ["# `LensModel`\n", f"{NOTE}\n", f"{entry.summary}\n"]
     lines.append("What `lensbridge.load` returns. Its methods by what one wants to do:\n")
-    for group in GROUPS:
+    for group in groups():
         names = ", ".join(map(code, group.names))
         lines.append(f"- [{group.title}](#{slug(group.title)}): {names}")
     lines += ["", TYPES, ""]
-    for group in GROUPS:
+    for group in groups():
         lines += [f"## {group.title}\n"]
         lines += [f"{group.about}\n"] if group.about else []
-        lines += [linked(group.guides), ""]
+        lines += [linked(group.guides), ""] if group.guides else []
         lines += member_lines(grouped(group), "###", qualified=False)
     return finished(lines)
 

@@ -160,7 +160,7 @@ def members_of(cls: type, without: tuple[type, ...] = ()) -> tuple[Entry, ...]:
                     found.setdefault(name, with_inherited_summary(entry, bases))
     for base in shown:
         for name, text in attributes(base.__doc__).items():
-            kind = attribute_type(base, name)
+            kind = next(filter(None, (attribute_type(one, name) for one in bases)), "")
             entry = Entry(
                 f"{cls.__name__}.{name}", "attribute", text, kind, base.__module__, (kind,)
             )
@@ -169,18 +169,24 @@ def members_of(cls: type, without: tuple[type, ...] = ()) -> tuple[Entry, ...]:
 
 
 def attribute_type(cls: type, name: str) -> str:
-    """The type of an attribute that `__init__` sets, as far as the source says it."""
-    if "__init__" not in vars(cls):
-        return ""
-    source, node = function_node(cls.__init__)
-    parameters = {
-        one.arg: one.annotation for one in ast.walk(node.args) if isinstance(one, ast.arg)
-    }
-    for line in ast.walk(node):
+    """The type of an attribute that a class declares or a method sets, if the source says it."""
+    source, node = class_node(cls)
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == name:
+            return source.annotation(line.annotation)
+    methods = (line for line in node.body if isinstance(line, FunctionNode))
+    return next(filter(None, (set_type(cls, source, method, name) for method in methods)), "")
+
+
+def set_type(cls: type, source: Source, method: FunctionNode, name: str) -> str:
+    """The type of an attribute that one method sets, if the source says it."""
+    arguments = (one for one in ast.walk(method.args) if isinstance(one, ast.arg))
+    parameters = {one.arg: one.annotation for one in arguments if one.annotation is not None}
+    for line in ast.walk(method):
         if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == f"self.{name}":
             return source.annotation(line.annotation)
         if isinstance(line, ast.Assign) and f"self.{name}" in map(ast.unparse, line.targets):
-            if isinstance(line.value, ast.Name) and parameters.get(line.value.id) is not None:
+            if isinstance(line.value, ast.Name) and line.value.id in parameters:
                 return source.annotation(parameters[line.value.id])
             return type_of_call(cls.__module__, line.value)
     return ""

@@ -1,5 +1,6 @@
 """What `LensModel` has, by what one wants to do: the headings of docs/api/model.md."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -96,7 +97,7 @@ GROUPS = (
         ),
         guides=(_README, ("Ids are taken at face value", "decisions/0002-ids-at-face-value.md")),
     ),
-    Group("Generate", ("generate",), guides=(_INTERVENE,)),
+    Group("Generate", ("generate", "stream"), guides=(_INTERVENE,)),
     Group(
         "Intervene",
         ("intervene", "run_with_interventions", "interchange"),
@@ -146,7 +147,7 @@ GROUPS = (
         "For authors of tools",
         (
             *("prepare", "run_callbacks", "cache_of", "listening"),
-            *("vocabulary", "native", "engine", "components", "preparer"),
+            *("vocabulary", "native", "engine", "components", "preparer", "follow"),
         ),
         "The methods above are made of these.",
         (("Points", "points.md"), ("The promise", "promise.md")),
@@ -154,13 +155,7 @@ GROUPS = (
 )
 
 
-def group_of(name: str) -> Group:
-    """The group of one public name.
-
-    Raises:
-        LookupError: it is in none; add it to one.
-    """
-    for group in GROUPS:
-        if name in group.names:
-            return group
-    raise LookupError(f"LensModel.{name} is in no group of docs/generate/model_groups.py")
+def ungrouped(names: Iterable[str]) -> tuple[str, ...]:
+    """The names that are in no group."""
+    known = {name for group in GROUPS for name in group.names}
+    return tuple(name for name in names if name not in known)

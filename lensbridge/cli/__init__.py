@@ -1,6 +1,6 @@
-"""The `lensbridge` command. Each subcommand is a module beside this one.
+"""The `lensbridge` command. Each subcommand is a module of this package.
 
-Such a module has `add_to(subcommands)`, which declares its arguments, and imports what is heavy
+Such a module has `add_to(subcommands)`, which declares its arguments. It imports large libraries
 inside its functions, so that `lensbridge --version` answers at once.
 """
 

@@ -1,4 +1,4 @@
-"""`lensbridge demo`: three analyses on the bundled model, and a report of them."""
+"""`lensbridge demo`: three analyses on the bundled model, and an HTML report."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the analyses, write the report, print the findings.
 
     Raises:
-        LensbridgeError: an analysis that does not hold up.
-        OSError: a report that cannot be written.
+        LensbridgeError: an analysis fails its own check.
+        OSError: the report cannot be written.
     """
     out: Path = arguments.out
     if not out.resolve().parent.is_dir():  # before the work, not after it
@@ -92,7 +92,7 @@ def _load(quiet: ExitStack) -> "LensModel":
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Its bars and warnings would tear up the line that a step is printing."""
+    """Silence progress bars and warnings, which would break the line that a step prints."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""`lensbridge doctor`: does a model behave as the description that it is read with says?"""
+"""`lensbridge doctor`: checks that a model behaves as its description says."""
 
 import argparse
 import sys
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         0 if the model conforms, else 1. Without a model, 0 if the versions are tested ones.
 
     Raises:
-        LensbridgeError: the model or the adapter cannot be had, or they do not fit.
+        LensbridgeError: the model or the adapter cannot be loaded, or they do not match.
     """
     if arguments.model is None:
         untested = _untested()
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _verdict(model: "HookedModel", report: "Report") -> str:
-    """One line: whether the model is read right, and whether the versions were tested."""
+    """One line: whether the model conforms, and whether the versions were tested."""
     kind, name = model.cfg.original_architecture, model.architecture.name
     ran = sum(row.status != "skipped" for row in report.rows)
     verdict = f"{kind} behaves as its description '{name}' says: {ran} checks passed."
@@ -79,7 +79,7 @@ def _verdict(model: "HookedModel", report: "Report") -> str:
 
 
 def _untested() -> str:
-    """Which installed versions lensbridge was not tested with, as a sentence; nothing if none."""
+    """A sentence that names installed versions that lensbridge was not tested with, or ""."""
     found = {one: installed(one.package) for one in TESTED}
     outside = [f"{one.package} {has}" for one, has in found.items() if has and not one.holds(has)]
     verb = "was" if len(outside) == 1 else "were"
@@ -95,7 +95,7 @@ def _surroundings() -> list[str]:
 
 
 def adapter(name: str) -> "Architecture":
-    """An architecture by its registered name, or by where it stands: `package.module:NAME`.
+    """An architecture by its registered name, or by where it is defined: `package.module:NAME`.
 
     Raises:
         LoadError: there is none.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from lensbridge.derive.derivation import Derivation
 
-_TEST = '''"""{name} is held to the conformance checks."""
+_TEST = '''"""{name} passes the conformance checks."""
 
 {imports}from lensbridge.testing import conformance
 
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Derive, write both files, print what was established and what was not.
 
     Raises:
-        LensbridgeError: a model that cannot be loaded.
-        OSError: a folder that cannot be written to, or a file that is there already.
+        LensbridgeError: the model cannot be loaded.
+        OSError: the folder cannot be written to, or a file exists already.
     """
     folder: Path = arguments.output
     if not folder.is_dir():  # before the work, not after it
@@ -73,7 +73,7 @@ def _load(source: str, trust_remote_code: bool) -> "nn.Module":
 
 
 def _derive(model: "nn.Module") -> "tuple[Derivation, str | None]":
-    """What conforms; or what was derived, with the reason why it does not."""
+    """The description that conforms; or what was derived, and the reason why it does not."""
     from lensbridge.derive import derive
     from lensbridge.derive.check import accepted
     from lensbridge.errors import UnsupportedArchitectureError

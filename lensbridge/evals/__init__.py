@@ -1,4 +1,4 @@
-"""Evaluations that run offline: indirect objects, induction, loss on tokens."""
+"""Evaluations that run offline: indirect object identification, induction, loss on tokens."""
 
 from lensbridge.evals.ioi import IOIDataset, Prompts
 from lensbridge.evals.scores import (

@@ -1,7 +1,7 @@
-"""Indirect objects: "Then, Tom and Mary went to the store. Tom gave the milk to" (Mary).
+"""Indirect object identification: "Then, Tom and Mary went to the store. Tom gave the milk to".
 
-Source: Wang et al. 2022, "Interpretability in the Wild"; the class and its placeholders after
-TransformerLens's.
+Source: Wang et al. 2022, "Interpretability in the Wild"; the class and its placeholders are those
+of TransformerLens.
 """
 
 import random
@@ -30,15 +30,15 @@ class Prompts:
 
 
 class IOIDataset(Dataset[dict[str, Tensor]]):
-    """Sentences whose next token is the name that occurred once.
+    """Sentences whose next token is the name that occurred once (the indirect object).
 
-    Names are kept if they are one token behind a space; `dropped_names` are the others. The
-    corrupted prompts have as many tokens as the clean ones and differ at names only.
+    Names are kept if they are one token after a space; the others are in `dropped_names`. The
+    corrupted prompts have as many tokens as the clean ones and differ only at names.
 
     Attributes:
         samples: the sentences.
         names: the names in use.
-        dropped_names: those that the tokenizer has not as one token.
+        dropped_names: the names that are not one token of the tokenizer.
     """
 
     def __init__(
@@ -58,15 +58,16 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
             tokenizer: a HuggingFace tokenizer.
             templates: sentences with [A] the indirect object, [B] the subject, and the slots of
                 `nouns`; they end with [A].
-            names: to draw from, without the space in front.
-            nouns: what can stand in each other slot.
+            names: the names to draw from, without the space in front.
+            nouns: the words for each other slot.
             num_samples: how many sentences.
-            symmetric: each sentence also with its names swapped; they follow one another.
-            prepend_bos: BOS first, where the tokenizer has one.
-            seed: of the draw; None: a new one each time. Python's own random state is left alone.
+            symmetric: add to each sentence the one with its names swapped, right after it.
+            prepend_bos: begin with BOS if the tokenizer has one.
+            seed: seed of the draw; None: another draw each time. Python's own random state is not
+                changed.
 
         Raises:
-            InputError: fewer than two names are single tokens, or a template that does not fit.
+            InputError: fewer than two names are single tokens, or a template is malformed.
         """
         self.tokenizer = tokenizer
         self.templates = tuple(templates or self.get_default_templates())
@@ -79,12 +80,14 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         self.dropped_names = tuple(one for one in asked if one not in self._id)
         if len(self.names) < 2:
             raise InputError(
-                f"Two names at least have to be single tokens of this tokenizer behind a space; of "
-                f"{len(asked)} names {len(self.names)} are. Pass names=... that are."
+                f"At least two names must be single tokens of this tokenizer after a space; of "
+                f"{len(asked)} names {len(self.names)} are. Pass other names=..."
             )
         draw = random.Random(seed)
         if symmetric and num_samples % 2:
-            raise InputError(f"num_samples={num_samples}: symmetric sentences come in pairs.")
+            raise InputError(
+                f"num_samples={num_samples} is odd, and symmetric sentences come in pairs."
+            )
         drawn = [self._draw(draw) for _ in range(num_samples // 2 if symmetric else num_samples)]
         pairs = ((one, one.swapped()) for one in drawn)
         self.samples = [one for pair in pairs for one in pair] if symmetric else drawn
@@ -101,7 +104,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
 
     @staticmethod
     def get_default_nouns() -> dict[str, list[str]]:
-        """What stands in the other slots by default."""
+        """The words for the other slots by default."""
         return {slot: list(words) for slot, words in NOUNS.items()}
 
     def __len__(self) -> int:
@@ -128,20 +131,20 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
     def corrupted(self) -> Prompts:
         """The same sentences with the second subject replaced by a third name (ABC).
 
-        Neither name occurs twice then, so nothing tells which of the two is the answer.
+        Then no name occurs twice, so the answer is not determined.
 
         Raises:
             InputError: there are only two names, so there is no third: use `flipped`.
         """
         if len(self.names) < 3:
-            raise InputError("A third name is needed, and there are two. Use dataset.flipped.")
+            raise InputError("There are two names, and this needs a third. Use dataset.flipped.")
         return self._beside([one.with_third() for one in self.samples])
 
     @cached_property
     def flipped(self) -> Prompts:
         """The same sentences with the indirect object as the second subject.
 
-        The answer is the other name then.
+        Then the answer is the other name.
         """
         return self._beside([one.with_other() for one in self.samples])
 
@@ -157,7 +160,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def positions(self) -> dict[str, Tensor]:
-        """Where things stand in each row: `IO`, `S1`, `S2` and `end`, the last token.
+        """The positions of the names in each row: `IO`, `S1`, `S2`; and `end`, the last token.
 
         Shapes: each `[sample]`
         """
@@ -177,10 +180,14 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
             slots = SLOT.findall(one)
             unknown = set(slots) - {"A", "B", *self.nouns}
             if unknown:
-                raise InputError(f"{one!r} has {sorted(unknown)}, which nouns has no words for.")
+                raise InputError(
+                    f"The template {one!r} has the slots {sorted(unknown)}, for which nouns has no "
+                    "words."
+                )
             if not one.endswith(" [A]") or slots.count("A") < 2 or slots.count("B") < 2:
                 raise InputError(
-                    f"{one!r}: a template has [A] and [B] twice, and ends with [A] behind a space."
+                    f"The template {one!r} must have [A] and [B] twice each, and end with [A] "
+                    "after a space."
                 )
 
     def _draw(self, draw: random.Random) -> Sample:
@@ -200,8 +207,8 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
     def _tokens(self, pieces: Pieces) -> tuple[list[int], dict[str, list[int]]]:
         """Ids of a sentence, and the columns in which each slot ends.
 
-        A sentence is encoded whole, as a model meets it; a slot ends where the text before its end
-        has that many tokens.
+        A sentence is encoded as a whole; the end of a slot is the number of tokens of the text up
+        to it.
         """
         text, ends = "", []
         for slot, part in pieces:
@@ -216,12 +223,12 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         return ids, places
 
     def _beside(self, sentences: Sequence[Pieces]) -> Prompts:
-        """Changed sentences, whose tokens stand where those of the clean ones do."""
+        """Prompts of changed sentences, whose tokens must have the positions of the clean ones."""
         found, mask = self._prompts(sentences), self.clean.mask
         if found.mask.shape != mask.shape or not torch.equal(found.mask, mask):
             raise InputError(
-                "A name changes the number of tokens where it stands in these templates; put a "
-                "space in front of every [B]."
+                "In these templates the number of tokens depends on the name; put a space in front "
+                "of every [B]."
             )
         return found
 

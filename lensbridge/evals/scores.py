@@ -1,4 +1,4 @@
-"""Quick evaluations: indirect objects, induction, loss on a data set, a sanity check."""
+"""Quick evaluations: indirect object identification, induction, loss, a sanity check."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,7 +18,7 @@ PLAIN_ENGLISH = (
     "look, and what they saw was so much richer than what they had imagined that they needed new "
     "words for it. Many of these words are still in use today."
 )
-"""What `sanity_check` reads."""
+"""The text of `sanity_check`."""
 
 
 @torch.no_grad()
@@ -31,22 +31,22 @@ def ioi_eval(
     symmetric: bool = False,
     seed: int | None = None,
 ) -> dict[str, float]:
-    """How well a model tells the indirect object from the subject.
+    """How well a model predicts the indirect object rather than the subject.
 
     Args:
         model: the model.
         dataset: an `IOIDataset`, or any data set whose items have `prompt` (ids, the answer at the
             end), `IO` and `S` (ids of the two names). None: sentences are drawn.
-        batch_size: sentences at once.
+        batch_size: sentences per batch.
         num_samples: how many sentences to draw.
         tokenizer: for the sentences that are drawn; None: the model's.
-        symmetric: whether each drawn sentence comes with its names swapped too.
-        seed: of the draw.
+        symmetric: whether to add to each drawn sentence the one with its names swapped.
+        seed: seed of the draw.
 
     Returns:
-        "Logit Difference", the mean of the right name's logit less the wrong one's, and "Accuracy",
-        the part of the sentences where it is positive. Names of several tokens are compared at the
-        first that differs.
+        "Logit Difference", the mean of the right name's logit minus the wrong one's, and
+        "Accuracy", the fraction of sentences where it is positive. Names of several tokens are
+        compared at the first token that differs.
 
     Example:
         >>> import lensbridge
@@ -84,7 +84,8 @@ def _differences(model: LensModel, samples: Sequence[Mapping[str, Tensor]]) -> I
         apart = (io[: len(s)] != s[: len(io)]).nonzero()
         if not len(apart):
             raise InputError(
-                f"The names {io.tolist()} and {s.tolist()} begin alike: no token tells."
+                f"Of the names {io.tolist()} and {s.tolist()} one begins with the other, so no "
+                "token distinguishes them."
             )
         place = int(apart[0])
         here = row[len(sample["prompt"]) - len(io) + place - 1]
@@ -104,17 +105,17 @@ def induction_loss(
 
     Args:
         model: the model.
-        tokenizer: whose BOS and special tokens are meant; None: the model's.
+        tokenizer: the tokenizer for BOS and special tokens; None: the model's.
         batch_size: how many sequences.
-        subseq_len: tokens that are repeated once.
-        prepend_bos: BOS first; None means the model's default, where there is a BOS token.
-        seed: of the draw; None: a new one each time.
+        subseq_len: number of tokens that are repeated.
+        prepend_bos: begin with BOS; None means the model's default, if there is a BOS token.
+        seed: seed of the draw; None: another draw each time.
 
-    Units: nats, averaged over the second copy's tokens from its second on (nothing tells the
-        first). A uniform guess is log(d_vocab).
+    Units: nats, averaged over the tokens of the second copy except its first, which cannot be
+        predicted. A uniform guess is log(d_vocab).
 
     Raises:
-        InputError: the sequence does not fit into the context, or a BOS that there is not.
+        InputError: the sequence is longer than the context, or there is no BOS token.
 
     Source: Olsson et al. 2022, "In-context Learning and Induction Heads".
 
@@ -126,13 +127,16 @@ def induction_loss(
     """
     _require_decoder(model)
     if subseq_len < 2:
-        raise InputError(f"subseq_len={subseq_len}: the second copy's first token is not counted.")
+        raise InputError(
+            f"subseq_len is 2 or more, not {subseq_len}: the second copy's first token is not "
+            "counted."
+        )
     tokens = repeated_tokens(model, tokenizer, batch_size, subseq_len, prepend_bos, seed)
     limit = model.cfg.n_ctx
     if limit is not None and tokens.shape[1] > limit:
         raise InputError(
-            f"Two copies of subseq_len={subseq_len} make {tokens.shape[1]} tokens; the context is "
-            f"{limit}. Pass subseq_len={(limit - 1) // 2} or less."
+            f"Two copies of subseq_len={subseq_len} make {tokens.shape[1]} tokens, and the context "
+            f"has {limit}. Pass subseq_len={(limit - 1) // 2} or less."
         )
     logits = model(tokens)
     losses = lm_cross_entropy_loss(logits, tokens, per_token=True)
@@ -147,7 +151,7 @@ def repeated_tokens(
     prepend_bos: bool | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """Random tokens, special ones left out, and the same again; BOS in front.
+    """Random tokens, without special ones, followed by the same tokens again; BOS in front.
 
     Shapes: `[batch, bos + 2 * subseq_len]`
     """
@@ -177,13 +181,13 @@ def evaluate_on_dataset(
     Args:
         model: the model.
         data_loader: batches with `tokens`, and `attention_mask` where some of them are padding.
-        truncate: at most so many batches; None: all.
-        device: where to put the batches; None: where the model is.
+        truncate: use at most this many batches; None: all.
+        device: where to move the batches; None: where the model is.
 
     Units: nats, averaged over all predictions that count.
 
     Raises:
-        InputError: there is nothing to predict.
+        InputError: the batches have no token to predict.
     """
     _require_decoder(model)
     total, count = 0.0, 0
@@ -197,7 +201,7 @@ def evaluate_on_dataset(
         total += float(losses.double().sum())
         count += int((real[:, 1:] * real[:, :-1]).sum())
     if not count:
-        raise InputError("The batches hold nothing to predict.")
+        raise InputError("The batches have no token to predict.")
     return total / count
 
 
@@ -205,7 +209,7 @@ def evaluate_on_dataset(
 def sanity_check(model: LensModel) -> float:
     """Loss on a paragraph of plain English.
 
-    Below 5 a model of English is probably whole; above 7 something is wrong with it.
+    Below 5, a model of English probably works; above 7, something is wrong with it.
 
     Units: nats.
     """
@@ -216,7 +220,7 @@ def sanity_check(model: LensModel) -> float:
 
 def _require_decoder(model: LensModel) -> None:
     native = model.native
-    if native.is_encoder_decoder or native.unembed is None or native.logits_axes != "b p v":
+    if not native.predicts_next:
         raise LensbridgeError(
             f"{type(native.core).__name__} does not predict the next token of its input. Load a "
             "causal language model."

@@ -1,11 +1,11 @@
-"""The sentences of the indirect-object task: templates, names, nouns, and one that is filled in."""
+"""The sentences of the indirect-object task: templates, names, nouns, and filled-in sentences."""
 
 import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
 Pieces: TypeAlias = list[tuple[str, str]]
-"""A sentence in pieces `(slot, text)`; between the slots the slot is ""."""
+"""A sentence as pieces `(slot, text)`; for the text between slots, the slot is ""."""
 
 TEMPLATES = (
     "Then, [A] and [B] went to the [LOCATION]. [B] gave the [OBJECT] to [A]",
@@ -37,10 +37,10 @@ class Sample:
     """One sentence, cut before the name that is to be predicted.
 
     Args:
-        template: as it was given.
+        template: the template.
         io: the name of the indirect object; `s` that of the subject.
-        c: a third name, which takes the place of the second subject in `abc`.
-        nouns: what stands in the other slots.
+        c: a third name, which replaces the second subject in `with_third`.
+        nouns: the words of the other slots.
     """
 
     template: str
@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def pieces(self) -> Pieces:
-        """The sentence in pieces `(slot, text)`; between the slots the slot is ""."""
+        """The sentence as pieces `(slot, text)`; for the text between slots, the slot is ""."""
         filled = {"A": self.io, "B": self.s, **dict(self.nouns)}
         parts = SLOT.split(self.template)
         return [
@@ -64,7 +64,7 @@ class Sample:
         return "".join(text for _, text in self.pieces)
 
     def swapped(self) -> "Sample":
-        """The same sentence with the two names in each other's place."""
+        """The same sentence with the two names swapped."""
         return Sample(self.template, self.s, self.io, self.c, self.nouns)
 
     def with_third(self) -> Pieces:

@@ -1,9 +1,8 @@
 """Sparse autoencoders and transcoders on a model: read, spliced in, patched, differentiated.
 
-Anything with `encode` and `decode` will do, SAELens's own classes among them. The methods are on
-the model (`lensbridge.splicing`); what is here is how an SAE is asked what it is (`dictionary`),
-how it fits a point (`fit`), what a user asked for (`request`) and what happens there in a run
-(`splice`).
+Any object with `encode` and `decode` is accepted, those of SAELens among them. `methods` has the
+methods of `LensModel`, `dictionary` what is known of an SAE, `fit` how it fits a point, `request`
+what a user asked for, and `splice` what an SAE does in a run.
 """
 
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder

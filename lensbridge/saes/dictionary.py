@@ -1,4 +1,4 @@
-"""An SAE of anybody's, asked once what it is. Nothing else in the room asks what an object has."""
+"""Dictionary: what is known of an SAE of any library. Only this module probes the object."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,32 +19,32 @@ Show: TypeAlias = Callable[[str, Tensor], Tensor]
 
 @runtime_checkable
 class SparseAutoencoder(Protocol):
-    """What is asked of an SAE or a transcoder. `forward` is not called.
+    """What an SAE or a transcoder must have. `forward` is not called.
 
     Shapes: `encode` maps `[..., d_in]` to `[..., d_sae]`, `decode` maps that to `[..., d_out]`.
     """
 
     def encode(self, x: Tensor, /) -> Tensor:
-        """Features of what it reads."""
+        """The features of an activation."""
         ...
 
     def decode(self, features: Tensor, /) -> Tensor:
-        """What the features stand for."""
+        """The activation that features reconstruct."""
         ...
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """An SAE and what it says of itself.
+    """An SAE and what its config says of it.
 
     Args:
         sae: the object.
-        reads: the point that it was made for, if it says so (`cfg.metadata.hook_name`).
+        reads: the point that it was trained on, if it says so (`cfg.metadata.hook_name`).
         writes: the point that it replaces (`cfg.metadata.hook_name_out`, else `reads`).
-        head: the one head that it reads and replaces, None for all.
-        use_error_term: its own choice, for whoever makes none.
-        shows: modules of its own through which it passes its values (SAELens's hook points).
-        skip: `[d_out, d_in]`, what it adds of its input to what it decodes, or None.
+        head: the one head that it reads and replaces; None for all.
+        use_error_term: its default for the error term.
+        shows: its own modules that its values pass through (SAELens's hook points).
+        skip: `[d_out, d_in]`, the weight of its skip connection, or None.
     """
 
     sae: SparseAutoencoder
@@ -57,20 +57,20 @@ class Dictionary:
 
     @classmethod
     def of(cls, sae: Any) -> "Dictionary":
-        """What an object says of itself.
+        """What an object's attributes and config say of it.
 
         Raises:
-            HookError: it cannot encode and decode, or that is not all that it does.
+            HookError: it has no encode and decode, or computes more than these.
         """
         if isinstance(sae, type) or not isinstance(sae, SparseAutoencoder):
             raise HookError(
-                f"An SAE is an object with encode and decode; {_kind(sae)} has not both."
+                f"An SAE is an object with encode and decode, and {_kind(sae)} lacks one of them."
             )
         if _said(sae, "encode_with_predictions") is not None:  # SAELens's TemporalSAE
             raise HookError(
-                f"{_kind(sae)} makes a part of what it reconstructs from earlier positions, past "
-                "its features, so decode(encode(x)) is not its reconstruction. It cannot stand at "
-                "a point; call it on cached activations."
+                f"{_kind(sae)} reconstructs partly from earlier positions rather than from its "
+                "features, so decode(encode(x)) is not its reconstruction. It cannot be spliced "
+                "in; call it on cached activations."
             )
         about = _metadata(sae)
         reads = _said(about, "hook_name")
@@ -87,21 +87,21 @@ class Dictionary:
 
     @property
     def kind(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return type(self.sae).__name__
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether it says that it replaces another point than it reads."""
+        """Whether it replaces another point than it reads."""
         return self.writes != self.reads
 
     @property
     def is_steered(self) -> bool:
-        """Whether somebody put hooks on its own hook points."""
+        """Whether its own hook points have hooks of the user."""
         return any(module._forward_hooks for module in self.shows.values())
 
     def example(self) -> Tensor | None:
-        """One of its weights, for the dtype and device that it works in; None without weights."""
+        """One of its weights, for its dtype and device; None if it has no weights."""
         if isinstance(self.sae, nn.Module):
             held: Any = self.sae.parameters()
         else:
@@ -110,9 +110,9 @@ class Dictionary:
 
     @contextmanager
     def showing(self, show: Show) -> Iterator[None]:
-        """Pass what goes through its own hook points to `show`, which says how it goes on.
+        """Pass the values at its own hook points through `show`, whose result replaces them.
 
-        Only what this thread runs, and nothing that `show` itself runs.
+        This applies to runs in this thread, except those that `show` itself makes.
         """
         thread, busy = get_ident(), False
 
@@ -136,7 +136,7 @@ class Dictionary:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Undo what hooks on its own hook points change, which are identities without."""
+        """Undo the edits of hooks on its own hook points, which are identities without hooks."""
         with ExitStack() as stack:
             for module in self.shows.values():
                 handle = module.register_forward_hook(lambda module, args, value: args[0])
@@ -145,7 +145,7 @@ class Dictionary:
 
 
 def _metadata(sae: Any) -> Any:
-    """Where an SAE says its place: SAELens 6 in the metadata of its config, 5 in the config."""
+    """The part of the config with the point: in SAELens 6 its metadata, in 5 the config itself."""
     cfg = _said(sae, "cfg")
     about = _said(cfg, "metadata")
     return cfg if about is None else about

@@ -1,7 +1,7 @@
 """How an SAE fits a point: which part of the value it reads, in which form, and what it replaces.
 
-What an SAE takes is found by trying it on zeros of the point's shape: as it is, then with its heads
-in one axis. So every SAE that would work is accepted and every other is refused before a run.
+To see what an SAE takes, it is tried on zeros of the point's shape: as they are, then with heads
+joined in one axis. So every SAE that works is accepted, and any other is refused before a run.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Place:
     Args:
         name: canonical name of the point.
         axes: its axes.
-        size: of the axes behind the position, or None where it is only known in a run.
-        head: the one head that is meant, None for the whole value.
+        size: sizes of the axes after the position; None where they are known only in a run.
+        head: the one head that is meant; None for the whole value.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Place:
 
     @property
     def lead(self) -> int:
-        """How many axes come before those that an SAE is about."""
+        """The number of axes before those that an SAE reads."""
         letters = self.axes.split()
         counted = [letters.index(one) for one in "bpqk" if one in letters]
         return min(len(letters) - 1, 1 + max(counted, default=0))
 
     @property
     def whole_axes(self) -> str:
-        """Axes of the part that is meant."""
+        """The axes of the part that is meant."""
         letters = self.axes.split()
         if self.head is not None:
             del letters[self.head_axis]
@@ -51,17 +51,17 @@ class Place:
 
     @property
     def head_axis(self) -> int:
-        """Which axis counts heads.
+        """The axis of heads.
 
         Raises:
-            HookError: none does.
+            HookError: there is none.
         """
         letters = self.axes.split()
         found = [letters.index(one) for one in "hg" if one in letters[self.lead :]]
         if not found:
             raise HookError(
-                f"{self.name} has no heads behind its position ({self.axes}), and the SAE is for "
-                f"head {self.head} (cfg.metadata.hook_head_index)."
+                f"{self.name} has no axis of heads after the position ({self.axes}), and the SAE "
+                f"is for head {self.head} (cfg.metadata.hook_head_index)."
             )
         return found[0]
 
@@ -70,7 +70,7 @@ class Place:
         return Place(self.name, self.axes, tuple(value.shape[self.lead :]), self.head)
 
     def part_size(self) -> tuple[int, ...] | None:
-        """Sizes of the part behind the position.
+        """The sizes of the part, after the position.
 
         Raises:
             HookError: there is no such head.
@@ -79,11 +79,13 @@ class Place:
             return self.size
         at = self.head_axis - self.lead
         if not -self.size[at] <= self.head < self.size[at]:
-            raise HookError(f"{self.name} has {self.size[at]} heads; the SAE is for {self.head}.")
+            raise HookError(
+                f"{self.name} has {self.size[at]} heads, and the SAE is for head {self.head}."
+            )
         return (*self.size[:at], *self.size[at + 1 :])
 
     def part(self, value: Tensor) -> Tensor:
-        """The part of a value that the SAE is about."""
+        """The part of a value that the SAE reads or replaces."""
         return value if self.head is None else value.select(self.head_axis, self.head)
 
     def put(self, value: Tensor, part: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class Place:
         return value.select_scatter(part, self.head_axis, self.head)
 
     def flat(self, part: Tensor) -> Tensor:
-        """A part with the axes behind the position in one."""
+        """A part with the axes after the position joined in one."""
         return part.flatten(self.lead)
 
 
@@ -102,8 +104,8 @@ class Fit:
     """An SAE between two points (the same one, for all but transcoders).
 
     Args:
-        reads: how what it encodes is handed to it.
-        shows: which of its own hook points its values pass.
+        reads: the form in which it takes the activation.
+        shows: the values that pass through its own hook points.
     """
 
     source: Place
@@ -116,7 +118,7 @@ class Fit:
         """How an SAE fits two places of known sizes.
 
         Raises:
-            EditError: it does not.
+            EditError: it does not fit.
         """
         wide, back = source.part_size(), target.part_size()
         assert wide is not None
@@ -133,7 +135,7 @@ class Fit:
                 return cls(source, target, form, shown)
             failures.append(f"{list(size)}: it gives {list(decoded.shape[source.lead :])} back")
         raise EditError(
-            f"{dictionary.kind} does not fit: {source.name} is {list(wide)} wide behind its "
+            f"{dictionary.kind} does not fit: {source.name} is {list(wide)} wide after its "
             f"position ({source.axes})"
             + (f" and {target.name} {list(back)}" if target != source else "")
             + ". Tried on "
@@ -141,13 +143,13 @@ class Fit:
         )
 
     def given(self, value: Tensor, like: Tensor | None) -> Tensor:
-        """What the SAE reads of a value, in its dtype and on its device."""
+        """The input of the SAE from a value, in its dtype and on its device."""
         part = self.source.part(value)
         flat = part if self.reads == "as it is" else self.source.flat(part)
         return flat if like is None else flat.to(like.device, like.dtype)
 
     def back(self, decoded: Tensor, part: Tensor) -> Tensor:
-        """What was decoded, in the shape and on the device of the part that it replaces."""
+        """The decoded value in the shape and on the device of the part that it replaces."""
         return decoded.reshape(part.shape).to(part.device)
 
 

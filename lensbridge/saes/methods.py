@@ -1,4 +1,4 @@
-"""The model's methods for sparse autoencoders: splice them in, run with them, see features."""
+"""Methods of `LensModel` for sparse autoencoders: splice them in, run with them, see features."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from lensbridge.sites.spliced import Splices
 
 
 class SAEMethods(HookedModel):
-    """What a model does with sparse autoencoders and transcoders.
+    """Methods of `LensModel` for sparse autoencoders and transcoders.
 
-    While one is at a point it has points of its own, behind the point that it replaces:
-    `hook_sae_input`, `hook_sae_acts_pre` (if it shows that), `hook_sae_acts_post`,
+    While an SAE is at a point, its own values are points too, under the name of the point that it
+    replaces: `hook_sae_input`, `hook_sae_acts_pre` (if it has this), `hook_sae_acts_post`,
     `hook_sae_recons`, `hook_sae_error` (with the error term) and `hook_sae_output`.
 
     Source: the methods of SAELens's `HookedSAETransformer`, with their names and arguments.
@@ -33,23 +33,23 @@ class SAEMethods(HookedModel):
         use_error_term: bool | None = False,
         exclude_special_tokens: Excluded = False,
     ) -> Iterator[Any]:
-        """SAEs in every run inside, in this thread only; contexts nest.
+        """A context in which every run has these SAEs, in this thread only; contexts nest.
 
-        Hooks that are put on the same point inside see what the SAE makes; those outside, what it
-        reads.
+        Hooks on the same point that are added inside see the output of the SAE, and those that were
+        there before see its input.
 
         Args:
-            saes: point -> SAE, or an SAE or several that say where they belong.
-            use_error_term: add what the reconstruction misses, as a constant: without edits the
-                model's values stay bit for bit, and gradients pass to the features and through
-                the SAE alone. None: what the SAE itself says.
+            saes: point -> SAE, or an SAE or several whose config names the point.
+            use_error_term: add the reconstruction error as a constant: without edits the model's
+                values stay the same bit for bit, and gradients pass through the SAE alone. None:
+                the SAE's own default.
             exclude_special_tokens: leave the model's own value at BOS, EOS, padding and separators
                 (True), or at these ids.
 
         Raises:
             UnknownPointError: no such point.
             EditError: the SAE does not fit the point.
-            HookError: two at one point, or one that does not say where it belongs.
+            HookError: two SAEs at one point, or an SAE whose point is not known.
             HookNeverFiredError: at the end, if the model was run and never passed the point.
 
         Example:
@@ -68,8 +68,8 @@ class SAEMethods(HookedModel):
         taken = next((one for one in splices if one.target.name in self.engine.splices), None)
         if taken is not None:
             raise HookError(
-                f"An SAE is attached to {taken.target.name} already (add_sae). Take it off with "
-                "reset_saes, or use run_with_saes, which puts another in its place for one run."
+                f"An SAE is attached to {taken.target.name} already (add_sae). Remove it with "
+                "reset_saes, or use run_with_saes, which replaces it for one run."
             )
         with self._standing(splices):
             yield self
@@ -82,12 +82,12 @@ class SAEMethods(HookedModel):
         use_error_term: bool | None = None,
         exclude_special_tokens: Excluded = False,
     ) -> Iterator[Any]:
-        """`spliced`, in the place of what `add_sae` attached to the same points.
+        """Like `spliced`, but these SAEs replace those that `add_sae` attached to the same points.
 
         Args:
             saes: as in `spliced`.
             reset_saes_end: False leaves them attached at the end, in every thread.
-            use_error_term: None: what each SAE says.
+            use_error_term: as in `spliced`; None: each SAE's own default.
             exclude_special_tokens: as in `spliced`.
         """
         splices = self._splices(saes, use_error_term, exclude_special_tokens)
@@ -114,14 +114,15 @@ class SAEMethods(HookedModel):
         hook_name: Name | None = None,
         hook_name_out: Name | None = None,
     ) -> None:
-        """Attach an SAE in every run and thread until `reset_saes`, in the place of one there.
+        """Attach an SAE for every run and thread until `reset_saes`; it replaces any SAE there.
 
         Args:
             sae: the SAE or transcoder.
-            use_error_term: as in `spliced`; None: what the SAE itself says.
+            use_error_term: as in `spliced`; None: the SAE's own default.
             exclude_special_tokens: as in `spliced`.
-            hook_name: where it reads; None: what it says (`cfg.metadata.hook_name`).
-            hook_name_out: what it replaces; None: what it says, or where it reads.
+            hook_name: the point that it reads; None: that of its config (`cfg.metadata.hook_name`).
+            hook_name_out: the point that it replaces; None: that of its config, or the one it
+                reads.
         """
         saes: Any = sae if hook_name is None else {(hook_name, hook_name_out): sae}
         self._attach(self._splices(saes, use_error_term, exclude_special_tokens))
@@ -133,14 +134,14 @@ class SAEMethods(HookedModel):
 
     @property
     def acts_to_saes(self) -> dict[str, SparseAutoencoder]:
-        """The point that is read -> the SAE, for those that `add_sae` attached."""
+        """The SAEs that `add_sae` attached, by the point that each reads."""
         return {one.source.name: one.dictionary.sae for one in self._attached()}
 
     def reset_saes(self, act_names: str | Iterable[str] | None = None) -> None:
-        """Take off what `add_sae` attached.
+        """Remove SAEs that `add_sae` attached.
 
         Args:
-            act_names: the points whose SAEs go; None: all.
+            act_names: the points whose SAEs are removed; None: all.
 
         Raises:
             HookError: nothing is attached there.
@@ -155,7 +156,7 @@ class SAEMethods(HookedModel):
         }
         for name in names:
             if name not in there:
-                raise HookError(f"No SAE is attached to {name}; there are: {sorted(there)}.")
+                raise HookError(f"No SAE is attached to {name}; SAEs are at {sorted(there)}.")
         self._detach([there[name] for name in names])
 
     def _attached(self) -> list[Splice]:
@@ -190,7 +191,7 @@ class SAEMethods(HookedModel):
         exclude_special_tokens: Excluded = False,
         **model_kwargs: Any,
     ) -> tuple[Result, ActivationCache | dict[str, Any]]:
-        """`run_with_cache` with SAEs for this run: their features are in the cache too."""
+        """`run_with_cache` with SAEs for this run; the cache has their features too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
             return model.run_with_cache(*model_args, **model_kwargs)
 
@@ -205,7 +206,7 @@ class SAEMethods(HookedModel):
         bwd_hooks: Iterable[HookPair] = (),
         **model_kwargs: Any,
     ) -> "Result":
-        """`run_with_hooks` with SAEs for this run: hooks may be on their features too."""
+        """`run_with_hooks` with SAEs for this run; hooks can be on their features too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
             return model.run_with_hooks(
                 *model_args, fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **model_kwargs
@@ -217,6 +218,6 @@ class SAEMethods(HookedModel):
 
 
 def _put_on(splices: list[Splice]) -> tuple[list[Callback], Splices]:
-    """What SAEs put on the model: what listens for them, and their points."""
+    """The callbacks of SAEs, and their points."""
     points = {one.target.name: one.points for one in splices}
     return [callback for one in splices for callback in one.callbacks], points

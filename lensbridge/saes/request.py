@@ -1,4 +1,4 @@
-"""What a user asked to splice in -> splices that are known to fit, before anything runs."""
+"""Makes splices from what a user passed, and checks before any run that they fit."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ SAEs: TypeAlias = (
     "SparseAutoencoder | Iterable[SparseAutoencoder] "
     "| Mapping[Name | tuple[Name, Name | None], SparseAutoencoder]"
 )
-"""An SAE or several that say where they belong (`cfg.metadata.hook_name`), or point -> SAE. A
-transcoder's key may be a pair: the point that it reads and the one that it replaces."""
+"""An SAE or several whose config names the point (`cfg.metadata.hook_name`), or point -> SAE. The
+key of a transcoder may be a pair: the point that it reads and the one that it replaces."""
 
 Excluded: TypeAlias = bool | Sequence[int]
 """Whether special tokens keep the model's own value; or the ids of those that do."""
@@ -30,7 +30,7 @@ _STRUCTURAL = ("bos", "eos", "pad", "sep")
 
 @dataclass(frozen=True)
 class Request:
-    """One SAE, with what was said of its place; None: what it says itself."""
+    """One SAE and its points; None where they are those of its config."""
 
     sae: Any
     reads: Name | None = None
@@ -50,8 +50,8 @@ class SpliceRequests:
         """A splice for each SAE.
 
         Raises:
-            HookError: two at one point in one context, or no point.
-            EditError: one that does not fit.
+            HookError: two SAEs at one point in one context, or an SAE without a point.
+            EditError: an SAE that does not fit.
         """
         ids = self._ids(excluded)
         found = [self._splice(one, use_error_term, ids) for one in requests(saes)]
@@ -60,8 +60,8 @@ class SpliceRequests:
         for splice in found:
             if splice.target.name in taken:
                 raise HookError(
-                    f"Two SAEs at {splice.target.name}: one point has room for one. Splice the "
-                    "other in at another point, or leave the context of the first."
+                    f"There are two SAEs at {splice.target.name}, and a point can have one. Splice "
+                    "the other in at another point, or leave the context of the first."
                 )
             taken.add(splice.target.name)
         return found
@@ -76,12 +76,12 @@ class SpliceRequests:
         return Splice(self.engine, dictionary, source, target, fit, error, ids)
 
     def _ends(self, dictionary: Dictionary, asked: Request) -> tuple[str, str]:
-        """Canonical names of where an SAE reads and what it replaces."""
+        """The canonical names of the point that an SAE reads and the one that it replaces."""
         reads = dictionary.reads if asked.reads is None else asked.reads
         if reads is None:
             raise HookError(
-                f"{dictionary.kind} does not say where it belongs (cfg.metadata.hook_name). "
-                "Pass {point: sae}, or hook_name=... to add_sae."
+                f"The config of {dictionary.kind} names no point (cfg.metadata.hook_name). Pass "
+                "{point: sae}, or hook_name=... to add_sae."
             )
         said = dictionary.writes if dictionary.is_transcoder else None
         first, second = self._host(reads), self._host(asked.writes or said or reads)
@@ -89,7 +89,7 @@ class SpliceRequests:
             names = list(self.engine.native_sites)
             if names.index(first) > names.index(second):
                 raise HookError(
-                    f"{second} comes before {first}: what is read there cannot go there."
+                    f"{second} comes before {first}, so what is read at {first} cannot replace it."
                 )
         return first, second
 
@@ -123,7 +123,7 @@ class SpliceRequests:
 
 
 def requests(saes: Any) -> list[Request]:
-    """What was passed, one by one."""
+    """What was passed, as a list with one request for each SAE."""
     if isinstance(saes, SparseAutoencoder):
         return [Request(saes)]
     if not isinstance(saes, Mapping):

@@ -1,11 +1,11 @@
-"""How wide a point is, from what is known of the model: so that an SAE is refused before a run."""
+"""How wide a point is, as far as that is known before a run, so that SAEs can be checked."""
 
 from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, MoEPart, ResolvedModel
 from lensbridge.points.names import layer_of, stack_of
 
 
 def size_of(native: ResolvedModel, name: str, letters: list[str]) -> tuple[int, ...] | None:
-    """Sizes of the last axes of a point, or None where only a run can tell."""
+    """The sizes of the last axes of a point, or None where they are known only in a run."""
     known = _block_sizes(native, name)
     found = [known.get(letter) for letter in letters]
     return None if None in found else tuple(size for size in found if size is not None)

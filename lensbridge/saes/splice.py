@@ -1,7 +1,7 @@
-"""One SAE at its point: what a run does there.
+"""Splice: one SAE at its point, and what a run does there.
 
-The SAE's features and their neighbours are points of their own while it is there
-(`<point>.hook_sae_acts_post`), so caches, hooks and gradients reach them as they reach any other.
+While it is there, its features and its other values are points (`<point>.hook_sae_acts_post`), so
+that caches, hooks and gradients can be used on them as on any other point.
 """
 
 from collections.abc import Callable
@@ -21,34 +21,34 @@ from lensbridge.sites.site import Chain, PointInfo
 from lensbridge.sites.spliced import SpliceSite
 
 _TURN = RLock()
-"""SAELens's classes keep notes on themselves from encode to decode: one thread at a time."""
+"""SAELens's classes keep state between encode and decode: only one thread at a time runs them."""
 
 _FEEDS_BACK = ("input", "acts_pre", "acts_post", "recons")
 
 
 class _Captured(local):
-    """What a transcoder read in the pass that is going on; one for each thread."""
+    """What a transcoder read in the current pass; one for each thread."""
 
     value: Tensor | None = None
 
     def take(self) -> Tensor | None:
-        """The value, once."""
+        """The value, which is then forgotten."""
         value, self.value = self.value, None
         return value
 
 
 @dataclass(eq=False)
 class Splice:
-    """An SAE that stands at a point.
+    """An SAE at a point.
 
     Args:
-        engine: of the model.
+        engine: the model's engine.
         dictionary: the SAE.
-        source: where it reads.
-        target: where what it makes goes on.
-        fit: how it fits, or None where the sizes are only known in a run.
-        use_error_term: add what the reconstruction misses, so that without edits nothing changes.
-        excluded: ids of tokens at whose positions the model's own value goes on.
+        source: the point that it reads.
+        target: the point that it replaces.
+        fit: how it fits, or None where sizes are known only in a run.
+        use_error_term: add the reconstruction error, so that without edits nothing changes.
+        excluded: ids of tokens at whose positions the model's own value stays.
     """
 
     engine: Engine
@@ -66,7 +66,7 @@ class Splice:
 
     @cached_property
     def points(self) -> tuple[SpliceSite, ...]:
-        """The points that there are while it is here."""
+        """The points that exist while it is spliced in."""
         lead = " ".join(self.source.whole_axes.split()[: self.source.lead])
         flat = self.fit is not None and self.fit.reads != "as it is"
         read = f"{lead} x" if flat or self.source != self.target else self.source.whole_axes
@@ -89,7 +89,7 @@ class Splice:
 
     @cached_property
     def callbacks(self) -> list[Callback]:
-        """What listens for it: where it reads, if that is another point, and where it replaces."""
+        """Its callbacks: at the point that it replaces, and at the one that it reads if another."""
         kind = self.dictionary.kind
         here = Callback(self.target.name, "splice", self.replace, kind, permanent=True)
         if self.source == self.target:
@@ -99,18 +99,18 @@ class Splice:
 
     @property
     def in_force(self) -> bool:
-        """Whether it is the one that acts here now; another may stand in its place for a while."""
+        """Whether it acts at its point now; another may replace it for some runs."""
         last = f"{self.target.name}.hook_sae_output"
         return self.engine.sites.get(last) is self.points[-1]
 
     # --- in a run ----------------------------------------------------------------------------
 
     def capture(self, value: Tensor) -> None:
-        """Keep what is to be encoded: the model may write into its own tensor afterwards."""
+        """Keep a copy of what is to be encoded: the model may write to its own tensor later."""
         self._captured.value = value.clone()
 
     def replace(self, value: Tensor, hook: Hook) -> Tensor:
-        """What goes on in a value's place."""
+        """The value that replaces the model's."""
         if not self.in_force:
             return value
         source = value.clone() if self.source == self.target else self._captured.take()
@@ -144,7 +144,10 @@ class Splice:
         return self.engine.chain(f"{self.target.name}.hook_sae_{last}")
 
     def _reconstructed(self, given: Tensor, show: Callable[[str, Tensor], Tensor]) -> Tensor:
-        """Encode and decode, showing every value on the way once: there, or where the SAE does."""
+        """Encode and decode, and pass each value once through the hooks at its point.
+
+        This happens here, or in the SAE's own hook point if it has one.
+        """
         read: list[Tensor] = []
 
         def showing(part: str, value: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ class Splice:
         return decoded if skip is None else decoded + read[0] @ skip.mT
 
     def _clean(self, given: Tensor, recons: Tensor, fit: Fit, part: Tensor) -> Tensor:
-        """The reconstruction without anybody's edits, as a constant."""
+        """The reconstruction without edits, as a constant."""
         edited = any(self._chain(last).edits for last in _FEEDS_BACK)
         if not edited and not self.dictionary.is_steered:
             return recons.detach()
@@ -176,10 +179,10 @@ class Splice:
     def _with_error(
         self, part: Tensor, recons: Tensor, clean: Tensor, skipped: Tensor | None
     ) -> Tensor:
-        """The reconstruction plus what the clean one misses, a constant.
+        """The reconstruction plus the error of the clean one, which is a constant.
 
-        Written as the model's own value plus what edits changed: bit for bit that value where they
-        changed nothing. Gradients pass to the reconstruction alone.
+        It is computed as the model's own value plus what edits changed, so it is that value bit for
+        bit where they changed nothing. Gradients pass to the reconstruction alone.
         """
         own = part.detach().to(torch.promote_types(part.dtype, recons.dtype))
         new = own + (recons - clean)
@@ -194,11 +197,11 @@ class Splice:
         return new
 
     def _skipped(self, part: Tensor, hook: Hook) -> Tensor:
-        """Where the token is one of those that are left alone, shaped to spread over the part."""
+        """Where the token is one of those excluded, in a shape that broadcasts to the part."""
         tokens = hook.tokens
         if tokens is None or tokens.shape != part.shape[: tokens.ndim]:
             raise InputError(
-                f"exclude_special_tokens needs the token of each position of {self.target.name}, "
+                f"exclude_special_tokens needs a token for each position of {self.target.name}, "
                 f"which is {list(part.shape)}; the model was given "
                 f"{'no tokens' if tokens is None else f'tokens {list(tokens.shape)}'}."
             )

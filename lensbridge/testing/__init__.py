@@ -3,7 +3,7 @@
 from lensbridge.testing import conformance
 print(conformance(MY_ARCHITECTURE))
 
-For a test run of one's own, three lines in a `conftest.py`:
+To run the checks in a test suite of your own, put three lines in a `conftest.py`:
 
 pytest_plugins = ["lensbridge.testing.plugin"]
 from my_adapters import ARCHITECTURES

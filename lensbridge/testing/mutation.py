@@ -1,7 +1,7 @@
-"""The kit's own test: wrong descriptions, one declaration changed in each, must be rejected.
+"""A test of the checks themselves: descriptions with one declaration changed must be rejected.
 
-The walk over the frozen dataclasses is generic: a new word in the vocabulary gets its mutants as
-soon as an adapter uses it, and fails this test until some check can falsify it.
+The mutants are made for any frozen dataclass: a new field of `lensbridge.spec` gets mutants as soon
+as an adapter uses it, and this test fails until some check rejects them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,14 @@ from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
 
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
-"""refused: by the resolver, when it is loaded; rejected: by a check; equal: it changes nothing."""
+"""refused: at load. rejected: by a check. equal: the change has no effect."""
 
 NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "act", "prefix", "vocab", "context",
                  "eps")  # fmt: skip
-"""Fields that choose a description or are told to people, and change no value when they change."""
+"""Fields that select a description or are only shown to users: changing them has no effect."""
 
 OPEN_LISTS = ("steps",)
-"""Fields that may leave something out without being wrong."""
+"""Fields that may be left out: the description then says less, and is not wrong."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a mutant, and by which check or error."""
+    """The outcome for a mutant, and the check or error that gave it."""
 
     mutant: Mutant
     outcome: Outcome
@@ -83,7 +83,7 @@ def _of_node(at: str, node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """What a field may hold: the members of a union, those of `Literal`s among them."""
+    """The values that a field may have: the members of a union, and those of its `Literal`s."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     found: list[Any] = []
     for member in members:
@@ -123,7 +123,7 @@ def _inside(at: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _exchanged(at: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """Two paths of one part exchanged; of the norms' slots also one with an empty one."""
+    """Two paths of one part exchanged; for norms, also a path moved to an empty slot."""
     empty_too = isinstance(node, Norms)
     paths = {
         field.name: vars(node)[field.name]
@@ -139,7 +139,7 @@ def _exchanged(at: str, node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _other_types(at: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """A gated MLP taken for a plain one."""
+    """A gated MLP declared as a plain one."""
     if isinstance(node, GatedMLP):
         plain = MLP(node.path, node.up, node.down, node.act, node.written_by, node.scale)
         yield f"{at}gate forgotten", plain
@@ -179,7 +179,7 @@ def _try(mutant: Mutant, original: Subject, checks: tuple[Check, ...]) -> Trial:
         subject = Subject(original.hf_model, original.inputs, mutant.architecture)
     except LensbridgeError as error:
         return Trial(mutant, "refused", told(error))
-    except Exception as error:  # the resolver should say it in its own words
+    except Exception as error:  # the resolver should have raised an error of its own
         return Trial(mutant, "refused", f"crash: {told(error)}")
     if subject.unreadable:
         return Trial(mutant, "rejected", subject.unreadable)
@@ -211,11 +211,11 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 def survivors(
     architecture: Architecture, model: nn.Module | None = None, **config: Any
 ) -> list[Trial]:
-    """The mutants that change a value or a name and that no check rejects."""
+    """The mutants that change a value or a name and are not rejected."""
     return [one for one in trials(architecture, model, **config) if one.outcome == "survived"]
 
 
 def kill_rate(tried: Iterable[Trial]) -> float:
-    """Of the mutants that change something, the share that is refused or rejected."""
+    """The fraction of mutants with an effect that is refused or rejected."""
     outcomes = [one.outcome for one in tried if one.outcome != "equal"]
     return 1.0 - outcomes.count("survived") / max(len(outcomes), 1)

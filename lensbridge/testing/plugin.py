@@ -1,4 +1,4 @@
-"""The kit as a pytest plugin: one test for each check, variant and class of an adapter.
+"""The conformance checks as a pytest plugin: a test for each check, variant and class.
 
 Three lines in the `conftest.py` at the top of a test suite:
 
@@ -6,7 +6,7 @@ pytest_plugins = ["lensbridge.testing.plugin"]
 from my_adapters import ARCHITECTURES
 LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 
-`LENSBRIDGE_VARIANTS = CORE` beside them keeps to float32 and the default kernel.
+Add `LENSBRIDGE_VARIANTS = CORE` to test float32 with the default attention kernel only.
 
 PYTEST_DONT_REWRITE
 """
@@ -46,12 +46,12 @@ class Holder:
 
     @cached_property
     def subject(self) -> Subject:
-        """The model behind a lens."""
+        """The model with its description."""
         return build(self.architecture, self.class_name, variant=self.variant)
 
     @property
     def name(self) -> str:
-        """What tests on it begin with."""
+        """The first part of the names of its tests."""
         return f"{self.architecture.name}-{self.class_name}-{self.variant}".replace(", ", "-")
 
 
@@ -94,12 +94,12 @@ class CheckItem(pytest.Item):
         row.require()
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
-        """The message alone: the traceback is the kit's."""
+        """The message without the traceback, which is inside the checks."""
         return (
             f"{self.holder.name} does not conform: {self.check.name}\n{excinfo.value}\n"
-            f"What may be declared wrong: {self.check.falsifies}."
+            f"What the description may say wrongly: {self.check.falsifies}."
         )
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """Where it comes from, for listings."""
+        """The file that it comes from, for listings."""
         return self.path, None, self.name

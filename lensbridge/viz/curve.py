@@ -16,7 +16,7 @@ class Curve:
     Args:
         title: what it shows, also for screen readers.
         values: one for each position.
-        labels: what each point is, for its tooltip.
+        labels: a label for each position, shown as its tooltip.
         axes: names of the horizontal and the vertical axis.
         split: draw a line before this position, and name the two sides.
         sides: their names.

@@ -34,11 +34,11 @@ def heatmap_of(
     """Draw a table.
 
     Args:
-        table: the numbers; what is not finite is left out.
-        axes: each axis by name, with what its entries are called, in the table's order.
-        title: above the picture.
-        digits: decimals written into the cells; None writes none.
-        advice: what to do where the table has more cells than a picture holds.
+        table: the numbers; those that are not finite are left out.
+        axes: the name of each axis and the labels of its entries, in the table's order.
+        title: title of the picture.
+        digits: decimals written into the cells; None writes no numbers.
+        advice: added to the error if the table has too many cells for a picture.
         unit: what is measured, for the legend.
 
     Raises:

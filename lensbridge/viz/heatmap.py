@@ -1,7 +1,7 @@
 """A grid of numbers as inline SVG.
 
-A cell's colour says the sign, its opacity the size, so that one picture suits light and dark
-screens: zero is the colour of the page.
+The colour of a cell shows the sign and its opacity the size. Zero has the colour of the page, so
+one picture suits light and dark screens.
 """
 
 import math
@@ -24,11 +24,11 @@ STRONG = 0.6  # opacity from which a number is written in the inverse colour
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours mean.
+    """The colour scale of a heatmap.
 
     Args:
-        limit: the value drawn at full strength; larger ones look the same, and say so.
-        diverging: from `-limit` over 0 to `limit`, or from 0 to `limit`.
+        limit: the value drawn at full strength; larger values look the same and are marked.
+        diverging: whether it runs from `-limit` to `limit` rather than from 0 to `limit`.
         unit: what is measured, for the legend.
     """
 
@@ -42,12 +42,12 @@ class Scale:
 
     @classmethod
     def around_zero(cls, *grids: Sequence[Row], unit: str = "", least: float = 1e-9) -> "Scale":
-        """The diverging scale that just holds every value, the same up and down."""
+        """The smallest diverging scale, symmetric around zero, that includes every value."""
         sizes = [abs(value) for grid in grids for row in grid for value in row if value is not None]
         return cls(max([least, *sizes]), unit=unit)
 
     def strength(self, value: float) -> float:
-        """How opaque a value is drawn, 0 to 1."""
+        """The opacity of a value, 0 to 1."""
         return min(1.0, abs(value) / self.limit)
 
     @property
@@ -70,15 +70,15 @@ class Heatmap:
         values: rows from top to bottom; None leaves a cell out.
         rows: a label for each row.
         columns: a label for each column.
-        scale: what the colours mean.
-        axes: what rows and columns are: ("layer", "head"); "" where the labels say it.
+        scale: the colour scale.
+        axes: names of rows and columns, as ("layer", "head"); "" where the labels are enough.
         cell: width and height of a cell in pixels.
-        digits: decimals written into the cells; None writes none.
-        every: label each so many rows and columns.
+        digits: decimals written into the cells; None writes no numbers.
+        every: label every n-th row and column.
         marked: cells to frame, as (row, column).
 
     Raises:
-        ValueError: labels that do not fit the grid, or a value that is not a finite number.
+        ValueError: labels that do not match the grid, or a value that is not a finite number.
     """
 
     title: str
@@ -120,7 +120,7 @@ class Heatmap:
 
     @property
     def left(self) -> float:
-        """Where the cells begin: room for the row labels and for the tilt of the column labels."""
+        """The left edge of the cells, with room for the row labels and tilted column labels."""
         rows = max(map(len, self.rows)) * LETTER + 22
         lean = [
             len(text) * LETTER * math.cos(TILT) - self.cell[0] * (i + 0.5) + 4
@@ -131,14 +131,14 @@ class Heatmap:
 
     @property
     def bottom(self) -> float:
-        """Where the column labels end."""
+        """The lower edge of the column labels."""
         longest = max(map(len, self.columns)) * LETTER
         labels = longest * math.sin(TILT) + 14 if self._tilted else 18
         return math.ceil(self.cell[1] * len(self.rows) + 4 + labels)
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the picture in pixels; the legend needs a least width."""
+        """Width and height of the picture in pixels; the legend needs a minimal width."""
         legend = LEGEND_STEPS * STEP + 12 + len(self.scale.unit) * LETTER
         width = self.left + max(self.cell[0] * len(self.columns), legend) + 8
         return math.ceil(width), self.bottom + 52

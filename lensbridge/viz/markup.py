@@ -1,4 +1,4 @@
-"""Text and markup kept apart: what a user or a tokenizer wrote is escaped exactly once."""
+"""Text and markup are separate types: text of users and tokenizers is escaped exactly once."""
 
 from html import escape
 from typing import Literal, NewType, TypeAlias
@@ -24,7 +24,7 @@ def plain(text: str) -> Html:
 
 
 def element(name: str, *content: Html, **attributes: str | float) -> Html:
-    """An element. Attributes are escaped; `_` in their names stands for `-`, a last one is dropped.
+    """An element. Attributes are escaped; `_` in names becomes `-`, a trailing one is dropped.
 
     Example:
         >>> element("text", plain("x"), class_="label", text_anchor="end")
@@ -38,7 +38,7 @@ def element(name: str, *content: Html, **attributes: str | float) -> Html:
 
 
 def picture(title: str, kind: str, width: float, height: float, *content: Html) -> Html:
-    """A picture that shrinks with its column, but stays legible."""
+    """A picture that shrinks with its column as far as it stays legible."""
     return element(
         "svg",
         element("title", plain(title)),
@@ -60,7 +60,7 @@ def label(
     kind: str = "label",
     turn: float = 0,
 ) -> Html:
-    """Text in a picture, turned clockwise by so many degrees around its anchor."""
+    """Text in a picture, turned clockwise around its anchor by a number of degrees."""
     around = f" rotate({turn:g})" if turn else ""
     place = f"translate({x:.6g} {y:.6g}){around}"
     return element("text", plain(text), class_=kind, text_anchor=anchor, transform=place)
@@ -71,7 +71,7 @@ def _written(value: str | float) -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its whitespace, and what cannot be printed, made visible.
+    """A token with whitespace and unprintable characters made visible.
 
     Example:
         >>> visible(" the"), visible("\\n"), visible("\\x00")

@@ -1,10 +1,10 @@
-"""Numbers as a reader expects them: a true minus sign, and no sign before zero."""
+"""Numbers as text, with a true minus sign and no sign before zero."""
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def rounded(value: float, digits: int) -> str:
-    """A number with so many decimals.
+    """A number with a number of decimals.
 
     Example:
         >>> rounded(-0.001, 2), rounded(-1.5, 1) == MINUS + "1.5"
@@ -15,7 +15,7 @@ def rounded(value: float, digits: int) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """The same with a plus sign before what is above zero.
+    """The same, with a plus sign before positive numbers.
 
     Example:
         >>> signed(1.25, 1), signed(0.001, 1)

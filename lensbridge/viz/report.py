@@ -15,9 +15,9 @@ class Finding:
     """One result in three lines.
 
     Args:
-        topic: what was asked.
+        topic: the question.
         value: the answer, a number or a few words.
-        remark: what it means, in a sentence; may hold `code`.
+        remark: what it means, in a sentence; may contain `code`.
     """
 
     topic: str
@@ -27,7 +27,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what belongs under it."""
+    """A heading and its content."""
 
     title: str
     anchor: str
@@ -52,19 +52,19 @@ def paragraph(text: str) -> Html:
 
 
 def verdict(text: str, good: bool) -> Html:
-    """A paragraph that says whether a check came out well."""
+    """A paragraph with the result of a check."""
     return element("p", prose(text), class_="verdict good" if good else "verdict bad")
 
 
 def figure(picture: Html, title: str, caption: str) -> Html:
-    """A picture between its title and its caption; one wider than the screen scrolls by itself."""
+    """A picture with a title and a caption; if it is wider than the screen, it scrolls."""
     heading = element("h3", plain(title))
     frame = element("div", picture, class_="scroll")
     return element("figure", heading, frame, element("figcaption", prose(caption)))
 
 
 def side_by_side(*figures: Html) -> Html:
-    """Figures in a row where there is room, below each other where there is not."""
+    """Figures side by side if there is room, otherwise below each other."""
     return element("div", *figures, class_="figures")
 
 
@@ -79,7 +79,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], totals: int = 0
     Args:
         headers: one for each column.
         rows: the cells; prose.
-        totals: how many of the last rows sum up the others.
+        totals: how many of the last rows are totals.
     """
     head = element("tr", *(element("th", prose(text), scope="col") for text in headers))
     body = [
@@ -94,7 +94,7 @@ def _cell(text: str) -> Html:
 
 
 def code(text: str, summary: str = "The code, with lensbridge") -> Html:
-    """Code that opens on request."""
+    """Code that is folded until the reader opens it."""
     block = element("pre", element("code", plain(text.strip())))
     return element("details", element("summary", plain(summary)), block)
 
