@@ -244,7 +244,7 @@ def test_refusals() -> None:
     bert, mixtral = tiny("BertForMaskedLM"), tiny("MixtralForCausalLM")
     with pytest.raises(InputError, match="transform"):
         direct_logit_attribution(bert, inputs_for(bert.hf_model), 1)
-    with pytest.raises(LensbridgeError, match="cannot be told apart"):
+    with pytest.raises(LensbridgeError, match="cannot be read one by one"):
         direct_logit_attribution(mixtral, inputs_for(mixtral.hf_model), 1, unit="neuron")
 
 

@@ -143,7 +143,7 @@ def test_what_experts_share_is_one_term() -> None:
     cache = run(named("MixtralForCausalLM"))
     _, labels = cache.get_full_resid_decomposition(return_labels=True, check=True)
     assert [one for one in labels if "mlp_out" in one] == ["0_mlp_out", "1_mlp_out"]
-    with pytest.raises(AbsentPointError, match="MoE cannot be told apart"):
+    with pytest.raises(AbsentPointError, match="MoE cannot be read one by one"):
         cache.stack_neuron_results()
 
 
@@ -248,7 +248,7 @@ def test_attributions_for_one_token_and_for_each_position() -> None:
     close(found, logits[:, :-1].gather(-1, following.unsqueeze(-1)).squeeze(-1).detach())
     second = cache.logit_attrs(cache.decompose_resid(), 5, batch_slice=1).sum(0)
     close(second, logits[1, :, 5].detach())
-    with pytest.raises(InputError, match="not as many"):
+    with pytest.raises(InputError, match="differ in number"):
         cache.logit_attrs(rows, torch.tensor([1, 2]), torch.tensor([1, 2, 3]), pos_slice=-1)
 
 
@@ -320,7 +320,7 @@ def test_modes_and_slices() -> None:
     assert cache.decompose_resid(pos_slice=2).shape == (5, *cache["resid_pre", 0][:, 2].shape)  # type: ignore[union-attr]
     with pytest.raises(InputError, match="check needs every term"):
         cache.decompose_resid(mode="mlp", check=True)
-    with pytest.raises(InputError, match="mode is"):
+    with pytest.raises(InputError, match="mode must be"):
         cache.decompose_resid(mode="moe")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has 2 layers"):
         cache.decompose_resid(layer=3)
@@ -391,9 +391,9 @@ def test_rows_of_other_positions_are_refused() -> None:
     cache = run(named("LlamaForCausalLM"), ids=IDS[:1])
     last = cache.stack_head_results(pos_slice=-1)
     assert isinstance(last, Tensor)
-    with pytest.raises(InputError, match="not of the run's"):
+    with pytest.raises(InputError, match="the run's examples and positions are"):
         cache.apply_ln_to_stack(last)  # would broadcast to every position
-    with pytest.raises(InputError, match="not of the run's"):
+    with pytest.raises(InputError, match="the run's examples and positions are"):
         cache.logit_attrs(last, 5)
     with pytest.raises(InputError, match="channels"):
         cache.apply_ln_to_stack(torch.zeros(3, 1, len(IDS[0]), 5))
@@ -423,5 +423,5 @@ def test_one_row_by_itself() -> None:
     scaled = cache.apply_ln_to_stack(last, layer=-1, pos_slice=-1)
     close((scaled * difference).sum(-1) + shift, wanted[:, 0])
     close(cache.logit_attrs(last, right, wrong, pos_slice=-1) + shift, wanted[:, 0])
-    with pytest.raises(InputError, match="not of the run's"):
+    with pytest.raises(InputError, match="the run's examples and positions are"):
         cache.apply_ln_to_stack(last)

@@ -24,19 +24,19 @@ from lensbridge.tensors.slices import PosSlice, taken
 class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):
     """Activations by name: `cache["blocks.1.attn.hook_q"]`, `cache["q", 1]`, `cache["q", -1]`.
 
-    Tensors are the run's own, not copies; reading one that was overwritten since raises.
+    Tensors are those of the run, not copies. If one was overwritten later, reading it raises.
 
     Args:
         cache_dict: activations by name; with a model, in any of its spellings.
-        names: the model that was run, or the names of one that is not there.
-        has_batch_dim: whether the first axis counts examples.
+        names: the model that was run, or its names if there is no model.
+        has_batch_dim: whether the first axis is the batch.
 
     Attributes:
         model: the model that was run.
-        tokens: `[batch, pos]` ids of the input, or None where it was not tokens.
-        attention_mask: `[batch, pos]`, or None where nothing was masked.
-        prepend_bos: whether the rows begin with a BOS token; None where the input was not text.
-        processed: the steps of weight processing that were in force in the run.
+        tokens: `[batch, pos]` ids of the input, or None if the input was not tokens.
+        attention_mask: `[batch, pos]`, or None if nothing was masked.
+        prepend_bos: whether the rows begin with a BOS token; None if the input was not text.
+        processed: the steps of weight processing that were applied in the run.
         has_batch_dim: False after `remove_batch_dim`.
     """
 
@@ -72,17 +72,17 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self.processed = ran_with if processed is None else processed
 
     def canonical(self, name: Name) -> str:
-        """The name under which an activation is stored, whatever spelling was used.
+        """The name under which an activation is stored, from any spelling.
 
         Raises:
-            UnknownPointError: no such name.
-            AbsentPointError: this architecture lacks the point.
+            UnknownPointError: there is no such name.
+            AbsentPointError: this model lacks the point.
         """
         if isinstance(name, str) and name in self._tensors:
             return name
         if not isinstance(name, str | Sequence) or not name:
             raise UnknownPointError(
-                f"A point is named by text or by (name, layer), not by {type(name).__name__}."
+                f"A point is named by a string or by (name, layer), not by {type(name).__name__}."
             )
         first = name if isinstance(name, str) else name[0]
         if isinstance(first, str) and first.endswith(GRAD):
@@ -95,9 +95,9 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """An activation by canonical, other or short name; negative layers count from the end.
 
         Raises:
-            UnknownPointError: no such name.
-            AbsentPointError: this architecture lacks the point.
-            NotCachedError: the run was not asked to keep it.
+            UnknownPointError: there is no such name.
+            AbsentPointError: this model lacks the point.
+            NotCachedError: the run did not keep it.
             StaleActivationError: the tensor was written to after it was captured.
         """
         full = self.canonical(name)
@@ -112,13 +112,13 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         return tensor
 
     def require(self, names: Iterable[str]) -> None:
-        """Hold activations against the cache before work begins.
+        """Require that the cache has activations.
 
         Args:
             names: canonical names.
 
         Raises:
-            NotCachedError: the run was not asked to keep them; with what to ask for.
+            NotCachedError: it does not have all of them; the message says how to keep them.
         """
         missing = [name for name in names if name not in self._tensors]
         if not missing:
@@ -152,14 +152,14 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the activations take; what shares memory counts once."""
+        """The bytes of memory of the activations; shared memory counts once."""
         held = [tensor.untyped_storage() for tensor in self._tensors.values()]
         storages = {storage.data_ptr(): storage for storage in held}
         return sum(storage.nbytes() for storage in storages.values())
 
     @property
     def nbytes_by_name(self) -> dict[str, int]:
-        """Bytes of each activation by itself."""
+        """The bytes of each activation."""
         return {name: tensor.nbytes for name, tensor in self._tensors.items()}
 
     @property
@@ -167,7 +167,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """The floating-point type of the activations.
 
         Raises:
-            InputError: there are none, or of several types.
+            InputError: there are no activations, or they have several types.
         """
         found = {tensor.dtype for tensor in self.values() if tensor.is_floating_point()}
         if len(found) != 1:
@@ -189,9 +189,9 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "ActivationCache":
-        """The cache elsewhere, or as another floating type; what is so already is shared.
+        """The cache on another device or as another floating type; unchanged tensors are shared.
 
-        Names that share one tensor share it there too.
+        Names that share one tensor share it in the result too.
         """
         moved: dict[Place, Tensor] = {}
         for tensor in self.values():
@@ -201,7 +201,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         return self.with_tensors({name: moved[place_of(tensor)] for name, tensor in self.items()})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationCache":
-        """Copies of the tensors, of the same model."""
+        """A cache of the same model with copies of the tensors."""
         copies: dict[Place, Tensor] = {}
         for tensor in self.values():
             if place_of(tensor) not in copies:
@@ -218,7 +218,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self._versions = {name: version_of(tensor) for name, tensor in self._tensors.items()}
 
     def toggle_autodiff(self, mode: bool = False) -> None:
-        """Switch gradients off (or on) for everything that follows, outside the cache too."""
+        """Switch gradients off (or on) for all later code, also outside the cache."""
         torch.set_grad_enabled(mode)
 
     # --- the batch axis ----------------------------------------------------------------------
@@ -227,7 +227,9 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         """One letter for each axis of an activation (`lensbridge.points.table`): "b p h d"."""
         plain = self.canonical(name).removesuffix(GRAD)
         row = BY_TEMPLATE[template(plain)].axes
-        index = self.vocabulary.index  # of the time of the run: an SAE's points may be gone since
+        index = (
+            self.vocabulary.index
+        )  # at the time of the run: the points of an SAE may be gone now
         letters = index[plain].axes if isinstance(index, Mapping) and plain in index else row
         if self.has_batch_dim:
             return letters
@@ -237,7 +239,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         letters = self.axes(name).split()
         if "t" in letters:
             raise InputError(
-                f"{name} holds the tokens of all examples in one axis, so no example can be taken "
+                f"{name} has the tokens of all examples in one axis, so no example can be taken "
                 "out. Leave the points inside experts out of the cache."
             )
         letter = _batch_letter(" ".join(letters))
@@ -254,7 +256,10 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         axes = {name: self._batch_axis(name) for name in self if ".experts." not in name}
         sizes = {self[name].shape[axis] for name, axis in axes.items() if axis is not None}
         if sizes - {1}:
-            raise InputError(f"The batch has {max(sizes)} examples; only a batch of 1 can go.")
+            raise InputError(
+                f"The batch has {max(sizes)} examples, so its axis cannot be removed. Take one: "
+                "cache.apply_slice_to_batch_dim(0)."
+            )
         squeezed = {
             name: t if axes.get(name) is None else t.select(axes[name] or 0, 0)
             for name, t in self.items()
@@ -262,13 +267,13 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         return self.with_tensors(squeezed, has_batch_dim=False)
 
     def apply_slice_to_batch_dim(self, batch_slice: PosSlice) -> "ActivationCache":
-        """The cache of some examples; an int takes the batch axis away.
+        """The cache of some examples; an int removes the batch axis.
 
         Raises:
             InputError: there is no batch axis, or an activation mixes the examples.
         """
         if not self.has_batch_dim:
-            raise InputError("This cache has no batch axis any more, so no example can be taken.")
+            raise InputError("This cache has no batch axis, so no example can be taken from it.")
         alone = isinstance(batch_slice, int)
 
         def chosen(name: str, tensor: Tensor) -> Tensor:
@@ -290,7 +295,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             has_batch_dim=not alone,
         )
 
-    # --- elsewhere ----------------------------------------------------------------------------
+    # --- other formats ------------------------------------------------------------------------
 
     def to_xarray(self, name: Name) -> Any:
         """One activation with named axes; see `lensbridge.cache.labelled`."""
@@ -313,5 +318,5 @@ def _vocabulary(model: CachedModel | None) -> PointNames:
 
 
 def _batch_letter(axes: str) -> str:
-    """The letter of the axis that examples, or all of them together, are in."""
+    """The letter of the batch axis: `1` where all examples share the value, else `b`."""
     return "1" if axes.startswith("1 ") else "b"

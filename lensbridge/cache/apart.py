@@ -33,7 +33,7 @@ def refuse_apart(names: Sequence[str], sites: Mapping[str, Site]) -> None:
     """Refuse points if one run cannot give the gradients at all of them.
 
     Raises:
-        InputError: with two of them.
+        InputError: there are such points; the message names two.
     """
     around = [name for name in names if _goes_around(sites[name])]
     passed = [name for name in names if name not in around]

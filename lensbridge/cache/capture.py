@@ -1,4 +1,4 @@
-"""What is kept of a run: callbacks that capture activations, and gradients at them."""
+"""What is kept of a run: callbacks that capture activations, and their gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from lensbridge.sites.site import Site
 from lensbridge.tensors.slices import PosSlice, as_index
 
 GRAD = "_grad"
-"""Behind the name of a point: the gradient there."""
+"""The end of the name of a gradient, after the name of its point."""
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor's memory was written to; inference tensors do not count."""
+    """How often a tensor's memory was written to; -1 for inference tensors, which do not count."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -26,11 +26,11 @@ class Keep:
     """How captured activations are kept.
 
     Args:
-        device: where to, or None: where they are.
-        dtype: as what, or None: as they are.
+        device: the device to move them to, or None to leave them.
+        dtype: the dtype to convert them to, or None to leave it.
         pos_slice: which positions: an index (the axis stays), a slice, its `(start, stop, step)`
             as a tuple, or a list of indices.
-        detach: whether they are cut from the autograd graph.
+        detach: whether to detach them from the autograd graph.
     """
 
     device: torch.device | str | None = None
@@ -39,7 +39,7 @@ class Keep:
     detach: bool = True
 
     def index(self) -> Any:
-        """The position slice as something to index with that keeps the axis."""
+        """The position slice as an index that keeps the axis."""
         pos = self.pos_slice
         if isinstance(pos, int):
             return slice(pos, None) if pos == -1 else slice(pos, pos + 1)
@@ -49,10 +49,10 @@ class Keep:
         """The tensor to keep for a value.
 
         Args:
-            value: the live activation.
+            value: the activation during the run.
             axes: its axes, to find the position axis.
-            alone: whether nobody keeps the rest of the tensor that it may be a slice of, so that
-                keeping a view would hold memory that nobody asked for.
+            alone: whether the rest of the tensor of which it may be a slice is not kept. Keeping a
+                view would then waste memory.
         """
         kept = value.detach() if self.detach and value.requires_grad else value
         axis = None if self.pos_slice is None else position_axis(axes)
@@ -66,10 +66,10 @@ class Keep:
         return kept
 
     def _check(self, count: int) -> None:
-        """Refuse a position that is not there, of which nothing would be kept.
+        """Refuse a position that does not exist.
 
         Raises:
-            InputError: with how many there are.
+            InputError: the position does not exist.
         """
         pos = self.pos_slice
         if isinstance(pos, int) and not -count <= pos < count:
@@ -77,7 +77,7 @@ class Keep:
 
 
 def position_axis(axes: str) -> int | None:
-    """Which axis counts positions: `p`, or the query axis of a pattern; None where there is none.
+    """The axis of positions: `p`, or the query axis of a pattern; None if there is neither.
 
     Example:
         >>> position_axis("b p h d"), position_axis("b h q k"), position_axis("b m")
@@ -102,7 +102,7 @@ class Collector:
         self._asked = frozenset(self.names)
 
     def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
-        """A reader for each name; with gradients, also the tensors to differentiate by."""
+        """A reader for each name; with gradients, also a callback that joins the graph."""
         found = []
         for name in self.names:
             if with_grad:
@@ -131,7 +131,7 @@ class Collector:
     def backward(self, output: Tensor) -> None:
         """Gradients of a scalar at every point, kept under `<name>_grad`.
 
-        Parameters' `.grad` stay as they are.
+        The `.grad` of parameters does not change.
         """
         names = list(self.graph)
         grads = torch.autograd.grad(output, [self.graph[n] for n in names], allow_unused=True)
@@ -147,5 +147,5 @@ Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 def place_of(tensor: Tensor) -> Place:
-    """What two tensors that are the same numbers in the same memory have in common."""
+    """A key that is equal for two tensors with the same memory and layout."""
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -1,7 +1,7 @@
-"""Caches in files: safetensors, with what the cache knows about its run in the header.
+"""Caches in safetensors files, with the facts about the run in the header.
 
-Each tensor is written once, also where several names share it, and read lazily: the file is mapped
-into memory, so that one activation of a large cache costs what it takes.
+Each tensor is written once, even if several names share it. It is read lazily: the file is mapped
+into memory, so reading one activation of a large cache does not read the others.
 """
 
 import json
@@ -23,7 +23,7 @@ _TOKENS, _MASK = "input.tokens", "input.attention_mask"
 
 
 class Kept(Protocol):
-    """What is written of a cache."""
+    """The parts of a cache that are written."""
 
     vocabulary: PointNames
     model: CachedModel | None
@@ -41,13 +41,13 @@ def save(cache: Kept, path: str | Path) -> None:
     """Write a cache.
 
     Raises:
-        InputError: the folder is not there, or the path is one.
+        InputError: the folder does not exist, or the path is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file in it.")
+        raise InputError(f"{path} is a folder. Pass the path of a file in it.")
     if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to.")
+        raise InputError(f"There is no folder {path.parent} for {path.name}. Create it first.")
     tensors, names = _once(cache)
     for key, given in ((_TOKENS, cache.tokens), (_MASK, cache.attention_mask)):
         if given is not None:
@@ -71,7 +71,7 @@ def save(cache: Kept, path: str | Path) -> None:
 
 
 def _once(cache: Kept) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor under the first of its names, and for each name the one to look under."""
+    """Every tensor under the first of its names, and for each name that first one."""
     first: dict[Place, str] = {}
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
@@ -98,14 +98,14 @@ def _described(model: CachedModel | None) -> dict[str, Any] | None:
 
 
 def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
-    """The arguments that make the cache anew; what is in the file stays there until asked for.
+    """The arguments with which the cache is made again; tensors are read only when they are used.
 
     Args:
         path: a file that `save` wrote.
-        model: the model that was run, for what needs weights.
+        model: the model that was run, for methods that need weights.
 
     Raises:
-        InputError: no such file, not a cache, cut short, or of another kind of model.
+        InputError: the file does not exist, is no cache or is incomplete; or its model differs.
     """
     path = Path(path)
     try:
@@ -121,8 +121,8 @@ def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
         raise InputError(f"There is no file {path}.") from error
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as a safetensors file ({error}). It was cut short, or it is of "
-            "another format; write it again with ActivationCache.save."
+            f"{path} cannot be read as a safetensors file ({error}). It is incomplete, or it has "
+            "another format. Write it again with ActivationCache.save."
         ) from error
     try:
         return _rebuilt(stored, json.loads(metadata["cache"]), model)
@@ -130,7 +130,7 @@ def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} says that it is an ActivationCache, but its header lacks what one has "
+            f"{path} is marked as an ActivationCache, but its header is incomplete "
             f"({type(error).__name__}: {error}). Write it again with ActivationCache.save."
         ) from error
 
@@ -169,5 +169,5 @@ def _require_same(saved: Mapping[str, Any] | None, given: Mapping[str, Any] | No
         raise InputError(
             "This cache is of another model: "
             + ", ".join(f"{key} {saved[key]!r}, not {given[key]!r}" for key in differing)
-            + ". Pass the model that was run, or none."
+            + ". Pass the model that was run, or no model."
         )

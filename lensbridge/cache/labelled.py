@@ -1,4 +1,4 @@
-"""Activations with named axes, for those who like xarray (`pip install lensbridge[frames]`)."""
+"""Activations with named axes, for xarray (`pip install lensbridge[frames]`)."""
 
 from typing import Any, Protocol
 
@@ -29,25 +29,25 @@ AXES = {
 
 
 class Labelled(Protocol):
-    """What is read of a cache."""
+    """The parts of a cache that are read."""
 
     tokens: Tensor | None
 
     def __getitem__(self, name: Name) -> Tensor: ...
 
     def axes(self, name: Name) -> str:
-        """One letter an axis."""
+        """One letter for each axis."""
 
     def canonical(self, name: Name) -> str:
-        """The name under which it is stored."""
+        """The name under which an activation is stored."""
 
 
 def to_xarray(cache: Labelled, name: Name) -> Any:
     """One activation as an `xarray.DataArray`: its axes have names, its positions have tokens.
 
     Args:
-        cache: where it is.
-        name: in any spelling.
+        cache: the cache that has it.
+        name: the name of the activation, in any spelling.
 
     Raises:
         LensbridgeError: xarray is not installed.

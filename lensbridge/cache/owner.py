@@ -20,7 +20,7 @@ class CachedModel(Protocol):
 
     @property
     def cfg(self) -> LensConfig:
-        """Its sizes."""
+        """The sizes and choices of the model."""
 
     @property
     def processed_by(self) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ class CachedModel(Protocol):
 
 @runtime_checkable
 class ReadsLogits(Protocol):
-    """A model that reads the residual stream as logits; `LensModel` is one."""
+    """A model that has a logit lens; `LensModel` is one."""
 
     def logit_lens(self, input: Any = None, **options: Any) -> Any:
         """`lensbridge.analysis.logit_lens` of an input or a cache."""

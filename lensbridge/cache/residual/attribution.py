@@ -1,4 +1,4 @@
-"""What an `ActivationCache` says about logits: which rows of a stack wrote them."""
+"""Methods of `ActivationCache` for logits: what each row of a stack adds to them."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -28,20 +28,20 @@ class AttributionMethods(StreamReader):
         recompute_ln: bool = False,
         stack: str | None = None,
     ) -> Tensor:
-        """Each row as a summand of what a norm read: centred (LayerNorm), divided, times the gain.
+        """Each row as a summand of a norm's input: centred (LayerNorm), divided, times the gain.
 
-        The divisor is that of this run, so rows that sum to the stream give rows that sum to the
-        norm's output less its bias. Where the stream is read without a norm, rows stay.
+        The divisor is that of this run. So if the rows sum to the stream, the results sum to the
+        norm's output minus its bias. Where the stream is read without a norm, rows do not change.
 
         Args:
-            residual_stack: rows whose positions were sliced by `pos_slice` already, or one row by
-                itself.
-            layer: whose norm; None or -1: the final norm.
-            mlp_input: the norm of that layer's MLP instead of its attention's.
-            pos_slice: which positions the rows are of.
+            residual_stack: rows, or a single row, already sliced by `pos_slice`.
+            layer: the layer whose norm to apply; None or -1: the final norm.
+            mlp_input: whether to apply the norm of that layer's MLP instead of its attention's.
+            pos_slice: the positions of the rows.
             batch_slice: which examples to take; the rows still have all of them.
             has_batch_dim: whether the rows have a batch axis.
-            recompute_ln: instead, the norm itself on each row: own statistics, gain and bias.
+            recompute_ln: whether to run the whole norm on each row instead, with the row's own
+                statistics, gain and bias.
             stack: the prefix of another stack than the main one.
 
         Shapes: `[row, batch, pos, d_model]` -> the same.
@@ -63,22 +63,22 @@ class AttributionMethods(StreamReader):
     ) -> Tensor:
         """What each row of a stack adds to a token's logit, or to the difference of two.
 
-        The final norm is applied with this run's divisor and its gain, and the head's multipliers
-        count. Over rows that sum to the stream the attributions sum to the logit less what no row
-        can claim: the final norm's bias and the head's. A soft-cap on the logits comes after.
+        The final norm is applied with this run's divisor and its gain, and then the multipliers of
+        the head. If the rows sum to the stream, the attributions sum to the logit before any
+        soft-cap, without the biases of the final norm and the head, which belong to no row.
 
         Args:
             residual_stack: as in `apply_ln_to_stack`, before any norm.
             tokens: one for all, one for each example, or one for each position.
-            incorrect_tokens: as many, to subtract.
-            pos_slice: which positions the rows are of.
+            incorrect_tokens: the tokens to subtract, as many as `tokens`.
+            pos_slice: the positions of the rows.
             batch_slice: which examples to take; the rows still have all of them.
             has_batch_dim: whether the rows have a batch axis.
 
         Shapes: `[row, batch, pos, d_model]` -> `[row, batch, pos]`.
 
         Raises:
-            InputError: numbers of tokens that do not fit, or a head that is not linear.
+            InputError: the number of tokens does not fit, or the head is not linear.
         """
         directions = _directions(self._model(), tokens, incorrect_tokens)
         rows = self.apply_ln_to_stack(
@@ -95,30 +95,31 @@ class AttributionMethods(StreamReader):
         model = self._model()
         if not isinstance(model, ReadsLogits):
             raise InputError(
-                f"{type(model).__name__} has no logit lens; lensbridge.load gives a model that has."
+                f"{type(model).__name__} has no logit_lens. Use a model from lensbridge.load."
             )
         return model.logit_lens(cache=self, **options)
 
 
 def _require_fit(directions: Tensor, rows: Tensor) -> None:
-    """One direction for all, or one for each example or position of the rows."""
+    """Require one direction for all, or one for each example or position of the rows."""
     asked, there = directions.shape[:-1], rows.shape[:-1]
     if len(asked) > len(there) or any(
         one not in (1, size) for one, size in zip(reversed(asked), reversed(there), strict=False)
     ):
         raise InputError(
-            f"{asked.numel()} tokens in the shape {list(asked)} for rows {list(there)} (after the "
-            "slices). Give one token, one for each example, or one for each position."
+            f"There are {asked.numel()} tokens of shape {list(asked)} for rows of shape "
+            f"{list(there)} (after the slices). Pass one token, one for each example, or one for "
+            "each position."
         )
 
 
 def _directions(model: CachedModel, right: TokensLike, wrong: TokensLike | None) -> Tensor:
-    """What of the final norm's output the head reads for a token."""
+    """The directions of the final norm's output that the head reads for tokens."""
     native = model.native
     if native.head_hidden is not None:
         raise InputError(
-            "The head of this model reads the stream through a non-linear transform, so no term "
-            "has a share of a logit. Take the stream itself apart: get_full_resid_decomposition."
+            "The head of this model reads the stream through a non-linear transform, so a logit is "
+            "no sum over terms. Decompose the stream instead: get_full_resid_decomposition."
         )
     directions = model.tokens_to_residual_directions(right).detach()
     if wrong is not None:
@@ -126,7 +127,7 @@ def _directions(model: CachedModel, right: TokensLike, wrong: TokensLike | None)
         if others.shape != directions.shape:
             raise InputError(
                 f"tokens {list(directions.shape[:-1])} and incorrect_tokens "
-                f"{list(others.shape[:-1])} are not as many; give one to subtract for each."
+                f"{list(others.shape[:-1])} differ in number. Pass one incorrect token for each."
             )
         directions = directions - others
     return directions * (native.head_scale * native.logit_scale)

@@ -1,8 +1,8 @@
-"""The residual stream of one run, taken apart down to heads and neurons.
+"""The residual stream of one run, decomposed down to heads and neurons.
 
-What is added and what the stream goes through is in `terms.py`; here are the numbers. Every term is
-followed to the target through the norms in between, with the divisors that the run used, so the
-terms sum to the target on every architecture.
+`terms.py` lists what is added and what the stream goes through; this module computes the values.
+Every term is followed to the target through the norms in between, with the divisors that the run
+used, so the terms sum to the target on every architecture.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from lensbridge.tensors.layouts import per_head_out
 from lensbridge.tensors.slices import PosSlice, taken
 
 _ROUNDINGS = 32
-"""How many times the unit of rounding, at the size of its terms, a sum may be off."""
+"""The error of a sum that counts as rounding, in units of rounding at the size of its terms."""
 
 
 Routed: TypeAlias = tuple[list[tuple[Term, Route]], tuple[NormMap, ...]]
@@ -53,7 +53,7 @@ class Target:
     def of(
         cls, stack: StackPart, front: str, names: PointNames, layer: int | None, mlp_input: bool
     ) -> "Target":
-        """What layer `layer` reads; with as many layers, None or -1, what stands behind the last.
+        """The input of layer `layer`; for None, -1 or the number of layers, the last output.
 
         Raises:
             InputError: there is no such layer.
@@ -63,8 +63,8 @@ class Target:
         if not 0 <= layer <= count or (mlp_input and layer == count):
             raise InputError(
                 f"layer={layer}, mlp_input={mlp_input}: {stack.prefix} has {count} layers. Pass 0 "
-                f"to {count - 1} for what a layer reads, or {count} (None, -1) without mlp_input "
-                "for what stands behind the last."
+                f"to {count - 1} for the input of a layer, or {count} (None, -1) without mlp_input "
+                "for the output of the last."
             )
         if layer == count:
             last = f"{stack.prefix}.{count - 1}.hook_resid_post"
@@ -88,12 +88,12 @@ class Decomposition:
     Args:
         values: the activations by full name.
         names: the names of the model.
-        stack: whose stream.
-        front: what stands before the names around its layers.
-        target: where the sum ends.
-        pos: which positions; an int takes the axis away.
-        normed: whether to go on through the norm that reads the target, without its bias.
-        directions: `[d_model, direction]` to read the end along, or None for whole vectors.
+        stack: the stack of the stream.
+        front: the beginning of the names outside its layers.
+        target: the place in the stream that is the sum.
+        pos: which positions; an int removes the axis.
+        normed: whether the terms go through the norm that reads the target, without its bias.
+        directions: `[d_model, direction]` to project the terms onto, or None for whole vectors.
     """
 
     def __init__(
@@ -135,22 +135,22 @@ class Decomposition:
 
     @cached_property
     def terms(self) -> list[tuple[Term, Route]]:
-        """Every term with its way to the target, in the order of the stream."""
-        (written, maps), embeddings = self._behind, self._embeddings()
+        """Every term with its route to the target, in the order of the stream."""
+        (written, maps), embeddings = self._of_layers, self._embeddings()
         return [*self._routed(embeddings, maps)[0], *written]
 
     @property
     def written(self) -> list[tuple[Term, Route]]:
-        """The terms that layers write: `terms` without the embeddings', which may be missing."""
-        return self._behind[0]
+        """The terms that layers write: `terms` without the embeddings, which may be missing."""
+        return self._of_layers[0]
 
     @cached_property
-    def _behind(self) -> Routed:
+    def _of_layers(self) -> Routed:
         steps = residual_terms(self.stack, self._has)
         return self._routed(steps[: steps.index(Mark(self.target.point))], self._last)
 
     def _routed(self, steps: Sequence[Step], maps: tuple[NormMap, ...]) -> Routed:
-        """Terms with their ways through what comes behind, and the way from before all steps."""
+        """The terms with their routes through the later steps, and the route through all steps."""
         found: list[tuple[Term, Route]] = []
         for step in reversed(steps):
             if isinstance(step, Term):
@@ -169,7 +169,7 @@ class Decomposition:
         return route.read(self._value(term), self.directions)
 
     def wholes(self, terms: Sequence[tuple[Term, Route]]) -> Tensor:
-        """Terms at the target; what goes the same way goes at once.
+        """Terms at the target; terms with the same route are computed together.
 
         Shapes: `[term, ..., pos, d_model or direction]`
         """
@@ -205,10 +205,10 @@ class Decomposition:
         return torch.cat(groups) if groups else self.total.new_zeros(0, *self.total.shape)
 
     def check(self, terms: Tensor) -> None:
-        """Hold a stack of terms, all of them, against the stream.
+        """Require that a stack of all terms sums to the stream.
 
         Raises:
-            LensbridgeError: they do not sum to it.
+            LensbridgeError: it does not.
         """
         wanted = self.total
         off = (terms.sum(0) - wanted).abs()
@@ -217,8 +217,8 @@ class Decomposition:
         if bool((off > allowed).any()):
             raise LensbridgeError(
                 f"The {len(terms)} terms do not sum to {self.target.point}: they are off by "
-                f"{float(off.max()):.3g}. Was the stream edited in this run, or its parts? Else "
-                "the description of the architecture leaves something out."
+                f"{float(off.max()):.3g}. Either the stream or one of its terms was edited in this "
+                "run, or the description of the architecture leaves something out."
             )
 
     # --- what the embeddings write -----------------------------------------------------------
@@ -234,15 +234,15 @@ class Decomposition:
         if norm is None or not self._has(f"{at}hook_scale"):
             return [*_given(given), *self._rest("embed_rest", stream, given)]
         out = self.values[f"{at}hook_out"]
-        behind = {} if _is_rounding(stream - out, stream) else {"pos_embed": given.pop("pos_embed")}
+        after = {} if _is_rounding(stream - out, stream) else {"pos_embed": given.pop("pos_embed")}
         read = self.values[f"{at}hook_normalized"] * self.values[f"{at}hook_scale"]
         return [
             *_given(given),
             *self._rest("embed_rest", read.to(stream.dtype), given, norm.kind == "LN"),
             Through(norm, f"{at}hook_scale"),
             *norm_bias("ln_embed_bias", norm, None),
-            *_given(behind),
-            *self._rest("embed_rest_post", stream, {"ln_embed": out, **behind}),
+            *_given(after),
+            *self._rest("embed_rest_post", stream, {"ln_embed": out, **after}),
         ]
 
     def _embedding(self, point: str, stream: Tensor) -> Tensor | None:
@@ -257,7 +257,7 @@ class Decomposition:
     def _rest(
         self, label: str, whole: Tensor, parts: Mapping[str, Tensor], centred: bool = False
     ) -> Iterator[Term]:
-        """What is left of a sum: token types, computed positions, pictures; or nothing."""
+        """The rest of a sum, unless it is zero: token types, computed positions, images."""
         rest = whole - torch.stack(list(parts.values())).sum(0)
         rest = rest - rest.mean(-1, keepdim=True) if centred else rest
         if not _is_rounding(rest, whole):
@@ -271,7 +271,7 @@ class Decomposition:
         Shapes: `[head, ..., pos, d_model or direction]`
 
         Raises:
-            NotCachedError: z is not what the output projection reads, and `hook_result` is missing.
+            NotCachedError: z is gated before the output projection, and `hook_result` is missing.
         """
         attn, at = self._attention(term)
         result = f"{at}hook_result"
@@ -280,8 +280,8 @@ class Decomposition:
             return route.read(given, self.directions)
         if attn.gated:
             raise NotCachedError(
-                f"In this architecture z is gated before the output projection, so heads cannot "
-                f"be had from {at}hook_z. Keep {result} too: it comes when it is named."
+                "In this architecture z is gated before the output projection, so what heads add "
+                f"cannot be computed from {at}hook_z. Keep {result} too, by naming it."
             )
         z, out = self._at(f"{at}hook_z", -3), attn.out.weight().detach()
         matrix = per_head_out(out, attn.n_heads).to(z)
@@ -316,14 +316,14 @@ class Decomposition:
         """The MLP of a term, and what its down projection reads at the chosen positions.
 
         Raises:
-            AbsentPointError: the layer's MLP has no neurons that can be told apart.
+            AbsentPointError: the neurons of the layer's MLP cannot be read one by one.
         """
         assert term.part is not None
         mlp, at = term.part.mlp, term.point.removesuffix("hook_mlp_out")
         if not isinstance(mlp, MLPPart):
             raise AbsentPointError(
                 f"Layer {term.layer}: the neurons of {type(mlp).__name__.removesuffix('Part')} "
-                "cannot be told apart here; ask with expand_neurons=False, or for hook_mlp_out."
+                "cannot be read one by one. Pass expand_neurons=False, or use hook_mlp_out."
             )
         acts = self._at(f"{at}mlp.hook_post")
         if mlp.inner_norm is not None:
@@ -332,7 +332,7 @@ class Decomposition:
         return mlp, acts
 
     def bias(self, term: Term, route: Route) -> Tensor:
-        """What a branch writes beside its heads or neurons: its biases.
+        """What a branch writes in addition to its heads or neurons: its biases.
 
         Shapes: `[..., pos, d_model or direction]`
         """
@@ -352,7 +352,7 @@ class Decomposition:
         return route.read(through, self.directions)
 
     def _own(self, term: Term) -> tuple[NormMap, ...]:
-        """What a branch's output goes through before it is added."""
+        """The maps of a branch's output before it is added."""
         assert term.part is not None
         slot = {"attn": "ln1_post", "cross": "ln_cross_post", "mlp": "ln2_post"}[term.kind]
         part = term.part.mlp if term.kind == "mlp" else self._attention(term)[0]
@@ -378,5 +378,5 @@ def _is_rounding(rest: Tensor, whole: Tensor) -> bool:
 
 
 def _unit(dtype: torch.dtype) -> float:
-    """The unit of rounding: float32's for float64 too, for many norms compute in it."""
+    """The unit of rounding; at least that of float32, in which many norms compute."""
     return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)

@@ -1,7 +1,7 @@
-"""What the residual stream passes on its way: linear maps, once each position's divisor is known.
+"""Norms as linear maps: with the divisor of each position fixed, a norm is linear.
 
-A norm is linear in the summands of its input as soon as its divisor is fixed to the one that it
-used. So a summand can be followed through any number of them, and a direction followed back.
+So one summand of the residual stream can be followed through any number of norms, and a direction
+can be followed back.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from lensbridge.native.norm import Norm
 
 @dataclass(frozen=True)
 class NormMap:
-    """Centring, a divisor for each position, a gain: what a norm does to one summand of its input.
+    """What a norm does to one summand of its input: centre, divide, multiply by the gain.
 
     Args:
-        centred: whether the mean is taken off (LayerNorm).
+        centred: whether the mean is subtracted (LayerNorm).
         divisor: `[..., pos, 1]`, or None.
         gain: `[d_model]` or a number.
     """
@@ -28,7 +28,7 @@ class NormMap:
 
     @classmethod
     def of(cls, norm: Norm, divisor: Tensor) -> "NormMap":
-        """Through a norm that divided by `divisor`."""
+        """The map of a norm that divided by `divisor`."""
         return cls(norm.kind == "LN", divisor, norm.gain().detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ class NormMap:
         return (y * self._gain(y)).to(x.dtype)
 
     def back(self, directions: Tensor) -> Tensor:
-        """Directions to read the map's output along, as ones to read its input along.
+        """For directions of the map's output, those of its input with the same dot products.
 
-        Up to the divisor.
+        The divisor is left out.
 
         Shapes: `[d_model, direction]` -> the same.
         """
@@ -65,7 +65,7 @@ class Route:
         return x
 
     def back(self, directions: Tensor) -> Tensor:
-        """Directions at the end as directions at the start, up to the divisors."""
+        """For directions at the end, those at the start; the divisors are left out."""
         for norm_map in reversed(self.maps):
             directions = norm_map.back(directions)
         return directions
@@ -80,18 +80,18 @@ class Route:
         return product
 
     def after(self, first: Sequence[NormMap]) -> "Route":
-        """The route with other maps in front."""
+        """The route with other maps before it."""
         return Route((*first, *self.maps))
 
     def write(self, weights: Tensor, matrix: Tensor, directions: Tensor | None) -> Tensor:
-        """What each row of a matrix, times its weight, comes to at the end.
+        """Each row of a matrix, times its weight, at the end of the route.
 
-        With directions no `[row, d_model]` product is formed for any position.
+        With directions, no `[row, d_model]` product is made for any position.
 
         Args:
-            weights: of each row, at each position.
+            weights: the weight of each row at each position.
             matrix: the rows.
-            directions: to read the end along, or None for the whole vector.
+            directions: the directions to project onto at the end, or None for whole vectors.
 
         Shapes: `[..., pos, row]`, `[row, d_model]` -> `[row, ..., pos, d_model or direction]`.
         """
@@ -103,7 +103,7 @@ class Route:
         return (rows / self.divisor).to(rows.dtype) * read.view(lead)
 
     def read(self, x: Tensor, directions: Tensor | None) -> Tensor:
-        """A summand at the end, along directions where some are given.
+        """A summand at the end of the route, projected onto directions if there are any.
 
         Shapes: `[..., pos, d_model]` -> `[..., pos, d_model or direction]`.
         """

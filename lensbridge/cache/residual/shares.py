@@ -1,4 +1,4 @@
-"""What an `ActivationCache` says about single heads and neurons: their shares of the stream."""
+"""Methods of `ActivationCache` for single heads and neurons: what each adds to the stream."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ _HEAD = {"attn": "H", "cross": "C"}
 
 
 class ShareMethods(StreamReader):
-    """Heads and neurons.
+    """What heads and neurons add to the stream.
 
-    With `project_output_onto` each is read along some directions, and no product of a head or a
-    neuron with a whole vector is formed.
+    With `project_output_onto`, only their dot products with some directions are computed, and no
+    whole vector is made for a head or a neuron.
     """
 
     _tensors: dict[str, Tensor]
@@ -39,27 +39,27 @@ class ShareMethods(StreamReader):
         check: bool = False,
         stack: str | None = None,
     ) -> Stacked:
-        """The stream as the sum of what every head and every neuron adds, down to the biases.
+        """The stream as the sum of what every head, every neuron and all biases add.
 
         Heads come first, then neurons (or MLPs), the embeddings, all other terms (mixers), and one
-        row `bias` for every bias. A mixture of experts is one term.
+        row `bias` for all biases. A mixture of experts is one term.
 
         Args:
-            layer: the terms of what this layer reads; None or -1: of what stands behind the last.
-            mlp_input: of what its MLP reads.
-            expand_neurons: neurons rather than whole MLPs.
-            apply_ln: each through the norm that reads the sum; see `apply_ln_to_stack`.
-            pos_slice: which positions; an int takes the axis away.
-            return_labels: also what the rows are: `L0H0`, `L0N0`, `embed`, ..., `bias`.
+            layer: the sum is the input of this layer; None or -1: the output of the last.
+            mlp_input: whether the sum is the input of that layer's MLP instead.
+            expand_neurons: whether to have rows for neurons rather than for MLPs.
+            apply_ln: whether each goes through the norm that reads the sum (`apply_ln_to_stack`).
+            pos_slice: which positions; an int removes the axis.
+            return_labels: whether to return labels of the rows too: `L0H0`, `L0N0`, ..., `bias`.
             project_output_onto: `[d_model]` or `[d_model, direction]`.
-            check: raise unless the terms sum to the stream of this run.
-            stack: the prefix of another stack than the main one, as "encoder".
+            check: whether to raise if the terms do not sum to the stream of this run.
+            stack: the prefix of another stack than the main one, such as "encoder".
 
         Shapes: `[term, batch, pos, d_model]`; with a projection `[term, batch, pos, direction]`, or
             without the last axis for one direction.
 
         Raises:
-            NotCachedError: heads or neurons need a point that was not kept.
+            NotCachedError: a point that heads or neurons need was not kept.
             LensbridgeError: `check` failed.
         """
         self._same_weights()
@@ -95,10 +95,10 @@ class ShareMethods(StreamReader):
 
         Args:
             layer: as in `get_full_resid_decomposition`.
-            return_labels: also what the rows are: `L0H0`, ...
-            incl_remainder: a last row with the rest of the stream.
-            pos_slice: which positions; an int takes the axis away.
-            apply_ln: each through the norm that reads the sum.
+            return_labels: whether to return labels of the rows too: `L0H0`, ...
+            incl_remainder: whether to add a last row with the rest of the stream.
+            pos_slice: which positions; an int removes the axis.
+            apply_ln: whether each goes through the norm that reads the sum.
             project_output_onto: as in `get_full_resid_decomposition`.
             stack: the prefix of another stack than the main one.
 
@@ -127,16 +127,16 @@ class ShareMethods(StreamReader):
         """What each neuron of one layer adds to the stream there.
 
         Args:
-            layer: which; negative ones count from the end.
-            neuron_slice: which neurons; an int takes the axis away.
-            pos_slice: which positions; an int takes the axis away.
+            layer: the layer; a negative one counts from the end.
+            neuron_slice: which neurons; an int removes the axis.
+            pos_slice: which positions; an int removes the axis.
             project_output_onto: as in `get_full_resid_decomposition`.
             stack: the prefix of another stack than the main one.
 
         Shapes: `[batch, pos, neuron, d_model]`.
 
         Raises:
-            AbsentPointError: that layer has no neurons that can be told apart.
+            AbsentPointError: that layer has no neurons that can be read one by one.
         """
         layer = layer + len(self._stack(stack).blocks) if layer < 0 else layer
         self._same_weights()
@@ -144,7 +144,7 @@ class ShareMethods(StreamReader):
         taking = self._decomposition(stack, layer + 1, False, pos_slice, False, directions)
         found = [t for t, _ in taking.written if t.kind == "mlp" and t.layer == layer]
         if not found:
-            raise AbsentPointError(f"Layer {layer} has no MLP that is described.")
+            raise AbsentPointError(f"Layer {layer} has no MLP that the description names.")
         results = taking.neurons(found[0], Route(), _as_list(neuron_slice)).movedim(0, -2)
         results = results.squeeze(-2) if isinstance(neuron_slice, int) else results
         return _squeezed(results, project_output_onto)
@@ -165,19 +165,19 @@ class ShareMethods(StreamReader):
 
         Args:
             layer: as in `get_full_resid_decomposition`.
-            pos_slice: which positions; an int takes the axis away.
-            neuron_slice: the same neurons of every layer.
-            return_labels: also what the rows are: `L0N0`, ...
-            incl_remainder: a last row with the rest of the stream.
-            apply_ln: each through the norm that reads the sum.
+            pos_slice: which positions; an int removes the axis.
+            neuron_slice: which neurons, the same in every layer.
+            return_labels: whether to return labels of the rows too: `L0N0`, ...
+            incl_remainder: whether to add a last row with the rest of the stream.
+            apply_ln: whether each goes through the norm that reads the sum.
             project_output_onto: as in `get_full_resid_decomposition`.
-            mlp_input: of what the MLP of `layer` reads.
+            mlp_input: whether to go on to the input of the MLP of `layer`.
             stack: the prefix of another stack than the main one.
 
         Shapes: `[neuron of every layer, batch, pos, d_model]`.
 
         Raises:
-            AbsentPointError: a layer has no neurons that can be told apart.
+            AbsentPointError: a layer has no neurons that can be read one by one.
         """
         self._same_weights()
         directions = _directions(project_output_onto)
@@ -193,7 +193,7 @@ class ShareMethods(StreamReader):
 
 
 class _Shares:
-    """Rows of a decomposition; their labels are written when they are asked for."""
+    """Rows of a decomposition; their labels are made only when they are needed."""
 
     def __init__(self, taking: Decomposition) -> None:
         self.taking = taking
@@ -216,13 +216,13 @@ class _Shares:
         self.add((self.taking.total - sum(rows.sum(0) for rows in self.rows))[None], "remainder")
 
     def add(self, rows: Tensor, label: str, numbers: Tensor | None = None) -> None:
-        """Any rows: one, or as many as there are numbers."""
+        """Add rows: one, or as many as there are numbers."""
         self.rows.append(rows)
         self.named.append((label, numbers))
 
     @property
     def labels(self) -> list[str]:
-        """What the rows are."""
+        """The labels of the rows."""
         labels: list[str] = []
         for label, numbers in self.named:
             labels += [label] if numbers is None else [f"{label}{n}" for n in numbers.tolist()]
@@ -235,7 +235,7 @@ class _Shares:
 
 
 def _everything(taking: Decomposition, expand_neurons: bool) -> _Shares:
-    """Every row of a full decomposition, in the order that the field's notebooks expect."""
+    """Every row of a full decomposition, in the order that notebooks expect."""
     shares, bias = _Shares(taking), torch.zeros_like(taking.total)
     mlps: list[tuple[Term, Route]] = []
     others: list[tuple[Term, Route]] = []
@@ -268,7 +268,8 @@ def _directions(onto: Tensor | None) -> Tensor | None:
         return None
     if onto.ndim not in (1, 2):
         raise InputError(
-            f"project_output_onto is [d_model] or [d_model, direction], not {list(onto.shape)}."
+            "project_output_onto must have shape [d_model] or [d_model, direction], not "
+            f"{list(onto.shape)}."
         )
     return onto.detach().reshape(onto.shape[0], -1)
 

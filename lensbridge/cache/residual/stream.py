@@ -1,8 +1,8 @@
-"""What an `ActivationCache` says about the residual stream as a whole: how it grows, what is added.
+"""Methods of `ActivationCache` for the residual stream: how it grows, and what is added to it.
 
-Every number is one term of a sum that is exact: post-norms, multipliers, parallel branches, mixers
-and cross-attention are followed as the model computes them (`decomposition.py`). Heads and neurons
-are in `shares.py`, logits in `attribution.py`.
+The terms sum exactly to the stream: post-norms, multipliers, parallel branches, mixers and
+cross-attention are followed as the model computes them (`decomposition.py`). Heads and neurons are
+in `shares.py`, logits in `attribution.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +23,10 @@ from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.slices import PosSlice, taken
 
 Mode: TypeAlias = Literal["all", "mlp", "attn"]
-"""Which branches are separate rows: all, or only MLPs or only attention."""
+"""Which branches have rows: all, only MLPs, or only attention."""
 
 Stacked: TypeAlias = "Tensor | tuple[Tensor, list[str]]"
-"""Rows, or with `return_labels` rows and what they are."""
+"""Rows, or with `return_labels` rows and their labels."""
 
 _MODES: dict[Mode, frozenset[Kind]] = {
     "mlp": frozenset({"mlp"}),
@@ -35,7 +35,7 @@ _MODES: dict[Mode, frozenset[Kind]] = {
 
 
 class StreamReader:
-    """What the methods that take the stream apart need of a cache."""
+    """What the methods that decompose the stream need of a cache."""
 
     model: CachedModel | None
     vocabulary: PointNames
@@ -47,25 +47,25 @@ class StreamReader:
     def _model(self) -> CachedModel:
         if self.model is None:
             raise InputError(
-                "This cache does not know its model, whose weights this needs. Pass it: "
+                "This cache has no model, and this needs the model's weights. Pass it: "
                 "ActivationCache.load(path, model=...)."
             )
         return self.model
 
     def _same_weights(self) -> None:
-        """Hold the model's weights against those of the run.
+        """Require that the model's weights are those of the run.
 
         Raises:
-            InputError: they were processed otherwise then.
+            InputError: they were processed differently in the run.
         """
         model = self._model()
         now = model.processed_by
         if now != self.processed:
             raise InputError(
-                "Heads and neurons are had from the weights of the run, and these are others now: "
-                f"processed by {', '.join(self.processed) or 'nothing'} then, by "
-                f"{', '.join(now) or 'nothing'} now. Ask in the same `with model.processed(...)`, "
-                "or run again."
+                "What heads and neurons add is computed with the weights of the run, and these "
+                f"changed: processed by {', '.join(self.processed) or 'nothing'} then, by "
+                f"{', '.join(now) or 'nothing'} now. Call this in the same "
+                "`with model.processed(...)`, or run again."
             )
 
     def _stack(self, prefix: str | None) -> StackPart:
@@ -74,7 +74,7 @@ class StreamReader:
             return native.main
         found = {stack.prefix: stack for stack in native.stacks}
         if prefix not in found:
-            raise InputError(f"There is no stack {prefix!r}; there are {', '.join(found)}.")
+            raise InputError(f"There is no stack {prefix!r}. Pass one of: {', '.join(found)}.")
         return found[prefix]
 
     def _target(self, part: StackPart, layer: int | None, mlp_input: bool) -> Target:
@@ -111,7 +111,7 @@ class StreamReader:
         batch_slice: PosSlice,
         recompute: bool,
     ) -> Tensor:
-        """Rows through the norm that reads the target: as summands, or each by itself."""
+        """Rows after the norm that reads the target: as summands, or each normalized by itself."""
         norm = target.norm
         if norm is None:
             return rows
@@ -127,7 +127,7 @@ class StreamReader:
 
 
 class StreamMethods(StreamReader):
-    """The stream as it grows, and the terms of which it is the sum."""
+    """The stream as it grows, and its terms."""
 
     def accumulated_resid(
         self,
@@ -142,16 +142,18 @@ class StreamMethods(StreamReader):
         """The stream as it grows: what each layer up to `layer` reads.
 
         Args:
-            layer: the last one; None or -1 goes on to what stands behind the last layer.
-            incl_mid: also what the MLPs read.
-            apply_ln: through a norm. Behind the last layer each row goes through the final norm
-                with its own statistics, gain and bias, so that `@ W_U + b_U` is the logit lens and
-                the last row gives the model's logits, up to multipliers and soft-caps of the head
-                (`logit_lens` has these); for an earlier layer as `apply_ln_to_stack`.
-            pos_slice: which positions; an int takes the axis away.
-            mlp_input: end with what the MLP of `layer` reads.
-            return_labels: also what the rows are: `0_pre`, `0_mid`, ..., `final_post`.
-            stack: the prefix of another stack than the main one, as "encoder".
+            layer: the last layer whose input is a row; None or -1 goes on to the output of the last
+                layer.
+            incl_mid: whether the inputs of the MLPs are rows too.
+            apply_ln: whether rows go through a norm. If they end after the last layer, it is the
+                final norm, with each row's own statistics, gain and bias. Then `@ W_U + b_U` is the
+                logit lens, and the last row gives the model's logits, up to multipliers and
+                soft-caps of the head (`logit_lens` applies these). For an earlier layer it is as in
+                `apply_ln_to_stack`.
+            pos_slice: which positions; an int removes the axis.
+            mlp_input: whether to end with the input of the MLP of `layer`.
+            return_labels: whether to return labels of the rows too: `0_pre`, ..., `final_post`.
+            stack: the prefix of another stack than the main one, such as "encoder".
 
         Shapes: `[row, batch, pos, d_model]`.
 
@@ -196,26 +198,26 @@ class StreamMethods(StreamReader):
     ) -> Stacked:
         """The stream as the sum of what embeddings, attention, MLPs and mixers add.
 
-        In post-norm models a term is what is left of it behind the norms in between, and those
-        norms' biases are terms of their own. What the embeddings' points leave open (token types,
-        computed positions) is `embed_rest`.
+        In post-norm models every term is followed through the later norms, and the biases of these
+        norms are separate terms. What the embeddings' points do not include (token types, computed
+        positions) is `embed_rest`.
 
         Args:
-            layer: the terms of what this layer reads, so of the layers before it; None or -1: of
-                what stands behind the last.
-            mlp_input: of what its MLP reads.
-            mode: "attn" (with mixers and cross-attention) or "mlp" for those terms alone.
-            apply_ln: each through the norm that reads the sum; see `apply_ln_to_stack`.
-            pos_slice: which positions; an int takes the axis away.
-            incl_embeds: whether the embeddings' terms are in it.
-            return_labels: also what the rows are: `embed`, `pos_embed`, `0_attn_out`, ...
-            check: raise unless the terms sum to the stream of this run.
-            stack: the prefix of another stack than the main one, as "encoder".
+            layer: the sum is the input of this layer, so the terms are those of earlier layers;
+                None or -1: the output of the last layer.
+            mlp_input: whether the sum is the input of that layer's MLP instead.
+            mode: "attn" (with mixers and cross-attention) or "mlp" for only these terms.
+            apply_ln: whether each goes through the norm that reads the sum (`apply_ln_to_stack`).
+            pos_slice: which positions; an int removes the axis.
+            incl_embeds: whether to include the terms of the embeddings.
+            return_labels: whether to return labels of the rows too: `embed`, `0_attn_out`, ...
+            check: whether to raise if the terms do not sum to the stream of this run.
+            stack: the prefix of another stack than the main one, such as "encoder".
 
         Shapes: `[term, batch, pos, d_model]`.
 
         Raises:
-            InputError: an unknown mode, or `check` on terms that are not all of them.
+            InputError: an unknown mode, or `check` without all terms.
             LensbridgeError: `check` failed.
         """
         _require_mode(mode, incl_embeds, check)
@@ -237,19 +239,19 @@ class StreamMethods(StreamReader):
         sublayer_type: str | None = None,
         stack: str | None = None,
     ) -> Tensor:
-        """One kind of activation of every layer before `layer` that has it.
+        """One kind of activation, of every layer before `layer` that has it.
 
         Args:
-            activation_name: a short name, as "pattern".
-            layer: where to end; None or -1: behind the last layer.
-            sublayer_type: what the point sits in, where the name does not tell: "ln1", "attn".
+            activation_name: a short name, such as "pattern".
+            layer: the layer before which to end; None or -1: after the last.
+            sublayer_type: the part that has the point, if the name is not enough: "ln1", "attn".
             stack: the prefix of another stack than the main one.
 
         Shapes: `[layer, ...]`.
 
         Raises:
             AbsentPointError: no layer has it.
-            InputError: layers have it in different shapes.
+            InputError: its shape differs between layers.
         """
         part = self._stack(stack)
         layer = len(part.blocks) if layer is None or layer == -1 else layer
@@ -269,22 +271,22 @@ class StreamMethods(StreamReader):
         shapes = sorted({tuple(one.shape) for one in found})
         if len(shapes) != 1:
             raise InputError(
-                f"The {len(found)} layers before {layer} that have {activation_name} have it in "
-                f"shapes {shapes}, which is no stack. Take them one by one."
+                f"{activation_name} cannot be stacked: in the {len(found)} layers before {layer} "
+                f"that have it, its shapes are {shapes}. Take them one by one."
             )
         return torch.stack(found)
 
 
 def _require_fit(rows: Tensor, divisor: Tensor, norm: Norm) -> None:
-    """Rows of the same examples and positions as the divisor, which broadcasting would hide."""
+    """Require the rows to be of the divisor's examples and positions: broadcasting would pass."""
     while divisor.ndim > rows.ndim and divisor.shape[0] == 1:
         divisor = divisor[0]
     there, of = rows.shape[:-1], divisor.shape[:-1]
     pairs = zip(reversed(there), reversed(of), strict=False)
     if len(of) > len(there) or any(its not in (1, size) for size, its in pairs):
         raise InputError(
-            f"Rows {list(there)} are not of the run's examples and positions, {list(of)} after the "
-            "slices. Pass the pos_slice that the rows were made with, and has_batch_dim."
+            f"The rows have shape {list(there)}, and the run's examples and positions are "
+            f"{list(of)} after the slices. Pass the pos_slice and has_batch_dim of the rows."
         )
     if rows.shape[-1] != norm.width:
         raise InputError(f"The rows have {rows.shape[-1]} channels; the stream has {norm.width}.")
@@ -296,6 +298,6 @@ def _is_in(mode: Mode, term: Term) -> bool:
 
 def _require_mode(mode: Mode, incl_embeds: bool, check: bool) -> None:
     if mode not in ("all", *_MODES):
-        raise InputError(f"mode is 'all', 'attn' or 'mlp', not {mode!r}.")
+        raise InputError(f"mode must be 'all', 'attn' or 'mlp', not {mode!r}.")
     if check and not (mode == "all" and incl_embeds):
-        raise InputError("check needs every term: mode='all' and incl_embeds=True.")
+        raise InputError("check needs every term. Pass mode='all' and incl_embeds=True.")

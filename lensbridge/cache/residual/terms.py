@@ -1,8 +1,7 @@
-"""The residual stream of one stack, written down: what is added, and what all of it goes through.
+"""The residual stream of one stack as a list of steps: what is added, and what it goes through.
 
-`residual_terms` gives the steps in the order in which the stream flows. Everything that takes the
-stream apart reads them, so that post-norm, parallel, multiplied and hybrid models need no case of
-their own anywhere else.
+`residual_terms` gives the steps in the order of the data flow. All code that decomposes the stream
+reads them, so only this module treats post-norm, parallel, multiplied and hybrid models specially.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,13 +22,13 @@ class Term:
     """Something that is added to the stream.
 
     Args:
-        label: what it is called in a decomposition, as `3_attn_out`.
+        label: its name in a decomposition, such as `3_attn_out`.
         kind: what wrote it.
-        point: the point with its value; for a block whose ends alone are known, the prefix of its
-            names; for a norm's bias, what the norm is called.
+        point: the point with its value. For a block whose inside is not described, the prefix of
+            its names; for a norm's bias, its label.
         layer: None for what the embeddings write.
         part: the layer.
-        value: `[d_model]` of a bias.
+        value: the value itself, if it is not that of a point.
     """
 
     label: str
@@ -55,14 +54,14 @@ class Through:
 
 @dataclass(frozen=True)
 class Times:
-    """The whole stream is multiplied by a parameter or buffer: the module, and its name."""
+    """The whole stream is multiplied by a parameter or buffer: its module, and its name there."""
 
     held: tuple[nn.Module, str]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The stream is the value of this point here."""
+    """At this step, the stream is the value of a point."""
 
     point: str
 
@@ -71,7 +70,7 @@ Step: TypeAlias = Term | Through | Times | Mark
 
 
 def residual_terms(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
-    """The steps of every layer; what the embeddings write stands before them.
+    """The steps of every layer, without what the embeddings write before them.
 
     Args:
         stack: the stack.
