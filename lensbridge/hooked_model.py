@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import torch
@@ -21,14 +20,17 @@ from lensbridge.errors import (
 )
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.engine import Engine
-from lensbridge.hooks.forward import Outcome, Span, run_forward
+from lensbridge.hooks.forward import Span, run_forward
+from lensbridge.hooks.loss import Loss
 from lensbridge.hooks.methods import HookMethods, HookPair
 from lensbridge.inputs.methods import TextMethods
 from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.inputs.tokens import Side, Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.resolve import GIVEN, resolve
+from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
+from lensbridge.native.wrappers import unwrapped
 from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
@@ -80,11 +82,11 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         architecture: Architecture | None = None,
         source: str = GIVEN,
     ) -> None:
-        self.hf_model = hf_model
+        self.hf_model = unwrapped(hf_model)
         self.tokens = Tokens(find_tokenizer)
         self._description = architecture, source
         self._cfg: tuple[Any, LensConfig] | None = None
-        self.engine = Engine(hf_model, {}, ())
+        self.engine = Engine(self.hf_model, {}, ())
         self._look()
         me = weakref.ref(self)  # so that hooks and tools do not keep a lens alive
         self.engine.follow = lambda: (lens := me()) is not None and lens.follow()
@@ -110,7 +112,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         self.vocabulary = vocabulary_of(native, sites)
         me = weakref.ref(self)
         self._components = Components(native, lambda layer, resid: _run_block(me(), layer, resid))
-        self.preparer = Preparer(native, self.tokens, _accepted(native.core))
+        self.preparer = Preparer(native, self.tokens, native.calling.accepted)
         head = () if native.unembed is None else (native.unembed.module,)
         tables = (native.main.embed, native.main.pos_embed, *head)
         self._structure = Structure.of(self.hf_model, [one for one in tables if one is not None])
@@ -177,9 +179,8 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
     def cfg(self) -> LensConfig:
         """Sizes and choices under the field's names; `cfg.hf` is the HuggingFace config."""
         self.follow()
-        core: Any = self.native.core
         bos = self.tokens.default_prepend_bos
-        state = (self.native, self.device, self.dtype, bos, core.config._attn_implementation)
+        state = (self.native, self.device, self.dtype, bos, kernel_of(self.native.core))
         if self._cfg is None or self._cfg[0] != state:
             self._cfg = state, config_of(self.native, bos, self.device)
         return self._cfg[1]
@@ -211,7 +212,8 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         past_key_values: Any = None,
-        labels: Tensor | None = None,
+        labels: Any = None,
+        tokens: Any = None,
         **hf: Any,
     ) -> Result:
         """Run the model.
@@ -228,10 +230,15 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             start_at_layer: skip the layers before it; `input` is what it reads.
             stop_at_layer: run the layers before it and return the residual stream there.
             past_key_values: a key/value cache to continue.
-            labels: ids to compute the loss against instead of the input; -100 is not counted.
+            labels: for the native forward: the loss is that of `hf_model(..., labels=labels)`,
+                which does not count -100. Models that do not predict the next token of their input
+                (masked ones, classifiers, encoder-decoders) have no loss without labels.
+            tokens: the ids whose next ones the loss is of, where the input is a residual or
+                embeddings.
             hf: for the native forward.
 
-        Shapes: logits `[batch, pos, d_vocab]`; loss a scalar or `[batch, pos - 1]`; residual
+        Shapes: logits `[batch, pos, d_vocab]`; loss a scalar, or per token `[batch, pos - 1]`, of
+            labels that the model does not shift `[batch, pos]` or `[batch]`; residual
             `[batch, pos, d_model]`.
 
         Raises:
@@ -246,6 +253,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             start_at_layer=start_at_layer,
             stop_at_layer=stop_at_layer,
             labels=labels,
+            tokens=tokens,
             prepend_bos=prepend_bos,
             padding_side=padding_side,
             attention_mask=attention_mask,
@@ -288,7 +296,8 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
-        labels: Tensor | None = None,
+        labels: Any = None,
+        tokens: Any = None,
         **prepare: Any,
     ) -> tuple[Result, Prepared]:
         """One pass with callbacks of the engine: what every kind of run is made of.
@@ -301,6 +310,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             start_at_layer: as in `forward`.
             stop_at_layer: as in `forward`.
             labels: as in `forward`.
+            tokens: as in `forward`.
             prepare: options of `prepare`.
 
         Returns:
@@ -311,10 +321,17 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         self.engine.check(prepared, callbacks)
         head = return_type is not None or self._listens("hook_logits", callbacks)
         span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
-        outcome = run_forward(self.engine, self.native, prepared, span, callbacks)
+        loss = self._loss(prepared, return_type if span.stop is None else None, labels, tokens)
+        outcome = run_forward(self.engine, self.native, loss.given(prepared), span, callbacks)
         if span.stop is not None:
             return outcome.residual, prepared
-        return _result(outcome, prepared, return_type, loss_per_token, labels), prepared
+        if any(one.name == "hook_logits" and one.kind != "read" for one in self._acting(callbacks)):
+            loss = loss.after_hooks(self.engine.sites["hook_logits"])
+        result = None if return_type is None else self.native.logits(outcome.native)
+        if result is None or return_type == "logits":
+            return result, prepared
+        value = loss.result(outcome.native, result, loss_per_token)
+        return LogitsAndLoss(result, value) if return_type == "both" else value, prepared
 
     def _check_return_type(self, return_type: ReturnType, stop_at_layer: int | None) -> None:
         if return_type not in ("logits", "loss", "both", None):
@@ -327,8 +344,17 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
                 "logits. Pass return_type=None, or load the causal-LM class."
             )
 
+    def _loss(
+        self, prepared: Prepared, return_type: ReturnType, labels: Any, tokens: Any
+    ) -> Loss:
+        wanted = return_type in ("loss", "both")
+        return Loss.of(self.native, prepared, labels, tokens, wanted)
+
+    def _acting(self, callbacks: list[Callback]) -> list[Callback]:
+        return [*self.engine.listening, *callbacks]
+
     def _listens(self, name: str, callbacks: list[Callback]) -> bool:
-        return any(one.name == name for one in [*self.engine.listening, *callbacks])
+        return any(one.name == name for one in self._acting(callbacks))
 
     @overload
     def run_with_hooks(
@@ -586,42 +612,6 @@ def _run_block(model: HookedModel | None, layer: int, resid: Tensor) -> Tensor:
     if model is None:
         raise LensbridgeError("The model that this layer is of was dropped: keep it in a variable.")
     return model.forward(resid, start_at_layer=layer, stop_at_layer=layer + 1)
-
-
-def _accepted(core: nn.Module) -> frozenset[str]:
-    from transformers.utils import TransformersKwargs
-
-    named = set(signature(core.forward).parameters) - {"input_ids", "inputs_embeds", "kwargs"}
-    return frozenset(named | set(TransformersKwargs.__annotations__) - {"self"})
-
-
-def _result(
-    outcome: Outcome,
-    prepared: Prepared,
-    return_type: ReturnType,
-    loss_per_token: bool,
-    labels: Tensor | None,
-) -> Result:
-    if return_type is None:
-        return None
-    logits = _logits_of(outcome.native)
-    if return_type == "logits":
-        return logits
-    targets = prepared.tokens if labels is None else labels
-    if targets is None:
-        raise InputError("A loss needs token ids; pass labels=... with embeddings or a residual.")
-    mask = None if prepared.mask is None or prepared.mask.ndim != 2 else prepared.mask
-    mask = None if mask is None else mask[:, -targets.shape[1] :]
-    loss = lm_cross_entropy_loss(logits, targets, mask, loss_per_token)
-    return LogitsAndLoss(logits, loss) if return_type == "both" else loss
-
-
-def _logits_of(output: Any) -> Tensor:
-    """The head's output in what the model returns, whatever the task calls it there."""
-    if "start_logits" in output:  # spans: the two columns of one head
-        return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    logits: Tensor = output["prediction_logits" if "prediction_logits" in output else "logits"]
-    return logits
 
 
 def _scalar(result: Result) -> Tensor:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
+from lensbridge.native.calling import Calling, logits_in
 from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Multiplier
@@ -223,6 +224,10 @@ class StackPart:
     ln_final: Norm | None
 
 
+LabelKind: TypeAlias = Literal["position", "input", "other"]
+"""Whether a label is of each position, of each input (a class, or numbers), or of something else."""
+
+
 @dataclass(frozen=True)
 class ResolvedModel:
     """One model, resolved.
@@ -233,12 +238,13 @@ class ResolvedModel:
         rivals: what else claims the model's class, and is not in use.
         main: the stack whose output the head reads; `towers` are the others.
         act_fn: the activation of the main stack's MLPs, under its name in the config.
-        main_input: the keyword of `core.forward` that holds the input.
+        main_input: what the input is: `input_ids`, `pixel_values`, `input_features`.
+        calling: how `core.forward` is called.
         logits_axes: "b p v", or "b v" where the head reads one vector for the whole input.
         is_encoder_decoder: whether the input goes to a tower and the main stack has another.
         predicts_next: whether the logits at a position are for the next token, which the model has
             not read there: then an input has a loss without labels.
-        takes_labels: whether `core.forward` computes a loss from `labels`.
+        label_kind: what the `labels` of `core.forward` are of; None where it takes none.
         paths: module -> its dotted path in `core`, for messages.
         checkpointers: the modules with a `gradient_checkpointing` switch.
     """
@@ -260,12 +266,30 @@ class ResolvedModel:
     pooler: nn.Module | None
     projector: nn.Module | None
     main_input: str
+    calling: Calling
     logits_axes: str
     is_encoder_decoder: bool
     predicts_next: bool
-    takes_labels: bool
+    label_kind: LabelKind | None
     paths: dict[nn.Module, str]
     checkpointers: tuple[Any, ...]
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        """Call the model with inputs under the names that lensbridge has for them."""
+        return self.calling.call(self.root, inputs)
+
+    @property
+    def head_width(self) -> int | None:
+        """Logits for each position; None where nothing says how many."""
+        return self.unembed.n_out if self.unembed is not None else self.sizes.d_vocab or None
+
+    def logits(self, output: Any) -> Tensor:
+        """The head's output in what the model returns.
+
+        Raises:
+            InputError: there are no logits.
+        """
+        return logits_in(output, self.head_width)
 
     @property
     def stacks(self) -> tuple[StackPart, ...]:

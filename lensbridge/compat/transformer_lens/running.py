@@ -85,7 +85,7 @@ class RunMethods(TextMethods):
             "start_at_layer": start_at_layer,
             "stop_at_layer": stop_at_layer,
             "attention_mask": attention_mask,
-            "labels": tokens,
+            "tokens": tokens,
             **hf,
         }
 

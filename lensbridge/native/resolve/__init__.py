@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from lensbridge.native.calling import Calling, is_plain
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.finder import Finder
-from lensbridge.native.resolve.task import predicts_next, takes_labels
+from lensbridge.native.resolve.task import label_kind, predicts_next
+from lensbridge.native.settings import settings_of
+from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.plugins import Claim, registry
 from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, MoE, Stack
 
@@ -21,20 +24,23 @@ _TASK_HEADS = ("classifier", "score", "qa_outputs", "out_proj")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    wrapper: Any = model
-    return wrapper.get_base_model() if hasattr(model, "get_base_model") else model
+    """The model inside its wrappers (PEFT, `torch.compile`, `DataParallel`), or the model itself.
+
+    Raises:
+        LoadError: a wrapper that hooks do not reach into.
+    """
+    return core_of(model)
 
 
 def config_dict(core: nn.Module) -> dict[str, object]:
-    """The HuggingFace config of a model as a dictionary."""
-    config: Any = getattr(core, "config", None)
-    return dict(config.to_dict()) if hasattr(config, "to_dict") else {}
+    """The config of a model as a dictionary."""
+    return dict(settings_of(core).to_dict())
 
 
 def class_names(core: nn.Module) -> list[str]:
     """The class of a model and its bases, nearest first; then those of its base model."""
-    inner = getattr(core, "base_model", core)
+    base = getattr(core, "base_model", None)
+    inner = base if isinstance(base, nn.Module) else core
     types = [*type(core).__mro__, *type(inner).__mro__]
     found = [cls.__name__ for cls in types if issubclass(cls, nn.Module)]
     return list(dict.fromkeys(found))
@@ -61,14 +67,15 @@ def resolve(
         UnsupportedArchitectureError: no architecture describes the model's class.
         ArchitectureMismatchError: a module, config field or shape is not as described.
     """
-    core = unwrap(model)
+    root = unwrapped(model)
+    core = unwrap(root)
     claim = select(core, architecture, source)
     spec = claim.architecture
-    finder = Finder(core, spec.name, claim.plugin, getattr(core, "config", None))
+    finder = Finder(core, spec.name, claim.plugin, settings_of(core))
     inner = finder.at_config(spec.config)
     main, head = _stack(finder, spec), _head(finder, spec)
     return ResolvedModel(
-        root=model,
+        root=root,
         core=core,
         architecture=spec,
         plugin=claim.plugin,
@@ -85,13 +92,14 @@ def resolve(
         pooler=finder.optional_top(spec.pooler),
         projector=finder.optional_top(spec.projector),
         main_input=str(getattr(core, "main_input_name", "input_ids")),
+        calling=Calling.of(core),
         logits_axes=_logits_axes(core),
         is_encoder_decoder="decoder_input_ids" in signature(core.forward).parameters,
         predicts_next=predicts_next(core, head, main.sizes.d_vocab),
-        takes_labels=takes_labels(core),
-        paths={module: path for path, module in core.named_modules()},
+        label_kind=None if is_plain(core) else label_kind(core, head, main.sizes.d_vocab),
+        paths={module: path for path, module in finder.parts.items()},
         checkpointers=tuple(
-            module for module in core.modules() if hasattr(module, "gradient_checkpointing")
+            one for one in finder.parts.values() if hasattr(one, "gradient_checkpointing")
         ),
     )
 
@@ -137,10 +145,10 @@ def _head(finder: Finder, spec: Architecture) -> Linear | None:
 def _stack(outer: Finder, spec: Stack) -> StackPart:
     finder = outer.at_config(spec.config)
     layers = finder.layers(spec.blocks)
-    count = int(finder.field(spec.dims.layers))
+    count = finder.size(spec.dims.layers)
     if count % len(layers):
         raise finder.mismatch(
-            f"'{spec.blocks}' has {len(layers)} layers and the config's '{spec.dims.layers}' is "
+            f"'{spec.blocks}' has {len(layers)} layers and dims.layers ({spec.dims.layers!r}) is "
             f"{count}."
         )
     path = finder.unprefixed(spec.blocks)
@@ -200,18 +208,19 @@ def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
     mlp = next((block.mlp for block in blocks if isinstance(block.mlp, MLPPart)), None)
     return Sizes(
         n_layers=len(blocks),
-        d_model=int(finder.field(dims.d_model)),
-        n_heads=attn.n_heads if attn else int(finder.optional(dims.heads) or 0),
+        d_model=finder.size(dims.d_model),
+        n_heads=attn.n_heads if attn else finder.optional_size(dims.heads) or 0,
         n_key_value_heads=attn.n_kv if attn else 0,
         d_head=attn.d_head if attn else 0,
         d_mlp=mlp.up.d if mlp else _expert_width(blocks),
-        d_vocab=int(finder.optional(dims.vocab) or 0),
-        n_ctx=None if dims.context is None else _optional_int(finder.optional(dims.context)),
+        d_vocab=finder.optional_size(dims.vocab) or _rows(finder, spec.embed),
+        n_ctx=finder.optional_size(dims.context),
     )
 
 
-def _optional_int(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _rows(finder: Finder, path: str | None) -> int:
+    """Of an embedding, where no config field says how many tokens there are."""
+    return 0 if path is None else int(getattr(finder.top(path), "num_embeddings", 0))
 
 
 def _expert_width(blocks: tuple[BlockPart, ...]) -> int:
