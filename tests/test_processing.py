@@ -100,8 +100,8 @@ def test_what_cannot_be_done_is_left_and_said(name: str) -> None:
         ("bert", "fold_ln", "post-norm"),
         ("qwen2_moe", "fold_ln", "shared_expert_gate"),
         ("jamba", "fold_ln", "a mixer"),
-        ("bloom_skip_norm", "fold_ln", "also what the branch is added to"),
-        ("phimoe", "fold_ln", "can hold none"),
+        ("bloom_skip_norm", "fold_ln", "the branch is added to its output"),
+        ("phimoe", "fold_ln", "cannot have one"),
         ("llama", "center_writing_weights", "RMSNorm"),
         ("bert", "center_writing_weights", "post-norm"),
         ("gemma2", "center_unembed", "soft-capped"),
@@ -159,7 +159,7 @@ def test_a_weight_that_two_layers_share_is_refused() -> None:
     layers = hf_model.model.layers
     layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
     model = lensbridge.load(hf_model)
-    with pytest.raises(ProcessingError, match="another norm as well"), model.processed(True):
+    with pytest.raises(ProcessingError, match="another norm too"), model.processed(True):
         pytest.fail("it was processed")
 
 
@@ -256,7 +256,7 @@ def test_contexts_that_end_in_another_order_put_everything_back() -> None:
 def test_rewriting_for_good_inside_is_refused() -> None:
     hf_model, model = gpt2()
     before = Snapshot(hf_model)
-    with model.processed(), pytest.raises(ProcessingError, match="Call process_weights_ outside"):
+    with model.processed(), pytest.raises(ProcessingError, match="Call it outside"):
         model.process_weights_()
     before.assert_same()
 

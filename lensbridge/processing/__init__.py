@@ -1,8 +1,8 @@
-"""Weights rewritten so that they are easier to read and the model computes the same.
+"""Rewrites of weights that make them easier to read while the model computes the same function.
 
-`Rewriting` decides on all steps before anything is written, applies them to the native parameters
-and can put every byte back. It knows roles (which matrix reads which norm, what writes to the
-stream), and no family.
+`Rewriting` decides on all steps before it writes anything. It applies them to the native parameters
+and can restore every byte. It uses roles (which matrix reads which norm, what writes to the
+stream), and nothing that is special to a family of models.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass
 class Rewriting:
-    """The steps that were asked for, on one model; `over` when they may be taken back."""
+    """The requested steps for one model; `over` once they can be undone."""
 
     native: ResolvedModel
     plans: list[Plan]
@@ -52,7 +52,7 @@ class Rewriting:
         """Decide on every step; nothing is written.
 
         Raises:
-            ProcessingError: a step that must be done whole cannot be.
+            ProcessingError: a step that has to be complete cannot be.
         """
         plans = [_plan(native, step, options) for step in options.steps]
         for plan in plans:
@@ -64,11 +64,11 @@ class Rewriting:
         """Rewrite the parameters.
 
         Args:
-            probe_on: the device on which to check each step on a small random input; None: no
-                check.
+            probe_on: the device on which to check each step with a small random input; None for
+                no check.
 
         Raises:
-            ProcessingError: a step changed what the model computes; everything was put back.
+            ProcessingError: a step changed what the model computes; everything was restored.
         """
         rewriting = any(plan.rewrites for plan in self.plans)
         probe = Probe.of(self.native, probe_on) if probe_on is not None and rewriting else None
@@ -86,7 +86,7 @@ class Rewriting:
         return Processing.of(self.plans)
 
     def undo(self) -> None:
-        """Put everything back, bit for bit."""
+        """Restore everything, bit for bit."""
         self.undo_log.undo()
 
 

@@ -1,4 +1,4 @@
-"""Which parameters of a layer are accounted for, and what the others stand in the way of."""
+"""Which parameters of a model its description names, and which it does not."""
 
 from collections.abc import Iterator
 
@@ -16,10 +16,10 @@ from lensbridge.native.parts import (
 
 
 def strangers(block: BlockPart, axes: int = 1) -> dict[str, str]:
-    """The parameters of a layer that its description does not name, with so many axes or more.
+    """The parameters of a layer that its description does not name, with `axes` axes or more.
 
     Returns:
-        Their paths in the layer, each with the branch that holds it: "attn", "mixer", "cross",
+        Their paths in the layer, each with the branch that has it: "attn", "mixer", "cross",
         "mlp", or "" for the layer itself. What such a parameter reads or writes is not known.
     """
     known = {id(one) for one in _described(block)}
@@ -105,7 +105,7 @@ def _of_held(held: tuple[nn.Module, str]) -> Iterator[nn.Parameter]:
 
 
 def outsiders(native: ResolvedModel) -> dict[str, nn.Module]:
-    """The modules with parameters of their own that stand outside the layers and are not named."""
+    """The modules outside the layers that have parameters and are not named."""
     named = [native.main.embed, native.main.pos_embed, native.pooler, native.head_hidden]
     named += [native.projector, None if native.unembed is None else native.unembed.module]
     for stack in native.stacks:

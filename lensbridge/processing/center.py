@@ -1,4 +1,4 @@
-"""center_writing_weights and center_unembed: taking out what no LayerNorm and no softmax sees."""
+"""center_writing_weights and center_unembed: subtract means that LayerNorm or softmax ignores."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -32,10 +32,11 @@ _READING: tuple[NormSlot, ...] = ("ln1", "ln_cross", "ln2")
 
 
 def plan_center_writing(native: ResolvedModel) -> Plan:
-    """Everything that is added to the stream, less its mean over the stream's channels.
+    """Subtract the mean over the channels from everything that is added to the stream.
 
-    Only behind LayerNorms everywhere, which subtract that mean themselves. All or nothing: half of
-    the writers centred would be of no use, and an encoder and a decoder share their embedding.
+    It needs LayerNorms, which subtract that mean themselves, wherever the stream is read. It is
+    done completely or not at all: centring some of the writers would be of no use, and an encoder
+    and a decoder share their embedding.
     """
     plan = Plan("center_writing_weights")
     stacks = {stack.prefix: stack for stack in processed_stacks(native)}
@@ -50,7 +51,7 @@ def plan_center_writing(native: ResolvedModel) -> Plan:
 
 
 def _obstacles(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
-    """Why not everything that is added to a stream can be centred."""
+    """The reasons why something that is added to a stream cannot be centred."""
     if stack.residual_axes != "b p m":
         yield "there is more than one residual stream"
     norms = [stack.ln_final]
@@ -60,7 +61,7 @@ def _obstacles(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
     for i, block in enumerate(stack.blocks):
         yield from (f"in layer {i}, {why}" for why in _of_block(block))
     if stack.ln_final is None:
-        yield "no norm stands between the stream and what reads it in the end"
+        yield "the stream has no final norm"
     yield from _of_embeddings(native, stack)
 
 
@@ -72,7 +73,7 @@ def _of_block(block: BlockPart) -> Iterator[str]:
     elif block.skip_norm:
         yield "the stream goes through a norm, whose gain and bias give it a mean"
     if block.out_scale is not None:
-        yield "the whole stream is multiplied by numbers of its own"
+        yield "the whole stream is multiplied by a parameter"
     for path in strangers(block):
         yield f"{path} is not described, so whether it writes to the stream is not known"
     for slot, part in zip(_READING, (block.attn, block.cross, block.mlp), strict=True):
@@ -87,11 +88,11 @@ def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
         yield f"the inside of {type(part.module).__name__} is not described"
         return
     if part.post_norm is not None:
-        yield "a norm stands behind a branch, and its gain gives what is added a mean"
+        yield "a norm follows a branch, and its gain gives what is added a mean"
     if part.writer.scale.held is not None:
-        yield "a multiplier for each channel stands behind a branch"
+        yield "the output of a branch is multiplied channel by channel"
     if isinstance(part, MoEPart) and part.experts is None:
-        yield "experts cannot be seen one by one"
+        yield "experts cannot be read one by one"
     yield from (found for found in _outputs(part) if isinstance(found, str))
 
 
@@ -112,15 +113,15 @@ def _of_embeddings(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
     for module in _tables(stack):
         weight = module._parameters.get("weight")
         if weight is None or weight.ndim != 2 or weight.shape[1] != stack.sizes.d_model:
-            yield f"a {type(module).__name__} makes embeddings otherwise than by rows of a table"
+            yield f"the embeddings of a {type(module).__name__} are not the rows of a table"
         elif type(weight) is not nn.Parameter or weight.is_meta or not weight.is_floating_point():
             yield "the embedding is offloaded or quantized"
     if stack.embed is None:
         yield "no token embedding is described"
     if stack.ln_embed is not None:
-        return  # whatever is added before a norm, the norm takes its mean away
+        return  # the norm subtracts the mean of everything that is added before it
     if native.architecture.embed_mixed:
-        yield "more than a sum happens to the embeddings"
+        yield "the embeddings are not only added"
     for path, module in outsiders(native).items():
         if isinstance(module, nn.Embedding) and module.embedding_dim == stack.sizes.d_model:
             yield f"{path} is not described, so whether it writes to the stream is not known"
@@ -159,7 +160,7 @@ def _center(tensor: Tensor, undo_log: UndoLog) -> None:
 
 
 def plan_center_unembed(native: ResolvedModel) -> Plan:
-    """W_U and b_U less their mean over the vocabulary: log-probabilities stay, logits shift."""
+    """Subtract the mean over the vocabulary from W_U and b_U. Log-probabilities do not change."""
     plan = Plan("center_unembed")
     why = next(_obstacles_of_the_head(native), None)
     if why is None:
@@ -175,7 +176,7 @@ def _obstacles_of_the_head(native: ResolvedModel) -> Iterator[str]:
         yield "there is no language-model head"
         return
     if native.logit_softcap is not None:
-        yield "the logits are soft-capped, so a constant on all of them changes probabilities"
+        yield "the logits are soft-capped, so adding a constant to them changes probabilities"
     if native.logits_axes != "b p v" or head.n_out < native.sizes.d_vocab:
         yield "the head does not give logits over the vocabulary"
     found = matrix.of_linear(head)

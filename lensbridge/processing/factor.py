@@ -19,9 +19,9 @@ from lensbridge.tensors.layouts import per_head_in, per_head_out
 
 
 def plan_refactor(native: ResolvedModel) -> Plan:
-    """W_Q and W_K as `U sqrt(S)` and `V sqrt(S)` of QK; W_V and W_O as `U S` and `V^T` of OV.
+    """W_Q and W_K become `U sqrt(S)` and `V sqrt(S)` of QK, W_V and W_O `U S` and `V^T` of OV.
 
-    The biases of q and k are one more row of their weights; the values' biases are folded into b_O.
+    The biases of q and k count as one more row of their weights. Those of v are folded into b_O.
     """
     plan = Plan("refactor_factored_attn_matrices")
     unknown = _inner_strangers(native)
@@ -53,20 +53,20 @@ def _attention_of(block: BlockPart) -> Iterator[tuple[str, AttentionPart]]:
 
 def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterator[str]:
     if attn.rotary:
-        yield "rotary positions stand between W_Q and W_K, so QK is another matrix at each distance"
+        yield "rotary is applied between W_Q and W_K, so QK differs with the distance"
     if attn.n_kv != attn.n_heads:
         yield "several query heads share a key/value head"
     if attn.q_norm is not None or attn.k_norm is not None or attn.clip is not None:
-        yield "queries and keys are normalised or clipped behind their projections"
+        yield "queries and keys are normalised or clipped after their projections"
     if attn.latent is not None:
         yield "keys and values come from a latent"
     if attn.k is None or attn.v is None:
-        yield "the layer reads another layer's keys and values"
+        yield "the layer uses another layer's keys and values"
         return
     if any(role.scale != 1.0 or role.in_scale != 1.0 for role in (attn.q, attn.k, attn.v)):
-        yield "a multiplier stands behind a projection"
+        yield "a projection's output is multiplied"
     for path in unknown:
-        yield f"{path} is not described, so whether it works on queries and keys is not known"
+        yield f"{path} is not described, so whether it changes queries and keys is not known"
     for role in (attn.q, attn.k):
         found = matrix.of_linear(role.linear)
         if isinstance(found, str):
@@ -95,14 +95,14 @@ def _matrix(role: Role) -> Matrix:
 
 
 def _with_bias(role: Role) -> Tensor:
-    """Shapes: `[head, d_model + 1, d_head]`: the bias is what an input that is always 1 adds."""
+    """Shapes: `[head, d_model + 1, d_head]`; the bias is the weight of an input that is 1."""
     own = _matrix(role)
     bias = role.layout.split(own.read_bias())
     return torch.cat([per_head_in(own.read(), role.layout), bias.unsqueeze(-2)], dim=-2)
 
 
 def _put(role: Role, heads: Tensor, undo_log: UndoLog) -> None:
-    """Write a role's share of its projection, and its last row where there is a bias."""
+    """Write a role's part of its projection, and its last row as the bias if there is one."""
     own = _matrix(role)
     weight = own.read()
     own.write(undo_log, role.layout.merge(weight, heads[:, :-1].movedim(0, -2)))
@@ -111,9 +111,9 @@ def _put(role: Role, heads: Tensor, undo_log: UndoLog) -> None:
 
 
 def svd_of_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S, V of `left @ right^T` without that product; as many columns as the factors have.
+    """U, S, V of `left @ right^T`, without that product; with as many columns as the factors.
 
-    Signs are fixed: in each column of U, the entry that is largest in size is positive.
+    The signs are fixed: in each column of U, the entry of largest absolute value is positive.
 
     Shapes: `[head, m, d]` and `[head, n, d]` -> `[head, m, d]`, `[head, d]`, `[head, n, d]`
     """
@@ -128,7 +128,7 @@ def svd_of_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def even_factors(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product from factors whose columns have equal norms and are orthogonal."""
+    """Factors with the same product, whose columns are orthogonal and equal in norm."""
     U, S, V = svd_of_product(left, right)
     root = S.sqrt().unsqueeze(-2)
     return U * root, V * root

@@ -1,4 +1,4 @@
-"""fold_ln: gains and biases of norms into the matrices that read them."""
+"""fold_ln: fold gains and biases of norms into the matrices that read them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from lensbridge.processing.undo_log import UndoLog
 
 
 def plan_fold_ln(native: ResolvedModel) -> Plan:
-    """Every norm between the stream and a branch or the head, as far as it can be folded.
+    """Fold every norm that can be folded between the stream and a branch or the head.
 
-    A matrix W that reads `x * g + b` becomes `diag(g) W` and gets the bias `b W`. Behind a
-    LayerNorm, whose output has mean zero, it is centred over what it reads as well.
+    A matrix W that reads `x * g + b` becomes `diag(g) W` and gets the bias `b W`. After a
+    LayerNorm, whose output has mean zero, W is also centred over its input.
     """
     plan = Plan("fold_ln")
     found = readings(native)
@@ -45,23 +45,23 @@ def _sharing(
     held: dict[int, list[tuple[nn.Module, str, str]]],
     head: nn.Module | None,
 ) -> Iterator[str]:
-    """Why a reader's weight cannot be changed for this norm alone."""
+    """The reasons why the weight of a reader cannot be changed only for this norm."""
     own = {(one.module, one.weight) for one in reading.readers}
     for one in reading.readers:
         if readers[id(one.parameter)] > 1:
-            yield "what reads it reads another norm as well"
+            yield "a matrix that reads it reads another norm too"
         others = [
             path for module, name, path in held[id(one.parameter)] if (module, name) not in own
         ]
         if others and one.module is not head:  # the head is untied
-            yield f"what reads it shares its weight with {others[0]}"
+            yield f"a matrix that reads it shares its weight with {others[0]}"
 
 
 def _obstacles(reading: Reading) -> Iterator[str]:
-    """What is not as folding needs it, in the norm and in its readers."""
+    """The reasons in the norm and in its readers why it cannot be folded."""
     norm, parameters = reading.norm, dict(reading.norm.module.named_parameters())
     if not set(parameters) <= {"weight", "bias"}:
-        yield f"{type(norm.module).__name__} holds more than a gain and a bias"
+        yield f"{type(norm.module).__name__} has more than a gain and a bias"
         return
     if any(one.is_meta or not one.is_floating_point() for one in parameters.values()):
         yield "the norm is offloaded or quantized"
@@ -69,9 +69,9 @@ def _obstacles(reading: Reading) -> Iterator[str]:
     biased = "bias" in parameters and bool(parameters["bias"].any())
     for one in reading.readers:
         if one.width != norm.width:
-            yield f"a {type(one.module).__name__} reads {one.width} numbers, not {norm.width}"
+            yield f"a {type(one.module).__name__} reads a width of {one.width}, not {norm.width}"
         elif biased and not one.takes_bias():
-            yield f"it has a bias, and {type(one.module).__name__} can hold none"
+            yield f"it has a bias, and {type(one.module).__name__} cannot have one"
 
 
 def _fold(native: ResolvedModel, reading: Reading, undo_log: UndoLog) -> None:
@@ -85,7 +85,7 @@ def _fold(native: ResolvedModel, reading: Reading, undo_log: UndoLog) -> None:
 
 
 def _gain(norm: Norm) -> Tensor:
-    """In full precision also where 1 + weight would be rounded."""
+    """The gain, in full precision even where 1 + weight would be rounded."""
     weight = norm.module._parameters.get("weight")
     if weight is None:
         return wide(norm.gain())
@@ -105,7 +105,7 @@ def _into(matrix: Matrix, norm: Norm, gain: Tensor, bias: Tensor, undo_log: Undo
 
 
 def _make_plain(norm: Norm, undo_log: UndoLog) -> None:
-    """Gain one, bias zero."""
+    """Set the gain to one and the bias to zero."""
     weight, bias = (norm.module._parameters.get(name) for name in ("weight", "bias"))
     if weight is not None:
         undo_log.write(weight, torch.full_like(weight, 0.0 if norm.unit_offset else 1.0))

@@ -1,4 +1,4 @@
-"""A stored matrix, whichever module holds it: a projection, a router, a stack of experts."""
+"""A stored matrix, in whatever module it is: a projection, a router, a stack of experts."""
 
 import copy
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from lensbridge.processing.undo_log import UndoLog
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight and its bias, by the names under which their module holds them.
+    """A weight and its bias, by their names in a module.
 
     Args:
-        module: the module that holds both.
-        weight: the name of the weight, `[in, out]` or `[out, in]`, experts in front.
+        module: the module that has both.
+        weight: the name of the weight, `[in, out]` or `[out, in]`, after an axis for experts.
         bias: the name of the bias.
         transposed: whether the weight is stored `[..., in, out]`.
-        in_scale: what multiplies its input.
+        in_scale: the multiplier of its input.
     """
 
     module: nn.Module
@@ -39,12 +39,12 @@ class Matrix:
 
     @property
     def bias_parameter(self) -> nn.Parameter | None:
-        """The stored bias, where there is one."""
+        """The stored bias, or None."""
         return self.module._parameters.get(self.bias)
 
     @property
     def width(self) -> int:
-        """Of what it reads."""
+        """The width of its input."""
         return self.parameter.shape[-2 if self.transposed else -1]
 
     def read(self) -> Tensor:
@@ -56,7 +56,7 @@ class Matrix:
         undo_log.write(self.parameter, self._turned(value))
 
     def read_bias(self) -> Tensor:
-        """Shapes: `[..., out]`, in at least float32. Zeros where there is none."""
+        """Shapes: `[..., out]`, in at least float32. Zeros if there is no bias."""
         own = self.bias_parameter
         if own is not None:
             return wide(own.detach())
@@ -65,7 +65,7 @@ class Matrix:
         return torch.zeros_like(like)
 
     def write_bias(self, undo_log: UndoLog, value: Tensor) -> None:
-        """Set the bias; where there is none, a new one is added.
+        """Set the bias; if there is none, add one.
 
         Shapes: `[..., out]`
         """
@@ -77,13 +77,13 @@ class Matrix:
         undo_log.put(self.module, self.bias, nn.Parameter(fresh, weight.requires_grad))
 
     def takes_bias(self) -> bool:
-        """Whether it has a bias, or would use one if it were given one."""
+        """Whether it has a bias, or would use one if it had it."""
         if self.bias_parameter is not None:
             return True
         return self.bias in self.module._parameters and self._uses_a_new_bias()
 
     def _uses_a_new_bias(self) -> bool:
-        """By trying it on a twin that shares the weight: zeros must come out as the bias."""
+        """Try it on a copy of the module that shares the weight: zeros must give the bias."""
         weight = self._turned(self.parameter.detach())
         bias = torch.arange(1.0, 1.0 + weight.shape[-1], device=weight.device) % 7
         twin = copy.copy(self.module)
@@ -98,26 +98,26 @@ class Matrix:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In the precision in which rewriting is computed: float32, or float64 as it is."""
+    """The tensor in the precision of the rewriting: float32, or float64 if it has that."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 _HELD: dict[State, str] = {
-    "adapted": "is behind a LoRA adapter (merge it first: merge_and_unload())",
+    "adapted": "has a LoRA adapter (merge it first: merge_and_unload())",
     "opaque": "is quantized, or not stored as a plain matrix",
     "offloaded": "is offloaded (load the model without CPU or disk offload)",
 }
 
 
 def of_linear(linear: Linear, in_scale: float = 1.0) -> "Matrix | str":
-    """A projection; or why it cannot be rewritten."""
+    """The matrix of a projection; or the reason why it cannot be rewritten."""
     if linear.state in _HELD:
         return f"the weight of a {type(linear.module).__name__} {_HELD[linear.state]}"
     return Matrix(linear.module, "weight", "bias", linear.transposed, in_scale)
 
 
 def of_experts(experts: Experts, name: str) -> "Matrix | str":
-    """One stacked parameter of a mixture; or why it cannot be rewritten."""
+    """One stacked parameter of a mixture; or the reason why it cannot be rewritten."""
     weight = experts.module._parameters.get(name)
     if weight is None or type(weight) is not nn.Parameter or not weight.is_floating_point():
         return f"{name} of the experts {_HELD['opaque']}"
@@ -127,7 +127,7 @@ def of_experts(experts: Experts, name: str) -> "Matrix | str":
 
 
 def of_router(router: nn.Module, n_experts: int, d_model: int) -> "Matrix | str":
-    """The matrix of a router that is linear up to its logits; else why it is not."""
+    """The matrix of a router that is linear up to its logits; or the reason why it is not."""
     shapes = {name: tuple(p.shape) for name, p in router.named_parameters()}
     whole, per_expert = (n_experts, d_model), (n_experts,)
     found = [name for name, shape in shapes.items() if shape == whole]
@@ -148,7 +148,7 @@ def _holds_linears_only(router: nn.Module) -> bool:
 
 
 def places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, str]]]:
-    """Where each parameter is held, by its id: module, name, and path for messages."""
+    """Where each parameter is, by its id: module, name, and path for messages."""
     found: dict[int, list[tuple[nn.Module, str, str]]] = {}
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -158,7 +158,7 @@ def places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, str]]]:
 
 
 def untie(native: ResolvedModel, undo_log: UndoLog) -> None:
-    """Give the head a weight of its own, where it shares the embedding's."""
+    """Give the head its own weight, if it shares the embedding's."""
     if native.unembed is None:
         return
     module = native.unembed.module

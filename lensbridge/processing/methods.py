@@ -1,6 +1,6 @@
 """Methods of `LensModel` for processed weights: `processed(...)`, `process_weights_(...)`.
 
-The work is done in `lensbridge.processing`, which is imported when it is asked for.
+The work is done in `lensbridge.processing`.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from lensbridge.processing.plan import OnImpossible, Processing, ProcessingOptio
 
 
 class ProcessingMethods(HookedModel):
-    """Methods of `LensModel` that rewrite its weights, for a while or for good; never unasked.
+    """Methods of `LensModel` that rewrite its weights, temporarily or permanently.
 
     Attributes:
-        processings: what each rewriting that is in force did, the first one first.
+        processings: what each rewrite that is in force did, the first one first.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class ProcessingMethods(HookedModel):
 
     @property
     def processing(self) -> "Processing":
-        """Which processing of the weights is in force, what it had to leave, and why.
+        """The weight processing that is in force, what it left out, and why.
 
         Example:
             >>> import lensbridge
@@ -60,31 +60,33 @@ class ProcessingMethods(HookedModel):
         on_impossible: OnImpossible = "raise",
         check: bool = True,
     ) -> Iterator[Any]:
-        """Rewritten weights inside, the model's own again behind, bit for bit.
+        """Rewrite the weights inside the context, and restore them bit for bit after it.
 
-        What the model computes stays the same: log-probabilities, up to rounding. The weights are
-        those of `hf_model` itself, so every run inside uses them, in every thread; edits of weights
-        inside are lost at the end. Each step is True (all of it, or an error before anything is
-        written), None (as far as this model allows; `model.processing.left` says what was left) or
-        False.
+        The model computes the same log-probabilities, up to rounding. The weights are those of
+        `hf_model` itself, so all runs inside the context use them, in every thread. Edits of
+        weights inside it are lost at the end. Each step is True (do all of it, or raise before
+        anything is written), None (do what this model allows; `model.processing.left` says what was
+        left out) or False.
 
         Args:
-            fold_ln: gains and biases of norms into the matrices that read them, which behind a
-                LayerNorm are also centred over what they read. Tied embeddings are untied inside.
-            center_writing_weights: what is added to the stream less its mean over the channels;
-                only behind LayerNorms.
-            center_unembed: W_U and b_U less their mean over the vocabulary: logits move together.
-            fold_value_biases: b_V into b_O.
-            refactor_factored_attn_matrices: W_Q, W_K, W_V and W_O from the SVD of QK and OV.
+            fold_ln: fold the gains and biases of norms into the matrices that read them. For
+                LayerNorms these matrices are also centred over their input. Tied embeddings are
+                untied inside.
+            center_writing_weights: subtract the mean over the channels from everything that is
+                added to the stream. Only if LayerNorms read it everywhere.
+            center_unembed: subtract the mean over the vocabulary from W_U and b_U. The logits of a
+                position all shift by the same number.
+            fold_value_biases: fold b_V into b_O.
+            refactor_factored_attn_matrices: make W_Q, W_K, W_V and W_O from the SVD of QK and OV.
             on_impossible: "skip" treats True as None.
-            check: run a small random input after every step, and put everything back and raise if
-                the output has moved by more than rounding.
+            check: whether to run a small random input after every step, and to restore everything
+                and raise if the output changed by more than rounding.
 
         Yields:
             The model.
 
         Raises:
-            ProcessingError: a step that must be done whole cannot be, or one changed the output.
+            ProcessingError: a step that has to be complete cannot be, or a step changed the output.
 
         Example:
             >>> import lensbridge, torch
@@ -116,7 +118,7 @@ class ProcessingMethods(HookedModel):
             self._take_back()
 
     def _take_back(self) -> None:
-        """Undo what is over, the last first: one under another, still open, waits for that one."""
+        """Undo the rewrites that are over, last first; one below an open one waits for it."""
         while self._rewritings and self._rewritings[-1].over:
             self._rewritings.pop().undo()
             self.processings.pop()
@@ -132,16 +134,16 @@ class ProcessingMethods(HookedModel):
         on_impossible: OnImpossible = "raise",
         check: bool = True,
     ) -> "Processing":
-        """Rewrite the weights of `hf_model` in place, for good; arguments as in `processed`.
+        """Rewrite the weights of `hf_model` in place and permanently; arguments as in `processed`.
 
-        A model that was rewritten may hold biases that its class does not make, and a head that its
-        config calls tied: do not save it as a checkpoint.
+        Do not save the model as a checkpoint afterwards: it may have biases that its class does not
+        have, and an untied head although its config says tied.
 
         Returns:
-            What was done and what was left.
+            What was done, and what was left out.
 
         Raises:
-            ProcessingError: as in `processed`, or inside of it.
+            ProcessingError: as in `processed`, or the call is inside `processed`.
         """
         options = ProcessingOptions(
             fold_ln,
@@ -153,8 +155,8 @@ class ProcessingMethods(HookedModel):
         )
         if self._rewritings:
             raise ProcessingError(
-                "Inside `with model.processed(...)` weights are rewritten for a while: its end "
-                "would take this back. Call process_weights_ outside."
+                "process_weights_ was called inside `with model.processed(...)`, whose end would "
+                "undo it. Call it outside."
             )
         rewriting = Rewriting.of(self.native, options)
         processing = rewriting.apply(self.device if check else None)

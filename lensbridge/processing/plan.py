@@ -1,4 +1,4 @@
-"""What is to be done to a model's weights, decided before anything is written."""
+"""Plans of what will be done to a model's weights, made before anything is written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Step = Literal[
     "fold_value_biases",
     "refactor_factored_attn_matrices",
 ]
-"""In the order in which they are applied."""
+"""The steps, in the order in which they are applied."""
 
 _STEPS: tuple[Step, ...] = (
     "fold_ln",
@@ -25,17 +25,17 @@ _STEPS: tuple[Step, ...] = (
 )
 
 Wanted: TypeAlias = bool | None
-"""True: all of it or an error. None: as far as this model allows. False: not at all."""
+"""True: do all of it or raise. None: do what this model allows. False: do nothing."""
 
 OnImpossible = Literal["raise", "skip"]
-"""What happens to a step that this model does not allow."""
+"""What to do about a step that this model does not allow."""
 
 Rewrite: TypeAlias = Callable[[UndoLog], None]
 
 
 @dataclass(frozen=True)
 class ProcessingOptions:
-    """Which steps are asked for, and how firmly; the arguments of `model.processed`."""
+    """The arguments of `model.processed`: which steps to do, and which have to be complete."""
 
     fold_ln: Wanted = None
     center_writing_weights: Wanted = None
@@ -47,22 +47,22 @@ class ProcessingOptions:
     def __post_init__(self) -> None:
         if self.on_impossible not in ("raise", "skip"):
             raise ProcessingError(
-                f"on_impossible is 'raise' or 'skip', not {self.on_impossible!r}."
+                f"on_impossible must be 'raise' or 'skip', not {self.on_impossible!r}."
             )
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps that are asked for, in their order."""
+        """The requested steps, in their order."""
         return tuple(step for step in _STEPS if vars(self)[step] is not False)
 
     def must(self, step: Step) -> bool:
-        """Whether a step is to be done whole or not at all."""
+        """Whether a step has to be complete, or else raises."""
         return bool(vars(self)[step]) and self.on_impossible == "raise"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that a step could not be done to: where, and why."""
+    """Something that a step left out: where, and why."""
 
     step: Step
     where: str
@@ -74,11 +74,13 @@ class Skipped:
 
 @dataclass
 class Plan:
-    """One step: what it will rewrite, and what it has to leave.
+    """One step: what it will rewrite, and what it leaves out.
 
     Args:
-        step: which.
-        done: the names of what it is done to.
+        step: the step.
+        rewrites: the functions that rewrite.
+        done: the names of what they rewrite.
+        left: what the step leaves out, and why.
     """
 
     step: Step
@@ -87,30 +89,31 @@ class Plan:
     left: list[Skipped] = field(default_factory=list)
 
     def do(self, where: str, rewrite: Rewrite) -> None:
-        """Something to rewrite."""
+        """Add something to rewrite."""
         self.done.append(where)
         self.rewrites.append(rewrite)
 
     def leave(self, where: str, why: str) -> None:
-        """Something that must stay as it is."""
+        """Add something to leave out."""
         self.left.append(Skipped(self.step, where, why))
 
     def require_all(self) -> None:
-        """Nothing may be left.
+        """Require that nothing is left out.
 
         Raises:
-            ProcessingError: something is, with the reasons.
+            ProcessingError: something is; the message has the reasons.
         """
         if self.left:
             raise ProcessingError(
                 f"{self.step} cannot be done to all of this model:\n{_listed(self.left)}\n"
-                f"Nothing was changed. Pass {self.step}=None (or on_impossible='skip') to do it as "
-                f"far as it goes and find the rest in model.processing.left, or {self.step}=False."
+                f"Nothing was changed. Pass {self.step}=None (or on_impossible='skip') to do what "
+                "is possible and find the rest in model.processing.left, or pass "
+                f"{self.step}=False."
             )
 
 
 def _listed(left: Sequence[Skipped], most: int = 4) -> str:
-    """The reasons, each once, with where they hold."""
+    """The reasons, each once, with the places that they are for."""
     reasons: dict[str, list[str]] = {}
     for one in left:
         reasons.setdefault(one.why, []).append(one.where)
@@ -129,9 +132,9 @@ class Processing:
 
     Args:
         fold_ln, center_writing_weights, center_unembed, fold_value_biases,
-            refactor_factored_attn_matrices: whether the step was done, to all or to some.
-        folded: the norms whose gain and bias are in the weights behind them.
-        left: what a step that was asked for was not done to, and why.
+            refactor_factored_attn_matrices: whether the step was done, to all or to some parts.
+        folded: the norms whose gain and bias are in the weights that read them.
+        left: what requested steps left out, and why.
     """
 
     fold_ln: bool = False
@@ -144,14 +147,14 @@ class Processing:
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> "Processing":
-        """What some plans came to."""
+        """The result of some plans."""
         done = {plan.step: bool(plan.done) for plan in plans}
         folded = tuple(name for plan in plans if plan.step == "fold_ln" for name in plan.done)
         left = tuple(one for plan in plans for one in plan.left)
         return cls(**done, folded=folded, left=left)
 
     def then(self, later: "Processing") -> "Processing":
-        """This, and what was done on top of it."""
+        """This, and what was done after it."""
         return Processing(
             **{step: vars(self)[step] or vars(later)[step] for step in _STEPS},
             folded=tuple(dict.fromkeys((*self.folded, *later.folded))),

@@ -1,4 +1,4 @@
-"""Which matrices read the output of which norm, and what stands in the way of folding it."""
+"""Which matrices read the output of which norm, and why a norm cannot be folded."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,8 +24,10 @@ class Reading:
     """One norm and everything that reads its output.
 
     Args:
-        names: what the norm is called; several where layers share a module.
-        hindrances: why it cannot be folded.
+        norm: the norm.
+        names: its name; several if layers share the module.
+        readers: the matrices that read it.
+        hindrances: the reasons why it cannot be folded.
     """
 
     norm: Norm
@@ -34,7 +36,7 @@ class Reading:
     hindrances: list[str] = field(default_factory=list)
 
     def add(self, found: "Matrix | str") -> None:
-        """One more reader, or why one cannot be seen as a matrix."""
+        """Add a reader, or the reason why one is no matrix."""
         if isinstance(found, str):
             self.hindrances.append(found)
         elif all(one.parameter is not found.parameter for one in self.readers):
@@ -42,12 +44,12 @@ class Reading:
 
 
 def processed_stacks(native: ResolvedModel) -> tuple[StackPart, ...]:
-    """The main stack, and the encoder of an encoder-decoder; other towers are left alone."""
+    """The main stack, and the encoder of an encoder-decoder; other towers are not changed."""
     return native.stacks if native.is_encoder_decoder else (native.main,)
 
 
 def readings(native: ResolvedModel) -> list[Reading]:
-    """Every norm on the way from the stream into a branch or the head, with its readers."""
+    """Every norm between the stream and a branch or the head, with its readers."""
     found: dict[nn.Module, Reading] = {}
 
     def of(norm: Norm, name: str) -> Reading:
@@ -67,7 +69,7 @@ def readings(native: ResolvedModel) -> list[Reading]:
 
 
 def _of_block(at: str, block: BlockPart, d_model: int, of: Callable[[Norm, str], Reading]) -> None:
-    unknown = strangers(block, axes=2)  # a vector is no matrix that could read a norm
+    unknown = strangers(block, axes=2)  # only a matrix can read a norm
     branches = (
         ("ln1", block.ln1, "attn", block.attn or block.mixer),
         ("ln_cross", block.norms.get("ln_cross"), "cross", block.cross),
@@ -87,19 +89,19 @@ def _of_block(at: str, block: BlockPart, d_model: int, of: Callable[[Norm, str],
         if slot == "ln1" and block.mixer is not None:
             reading.add(f"a mixer ({type(block.mixer.module).__name__}) reads it")
         if part is None:
-            reading.add("what reads it is not described")
+            reading.add("the branch that reads it is not described")
         for reader in _readers(slot, block, d_model):
             reading.add(reader)
 
 
 def _of_the_stream(block: BlockPart) -> Iterator[str]:
-    """Why no norm of this layer can be folded."""
+    """The reasons why no norm of this layer can be folded."""
     if block.residual == "post_norm":
         yield "post-norm: its output is the residual stream itself, gain and bias included"
     elif block.residual is None:
         yield "the inside of the layer is not described"
     if block.skip_norm:
-        yield "its output is also what the branch is added to, gain and bias included"
+        yield "the branch is added to its output, gain and bias included"
 
 
 def _readers(slot: str, block: BlockPart, d_model: int) -> "Iterator[Matrix | str]":
@@ -136,7 +138,7 @@ def _into_mlp(mlp: MLPPart) -> "Iterator[Matrix | str]":
 def _into_experts(moe: MoEPart, d_model: int) -> "Iterator[Matrix | str]":
     yield matrix.of_router(moe.router, moe.n_experts, d_model)
     if moe.experts is None:
-        yield "its experts cannot be seen one by one"
+        yield "its experts cannot be read one by one"
     else:
         yield matrix.of_experts(moe.experts, moe.experts.entrance)
     if moe.shared is not None:
@@ -144,7 +146,7 @@ def _into_experts(moe: MoEPart, d_model: int) -> "Iterator[Matrix | str]":
 
 
 def _of_the_end(native: ResolvedModel, stack: StackPart, reading: Reading) -> None:
-    """What reads a final norm: the head, or for an encoder every cross-attention."""
+    """The readers of a final norm: the head, or for an encoder every cross-attention."""
     if stack is not native.main:
         for block in native.main.blocks:
             if block.cross is not None:
@@ -153,11 +155,11 @@ def _of_the_end(native: ResolvedModel, stack: StackPart, reading: Reading) -> No
                         reading.add(matrix.of_linear(role.linear, role.in_scale))
         return
     if native.unembed is None:
-        reading.add("there is no head: its output is the model's own")
+        reading.add("there is no head, so its output is the model's output")
     elif native.head_hidden is not None or native.pooler is not None:
-        reading.add("more than one matrix stands between it and the logits")
+        reading.add("there is more than one matrix between it and the logits")
     elif native.unembed.n_in != reading.norm.width:
-        reading.add("the head reads something else than its output")
+        reading.add("the head does not read its output")
     else:
         reading.add(matrix.of_linear(native.unembed, native.head_scale))
     for path, module in outsiders(native).items():

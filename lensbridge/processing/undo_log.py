@@ -1,4 +1,4 @@
-"""What a rewrite replaced, so that it can be taken back: the native tensors and their places."""
+"""What a rewrite replaced, so that it can be undone: the native tensors and their places."""
 
 from dataclasses import dataclass, field
 
@@ -8,30 +8,30 @@ from torch import Tensor, nn
 
 @dataclass
 class UndoLog:
-    """The tensors that a rewrite touched, with what they held before.
+    """The tensors that a rewrite changed, with their earlier values.
 
-    A tensor's storage is exchanged and never written to, so the original bytes are still there when
-    the rewrite is undone, whatever happened in between. Its version counter moves, so that a
-    backward pass through a graph that was built with other weights is an error.
+    The storage of a tensor is exchanged, not written to, so the original bytes are still there when
+    the rewrite is undone. The version counter of the tensor is raised, so a backward pass through a
+    graph that was built with the other weights is an error.
     """
 
     _held: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _places: list[tuple[nn.Module, str, nn.Parameter | None]] = field(default_factory=list)
 
     def write(self, tensor: Tensor, value: Tensor) -> None:
-        """Give a parameter or buffer other numbers, in its own dtype, on its own device."""
+        """Give a parameter or buffer new values, in its own dtype and on its own device."""
         self._held.setdefault(id(tensor), (tensor, tensor.data))
         _exchange(tensor, torch.empty_like(tensor.data).copy_(value))
 
     def put(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        """Put a parameter of its own into a place: a new bias, or a weight that was shared."""
+        """Set a new parameter of a module: a bias, or its own copy of a shared weight."""
         self._places.append((module, name, module._parameters[name]))
         module._parameters[name] = parameter
 
     def undo(self) -> None:
-        """Put everything back: the same parameters with the same bytes in the same places.
+        """Restore everything: the same parameters with the same bytes in the same places.
 
-        What was moved to another device or dtype in between stays there.
+        A tensor that was moved to another device or dtype in between stays there.
         """
         while self._places:
             module, name, before = self._places.pop()
@@ -41,7 +41,7 @@ class UndoLog:
             _exchange(tensor, data.to(tensor.device, tensor.dtype))
 
     def forget(self) -> None:
-        """Let go of what was there before."""
+        """Drop the earlier values."""
         self._places.clear()
         self._held.clear()
 

@@ -1,4 +1,4 @@
-"""fold_value_biases: what b_V adds to every position, moved into b_O."""
+"""fold_value_biases: b_V adds the same to every position, so it is moved into b_O."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +16,7 @@ from lensbridge.tensors.layouts import per_head_out, repeat_kv
 
 
 def attentions(native: ResolvedModel) -> Iterator[tuple[str, AttentionPart]]:
-    """Every attention module that is described, once, with its name."""
+    """Every described attention module once, with its name."""
     seen: set[nn.Module] = set()
     for stack in processed_stacks(native):
         for i, block in enumerate(stack.blocks):
@@ -27,11 +27,13 @@ def attentions(native: ResolvedModel) -> Iterator[tuple[str, AttentionPart]]:
 
 
 def plan_fold_value_biases(native: ResolvedModel, folds_norms: bool) -> Plan:
-    """A pattern's rows sum to one, so b_V adds the same everywhere: `b_V W_O`, summed over heads.
+    """Move every b_V into b_O.
+
+    The rows of a pattern sum to one, so b_V adds the same everywhere: `b_V W_O`, summed over heads.
 
     Args:
         native: the model.
-        folds_norms: whether norms' biases will have been folded into b_V by then.
+        folds_norms: whether the biases of norms are folded into b_V before.
     """
     plan = Plan("fold_value_biases")
     read_elsewhere = any(attn.v is None for _, attn in attentions(native))
@@ -48,28 +50,28 @@ def plan_fold_value_biases(native: ResolvedModel, folds_norms: bool) -> Plan:
 def _has_bias(v: Role, folds_norms: bool) -> bool:
     found = matrix.of_linear(v.linear)
     if isinstance(found, str):
-        return bool(v.linear.bias().any())  # read by running the module, where need be
+        return bool(v.linear.bias().any())  # this may run the module
     return found.bias_parameter is not None or (folds_norms and found.takes_bias())
 
 
 def value_obstacles(attn: AttentionPart, read_elsewhere: bool) -> Iterator[str]:
-    """Why a value's bias does not add the same at every position, or cannot be moved."""
+    """The reasons why b_V does not add the same everywhere, or cannot be moved."""
     if attn.sinks is not None:
         yield "attention sinks take a part of the pattern, so its rows do not sum to one"
     if attn.gated:
         yield "z is gated or normalised before it is projected"
     if attn.v_norm is not None or attn.clip is not None:
-        yield "values are normalised or clipped behind their bias"
+        yield "values are normalised or clipped after their bias"
     if read_elsewhere:
-        yield "some layers read an earlier layer's values"
+        yield "some layers use an earlier layer's values"
     for linear in (attn.out, *(role.linear for role in (attn.v,) if role is not None)):
         found = matrix.of_linear(linear)
         if isinstance(found, str):
             yield found
         elif linear is attn.out and not found.takes_bias():
-            yield f"the output projection ({type(linear.module).__name__}) can hold no bias"
+            yield f"the output projection ({type(linear.module).__name__}) cannot have a bias"
     if attn.v is not None and attn.k is not None and _overlap(attn.v, attn.k):
-        yield "keys are the values too"
+        yield "keys and values are the same tensor"
 
 
 def _overlap(v: Role, k: Role) -> bool:
@@ -81,7 +83,7 @@ def _overlap(v: Role, k: Role) -> bool:
 
 
 def fold_one(attn: AttentionPart, undo_log: UndoLog) -> None:
-    """Move one module's b_V into its b_O."""
+    """Move the b_V of one module into its b_O."""
     v, out = attn.v, matrix.of_linear(attn.out)
     assert v is not None
     assert isinstance(out, Matrix)
@@ -99,6 +101,6 @@ def fold_one(attn: AttentionPart, undo_log: UndoLog) -> None:
 
 
 def _through_heads(b_V: Tensor, out: Tensor, n_heads: int) -> Tensor:
-    """`b_V W_O`, summed over heads; a kv head's bias goes through each head that reads it."""
+    """`b_V W_O`, summed over heads; the bias of a key/value head counts for each of its queries."""
     W_O = per_head_out(out, n_heads)
     return torch.einsum("hd,hdm->m", repeat_kv(wide(b_V), n_heads, axis=0).to(W_O), W_O)
