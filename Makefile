@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs conformance benchmark drift peers
+.PHONY: demo test lint format docs check-docs conformance benchmark drift drift-with peers
 
 demo: .venv/.installed-test
 	$(BIN)/lensbridge demo
@@ -35,15 +35,26 @@ conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run
 	$(BIN)/python -m pytest -m matrix
 
-# By default the oldest transformers that is allowed, with what it needs; all else as it is pinned.
-DRIFT ?= transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+# On the oldest transformers that is allowed and on the newest there is, with what they need; all
+# else as it is pinned. Other versions: make drift-with DRIFT="torch==2.6.0 transformers==5.14.0".
+OLDEST := transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+NEWEST := transformers<6
+DRIFT_TESTS := tests/test_core_set.py tests/test_running.py tests/test_caches.py \
+	tests/test_generation.py tests/test_decoding.py tests/test_sweep.py tests/test_interventions.py \
+	tests/test_stop_gradients.py tests/test_following.py tests/test_inner_runs.py
 
 drift:
+	$(MAKE) drift-with DRIFT="$(OLDEST)"
+	$(MAKE) drift-with DRIFT="$(NEWEST)"
+
+drift-with:
 	$(PYTHON) -m venv --clear build/drift
-	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > build/drift/pins.txt
-	build/drift/bin/python -m pip install --quiet -c build/drift/pins.txt \
-		'$(DRIFT)' pytest hypothesis -e .
-	build/drift/bin/python -m pytest tests/test_core_set.py
+	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt \
+		| grep -vE "^($$(echo '$(DRIFT)' | sed 's/[=<>][^ ]*//g; s/ /|/g'))==" > build/drift/pins.txt
+	build/drift/bin/python -m pip install --quiet --upgrade -c build/drift/pins.txt \
+		$(foreach package,$(DRIFT),'$(package)') -e '.[test]'
+	build/drift/bin/python -m pip list 2>/dev/null | grep -E '^(torch|transformers) '
+	build/drift/bin/python -m pytest $(DRIFT_TESTS)
 
 # Beside TransformerLens, SAELens, nnsight and pyvene, in an environment of their own.
 PEERS := build/peers/bin/python
