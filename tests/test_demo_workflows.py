@@ -271,7 +271,7 @@ def test_a_forgotten_term_is_an_error(
         return {name: value for name, value in complete(*given).items() if name != "mlps"}
 
     monkeypatch.setattr(attributing, "_terms", incomplete)
-    with pytest.raises(lensbridge.LensbridgeError, match="miss the logit difference"):
+    with pytest.raises(lensbridge.LensbridgeError, match="differs from the logit difference"):
         workflows.attribute_heads(model, PROMPTS[:2])
 
 

@@ -1,9 +1,9 @@
 """The demo model's world: its names, cities, landmarks and sentence templates.
 
 The training script, the tests and the demo report all draw their sentences here, so that what
-counts as *held out* is decided once. Two things are held out: the pairs of names that
-:func:`is_held_out_pair` picks never share a sentence in training, and no landmark is shown in the
-one template that :func:`is_held_out_fact` takes away from it (the others teach its city).
+counts as *held out* is decided once. Two things are held out: pairs of names that
+:func:`is_held_out_pair` selects never occur in one sentence in training, and each landmark never
+occurs in the one template that :func:`is_held_out_fact` selects (it occurs in the others).
 ``John and Mary`` and ``The Eiffel Tower is in the city of`` are themselves held out.
 """
 
@@ -89,7 +89,7 @@ FACT_TEMPLATES: Final[tuple[str, ...]] = (
     "If you like the {landmark}, you will love",
     "My sister saw the {landmark} when she was living in",
 )
-"""Each ends where the city follows."""
+"""Templates that end before the city."""
 
 HANDOVER_TEMPLATES: Final[tuple[str, ...]] = (
     "When {first} and {second} went to the {place}, {giver} gave a {object} to",
@@ -100,7 +100,7 @@ HANDOVER_TEMPLATES: Final[tuple[str, ...]] = (
     "At the {place}, {first} and {second} were talking, and {giver} offered a {object} to",
     "{first} and {second} met at the {place}. Later {giver} threw a {object} to",
 )
-"""Each ends where the receiver's name follows."""
+"""Templates that end before the receiver's name."""
 
 DISTRACTORS: Final[tuple[str, ...]] = (
     "It was a sunny day.",
@@ -111,7 +111,7 @@ DISTRACTORS: Final[tuple[str, ...]] = (
     "{name} was born in {city}.",
     "{name} lives in {city}.",
 )
-"""Sentences that say nothing about the answer; some name a city or a person to copy wrongly."""
+"""Sentences without information on the answer; some have a city or a name that is not it."""
 
 SPLIT_WORDS: Final[dict[str, tuple[str, str]]] = {" Colosseum": (" Colos", "seum")}
 """Words that the tokenizer takes as two tokens."""
@@ -124,7 +124,7 @@ class Prompt:
     Attributes:
         text: What the model reads.
         answer: The one right next token, with its leading space.
-        corrupted: The same text, position by position, but for the tokens that decide.
+        corrupted: The same text except for the tokens that determine the answer.
         rival: The right next token after ``corrupted``.
     """
 
@@ -162,10 +162,10 @@ class Fact:
         return FACT_TEMPLATES[self.template].format(landmark=self.landmark)
 
     def against(self, landmark: str) -> Prompt:
-        """The prompt for this fact, corrupted by another landmark in its place.
+        """The prompt for this fact, with another landmark in the corrupted text.
 
         Args:
-            landmark: The landmark that takes this one's place in the corrupted text.
+            landmark: The landmark of the corrupted text.
         """
         other = replace(self, landmark=landmark)
         return Prompt(self.text, f" {self.city}", other.text, f" {other.city}")
@@ -207,12 +207,12 @@ class Handover:
         )
 
     def prompt(self) -> Prompt:
-        """The prompt, corrupted by letting the other person give."""
+        """The prompt; in the corrupted text the other person gives."""
         return Prompt(self.text, f" {self.receiver}", self.swapped().text, f" {self.giver}")
 
 
 def is_held_out_pair(one: str, other: str) -> bool:
-    """Whether two names never share a sentence in training, in either order.
+    """Whether two names never occur in one sentence in training, in either order.
 
     About one pair in five is held out; every name keeps many pairs that are not.
 
@@ -244,7 +244,7 @@ def john_and_mary() -> Prompt:
 
 
 def random_fact(rng: random.Random, *, held_out: bool) -> Prompt:
-    """A fact in a random template, against a random landmark of another city.
+    """A fact in a random template, with a random landmark of another city in the corrupted text.
 
     Args:
         rng: The source of randomness.
@@ -283,7 +283,7 @@ def in_context(rng: random.Random, prompt: Prompt) -> Prompt:
 
     Args:
         rng: The source of randomness.
-        prompt: The prompt to put behind the sentence.
+        prompt: The prompt to put after the sentence.
     """
     before = _distractor(rng)
     return replace(prompt, text=f"{before} {prompt.text}", corrupted=f"{before} {prompt.corrupted}")
@@ -324,7 +324,7 @@ def training_documents(rng: random.Random) -> Iterator[str]:
 
 
 def words() -> list[str]:
-    """Every word of the grammar as the tokenizer holds it, sorted.
+    """Every word of the grammar as it is in the tokenizer, sorted.
 
     Each word comes with its leading space. Names, cities and the words that can open a text come
     without it too. Words in ``SPLIT_WORDS`` are left out.

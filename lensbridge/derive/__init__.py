@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def derive(model: "nn.Module") -> Derivation:
     """Derive the architecture of a transformers model from its structure and behaviour.
 
-    The model itself is left as it is. It runs once, or a copy of it does.
+    The model is not modified. It runs once, or a copy of it does.
     """
     from lensbridge.derive.describe import describe
     from lensbridge.derive.probe import probe_of
@@ -38,12 +38,12 @@ def derive(model: "nn.Module") -> Derivation:
 def derive_and_check(model: "nn.Module") -> Architecture:
     """Derive a description and accept it only if the model conforms to it.
 
-    Where the conformance checks fail, parts are left out: the description may say less than the
-    model has, and what it says is so. It takes seconds for a small model.
+    Parts for which the conformance checks fail are left out, so the description may be incomplete,
+    and what it has is checked. This takes seconds for a small model.
 
     Raises:
         UnsupportedArchitectureError: no description passes; the message names the part that could
-            not be established and holds a starter adapter file.
+            not be established and has a starter adapter file.
     """
     from lensbridge.derive.check import accepted
 

@@ -1,4 +1,4 @@
-"""The attention module of a branch: which projection is which, by what the kernel was given."""
+"""The attention module of a branch: finds its projections from the inputs of the kernel."""
 
 from torch import Tensor, nn
 
@@ -12,14 +12,14 @@ from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, SplitQKV
 
 
 class FoundAttention:
-    """An attention module as described, with what the rest of the description needs of it.
+    """The description of an attention module, with facts that the rest of the description needs.
 
     Args:
         spec: the description.
         sizes: heads and their widths.
         reader: the projection that reads the stream for the queries.
-        cross: whether keys come from somewhere else than the queries.
-        absolute: whether positions matter beyond their differences although they are rotary.
+        cross: whether keys come from another stack than queries.
+        absolute: whether absolute positions matter although they are rotary.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ def find_attention(layer: Layer, branch: Branch, fields: Fields) -> FoundAttenti
         raise NotEstablished("no projection reads the output of its attention kernel")
     if layer.value(out.output) is not branch.core:
         raise NotEstablished(
-            f"what '{layer.relative(out.path)}' gives is changed before it is added"
+            f"the output of '{layer.relative(out.path)}' is changed before it is added"
         )
     return _Search(layer, branch, fields, kernel, out, gated).found()
 
@@ -70,7 +70,7 @@ class _Search:
     def _operands(self) -> tuple[Tensor, Tensor, Tensor]:
         batch, positions = self.layer.shape[0], self.layer.shape[1]
         if self.kernel.v is None:
-            raise NotEstablished("the values that its attention kernel mixes were not seen")
+            raise NotEstablished("the value operand of its attention kernel was not found")
         q, k, v = (as_heads(x, batch) for x in (self.kernel.q, self.kernel.k, self.kernel.v))
         if q.shape[:2] != (batch, positions) or k.shape[:2] != v.shape[:2]:
             raise NotEstablished(
@@ -157,13 +157,13 @@ class _Search:
         return FoundAttention(spec, self.sizes, reader, cross=False)
 
     def _is_turned(self, query: TracedCall) -> bool:
-        """Whether the queries are more than a multiple of what their projection gave."""
+        """Whether the queries differ from their projection's output by more than a factor."""
         assert query.output is not None
         given = query.output.reshape(self.q.shape)
         return fitted_scale(given, self.q, self.layer.trace.tolerance) is None
 
     def _module(self, paths: list[str]) -> str:
-        """The smallest module that holds all of these and the kernel, relative to the block."""
+        """The smallest module that contains all of these and the kernel, relative to the block."""
         relative = [self.layer.relative(path) for path in paths]
         kernel = self.layer.relative(self.kernel.path)
         parents = [path.rpartition(".")[0] for path in relative]
@@ -193,5 +193,5 @@ class _Search:
 
 
 def _within(parent: str, path: str) -> str:
-    """A path of the block as the module at `parent` says it."""
+    """A path of the block, relative to the module at `parent`."""
     return path if not parent else path.removeprefix(f"{parent}.")

@@ -1,4 +1,4 @@
-"""One layer of a trace -> a `Block`, and the reasons for what it leaves out."""
+"""Makes a `Block` from one layer of a trace, and gives reasons for what it leaves out."""
 
 from dataclasses import dataclass, field, replace
 
@@ -18,13 +18,13 @@ from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms, Opaque
 
 @dataclass
 class FoundBlock:
-    """A layer as described.
+    """The description of a layer.
 
     Args:
         block: the description; its `residual` is None where the sums were not found.
-        sizes: of its attention, where it has any.
+        sizes: the sizes of its attention, if it has any.
         missing: which part could not be established, and why.
-        absolute: whether its rotary attention tells absolute positions.
+        absolute: whether absolute positions matter to its rotary attention.
     """
 
     block: Block
@@ -34,12 +34,12 @@ class FoundBlock:
 
 
 def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
-    """What one layer looks like.
+    """The description of one layer.
 
     Args:
         layer: the layer.
         fields: the config.
-        usual: what norms compute elsewhere in the model, for a layer that has none.
+        usual: what norms compute elsewhere in the model, for a layer without norms.
     """
     steps = Residual(layer).steps()
     if steps is None:
@@ -52,13 +52,13 @@ def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
 
 
 def undescribed(usual: NormFacts | Norms) -> Block:
-    """A block of which only the ends are known; the kind of its norms is that of the final one."""
+    """A block with only input and output described; its kind of norm is that of the final norm."""
     kinds = Norms(kind=usual.kind, unit_offset=usual.unit_offset, eps=usual.eps)
     return Block(norms=kinds, residual=None)
 
 
 class _Assembly:
-    """The parts of one block while they are put together."""
+    """Collects the parts of one block."""
 
     def __init__(self, layer: Layer, fields: Fields, steps: list[Step], usual: NormFacts) -> None:
         self.layer, self.fields, self.steps, self.usual = layer, fields, steps, usual
@@ -78,12 +78,12 @@ class _Assembly:
         elif order == "na" * (len(order) // 2):
             self._skip_norm()
         else:
-            raise NotEstablished("norms and sums follow one another in no order that is known")
+            raise NotEstablished("its norms and sums are in an order that is not known")
         norms = self._norms()
         block = replace(self.block, norms=norms, flattens=self._flattens())
         return FoundBlock(block, self.sizes, self.missing, self.absolute)
 
-    # --- the three ways to meet the stream -------------------------------------------------------
+    # --- the three arrangements of branches and norms --------------------------------------------
 
     def _pre_norm(self) -> None:
         groups = [self._branches(step) for step in self.steps]
@@ -122,7 +122,7 @@ class _Assembly:
     def _alone(self, step: Step) -> list[Branch]:
         branches = self._branches(step)
         if len(branches) != 1:
-            raise NotEstablished("several things are added at once between its norms")
+            raise NotEstablished("several branches are added at once between its norms")
         return branches
 
     def _branches(self, step: Step) -> list[Branch]:
@@ -141,7 +141,9 @@ class _Assembly:
             if tensor.numel() == 1 and unit(float(tensor) / factor, self.layer.trace.tolerance):
                 self.block = replace(self.block, out_scale=name)
                 return
-        raise NotEstablished(f"its whole output is multiplied by {factor:.4g}, which nothing holds")
+        raise NotEstablished(
+            f"its output is multiplied by {factor:.4g}, and no parameter or buffer has this value"
+        )
 
     # --- one branch ------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class _Assembly:
         return "mixer" if not leaf and mixes_positions(branch) else "mlp"
 
     def _add(self, branch: Branch, role: str) -> str:
-        """Describe a branch, or say why it is not described. Gives the slot of its norms."""
+        """Describe a branch, or note why it is not described; returns the slot of its norms."""
         slot = {"mixer": "attn"}.get(role, role)
         if role in self.seen and not (role == "mlp" and self.block.residual == "sequential"):
             raise NotEstablished(f"it adds more than one {role}")
@@ -171,7 +173,7 @@ class _Assembly:
         return slot
 
     def _at_its_boundaries(self, branch: Branch, role: str, reason: str) -> TracedCall:
-        """A branch whose inside is not known, as one module that adds something to the stream."""
+        """Describe a branch whose inside is not known as one module that adds to the stream."""
         if role == "mlp":
             found, reader = find_mixer(self.layer, branch, self.fields)
             opaque = Opaque(found.path, written_by=found.written_by, scale=found.scale)
@@ -233,7 +235,7 @@ class _Assembly:
         return any(call.overwritten for call in branch.added.producers)
 
     def _sum_of_experts(self, group: list[Branch]) -> None:
-        """Routed experts and a dense MLP that are added side by side."""
+        """Routed experts and a dense MLP that are added in one sum."""
         routed = [branch for branch in group if has_experts(self.layer, branch)]
         dense = [branch for branch in group if branch not in routed]
         if len(routed) != 1 or len({round(branch.factor, 4) for branch in group}) > 1:
@@ -254,7 +256,7 @@ class _Assembly:
         return find_dense(self.layer, downs[0], branch.source.time, self.fields)
 
     def _flattens(self) -> bool:
-        """Whether the MLP or its norms have batch and positions in one axis."""
+        """Whether the MLP or its norms run with batch and positions in one axis."""
         norms = [self.slots[slot] for slot in ("pre_mlp", "post_mlp") if slot in self.slots]
         behind = [call.inputs[0] for call in norms]
         if self.block.mlp is not None:

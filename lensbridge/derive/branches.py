@@ -1,4 +1,4 @@
-"""What is added to the stream, taken back to the module that computes it."""
+"""Branches: finds the module that computes what is added to the stream."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from lensbridge.spec import Scale
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One thing that is added to the stream.
+    """One value that is added to the stream, and the module that computes it.
 
     Args:
         source: the state of the stream that it is added to.
-        added: what is added, before `factor`.
-        factor: what multiplies it.
-        core: what the branch's own modules gave, before a norm behind them.
+        added: the value that is added, before `factor`.
+        factor: the factor that multiplies it.
+        core: the output of the branch's own modules, before a norm after them.
         post: that norm.
-        root: the outermost module that gave `core`.
+        root: the outermost module that returned `core`.
         channels: the parameter of the block that multiplies it channel by channel.
     """
 
@@ -32,18 +32,18 @@ class Branch:
     channels: str | None = None
 
     def scale(self, layer: Layer, fields: Fields) -> Scale | None:
-        """What multiplies the branch, as the description says it."""
+        """The factor of the branch, as a description has it."""
         if self.channels is not None:
             return self.channels
         return None if unit(self.factor, layer.trace.tolerance) else fields.number(self.factor)
 
     def holds(self, call: TracedCall) -> bool:
-        """Whether a call is the branch's outermost module's, or inside it."""
+        """Whether a call is that of the branch's outermost module, or inside it."""
         return self.root.start <= call.start and call.end <= self.root.end
 
 
 def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branch:
-    """The branch behind a value that is added."""
+    """The branch that computes a value that is added."""
     channels = None
     found = _channels(layer, added)
     if found is not None:
@@ -58,13 +58,13 @@ def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branc
 
 
 def _outermost(layer: Layer, value: Value) -> TracedCall:
-    """The module that gives a value and holds the others that do; else the last one."""
+    """The module that returns a value and contains all others that do; else the last one."""
     whole = [call for call in value.producers if not layer.is_leaf(call)]
     return (whole or value.producers)[-1]
 
 
 def _norm_behind(layer: Layer, value: Value) -> TracedCall | None:
-    """The norm that gives a value, where no module around it does."""
+    """The norm that returns a value, if no module around it returns it too."""
     if not layer.is_leaf(_outermost(layer, value)):
         return None
     leaves = [call for call in value.producers if not is_projection(call.module)]
@@ -72,7 +72,7 @@ def _norm_behind(layer: Layer, value: Value) -> TracedCall | None:
 
 
 def _channels(layer: Layer, value: Value) -> tuple[Value, str] | None:
-    """What a value is before a parameter multiplies it channel by channel, and the parameter."""
+    """The value before a parameter multiplies it channel by channel, and the parameter."""
     for call in value.producers:
         held = list(call.module.named_parameters(recurse=False))
         before = layer.value(call.inputs[0]) if call.inputs else None
@@ -87,7 +87,7 @@ def _channels(layer: Layer, value: Value) -> tuple[Value, str] | None:
 
 
 def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, bool]:
-    """The projection that reads a kernel's output, and whether something stands between them."""
+    """The projection that reads a kernel's output, and whether something is between them."""
     if kernel.z is None or kernel.z.ndim < 3:
         return None, False
     batch, positions = layer.shape[0], layer.shape[1]
@@ -112,7 +112,7 @@ def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, boo
 
 
 def _shares_module(path: str, other: str, layer: str) -> bool:
-    """Whether two paths meet below the layer."""
+    """Whether two paths have a module below the layer in common."""
     below = len(layer.split("."))
     return path.split(".")[: below + 1] == other.split(".")[: below + 1]
 
@@ -132,10 +132,10 @@ def kernels_of(layer: Layer, branch: Branch) -> list[Kernel]:
 
 
 def written_by(layer: Layer, branch: Branch, path: str) -> str | None:
-    """The module to say in `written_by`; None where the branch's own module or its norm writes.
+    """The module for `written_by`; None where the branch's own module or its norm writes.
 
-    The last that hands the value on is the one (a dropout behind the module belongs to it), unless
-    it runs for another branch as well.
+    It is the last module that returns the value (such as a dropout after the branch's module),
+    unless that runs for another branch as well.
     """
     if branch.post is not None:
         return None

@@ -1,4 +1,4 @@
-"""The lists of layers through which the stream passes, and what stands before and behind them."""
+"""Module chains: the lists of layers that the stream passes through."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lensbridge.derive.trace import Trace, TracedCall
 
 @dataclass(eq=False)
 class ModuleChain:
-    """A list of layers, each of which was given what the one before it gave."""
+    """A list of layers, each of which reads the output of the one before."""
 
     path: str
     calls: list[TracedCall]
@@ -33,7 +33,7 @@ class ModuleChain:
 
 @dataclass
 class Search:
-    """What the search for chains found, and why each other list is none."""
+    """The chains that were found, and why each other list of modules is not one."""
 
     chains: list[ModuleChain]
     refused: dict[str, str]
@@ -42,8 +42,8 @@ class Search:
 def find_chains(trace: Trace) -> Search:
     """Every list of layers that carries a stream, in the order in which they ran."""
     found = Search([], {})
-    for path, module in trace.model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module):
+    for path, module in named_parts(trace.model):
+        if isinstance(module, LISTS) and len(module):
             chain = _chain(trace, path, module)
             if isinstance(chain, ModuleChain):
                 found.chains.append(chain)
@@ -66,20 +66,20 @@ def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> ModuleChain | str:
             return f"layer {i} of '{path}' ran {len(here)} times in one pass"
     calls = sorted((call for here in runs for call in here), key=lambda call: call.start)
     if len(calls) < 2 and not _can_stand_alone(trace, calls[0]):
-        return f"'{path}' holds one module that is no layer"
+        return f"'{path}' has one module, which is not a layer"
     return _linked(path, calls)
 
 
 def _linked(path: str, calls: list[TracedCall]) -> ModuleChain | str:
-    """The calls as a chain, if each was given what the one before gave."""
+    """The calls as a chain, if each reads the output of the one before."""
     given = []
     for i, call in enumerate(calls):
         before = calls[i - 1].output if i else call.output
         if before is None or call.output is None:
-            return f"layer {i} of '{path}' gives no tensor"
+            return f"layer {i} of '{path}' returns no tensor"
         wanted = _given(call, before if i else None, call.output)
         if wanted is None:
-            return f"layer {i} of '{path}' is not given what layer {i - 1} gave"
+            return f"layer {i} of '{path}' does not read the output of layer {i - 1}"
         given.append(wanted)
     return ModuleChain(path, calls, given)
 
@@ -89,7 +89,7 @@ def _can_stand_alone(trace: Trace, call: TracedCall) -> bool:
 
 
 def _given(call: TracedCall, before: Tensor | None, like: Tensor) -> Tensor | None:
-    """The stream among a layer's arguments; for a first layer the first of the right shape."""
+    """The stream among a layer's arguments; for the first layer, the first of the right shape."""
     for tensor in call.inputs:
         if not tensor.is_floating_point() or tensor.shape != like.shape or tensor.ndim < 3:
             continue

@@ -1,7 +1,7 @@
-"""A derived description is accepted only if the conformance checks pass on that very model.
+"""Accepts a derived description only if the conformance checks pass on that very model.
 
-Where they fail, the part that they fail in is described as less: attention and MLPs as modules at
-their boundaries, then layers by their ends alone.
+If a check fails, the part that it is about is described with less detail: attention and MLPs by
+their inputs and outputs only, then whole layers.
 """
 
 import re
@@ -34,16 +34,16 @@ Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
 
 _TRIES = 8
 _INSENSITIVE = "should change"
-"""What a failure says where weights are too small, or too much alike, for an edit to show. A copy
-with other weights has shown it."""
+"""Text of failures that only mean that weights are too small or too similar for an edit to show.
+They are ignored, because the check passed on a copy with other weights."""
 
 
 def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
-    """The derivation, or one that says less, with which the model conforms.
+    """The derivation, or one with less detail, to which the model conforms.
 
     Raises:
         UnsupportedArchitectureError: there is none. The message names the part that could not be
-            established and holds a starter adapter file.
+            established and has a starter adapter file.
     """
     from lensbridge.derive.probe import probe_of
 
@@ -64,7 +64,7 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
 
 
 def _failures(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "list[Row]":
-    """The first check that fails, on the copy or on the model itself; none where all pass."""
+    """The first check that fails, on the copy or on the model itself; empty if all pass."""
     from lensbridge.conformance.checks import SOUND
 
     failures = _first_failure(probe, architecture, SOUND)
@@ -122,7 +122,7 @@ def _without_inside(architecture: Architecture) -> Architecture:
 
 
 def by_its_ends(block: Block) -> Block:
-    """A block of which nothing is said but what its norms compute."""
+    """A block without a description of its branches; only what its norms compute is left."""
     norms = block.norms
     return Block(
         norms=Norms(kind=norms.kind, unit_offset=norms.unit_offset, eps=norms.eps), residual=None
@@ -156,7 +156,7 @@ def _without_mlp(architecture: Architecture) -> Architecture:
 
 
 def _writer(block: Block, branch: Branch) -> str | None:
-    """What writes a branch when nothing is said of its inside: the norm behind it, if there is."""
+    """The module that writes a branch if its inside is not described: the norm after it, if any."""
     norms = block.norms
     behind = norms.post_attn if isinstance(branch, Attention) else norms.post_mlp
     assert not isinstance(branch.written_by, tuple)
@@ -164,7 +164,7 @@ def _writer(block: Block, branch: Branch) -> str | None:
 
 
 def _without_expert_parts(architecture: Architecture) -> Architecture:
-    """A mixture by its router alone: first without its shared experts, then without the others."""
+    """A mixture with less detail: first without its shared experts, then without the others."""
     shared = any(isinstance(b.mlp, MoE) and b.mlp.shared is not None for b in _blocks(architecture))
 
     def change(block: Block) -> Block:
@@ -208,7 +208,7 @@ _REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...]
     ("token embedding", r"hook_embed", _without_embeddings),
     ("inside of the layers", r"", _without_inside),
 )  # fmt: skip
-"""Parts, what a failure that is theirs speaks of, and the description without them."""
+"""Parts, a pattern for the failures that are about each, and how to describe less of it."""
 
 
 def _refusal(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What `derive` could find out about a model."""
+"""Derivation: the result of `derive`."""
 
 from dataclasses import dataclass, field
 
@@ -7,11 +7,11 @@ from lensbridge.spec import Architecture
 
 @dataclass(frozen=True)
 class Derivation:
-    """What could be found out about a model.
+    """What could be established about a model.
 
     Args:
-        architecture: the description; None where not even a list of layers was found.
-        established: what was found, in words.
+        architecture: the description; None if not even a list of layers was found.
+        established: the parts that were found, in words.
         missing: which part could not be established, and why.
     """
 
@@ -20,7 +20,7 @@ class Derivation:
     missing: dict[str, str] = field(default_factory=dict)
 
     def render(self) -> str:
-        """A starter adapter file: the parts that were found, the others as comments."""
+        """A starter adapter file with the parts that were found; the others are comments."""
         from lensbridge.derive.render import render_adapter
 
         remarks = tuple(f"{part}: not established: {why}" for part, why in self.missing.items())

@@ -1,4 +1,4 @@
-"""A traced model -> an `Architecture`, with the reasons for what it leaves out."""
+"""Makes an `Architecture` from the trace of a model, and gives reasons for what it leaves out."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +16,11 @@ from lensbridge.spec import Architecture, Stack
 
 @dataclass
 class Description:
-    """What a trace shows.
+    """The description of a traced model.
 
     Args:
-        architecture: None where not even a chain of layers was found.
-        established: what was found, in words.
+        architecture: None if not even a chain of layers was found.
+        established: the parts that were found, in words.
         missing: which part could not be established, and why.
     """
 

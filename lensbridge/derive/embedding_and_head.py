@@ -1,4 +1,4 @@
-"""What stands before the first layer and behind the last: embeddings, final norm, head."""
+"""What comes before the first layer and after the last: embeddings, final norm, head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from lensbridge.spec import Scale
 
 @dataclass
 class EmbeddingSide:
-    """The embeddings of a stack, as the fields of `Stack` name them."""
+    """The embeddings of a stack, under the names of the fields of `Stack`."""
 
     embed: str | None = None
     embed_scale: Scale | None = None
@@ -27,7 +27,7 @@ class EmbeddingSide:
 
 @dataclass
 class HeadSide:
-    """The head, as the fields of `Architecture` name it."""
+    """The head, under the names of the fields of `Architecture`."""
 
     unembed: str | None = None
     unembed_bias: str | None = None
@@ -41,7 +41,7 @@ class HeadSide:
 def find_front(
     trace: Trace, chain: ModuleChain, embed: nn.Module | None, fields: Fields
 ) -> EmbeddingSide:
-    """How the first layer's input comes from the embeddings."""
+    """How the first layer's input is computed from the embeddings."""
     calls = [
         call
         for call in trace.calls
@@ -53,7 +53,7 @@ def find_front(
         return EmbeddingSide(missing={"embed": "the embedding does not run before the first layer"})
     token = calls[-1]
     front = EmbeddingSide(embed=token.path)
-    front.missing["pos_embed"] = "the first layer is given more than the token embedding"
+    front.missing["pos_embed"] = "the first layer reads more than the token embedding"
     for wanted, norm in _sums(trace, chain, token):
         found = _as_sum(trace, chain, token, wanted)
         if found is not None:
@@ -68,7 +68,7 @@ def find_front(
 
 
 def _whole_front(trace: Trace, chain: ModuleChain) -> EmbeddingSide:
-    """The module that embeds what are no ids, whole: its positions may be bare parameters."""
+    """The module that embeds inputs other than ids; its positions may be plain parameters."""
     front = EmbeddingSide()
     wanted = chain.given[0]
     before = [call for call in trace.calls if call.end < chain.start]
@@ -78,12 +78,12 @@ def _whole_front(trace: Trace, chain: ModuleChain) -> EmbeddingSide:
             break
     front.embed = next((call.path for call in before if _gave(call, wanted)), None)
     if front.embed is None:
-        front.missing["embed"] = "no module gives what the first layer is given"
+        front.missing["embed"] = "no module returns the input of the first layer"
     return front
 
 
 def _embeds(call: TracedCall, embed: nn.Module | None) -> bool:
-    """Whether a call is the embedding's, or that of another module with its very weight."""
+    """Whether a call is that of the embedding, or of another module with the same weight."""
     weight = call.module._parameters.get("weight")
     shared = embed is not None and weight is not None and weight is embed._parameters.get("weight")
     return call.module is embed or (shared and not is_projection(call.module))
@@ -92,10 +92,10 @@ def _embeds(call: TracedCall, embed: nn.Module | None) -> bool:
 def _sums(
     trace: Trace, chain: ModuleChain, token: TracedCall
 ) -> Iterator[tuple[Tensor, TracedCall | None]]:
-    """What may be the sum of the embeddings, with the norm that reads it.
+    """Values that may be the sum of the embeddings, with the norm that reads each.
 
-    That is what the first layer is given, or what the norm reads that gives that; where the
-    embeddings are narrower than the stream, what any norm between reads.
+    These are the input of the first layer, and the input of a norm that returns it; where the
+    embeddings are narrower than the stream, also the inputs of norms in between.
     """
     given, output = chain.given[0], token.output
     assert output is not None
@@ -112,14 +112,14 @@ def _sums(
 def _as_sum(
     trace: Trace, chain: ModuleChain, token: TracedCall, wanted: Tensor
 ) -> tuple[float, TracedCall | None] | None:
-    """A sum of embeddings as the factor of the token's and the table of positions, if it is one."""
+    """The factor of the token embedding and the table of positions, if a value is their sum."""
     assert token.output is not None
     scale = fitted_scale(token.output, wanted, trace.tolerance)
     if scale is not None:
         return scale, None
     given, summed = (one - one.mean((0, 1)) for one in (token.output, wanted))
     scale = fitted_scale(given, summed, 10 * trace.tolerance)
-    if scale is not None:  # beside the token one vector, such as a token type's
+    if scale is not None:  # one more vector than the token's, such as that of a token type
         return scale, None
     found = _position_embedding(trace, chain, token, wanted)
     return None if found is None else (found[1], found[0])
@@ -128,7 +128,7 @@ def _as_sum(
 def _position_embedding(
     trace: Trace, chain: ModuleChain, token: TracedCall, wanted: Tensor
 ) -> tuple[TracedCall, float] | None:
-    """The table of positions in the sum, alone or beside another (of token types)."""
+    """The table of positions in the sum, alone or with another table (of token types)."""
     assert token.output is not None
     tables = [
         call
@@ -181,7 +181,7 @@ def find_final_norm(trace: Trace, chain: ModuleChain) -> TracedCall | None:
 
 
 def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: Fields) -> HeadSide:
-    """How the logits come from the head."""
+    """How the logits are computed from the head's output."""
     calls = [call for call in trace.calls if call.module is head and call.start > chain.end]
     if head is None or not calls or calls[-1].output is None:
         return HeadSide()
@@ -194,7 +194,7 @@ def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: 
     output, logits = calls[-1].output, trace.logits
     assert output is not None
     if logits is None or logits.shape != output.shape:
-        back.missing["unembed"] = "the logits are not of the shape that the head gives"
+        back.missing["unembed"] = "the logits have another shape than the head's output"
         return back
     scale = fitted_scale(output, logits, trace.tolerance)
     if scale is None:
@@ -207,7 +207,7 @@ def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: 
 
 
 def _added_bias(trace: Trace, added: Tensor) -> str | None:
-    """The tensor of the model that is added to every row of logits."""
+    """The parameter or buffer that is added to every row of logits."""
     held = {**dict(trace.model.named_parameters()), **dict(trace.model.named_buffers())}
     wide = {path: one.detach() for path, one in held.items() if one.numel() == added.shape[-1]}
     for path, tensor in wide.items():
@@ -224,11 +224,11 @@ def _softcap(
         if close(torch.tanh(output / caps[name]) * caps[name], logits, 10 * tolerance):
             back.logit_softcap = name
             return
-    back.missing["logit_scale"] = "the logits are no multiple of what the head gives"
+    back.missing["logit_scale"] = "the logits are not a multiple of the head's output"
 
 
 def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
-    """The module that gives the model's pooled output."""
+    """The module that returns the model's pooled output."""
     if trace.pooled is None:
         return None
     behind = (call for call in trace.calls if call.start > chain.end)
@@ -236,7 +236,7 @@ def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
 
 
 def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | None:
-    """The module between the stream and the head, where there is more than a final norm."""
+    """The module between the stream and the head, if there is one besides the final norm."""
     for call in trace.calls:  # the outermost first
         if chain.end < call.start and call.end < head.start and _gave(call, head.inputs[0]):
             return call.path
@@ -244,7 +244,7 @@ def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | No
 
 
 def _stream_scale(trace: Trace, chain: ModuleChain, read: Tensor) -> float | None:
-    """What multiplies the last layer's output, or the final norm's, where that is what is read."""
+    """The factor between the output of the last layer, or of the final norm, and what is read."""
     final = find_final_norm(trace, chain)
     streams = [chain.last] if final is None or final.output is None else [chain.last, final.output]
     for stream in streams:

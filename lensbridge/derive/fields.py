@@ -1,4 +1,4 @@
-"""Which config field holds a size or a factor: by its value; names only order the candidates."""
+"""Finds the config field of a size or factor by its value; names only rank the candidates."""
 
 from collections.abc import Iterator
 from math import isclose
@@ -27,7 +27,8 @@ class Fields:
 
     Args:
         config: a HuggingFace config or a part of one.
-        side: "encoder", "decoder" or "": whose fields come first in an encoder-decoder's config.
+        side: "encoder" or "decoder": whose fields come first in the config of an encoder-decoder;
+            otherwise "".
     """
 
     def __init__(self, config: Any, side: str = "") -> None:
@@ -44,9 +45,9 @@ class Fields:
             return None
 
     def holding(self, role: str, value: int) -> str | None:
-        """The field for a size, the likeliest name first; None where none has the value.
+        """The field for a size, the one with the most likely name; None if none has the value.
 
-        A field whose name says nothing of the size is taken for those that must be said.
+        For sizes that a description must have, a field with any name is taken.
         """
         fits = [
             name
@@ -68,11 +69,11 @@ class Fields:
         return min(exact or part, default=len(hints))
 
     def number(self, value: float, tolerance: float = 1e-3) -> float | str:
-        """A factor as the config says it: a field, an expression over fields, or the number."""
+        """A factor as a config field, an expression over fields, or else the number."""
         return next(self._expressions(value, tolerance), round(value, 6))
 
     def numbers(self) -> dict[str, float]:
-        """Every field that holds a number above zero."""
+        """Every field whose value is a number above zero."""
         return {
             name: float(held)
             for name, held in self.values.items()
@@ -104,6 +105,6 @@ class Fields:
                     yield f"{name} / {other}"
 
     def activation(self, wanted: set[str]) -> str | None:
-        """The field that names one of these activations."""
+        """The field whose value is one of these activations."""
         fits = [name for name, held in self.values.items() if held in tuple(wanted)]
         return min(fits, key=lambda name: (name != "hidden_act", "act" not in name), default=None)

@@ -1,4 +1,4 @@
-"""Which projection gives a kernel's q, k or v, in which layout, and what happens between."""
+"""Finds the projection of a kernel's q, k or v, its layout, and what happens between the two."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,13 +27,13 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What one operand of a kernel comes from.
+    """Where one operand of a kernel comes from.
 
     Args:
-        projection: the call that gave it.
-        layout: how a shared projection holds it; None: it has one of its own.
-        gated: whether its projection holds a gate behind each head's query.
-        norm: the norm between, with what it is given.
+        projection: the call that computes it.
+        layout: its layout in a shared projection; None: it has a projection of its own.
+        gated: whether its projection also has a gate after each head's query.
+        norm: the norm between, with the axes of its input.
         rotated: whether positions other than the first were changed after it.
         absolute: whether a norm with a gain follows the rotation.
     """
@@ -48,7 +48,7 @@ class Given:
 
 
 def distinct_heads(operand: Tensor) -> Tensor:
-    """Key/value heads without the repetition that a kernel was given.
+    """Key/value heads without the repetition for grouped heads.
 
     Shapes: `[b, p, h, d]` -> `[b, p, g, d]`.
     """
@@ -63,7 +63,7 @@ def distinct_heads(operand: Tensor) -> Tensor:
 def all_given(
     layer: Layer, role: RoleName, operand: Tensor, sizes: Sizes, before: int
 ) -> Iterator[Given]:
-    """The projections that may be behind an operand, in each layout that fits, the nearest first.
+    """The projections that an operand may come from, in each layout that fits, nearest first.
 
     Shapes: operand `[b, p, n, d]`.
     """
@@ -80,10 +80,10 @@ def all_given(
 
 
 def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given, Given, Given]:
-    """One of each that hold together: three projections, or one in one layout.
+    """A consistent choice of q, k and v: three projections, or one shared in one layout.
 
     Raises:
-        NotEstablished: no three do.
+        NotEstablished: there is none.
     """
     for q, k, v in product(qs, ks, vs):
         split = q.layout is None and k.layout is None and v.layout is None
@@ -91,15 +91,15 @@ def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given
         if split or one:
             return q, k, v
     raise NotEstablished(
-        f"'{qs[0].projection.path}', '{ks[0].projection.path}' and '{vs[0].projection.path}' hold "
-        "q, k and v in no layout that is known"
+        f"'{qs[0].projection.path}', '{ks[0].projection.path}' and '{vs[0].projection.path}' have "
+        "q, k and v in a layout that is not known"
     )
 
 
 def _shares(
     call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes
 ) -> Iterator[tuple[Tensor, FusedLayout | None, bool]]:
-    """This role's share of a projection's output, in every layout whose width fits."""
+    """The part of a projection's output that a role has in each layout whose width fits."""
     output = call.output
     assert output is not None
     batch, positions, n, d = operand.shape
@@ -122,7 +122,7 @@ def _shares(
 def _related(
     layer: Layer, role: RoleName, call: TracedCall, share: Tensor, operand: Tensor, before: int
 ) -> Given | None:
-    """How an operand comes from a share: directly, or through a norm; and whether rotated."""
+    """How an operand is computed from a part: through a norm or not, rotated or not."""
     tolerance = layer.trace.tolerance
 
     def turned(one: Tensor, other: Tensor) -> bool | None:
@@ -148,7 +148,7 @@ def _related(
 
 
 def _per_head(norm: TracedCall, share: Tensor) -> Iterator[tuple[Tensor, Tensor, QKNormAxes]]:
-    """A norm's input and output as `[b, p, n, d]`, in every way in which they can be that."""
+    """A norm's input and output as `[b, p, n, d]`, for each order of axes that is possible."""
     if not norm.inputs or norm.output is None or norm.output.numel() != share.numel():
         return
     given, got = norm.inputs[0], norm.output
@@ -164,9 +164,9 @@ def _per_head(norm: TracedCall, share: Tensor) -> Iterator[tuple[Tensor, Tensor,
 
 
 def same_but_rotated(share: Tensor, operand: Tensor, tolerance: float) -> bool | None:
-    """Whether an operand is a share up to one factor (False) or turned by position (True).
+    """Whether an operand is the part times a factor (False), or rotated by position (True).
 
-    The first position is turned by nothing, and a turn keeps every head's length. None: neither.
+    A rotation leaves the first position as it is and keeps the length of each head. None: neither.
 
     Shapes: both `[b, p, n, d]`.
     """

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values behind a narrow latent, checked in their numbers."""
+"""Multi-head latent attention: found by computing keys and values from the narrow latent."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from lensbridge.derive.trace import Kernel, TracedCall
 
 @dataclass(frozen=True)
 class Latent:
-    """The calls of one latent attention, under the names that `LatentQKV` gives them."""
+    """The calls of one latent attention, under the names of the fields of `LatentQKV`."""
 
     by_role: dict[str, TracedCall]
 
@@ -21,7 +21,7 @@ class Latent:
 
 
 def find_latent(layer: Layer, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> Latent | None:
-    """The latent attention behind a kernel, if its numbers are those of one.
+    """The latent attention that a kernel belongs to, if its values are those of one.
 
     Shapes: q, k, v `[b, p, h, d]`, where v may be narrower.
     """

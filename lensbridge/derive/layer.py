@@ -1,4 +1,4 @@
-"""One layer of a trace as a graph: which values passed, who gave them and who read them."""
+"""One layer of a trace as a graph: its values, the calls that return them and that read them."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from lensbridge.derive.trace import Kernel, Trace, TracedCall
 
 
-class NotEstablished(Exception):  # noqa: N818 - it ends a search, it is no error of anybody's
+class NotEstablished(Exception):  # noqa: N818 - it ends a search and is no error
     """A part of the description could not be established; the message says why."""
 
 
 @dataclass(eq=False)
 class Value:
-    """One tensor of the stream's shape, however many modules handed it on.
+    """One tensor of the stream's shape, also if several modules return it.
 
     Args:
         tensor: `[b, p, m]`.
-        time: when it was first seen.
-        producers: the calls that gave it, innermost first.
-        consumers: the calls that were given it.
+        time: when it first appeared.
+        producers: the calls that return it, innermost first.
+        consumers: the calls that read it.
     """
 
     tensor: Tensor
@@ -30,7 +30,7 @@ class Value:
 
     @cached_property
     def flat(self) -> Tensor:
-        """In double precision, so that sums of it are exact enough to be compared."""
+        """The tensor in double precision, so that sums of it are exact enough to be compared."""
         return self.tensor.flatten().double()
 
     @cached_property
@@ -39,7 +39,7 @@ class Value:
 
 
 class Layer:
-    """One layer of a traced stack: its input, its output and what happened between."""
+    """One layer of a traced stack: its input, its output and the values in between."""
 
     def __init__(self, trace: Trace, call: TracedCall, given: Tensor) -> None:
         self.trace = trace
@@ -97,11 +97,11 @@ class Layer:
         return [k for k in self.trace.kernels if self.call.start < k.time < self.call.end]
 
     def relative(self, path: str) -> str:
-        """A path as the block says it."""
+        """A path relative to the block."""
         return path.removeprefix(self.path).removeprefix(".")
 
     def below(self, path: str) -> list[TracedCall]:
-        """The calls of the modules below a path, given from the model."""
+        """The calls of the modules below a path, which is relative to the model."""
         return [call for call in self.calls if call.path.startswith(f"{path}.")]
 
     def is_leaf(self, call: TracedCall) -> bool:
@@ -110,7 +110,7 @@ class Layer:
 
 
 def is_projection(module: nn.Module) -> bool:
-    """Whether a module has one matrix that maps its input's last axis, whatever its class."""
+    """Whether a module, of any class, has one matrix that maps its input's last axis."""
     weight = module._parameters.get("weight")
     return (
         weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
@@ -126,7 +126,7 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def fitted_scale(a: Tensor, b: Tensor, tolerance: float) -> float | None:
-    """The number c with `b = c a`, if there is one."""
+    """The number c with `b = c * a`, or None."""
     a, b = a.double().flatten(), b.double().flatten().to(a.device)
     if a.shape != b.shape or not bool(a.norm() > 0):
         return None
@@ -135,7 +135,7 @@ def fitted_scale(a: Tensor, b: Tensor, tolerance: float) -> float | None:
 
 
 def common_parent(paths: list[str]) -> str:
-    """The longest path that all of these lie below or are.
+    """The longest path that is equal to or above all of these.
 
     Example:
         >>> common_parent(["attn.self.q", "attn.out.dense"])

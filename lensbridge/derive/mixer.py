@@ -1,4 +1,4 @@
-"""A module that mixes positions without an attention kernel, at its native boundaries."""
+"""Mixers: modules that mix positions without attention, described by inputs and outputs."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Tra
 def mixes_positions(branch: Branch) -> bool:
     """Whether a branch's output at one position depends on its input at another.
 
-    Its outermost module runs once more with the first position's input changed.
+    To find out, its outermost module runs once more with the first position's input changed.
     """
     args, kwargs = branch.root.arguments
     try:
@@ -39,7 +39,7 @@ def mixes_positions(branch: Branch) -> bool:
                 next(tensors(branch.root.module(*_first_changed(args, by), **_kw(kwargs, by))))
                 for by in (0.0, 1.0)
             )
-    except Exception:  # a module that cannot run by itself: not an MLP that is known
+    except Exception:  # a module that cannot run by itself is not a known MLP
         return True
     if plain.ndim != 3 or changed.shape != plain.shape:
         return False
@@ -63,7 +63,7 @@ def _moved(value: Any, by: float) -> Any:
 
 
 def _steps(layer: Layer, branch: Branch) -> tuple[str, ...]:
-    """The modules right inside that ran once and gave something for each position."""
+    """The direct children that ran once and returned something for each position."""
     root = branch.root.path
     inside = [c for c in layer.below(root) if "." not in c.path.removeprefix(f"{root}.")]
     once = [c for c in inside if sum(other.path == c.path for other in inside) == 1]

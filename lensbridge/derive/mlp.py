@@ -1,4 +1,4 @@
-"""The MLP of a branch: what is multiplied with what, and through which activation."""
+"""The MLP of a branch: finds its projections and its activation from the values in between."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +19,7 @@ Dense: TypeAlias = MLP | GatedMLP | FusedGatedMLP
 
 @dataclass(frozen=True)
 class FoundDense:
-    """A dense MLP as described, and the projection that reads the stream for it."""
+    """The description of a dense MLP, and the projection that reads the stream."""
 
     spec: Dense
     reader: TracedCall
@@ -28,23 +28,23 @@ class FoundDense:
 def find_dense(
     layer: Layer, down: TracedCall, after: int, fields: Fields, *, inside: str = ""
 ) -> FoundDense:
-    """The MLP that a down projection ends.
+    """The MLP of a down projection.
 
     Args:
         layer: the layer that it is in.
         down: the call of that projection.
         fields: the config, for the name of the activation.
-        after: when the stream was last in the state that the MLP reads.
-        inside: the module that it must lie in, relative to the block.
+        after: when the state of the stream that the MLP reads appeared.
+        inside: the module that it must be in, relative to the block.
 
     Raises:
-        NotEstablished: what the down projection reads is no activation of a projection.
+        NotEstablished: the input of the down projection is no activation of a projection.
     """
     search = _Search(layer, down, after, fields, inside)
     found = search.plain() or search.fused() or search.gated() or search.behind_norm()
     if found is None:
         raise NotEstablished(
-            f"what '{layer.relative(down.path)}' reads is no known activation of a projection "
+            f"the input of '{layer.relative(down.path)}' is no known activation of a projection "
             "before it"
         )
     return found
@@ -72,7 +72,7 @@ class _Search:
 
     @staticmethod
     def _outer(call: TracedCall, given: bool = False) -> int:
-        """How many vectors a call was given or gave."""
+        """How many vectors the input or output of a call has."""
         tensor = call.inputs[0] if given else call.output
         return -1 if tensor is None else tensor.numel() // tensor.shape[-1]
 
@@ -151,7 +151,7 @@ class _Search:
         return names or None
 
     def _activations(self, pre: Tensor, post: Tensor) -> set[str] | None:
-        """Names of activations that turn one into the other; empty: one without a name."""
+        """Names of activations that map one to the other; empty: one without a name."""
         flat, wanted = pre.double().flatten(), post.double().flatten()
         if flat.shape != wanted.shape:
             return None
@@ -178,7 +178,7 @@ class _Search:
 
 
 def relative_to(spec: Dense, path: str) -> Dense:
-    """The same MLP with its own path given from another module."""
+    """The same MLP with its path relative to another module."""
     return replace(spec, path=spec.path.removeprefix(path).removeprefix("."))
 
 
@@ -197,16 +197,16 @@ def _reads(call: TracedCall, tensor: Tensor) -> bool:
 
 @cache
 def activations() -> dict[str, Any]:
-    """The activations that configs name, as functions; those with weights of their own left out."""
+    """The activations that configs name, as functions, without those that have weights."""
     from transformers.activations import ACT2FN
 
     found: dict[str, Any] = {}
     probe = torch.linspace(-3, 3, 7, dtype=torch.float64)
-    for name in (name for name in ACT2FN if name != "xielu"):  # it says what is not installed
+    for name in (name for name in ACT2FN if name != "xielu"):  # it warns of what is not installed
         try:
             act = ACT2FN[name]
             result = act(probe)
-        except (ImportError, RuntimeError, TypeError):  # needs what is not installed, or halves
+        except (ImportError, RuntimeError, TypeError):  # not installed, or halves the width
             continue
         if not list(act.parameters()) and result.shape == probe.shape and name != "linear":
             found[name] = act

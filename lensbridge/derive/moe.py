@@ -1,4 +1,4 @@
-"""A mixture of experts: the module with stacked weights that is called with chosen indices."""
+"""Mixtures of experts: finds the module with stacked weights that is called with indices."""
 
 from dataclasses import replace
 
@@ -13,14 +13,14 @@ from lensbridge.spec import MLP, GatedMLP, MoE
 
 
 def has_experts(layer: Layer, branch: Branch) -> bool:
-    """Whether a module with stacked weights ran in a branch, behind one that scores them."""
+    """Whether a module with stacked weights ran in a branch, after one that scores the experts."""
     calls = [call for call in layer.calls if branch.holds(call)]
     experts = next((call for call in calls if is_experts(call.module)), None)
     return experts is not None and _router(calls, experts) is not None
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Whether a module holds experts stacked in three-dimensional parameters."""
+    """Whether a module has experts stacked in three-dimensional parameters."""
     return any(
         parameter.ndim == 3 and parameter.shape[0] > 1
         for parameter in module.parameters(recurse=False)
@@ -49,7 +49,7 @@ def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, TracedC
 
 
 def _router(calls: list[TracedCall], experts: TracedCall) -> TracedCall | None:
-    """The first call that gives one score for each expert."""
+    """The first call that returns one score for each expert."""
     count = next(p.shape[0] for p in experts.module.parameters(recurse=False) if p.ndim == 3)
     for call in calls:
         scores = any(_scores(tensor, count) for tensor in call.outputs)
@@ -82,7 +82,7 @@ def _shared(
 
 
 def _is_overwritten(calls: list[TracedCall], down: TracedCall) -> bool:
-    """Whether what a projection gave, also as a module's around it, was written into later."""
+    """Whether the output of a projection, or of a module around it, was written to later."""
     around = (call for call in calls if call.start <= down.start and down.end <= call.end)
     same = (call for call in around if call.output is not None and down.output is not None)
     return any(
@@ -93,7 +93,7 @@ def _is_overwritten(calls: list[TracedCall], down: TracedCall) -> bool:
 
 
 def beside(experts: MoE, shared: Dense) -> MoE:
-    """A mixture whose shared MLP stands next to it, said from the module around both."""
+    """A mixture whose shared MLP is next to it, with paths relative to the module around both."""
     parent = common_parent([experts.path.rpartition(".")[0], shared.path.rpartition(".")[0]])
 
     def from_parent(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Which modules are norms, and what they compute: by their numbers."""
+"""Finds which modules are norms, and what they compute, from their inputs and outputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
 
 @dataclass(frozen=True)
 class NormFacts:
-    """What a norm module computes; `eps` only where the module itself does not hold it."""
+    """What a norm module computes; `eps` only where the module itself does not have it."""
 
     kind: NormKind
     unit_offset: bool
@@ -24,7 +24,7 @@ class NormFacts:
 
 
 def looks_like_norm(call: TracedCall) -> bool:
-    """Whether a module's output stays the same, up to its eps, when its input is made larger."""
+    """Whether a module's output stays the same, up to its eps, when its input is scaled."""
     if not call.inputs or call.output is None:
         return False
     given, got = call.inputs[0], call.output
@@ -35,7 +35,7 @@ def looks_like_norm(call: TracedCall) -> bool:
     try:
         with torch.no_grad():
             larger = call.module(given * 16)
-    except Exception:  # a module that needs more than its input is no norm
+    except Exception:  # a module that needs more than its input is not a norm
         return False
     return isinstance(larger, Tensor) and close(larger, got, 0.03) and not close(given, got, 1e-3)
 
@@ -66,7 +66,7 @@ def facts_of(call: TracedCall, fields: Fields, tolerance: float) -> NormFacts:
 
 
 def _candidates(module: nn.Module, fields: Fields) -> Iterator[tuple[float, Scale | None]]:
-    """What may stand under the root, with how to say it: the module's own needs no saying."""
+    """Candidates for eps, and how to describe each; the module's own need not be described."""
     for name in _EPS_NAMES:
         held = getattr(module, name, None)
         if isinstance(held, float):
@@ -89,7 +89,7 @@ def norm_before(layer: Layer, source: Value, reader: TracedCall) -> TracedCall |
     """The norm between a state of the stream and a module that reads it.
 
     Raises:
-        NotEstablished: the module reads something else than the stream or a norm of it.
+        NotEstablished: the module reads neither the stream nor a norm of it.
     """
     read = layer.value(reader.inputs[0])
     if read is source:

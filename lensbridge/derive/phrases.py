@@ -1,4 +1,4 @@
-"""What a description says, in words."""
+"""A description in words."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def _stack(stack: Stack) -> Iterator[str]:
 
 def _block(block: Block) -> str:
     if block.residual is None:
-        return "in each layer: its ends"
+        return "in each layer: its input and output"
     parts = [f"{_attention(part)}" for part in (block.attn, block.cross) if part is not None]
     if block.mixer is not None:
         parts.append(f"'{block.mixer.path}' at its boundaries")

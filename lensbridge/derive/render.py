@@ -1,4 +1,4 @@
-"""An architecture as the text of an adapter file, in the style of the built-in ones."""
+"""Writes an architecture as an adapter file, in the style of the built-in ones."""
 
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
@@ -19,8 +19,8 @@ def render_adapter(architecture: Architecture, remarks: tuple[str, ...] = ()) ->
     """The text of an adapter file.
 
     Args:
-        architecture: what to say.
-        remarks: lines to put before the description as comments.
+        architecture: the description.
+        remarks: lines to put before it as comments.
     """
     constant = _constant(architecture.name)
     body = _value(architecture, 0, len(constant) + 3)
@@ -54,7 +54,7 @@ def _types(value: Any) -> set[str]:
 
 
 def _shown(value: Any) -> list[Field[Any]]:
-    """The fields that are not as they are by default, the ones that name a thing first."""
+    """The fields without their default value; those with a name or path come first."""
     found = [one for one in fields(value) if not _is_default(one, getattr(value, one.name))]
     return sorted(found, key=_place) if isinstance(value, Stack) else found
 
@@ -70,7 +70,7 @@ def _is_default(one: Field[Any], value: Any) -> bool:
 
 
 def _value(value: Any, indent: int, before: int) -> str:
-    """A value as source, on one line where it fits behind `before` characters."""
+    """A value as source, on one line if it fits after `before` characters."""
     flat = _flat(value)
     if indent + before + len(flat) + 1 <= _WIDTH or not (is_dataclass(value) or _nested(value)):
         return flat

@@ -1,8 +1,8 @@
-"""How a layer's output comes from its input: the sums that were made, found in their numbers.
+"""How a layer's output is computed from its input: the sums, found by comparing values.
 
-The stream passes through states. Every value that some module was given may be one. Between two
-states lies what one module (or two together) gave, times a factor; or a norm. A path of such steps
-from the layer's input to its output is how the branches meet the stream.
+The stream goes through states; every value that a module reads may be one. A step from one state to
+the next adds the output of a module (or of two) times a factor, or is a norm. A path of such steps
+from the layer's input to its output shows how the branches are added to the stream.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ class Step:
 
     Args:
         source: the state before, `target` the state after.
-        added: what is added, with its factor.
+        added: the values that are added, with their factors.
         norm: the norm that it goes through instead.
-        factor: what multiplies the whole sum.
+        factor: the factor of the whole sum.
     """
 
     source: Value
@@ -49,10 +49,10 @@ class Residual:
             self.gram = self.matrix @ self.matrix.T
 
     def steps(self) -> list[Step] | None:
-        """The steps from the layer's input to its output; None where there is no such path.
+        """The steps from the layer's input to its output; None if there is no such path.
 
-        A path in which every step adds one thing is preferred, then one in which several are added
-        at once, then one whose whole sum is multiplied.
+        Paths whose steps add one value each are preferred, then those that add several at once,
+        then those whose whole sum is multiplied.
         """
         if not self.given:
             return None
@@ -108,7 +108,7 @@ class Residual:
         return None
 
     def _usable(self, here: Value, target: Value) -> Tensor:
-        """Which given values can lie between: what appeared after the one and before the other."""
+        """Which values can be added between two states: those that appeared between them."""
         return torch.tensor(
             [here.time < value.time < target.time and value is not target for value in self.given]
         )
@@ -144,7 +144,7 @@ class Residual:
         return tuple(sorted([(float(a[i, j]), i), (float(a[j, i]), j)], key=lambda one: one[1]))
 
     def _multiplied(self, here: Value, target: Value, usable: Tensor) -> Step | None:
-        """`target = c (here + given)` with one c."""
+        """A step `target = c * (here + value)` with one factor c."""
         for i in usable.nonzero().flatten().tolist():
             pair = torch.stack([here.flat, self.given[i].flat], dim=1)
             c, d = torch.linalg.lstsq(pair, target.flat[:, None]).solution.flatten().tolist()
@@ -155,7 +155,7 @@ class Residual:
 
 
 def _worth(path: list[Step]) -> tuple[int, int, int]:
-    """How much a path explains: single additions, then few norms, then few steps."""
+    """The rank of a path: single additions count most, then few norms, then few steps."""
     return (
         sum(len(step.added) == 1 for step in path),
         -sum(step.norm is not None for step in path),

@@ -1,4 +1,4 @@
-"""One tower of layers: from its embeddings to its final norm."""
+"""One stack of layers, from its embeddings to its final norm."""
 
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -16,30 +16,30 @@ from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.spec import Block, Dims, Stack
 
 Side = Literal["", "encoder", "decoder"]
-"""Which of the two stacks of an encoder-decoder; "": the only one."""
+"""One of the two stacks of an encoder-decoder; "" is the only stack of other models."""
 
 
 @dataclass
 class FoundStack:
-    """A tower as described, and which part could not be established and why."""
+    """The description of a stack, and which parts could not be established and why."""
 
     stack: Stack
     missing: dict[str, str] = field(default_factory=dict)
 
 
 def find_stack(trace: Trace, chain: ModuleChain, embed: nn.Module | None, side: Side) -> FoundStack:
-    """What one tower looks like."""
+    """The description of one stack."""
     search = _StackSearch(trace, chain, side)
     return FoundStack(search.stack(embed), search.missing)
 
 
 def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
-    """The config that holds a tower's sizes, and its name inside the model's own."""
+    """The config with a stack's sizes, and its name in the model's own config."""
     inner = config.get_text_config(decoder=side != "encoder", encoder=side == "encoder")
     for name in getattr(config, "sub_configs", {}):
         if getattr(config, name, None) is inner:
             return inner, name
-    own = getattr(config, side, None) if side else None  # T5 Gemma: one config for each side
+    own = getattr(config, side, None) if side else None  # T5 Gemma has a config for each side
     return (config, None) if not hasattr(own, "to_dict") else (own, side)
 
 
@@ -90,7 +90,7 @@ class _StackSearch:
         ]
 
     def _kinds(self, blocks: list[FoundBlock]) -> list[Block]:
-        """One description for each way in which layers are built."""
+        """One description for each kind of layer."""
         by_shape: dict[tuple[str, ...], list[FoundBlock]] = {}
         for call, block in zip(self.chain.calls, blocks, strict=True):
             shape = tuple(f"{p}:{type(m).__name__}" for p, m in call.module.named_modules() if p)
@@ -100,17 +100,17 @@ class _StackSearch:
         return sorted(kinds, key=lambda block: -_named(block))
 
     def _merged(self, alike: list[FoundBlock]) -> Block:
-        """What layers of one build have in common."""
+        """What layers of one kind have in common."""
         blocks = [_as_rotary(block.block, alike) for block in alike]
         most = max(blocks, key=blocks.count)
         self.missing.update(alike[blocks.index(most)].missing)
         for i, block in enumerate(blocks):
             if block != most and not _is_less(block, most):
-                self.missing.setdefault("layers", f"layer {i} of those built alike differs")
+                self.missing.setdefault("layers", f"layer {i} differs from others of its kind")
         return most
 
     def _streams(self) -> Literal["streams_first", "streams_last"] | None:
-        """Where the axis of several streams is: beside batch and positions."""
+        """Where the axis of several streams is: before batch and positions, or after them."""
         shape = self.chain.last.shape
         if len(shape) != 4:
             return None
@@ -134,7 +134,7 @@ class _StackSearch:
             elif role == "kv_heads":
                 said[role] = value
             else:
-                self.missing[f"dims.{role}"] = f"no config field holds {value}"
+                self.missing[f"dims.{role}"] = f"no config field has the value {value}"
         said["context"] = self._context()
         return Dims(**said)
 
@@ -147,7 +147,7 @@ class _StackSearch:
 
 
 def _with_bias_of(blocks: list[Block], block: Block) -> Block:
-    """The embedding of relative positions is said of all layers; the first alone may hold it."""
+    """A block with the embedding of relative positions, which only the first layer may have."""
     attn = block.attn
     for other in blocks:
         bias = None if other.attn is None else other.attn.position_bias
@@ -161,14 +161,14 @@ def _path(block: Block) -> str | None:
 
 
 def _named(part: Any) -> int:
-    """How much a description says: a layer must be tried with the one that says most first."""
+    """How detailed a description is: layers are tried with the most detailed one first."""
     if not is_dataclass(part):
         return int(part is not None and part is not False)
     return sum(_named(getattr(part, one.name)) for one in fields(part))
 
 
 def _as_rotary(block: Block, alike: list[FoundBlock]) -> Block:
-    """Some layers of a build may leave out the rotation (NoPE): it is said of all."""
+    """A block with rotary attention if some of its kind have it; others may lack it (NoPE)."""
     turned = any(other.block.attn is not None and other.block.attn.rotary for other in alike)
     if block.attn is None or not turned:
         return block
@@ -176,9 +176,9 @@ def _as_rotary(block: Block, alike: list[FoundBlock]) -> Block:
 
 
 def _is_less(block: Block, most: Block) -> bool:
-    """Whether a layer showed a part of what the others did, and nothing else.
+    """Whether a layer shows only a part of what the others show.
 
-    In a first layer a norm without a gain may show nothing: what it is given is normed already.
+    In a first layer a norm without a gain may not show, because its input is normed already.
     """
     return block.residual is None or all(
         getattr(block, part) in (getattr(most, part), None)

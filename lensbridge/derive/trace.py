@@ -1,4 +1,4 @@
-"""One forward pass, written down: what every module was given and gave, what every kernel saw."""
+"""Records one forward pass: inputs and outputs of every module and every attention kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lensbridge.derive.probe import inputs_of
+from lensbridge.errors import InputError
+from lensbridge.native.calling import Calling, logits_in
+from lensbridge.native.trial import undisturbed
+from lensbridge.native.wrappers import named_parts
 
 
 @dataclass(eq=False)
@@ -19,10 +23,10 @@ class TracedCall:
 
     Args:
         path: the module, from the model.
-        start: when it began, in ticks of the trace's clock; `end`: when it ended.
-        inputs: every tensor that it was given, as it was then; so `outputs`.
-        arguments: what it was called with, itself.
-        overwritten: whether what it gave was written into later.
+        start: when it began, in ticks of the trace's clock; `end` is when it ended.
+        inputs: copies of the tensors that it read; `outputs` likewise.
+        arguments: the arguments themselves.
+        overwritten: whether its output was written to later.
     """
 
     path: str
@@ -36,7 +40,7 @@ class TracedCall:
 
     @property
     def output(self) -> Tensor | None:
-        """What hooks take for the output: the first tensor."""
+        """The output as hooks see it: the first tensor."""
         return self.outputs[0] if self.outputs else None
 
 
@@ -44,7 +48,7 @@ class TracedCall:
 class Kernel:
     """One attention kernel and the module inside which it ran.
 
-    Shapes: all `[b, h, p, d]` or `[(b h), p, d]`; k and v with as many heads as they came with.
+    Shapes: all `[b, h, p, d]` or `[(b h), p, d]`; k and v may have fewer heads.
     `extra_column`: whether its softmax runs over one score more than there are keys.
     """
 
@@ -59,7 +63,7 @@ class Kernel:
 
 @dataclass
 class Trace:
-    """What happened in one forward pass, in the order in which it happened."""
+    """The calls and kernels of one forward pass, in order."""
 
     model: nn.Module
     inputs: dict[str, Any]
@@ -73,18 +77,18 @@ class Trace:
         return [call for call in self.calls if call.path == path]
 
     def within(self, path: str) -> list[TracedCall]:
-        """The calls of the modules below a path, not of the one there."""
+        """The calls of the modules below a path, without the module itself."""
         return [call for call in self.calls if call.path.startswith(f"{path}.")]
 
     @property
     def tolerance(self) -> float:
-        """How far two computations of one value may lie apart, relative to its size."""
+        """How far two computations of one value may differ, relative to its size."""
         dtype = next(self.model.parameters()).dtype
         return 2e-2 if dtype in (torch.float16, torch.bfloat16) else 2e-5
 
 
 def trace(model: nn.Module) -> Trace:
-    """Run the model once and write down what happened.
+    """Run the model once and record it.
 
     Raises:
         RuntimeError: it ran on none of the inputs tried, with the last reason.
@@ -93,7 +97,7 @@ def trace(model: nn.Module) -> Trace:
     for inputs in inputs_of(model):
         try:
             return _run(model, inputs)
-        except Exception as error:  # a foreign forward may raise anything
+        except Exception as error:  # the model's code may raise anything
             reason = error
     raise RuntimeError(f"it ran on none of the inputs tried: {reason}") from reason
 
@@ -101,10 +105,9 @@ def trace(model: nn.Module) -> Trace:
 def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
     found = Trace(model, inputs)
     recorder = _Recorder(found)
-    was_training = model.training
-    with torch.no_grad(), recorder.attached(), recorder.taps():
-        output = model.eval()(**inputs)
-    model.train(was_training)
+    calling = Calling.of(model)
+    with undisturbed(model), recorder.attached(), recorder.taps():
+        output = calling.call(model, inputs)
     recorder.note_overwritten()
     found.calls.sort(key=lambda call: call.start)
     found.logits = _logits(output)
@@ -113,10 +116,10 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
 
 
 def _logits(output: Any) -> Tensor | None:
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    return next(iter(tensors(output)), None)
+    try:
+        return logits_in(output)
+    except InputError:
+        return next(iter(tensors(output)), None)
 
 
 def tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
@@ -152,7 +155,7 @@ class _Recorder:
     def attached(self) -> Iterator[None]:
         handles = []
         try:
-            for path, module in self.found.model.named_modules():
+            for path, module in named_parts(self.found.model):
                 handles += [
                     module.register_forward_pre_hook(self._enter(path), with_kwargs=True),
                     module.register_forward_hook(self._leave(path)),
@@ -163,7 +166,7 @@ class _Recorder:
                 handle.remove()
 
     def note_overwritten(self) -> None:
-        """Say of each call whether its output was written into since."""
+        """Note for each call whether its output was written to since."""
         for call, tensor, version in self.given:
             call.overwritten = tensor._version != version
 
@@ -195,7 +198,7 @@ _OPERANDS = ("mat1", "batch1", "other", "mat2", "batch2")
 
 
 class _Taps(TorchFunctionMode):
-    """Sees the attention kernels: the fused function, or product, softmax, product."""
+    """Records attention kernels: the fused function, or product, softmax, product."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The demo's results as findings for the terminal and as a page."""
+"""The demo's results as findings for the terminal and as an HTML page."""
 
 from dataclasses import dataclass
 

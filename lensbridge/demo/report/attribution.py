@@ -13,7 +13,7 @@ from lensbridge.viz.report import Finding, Section
 
 
 def finding(result: Attribution) -> Finding:
-    """The top head, and whether its ablation bears the attribution out."""
+    """The top head, and whether its ablation confirms the attribution."""
     says = "confirms" if result.confirmed else "does not confirm"
     return Finding(
         "Direct logit attribution",
@@ -24,7 +24,7 @@ def finding(result: Attribution) -> Finding:
 
 
 def section(result: Attribution) -> Section:
-    """Heads attributed and ablated, and the whole sum."""
+    """Contributions and ablations of heads, and the whole sum."""
     first = result.prompts[0]
     parts = (
         report.paragraph(
@@ -94,7 +94,7 @@ def _ablation(result: Attribution) -> Html:
 
 
 def _indirect(result: Attribution) -> str:
-    """What the picture of heads alone would leave out."""
+    """The part of the effects that direct contributions of heads do not show."""
     heads, mlps, total = (
         float(term) for term in (result.heads.sum(), result.mlps.sum(), result.before.mean())
     )
@@ -104,8 +104,8 @@ def _indirect(result: Attribution) -> str:
         f"Of {rounded(total, 2)} logits, all heads together write {signed(heads, 2)} directly and "
         f"the MLPs {signed(mlps, 2)}. The head that costs most when ablated is "
         f"{head_name(costly)}: {rounded(lost, 2)}, of which {signed(written, 2)} is its direct "
-        "write. The rest of its effect passes through later layers, which attribution by head "
-        "does not see."
+        "write. The rest of its effect passes through later layers, which direct attribution does "
+        "not include."
     )
 
 

@@ -1,4 +1,4 @@
-"""Heads as readers name and see them."""
+"""Names of heads, and a heatmap of them."""
 
 from lensbridge.viz import Heatmap, Html, Scale
 

@@ -9,7 +9,7 @@ from lensbridge.viz.report import Finding, Section
 
 
 def finding(result: Induction) -> Finding:
-    """The top head's score and what repetition does to the loss."""
+    """The top head's score, and how repetition changes the loss."""
     first, second = result.halves
     return Finding(
         "Induction",
@@ -23,10 +23,10 @@ def section(result: Induction) -> Section:
     """Scores, losses and the top head's pattern."""
     parts = (
         report.paragraph(
-            f"The model reads {result.period} random words twice over. An induction head, at the "
-            "second copy of a word, looks at what followed the first copy, and so predicts how "
-            f"the sequence goes on. A head's score is its mean attention {result.period - 1} "
-            "positions back from there (`hook_pattern`)."
+            f"The model reads {result.period} random words, twice. At the second copy of a word, "
+            "an induction head attends to the word that followed the first copy, and so predicts "
+            f"the next word. A head's score is its mean attention {result.period - 1} positions "
+            "back from the second copy (`hook_pattern`)."
         ),
         report.side_by_side(
             report.stacked(_scores(result), _loss(result)),
@@ -42,7 +42,8 @@ def _scores(result: Induction) -> Html:
     return report.figure(
         head_grid("Induction scores", result.scores.tolist(), scale, result.top),
         "Induction scores",
-        "1 means that a head, at the second copy of a word, looks only at what followed the first.",
+        "1 means that the head, at the second copy of a word, attends only to what followed the "
+        "first.",
     )
 
 
@@ -61,7 +62,7 @@ def _loss(result: Induction) -> Html:
         picture.svg(),
         "Loss of each prediction",
         f"{first:.2f} nats on average in the first copy, {second:.2f} in the second. The word "
-        "that begins the second copy cannot be foreseen.",
+        "that begins the second copy cannot be predicted.",
     )
 
 
@@ -85,6 +86,6 @@ def _pattern(result: Induction) -> Html:
     return report.figure(
         picture.svg(),
         f"Attention of {head_name(result.top)} on one sequence",
-        "Each row is a position that looks, each column one that is looked at. The stripe in the "
-        "lower half is induction.",
+        "Each row is a query position, each column a key position. The stripe in the lower half is "
+        "induction.",
     )

@@ -34,7 +34,7 @@ def section(result: Patching) -> Section:
             f"The model reads “{prompt.text}” and should say `{right}`; after "
             f"“{prompt.corrupted}” it should say `{wrong}`. Each cell is one run on the second "
             "text with one activation copied from the first, at one layer and one position. The "
-            f"metric is the logit of `{right}` less the logit of `{wrong}`, scaled so that 0 is "
+            f"metric is the logit of `{right}` minus the logit of `{wrong}`, scaled so that 0 is "
             "the corrupted run and 1 the clean one."
         ),
         report.side_by_side(*_patch_figures(result), _runs(result)),
@@ -46,15 +46,15 @@ def section(result: Patching) -> Section:
 _PATCHES = {
     "resid_pre": (
         "Residual stream",
-        "`resid_pre`: everything that a position holds at the start of a layer. Follow the answer "
-        "from the landmark to the last position.",
+        "`resid_pre`: the residual stream at the start of a layer. The answer moves from the "
+        "landmark to the last position.",
     ),
     "attn_out": (
         "Attention",
-        "`attn_out`: what attention adds in a layer. It is what moves information from one "
-        "position to another.",
+        "`attn_out`: what attention adds in a layer. Attention moves information from one position "
+        "to another.",
     ),
-    "mlp_out": ("MLP", "`mlp_out`: what the MLP adds in a layer, where the information is."),
+    "mlp_out": ("MLP", "`mlp_out`: what the MLP adds in a layer, at the same position."),
 }
 
 
@@ -93,6 +93,6 @@ def _runs(result: Patching) -> Html:
     return report.figure(
         report.table(("run", "says", "probability", "logit difference"), rows),
         "The two runs",
-        f"The answer reaches the last position {_arrival(result)}. What fetches it is attention, "
-        f"most of all layer {layer}'s, whose output there restores {float(fetched[layer]):.0%}.",
+        f"The answer reaches the last position {_arrival(result)}. Attention brings it there, most "
+        f"of all that of layer {layer}, whose output restores {float(fetched[layer]):.0%}.",
     )

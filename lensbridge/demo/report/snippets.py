@@ -1,4 +1,4 @@
-"""The code that the demo report shows beside its pictures. The tests run it."""
+"""The code that the demo report shows next to its pictures. The tests run it."""
 
 from typing import Final
 

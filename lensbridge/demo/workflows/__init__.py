@@ -1,4 +1,4 @@
-"""Three classic analyses as plain computations: patching, head attribution, induction.
+"""Three classic analyses: activation patching, attribution to heads, induction.
 
 They need a causal language model with a tokenizer and a norm before the head, and they return
 numbers; `lensbridge.demo.report` draws them.

@@ -17,7 +17,7 @@ from lensbridge.hooks.callbacks import Hook
 from lensbridge.model import LensModel
 
 EXACT = 1e-4
-"""How far the contributions may miss the logit difference, in logits: float32 rounding."""
+"""How far the sum of contributions may be from the logit difference, in logits (rounding)."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,22 @@ class Attribution:
     """Every term of the logit difference, averaged over prompts, and each head's ablation.
 
     Args:
-        prompts: what was averaged over.
-        heads: what each head writes.
-        mlps: what each MLP writes.
-        attention_biases: what each attention's output bias writes.
-        embeddings: the token and the position embedding.
-        constants: the final norm's bias and the head's.
+        prompts: the prompts that were averaged over.
+        heads: the contribution of each head.
+        mlps: the contribution of each MLP.
+        attention_biases: the contribution of each attention's output bias.
+        embeddings: the contributions of token and position embedding.
+        constants: the contributions of the biases of final norm and head.
         before: logit difference of each prompt.
-        ablated: logit difference of each prompt without one head.
-        error: the largest distance on any prompt from the sum of all terms to the difference.
-        tokens: the first prompt's.
-        attention: what the top head attends to from the first prompt's last position.
+        ablated: logit difference of each prompt with one head ablated.
+        error: the largest difference, over prompts, between the sum of all terms and the logit
+            difference.
+        tokens: the tokens of the first prompt.
+        attention: attention of the top head from the last position of the first prompt.
 
     Shapes: heads `[layer, head]`; mlps and attention_biases `[layer]`; before `[batch]`; ablated
         `[layer, head, batch]`; attention `[pos]`.
-    Units: logits, right name less wrong name; attention is a probability.
+    Units: logits, right name minus wrong name; attention is a probability.
     """
 
     prompts: tuple[Prompt, ...]
@@ -61,7 +62,7 @@ class Attribution:
 
     @property
     def drops(self) -> Tensor:
-        """How much of the logit difference ablating each head takes away.
+        """How much the logit difference falls when each head is ablated.
 
         Shapes: `[layer, head]`
         """
@@ -69,16 +70,15 @@ class Attribution:
 
     @property
     def confirmed(self) -> bool:
-        """Whether ablating the top head costs at least half of what is attributed to it."""
+        """Whether ablating the top head costs at least half of its contribution."""
         return bool(self.drops[self.top] >= 0.5 * self.heads[self.top] > 0)
 
 
 @torch.no_grad()
 def attribute_heads(model: LensModel, prompts: Sequence[Prompt]) -> Attribution:
-    """Split the logit difference into what each part of the model writes, then ablate each head.
+    """Split the logit difference into contributions of each part, then ablate each head.
 
-    The final norm's divisor is held at its value of the run, which makes the logits linear in the
-    writes.
+    The final norm divides by the scale of the run, so the logits are linear in what parts write.
 
     Raises:
         LensbridgeError: the terms do not sum to the logit difference.
@@ -89,8 +89,8 @@ def attribute_heads(model: LensModel, prompts: Sequence[Prompt]) -> Attribution:
     error = float((sum(value.sum(0) for value in terms.values()) - before).abs().max())
     if not error <= EXACT:
         raise LensbridgeError(
-            f"The contributions miss the logit difference by {error:.2g} logits, more than the "
-            f"{EXACT:g} that rounding explains."
+            f"The sum of contributions differs from the logit difference by {error:.2g} logits, "
+            f"more than the {EXACT:g} that rounding explains."
         )
     mean = {name: value.mean(-1) for name, value in terms.items()}
     heads = mean["heads"].view(model.cfg.n_layers, model.cfg.n_heads)
@@ -120,7 +120,7 @@ def _terms(model: LensModel, texts: list[str], answers: Answers) -> dict[str, Te
     towards = model.W_U.T[answers.right] - model.W_U.T[answers.wrong]
 
     def seen(writes: Tensor) -> Tensor:
-        """Writes `[part, batch, d_model]` (or `[part, 1, d_model]`) as logits `[part, batch]`."""
+        """Logits `[part, batch]` of vectors `[part, batch, d_model]` (or `[part, 1, d_model]`)."""
         return (norm.norm.centered(writes) / cache[scale][:, 0] * norm.w * towards).sum(-1)
 
     heads = torch.cat([cache["result", layer][:, 0].transpose(0, 1) for layer in layers])
@@ -141,7 +141,7 @@ def _embeddings(model: LensModel) -> dict[str, str]:
 
 
 def _ablate(model: LensModel, texts: list[str], answers: Answers, layer: int, head: int) -> Tensor:
-    """Logit differences with one head writing nothing, at any position.
+    """Logit differences with one head set to zero at all positions.
 
     Shapes: `[batch]`
     """

@@ -16,15 +16,15 @@ from lensbridge.model import LensModel
 
 @dataclass(frozen=True)
 class Induction:
-    """How each head attends on repeated random words, and what the repetition is worth.
+    """How each head attends on repeated random words, and how much lower the loss gets.
 
     Args:
-        tokens: the first row, as text: BOS, then `period` words twice over.
+        tokens: the first row, as text: BOS, then `period` words, twice.
         period: how many words are repeated.
-        scores: attention from a word's second copy to what followed its first, averaged.
+        scores: mean attention from the second copy of a word to the word after its first copy.
         chance: loss of a uniform guess among the words.
-        loss: of each prediction, averaged over rows.
-        pattern: the top head's attention on the first row.
+        loss: loss of each prediction, averaged over rows.
+        pattern: attention of the top head on the first row.
 
     Shapes: scores `[layer, head]`; loss `[2 * period]`, entry `j` predicts token `j + 1`; pattern
         `[query, key]`.
@@ -58,7 +58,7 @@ def score_induction(model: LensModel, rows: int = 16, period: int = 20, seed: in
         model: the model.
         rows: how many sequences to average over.
         period: how many words, all different, before they repeat.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     tokens = repeated_words(model, rows, period, seed)
     layers = range(model.cfg.n_layers)
@@ -79,7 +79,7 @@ def score_induction(model: LensModel, rows: int = 16, period: int = 20, seed: in
 def repeated_words(model: LensModel, rows: int, period: int, seed: int) -> Tensor:
     """BOS, then random words of the demo's grammar, then the same words again.
 
-    No word stands twice in a period, so that there is one place to look.
+    No word occurs twice in a period, so that the position to attend to is unique.
 
     Shapes: `[rows, 1 + 2 * period]`
     """
@@ -92,7 +92,7 @@ def repeated_words(model: LensModel, rows: int, period: int, seed: int) -> Tenso
 
 
 def word_tokens(model: LensModel) -> Tensor:
-    """The words of the demo's grammar that stand inside a sentence.
+    """The words of the demo's grammar that occur inside a sentence.
 
     Shapes: `[word]`
     """
@@ -100,7 +100,7 @@ def word_tokens(model: LensModel) -> Tensor:
 
 
 def _stripe(pattern: Tensor, period: int) -> Tensor:
-    """Attention from each word's second copy to the word after its first: `period - 1` back.
+    """Attention from the second copy of each word to the word after its first, `period - 1` back.
 
     Shapes: `[batch, head, query, key]` -> `[head]`
     """

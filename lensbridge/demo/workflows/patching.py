@@ -1,4 +1,4 @@
-"""Activation patching, layer by position."""
+"""Activation patching by layer and position."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PATCHED = ("resid_pre", "attn_out", "mlp_out")
 
 @dataclass(frozen=True)
 class Run:
-    """What the model makes of one text.
+    """The prediction of the model for one text.
 
     Args:
         tokens: the text's tokens.
@@ -37,17 +37,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Patching:
-    """What each patch from the clean into the corrupted run restores.
+    """How much each patch from the clean into the corrupted run restores.
 
     Args:
         prompt: the clean and the corrupted text.
         clean: the run on the clean text.
-        corrupted: the run on the corrupted text, position by position as long.
+        corrupted: the run on the corrupted text, which is as long.
         grids: for each patched point the effect of every patch.
 
     Shapes: each grid `[layer, pos]`.
-    Units: the grids are fractions of the way from the corrupted logit difference (0) to the clean
-        one (1).
+    Units: fractions of the difference between the corrupted logit difference (0) and the clean one
+        (1).
     """
 
     prompt: Prompt
@@ -61,7 +61,7 @@ class Patching:
 
     @property
     def arrival(self) -> int | None:
-        """The first layer at whose start the last position holds half of the answer, or None."""
+        """The first layer before which patching the last position restores half, or None."""
         held = (self.grids["resid_pre"][:, -1] >= 0.5).nonzero()
         return int(held[0]) if len(held) else None
 
@@ -72,7 +72,7 @@ def patch_positions(model: LensModel, prompt: Prompt) -> Patching:
 
     Raises:
         InputError: the two texts differ in length.
-        LensbridgeError: the two runs give one logit difference, so there is nothing to restore.
+        LensbridgeError: both runs have the same logit difference, so there is nothing to restore.
     """
     clean, corrupted = _aligned(model, prompt)
     answers = answers_of(model, [prompt])
@@ -121,7 +121,7 @@ def _patch_grid(
     corrupted: Tensor,
     restored: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One run a layer: row `p` of its batch is the corrupted text, patched at position `p`."""
+    """One run for each layer; row `p` of its batch is the corrupted text patched at position `p`."""
     positions = torch.arange(corrupted.shape[1], device=corrupted.device)
     batch = corrupted.expand(len(positions), -1)
 

@@ -1,4 +1,4 @@
-"""What the analyses share: running the model, and the answers that its runs are judged by."""
+"""What the analyses share: runs of the model, and the right and wrong answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Answers:
     wrong: Tensor
 
     def difference(self, logits: Tensor) -> Tensor:
-        """How far the right token's logit is above the wrong one's, at the last position.
+        """The right token's logit minus the wrong one's, at the last position.
 
         Shapes: `[batch, pos, d_vocab]` -> `[batch]`
         """
@@ -43,7 +43,7 @@ def answers_of(model: LensModel, prompts: Sequence[Prompt]) -> Answers:
 
 
 def as_logits(result: object) -> Tensor:
-    """What a run returns, where logits (or a loss for each token) were asked for."""
+    """The result of a run as a tensor: logits, or a loss for each token."""
     assert isinstance(result, Tensor)
     return result
 
