@@ -63,7 +63,8 @@ class GenerationMethods(HookedModel):
         """Continue text with HuggingFace's `generate`; hooks act at every step.
 
         Args:
-            input: as in `forward`; lists of texts are padded on the left.
+            input: as in `forward`; lists of texts are padded on the left, where new tokens follow
+                them, and for encoder-decoders on the right, where every text begins at position 0.
             max_new_tokens: how many at most.
             stop_at_eos: end a row at its EOS token.
             eos_token_id: other ids that end a row.
@@ -74,7 +75,7 @@ class GenerationMethods(HookedModel):
             freq_penalty: taken off a token's logit for each time that it occurred in the row.
             use_past_kv_cache: keep keys and values from step to step.
             prepend_bos: BOS before text; None means the default (True).
-            padding_side: left unless asked otherwise.
+            padding_side: where short texts are padded, if not as said under `input`.
             return_type: "input" (text for text, ids for ids), "str" or "tokens".
             verbose: show a progress bar.
             interventions: `lensbridge.interventions` that act while the text is generated; their
@@ -107,7 +108,7 @@ class GenerationMethods(HookedModel):
         generation.check_return_type(return_type, self.tokens)
         generation.require_generation(self.native.core)
         generation.check_options(self.native.core, hf, self.preparer.accepted)
-        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or "left"}
+        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side}
         mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
@@ -141,8 +142,14 @@ class GenerationMethods(HookedModel):
 
     def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
         prepared = self.prepare(input, **said)
-        generation.check_room(prepared, new, self.native.sizes.n_ctx)
+        limit, apart = self.native.sizes.n_ctx, self.native.is_encoder_decoder
+        generation.check_room(prepared, new, limit, apart)
         return prepared
+
+    @property
+    def _prompt_side(self) -> Side:
+        """Where prompts are padded: before new tokens, but never before an encoder's first ones."""
+        return "right" if self.native.is_encoder_decoder else "left"
 
     def _continued(
         self, prepared: Prepared, past: Any, return_cache: bool

@@ -160,8 +160,14 @@ def sampling_options(
     }
 
 
-def check_room(prepared: Prepared, new: int, limit: int | None) -> None:
+def check_room(prepared: Prepared, new: int, limit: int | None, apart: bool) -> None:
     """Refuse a prompt that cannot be continued.
+
+    Args:
+        prepared: the prompt.
+        new: how many new tokens there may be.
+        limit: positions of the context, or None.
+        apart: whether new tokens are in another sequence than the prompt (encoder-decoders).
 
     Raises:
         ContextLengthError: prompt and new tokens together exceed the context.
@@ -173,12 +179,11 @@ def check_room(prepared: Prepared, new: int, limit: int | None) -> None:
     given = prepared.tokens if prepared.tokens is not None else prepared.embeds
     if given is None:
         return  # sound, which the text does not continue
-    if limit is not None and given.shape[1] + new > limit:
-        raise ContextLengthError(
-            f"The prompt has {given.shape[1]} positions and max_new_tokens={new}; the context is "
-            f"{limit}."
-        )
-    mask = prepared.mask
+    before = 0 if apart else given.shape[1]
+    if limit is not None and before + new > limit:
+        prompt = "" if apart else f"The prompt has {before} positions and "
+        raise ContextLengthError(f"{prompt}max_new_tokens={new}; the context is {limit}.")
+    mask = None if apart else prepared.mask
     if mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
         raise InputError(
             "New tokens follow the last position, and some rows have padding there. Pad on the "
@@ -256,8 +261,14 @@ def require_generation(core: Any) -> None:
     """Refuse models that cannot generate.
 
     Raises:
-        LensbridgeError: the class has no head, or is no decoder.
+        LensbridgeError: the class has no head, or is no decoder, or no class of transformers.
     """
+    if not hasattr(core, "can_generate"):
+        raise LensbridgeError(
+            f"{type(core).__name__} is a plain module: HuggingFace's generate needs a transformers "
+            "model. Call the model in a loop, or its own generation inside `with model.hooks(...):`"
+            ", where hooks act too."
+        )
     if not core.can_generate():
         raise LensbridgeError(
             f"{type(core).__name__} cannot generate: it has no language-model head. "

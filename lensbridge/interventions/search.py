@@ -1,4 +1,4 @@
-"""Search: the pairs of a distributed alignment search, trained on and measured."""
+"""Search: the pairs of inputs of a distributed alignment search, to train and to measure on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import orthogonal
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import require_autograd
 from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.tokens import Side
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.exchange import Swap, blended
@@ -23,12 +24,12 @@ from lensbridge.interventions.source import SourceValues, StoredSource
 from lensbridge.points.names import Name
 
 Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""The base's vectors and the source's -> what goes on. Shapes: `[example, pos, ..., d]` each."""
+"""Vectors of base and source -> the edited ones. Shapes: `[example, pos, ..., d]` each."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exchanged(Swap):
-    """An interchange by a function of both values."""
+    """An interchange that a function of both values computes."""
 
     by: Exchange = lambda here, there: there
 
@@ -50,7 +51,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where an interchange is, and where and among what its effect is read (see `fit_das`)."""
+    """Where values are interchanged, and where and among which tokens the answer is read."""
 
     site: Name
     positions: Positions
@@ -62,10 +63,10 @@ class Spot:
 
 @dataclass(eq=False)
 class Search:
-    """Pairs of inputs, what should come after an interchange, and where it is.
+    """Pairs of inputs, the answers that an interchange should give, and where it is made.
 
-    Shapes: base `[pair, pos]`, labels `[pair]` (places in `answers`, where these are given),
-        activations as a cache holds them.
+    Shapes: base `[pair, pos]`, labels `[pair]` (indices in `answers`, if these are given),
+        activations as in a cache.
     """
 
     model: HookedModel
@@ -95,8 +96,8 @@ class Search:
         """The search, with the source's activations.
 
         Raises:
-            InputError: numbers of pairs that differ, a label that is no answer, or a site that
-                means several points.
+            InputError: numbers of pairs differ, a label is not among the answers, or a site means
+                several points.
         """
         require_autograd()
         given, mask = _ids(model, base)
@@ -109,7 +110,9 @@ class Search:
             )
         names = model.vocabulary.select(spot.site)
         if len(names) != 1:
-            raise InputError(f"{spot.site!r} means {len(names)} points; a search is at one.")
+            raise InputError(
+                f"{spot.site!r} means {len(names)} points. A search is at one: name it."
+            )
         _check_site(model, names[0])
         _check_read(given, wanted, spot.answer_position, model.cfg.d_vocab)
         masked = {} if mask is None else {"attention_mask": mask}
@@ -132,7 +135,7 @@ class Search:
 
     @property
     def width(self) -> int:
-        """Dimensions of the site."""
+        """Number of dimensions of the site."""
         letter = self.model.engine.sites[self.site].axes.split()[-1]
         return size_of(self.model.native, self.site, letter) or self._whole.shape[-1]
 
@@ -141,7 +144,7 @@ class Search:
         return self.activations[self.site]
 
     def answers(self, rows: Tensor, by: Exchange) -> Tensor:
-        """Logits at the answer of some pairs after an interchange. Shapes: `[pair, answer]`"""
+        """Logits of the answer after an interchange, for some pairs. Shapes: `[pair, answer]`"""
         mask = self.activations.attention_mask
         swap = Exchanged(
             self.site,
@@ -189,7 +192,7 @@ class Search:
             for some in order.split(schedule.batch_size):
                 logits = self.answers(some, within(rotation.weight.T))
                 loss = cross_entropy(logits, self._labels(labels, some))
-                # the model's own weights have requires_grad: gradients are for these alone
+                # weights of the model may require gradients too; only the rotation gets them
                 for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                     weight.grad = grad
                 optimizer.step()
@@ -201,7 +204,7 @@ class Search:
         return labels[rows.to(labels.device)]
 
     def _rotation(self, dim: int, seed: int) -> nn.Linear:
-        """The first rows of a rotation, from a random start."""
+        """The first rows of a rotation, drawn at random."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             linear = nn.Linear(self.width, dim, bias=False)
@@ -214,39 +217,44 @@ def _ids(model: HookedModel, given: Any) -> tuple[Tensor, Tensor | None]:
     """Ids of an input and its mask, where there is padding.
 
     Raises:
-        InputError: something that has no ids.
+        InputError: the input has no ids.
     """
-    prepared = model.prepare(given, padding_side="left")
+    side: Side = "right" if model.native.is_encoder_decoder else "left"
+    prepared = model.prepare(given, padding_side=side)
     if prepared.tokens is None:
-        raise InputError("A search is of ids, texts, or a mapping with 'input_ids'.")
+        raise InputError("A search needs ids, texts, or a mapping with 'input_ids'.")
     return prepared.tokens, prepared.mask
 
 
 def _check_site(model: HookedModel, name: str) -> None:
     axes = model.engine.sites[name].axes
     if axes.split()[-1] in "qks":
-        raise InputError(f"{name} has axes {axes!r}: a subspace is of dimensions, and it has none.")
+        raise InputError(
+            f"{name} has axes {axes!r}: its last axis counts no dimensions, so it has no subspaces."
+        )
 
 
 def _check_read(ids: Tensor, labels: Tensor, position: int, d_vocab: int | None) -> None:
-    """Refuse an answer that is read where there is nothing, or that is no token.
+    """Refuse an answer position that the input lacks, and labels that are no tokens.
 
     Raises:
-        InputError: with what there is.
+        InputError: with the range that is allowed.
     """
     count = ids.shape[1]
     if not -count <= position < count:
         raise InputError(f"answer_position {position} is out of range; there are {count}.")
-    outside = [one for one in labels.tolist() if d_vocab is not None and not 0 <= one < d_vocab]
+    if d_vocab is None:
+        return
+    outside = [label for label in labels.tolist() if not 0 <= label < d_vocab]
     if outside:
-        raise InputError(f"Labels are tokens, 0 to {d_vocab} - 1; got {outside[0]}.")
+        raise InputError(f"Labels are tokens, 0 to {d_vocab - 1}; got {outside[0]}.")
 
 
 def _places(labels: Tensor, answers: Tensor) -> Tensor:
-    """Where labels are among the answers.
+    """The indices of labels in the answers.
 
     Raises:
-        InputError: one is not.
+        InputError: a label is not among the answers.
     """
     same = labels[:, None] == answers.to(labels.device)
     if not bool(same.any(-1).all()):
@@ -267,7 +275,7 @@ def within(basis: Tensor) -> Exchange:
 
 
 def as_far(basis: Tensor, generator: torch.Generator) -> Exchange:
-    """A move in a random direction, as long as the interchange of a subspace."""
+    """A move in a random direction, as far as the interchange of a subspace."""
 
     def move(here: Tensor, there: Tensor) -> Tensor:
         size = ((there - here) @ basis.to(here)).norm(dim=-1, keepdim=True)
