@@ -1,4 +1,30 @@
-"""Region: the part of one activation that an intervention acts on; cut out, and put back."""
+"""Region: the part of one activation that an intervention acts on; cut out, and put back.
+
+Interventions have eight types for "which entries of which columns". A column is a position of the
+whole run, the prompt and what generation adds. `Swap(("z", 1), source, positions=[1, 2])` in a run
+on two examples edits the entries X:
+
+    column            0    1    2    3
+    example 0         .    X    X    .
+    example 1         .    X    X    .
+
+Before the run:
+
+    ColumnOwner    what the columns belong to: a text, an encoder, a decoder or another stack
+    InputColumns   how many columns an input has there: positions are checked against these
+    Place          the point, and where in it: positions, heads, neurons, keys, subspace, when
+
+In each pass of the run:
+
+    Window         which columns the pass computes: 0 to 3 in the prompt, one in each later step
+    Region         the entries X: a `Place` in a `Window`, as `[batch, n, (head), entry]`
+
+Of the source:
+
+    StoredSource   activations of another run by name, with the padding mask of that run
+    SourceValues   the activation of the source at the point, with its `Window`
+    Paired         for each column of the `Region` the value of the source, and whether it has one
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +50,8 @@ class Place:
         positions: normalized positions.
         heads: which heads; None for all.
         neurons: which entries of the last axis; None for all.
-        keys: normalized columns that are looked at (the last axis of a pattern).
-        subspace: `[d, k]`, orthonormal columns: only the coordinates along these are seen.
+        keys: normalized columns that are attended to (the last axis of a pattern).
+        subspace: `[d, k]`, orthonormal columns: only the coordinates along these are edited.
         when: in which part of a generation.
     """
 
@@ -40,16 +66,16 @@ class Place:
 
     @property
     def is_all_columns(self) -> bool:
-        """Whether every column of every pass is meant."""
+        """Whether it means every column of every pass."""
         return self.positions is None and self.when.is_always
 
     @property
     def looks_elsewhere(self) -> bool:
-        """Whether its keys are those of an encoder, seen from a decoder."""
+        """Whether its keys are columns of an encoder that a decoder attends to."""
         return ".cross_attn." in self.name
 
     def inner(self, value: Tensor, window: Window) -> Tensor:
-        """What is seen of a value at a column: heads, neurons or coordinates.
+        """The part of a value that is edited: heads, neurons or coordinates.
 
         Shapes: `[batch, pos, (head), ...]` -> the same axes, some of them shorter.
         """
@@ -61,7 +87,7 @@ class Place:
         return value if self.subspace is None else _coordinates(value, self.subspace)
 
     def outer(self, value: Tensor, seen: Tensor, new: Tensor, window: Window) -> Tensor:
-        """A value with what was seen of it changed: the inverse of `inner`."""
+        """A value whose part `seen` is replaced by `new`: the inverse of `inner`."""
         heads = None if self.heads is None else self._heads(value)
         part = value if heads is None else value.index_select(2, heads)
         if self.subspace is not None:
@@ -90,10 +116,10 @@ class Place:
 
 
 def _index(asked: tuple[int, ...], size: int, device: torch.device, what: str) -> Tensor:
-    for one in asked:
-        if not -size <= one < size:
-            raise InputError(f"{what} {one} is out of range; there are {size}.")
-    return torch.tensor([one % size for one in asked], device=device)
+    for entry in asked:
+        if not -size <= entry < size:
+            raise InputError(f"{what} {entry} is out of range; there are {size}.")
+    return torch.tensor([entry % size for entry in asked], device=device)
 
 
 def _coordinates(value: Tensor, basis: Tensor) -> Tensor:
@@ -108,10 +134,10 @@ class Region:
     Args:
         place: where it is.
         window: the columns of the pass.
-        step: how many passes came before.
+        step: the number of earlier passes.
         columns: `[rows or 1, n]`, which columns.
         inside: as `columns`, which of them this pass computes and the intervention is for.
-        whole: the activation in the order `[batch, pos, (head), ...]`.
+        whole: the activation, with axes `[batch, pos, (head), ...]`.
 
     Shapes: `value` is `[batch, n, (head), last]`.
     """
@@ -129,8 +155,8 @@ class Region:
 
     @classmethod
     def of(cls, place: Place, window: Window, step: int, value: Tensor) -> "Region | None":
-        """What a place is in a value, which is as the model has it; None where the pass computes
-        nothing that the intervention is for.
+        """The region of a place in a value, which has the axes of the model; None if the pass
+        computes nothing that the intervention is for.
         """
         columns, inside = columns_of(place.positions, window, value.device)
         inside = inside & place.when.holds(columns, window.prompt)
@@ -140,7 +166,7 @@ class Region:
 
     @property
     def mask(self) -> Tensor:
-        """Shapes: `[batch, n]`, which of the region's columns hold tokens."""
+        """Which of the region's columns hold tokens. Shapes: `[batch, n]`"""
         return self.window.is_token(self.columns).to(self.whole.device)
 
     def _at(self) -> tuple[Tensor, Tensor]:
@@ -152,14 +178,14 @@ class Region:
         return self.whole if self.place.positions is None else self.whole[self._at()]
 
     def changed(self, new: Tensor) -> Tensor:
-        """The activation, as the model has it, with another value in this region.
+        """The activation, with the axes of the model, and a new value in this region.
 
         Raises:
-            EditError: a value of another shape.
+            EditError: the new value has another shape.
         """
         if new.shape != self.value.shape:
             raise EditError(
-                f"{self.place.name}: the new value has shape {tuple(new.shape)}; the place has "
+                f"{self.place.name}: the new value has shape {tuple(new.shape)}; the region has "
                 f"{tuple(self.value.shape)}."
             )
         old = self._rows()
