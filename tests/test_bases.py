@@ -60,7 +60,7 @@ def test_the_subspace_of_neurons_is_these_neurons() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     rows = torch.randn(4, 3)
-    with pytest.raises(InputError, match="1 to 3 of them"):
+    with pytest.raises(InputError, match="has 1 to 3, not 4"):
         random_basis(3, 4)
     with pytest.raises(InputError, match="a label for each"):
         mean_difference_basis(rows, [0, 1])

@@ -220,7 +220,7 @@ def test_what_cannot_be_traced_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             causal_trace(model, text, "Eiffel", **wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no positions"):
+    with pytest.raises(InputError, match="subject is empty"):
         causal_trace(model, text, [])
     with pytest.raises(InputError, match="one prompt"):
         causal_trace(model, tokens(2, 5) % VOCAB, [1])

@@ -555,7 +555,7 @@ def test_bad_requests() -> None:
     ]:
         with pytest.raises(InputError, match=words):
             faithfulness(model, *pair, total, **options)
-    with pytest.raises(InputError, match="which belong together"):
+    with pytest.raises(InputError, match="which positions correspond"):
         faithfulness(model, CLEAN, CORRUPT[:, 1:], total, [])
     with pytest.raises(InputError, match="scalar"):
         faithfulness(model, *pair, metric, [])

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(planted: tuple[GPT2LMHeadModel, Tensor, Te
         ({"epochs": 0}, "at least 1"),
         ({"answer_position": 4}, "answer_position 4 is out of range; there are 4"),
         ({"labels": [99] * 8}, "Labels are tokens"),
-        ({"site": ("pattern", 1)}, "a subspace is of dimensions"),
+        ({"site": ("pattern", 1)}, "counts no dimensions"),
     ):
         call: dict[str, Any] = {"labels": labels, "site": ("resid_pre", 1), **wrong}
         with pytest.raises(InputError, match=message):

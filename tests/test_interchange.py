@@ -158,10 +158,10 @@ def test_positions_that_do_not_go_together_are_refused_before_the_base_runs() ->
     base, source = tokens(3, 7), tokens(3, 9)
     ran: list[int] = []
     bad: list[tuple[Any, Any, str]] = [
-        ([1, 2], 3, "do not go together"),
+        ([1, 2], 3, "cannot be paired"),
         (7, 3, "position 7 is out of range; there are 7"),
         (3, 9, "source position 9 is out of range; there are 9"),
-        (None, None, "not something to guess"),
+        (None, None, "not clear which positions correspond"),
         ([[1], [2]], 3, "2 lists; there are 3"),
     ]
     model.hf_model.get_input_embeddings().register_forward_hook(lambda *_: ran.append(1))

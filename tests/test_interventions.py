@@ -379,7 +379,7 @@ def test_choices_of_experts_are_swapped_and_not_scaled() -> None:
     with model.intervene(Swap(site)):
         _, cache = model.run_with_cache(ids, names_filter=site)
     assert torch.equal(cache[site], plain[site].flip(0))
-    with pytest.raises(InputError, match="numbers of the chosen experts"):
+    with pytest.raises(InputError, match="indices of chosen experts"):
         model.run_with_interventions(ids, Scale(site, 2.0))
 
 
@@ -527,7 +527,7 @@ def test_beams_take_what_is_their_examples() -> None:
 @pytest.mark.parametrize("one", [Swap, Resample, Mean])
 def test_examples_are_not_mixed_among_beams(one: Any) -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
-    with pytest.raises(InputError, match="6 rows of 2 examples"):
+    with pytest.raises(InputError, match="6 rows for 2 examples"):
         model.generate(ids, interventions=[one(("resid_post", 0))], num_beams=3, **QUIET)
     model.generate(ids, interventions=[one(("resid_post", 0))], **QUIET)
     assert hooks_on(model.hf_model) == 0
@@ -652,15 +652,15 @@ BAD: list[tuple[Callable[[], Intervention], type[Exception], str]] = [
     (lambda: Zero(("v", 0), heads=[2]), InputError, "there are 2"),
     (lambda: Zero(("post", 0), neurons=20), InputError, "neuron 20"),
     (lambda: Zero(("resid_post", 0), neurons=28), InputError, "there are 28"),
-    (lambda: Zero(("resid_post", 0), heads=0), InputError, "heads were named"),
-    (lambda: Zero(("resid_post", 0), keys=0), InputError, "keys are of scores"),
+    (lambda: Zero(("resid_post", 0), heads=0), InputError, "heads were given"),
+    (lambda: Zero(("resid_post", 0), keys=0), InputError, "keys are for attention scores"),
     (lambda: Zero(("resid_post", 0), positions=7), InputError, "position 7 is out of range"),
     (lambda: Zero(("resid_post", 0), positions=-8), InputError, "position -8"),
     (lambda: Zero(("pattern", 0), keys=7), InputError, "key 7"),
     (lambda: Zero(("resid_post", 0), positions=[[1], [2], [3]]), InputError, "3 lists"),
     (lambda: Zero(("resid_post", 0), positions="first"), InputError, "positions is"),
-    (lambda: Zero(("resid_post", 0), positions=slice(8, 9)), InputError, "8:9 are none at all"),
-    (lambda: Zero(("resid_post", 0), positions=slice(3, 3)), InputError, "3:3 are none at all"),
+    (lambda: Zero(("resid_post", 0), positions=slice(8, 9)), InputError, "8:9 are none"),
+    (lambda: Zero(("resid_post", 0), positions=slice(3, 3)), InputError, "3:3 are none"),
     (lambda: Zero(("resid_post", 0), positions=[True]), InputError, "positions is"),
     (lambda: Zero(("z", 0), heads="0"), InputError, "heads is an int or a list"),
     (lambda: Add(("resid_post", 0), "much"), InputError, "value is a number or a tensor"),
@@ -668,7 +668,7 @@ BAD: list[tuple[Callable[[], Intervention], type[Exception], str]] = [
     (
         lambda: Steer(("resid_post", 0), torch.zeros(28), unit="norm"),
         InputError,
-        "it is zero",
+        "which is zero",
     ),
     (lambda: Project(("resid_post", 0), torch.zeros(28)), InputError, "is not zero"),
     (lambda: Zero(("resid_post", 0), when="later"), InputError, "'prefill', 'decode'"),
@@ -678,14 +678,14 @@ BAD: list[tuple[Callable[[], Intervention], type[Exception], str]] = [
     (lambda: Replace(("resid_post", 0), torch.zeros(27)), InputError, "has to broadcast"),
     (lambda: Replace(("resid_post", 0), torch.zeros(3, 28)), InputError, "has to broadcast"),
     (lambda: Add(("resid_post", 0), torch.zeros(2, 3, 28), positions=[1, 2]), InputError, "broad"),
-    (lambda: Swap(("resid_post", 0), partners=[0, 0]), InputError, "no arrangement"),
-    (lambda: Swap(("resid_post", 0), torch.zeros(2, 5, 28)), InputError, "not something to guess"),
+    (lambda: Swap(("resid_post", 0), partners=[0, 0]), InputError, "do not name each"),
+    (lambda: Swap(("resid_post", 0), torch.zeros(2, 5, 28)), InputError, "positions correspond"),
     (lambda: Swap(("resid_post", 0), torch.zeros(3, 7, 28)), InputError, "3 examples"),
     (lambda: Swap(("resid_post", 0), torch.zeros(2, 7, 24)), InputError, "the source has"),
     (
         lambda: Swap(("resid_post", 0), torch.zeros(2, 9, 28), [1, 2], positions=3),
         InputError,
-        "do not go together",
+        "cannot be paired",
     ),
     (
         lambda: Swap(("resid_post", 0), torch.zeros(2, 9, 28), 9, positions=3),
@@ -733,9 +733,9 @@ def test_what_never_acts_is_refused() -> None:
     model, ids = lensbridge.load(build(Shape("gpt2"))), tokens(2, 7)
     for when in ("decode", When("both", 2), When("prefill", [1, 3])):
         one = Zero(("resid_post", 0), when=when)
-        with pytest.raises(InputError, match="acts on what generation adds"):
+        with pytest.raises(InputError, match="acts on tokens that generation adds"):
             model.run_with_interventions(ids, [one])
-        with pytest.raises(InputError, match="acts on what generation adds"):
+        with pytest.raises(InputError, match="acts on tokens that generation adds"):
             model.sweep(ids, [one], lambda logits: logits[0, -1, 0])
 
 
@@ -765,7 +765,8 @@ def test_positions_of_a_generation_end_with_it() -> None:
     last = [Zero(("resid_post", 0), positions=10)]
     model.generate(ids, interventions=last, stop_at_eos=False, **QUIET)
     with pytest.raises(
-        InputError, match="position 11 is out of range; there are 7 positions, and 4"
+        InputError,
+        match="position 11 is out of range; there are 7 positions, and generation adds 4",
     ):
         model.generate(ids, interventions=[Zero(("resid_post", 0), positions=11)], **QUIET)
     with pytest.raises(InputError, match="one example"):
@@ -787,7 +788,7 @@ def test_positions_of_a_decoder_that_makes_its_own_ids() -> None:
         model.run_with_interventions(ids, Zero(site, positions=5))
     options: Any = {"max_new_tokens": 4, "do_sample": False, "verbose": False}
     one = {"interventions": [Zero(site, positions=4)], **options}
-    with pytest.raises(InputError, match="there are 1 positions, and 3 more"):
+    with pytest.raises(InputError, match="there are 1 positions, and generation adds 3"):
         model.generate(ids, **one)
     model.generate(ids, interventions=[Zero(site, positions=3)], **options)
     assert hooks_on(model.hf_model) == 0

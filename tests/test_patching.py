@@ -424,7 +424,7 @@ def test_inputs_of_other_lengths_and_batches(gpt2: Case, cells_run: list[Any]) -
     model, bare, cache = gpt2
     longer = torch.cat([bare.clean[:, :2], torch.full((4, 3), 9), bare.clean[:, 2:]], 1)
     with refused(
-        r"5 positions in the clean cache and 8 .*not something to guess.*"
+        r"5 positions in the clean cache and 8 .*which positions correspond.*"
         r"the first 2 \(0 to 1 in both\) and the last 3 \(-3 to -1\)"
     ):
         P.get_act_patch_resid_pre(model, longer, cache, metric)
@@ -450,7 +450,7 @@ def test_bad_points_indices_and_modes(gpt2: Case, cells_run: list[Any]) -> None:
         P.get_act_patch_resid_pre(*given, cache, metric, index_axis_names=("layer", "head"))
     with refused("no index axis 'place'"):
         P.get_act_patch_resid_pre(*given, cache, metric, index_axis_names=("layer", "place"))
-    with refused("first axis of an index is the layer"):
+    with refused("first axis of an index is 'layer'"):
         P.get_act_patch_resid_pre(*given, cache, metric, index_axis_names=("pos",))
     with refused("pos 7.*has 5"):
         rows = pd.DataFrame({"layer": [0], "pos": [7]})

@@ -47,7 +47,7 @@ def test_cells_as_rows_of_numbers(given: Any, rows: Any) -> None:
 
 @pytest.mark.parametrize("rows", [[], [(1, 4), (0,)]], ids=str)
 def test_rows_that_are_no_cells(given: Any, rows: Any) -> None:
-    with pytest.raises(InputError, match="equally long, the layer first"):
+    with pytest.raises(InputError, match="equal length, with the layer first"):
         P.generic_activation_patch(*given, metric, *RESID, index_df=rows)
 
 
@@ -84,13 +84,13 @@ def test_a_setter_for_other_axes_would_write_elsewhere(
 def test_what_is_no_setter_and_no_cache(given: Any, model: LensModel) -> None:
     with pytest.raises(InputError, match="patch_setter is a function"):
         P.generic_activation_patch(*given, metric, None, "resid_pre", ("layer", "pos"))
-    with pytest.raises(InputError, match="A cache of the clean run is wanted, not a Tensor"):
+    with pytest.raises(InputError, match=r"Clean activations .* got a Tensor"):
         P.get_act_patch_resid_pre(model, CORRUPTED, model(CLEAN), metric)
     assert model.engine.is_idle
 
 
 def test_runs_that_are_padded_at_other_places(model: LensModel) -> None:
-    """Rows of other lengths that padding makes equally long do not lie over each other."""
+    """Rows of other lengths that padding makes equally long do not correspond."""
     mask = torch.ones_like(CLEAN)
     other = mask.clone()
     other[1, :2] = 0

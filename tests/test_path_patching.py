@@ -335,28 +335,28 @@ def test_refusals(case: Case) -> None:
         ("a2.h1", "a1.h1<q>", "There is no path from"),
         ("a0.h1<q>", "logits", "receives only"),
         ("a0.h1", "a1.h1", "name one of its inputs"),
-        (["a0.h1", "a0"], "logits", "name one of them"),
-        ([], "logits", "There is no node"),
+        (["a0.h1", "a0"], "logits", "Name one of the two"),
+        ([], "logits", "No node was given"),
         ([(0, 1)], "logits", "is no part of a path"),
         ("a0.h1@4", "logits", "a0.h1@4: the input has 4 positions"),
         ("a0.h1", "logits@2", "a metric reads the logits of every position"),
         ("r1", "logits", "receives only"),
         ("a0.h1", "m1.n3", "sends only"),
-        (["m0.n3", "m0@1"], "logits", "name one of them"),
+        (["m0.n3", "m0@1"], "logits", "Name one of the two"),
         ("m0.n4000", "logits", "neurons"),
     ):
         with pytest.raises(InputError, match=told):
             P.path_patch(*inputs, senders, receivers, metric)
     with pytest.raises(InputError, match="through is one of"):
         P.path_patch(*inputs, "a0.h1", "logits", metric, through="heads")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="not something to guess"):
+    with pytest.raises(InputError, match="which positions correspond"):
         P.path_patch(model, bare.clean[:, :3], bare.corrupted, "a0.h1", "logits", metric)
     given = (model, bare.corrupted, clean)
-    with pytest.raises(InputError, match="the cache is of another input"):
+    with pytest.raises(InputError, match="not that of a run on corrupted_tokens"):
         P.get_act_patch_direct_path(*given, clean, metric, 0, 1)
     with pytest.raises(InputError, match="component is"):
         P.get_act_patch_direct_path(*given, corrupted, metric, 0, 1, "z")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no layer behind it has attention"):
+    with pytest.raises(InputError, match="no later layer has attention"):
         P.get_act_patch_direct_path(*given, corrupted, metric, 2, 1)
     assert model.engine.is_idle
 

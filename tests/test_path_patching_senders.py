@@ -197,8 +197,8 @@ def test_a_metric_that_turns_to_other_positions_gets_their_logits(case: Case) ->
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"unit": "input"}, "A unit that sends is one of head"),
-        ({"unit": "q"}, "A unit that sends is one of head"),
+        ({"unit": "input"}, "unit is one of head"),
+        ({"unit": "q"}, "unit is one of head"),
         ({"receivers": "a0.h1<q>"}, "There is no path from"),
         ({"receivers": "a2.h1"}, "name one of its inputs"),
         ({"through": "heads"}, "through is one of"),

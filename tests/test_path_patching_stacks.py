@@ -206,7 +206,7 @@ def test_paths_inside_an_encoder(case: tuple[LensModel, Bare]) -> None:
         ("a0.h1@4", "c0.h0<q>", "the input has 4 positions"),
         ("encoder.a0.h1", "c0.h0<k>@6", "the input has 6 positions"),
         ("c0.h9", "logits", "layer 0 has 4 heads"),
-        (("c0.h1", "c0"), "logits", "name one of them"),
+        (("c0.h1", "c0"), "logits", "Name one of the two"),
     ],
     ids=str,
 )

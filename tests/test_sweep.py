@@ -210,11 +210,11 @@ def test_refusals() -> None:
     def run(*cells: Cell) -> Any:
         return model.sweep(ids, cells, lambda x: x.mean())
 
-    with pytest.raises(InputError, match="no cells"):
+    with pytest.raises(InputError, match="cells is empty"):
         run()
     with pytest.raises(UnknownPointError, match="hook_attn_out"):
         run(Cell("blocks.0.hook_atn_out", (ALL, 0), 0.0))
-    with pytest.raises(InputError, match=r"axes b p m\) and no place"):
+    with pytest.raises(InputError, match=r"axes b p m\), and the index"):
         run(Cell(("attn_out", 0), (ALL, 9), 0.0))
     with pytest.raises(InputError, match=r"A value of shape \(3,\) does not fit"):
         run(Cell(("attn_out", 0), (ALL, 1), torch.zeros(3)))

@@ -82,9 +82,9 @@ def test_cells_in_every_form_are_what_plain_hooks_do(model: LensModel) -> None:
         ("z", "is no cell"),
         (Zero("z"), "A cell is of one point"),
         (Zero(("z", 0), positions=9), "position 9 is out of range"),
-        ((("resid_pre", 0), (ALL, 9), 0.0), "no place .*counted from the batch"),
-        ((("resid_pre", 0), (ALL, 2), "clean"), "there is a str"),
-        ((("resid_pre", 0), (ALL, 2), None), "there is a NoneType"),
+        ((("resid_pre", 0), (ALL, 9), 0.0), "does not fit it: .*begins with the batch axis"),
+        ((("resid_pre", 0), (ALL, 2), "clean"), "has a str"),
+        ((("resid_pre", 0), (ALL, 2), None), "has a NoneType"),
     ],
 )
 def test_what_is_no_cell(model: LensModel, cell: Any, told: str) -> None:
@@ -96,7 +96,7 @@ def test_what_is_no_cell(model: LensModel, cell: Any, told: str) -> None:
 def test_a_source_lies_over_the_input_or_is_refused(model: LensModel) -> None:
     longer = torch.cat([IDS, IDS[:, :2]], dim=1)
     _, clean = model.run_with_cache(longer)
-    with pytest.raises(InputError, match="not something to guess"):
+    with pytest.raises(InputError, match="which positions correspond"):
         model.sweep(IDS, [(("resid_pre", 1), (ALL, 2), clean)], last, reduce="none")
     _, little = model.run_with_cache(IDS, names_filter="hook_embed")
     with pytest.raises(NotCachedError, match="The clean cache lacks"):

@@ -1,6 +1,7 @@
-"""Interventions as values: what is done, where and when; to run with, to generate with, to keep.
+"""Interventions: objects that describe an edit, for runs, for generation and for files.
 
-They compile to hooks, so they combine with hooks, caches, SAEs and with one another.
+An intervention says what is done, at which point, at which positions and when. It becomes hooks, so
+it can be combined with hooks, caches, SAEs and other interventions.
 """
 
 from lensbridge.interventions.bases import (

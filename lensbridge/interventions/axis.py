@@ -1,4 +1,4 @@
-"""The axes of a point as an intervention sees them, and how long they are in a model."""
+"""The axes of a point in the order that interventions use, and their sizes in a model."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ from lensbridge.points.names import layer_of, stack_of
 
 @dataclass(frozen=True)
 class Axes:
-    """Letters of a point's axes, and the form in which interventions see its values: batch,
-    position, then heads (where there are any), then the rest.
+    """Letters of a point's axes, and their order in interventions: batch, position, then heads (if
+    there are any), then the rest.
 
     Example:
         >>> import torch
@@ -32,25 +32,25 @@ class Axes:
 
     @property
     def batch(self) -> int | None:
-        """Which axis counts examples, if any; of one entry where they share it, as in T5's bias."""
+        """Which axis counts examples, if any; its size is 1 if they share a value, as T5's bias."""
         if self.letters[0] == "1":
             return 0
         return self.letters.index("b") if "b" in self.letters else None
 
     @property
     def has_batch(self) -> bool:
-        """Whether examples have an axis of their own, or share one."""
+        """Whether an axis counts examples."""
         return self.batch is not None
 
     @property
     def position(self) -> int | None:
-        """Which axis counts positions, if any: queries in a pattern."""
-        return next((self.letters.index(one) for one in "pqk" if one in self.letters), None)
+        """Which axis counts positions, if any; in a pattern, those of queries."""
+        return next((self.letters.index(a) for a in "pqk" if a in self.letters), None)
 
     @property
     def head(self) -> int | None:
         """Which axis counts heads, if any."""
-        return next((self.letters.index(one) for one in "hg" if one in self.letters), None)
+        return next((self.letters.index(a) for a in "hg" if a in self.letters), None)
 
     @property
     def last(self) -> str:
@@ -59,21 +59,21 @@ class Axes:
 
     @property
     def keys(self) -> bool:
-        """Whether the last axis counts the positions that are looked at."""
+        """Whether the last axis counts the positions that are attended to."""
         return self.last == "k" and self.position is not None and "q" in self.letters
 
     def _order(self) -> list[int]:
-        front = [one for one in (self.batch, self.position, self.head) if one is not None]
+        front = [axis for axis in (self.batch, self.position, self.head) if axis is not None]
         return [*front, *(i for i in range(len(self.letters)) if i not in front)]
 
     def ordered(self, value: Tensor) -> Tensor:
-        """A view of a value: `[batch, pos, (head), ...]`, with axes of one where there are none."""
+        """A view `[batch, pos, (head), ...]`; a missing batch or position axis has size 1."""
         found = value.permute(self._order())
         found = found if self.has_batch else found.unsqueeze(0)
         return found if self.position is not None else found.unsqueeze(1)
 
     def restored(self, value: Tensor) -> Tensor:
-        """A value as the model has it: the inverse of `ordered`."""
+        """The inverse of `ordered`: a value with the axes of the model."""
         found = value if self.position is not None else value.squeeze(1)
         found = found if self.has_batch else found.squeeze(0)
         order = self._order()
@@ -81,7 +81,7 @@ class Axes:
 
 
 def size_of(native: ResolvedModel, name: str, letter: str) -> int | None:
-    """How long an axis of a point is in every run, or None where that depends or is not known."""
+    """The size of a point's axis, if it is known and the same in every run; else None."""
     stack = next((one for one in native.stacks if one.prefix == stack_of(name)), None)
     if letter == "v" and stack is None:
         return native.sizes.d_vocab
@@ -94,7 +94,7 @@ def size_of(native: ResolvedModel, name: str, letter: str) -> int | None:
 
 
 def _is_wide(native: ResolvedModel, name: str) -> bool:
-    """Whether a point is surely as wide as the stream: what is around it may be narrower."""
+    """Whether a point is as wide as the stream: embeddings may be narrower."""
     table = None if native.main.embed is None else native.main.embed._parameters.get("weight")
     narrow = table is not None and table.shape[-1] != native.sizes.d_model
     return not narrow or layer_of(name) is not None
@@ -102,7 +102,7 @@ def _is_wide(native: ResolvedModel, name: str) -> bool:
 
 def _around(native: ResolvedModel, name: str) -> StackPart:
     """The stack that a point outside the layers belongs to."""
-    towers = [one for one in native.towers if name.startswith(native.front_of(one))]
+    towers = [tower for tower in native.towers if name.startswith(native.front_of(tower))]
     return towers[0] if towers else native.main
 
 
@@ -121,7 +121,7 @@ def _in_block(block: BlockPart, last: str, name: str, letter: str) -> int | None
 def _of_heads(attn: AttentionPart, last: str, letter: str) -> int | None:
     role = _role(attn, last)
     if attn.latent is not None and last.startswith("hook_rot"):
-        return None  # as the kernel is called, which the projections do not tell
+        return None  # the projections do not say what the kernel is called with
     if letter == "d":
         return attn.d_head if role is None else role.d
     if role is not None:

@@ -1,4 +1,4 @@
-"""Bases: subspaces to interchange, steer or project out, and the random ones to compare them with.
+"""Bases of subspaces to interchange, steer or project out, and random ones to compare with.
 
 Shapes: each basis is `[d, k]` with orthonormal columns, as `subspace=` takes it.
 """
@@ -15,19 +15,19 @@ Neurons: TypeAlias = Sequence[int] | Tensor
 """Indices of neurons."""
 
 _INDEPENDENT = 1e-6
-"""A direction shorter than this part of the longest one is made of the others."""
+"""A direction shorter than this part of the longest one counts as dependent on the others."""
 
 
 def random_basis(d: int, k: int, seed: int = 0) -> Tensor:
-    """A random subspace: what a subspace that means something should beat.
+    """A random subspace: a baseline for subspaces that are claimed to mean something.
 
     Args:
         d: dimensions of the point.
-        k: of the subspace.
+        k: dimensions of the subspace.
         seed: of the draw.
 
     Raises:
-        InputError: more dimensions than there are.
+        InputError: k is not from 1 to d.
     """
     _check_size(k, d)
     generator = torch.Generator().manual_seed(seed)
@@ -35,17 +35,17 @@ def random_basis(d: int, k: int, seed: int = 0) -> Tensor:
 
 
 def mean_difference_basis(activations: Tensor, labels: Sequence[Hashable] | Tensor) -> Tensor:
-    """What the means of classes differ in; of two classes one direction, towards the later label.
+    """The subspace in which class means differ; for two classes a direction, towards the later one.
 
     Args:
         activations: one row for each example.
-        labels: the class of each, in the order of first occurrence.
+        labels: the class of each; classes are ordered by their first occurrence.
 
     Shapes: activations `[example, d]` -> `[d, classes - 1]`
 
     Raises:
-        InputError: one class alone, as many labels as rows there are not, or means that do not
-            span as many dimensions.
+        InputError: there is one class only, the number of labels is not that of rows, or the means
+            span fewer dimensions.
 
     Example:
         >>> mean_difference_basis(torch.tensor([[1.0, 0.0], [4.0, 0.0]]), ["a", "b"])
@@ -59,7 +59,7 @@ def mean_difference_basis(activations: Tensor, labels: Sequence[Hashable] | Tens
             f"{tuple(activations.shape)} and {len(given)} labels."
         )
     classes = list(dict.fromkeys(given))
-    rows = [[i for i, one in enumerate(given) if one == label] for label in classes]
+    rows = [[i for i, own in enumerate(given) if own == label] for label in classes]
     means = torch.stack([activations[index].float().mean(0) for index in rows])
     return _spanned(means, len(classes), "classes").to(activations)
 
@@ -67,16 +67,16 @@ def mean_difference_basis(activations: Tensor, labels: Sequence[Hashable] | Tens
 def probe_basis(weights: Tensor) -> Tensor:
     """The directions that a linear probe reads.
 
-    Weights of a probe of standardized inputs are divided by the standard deviations first.
+    If the probe has standardized inputs, divide its weights by the standard deviations first.
 
     Args:
-        weights: one row for a probe of two classes, or a row for each class, of which what all
-            rows share is no part.
+        weights: one row for a probe of two classes, or a row for each class; what all rows share is
+            not part of the basis.
 
     Shapes: `[d]` or `[1, d]` -> `[d, 1]`; `[classes, d]` -> `[d, classes - 1]`
 
     Raises:
-        InputError: rows that do not span as many dimensions.
+        InputError: the rows span fewer dimensions.
     """
     rows = weights.detach().reshape(-1, weights.shape[-1]).float()
     if len(rows) == 1:
@@ -85,14 +85,14 @@ def probe_basis(weights: Tensor) -> Tensor:
 
 
 def neuron_basis(d: int, neurons: Neurons) -> Tensor:
-    """The axes of some neurons: interchanging it is interchanging these neurons.
+    """The axes of some neurons: to interchange this subspace is to interchange these neurons.
 
     Args:
-        d: how many neurons there are.
-        neurons: which.
+        d: number of neurons of the point.
+        neurons: which of them.
 
     Raises:
-        InputError: a neuron that is not there, or there twice.
+        InputError: a neuron is out of range, or named twice.
     """
     chosen = _indices(d, neurons)
     _check_size(len(chosen), d)
@@ -100,19 +100,19 @@ def neuron_basis(d: int, neurons: Neurons) -> Tensor:
 
 
 def random_neuron_basis(d: int, k: int, seed: int = 0, exclude: Neurons = ()) -> Tensor:
-    """The axes of random neurons: what a set of neurons that means something should beat.
+    """The axes of random neurons: a baseline for neurons that are claimed to mean something.
 
     Args:
-        d: how many neurons there are.
+        d: number of neurons of the point.
         k: how many are drawn.
         seed: of the draw.
-        exclude: neurons that are left out.
+        exclude: neurons that are not drawn.
 
     Raises:
-        InputError: fewer are left than are to be drawn.
+        InputError: fewer than k neurons can be drawn.
     """
     left_out = set(_indices(d, exclude))
-    left = [one for one in range(d) if one not in left_out]
+    left = [neuron for neuron in range(d) if neuron not in left_out]
     if not 1 <= k <= len(left):
         raise InputError(f"k is 1 to {len(left)}, the neurons that may be drawn; got {k}.")
     order = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))
@@ -120,30 +120,30 @@ def random_neuron_basis(d: int, k: int, seed: int = 0, exclude: Neurons = ()) ->
 
 
 def _indices(d: int, neurons: Neurons) -> list[int]:
-    given = [int(one) for one in neurons]
-    for one in given:
-        if not -d <= one < d:
-            raise InputError(f"neuron {one} is out of range; there are {d}.")
-    found = [one % d for one in given]
-    if len(set(found)) < len(found):
+    given = [int(neuron) for neuron in neurons]
+    for neuron in given:
+        if not -d <= neuron < d:
+            raise InputError(f"neuron {neuron} is out of range; there are {d}.")
+    counted = [neuron % d for neuron in given]
+    if len(set(counted)) < len(counted):
         raise InputError(f"A neuron is named twice: {given}.")
-    return found
+    return counted
 
 
 def _check_size(k: int, d: int) -> None:
     if not 1 <= k <= d:
-        raise InputError(f"A subspace of {d} dimensions has 1 to {d} of them, not {k}.")
+        raise InputError(f"A subspace at a point with {d} dimensions has 1 to {d}, not {k}.")
 
 
 def _spanned(rows: Tensor, count: int, what: str) -> Tensor:
-    """What rows span beside their mean; the first direction points from the first to the last."""
+    """What rows minus their mean span; directions point from the first row towards the last."""
     _, sizes, directions = torch.linalg.svd((rows - rows.mean(0)).double(), full_matrices=False)
     rank = int((sizes > _INDEPENDENT * sizes[0]).sum()) if bool(sizes[0] > 0) else 0
     if count < 2 or rank < count - 1:
         raise InputError(
-            f"{count} {what} span {rank} dimensions beside their mean; {max(count - 1, 1)} are "
-            "needed. Give at least two, different ones."
+            f"{count} {what} minus their mean span {rank} dimensions; {max(count - 1, 1)} are "
+            "needed. Give at least two that differ."
         )
-    found = directions[:rank].T
-    towards = (rows[-1] - rows[0]).double() @ found
-    return found * torch.where(towards < 0, -1.0, 1.0)
+    basis = directions[:rank].T
+    towards = (rows[-1] - rows[0]).double() @ basis
+    return basis * torch.where(towards < 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Interventions as cells of a sweep: one run for each, in the batches of the sweep engine."""
+"""Interventions as cells of a sweep: one run for each, in batches where the model allows it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ def cells_of(
     interventions: Iterable[Intervention],
     attention_mask: Tensor | None = None,
 ) -> "list[InterventionEdit]":
-    """A cell for `model.sweep` from each of some interventions.
+    """Cells for `model.sweep`, one for each intervention.
 
     Args:
         model: the model.
         interventions: each at one point.
-        attention_mask: of the input that is swept, where it has padding.
+        attention_mask: of the input that is swept, if it has padding.
 
     Raises:
-        InputError: an intervention at several points, or one that does not fit the model.
+        InputError: an intervention is at several points, or does not fit the model.
 
     Example:
         >>> import lensbridge
@@ -47,11 +47,12 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEd
     """A cell from an intervention, checked against the input that is swept.
 
     Raises:
-        InputError: no intervention, one at several points, or one that fits model or input not.
+        InputError: it is not an intervention, is at several points, or does not fit the model or
+            the input.
     """
     if not isinstance(one, Intervention):
         raise InputError(
-            f"{one!r} is no cell: pass a Cell, its (site, slice, source), or an intervention."
+            f"{one!r} is no cell. Pass a Cell, a tuple (site, slice, source), or an intervention."
         )
     plan = _plan(model, one)
     plan.check(prepared, 0)
@@ -64,8 +65,8 @@ def _plan(model: HookedModel, one: Intervention) -> Plan:
     plans = plans_of(model, one)
     if len(plans) != 1:
         raise InputError(
-            f"A cell is of one point; {one.site!r} means {len(plans)}: {_some(plans)}. Make a cell "
-            "for each of them."
+            f"A cell is of one point, and {one.site!r} means {len(plans)}: {_some(plans)}. Make an "
+            "intervention for each of them."
         )
     return plans[0]
 

@@ -1,8 +1,8 @@
-"""Columns: places on the position axis of a whole run, and which of them one pass computes.
+"""Columns: positions of a whole run, and which of them one pass computes.
 
-A run is a prompt and, in generation, what is added to it; its columns are counted from 0, padding
-included, through all of its passes. An intervention that names columns does the same whether keys
-and values are kept from pass to pass or computed again.
+A run is a prompt and, in generation, the tokens that are added to it. Its columns are counted from
+0 through all passes, padding included. So an intervention at some columns does the same whether
+keys and values are kept from pass to pass or computed again.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from lensbridge.errors import InputError
 Positions: TypeAlias = (
     int | Literal["last"] | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 )
-"""Which columns: None for all; one; a slice; a list for every example, or a list of lists with one
-for each example (they may differ in length). Negative ones count from the end of the prompt. -1
-also is every column that generation adds, and "last" is the same where rows are padded on the
-right: the last token of each row."""
+"""Which columns: None for all; one; a slice; a list for all examples, or a list of lists, one for
+each example (of any lengths). Negative ones count from the end of the prompt; -1 also means every
+column that generation adds. "last" is the last token of each row's prompt, also where rows are
+padded on the right, and every column that generation adds."""
 
 NO_COLUMN = -(2**40)
-"""Fills the lists of examples that have fewer columns than others."""
+"""Fills up the lists of examples that have fewer columns than others."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Window:
     Args:
         rows: examples.
         start: its first column.
-        end: the column behind its last.
+        end: the column after its last.
         prompt: columns of the first pass.
-        mask: `[rows, column]`, 1 for tokens, or None where nothing is masked.
+        mask: `[rows, column]`, 1 for tokens, or None if nothing is masked.
     """
 
     rows: int
@@ -73,7 +73,7 @@ def normalized(given: Positions) -> Any:
     """Positions in one form: None, "last", an int, a slice, a tuple, or a tuple of tuples.
 
     Raises:
-        InputError: something else.
+        InputError: something that means no positions.
     """
     if given is None or isinstance(given, slice) or (isinstance(given, str) and given == "last"):
         return given
@@ -83,13 +83,13 @@ def normalized(given: Positions) -> Any:
     if is_int(plain):
         return int(plain)  # type: ignore[arg-type]
     if isinstance(plain, list | tuple) and plain:
-        if all(is_int(one) for one in plain):
-            return tuple(int(one) for one in plain)
+        if all(is_int(column) for column in plain):
+            return tuple(int(column) for column in plain)
         rows = [tuple(row) if isinstance(row, list | tuple | range) else None for row in plain]
-        if all(row is not None and all(is_int(one) for one in row) for row in rows):
+        if all(row is not None and all(is_int(column) for column in row) for row in rows):
             return tuple(rows)
     raise InputError(
-        f"positions is None, 'last', an int, a slice, a list of ints, or a list of such lists, one "
+        "positions is None, 'last', an int, a slice, a list of ints, or a list of such lists, one "
         f"for each example; not {given!r}."
     )
 
@@ -125,7 +125,7 @@ def _meant(asked: Any, window: Window, device: torch.device) -> Tensor:
 
 
 def _of_slice(asked: slice, window: Window, device: torch.device) -> Tensor:
-    """Bounds are counted in the prompt; without an upper one what generation adds belongs too."""
+    """Bounds count in the prompt; a slice without an upper one includes what generation adds."""
     start, stop, step = asked.indices(window.prompt)
     if asked.start is not None and asked.start > window.prompt:
         start = asked.start
@@ -154,10 +154,10 @@ def _of_lists(asked: Any, window: Window, device: torch.device) -> Tensor:
 
 
 def repeated(given: Tensor, rows: int, what: str) -> Tensor:
-    """Rows of examples for the rows of a run: as they are, or each for all of its own beams.
+    """Rows of examples for the rows of a run; each is repeated if examples have several beams.
 
     Raises:
-        InputError: neither one, nor as many as examples.
+        InputError: their number is neither 1 nor that of the run's examples.
     """
     if len(given) in (1, rows):
         return given

@@ -1,4 +1,4 @@
-"""Distributed alignment search: the subspace in which a model keeps a variable, learned."""
+"""Distributed alignment search: learn the subspace in which a model represents a variable."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lensbridge.points.names import Name
 
 @dataclass(frozen=True, eq=False)
 class DASResult:
-    """A learned subspace, and how well interchanging it does what was asked.
+    """A learned subspace, and how often interchanging it gives the wanted answer.
 
     Args:
         site: canonical name of the point.
@@ -27,10 +27,11 @@ class DASResult:
         losses: cross-entropy of each epoch, the mean of its batches.
         train_accuracy: on the pairs that it was trained with.
         accuracy: on the pairs held out.
-        controls: the same accuracy of what should do worse: see `fit_das`.
+        controls: accuracy of the controls on the same pairs: see `fit_das`.
         held_out: which pairs were held out.
         positions: where in the base.
         source_positions: where in the source.
+        heads: which heads.
 
     Units: `losses` in nats; accuracies are fractions of pairs whose likeliest token is the label.
     """
@@ -47,7 +48,7 @@ class DASResult:
     heads: Indices = None
 
     def swap(self, source: ActivationCache) -> Swap:
-        """The interchange of the subspace with the activations of a source."""
+        """The intervention that interchanges the subspace with activations of a source."""
         return Swap(
             self.site,
             source,
@@ -86,42 +87,42 @@ def fit_das(
     seed: int = 0,
     **forward: Any,
 ) -> DASResult:
-    """Learn the subspace whose interchange makes the model answer as the labels say.
+    """Learn a subspace whose interchange makes the model answer with the labels.
 
-    A rotation of the site's dimensions is trained with Adam; its first `dim` directions are
-    interchanged. The model's weights neither change nor get gradients.
+    A rotation of the site's dimensions is trained with Adam, and its first `dim` directions are
+    interchanged. The model's weights do not change and get no gradients.
 
     Args:
         model: the model.
-        base: inputs of the runs that are changed: ids, texts, or a mapping with a mask. Texts are
+        base: inputs of the runs that are edited: ids, texts, or a mapping with a mask. Texts are
             padded on the left.
-        source: those of the runs that the subspace is taken from, as many.
-        labels: for each pair the token that should come after the interchange.
+        source: as many inputs, of the runs that the subspace's values are taken from.
+        labels: for each pair, the token that should follow after the interchange.
         site: one point.
         positions: where in the base; a list for each pair, or for all.
         dim: dimensions of the subspace.
         source_positions: where in the source; None: at the same positions.
         answer_position: where the answer is read.
-        answers: the tokens that an answer may be, the labels among them; None: all.
-        heads: which heads of a point that has them; all interchange the same subspace.
+        answers: the tokens that an answer may be, which include the labels; None: all.
+        heads: which heads of a point that has them; the same subspace is interchanged in all.
         epochs: how often each pair is trained on.
-        lr: Adam's.
+        lr: the learning rate.
         batch_size: pairs in a batch.
         held_out: the fraction of the pairs that accuracies are measured on.
-        n_random: how many random subspaces the control of that name is the mean of.
+        n_random: how many random subspaces the control "random" averages.
         seed: of the split, the order, the start and the controls.
-        forward: of `forward`, for base runs.
+        forward: other arguments of `forward`, for base runs.
 
     Returns:
-        The subspace, with these controls on the same pairs: "none" (nothing interchanged), "whole"
-        (the whole vector), "random" (random subspaces of the same size), "norm_matched" (the base
-        moved in a random direction as far as the subspace moved it), "shuffled" (a subspace that
-        was trained in the same way on shuffled labels).
+        The subspace, with these controls on the same pairs: "none" (nothing is interchanged),
+        "whole" (the whole vector), "random" (random subspaces of the same size), "norm_matched"
+        (the base is moved in a random direction, as far as the subspace moves it), "shuffled" (a
+        subspace that was trained in the same way on shuffled labels).
 
     Shapes: base `[pair, pos]`, source `[pair, pos']`, labels `[pair]`.
 
     Raises:
-        InputError: numbers of pairs that differ, a site or dimension that does not fit.
+        InputError: numbers of pairs differ, or a site or dimension does not fit.
 
     Source: distributed alignment search as in Geiger et al. 2023.
     """
@@ -151,7 +152,7 @@ def _learned(
         controls={
             "none": search.accuracy(held, lambda here, there: here),
             "whole": search.accuracy(held, lambda here, there: there),
-            "random": _mean([search.accuracy(held, within(one)) for one in random]),
+            "random": _mean([search.accuracy(held, within(basis)) for basis in random]),
             "norm_matched": search.accuracy(held, as_far(basis, generator)),
             "shuffled": search.accuracy(held, within(placebo)),
         },
@@ -167,7 +168,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _shuffled(labels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels that are those of other pairs, in some rows."""
+    """Labels of which some rows are shuffled among each other."""
     order = rows[torch.randperm(len(rows), generator=generator)].to(labels.device)
     return labels.index_copy(0, rows.to(labels.device), labels[order])
 
@@ -182,6 +183,7 @@ def _split(n: int, held_out: float, generator: torch.Generator) -> tuple[Tensor,
     count = max(1, round(held_out * n))
     if not 0 < held_out < 1 or count >= n:
         raise InputError(
-            f"held_out={held_out} of {n} pairs leaves none on one side: it is between 0 and 1."
+            f"held_out={held_out} of {n} pairs leaves none to train on, or none to measure on. It "
+            "is between 0 and 1."
         )
     return order[count:], order[:count].sort().values

@@ -1,4 +1,4 @@
-"""Interventions in files: JSON, with tensors inside it or in a safetensors file beside it."""
+"""Interventions in files: JSON, with tensors in it or in a separate safetensors file."""
 
 import base64
 import json
@@ -33,11 +33,11 @@ def to_json(
     """Interventions as JSON.
 
     Args:
-        interventions: one or several. Of a cache that is a source, the activations of the site.
-        tensors: a safetensors file to write tensors to; None: into the text, as base64.
+        interventions: one or several. If a source is a cache, its activations at the site are kept.
+        tensors: a safetensors file to write tensors to; None: they go into the text, as base64.
 
     Raises:
-        InputError: a site that is a function.
+        InputError: a site is a function.
 
     Example:
         >>> from lensbridge.interventions import Zero, from_json, to_json
@@ -58,24 +58,24 @@ def from_json(text: str, tensors: str | Path | None = None) -> list[Intervention
 
     Args:
         text: the JSON.
-        tensors: the safetensors file, where the tensors are in one.
+        tensors: the safetensors file, if the tensors are in one.
 
     Raises:
-        InputError: something else than that.
+        InputError: the text was not written by `to_json`.
     """
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"That is no JSON: {error}.") from error
+        raise InputError(f"This text is not JSON: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"That is not a list of interventions: its format is not {FORMAT!r}.")
+        raise InputError(f"This text is not a list of interventions: its format is not {FORMAT!r}.")
     store = _Store(None if tensors is None else load_file(tensors))
     return [_read(one, store) for one in document["interventions"]]
 
 
 @dataclass
 class _Store:
-    """Where tensors are kept: `held` by key, or None for inside the text."""
+    """Where tensors are kept: in `held`, by key; None: in the text."""
 
     held: dict[str, Tensor] | None = field(default=None)
 
@@ -97,7 +97,7 @@ class _Store:
     def get(self, given: Any) -> Tensor:
         if isinstance(given, str):
             if self.held is None or given not in self.held:
-                raise InputError("The tensors are in a file: pass it as tensors=...")
+                raise InputError("The tensors are in another file: pass it as tensors=...")
             return self.held[given]
         kinds = {
             str(one).removeprefix("torch."): one
@@ -137,11 +137,11 @@ def _packed(value: Any, store: _Store) -> Any:
         return [_packed(one, store) for one in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise InputError(f"{value!r} cannot be written to JSON; name the points instead.")
+    raise InputError(f"{value!r} cannot be written to JSON. Name the points instead.")
 
 
 def _name(key: Any) -> str:
-    """A short name in the keys of a mapping is written as JSON."""
+    """A key of a mapping as text; a short name, which is a tuple, is written as JSON."""
     return key if isinstance(key, str) else json.dumps(list(key))
 
 

@@ -1,4 +1,4 @@
-"""Kinds of intervention that put values of other examples, or of another run, in a place."""
+"""Kinds of intervention that write values of other examples, or of another run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from lensbridge.interventions.source import Source, SourceValues
 
 
 def blended(region: Region, new: Tensor, inside: Tensor) -> Tensor:
-    """A new value where there is one, the region's own elsewhere."""
+    """The new value where there is one, and the region's own elsewhere."""
     shape = inside.shape + (1,) * (region.value.ndim - 2)
     return torch.where(inside.reshape(shape), new, region.value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mean(Intervention):
-    """A mean in the place of the run's value. Padding is not counted.
+    """A mean in place of the run's value. Padding is left out of it.
 
     Args:
-        source: whose values are averaged; None: those of the run itself, in the same pass.
-        over: "examples": the mean of the examples at the same column (at each example's own, where
-            positions are given for each); "all": of all examples and columns together, so that
-            the source may have other lengths.
+        source: the activations that are averaged; None: those of the run itself, in the same pass.
+        over: "examples": the mean of the examples at the same column (each at its own, if positions
+            are given for each); "all": the mean of all examples and columns, so that the source may
+            have another length.
     """
 
     source: Source | None = None
@@ -69,10 +69,10 @@ class Mean(Intervention):
 
 
 def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mean of the real entries. Shapes: `[b, n, ...]`, `[b, n]` -> axes of one where averaged."""
+    """Mean of the entries of tokens. Shapes: `[b, n, ...]`, `[b, n]` -> averaged axes are 1."""
     weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
     kept = torch.where(weight > 0, value, torch.zeros_like(value))
-    wide = torch.promote_types(value.dtype, torch.float32)  # sums of many need it
+    wide = torch.promote_types(value.dtype, torch.float32)  # sums of many values need it
     count = weight.sum(axes, keepdim=True, dtype=wide).clamp(min=1)
     return (kept.sum(axes, keepdim=True, dtype=wide) / count).to(value.dtype)
 
@@ -81,12 +81,12 @@ def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:
 class Resample(Intervention):
     """The value of another example, drawn with a seed.
 
-    Within the run no example keeps its own; of a source each takes one of its examples, different
-    ones as long as there are enough. The draw depends on the seed and the number of examples, so
-    that all sites, columns and passes of one intervention take from the same example.
+    Within the run, no example keeps its own value. From a source, each example takes one of the
+    source's, different ones as long as there are enough. The draw depends only on the seed and the
+    number of examples, so all sites, columns and passes of an intervention take the same example.
 
     Args:
-        source: whose examples are taken; None: those of the run itself.
+        source: the activations that values are taken from; None: those of the run itself.
         seed: of the draw.
     """
 
@@ -114,13 +114,13 @@ class Resample(Intervention):
     def check_rows(self, rows: int, what: str) -> None:
         if self.source is None and rows < 2:
             raise InputError(
-                f"{what}: Resample takes another example's value, and the input has one example. "
-                "Give more, or a source."
+                f"{what}: Resample takes the value of another example, and the input has one "
+                "example. Give more examples, or a source."
             )
 
 
 def others(rows: int, seed: int) -> Tensor:
-    """For each example another one: a random cycle. Shapes: `[rows]`"""
+    """Another example for each example: a random cycle. Shapes: `[rows]`"""
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     found = torch.empty_like(order)
     found[order] = order.roll(-1)
@@ -128,7 +128,7 @@ def others(rows: int, seed: int) -> Tensor:
 
 
 def drawn(size: int, rows: int, seed: int) -> Tensor:
-    """`rows` of `size` examples, without repetition as long as there are enough."""
+    """`rows` numbers of `size` examples, without repetition as long as there are enough."""
     generator = torch.Generator().manual_seed(seed)
     rounds = -(-rows // size)
     return torch.cat([torch.randperm(size, generator=generator) for _ in range(rounds)])[:rows]
@@ -136,16 +136,17 @@ def drawn(size: int, rows: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Swap(Intervention):
-    """An interchange: each example's value is that of its partner.
+    """An interchange: each example gets the value of its partner.
 
-    Within the run the examples are partners two by two, and with positions for each example the
-    value at one's position is interchanged with that at the other's. With a source, example i
-    takes example i of it (or its only one), at `source_positions`.
+    With a source, the partner of example i is example i of the source (or its only one), at
+    `source_positions`. Without one, examples of the run are partners in pairs; if positions are
+    given for each example, each takes the value at its partner's positions.
 
     Args:
-        source: the activations of another run; None: interchange within this one.
-        source_positions: where to take them; None: at the same positions.
-        partners: for each example of the run, which one's value it takes; None: 0 and 1, 2 and 3...
+        source: the activations of another run; None: interchange within this run.
+        source_positions: where in the source; None: at the same positions.
+        partners: for each example of the run, the one whose value it takes; None: 0 and 1 are
+            partners, then 2 and 3, and so on.
     """
 
     source: Source | None = None
@@ -157,11 +158,13 @@ class Swap(Intervention):
         super().__post_init__()
         self._set("source_positions", normalized(self.source_positions))
         if self.partners is not None:
-            self._set("partners", tuple(int(one) for one in self.partners))
+            self._set("partners", tuple(int(partner) for partner in self.partners))
         if self.source is None and self.source_positions is not None:
-            raise InputError("source_positions needs a source; give positions for each example.")
+            raise InputError(
+                "source_positions needs a source. Within one run, give positions for each example."
+            )
         if self.source is not None and self.partners is not None:
-            raise InputError("partners are of examples within the run: give no source with them.")
+            raise InputError("partners are examples of the run itself, so they go with no source.")
 
     @property
     def origin(self) -> Source | None:
@@ -199,11 +202,11 @@ class Swap(Intervention):
             return
         if self.partners is None and rows % 2:
             raise InputError(
-                f"{what}: Swap interchanges two by two, and the input has {rows} examples. Give "
-                "partners, or a source."
+                f"{what}: Swap interchanges examples in pairs, and the input has {rows} examples. "
+                "Give partners, or a source."
             )
         given = self.partners or ()
         if self.partners is not None and sorted(given) != list(range(rows)):
             raise InputError(
-                f"{what}: partners {tuple(given)} is no arrangement of the {rows} examples."
+                f"{what}: partners {tuple(given)} do not name each of the {rows} examples once."
             )

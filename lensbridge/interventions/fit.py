@@ -1,4 +1,4 @@
-"""Whether an intervention fits a model and an input; what does not is refused before a run."""
+"""Checks, before a run, that an intervention fits a model and an input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,24 +20,24 @@ from lensbridge.native.parts import ResolvedModel
 _CPU = torch.device("cpu")
 
 ColumnOwner: TypeAlias = Literal["text", "encoder", "decoder", "tower"]
-"""Whose columns a point has: the text's; in an encoder-decoder those of the one or the other; or
-those of another stack (of pictures, say), which an input does not tell."""
+"""What the columns of a point belong to: the text; the encoder or the decoder; or another stack
+(tower), such as one for pictures, whose columns the input does not show."""
 
 
 def called(one: Intervention) -> str:
-    """The kind of an intervention, for messages."""
+    """The name of an intervention's class, for messages."""
     return type(one).__name__
 
 
 @dataclass(frozen=True)
 class InputColumns:
-    """The columns of an input.
+    """The columns of an input at a point.
 
     Args:
         rows: examples.
-        past: columns that are in a key/value cache already.
+        past: columns that are already in a key/value cache.
         prompt: columns up to the end of the input.
-        new: how many more a generation makes.
+        new: columns that generation adds.
     """
 
     rows: int
@@ -46,41 +46,43 @@ class InputColumns:
     new: int = 0
 
     def of_one(self) -> "InputColumns":
-        """The same for something that all examples share, earlier columns included."""
+        """The same for a value that all examples share, with the columns of the key/value cache."""
         return replace(self, rows=1, past=0)
 
     def check(self, asked: Any, what: str) -> None:
         """Refuse normalized positions that the input does not have.
 
         Raises:
-            InputError: out of range, or lists for another number of examples.
+            InputError: they are out of range, or lists for another number of examples.
         """
         if per_example(asked) and len(asked) not in (1, self.rows):
-            raise InputError(f"{what}s in {len(asked)} lists; there are {self.rows} examples.")
+            raise InputError(
+                f"{what}s are given in {len(asked)} lists; there are {self.rows} examples."
+            )
         self.check_range(asked, what)
 
     def check_range(self, asked: Any, what: str) -> None:
         """Refuse normalized positions that are out of range.
 
         Raises:
-            InputError: with how many there are.
+            InputError: with the number of positions.
         """
-        for one in _ints(asked):
-            column = one + self.prompt if one < 0 else one
+        for position in _ints(asked):
+            column = position + self.prompt if position < 0 else position
             if not self.past <= column < self.prompt + self.new:
-                raise InputError(f"{what} {one} is out of range; {self._told()}.")
+                raise InputError(f"{what} {position} is out of range; {self._described()}.")
         if isinstance(asked, slice):
             whole = Window(self.rows, self.past, self.prompt + self.new, self.prompt)
             if not bool(columns_of(asked, whole, _CPU)[1].any()):
-                raise InputError(f"{what}s {_written(asked)} are none at all; {self._told()}.")
+                raise InputError(f"{what}s {_written(asked)} are none; {self._described()}.")
 
-    def _told(self) -> str:
+    def _described(self) -> str:
         held = f", {self.past} of them in the key/value cache" if self.past else ""
-        more = f", and {self.new} more are made" if self.new else ""
+        more = f", and generation adds {self.new}" if self.new else ""
         return f"there are {self.prompt} positions{held}{more}"
 
     def width(self, asked: Any, later: bool) -> int:
-        """How many columns positions mean; 1 where passes of a generation have other ones."""
+        """How many columns positions mean; 1 if that differs between the passes of a generation."""
         window = Window(self.rows, self.past, self.prompt, self.prompt)
         width = columns_of(asked, window, _CPU)[0].shape[1]
         if not (later and self.new):
@@ -90,8 +92,8 @@ class InputColumns:
         return width if same and asked is not None else 1
 
 
-def _written(one: slice) -> str:
-    parts = [one.start, one.stop] + ([] if one.step is None else [one.step])
+def _written(asked: slice) -> str:
+    parts = [asked.start, asked.stop] + ([] if asked.step is None else [asked.step])
     return ":".join("" if part is None else str(part) for part in parts)
 
 
@@ -100,24 +102,24 @@ def _ints(asked: Any) -> list[int]:
         return []
     if isinstance(asked, int):
         return [asked]
-    return [one for row in (asked if per_example(asked) else (asked,)) for one in row]
+    return [column for row in (asked if per_example(asked) else (asked,)) for column in row]
 
 
 def extent_of(
-    place: Place, whose: ColumnOwner, prepared: Prepared, new: int, keys: bool = False
+    place: Place, owner: ColumnOwner, prepared: Prepared, new: int, keys: bool = False
 ) -> InputColumns | None:
-    """The columns that an input has at a point; None where only the run will tell.
+    """The columns that an input has at a point; None if only the run shows them.
 
-    With `keys` the columns that are looked at there.
+    With `keys`, the columns that are attended to there.
     """
     tokens = prepared.tokens if prepared.tokens is not None else prepared.embeds
     if place.axes.position is None or not place.axes.has_batch or tokens is None:
         return None
-    if whose == "encoder" or (keys and place.looks_elsewhere):
+    if owner == "encoder" or (keys and place.looks_elsewhere):
         return InputColumns(tokens.shape[0], 0, tokens.shape[1])
-    if whose == "tower":
+    if owner == "tower":
         return None
-    if whose == "decoder":
+    if owner == "decoder":
         decoded = decoder_input(prepared)
         return None if decoded is None else InputColumns(len(decoded), 0, decoded.shape[1], new)
     past = 0 if prepared.cache is None else columns_in(prepared.cache) or 0
@@ -125,16 +127,19 @@ def extent_of(
 
 
 def decoder_input(prepared: Prepared) -> Tensor | None:
-    """Ids or embeddings that the decoder of an encoder-decoder is given, if it is given any."""
+    """Ids or embeddings that are given to the decoder of an encoder-decoder; None: none are."""
     found = (prepared.kwargs.get(f"decoder_{kind}") for kind in ("input_ids", "inputs_embeds"))
-    return next((one for one in found if isinstance(one, Tensor)), None)
+    return next((value for value in found if isinstance(value, Tensor)), None)
 
 
-def mask_of(whose: ColumnOwner, prepared: Prepared) -> Tensor | None:
-    """Shapes: `[batch, column]`, 1 for tokens, of a point's columns; None where none is masked."""
-    if whose == "tower":
+def mask_of(owner: ColumnOwner, prepared: Prepared) -> Tensor | None:
+    """The mask of a point's columns, 1 for tokens; None if none is masked.
+
+    Shapes: `[batch, column]`
+    """
+    if owner == "tower":
         return None
-    decodes = whose == "decoder"
+    decodes = owner == "decoder"
     mask = prepared.kwargs.get("decoder_attention_mask") if decodes else prepared.mask
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
@@ -142,22 +147,22 @@ def mask_of(whose: ColumnOwner, prepared: Prepared) -> Tensor | None:
 def check_pairing(
     one: Intervention, positions: Any, extent: InputColumns, given: SourceValues, what: str
 ) -> None:
-    """Refuse a source whose examples or columns do not go with those of an input.
+    """Refuse a source whose examples or columns do not correspond to those of an input.
 
     Raises:
-        InputError: with what there is on either side.
+        InputError: with the numbers of both.
     """
     source = InputColumns(given.window.rows, 0, given.window.end)
     if one.pairs_examples and source.rows not in (1, extent.rows):
         raise InputError(
-            f"{what}: the source has {source.rows} examples and the input {extent.rows}: as many "
-            "are needed, or one."
+            f"{what}: the source has {source.rows} examples and the input {extent.rows}. Give as "
+            "many, or one."
         )
     asked = positions if one.other_positions is None else one.other_positions
     if asked is None and source.prompt != extent.prompt:
         raise InputError(
-            f"{what}: the source has {source.prompt} positions and the input {extent.prompt}, and "
-            "which belong together is not something to guess. Say which, with positions (and "
+            f"{what}: the source has {source.prompt} positions and the input {extent.prompt}, so "
+            "it is not clear which positions correspond. Name them: positions (and "
             "source_positions for Swap)."
         )
     if source.rows == 1 and per_example(asked):
@@ -166,15 +171,16 @@ def check_pairing(
     here, there = extent.width(positions, False), source.width(asked, False)
     if here != there:
         raise InputError(
-            f"{what}: {here} positions of the input and {there} of the source do not go together."
+            f"{what}: {here} positions of the input cannot be paired with {there} of the source. "
+            "Give as many."
         )
 
 
 def check_padding(given: SourceValues, mask: Tensor | None, what: str) -> None:
-    """Refuse a source that has its padding at other columns, where columns are paired in order.
+    """Refuse a source whose padding is at other columns than the input's.
 
     Raises:
-        InputError: it has.
+        InputError: the padding differs.
     """
     if not given.tells_padding or (mask is None and given.window.mask is None):
         return
@@ -183,14 +189,13 @@ def check_padding(given: SourceValues, mask: Tensor | None, what: str) -> None:
     here = torch.ones_like(there) if mask is None else mask.bool().to(there.device)
     if here.shape[1] != there.shape[1] or not bool((here == there).all()):
         raise InputError(
-            f"{what}: the source has its padding at other columns than the input, so columns do "
-            "not lie over each other, and which belong together is not something to guess. Say "
-            "which, with positions and source_positions."
+            f"{what}: the source has padding at other columns than the input, so it is not clear "
+            "which positions correspond. Name them: positions and source_positions."
         )
 
 
-def whose_columns(native: ResolvedModel, name: str) -> ColumnOwner:
-    """Which text, or what else, the columns of a point belong to."""
+def column_owner(native: ResolvedModel, name: str) -> ColumnOwner:
+    """What the columns of a point belong to."""
     for stack in native.towers:
         front = native.front_of(stack)
         if name.startswith((f"{stack.prefix}.", front)):
@@ -201,39 +206,41 @@ def whose_columns(native: ResolvedModel, name: str) -> ColumnOwner:
 
 
 def check_axes(one: Intervention, place: Place) -> None:
-    """Refuse parts of a point that it does not have.
+    """Refuse heads, positions or other parts that a point does not have.
 
     Raises:
-        InputError: with the axes that there are.
+        InputError: with the axes of the point.
     """
     axes, what = place.axes, f"{called(one)} at {place.name}"
     shown = f"its axes are {' '.join(axes.letters)}"
     if place.heads is not None and axes.head is None:
-        raise InputError(f"{what}: heads were named, and there are none ({shown}).")
+        raise InputError(f"{what}: heads were given, but no axis counts heads ({shown}).")
     if place.positions is not None and axes.position is None:
-        raise InputError(f"{what}: positions were named, and there are none ({shown}).")
+        raise InputError(f"{what}: positions were given, but no axis counts them ({shown}).")
     if place.keys is not None and not axes.keys:
-        raise InputError(f"{what}: keys are of scores and patterns; {shown}.")
+        raise InputError(f"{what}: keys are for attention scores and patterns; {shown}.")
     if per_example(place.keys):
-        raise InputError(f"{what}: keys are the same for every example.")
+        raise InputError(f"{what}: keys are one list for all examples.")
     if axes.letters[0] == "1" and (one.mixes_examples or per_example(place.positions)):
         raise InputError(f"{what}: all examples share one value there ({shown}).")
     if not place.when.is_always and (axes.position is None or not axes.has_batch):
-        raise InputError(f"{what}: when was given, and no axis counts positions ({shown}).")
+        raise InputError(f"{what}: when was given, but no axis counts positions ({shown}).")
     if (place.neurons is not None or one.subspace is not None) and axes.last in "qks":
-        raise InputError(f"{what}: neurons or a subspace were given; {shown}.")
+        raise InputError(
+            f"{what}: neurons or a subspace were given, but the last axis has neither; {shown}."
+        )
     if not one.on_integers and place.name.endswith("hook_expert_indices"):
         raise InputError(
-            f"{what}: it holds the numbers of the chosen experts; Replace, Resample and Swap act "
-            "on them, or edit hook_router_logits."
+            f"{what}: this point holds the integer indices of chosen experts; only Replace, "
+            "Resample and Swap can edit it. Or edit hook_router_logits."
         )
 
 
 def sizes_of(native: ResolvedModel, one: Intervention, place: Place) -> tuple[int | None, ...]:
-    """Heads (if any) and entries of the region, checked against what the model has.
+    """Heads (if any) and entries of the region, checked against the model.
 
     Raises:
-        InputError: an index or subspace that the model does not have.
+        InputError: an index is out of range, or a subspace has another dimension.
     """
     axes, what = place.axes, f"{called(one)} at {place.name}"
 
@@ -250,8 +257,8 @@ def sizes_of(native: ResolvedModel, one: Intervention, place: Place) -> tuple[in
     if one.subspace is not None:
         if last is not None and one.subspace.shape[0] != last:
             raise InputError(
-                f"{what}: the subspace is of {one.subspace.shape[0]} dimensions; the point has "
-                f"{last}."
+                f"{what}: the vectors of the subspace have {one.subspace.shape[0]} dimensions; the "
+                f"point has {last}."
             )
         last = last if place.subspace is None else one.subspace.shape[1]
     inner = () if axes.head is None else (size(axes.head, place.heads, "head"),)

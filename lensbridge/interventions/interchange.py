@@ -1,4 +1,4 @@
-"""Interchange interventions: a run on one input with activations of another."""
+"""Interchange interventions: run on one input with activations of another."""
 
 from typing import Any
 
@@ -31,11 +31,11 @@ def interchange(
     part: dict[str, Any],
     **forward: Any,
 ) -> "Result":
-    """See `model.interchange`; `part` is what of an activation: subspace, heads, neurons.
+    """See `model.interchange`; `part` says which part of an activation: subspace, heads, neurons.
 
     Source: interchange interventions as in Geiger et al. 2021 and pyvene.
     """
-    told = {name: forward[name] for name in _OF_INPUT if name in forward}
-    cache = source_of(model, sources, site, **told)
+    shared = {name: forward[name] for name in _OF_INPUT if name in forward}
+    cache = source_of(model, sources, site, **shared)
     swap = Swap(site, cache, source_positions, positions=base_positions, **part)
     return run_edited(model, base, [swap], **forward)

@@ -1,4 +1,4 @@
-"""Intervention: what all kinds of them share: where they act, when, and how they are checked."""
+"""Intervention: what all kinds share: where and when they act, and how they are checked."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
 """Heads or neurons: one, several, or None for all."""
 
 _ORTHONORMAL = 1e-3
-"""How far the products of a basis may be from 0 and 1."""
+"""How far the products of a basis's columns may be from 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Intervention(ABC):
-    """A change of one activation, or of several, at a place.
+    """An edit of one activation, or of several.
 
     Args:
         site: a point in any accepted spelling, a glob, or a list of these.
@@ -34,12 +34,12 @@ class Intervention(ABC):
             list for each example.
         heads: which heads of a point that has them.
         neurons: which entries of the last axis: neurons, dimensions, features, experts.
-        keys: which positions are looked at, in scores and patterns.
+        keys: which positions are attended to, in scores and patterns.
         subspace: `[d, k]` with orthonormal columns; only the coordinates along these change. A
-            direction `[d]` of any length is the line along it.
+            direction `[d]` of any length means the line along it.
         when: "prefill", "decode", "both", or a `When` with steps.
 
-    Interventions in a list act in its order where they meet at one point.
+    Interventions of a list that act on the same point do so in the order of the list.
     """
 
     site: NamesFilter
@@ -51,7 +51,7 @@ class Intervention(ABC):
     when: When | str = field(default=ALWAYS, kw_only=True)
 
     on_integers: ClassVar[bool] = False
-    """Whether it can act on choices of experts, which are numbers of things."""
+    """Whether it can act on integers, which are the indices of chosen experts."""
 
     def __post_init__(self) -> None:
         if self.site is None:
@@ -66,41 +66,41 @@ class Intervention(ABC):
         if self.subspace is not None:
             self._set("subspace", _basis(self.subspace))
         if self.subspace is not None and (self.neurons is not None or self.keys is not None):
-            raise InputError("A subspace is of the whole last axis: leave neurons and keys out.")
+            raise InputError("A subspace is of the whole last axis: leave out neurons and keys.")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     @abstractmethod
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
-        """The new value of a region; `given` is the source's activation, where there is one.
+        """The new value of a region; `given` is the activation of the source, if there is one.
 
         Shapes: as `region.value`.
         """
 
     @property
     def seen_subspace(self) -> Tensor | None:
-        """The subspace whose coordinates `act` is given; None: the vectors themselves."""
+        """The subspace whose coordinates `act` gets; None: it gets the vectors themselves."""
         return self.subspace
 
     @property
     def origin(self) -> Source | None:
-        """Where values are taken from, other than the run itself."""
+        """Where values are taken from; None: from the run itself, or no values are needed."""
         return None
 
     @property
     def pairs_columns(self) -> bool:
-        """Whether columns of a source are taken for columns of the run."""
+        """Whether each column takes values from one column of a source."""
         return True
 
     @property
     def pairs_examples(self) -> bool:
-        """Whether examples of a source are taken for examples of the run, one by one."""
+        """Whether each example takes values from one example of a source."""
         return False
 
     @property
     def mixes_examples(self) -> bool:
-        """Whether examples of the run get values of one another."""
+        """Whether examples of the run get values of other examples of it."""
         return False
 
     @property
@@ -112,39 +112,40 @@ class Intervention(ABC):
         """Refuse values that do not fit a region.
 
         Args:
-            wanted: the region's shape; None where the run alone will tell.
+            wanted: the region's shape; None for a size that only the run shows.
             what: the point, for the message.
         """
         return
 
     def check_rows(self, rows: int, what: str) -> None:
-        """Refuse a number of examples that it cannot work with."""
+        """Refuse a number of examples that the intervention cannot use."""
         return
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        return all(_same(self._told(one.name), other._told(one.name)) for one in fields(self))
+        names = [member.name for member in fields(self)]
+        return all(_same(self._member(name), other._member(name)) for name in names)
 
-    def _told(self, name: str) -> Any:
-        """A member; of a cache, the part that counts."""
+    def _member(self, name: str) -> Any:
+        """A member; of a cache, the activations at the site."""
         value = vars(self)[name]
         return StoredSource.of(value, self.site) if isinstance(value, ActivationCache) else value
 
     def __repr__(self) -> str:
-        """What differs from the defaults; of tensors their shapes."""
-        told = [_shown(self.site)]
-        for one in fields(self)[1:]:
-            value = vars(self)[one.name]
-            if value is not one.default and not _same(value, one.default):
-                told.append(f"{one.name}={_shown(value)}")
-        return f"{type(self).__name__}({', '.join(told)})"
+        """The members that differ from their defaults, with the shapes of tensors."""
+        shown = [_shown(self.site)]
+        for member in fields(self)[1:]:
+            value = vars(self)[member.name]
+            if value is not member.default and not _same(value, member.default):
+                shown.append(f"{member.name}={_shown(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self.site)))
 
     def at(self, **changes: Any) -> Any:
-        """The same somewhere else: `one.at(positions=3, heads=[1])`."""
+        """A copy with other members: `zero.at(positions=3, heads=[1])`."""
         return replace(self, **changes)
 
 
@@ -159,8 +160,8 @@ def _indices(what: str, given: Any) -> tuple[int, ...] | None:
 
 
 def _basis(given: Any) -> Tensor:
-    """A subspace as its basis, in one layout, so that products round alike when it comes back from
-    a file.
+    """The basis of a subspace, contiguous, so that products round the same after it was read from a
+    file.
     """
     basis = torch.as_tensor(given)
     if basis.ndim == 1 and bool(basis.any()):
@@ -170,10 +171,10 @@ def _basis(given: Any) -> Tensor:
 
 
 def check_basis(basis: Tensor) -> None:
-    """Refuse a matrix that is no orthonormal basis.
+    """Refuse a matrix that is not an orthonormal basis.
 
     Raises:
-        InputError: of another shape, or its columns are not orthonormal.
+        InputError: it has another shape, or its columns are not orthonormal.
     """
     if basis.ndim != 2 or basis.shape[0] < basis.shape[1]:
         raise InputError(
@@ -203,8 +204,8 @@ def check_broadcast(
     if not fits:
         shown = ", ".join("?" if one is None else str(one) for one in wanted)
         raise InputError(
-            f"{what}: {name} has shape {found}; it has to broadcast to the place's ({shown}): "
-            "examples, positions, heads (where there are any), entries."
+            f"{what}: {name} has shape {found}; it has to broadcast to ({shown}): examples, "
+            "positions, heads (if there are any), entries."
         )
 
 
@@ -220,7 +221,7 @@ def as_value(given: Any, what: str) -> "Tensor | float":
     """A number or tensor; lists and arrays become tensors.
 
     Raises:
-        InputError: something else.
+        InputError: it cannot be made a tensor.
     """
     if isinstance(given, Tensor | int | float) and not isinstance(given, bool):
         return given

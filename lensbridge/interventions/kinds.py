@@ -1,7 +1,7 @@
-"""Kinds of intervention that need no other values: each says what the new value of a region is.
+"""Kinds of intervention that compute the new value of a region from its old one and a constant.
 
-Values broadcast to the region: `[example, position, (head), entry]`, with as many positions, heads
-and entries as the intervention is for; in a subspace the entries are its coordinates.
+Constants broadcast to the region, `[example, position, (head), entry]`, which has the positions,
+heads and entries that the intervention is for. In a subspace the entries are its coordinates.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Value = Tensor | float
 
 
 def _beside(value: Value, region: Region) -> Value:
-    """A value on the region's device; its examples beside those of the run."""
+    """A value on the region's device, with its examples repeated for the rows of the run."""
     if not isinstance(value, Tensor):
         return value
     value = value.to(region.value)
@@ -34,7 +34,7 @@ def _beside(value: Value, region: Region) -> Value:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Replace(Intervention):
-    """Another value in the place of the run's.
+    """A given value in place of the run's.
 
     Args:
         value: a number, or a tensor that broadcasts to the region.
@@ -73,7 +73,7 @@ class Add(Intervention):
 
     Args:
         value: a number, or a tensor that broadcasts to the region.
-        factor: multiplies it.
+        factor: what the value is multiplied by.
     """
 
     value: Value
@@ -92,7 +92,7 @@ class Add(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scale(Intervention):
-    """The run's value times a factor; in a subspace, its part in there.
+    """The run's value times a factor; with a subspace, only its part in there.
 
     Args:
         factor: a number, or a tensor that broadcasts to the region.
@@ -113,7 +113,7 @@ class Scale(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Zero(Intervention):
-    """Zero; in a subspace, the part in there taken out."""
+    """Zero in place of the run's value; with a subspace, only its part in there is removed."""
 
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
         return torch.zeros_like(region.value)
@@ -121,11 +121,11 @@ class Zero(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Project(Intervention):
-    """A subspace taken out of the run's value, or all but that.
+    """The run's value without its part in a subspace, or that part alone.
 
     Args:
         subspace: `[d, k]` with orthonormal columns, or a direction `[d]` of any length.
-        keep: keep what lies in it instead of what does not.
+        keep: keep the part in the subspace instead of the rest.
     """
 
     subspace: Tensor
@@ -149,9 +149,9 @@ class Steer(Intervention):
 
     Args:
         vector: `[d]`, or anything that broadcasts to the region.
-        strength: how much of it.
-        unit: "vector": the vector as it is; "norm": of its direction alone, as many times the norm
-            of the value that it is added to.
+        strength: what the vector is multiplied by.
+        unit: "vector": strength 1 adds the vector as it is; "norm": strength 1 adds its direction
+            with the norm of the value that it is added to.
     """
 
     vector: Tensor
@@ -164,7 +164,7 @@ class Steer(Intervention):
         if self.unit not in ("vector", "norm"):
             raise InputError(f"unit is 'vector' or 'norm', not {self.unit!r}.")
         if self.unit == "norm" and not bool(self.vector.norm(dim=-1).all()):
-            raise InputError("unit='norm' takes the direction of the vector, and it is zero.")
+            raise InputError("unit='norm' needs the direction of the vector, which is zero.")
 
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
         vector = _beside(self.vector, region)
@@ -182,11 +182,11 @@ class Steer(Intervention):
 class Noise(Intervention):
     """Gaussian noise added to the run's value.
 
-    It depends on the seed, the point, the row and the column alone, so that a run can be repeated,
-    and a place has the same noise whatever else is in the batch or in the region.
+    It depends only on the seed, the point, the row and the column. So a run can be repeated, and
+    the noise of a place does not depend on what else is in the batch or the region.
 
     Args:
-        std: its standard deviation.
+        std: standard deviation of the noise.
         seed: of the noise.
     """
 
@@ -211,7 +211,7 @@ class Noise(Intervention):
 
 
 def gaussian(seed: int, name: str, row: int, column: int, shape: Sequence[int]) -> Tensor:
-    """The standard noise of one place: float32, drawn on the CPU."""
+    """Standard normal noise of one place: float32, drawn on the CPU."""
     text = f"{seed} {name} {row} {column}".encode()
     number = int.from_bytes(sha256(text).digest()[:7], "big")
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(number))

@@ -15,23 +15,23 @@ from lensbridge.points.point_names import NamesFilter
 
 
 class InterventionMethods(HookedModel):
-    """Runs with interventions."""
+    """Runs with interventions, as methods of a model."""
 
     @contextmanager
     def intervene(self, interventions: Interventions) -> Iterator[Any]:
-        """Interventions in every run inside, in this thread only; contexts nest.
+        """Interventions in every run inside the context, in this thread only; contexts nest.
 
-        They come behind hooks that are already there, and before those of the calls inside, whose
-        caches hold what the interventions made.
+        They act after hooks that are already on the model, and before those of the runs inside, so
+        caches of these runs hold the edited activations.
 
         Args:
             interventions: one or several; at one point they act in their order.
 
         Raises:
-            InputError: heads, neurons, values or sources that do not fit the model; before each
-                run, positions or values that do not fit its input.
-            UnknownPointError: no such point.
-            EditError: a point that cannot be edited.
+            InputError: heads, neurons, values or sources do not fit the model; before each run,
+                positions or values do not fit its input.
+            UnknownPointError: no point has the name.
+            EditError: a point cannot be edited.
             HookNeverFiredError: at the end, if the model was run and never passed a named point.
 
         Example:
@@ -75,7 +75,7 @@ class InterventionMethods(HookedModel):
             forward: other arguments of `run_with_hooks` and `forward`.
 
         Raises:
-            InputError: an intervention that does not fit the model or the input; nothing is run.
+            InputError: an intervention does not fit the model or the input; nothing is run.
         """
         return run_edited(self, input, interventions, **forward)
 
@@ -91,21 +91,22 @@ class InterventionMethods(HookedModel):
         neurons: Indices = None,
         **forward: Any,
     ) -> Result:
-        """Run on `base` with activations of `sources` in the place of its own.
+        """Run on `base` with activations of `sources` in place of its own.
 
         Args:
             base: an input.
-            sources: another, of as many examples or of one; example i of it is for example i.
+            sources: another input, of as many examples or of one; example i of the base takes
+                values of example i of it.
             site: the points whose activations are interchanged.
             base_positions: where they go.
-            source_positions: where they come from: as many.
-            subspace: `[d, k]` with orthonormal columns; only the coordinates along these.
-            heads: only these.
-            neurons: only these.
-            forward: of `forward`; tokenization options hold for both inputs.
+            source_positions: where they come from; as many positions.
+            subspace: `[d, k]` with orthonormal columns: only the coordinates along these.
+            heads: only these heads.
+            neurons: only these neurons.
+            forward: other arguments of `forward`; tokenization options hold for both inputs.
 
         Raises:
-            InputError: positions that do not go together; nothing is run on `base`.
+            InputError: positions cannot be paired; nothing is run on `base`.
         """
         return interchange(
             self,

@@ -1,4 +1,4 @@
-"""Plan: an intervention at one point of one model: checked, and as a callback of the engine."""
+"""Plan: an intervention at one point of one model, checked, as a callback of the engine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from lensbridge.interventions.fit import (
     check_axes,
     check_padding,
     check_pairing,
+    column_owner,
     extent_of,
     mask_of,
     sizes_of,
-    whose_columns,
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
@@ -35,38 +35,38 @@ from lensbridge.sites.derived import LatentSite
 def callbacks_of(
     model: HookedModel, interventions: "Intervention | Iterable[Intervention]"
 ) -> list[Callback]:
-    """Interventions as callbacks, in their order; everything that can be checked is checked.
+    """Interventions as callbacks, in their order, checked as far as possible before a run.
 
     Raises:
-        InputError: something that is no intervention; heads, neurons, values or sources that do
-            not fit.
-        UnknownPointError: no such point.
-        AbsentPointError: a point that this architecture lacks.
-        EditError: a point that cannot be edited.
+        InputError: something is not an intervention, or heads, neurons, values or sources do not
+            fit.
+        UnknownPointError: no point has the name.
+        AbsentPointError: this architecture lacks a point.
+        EditError: a point cannot be edited.
     """
     several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
     found: list[Callback] = []
     for one in several:
         if not isinstance(one, Intervention):
             raise InputError(
-                f"{one!r} is no intervention; lensbridge.interventions has Replace, Add, Zero..."
+                f"{one!r} is no intervention. lensbridge.interventions has Replace, Add, Zero..."
             )
         found += _callbacks(model, one)
     return found
 
 
 def acting(interventions: "Intervention | Iterable[Intervention]") -> list[Intervention]:
-    """Interventions as a list, for a run that is no generation.
+    """Interventions as a list, for a run that does not generate.
 
     Raises:
-        InputError: an intervention on what generation adds.
+        InputError: an intervention acts only on tokens that generation adds.
     """
     several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
     for one in several:
         if isinstance(one, Intervention) and not When.of(one.when).reaches_prompt:
             raise InputError(
-                f"{called(one)} at {one.site!r} acts on what generation adds ({one.when}), and "
-                "this run adds nothing. Pass it to generate()."
+                f"{called(one)} at {one.site!r} acts on tokens that generation adds ({one.when}), "
+                "and this run adds none. Pass it to generate()."
             )
     return several
 
@@ -83,12 +83,12 @@ def plans_of(model: HookedModel, one: Intervention) -> "list[Plan]":
     """An intervention at each of its points.
 
     Raises:
-        InputError: it does not fit one of them.
+        InputError: the intervention does not fit one of them.
     """
     names = model.vocabulary.select(one.site)
     if isinstance(one.origin, Tensor) and len(names) > 1:
         raise InputError(
-            f"{called(one)}: the source is one tensor and {one.site!r} means {len(names)} points. "
+            f"{called(one)}: the source is one tensor, but {one.site!r} means {len(names)} points. "
             "Give a cache, or a mapping from names to tensors."
         )
     origin = _with_canonical_names(model, one.origin)
@@ -109,17 +109,17 @@ class Plan:
     Args:
         intervention: what is done.
         place: where.
-        sizes: heads (if there are any) and entries that it acts on; None where unknown.
-        given: the source's activation, where it has a source.
-        whose: whose columns the point has.
-        forgotten: whether later passes make the value anew from what the key/value cache keeps.
+        sizes: heads (if there are any) and entries that it acts on; None for unknown sizes.
+        given: the activation of its source, if it has one.
+        owner: what the columns of the point belong to.
+        forgotten: whether later passes compute the value again from what the key/value cache keeps.
     """
 
     intervention: Intervention
     place: Place
     sizes: tuple[int | None, ...]
     given: SourceValues | None
-    whose: ColumnOwner
+    owner: ColumnOwner
     forgotten: bool = False
 
     @classmethod
@@ -127,7 +127,7 @@ class Plan:
         """The plan, if the intervention fits the point."""
         site = model.engine.sites[name]
         if not site.editable:
-            raise EditError(f"{name} can be read, and not edited: {site.formula}.")
+            raise EditError(f"{name} can be read but not edited: {site.formula}.")
         axes = Axes(tuple(site.axes.split()))
         place = Place(
             name=name,
@@ -141,10 +141,10 @@ class Plan:
         )
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
-        whose = whose_columns(model.native, name)
-        masked = whose in ("text", "encoder")
+        owner = column_owner(model.native, name)
+        masked = owner in ("text", "encoder")
         given = None if origin is None else SourceValues.of(origin, place, masked)
-        plan = cls(one, place, sizes, given, whose, isinstance(site, LatentSite))
+        plan = cls(one, place, sizes, given, owner, isinstance(site, LatentSite))
         plan._check_given()
         return plan
 
@@ -168,22 +168,22 @@ class Plan:
         found = tuple(seen.shape[2:])
         if any(w is not None and f != w for f, w in zip(found, self.sizes, strict=True)):
             raise InputError(
-                f"{self.what}: the {what} has {found} behind its positions; the point has "
+                f"{self.what}: after its positions the {what} has the axes {found}; the point has "
                 f"{self.sizes}."
             )
 
     def extent(self, prepared: Prepared, new: int = 0) -> InputColumns | None:
-        """The columns that an input has at the point; None where only the run will tell."""
-        return extent_of(self.place, self.whose, prepared, new)
+        """The columns that an input has at the point; None if only the run shows them."""
+        return extent_of(self.place, self.owner, prepared, new)
 
     def mask(self, prepared: Prepared) -> Tensor | None:
-        """Shapes: `[batch, column]`, which of the point's columns are tokens of an input."""
-        return mask_of(self.whose, prepared)
+        """Which of the point's columns are tokens of an input. Shapes: `[batch, column]`"""
+        return mask_of(self.owner, prepared)
 
     def check(self, prepared: Prepared, new: int) -> None:
-        """Refuse an input that the intervention does not fit, before it is run."""
+        """Refuse an input that the intervention does not fit, before the run."""
         one, place, what = self.intervention, self.place, self.what
-        looked_at = extent_of(place, self.whose, prepared, new, keys=True)
+        looked_at = extent_of(place, self.owner, prepared, new, keys=True)
         if place.keys is not None and looked_at is not None:
             looked_at.of_one().check(place.keys, f"{what}: key")
         extent = self.extent(prepared, new)
@@ -209,7 +209,7 @@ class Plan:
         return self.edited(value, window, hook.step)
 
     def edited(self, value: Tensor, window: Window, step: int) -> Tensor:
-        """The activation of a pass with the intervention."""
+        """The activation of a pass after the intervention."""
         region = Region.of(self.place, window, step, value)
         if region is None:
             return value
@@ -219,19 +219,22 @@ class Plan:
     def _check_kind(self, value: Tensor) -> None:
         letters = self.place.axes.letters
         if not value.is_floating_point() and not self.intervention.on_integers:
-            raise EditError(f"{self.what}: the values are numbers of things, not amounts.")
+            raise EditError(
+                f"{self.what}: this point holds integer indices (experts); only Replace, Resample "
+                "and Swap can edit it."
+            )
         if value.ndim != len(letters):
             raise EditError(
-                f"{self.what}: this run has a value of shape {tuple(value.shape)} there, in which "
-                f"the axes {' '.join(letters)} cannot be told apart. Edit it with a hook."
+                f"{self.what}: in this run the value has shape {tuple(value.shape)}, which is not "
+                f"[{' '.join(letters)}]. Edit it with a hook."
             )
 
     def _check_pass(self, window: Window, hook: Hook) -> None:
-        """What a decoder that makes its own ids, or a key/value cache, tells only now."""
+        """Checks that need the run, as of key/value caches and of ids that a decoder makes."""
         if self.forgotten and hook.progress.past:
             raise InputError(
-                f"{self.what}: latent attention keeps latents from pass to pass, so what was done "
-                "to earlier columns is forgotten. Pass use_past_kv_cache=False, or act on "
+                f"{self.what}: latent attention keeps latents from pass to pass, so edits of "
+                "earlier columns are lost. Pass use_past_kv_cache=False, or edit "
                 "attn.hook_kv_latent."
             )
         if hook.step == 0:
@@ -242,15 +245,15 @@ class Plan:
         examples = hook.progress.examples
         if self.intervention.mixes_examples and examples not in (None, window.rows):
             raise InputError(
-                f"{self.what} takes values of other examples, and this generation has "
-                f"{window.rows} rows of {examples} examples (beams, or several texts for each). "
-                "Give it a source, or generate one row for each example."
+                f"{self.what} takes values of other examples, but this generation has "
+                f"{window.rows} rows for {examples} examples (beams, or several texts for each). "
+                "Give a source, or generate one row for each example."
             )
 
     def _check_region(self, region: Region) -> None:
-        """What could not be checked before: sizes that only the run knows."""
+        """Check sizes that only the run shows."""
         self.intervention.check_rows(region.window.rows, self.what)
-        if region.step == 0:  # beams: more rows than examples, which `act` repeats
+        if region.step == 0:  # with beams there are more rows; `act` repeats the examples
             self.intervention.check_value((None, *region.value.shape[1:]), self.what)
 
     def whole(self, value: Tensor, mask: Tensor | None) -> Window:
@@ -265,11 +268,11 @@ class Plan:
         every = self.whole(value, None)
         rows, size = every.rows, every.end
         total = progress.past + progress.count
-        apart = self.whose in ("encoder", "tower") or not axes.has_batch or axes.position is None
+        apart = self.owner in ("encoder", "tower") or not axes.has_batch or axes.position is None
         if not progress.past and size != total and self.name != "hook_logits":
             apart = True  # a decoder that makes its own ids, pictures in the text
         if apart or total < size:
-            mask = progress.mask(encoder=True) if self.whose == "encoder" else None
+            mask = progress.mask(encoder=True) if self.owner == "encoder" else None
             return self.whole(value, mask)
         return Window(rows, total - size, total, progress.prompt, self._mask(hook, rows))
 

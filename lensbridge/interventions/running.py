@@ -16,7 +16,7 @@ Interventions: TypeAlias = Intervention | Iterable[Intervention]
 
 @contextmanager
 def edited(model: HookedModel, interventions: Interventions) -> Iterator[None]:
-    """Interventions in every run of a model inside; see `model.intervene`."""
+    """Interventions in every run of a model inside the context; see `model.intervene`."""
     with model.listening(callbacks_of(model, interventions)):
         yield
 

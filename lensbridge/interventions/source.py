@@ -1,4 +1,4 @@
-"""Source: activations of another run that an intervention takes its values from."""
+"""Source: the activations of another run from which an intervention takes its values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from lensbridge.interventions.region import Place, Region
 from lensbridge.points.point_names import NamesFilter
 
 Source: TypeAlias = ActivationCache | Mapping[Any, Tensor] | Tensor
-"""A cache; tensors by name of the point; or, for one point, its tensor. Whole activations, with
-their batch and position axes, as a cache holds them."""
+"""A cache, tensors by the name of their point, or the tensor of a single point. Tensors are whole
+activations, with batch and position axes, as in a cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredSource(Mapping[Any, Tensor]):
-    """Activations by name that know the padding of their run, as a cache does.
+    """Activations by name, with the padding mask of their run.
 
     Args:
         tensors: by name.
-        attention_mask: `[batch, pos]` of the run, or None where nothing was padding.
+        attention_mask: `[batch, pos]` of the run, or None if nothing was padding.
     """
 
     tensors: Mapping[Any, Tensor]
@@ -32,7 +32,7 @@ class StoredSource(Mapping[Any, Tensor]):
 
     @classmethod
     def of(cls, cache: ActivationCache, site: NamesFilter) -> "StoredSource":
-        """What a cache holds at a site."""
+        """The activations of a cache at a site."""
         names = cache.vocabulary.select(site)
         return cls({name: cache[name] for name in names}, cache.attention_mask)
 
@@ -47,10 +47,10 @@ class StoredSource(Mapping[Any, Tensor]):
 
 
 class Paired(NamedTuple):
-    """Values of a source beside the columns of a region.
+    """Values of a source for the columns of a region.
 
-    Shapes: value `[rows or 1, n, (head), last]`; inside `[rows or 1, n]`, where there is one; real
-        `[rows, n]`, where there is one and it is of a token.
+    Shapes: value `[rows or 1, n, (head), last]`; inside `[rows or 1, n]`, whether the source has a
+        value there; real `[rows, n]`, whether it has one and that is of a token.
     """
 
     value: Tensor
@@ -63,7 +63,7 @@ class SourceValues:
     """The whole activation of a source at one point.
 
     Args:
-        value: in the order `[batch, pos, (head), ...]`.
+        value: with axes `[batch, pos, (head), ...]`.
         window: its columns.
         tells_padding: whether it is known which of them are padding.
     """
@@ -74,22 +74,22 @@ class SourceValues:
 
     @classmethod
     def of(cls, source: Source, place: Place, masked: bool = True) -> "SourceValues":
-        """The activation of a source that belongs to a place.
+        """The activation of a source for a place.
 
         Args:
-            source: tensors by canonical name, or one.
+            source: tensors by canonical name, or one tensor.
             place: where it goes.
-            masked: whether the source's mask is of the columns there; that of an encoder-decoder
-                is the encoder's.
+            masked: whether the mask of the source is for the columns there; in an encoder-decoder
+                it is for those of the encoder.
 
         Raises:
-            InputError: it is not there, or of another shape than the point.
+            InputError: the source lacks it, or it has another number of axes than the point.
         """
         found = tensor_of(source, place.name)
         if found.ndim != len(place.axes.letters):
             raise InputError(
                 f"{place.name} has the axes {' '.join(place.axes.letters)}; the source has shape "
-                f"{tuple(found.shape)}. Give whole activations, as a cache holds them."
+                f"{tuple(found.shape)}. Give whole activations, as in a cache."
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
@@ -100,19 +100,19 @@ class SourceValues:
         return cls(value, window, known and (fits or mask is None))
 
     def seen(self, place: Place) -> Tensor:
-        """All columns, and of them what the place sees."""
+        """The part that the place edits, of all columns."""
         return place.inner(self.value, self.window)
 
     def sample(self, place: Place) -> Tensor:
-        """`seen` of one column, for its form."""
+        """`seen` of one column, for its shape."""
         return place.inner(self.value[:1, :1], self.window)
 
     def paired(self, region: Region, positions: Any) -> "Paired":
-        """For each column of a region the value here that belongs to it, and where there is one.
+        """The value for each column of a region, and whether there is one.
 
         Args:
-            region: of the run that is going on.
-            positions: normalized positions here; None means those of the region.
+            region: of the current run.
+            positions: normalized positions in the source; None means those of the region.
         """
         place = region.place
         asked = place.positions if positions is None else positions
@@ -135,7 +135,7 @@ class SourceValues:
 
 
 def _widened(columns: Tensor, width: int) -> Tensor:
-    """Generation adds columns to a region that no source has: nothing belongs to them."""
+    """Columns as many as a region has: generation adds some, for which the source has none."""
     lacking = width - columns.shape[1]
     if lacking <= 0:
         return columns[:, :width]
@@ -147,7 +147,7 @@ def tensor_of(source: Source, name: str) -> Tensor:
     """The activation of a point in a source whose names are canonical.
 
     Raises:
-        InputError: the source has none.
+        InputError: the source lacks it.
     """
     if isinstance(source, Tensor):
         return source

@@ -1,4 +1,4 @@
-"""Spans: which tokens of a prompt a piece of its text is."""
+"""Spans: the tokens of a prompt that contain a piece of its text."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from lensbridge.hooked_model import HookedModel
 
 
 def token_span(model: HookedModel, tokens: list[int], text: str) -> range:
-    """The tokens that a piece of text is in.
+    """The tokens that contain a piece of text.
 
     Args:
-        model: whose tokenizer.
+        model: the model with the tokenizer.
         tokens: of the prompt.
-        text: part of it, once.
+        text: a part of the prompt that occurs once.
 
     Raises:
-        InputError: it is not in there, or more than once.
+        InputError: it does not occur, or more than once.
 
     Example:
         >>> import lensbridge
@@ -28,7 +28,7 @@ def token_span(model: HookedModel, tokens: list[int], text: str) -> range:
     count = whole.count(text)
     if count != 1 or not text:
         raise InputError(
-            f"{text!r} is {count} times in {whole!r}; it has to be there once. Pass positions."
+            f"{text!r} occurs {count} times in {whole!r}; it has to occur once. Pass positions."
         )
     start = whole.index(text)
     stop = start + len(text.rstrip())
@@ -39,7 +39,7 @@ def token_span(model: HookedModel, tokens: list[int], text: str) -> range:
 
 
 def _ends(model: HookedModel, tokens: list[int]) -> tuple[list[int], str]:
-    """How many characters the first tokens are, for each number of them; and all characters."""
+    """The number of characters up to the end of each token, and the whole text."""
     decode: Any = model.tokens.need().decode
     texts = [
         str(decode(tokens[: i + 1], clean_up_tokenization_spaces=False)) for i in range(len(tokens))

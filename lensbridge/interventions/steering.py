@@ -1,4 +1,4 @@
-"""Steering vectors: a direction from pairs of opposite texts."""
+"""Steering vectors: directions from pairs of contrasting texts."""
 
 from typing import Any, Literal
 
@@ -27,31 +27,31 @@ def steering_vector(
     method: Method = "mean_difference",
     **input_options: Any,
 ) -> Steer:
-    """A direction from examples that have something to examples that have not.
+    """A steering vector: the direction from examples without a property to examples that have it.
 
     Args:
         model: the model.
-        positive: texts or ids with what is wanted.
-        negative: without it.
-        site: where it is read, and where the result steers.
-        position: of each example, counted among its tokens, padding left out: -1 is the last token;
-            "mean" takes the mean of all of them.
+        positive: texts or ids with the property.
+        negative: texts or ids without it.
+        site: where activations are read, and where the result steers.
+        position: which token of each example, without padding: -1 is the last one; "mean" takes
+            the mean of all.
         method: "mean_difference": the mean of the positive activations minus that of the negative
-            ones, as long as that is. "pca": the first principal direction of the differences of
-            the pairs (as many examples on either side), uncentred, of length one, pointing from
-            negative to positive.
-        input_options: `prepend_bos` and the like.
+            ones, not normalized. "pca": the first principal direction of the differences of pairs
+            (as many examples on both sides), not centred, of length one, pointing from negative to
+            positive.
+        input_options: `prepend_bos` and other options of `run_with_cache`.
 
     Returns:
         A `Steer` with strength 1 at every position; `.at(strength=4.0, positions="last")` changes
         that.
 
-    Shapes: the vector has the axes of the point behind its positions: `[d_model]`, or
+    Shapes: the vector has the axes of the point after its positions: `[d_model]`, or
         `[head, d_head]`.
 
     Raises:
-        InputError: a site that means several points, a position that some example has not, pairs
-            of unequal number for "pca".
+        InputError: the site means several points, an example lacks the position, or "pca" has
+            unequal numbers of examples.
 
     Source: mean differences as in Turner et al. 2023 and Rimsky et al. 2023; principal directions
         of differences as in Zou et al. 2023.
@@ -83,7 +83,7 @@ def _activations(cache: ActivationCache, name: str, position: int | str) -> Tens
     axes = cache.axes(name).split()
     if not {"b", "p"} <= set(axes):
         raise InputError(
-            f"{name} has the axes {' '.join(axes)}; a steering vector is of a point with examples "
+            f"{name} has the axes {' '.join(axes)}; a steering vector needs a point with examples "
             "and positions."
         )
     value = Axes(tuple(axes)).ordered(value)
@@ -100,8 +100,8 @@ def _at(row: Tensor, mask: Tensor, position: int | str) -> Tensor:
     tokens = row[mask]
     if not isinstance(position, int) or not -len(tokens) <= position < len(tokens):
         raise InputError(
-            f"position is 'mean' or an int, and some example has {len(tokens)} tokens; got "
-            f"{position!r}."
+            f"position is 'mean' or the number of a token, and an example has {len(tokens)} "
+            f"tokens; got {position!r}."
         )
     return tokens[position]
 
@@ -109,8 +109,8 @@ def _at(row: Tensor, mask: Tensor, position: int | str) -> Tensor:
 def _principal(up: Tensor, down: Tensor) -> Tensor:
     if len(up) != len(down):
         raise InputError(
-            f"'pca' takes differences of pairs; there are {len(up)} positive and {len(down)} "
-            "negative examples."
+            f"'pca' takes the differences of pairs, but there are {len(up)} positive and "
+            f"{len(down)} negative examples."
         )
     differences = (up - down).flatten(1).double()
     _, _, directions = torch.linalg.svd(differences, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Tracer: the runs of a causal trace: one prompt, noise on its subject, states restored."""
+"""Tracer: the runs of a causal trace, with noise on the subject and some states restored."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +28,11 @@ class Tracer:
         ids: of the prompt.
         position: where the answer is read.
         max_batch_tokens: how many positions a batch may have.
-        clean: probabilities of the clean run there.
-        cache: its states.
+        clean: probabilities at that position in the clean run.
+        cache: states of the clean run.
         options: of every run.
         noise: on the subject, for each sample.
-        subject: its positions.
+        subject: positions of the subject.
         partial: whether the runs were interrupted.
         base: the run with noise and nothing restored: the logits where the answer is read, and the
             stream before each layer that a run may start from.
@@ -84,17 +84,17 @@ class Tracer:
         """The token of an answer.
 
         Raises:
-            TokenError: a text of several tokens, or an id outside the vocabulary.
+            TokenError: the text has several tokens, or the id is not in the vocabulary.
         """
         if answer is None:
             return int(self.clean.argmax())
         found = self.model.to_single_token(answer) if isinstance(answer, str) else int(answer)
         if not 0 <= found < len(self.clean):
-            raise TokenError(f"answer {found} is no token: there are {len(self.clean)}.")
+            raise TokenError(f"answer {found} is no token; there are {len(self.clean)}.")
         return found
 
     def embedding_std(self) -> float:
-        """Of the embedding matrix's entries, after any scale of the embedding."""
+        """Standard deviation of the embedding matrix, scaled as embeddings are in the run."""
         table = self.model.W_E.float()
         rows = table[self.ids[0].to(table.device)]
         scale = self.cache["hook_embed"].float().norm().to(rows.device) / rows.norm()
@@ -111,7 +111,7 @@ class Tracer:
         return self._read(logits, target)
 
     def _entrances(self) -> list[str]:
-        """The streams that runs may start from, of models where each layer reads that alone."""
+        """The streams that runs may start from, if each layer reads one stream alone."""
         names = [self._stream(layer) for layer in self._inner_layers]
         sites = self.model.engine.sites
         return [name for name in names if name in sites and sites[name].axes == "b p m"]
@@ -147,7 +147,7 @@ class Tracer:
         yield from (cells[i : i + size] for i in range(0, count, size))
 
     def _run(self, names: list[str], cells: list[int], target: int) -> Tensor:
-        """Probability of the answer for each cell and sample, the cell's state restored."""
+        """Probability of the answer for each cell and sample, with the cell's state restored."""
         copies, samples = len(cells), len(self.noise)
         where = [[cell] for cell in cells for _ in range(samples)]
         restored = Swap(names, self.cache, positions=where)
@@ -175,7 +175,7 @@ class Tracer:
         return logits if isinstance(logits, str) else None
 
     def _unrestored(self, layer: int) -> Tensor | None:
-        """Logits with nothing restored of a run from a layer; None if the whole run's differ."""
+        """Logits of a run from a layer with nothing restored; None if the whole run's differ."""
         assert self.base is not None
         logits = self._from(layer, 1, [])[:, [self.position]]
         return logits if same(logits, self.base.logits) else None
@@ -205,5 +205,5 @@ def layers_of(model: HookedModel, site: str) -> dict[int, str]:
     names = [name for name in model.vocabulary.select(site) if stack_of(name) == prefix]
     found = {layer: name for name in names if (layer := layer_of(name)) is not None}
     if not found:
-        raise InputError(f"{site!r} is not in the layers of {prefix}.")
+        raise InputError(f"{site!r} is not a point in the layers of {prefix}.")
     return found

@@ -16,24 +16,24 @@ from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.markup import visible
 
 SITES = ("resid_post", "mlp_out", "attn_out")
-"""What is traced by default."""
+"""The states that are restored by default."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CausalTrace:
-    """What each restored state gives back of the answer.
+    """How much of the answer's probability each restored state brings back.
 
     Args:
         samples: by site, the probability of the answer with the state of a layer and position
-            restored; NaN where the layer has no such point.
+            restored; NaN if the layer lacks the point.
         clean: probability of the answer in the clean run.
-        corrupted: the same with noise on the subject, for each sample.
-        answer: its token.
+        corrupted: probability with noise on the subject, for each sample.
+        answer: token of the answer.
         tokens: of the prompt, as text.
         subject: the positions that have noise.
         window: how many layers are restored together, by site.
-        partial: whether the sweep was interrupted: NaN where it did not run.
-        engine: where runs started, and why so where they had to start at the first layer.
+        partial: whether the trace was interrupted; samples that were not run are NaN.
+        engine: whether runs started at the restored layer, and if not, why.
 
     Shapes: `samples[site]` is `[layer, pos, sample]`, `corrupted` `[sample]`.
     Units: probabilities.
@@ -67,7 +67,7 @@ class CausalTrace:
 
     @property
     def total_effect(self) -> float:
-        """What the noise takes away: clean minus corrupted."""
+        """How much the noise lowers the probability: clean minus corrupted."""
         return self.clean - float(self.corrupted.mean())
 
     def __repr__(self) -> str:
@@ -79,10 +79,7 @@ class CausalTrace:
         )
 
     def plot(self, site: str | None = None, digits: int | None = 2) -> Heatmap:
-        """The effects of a site as a picture; None: of the first.
-
-        Positions of the subject have a star.
-        """
+        """The effects at a site (None: the first) as a heatmap. A star marks the subject."""
         site = next(iter(self.samples)) if site is None else site
         values = [
             [None if one != one else float(one) for one in row] for row in self[site].tolist()
@@ -118,30 +115,32 @@ def causal_trace(
     prepend_bos: bool | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
 ) -> CausalTrace:
-    """Where a model keeps what it knows about a subject. Ctrl-C ends it with what there is.
+    """Causal tracing: find the states that carry what a model knows about a subject.
 
-    The embeddings of the subject get Gaussian noise; then, for each layer and position, one run has
-    the clean state put back there, and the probability of the answer is read.
+    The embeddings of the subject get Gaussian noise. Then, for each layer and position, the clean
+    state is restored there in one run, and the probability of the answer is read. Ctrl-C ends the
+    trace with what was run.
 
     Args:
         model: the model.
         prompt: one text, or its ids.
         subject: the part of the text that gets noise, or its positions.
-        answer: a token; None: the clean run's likeliest.
-        noise: standard deviation of the noise, in those of the embeddings.
+        answer: a token; None: the likeliest one of the clean run.
+        noise: standard deviation of the noise, in units of that of the embeddings.
         samples: how many draws of the noise; each cell has the same ones.
-        sites: short names of the states that are restored; None: "resid_post", "mlp_out" and
-            "attn_out", those of them that the model has.
-        window: layers that are restored together, around each one; a residual stream alone.
+        sites: short names of the states that are restored; None: those of "resid_post", "mlp_out"
+            and "attn_out" that the model has.
+        window: how many layers around each one are restored together; for residual streams it is 1.
         seed: the noise is `noise * std * torch.randn(samples, subject, d)` with a CPU generator of
-            this seed, d as wide as the embeddings.
-        std: of the embeddings; None: of all entries of the embedding matrix.
+            this seed, where d is the width of the embeddings.
+        std: standard deviation of the embeddings; None: of all entries of the embedding matrix.
         position: where the answer is read.
         prepend_bos: BOS before the text; None means the default.
         max_batch_tokens: how many positions a batch may have in all.
 
     Raises:
-        InputError: several prompts, a subject that is not in the prompt once, an encoder-decoder.
+        InputError: there are several prompts, the prompt does not have the subject exactly once, or
+            the model is an encoder-decoder.
 
     Source: causal tracing as in Meng et al. 2022 (ROME).
 
@@ -182,7 +181,7 @@ def causal_trace(
 def _ids(model: HookedModel, prompt: Any, prepend_bos: bool | None) -> Tensor:
     """Shapes: `[1, pos]`"""
     if model.native.is_encoder_decoder:
-        raise InputError("causal_trace is for models with one stack.")
+        raise InputError("causal_trace is for models with one stack, not for encoder-decoders.")
     if isinstance(prompt, str):
         return model.to_tokens(prompt, prepend_bos=prepend_bos)
     ids = torch.as_tensor(prompt, device=model.device)
@@ -196,7 +195,7 @@ def _places(model: HookedModel, ids: list[int], subject: str | Sequence[int]) ->
     if isinstance(subject, str):
         return tuple(token_span(model, ids, subject))
     if not len(subject):
-        raise InputError("The subject has no positions: name those that get noise.")
+        raise InputError("subject is empty: name the positions that get noise.")
     return _columns(subject, len(ids), "subject: position")
 
 
@@ -214,7 +213,7 @@ def _texts(model: HookedModel, ids: list[int]) -> tuple[str, ...]:
 
 
 def _sites(model: HookedModel, asked: str | Sequence[str] | None) -> list[str]:
-    """The sites that were asked for, or of those by default the ones that the model has."""
+    """The sites that were asked for, or those of the default ones that the model has."""
     if asked is not None:
         found = [asked] if isinstance(asked, str) else list(asked)
     else:
@@ -222,5 +221,7 @@ def _sites(model: HookedModel, asked: str | Sequence[str] | None) -> list[str]:
         inside = [name for name in names if name.startswith(front)]
         found = [one for one in SITES if any(name.endswith(f".hook_{one}") for name in inside)]
     if not found:
-        raise InputError(f"There are no sites to restore; {', '.join(SITES)} are the usual ones.")
+        raise InputError(
+            f"There are no sites to restore. Name some; {', '.join(SITES)} are the usual ones."
+        )
     return found

@@ -1,4 +1,4 @@
-"""When: in which part of a generation an intervention acts."""
+"""When: during which part of a generation an intervention acts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ Steps: TypeAlias = int | slice | tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class When:
-    """In which part of a generation an intervention acts.
+    """During which part of a generation an intervention acts.
 
-    It goes by where a column comes from: the prompt's belong to step 0, the first generated token
-    to step 1, and so on, also where a run without a key/value cache computes them again. A run that
-    is no generation is all prompt.
+    Each column belongs to a step: those of the prompt to step 0, the first generated token to step
+    1, and so on. This holds even if a run without a key/value cache computes columns again. A run
+    that does not generate has only step 0.
 
     Args:
         phase: "prefill" for the prompt, "decode" for what is added to it, or "both".
@@ -42,7 +42,7 @@ class When:
             raise InputError(f"when is 'prefill', 'decode' or 'both', not {self.phase!r}.")
         if isinstance(self.steps, int | slice) or self.steps is None:
             return
-        object.__setattr__(self, "steps", tuple(int(one) for one in self.steps))
+        object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
 
     @classmethod
     def of(cls, given: Any) -> "When":
@@ -51,23 +51,23 @@ class When:
 
     @property
     def is_always(self) -> bool:
-        """Whether it leaves nothing out."""
+        """Whether it includes every column."""
         return self.phase == "both" and self.steps is None
 
     @property
     def reaches_generated(self) -> bool:
-        """Whether it can act on a token that was generated."""
+        """Whether it includes columns of generated tokens."""
         if self.phase == "prefill" or self.steps == 0:
             return False
         return not isinstance(self.steps, tuple) or any(step > 0 for step in self.steps)
 
     @property
     def reaches_prompt(self) -> bool:
-        """Whether it can act on the prompt, which is all that a plain run has."""
+        """Whether it includes the prompt, which is all that a run without generation has."""
         return bool(self.holds(torch.zeros(1, dtype=torch.long), 1))
 
     def holds(self, columns: Tensor, prompt: int) -> Tensor:
-        """Which columns it is for. Shapes: as `columns`, bool."""
+        """Which columns it includes. Shapes: as `columns`, bool."""
         step = (columns - prompt + 1).clamp(min=0)
         found = torch.ones_like(columns, dtype=torch.bool)
         if self.phase != "both":

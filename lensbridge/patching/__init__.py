@@ -1,6 +1,6 @@
-"""Patching: what changes in a run when activations of another run take the place of its own.
+"""Patching: replace activations of one run by those of another, and measure what changes.
 
-The field's activation-patching functions, path patching, and sweeps over cells of one's own.
+The field's activation-patching functions, path patching, and sweeps over cells of your own.
 """
 
 from lensbridge.nodes.node import Node

@@ -1,4 +1,4 @@
-"""Activation patching: a corrupted run with clean activations, one place at a time."""
+"""Activation patching: a corrupted run with a clean activation at one place at a time."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ AXIS_LETTERS = {
     "src_pos": "k",
     "neuron": "f",
 }
-"""Which axis of an activation an index axis counts, by its letter (`lensbridge.names`)."""
+"""The letters of the activation axis that an index axis counts (see `docs/points.md`)."""
 
 
 def generic_activation_patch(
@@ -71,29 +71,30 @@ def generic_activation_patch(
             `index` is the cell's row of numbers, the layer first.
         activation_name: short name ("resid_pre", "z"), the name in a layer ("mlp.hook_post"), or a
             point with `{i}` for the layer ("encoder.{i}.hook_resid_pre").
-        index_axis_names: "layer" and then what to go over in full: "pos", "head" (or
-            "head_index"), "dest_pos", "src_pos", "neuron". Sizes are the activation's own, so keys
-            and values have as many heads as there are key/value heads; layers that lack the point
-            are left out.
-        index_df: the cells instead: a data frame, or a list of rows of numbers; the layer first.
-            The result then has one axis.
-        return_index_df: also give the data frame of the cells, beside a tensor.
+        index_axis_names: "layer", then the axes to go over in full: "pos", "head" (or
+            "head_index"), "dest_pos", "src_pos", "neuron". Sizes are those of the activation: keys
+            and values have an entry for each key/value head. Layers that lack the point are left
+            out.
+        index_df: the cells instead, as a data frame or a list of rows of numbers, with the layer
+            first. The result then has one axis.
+        return_index_df: also return the data frame of the cells; the result is then a tensor.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
         baseline: also keep the metric of the unpatched run.
-        exact: True runs one forward pass for each cell, as the definition has it; None runs cells
-            of a layer in batches where the model allows; False insists on that.
+        exact: True runs one forward pass for each cell; None runs cells in batches where the model
+            allows it; False raises where it does not.
         max_batch_tokens: how many positions such a batch may have; None: as many as the free
             memory allows.
         verbose: show a progress bar with the time that is left.
 
     Returns:
         A tensor with an axis for each name; a `PatchingResult` for named metrics, `reduce="none"`,
-        `baseline=True`, or after an interrupt (Ctrl-C), which leaves NaN where it did not run.
+        `baseline=True`, or after an interrupt (Ctrl-C), which leaves NaN for cells that did not
+        run.
 
     Raises:
         InputError: a metric, index or clean activation that does not fit, a model in training
-            mode, or more than memory holds. All of it is checked before the first cell runs.
+            mode, or too little memory. All of this is checked before the first cell runs.
         AbsentPointError: no layer of this model has the activation.
         NotCachedError: the clean cache lacks it.
 
@@ -102,7 +103,10 @@ def generic_activation_patch(
     sweep = Sweep(model, activation_name, patch_setter, Metrics.of(patching_metric, reduce))
     wants_result = sweep.metrics.named or reduce == "none" or baseline
     if return_index_df and wants_result:
-        raise InputError("return_index_df goes with a tensor; a PatchingResult has index_df.")
+        raise InputError(
+            "return_index_df is for results that are a tensor; this one is a PatchingResult, which "
+            "has index_df."
+        )
     prepared = sweep.prepare(corrupted_tokens, clean_cache, index_axis_names, index_df)
     options = SweepOptions(exact, max_batch_tokens, verbose)
     run = measure(prepared.base, prepared.cells, sweep.metrics, options)
@@ -114,7 +118,7 @@ def generic_activation_patch(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that was checked and can run."""
+    """A sweep that was checked and is ready to run."""
 
     base: BaseRun
     grid: Grid
@@ -123,10 +127,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One activation of every layer, to be patched by a setter and measured.
+    """A sweep over one activation of every layer, which a setter patches.
 
     Raises:
-        InputError: the setter is no function.
+        InputError: the setter is not a function.
     """
 
     model: HookedModel
@@ -150,11 +154,11 @@ class Sweep:
     ) -> Prepared:
         """Check everything and run the corrupted input once."""
         if (axis_names is None) == (rows is None):
-            raise InputError("Pass either index_axis_names or index_df: which cells to run.")
+            raise InputError("Pass either index_axis_names or index_df, to say which cells to run.")
         listed = None if rows is None else Grid.listed(rows)
         names = tuple(axis_names or ()) if listed is None else listed.axis_names
         if names[:1] != ("layer",):
-            raise InputError(f"The first axis of an index is the layer; got {names}.")
+            raise InputError(f"The first axis of an index is 'layer'; got {names}.")
         points = self._points() if listed is None else self._points_of(listed)
         sources = {layer: clean_value(clean, point) for layer, point in points.items()}
         starts = entrances(self.model, points.values())
@@ -182,7 +186,7 @@ class Sweep:
             return canonical(name.replace("{i}", str(layer)))
         if stack_of(name):
             raise InputError(
-                f"{name} is a point of one layer, and the layer comes from the index. Write "
+                f"{name} is a point of one layer, but the layer comes from the index. Write "
                 f"{re.sub(r'[.][0-9]+[.]', '.{i}.', name)!r}, or the short name."
             )
         if "." in name:
@@ -190,7 +194,7 @@ class Sweep:
         point = canonical((name, layer))
         attn = self.model.native.blocks[layer].attn
         if name == "k" and attn is not None and attn.latent is not None:
-            # all heads share a part of the key until rotary, which is the same on both sides
+            # before rotary all heads share a part of the key; after it each head has its own
             return canonical(("rot_k", layer))
         return point
 
@@ -198,7 +202,7 @@ class Sweep:
         return {layer: self._point(layer) for layer, *_ in listed.rows}
 
     def _points(self) -> dict[int, str]:
-        """The point of each layer that has it.
+        """The point in each layer that has it.
 
         Raises:
             AbsentPointError: no layer has it.
@@ -247,7 +251,7 @@ class Sweep:
 
 
 def assemble(prepared: Prepared, metrics: Metrics, run: Measured, baseline: bool) -> PatchingResult:
-    """The values of a run laid out on the axes of its grid, examples averaged if so wished."""
+    """The measured values on the axes of the grid, with examples averaged if that was asked for."""
     grid, values = prepared.grid, run.values
     if grid.axis_values is not None:
         flat = values

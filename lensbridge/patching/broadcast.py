@@ -1,8 +1,8 @@
-"""Broadcast: several senders of one layer as rows of a batch, heard by the same receivers.
+"""Broadcast: path patching from several senders of one layer to the same receivers, in one batch.
 
-A row is the unpatched run in which one sender is clean. Up to the sender's layer it is that run, so
-it starts there. Where the stream is a sum and everything is held, what a sender adds stays as it is
-until it is read: the layers between are left out.
+Each row is the unpatched run with one clean sender. Before the sender's layer nothing differs, so
+rows start there. If the stream is a sum and every other branch is held, what a sender adds stays in
+the stream unchanged until it is read, so the layers between are left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,12 +22,12 @@ from lensbridge.sweeps.rows import run_rows, same
 
 @dataclass(frozen=True)
 class Broadcast:
-    """Paths of many senders, a layer of them at a time.
+    """Paths from many senders, one layer of them at a time.
 
     Args:
-        paths: the senders, and both runs; `streams` were kept of the corrupted one.
-        receivers: who hears them.
-        reads: the positions of the logits that are read.
+        paths: the senders and both runs; `streams` of the corrupted run were kept.
+        receivers: where the paths end.
+        reads: the positions of the logits that the metric reads.
     """
 
     paths: Paths
@@ -38,20 +38,20 @@ class Broadcast:
     def streams(
         model: HookedModel, senders: Iterable[Node], receivers: Iterable[Node]
     ) -> list[str]:
-        """The streams that a batch starts from; the unpatched run has to keep them."""
+        """The points of the streams that batches start from; the unpatched run has to keep them."""
         branches = Branches(model)
         layers = {n.layer for n in (*senders, *receivers) if n.layer is not None and not n.stack}
         needed = {len(branches.blocks), *layers, *(i + 1 for i in layers)}
         return [_stream(branches, i) for i in sorted(needed)]
 
     def logits(self, senders: Sequence[Node]) -> list[Tensor] | None:
-        """Logits at the positions that are read, of each sender; None if the control fails.
+        """Logits of each sender at the positions that are read; None if the control row fails.
 
-        The control is a row in which nobody is clean, which has to be the unpatched run.
+        The control row has no clean sender, so it has to give the logits of the unpatched run.
         """
         rows, noted = self._frozen(senders)
         if noted:
-            rows = self._heard(rows, noted)
+            rows = self._received(rows, noted)
         base = self.paths.base
         found = base.model(rows[:, list(self.reads)], start_at_layer=self._depth)
         control, *parts = found.split(base.batch)
@@ -60,7 +60,7 @@ class Broadcast:
     # --- the two runs ------------------------------------------------------------------------
 
     def _frozen(self, senders: Sequence[Node]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The stream at the end of the frozen run, and what the receivers' points hold in it."""
+        """The stream at the end of the frozen run, and the values of the receivers' points."""
         noted: dict[str, Tensor] = {}
         hooks = [*self._sending(senders), *self._holding(senders)]
         hooks += [(point, _noting(noted)) for point in dict.fromkeys(self._ends.values())]
@@ -72,21 +72,21 @@ class Broadcast:
             here = stop
         return (self._carried(rows, here, self._depth) if self._to_logits else rows), noted
 
-    def _heard(self, rows: Tensor, noted: dict[str, Tensor]) -> Tensor:
-        """The stream at the end when the receivers alone have heard.
+    def _received(self, rows: Tensor, noted: dict[str, Tensor]) -> Tensor:
+        """The stream at the end of the run in which the receivers alone have changed inputs.
 
         Args:
-            rows: the stream at the end of the frozen run, if the logits hear it too.
-            noted: what the receivers hold in it.
+            rows: the stream at the end of the frozen run, in case the logits are a receiver.
+            noted: the values of the receivers' points in that run.
         """
         count = len(rows) // self.paths.base.batch
         first = min(layer_of(point) or 0 for point in noted)
         hooks = [(point, _placing(value, self._by_point[point])) for point, value in noted.items()]
-        heard = self._run(self._copies(first, count), hooks, first, self._depth)
-        return heard + (rows - self._copies(self._depth, count)) if self._to_logits else heard
+        stream = self._run(self._copies(first, count), hooks, first, self._depth)
+        return stream + (rows - self._copies(self._depth, count)) if self._to_logits else stream
 
     def _stretches(self, layer: int) -> Iterator[tuple[int, int]]:
-        """The layers that the frozen run goes through, from the senders' own on."""
+        """The spans of layers that the frozen run computes, from the senders' own layer on."""
         last = max(map(_layer, self._ends), default=layer)
         end = self._depth if self._to_logits else last + 1
         if not self._carries:
@@ -96,17 +96,17 @@ class Broadcast:
         yield from ((one, one + 1) for one in sorted(needed))
 
     def _carried(self, rows: Tensor, here: int, there: int) -> Tensor:
-        """Rows further on, where all that is between adds what it added in the unpatched run."""
+        """Rows at a later layer; the layers between add what they added in the unpatched run."""
         if here == there:
             return rows
         count = len(rows) // self.paths.base.batch
         return self._copies(there, count) + (rows - self._copies(here, count))
 
-    # --- what it knows -----------------------------------------------------------------------
+    # --- the paths ---------------------------------------------------------------------------
 
     @cached_property
     def _carries(self) -> bool:
-        """Whether what is added to the stream stays in it as it is."""
+        """Whether what is added to the stream stays in it unchanged."""
         branches = self.paths.branches
         scaled = any(block.out_scale is not None for block in branches.blocks)
         return self.paths.through == "nothing" and branches.is_sum and not scaled
@@ -131,11 +131,11 @@ class Broadcast:
     # --- rows --------------------------------------------------------------------------------
 
     def _copies(self, layer: int, count: int) -> Tensor:
-        """The unpatched stream before a layer, some times over."""
+        """Copies of the unpatched stream before a layer."""
         return _repeated(self.paths.base.cache[_stream(self.paths.branches, layer)], count)
 
     def _sending(self, senders: Sequence[Node]) -> Pairs:
-        """Hooks that make each sender clean in its own rows, behind the control's."""
+        """Hooks that make each sender clean in its own row; row 0 is the control."""
         points: dict[str, list[tuple[int, Node]]] = {}
         for i, node in enumerate(senders, start=1):
             points.setdefault(self.paths.senders[node], []).append((i, node))
@@ -152,7 +152,7 @@ class Broadcast:
         return send
 
     def _holding(self, senders: Sequence[Node]) -> Pairs:
-        """Hooks that hold every branch but the senders' own, which nothing but they can change."""
+        """Hooks that hold every branch but the senders' own: only the senders can change these."""
         branches, count = self.paths.branches, 1 + len(senders)
         own = {branches.out(node) for node in senders}
         held = [one for one in branches.held(senders, self.paths.through) if one not in own]
@@ -160,13 +160,13 @@ class Broadcast:
         return [(point, _holding(cache[point], count)) for point in held]
 
     def _run(self, rows: Tensor, hooks: Pairs, start: int, stop: int) -> Tensor:
-        """Rows after some layers."""
+        """Run rows over a span of layers."""
         inside = [pair for pair in hooks if layer_of(pair[0]) in range(start, stop)]
         return run_rows(self.paths.base, rows, inside, start, stop)
 
 
 def _stream(branches: Branches, layer: int) -> str:
-    """The point of the stream before a layer; behind the last one there is no layer."""
+    """The point of the stream before a layer, or after the last one."""
     if layer < len(branches.blocks):
         return branches.name(layer, "hook_resid_pre")
     return branches.name(layer - 1, "hook_resid_post")

@@ -1,4 +1,4 @@
-"""Direct paths from one head to every later head, the field's published sweep."""
+"""Direct paths from one head to every later head: a sweep that the field has published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,13 +43,14 @@ def get_act_patch_direct_path(
     *,
     exact: bool | None = None,
 ) -> Any:
-    """Send one head's clean output into each later head's query, key or value alone.
+    """Patch one head's clean output into the query, key or value input of each later head alone.
 
     Args:
         model: the model, in eval mode.
         corrupted_tokens: the input that is run.
-        clean_cache: of the clean run, with the head's z.
-        corrupted_cache: of the run on `corrupted_tokens`, with the same; it is checked to be that.
+        clean_cache: cache of the clean run, with the head's z.
+        corrupted_cache: cache of the run on `corrupted_tokens`, with the head's z. It is checked
+            that it is of this run.
         patching_metric: maps logits to a number; or several by name.
         src_layer: layer of the sending head.
         src_head: the sending head.
@@ -59,10 +60,10 @@ def get_act_patch_direct_path(
 
     Shapes: `[layer, head]`, for keys and values `[layer, kv_head]`; NaN where there is no such
         path: up to the sender's own layer, and in layers without attention. After an interrupt a
-        `PatchingResult` of that shape; of named metrics one with their axis in front.
+        `PatchingResult` of that shape; for named metrics one with a first axis for them.
 
     Raises:
-        InputError: a head that there is not, caches that do not fit, or a metric that does not.
+        InputError: the model lacks the head, or a cache or metric does not fit.
 
     Source: the signature is that of TransformerLens's `get_act_patch_direct_path`.
     """
@@ -70,7 +71,7 @@ def get_act_patch_direct_path(
     options = SweepOptions(exact, verbose=verbose)
     sources = Sources(model, caches, patching_metric, component, options)
     source = Node("head", src_layer, src_head)
-    result = sources.send(sources.paths([source]), source)
+    result = sources.patched(sources.paths([source]), source)
     return result if result.partial or result.has_metric_axis else result.values
 
 
@@ -90,8 +91,8 @@ def get_act_patch_direct_path_all_sources(
     Args:
         model: the model, in eval mode.
         corrupted_tokens: the input that is run.
-        clean_cache: of the clean run, with every z.
-        corrupted_cache: of the run on `corrupted_tokens`, with the same.
+        clean_cache: cache of the clean run, with every z.
+        corrupted_cache: cache of the run on `corrupted_tokens`, with every z.
         patching_metric: maps logits to a number; or several by name.
         component: which input of the receiving heads.
         verbose: show progress bars.
@@ -99,7 +100,7 @@ def get_act_patch_direct_path_all_sources(
 
     Shapes: `[src_layer, src_head, layer, head]`; for keys and values the last axis counts
         key/value heads. NaN where there is no such path. After an interrupt a `PatchingResult` of
-        that shape; of named metrics one with their axis in front.
+        that shape; for named metrics one with a first axis for them.
 
     Raises:
         InputError: as `get_act_patch_direct_path`.
@@ -110,7 +111,7 @@ def get_act_patch_direct_path_all_sources(
     senders = sources.senders()
     paths, found = sources.paths(senders), dict[Node, PatchingResult]()
     for source in senders:
-        found[source] = sources.send(paths, source)
+        found[source] = sources.patched(paths, source)
         if found[source].partial:
             break
     result = _stacked(found, sources)
@@ -119,12 +120,12 @@ def get_act_patch_direct_path_all_sources(
 
 @dataclass(frozen=True)
 class Caches:
-    """Two runs as a user has them.
+    """The input and the caches that a user passes.
 
     Args:
         corrupted: the input that is run.
         clean: what heads wrote in the clean run.
-        theirs: what they wrote in the corrupted one, by the user's account.
+        theirs: what heads wrote in the corrupted run.
     """
 
     corrupted: Any
@@ -134,7 +135,7 @@ class Caches:
 
 @dataclass(frozen=True)
 class Sources:
-    """Direct paths of one kind in one corrupted run: which heads can send, and what each brings."""
+    """Direct paths of one kind in one corrupted run, from the heads that can be senders."""
 
     model: HookedModel
     caches: Caches
@@ -144,21 +145,21 @@ class Sources:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """The one, checked."""
+        """The metric, checked."""
         return Metrics.of(self.metric, "scalar")
 
     @cached_property
     def branches(self) -> Branches:
-        """Of the model."""
+        """The branches of the model."""
         return Branches(self.model)
 
     @cached_property
     def receivers(self) -> dict[Node, str]:
-        """Every head's query, key or value, and where it is.
+        """Every head's query, key or value input, and its point.
 
         Raises:
-            InputError: another component.
-            AbsentPointError: no layer has one.
+            InputError: an unknown component.
+            AbsentPointError: no layer has attention.
         """
         if self.component not in ("q", "k", "v"):
             raise InputError(f"component is 'q', 'k' or 'v', not {self.component!r}.")
@@ -171,11 +172,13 @@ class Sources:
                 node = Node("head", layer, head, self.component)
                 found[node] = self.branches.read(node)
         if not found:
-            raise AbsentPointError("This model has no attention that is described.")
+            raise AbsentPointError(
+                "This model has no attention with queries, keys and values that are described."
+            )
         return found
 
     def senders(self) -> list[Node]:
-        """The heads with a receiver behind them."""
+        """The heads that have a receiver in a later layer."""
         last = max(map(_layer, self.receivers))
         blocks = enumerate(self.branches.blocks[:last])
         return [
@@ -183,10 +186,10 @@ class Sources:
         ]
 
     def paths(self, senders: Sequence[Node]) -> Paths:
-        """Both runs, after the caches were held against them.
+        """Both runs; the caches are checked against them.
 
         Raises:
-            InputError: a head that there is not or that nobody hears, or caches that do not fit.
+            InputError: the model lacks a head, no later layer can receive, or caches do not fit.
             NotCachedError: a cache lacks what a head wrote.
         """
         points = dict.fromkeys(self.branches.written(node) for node in senders)
@@ -194,7 +197,7 @@ class Sources:
         kept = list(dict.fromkeys(p for node, p in self.receivers.items() if _layer(node) > first))
         if not kept:
             raise InputError(
-                f"{senders[0]}: no layer behind it has attention, so no path leaves it."
+                f"{senders[0]}: no later layer has attention, so no path starts there."
             )
         heads = dict.fromkeys(point_of(self.model, node) for node in senders)
         clean = {point: self._clean(point) for point in points}
@@ -207,14 +210,12 @@ class Sources:
         for point in points:
             check_fit(paths.base, point, clean[point], tokens_of(self.caches.clean))
         for z, own in theirs.items():
-            told = (
-                "corrupted_cache is not what corrupted_tokens give: the cache is of another input"
-            )
-            _check_same_run(paths.base.cache[z], own, f"{z} in {told}.")
+            message = f"{z} in corrupted_cache is not that of a run on corrupted_tokens."
+            _check_same_run(paths.base.cache[z], own, message)
         return paths
 
     def _clean(self, point: str) -> Tensor:
-        """What heads wrote in the clean run; where it is gated, by running that again."""
+        """What heads wrote in the clean run. If it is gated, the clean input is run again."""
         clean = self.caches.clean
         again = isinstance(clean, ActivationCache) and clean.tokens is not None
         if point in clean or not again or not point.endswith("hook_result"):
@@ -223,12 +224,12 @@ class Sources:
         assert isinstance(clean, ActivationCache)
         mask = {} if clean.attention_mask is None else {"attention_mask": clean.attention_mask}
         run = BaseRun.run(self.model, {"input_ids": clean.tokens, **mask}, [z, point])
-        told = f"The clean cache lacks {point}, and the run that it is of cannot be told from it."
-        _check_same_run(run.cache[z], clean_value(clean, z), f"{told} Keep {point} in it.")
+        message = f"The clean cache lacks {point}, and its run cannot be repeated from it."
+        _check_same_run(run.cache[z], clean_value(clean, z), f"{message} Keep {point} in it.")
         return run.cache[point]
 
-    def send(self, paths: Paths, source: Node) -> PatchingResult:
-        """One head's clean output in each later head's input alone."""
+    def patched(self, paths: Paths, source: Node) -> PatchingResult:
+        """Patch one head's clean output into the input of each later head alone."""
         layer = _layer(source)
         later = {node: point for node, point in self.receivers.items() if _layer(node) > layer}
         one = replace(paths, senders={source: paths.senders[source]})
@@ -242,12 +243,12 @@ class Sources:
 
     @property
     def n_layers(self) -> int:
-        """Of the main stack."""
+        """Number of layers of the main stack."""
         return len(self.branches.blocks)
 
 
 def _stacked(found: Mapping[Node, PatchingResult], sources: Sources) -> PatchingResult:
-    """The results of several senders on two axes in front."""
+    """The results of several senders, with two new axes for these in front."""
     results = list(found.values())
     lead = int(results[0].has_metric_axis)
     width = 1 + max(node.index or 0 for node in sources.senders())
@@ -277,8 +278,8 @@ def _cell(noted: Tensor, node: Node, point: str) -> IndexedEdit:
     return IndexedEdit(point, node.place, noted[node.place])
 
 
-def _check_same_run(z: Tensor, theirs: Tensor, told: str) -> None:
+def _check_same_run(z: Tensor, theirs: Tensor, message: str) -> None:
     """Refuse a cache of another input than the one that is run."""
     close = theirs.shape == z.shape and torch.allclose(theirs.to(z), z, rtol=1e-2, atol=1e-2)
     if not close:
-        raise InputError(told)
+        raise InputError(message)

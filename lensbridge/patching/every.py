@@ -1,4 +1,4 @@
-"""Several patching functions at once, stacked on a first axis."""
+"""Several patching functions at once; the first axis of the result counts them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def _every(
     what: str,
     shapes: str,
 ) -> PatchingFunction:
-    """A function that runs several, whose results lie on a first axis in their order."""
+    """A function that runs several and stacks their results on a first axis, in their order."""
 
     def patch(
         model: HookedModel,
@@ -65,8 +65,8 @@ get_act_patch_attn_head_all_pos_every = _every(
     ("layer", "head"),
     """Patch output, query, key, value and pattern of each head at all positions.
 
-    Keys and values have a place for each key/value head; where those are fewer than the heads, the
-    places beyond them are NaN.""",
+    Keys and values have an entry for each key/value head. If there are fewer of these than heads,
+    the other entries are NaN.""",
     "`[5, layer, head]`; layers without attention are left out.",
 )
 get_act_patch_attn_head_by_pos_every = _every(
@@ -81,8 +81,8 @@ get_act_patch_attn_head_by_pos_every = _every(
     ("layer", "pos", "head"),
     """Patch output, query, key, value and pattern of each head, by (destination) position.
 
-    Keys and values have a place for each key/value head; where those are fewer than the heads, the
-    places beyond them are NaN.""",
+    Keys and values have an entry for each key/value head. If there are fewer of these than heads,
+    the other entries are NaN.""",
     "`[5, layer, pos, head]`; layers without attention are left out.",
 )
 get_act_patch_block_every = _every(
@@ -95,7 +95,7 @@ get_act_patch_block_every = _every(
     ("layer", "pos"),
     """Patch the stream at the start of each layer, what attention adds and what the MLP adds.
 
-    Layers that have no attention or no MLP (hybrids, state-space models) are NaN there.""",
+    Layers without attention or without an MLP (hybrids, state-space models) have NaN there.""",
     "`[3, layer, pos]`",
 )
 
@@ -108,10 +108,11 @@ def _run(
     metric: Any,
     options: Mapping[str, Any],
 ) -> dict[int, PatchingResult]:
-    """The sweeps by number, up to one that was interrupted, without those that no layer has.
+    """The results by number, up to a sweep that was interrupted. Sweeps over an activation that no
+    layer has are left out.
 
     Raises:
-        AbsentPointError: no layer has any of them.
+        AbsentPointError: no layer has any of the activations.
     """
     found: dict[int, PatchingResult] = {}
     missing: AbsentPointError | None = None
@@ -135,7 +136,7 @@ def _stacked(
     types: list[str],
     options: Mapping[str, Any],
 ) -> Any:
-    """One result of several on a new first axis; a tensor where one sweep would give one."""
+    """One result of several, with a new first axis; a tensor where a single sweep gives one."""
     several = list(sweeps.values())
     first, lead = several[0], int(several[0].has_metric_axis)
     found = {kind: _laid_out(sweep.grid, axes) for kind, sweep in sweeps.items()}
@@ -159,11 +160,11 @@ def _stacked(
 
 
 def _values(sweeps: Mapping[int, PatchingResult], found: Mapping[int, Grid], whole: Grid) -> Tensor:
-    """Every value at its place in the stack, NaN where there is none."""
+    """Every value at its place in the stack, and NaN elsewhere."""
     first = next(iter(sweeps.values()))
     lead = int(first.has_metric_axis)
-    before, behind = first.values.shape[:lead], first.values.shape[lead + len(whole.shape) - 1 :]
-    values = first.values.new_full((*before, *whole.shape, *behind), torch.nan)
+    before, after = first.values.shape[:lead], first.values.shape[lead + len(whole.shape) - 1 :]
+    values = first.values.new_full((*before, *whole.shape, *after), torch.nan)
     metrics = (slice(None),) * lead
     for kind, sweep in sweeps.items():
         for theirs, row in zip(sweep.grid.rows, found[kind].rows, strict=True):
@@ -174,7 +175,7 @@ def _values(sweeps: Mapping[int, PatchingResult], found: Mapping[int, Grid], who
 
 
 def _laid_out(grid: Grid, axes: Sequence[str]) -> Grid:
-    """A grid with its axes called and ordered as those of the stack."""
+    """A grid whose axes have the names and the order of those of the stack."""
     names = [_RENAMED.get(name, name) for name in grid.axis_names]
     order = [names.index(axis) for axis in axes]
     rows = tuple(tuple(row[i] for i in order) for row in grid.rows)

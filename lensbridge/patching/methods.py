@@ -1,4 +1,4 @@
-"""Sweeps as a model offers them."""
+"""Methods of `LensModel` for sweeps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from lensbridge.sweeps.result import PatchingResult
 
 
 class SweepMethods(HookedModel):
-    """Runs of one input with one change each."""
+    """Sweeps: one input is run many times, each time with one edit."""
 
     def sweep(
         self,
@@ -22,8 +22,8 @@ class SweepMethods(HookedModel):
 
         Args:
             base: the input that is run, as for `forward`.
-            cells: `lensbridge.patching.Cell`s or (site, slice, source): which activation, where in
-                it, and the value (or a cache that has it); or `lensbridge.interventions`.
+            cells: `lensbridge.patching.Cell`s or tuples (site, slice, source): which activation,
+                where in it, and the value (or a cache that has it); or interventions.
             metric: maps logits to a number, or to one for each example; or several by name.
             options: `reduce`, `baseline`, `exact`, `max_batch_tokens` and `verbose` of
                 `lensbridge.patching.sweep`.
@@ -31,6 +31,6 @@ class SweepMethods(HookedModel):
         Shapes: `[metric?, cell, batch?]`
 
         Raises:
-            InputError: a cell or a metric that does not fit, before any cell runs.
+            InputError: a cell or a metric does not fit. This is checked before any cell runs.
         """
         return sweep(self, base, cells, metric, **options)

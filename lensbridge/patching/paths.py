@@ -1,15 +1,15 @@
-"""Path patching: what one part of the model tells another, and what comes of that alone.
+"""Path patching: the effect that some components (senders) have on others (receivers) directly.
 
 Three runs on the corrupted input, after Wang et al.:
 
-1. what the senders would write: at their own place only, they take their value from the clean run;
-2. the frozen run: that is written, every other branch adds what it added in the unpatched run, and
-   the receivers' inputs are noted;
+1. what the senders' branches add if the senders alone have their values of the clean run;
+2. the frozen run: these branches add that, every other branch adds what it added in the unpatched
+   run, and the receivers' inputs are noted;
 3. the receivers get those inputs, everything else runs freely, and the logits are measured.
 
-A head is a sender by its z: its projection, and a norm or multiplier behind attention, are computed
-from all heads' z, this one's being the clean one. So no scale is frozen: a norm on the way sees
-what it would see if nothing but the path had changed.
+The value of a sending head is its z. The projection, and a norm or multiplier after attention, are
+computed from the z of all heads, of which this one is clean. So no scale is frozen: a norm on the
+path gets the input that it would have if nothing but the path had changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ def path_patch(
     *,
     through: Through = "nothing",
 ) -> Any:
-    """Run the corrupted input as if only the receivers had heard the senders' clean values.
+    """Run the corrupted input with the senders' clean values on the paths to the receivers alone.
 
     Args:
         model: the model, in eval mode.
@@ -50,23 +50,23 @@ def path_patch(
         corrupted: the input that is run, of the same shape. Swap the two to ask what a corrupted
             value breaks instead of what a clean one restores.
         senders: heads ("a3.h5"), whole attentions ("a3"), heads of cross-attention ("c3.h5") or all
-            of it ("c3"), mixers ("s3"), MLPs ("m3"), neurons ("m3.n17"), the embedding ("input");
-            "@7" behind one: at position 7 alone; "encoder." before it: in that stack.
-        receivers: queries, keys and values of heads ("a5.h1<q>", "c5.h1<k>"; a key or value has the
-            number of its key/value head), what attentions ("a5") or MLPs ("m5") read, or "logits";
-            also at one position ("a5.h1<q>@7"). What an encoder sends arrives at the keys and
+            of it ("c3"), mixers ("s3"), MLPs ("m3"), neurons ("m3.n17"), the embedding ("input").
+            With "@7" after a node only its position 7 counts; "encoder." before it names the stack.
+        receivers: query, key and value inputs of heads ("a5.h1<q>", "c5.h1<k>"; keys and values by
+            the number of the key/value head), inputs of attentions ("a5") or MLPs ("m5"), or
+            "logits"; also at one position ("a5.h1<q>@7"). Paths from an encoder end at the keys and
             values of cross-attention.
         metric: maps logits to anything; or several by name.
-        through: what may carry the senders' change on to the receivers: "nothing" patches direct
-            paths; "mlps" lets MLPs on the way pass it on, as in the paper; "everything" holds
+        through: what may pass the senders' change on to the receivers: "nothing" patches direct
+            paths; "mlps" lets MLPs on the path pass it on, as in the paper; "everything" holds
             nothing, so that direct and indirect paths count.
 
     Returns:
         What the metric gives; a dictionary for several.
 
     Raises:
-        InputError: a node that this model lacks, inputs of different length, receivers that lie
-            before all senders, or a model in training mode.
+        InputError: the model lacks a node, the inputs differ in length, no path leads from a sender
+            to a receiver, or the model is in training mode.
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B.
     """
@@ -83,20 +83,21 @@ def nodes(model: HookedModel, given: NodeLike | Iterable[NodeLike]) -> list[Node
     """Nodes from one or several, as text or not."""
     several = [given] if isinstance(given, str | Node) else list(given)
     if not several:
-        raise InputError("There is no node: a path has a sender and a receiver at least.")
+        raise InputError("No node was given: a path needs at least one sender and one receiver.")
     normal = Branches(model).normal
-    return list(dict.fromkeys(normal(Node.of(one)) for one in several))
+    return list(dict.fromkeys(normal(Node.of(node)) for node in several))
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Senders whose clean values are to be sent somewhere, and the run that they are sent into.
+    """Senders with their clean values, and the run that these are patched into.
 
     Args:
         base: the unpatched run, with what every branch added.
-        senders: who sends, and at which point.
+        branches: of the model.
+        senders: the nodes that paths start from, and their points.
         clean: the senders' values in the clean run.
-        through: what may carry them on.
+        through: what may pass the change on.
     """
 
     base: BaseRun
@@ -116,7 +117,7 @@ class Paths:
         through: Through,
         more: Iterable[str] = (),
     ) -> "Paths":
-        """Check the nodes and run both inputs; `more` is kept of the corrupted run too.
+        """Check the nodes and run both inputs; the corrupted run also keeps the points of `more`.
 
         Raises:
             InputError: as `path_patch`.
@@ -144,7 +145,7 @@ class Paths:
         senders: Sequence[Node],
         more: Iterable[str] = (),
     ) -> "Paths":
-        """Direct paths from values that a cache holds; `more` is kept of the unpatched run too."""
+        """Direct paths from cached values; the unpatched run also keeps the points of `more`."""
         branches, points = _placed(model, senders, "nothing")
         kept = list(points.values())
         held = branches.held(senders, "nothing")
@@ -157,7 +158,7 @@ class Paths:
         """Logits of the third run.
 
         Args:
-            receivers: those that this was prepared for.
+            receivers: the ones that were passed to `prepare`.
         """
         ends = {node: self.branches.read(node) for node in receivers if node.kind != "logits"}
         if not ends:
@@ -169,7 +170,7 @@ class Paths:
         return self._run(hooks)
 
     def notes(self, points: Sequence[str]) -> dict[str, Tensor]:
-        """What these points hold in the frozen run."""
+        """The values of these points in the frozen run."""
         return self._frozen(points)[1]
 
     def _run(self, hooks: Pairs) -> Tensor:
@@ -177,7 +178,7 @@ class Paths:
             return self.base.model.run_with_hooks(self.base.input, hooks)
 
     def _frozen(self, points: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of the second run, and what the points hold in it."""
+        """Logits of the second run, and the values of some points in it."""
         noted: dict[str, Tensor] = {}
         reading = [(point, _noting(noted)) for point in points]
         if self.through == "everything":
@@ -189,7 +190,7 @@ class Paths:
         return self._run([*freezing, *reading]), noted
 
     def _sent(self) -> dict[str, Tensor]:
-        """What the branches of the senders add when the senders alone are clean."""
+        """What the senders' branches add when the senders alone are clean."""
         parts = {node: point for node, point in self.senders.items() if node.kind in PARTS}
         whole = {node: point for node, point in self.senders.items() if node.kind not in PARTS}
         values = {
@@ -205,7 +206,7 @@ class Paths:
         return {**noted, **values}
 
     def _sending(self, senders: Mapping[Node, str]) -> Pairs:
-        """Hooks that put clean values in the senders' places."""
+        """Hooks that write the senders' clean values."""
         return [
             (point, setting(self.clean[point], own)) for point, own in by_point(senders).items()
         ]
@@ -220,9 +221,9 @@ def _placed(
     points = {node: branches.written(node) for node in senders}
     for node in senders:
         whole = replace(node.anywhere, kind=PARTS.get(node.kind, "logits"), index=None)
-        both = [one for one in points if one.anywhere == whole]
+        both = [sender for sender in points if sender.anywhere == whole]
         if both:
-            raise InputError(f"{node} is part of {both[0]}, which sends too: name one of them.")
+            raise InputError(f"{node} is part of {both[0]}, also a sender. Name one of the two.")
     return branches, points
 
 
@@ -232,19 +233,22 @@ def check_receivers(
     """The points of the receivers, the logits apart.
 
     Raises:
-        InputError: one that no sender reaches, or the logits and others at once where the stream is
-            not a sum.
+        InputError: no sender has a path to one of them; or they are the logits and others, in a
+            model whose stream is not a sum.
     """
     ends = {node: branches.read(node) for node in receivers if node.kind != "logits"}
     if ends and len(ends) < len(receivers) and not branches.is_sum:
         raise InputError(
-            "The stream of this model goes through norms, so what reaches the logits directly "
-            "cannot be added to what the other receivers bring about. Patch them one by one."
+            "The residual stream of this model goes through norms, so the direct effect on the "
+            "logits and the effect of the other receivers do not add up. Patch the receivers one "
+            "by one."
         )
     reach = Reachability(branches.model, through)
     for receiver in receivers:
         if receiver.kind == "logits" and receiver.position is not None:
-            raise InputError(f"{receiver}: a metric reads the logits of every position.")
+            raise InputError(
+                f"{receiver}: a metric reads the logits of every position. Write 'logits'."
+            )
         if not any(reach.reaches(sender, receiver) for sender in senders):
             raise InputError(reach.why_not(senders, receiver))
     return ends
@@ -254,7 +258,7 @@ def check_positions(base: BaseRun, points: Mapping[Node, str]) -> None:
     """Refuse positions that the input lacks.
 
     Raises:
-        InputError: with how many there are.
+        InputError: with the number of positions.
     """
     for node, point in points.items():
         count = base.shape(point)[1]
@@ -270,7 +274,7 @@ def _adding(delta: Tensor) -> Any:
 
 
 def _noting(noted: dict[str, Tensor], restore: Tensor | None = None) -> Any:
-    """A hook that notes a value, and puts another in its place if there is one."""
+    """A hook that notes a value, and replaces it if `restore` is given."""
 
     def note(activation: Tensor, hook: Hook) -> Tensor | None:
         noted[hook.name] = activation.clone()

@@ -1,4 +1,4 @@
-"""The field's activation-patching functions: one activation each, patched over a grid.
+"""The field's activation-patching functions: each patches one activation over a grid.
 
 Names, arguments and axes are those of TransformerLens's `patching` module.
 """
@@ -21,7 +21,7 @@ _ARGUMENTS = """
     Args:
         model: the model, in eval mode.
         corrupted_tokens: the input that is run, as for `forward`.
-        clean_cache: activations of the clean run, these among them.
+        clean_cache: activations of the clean run, with the ones that are patched in.
         patching_metric: maps logits to a number, or to one for each example; or several by name.
         options: the keywords of `generic_activation_patch`: `reduce`, `baseline`, `exact`...
 
@@ -133,7 +133,7 @@ get_act_patch_attn_head_pattern_dest_src_pos = _over(
     "pattern",
     setters.layer_head_dest_src_pos_pattern_patch_setter,
     ("layer", "head_index", "dest_pos", "src_pos"),
-    "Patch each number of each head's attention pattern.",
+    "Patch each weight of each head's attention pattern.",
 )
 get_act_patch_attn_head_out_all_pos = _over(
     "get_act_patch_attn_head_out_all_pos",

@@ -1,4 +1,4 @@
-"""Senders: path patching from every head, attention, MLP... of a model to the same receivers."""
+"""Senders: path patching from each head, attention or MLP of a model to the same receivers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def sweep_senders(
     max_batch_tokens: int | None = None,
     verbose: bool = False,
 ) -> Any:
-    """`path_patch` from every head, each by itself, to the same receivers.
+    """`path_patch` from each head, or other unit, on its own to the same receivers.
 
     Args:
         model: the model, in eval mode.
@@ -57,13 +57,13 @@ def sweep_senders(
         corrupted: the input that is run, of the same shape.
         receivers: as for `path_patch`.
         metric: maps logits to a number, or to one for each example; or several by name.
-        unit: what sends: "head", "cross_head", "attn", "cross", "mixer", "mlp" or "neuron".
+        unit: the kind of sender: "head", "cross_head", "attn", "cross", "mixer", "mlp" or "neuron".
         stack: prefix of the senders' stack ("encoder"); None: the main one.
         through: as for `path_patch`.
         reduce: as for `generic_activation_patch`.
         baseline: also keep the metric of the unpatched run.
         exact: True makes the runs of `path_patch` for each sender; None runs the senders of a layer
-            in batches where the model allows; False insists on that.
+            in batches where the model allows it; False raises where it does not.
         max_batch_tokens: how many positions such a batch may have; None: as many as the free
             memory allows.
         verbose: show a progress bar.
@@ -76,7 +76,7 @@ def sweep_senders(
         to a receiver.
 
     Raises:
-        InputError: as `path_patch`, or a metric that does not fit.
+        InputError: as for `path_patch`, or the metric does not fit.
         AbsentPointError: no layer has the unit.
 
     Example:
@@ -108,27 +108,27 @@ def _senders(
     receivers: Sequence[Node],
     through: Through,
 ) -> list[Node]:
-    """The nodes of a unit with a path to some receiver.
+    """The nodes of a unit that have a path to some receiver.
 
     Raises:
-        InputError: a unit that is none, or no node of it has such a path.
+        InputError: an unknown unit, or none of its nodes has such a path.
         AbsentPointError: no layer has the unit.
     """
     if unit not in _UNITS:
         raise InputError(
-            f"A unit that sends is one of {', '.join(_UNITS)}, not {unit!r}; for the embedding "
-            "take path_patch(model, clean, corrupted, 'input', ...)."
+            f"unit is one of {', '.join(_UNITS)}, not {unit!r}. For the embedding call "
+            "path_patch(model, clean, corrupted, 'input', ...)."
         )
     points_of(model, stack_of(model, stack), unit)
-    reach, found = Reachability(model, through), enumerate_nodes(model, [unit], stack=stack)
-    heard = [one for one in found if any(reach.reaches(one, node) for node in receivers)]
-    if not heard:
-        raise InputError(reach.why_not(found[:1], receivers[0]))
-    return heard
+    reach, units = Reachability(model, through), enumerate_nodes(model, [unit], stack=stack)
+    senders = [node for node in units if any(reach.reaches(node, end) for end in receivers)]
+    if not senders:
+        raise InputError(reach.why_not(units[:1], receivers[0]))
+    return senders
 
 
 def _grid(model: HookedModel, unit: str, stack: str | None, senders: Sequence[Node]) -> Grid:
-    """The senders by number, on axes that have room for every layer."""
+    """The senders by their numbers, on axes with an entry for each layer."""
     layers = range(len(stack_of(model, stack).blocks))
     index = UNITS[unit].index
     if index is None:
@@ -140,12 +140,12 @@ def _grid(model: HookedModel, unit: str, stack: str | None, senders: Sequence[No
 
 @dataclass(frozen=True)
 class Senders:
-    """Senders that are run one by one or in batches, and what is measured of each.
+    """Senders that are run one by one or in batches, and measured.
 
     Args:
-        paths: all of them.
+        paths: the paths of all senders.
         senders: in the order of the values.
-        receivers: who hears them.
+        receivers: where the paths end.
         metrics: what is measured.
         options: how they are run.
         most: positions in a batch.
@@ -162,7 +162,7 @@ class Senders:
         """Measure every sender; an interrupt leaves NaN for those that did not run.
 
         Raises:
-            InputError: a metric that does not fit, or `exact=False` where no batch can be made.
+            InputError: the metric does not fit, or `exact=False` and no batch can be made.
         """
         baseline = self.metrics.baseline(self.paths.base.logits)
         shape = (baseline.shape[0], len(self.senders), *baseline.shape[1:])
@@ -209,7 +209,7 @@ class Senders:
         yield from ((i, self._alone(i)) for i in some)
 
     def _alone(self, i: int) -> Tensor:
-        """One sender by the runs that path patching is defined by."""
+        """One sender, by the runs that define path patching."""
         node = self.senders[i]
         one = replace(self.paths, senders={node: self.paths.senders[node]})
         return self.metrics.measure(one.patched(self.receivers))
@@ -224,7 +224,7 @@ class Senders:
         return next((one for one in why if one is not None), None)
 
     def _groups(self) -> Iterator[list[int]]:
-        """Senders of one layer, as many as a batch has room for beside the control."""
+        """Senders of one layer, as many as a batch holds besides its control row."""
         size = self.most // prod(self.paths.base.logits.shape[:2]) - 1
         for _, found in groupby(range(len(self.senders)), key=lambda i: self.senders[i].layer):
             own = list(found)

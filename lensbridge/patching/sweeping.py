@@ -1,4 +1,4 @@
-"""A sweep over cells of one's own: `model.sweep(input, cells, metric)`."""
+"""A sweep over any cells: `model.sweep(input, cells, metric)`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -46,15 +46,15 @@ def sweep(
     Args:
         model: the model, in eval mode.
         base: the input that is run, as for `forward`.
-        cells: which activation, where in it, and the value: `Cell`s, or the three of them as a
-            tuple; or interventions (`lensbridge.interventions`), each at one point. In the place
-            of a value a cache gives its own from the same place, and so does a whole activation.
+        cells: which activation, where in it, and the value: `Cell`s, or the three as a tuple; or
+            interventions (`lensbridge.interventions`), each at one point. If the value is a cache
+            or a whole activation, its entries at the same place are taken.
         metric: maps logits to a number, or to one for each example; or several by name.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
         baseline: also keep the metric of the unpatched run.
-        exact: True runs one forward pass for each cell; None runs cells of a layer in batches
-            where the model allows; False insists on that.
+        exact: True runs one forward pass for each cell; None runs cells in batches where the model
+            allows it; False raises where it does not.
         max_batch_tokens: how many positions such a batch may have; None: as many as the free
             memory allows.
         verbose: show a progress bar with the time that is left.
@@ -62,8 +62,8 @@ def sweep(
     Shapes: `[metric?, cell, batch?]`
 
     Raises:
-        InputError: a cell or a metric that does not fit, or more than memory holds, before any
-            cell runs.
+        InputError: a cell or a metric does not fit, or there is too little memory. This is checked
+            before any cell runs.
 
     Example:
         >>> import lensbridge
@@ -79,7 +79,7 @@ def sweep(
         raise InputError("cells is a list of cells; for one, pass [cell].")
     given = list(cells)
     if not given:
-        raise InputError("There are no cells to run.")
+        raise InputError("cells is empty: there is nothing to run.")
     check_cells(len(given))
     named = _named(model, base, given)
     points = dict.fromkeys(cell.point for cell in named)
@@ -92,7 +92,7 @@ def sweep(
 
 
 def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Edit]:
-    """What cells do, under canonical names.
+    """The edits of cells, with canonical names.
 
     Raises:
         InputError: something that is no cell.
@@ -113,11 +113,11 @@ def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Ed
 
 
 def _placed(base: BaseRun, edit: Edit) -> Edit:
-    """An edit with its value, which fits the place.
+    """An edit whose value is a tensor that fits the place.
 
     Raises:
         InputError: the activation lacks the place, or the value does not fit it.
-        NotCachedError: the cache that is to give the value lacks it.
+        NotCachedError: the value is a cache that lacks the activation.
     """
     if not isinstance(edit, IndexedEdit | SetterEdit):
         return edit
@@ -145,14 +145,14 @@ def _number(edit: IndexedEdit, place: Tensor) -> Tensor:
     """The value of a cell as a tensor.
 
     Raises:
-        InputError: it is none.
+        InputError: it is neither a number nor a tensor.
     """
     try:
         return torch.as_tensor(edit.value, dtype=place.dtype, device=place.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The value of a cell is a number, a tensor, or a cache that has it; for {edit.point} "
-            f"there is a {type(edit.value).__name__}."
+            f"The value of a cell is a number, a tensor, or a cache that has it; the cell at "
+            f"{edit.point} has a {type(edit.value).__name__}."
         ) from error
 
 
@@ -171,6 +171,6 @@ def _at(base: BaseRun, edit: IndexedEdit, activation: Tensor) -> Tensor:
     except (IndexError, TypeError) as error:
         axes = " ".join(base.axes(edit.point))
         raise InputError(
-            f"{edit.point} has shape {base.shape(edit.point)} (axes {axes}) and "
-            f"no place {edit.index}, counted from the batch: {error}"
+            f"{edit.point} has shape {base.shape(edit.point)} (axes {axes}), and the index "
+            f"{edit.index} does not fit it: {error}. An index begins with the batch axis."
         ) from error

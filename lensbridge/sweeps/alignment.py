@@ -1,4 +1,4 @@
-"""Clean activations: where they come from, and whether they fit the corrupted run."""
+"""Checks that clean activations, setters and indices fit the corrupted run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,16 +15,17 @@ def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
     """A clean activation, with its batch axis.
 
     Raises:
-        NotCachedError: the clean run did not keep it.
+        InputError: what was given is no cache.
+        NotCachedError: the clean run did not keep the activation.
     """
     if not isinstance(clean, Mapping):
         raise InputError(
-            f"A cache of the clean run is wanted, not a {type(clean).__name__}: the second that "
-            "model.run_with_cache(clean) gives."
+            "Clean activations come from a cache, the second value of model.run_with_cache(clean); "
+            f"got a {type(clean).__name__}."
         )
     if point not in clean:
         raise NotCachedError(
-            f"The clean cache lacks {point}, which is to be patched in. Keep it: "
+            f"The clean cache lacks {point}, whose values are to be patched in. Keep it: "
             "model.run_with_cache(clean, names_filter=...)."
         )
     bare = isinstance(clean, ActivationCache) and not clean.has_batch_dim
@@ -32,60 +33,60 @@ def clean_value(clean: Mapping[str, Tensor], point: str) -> Tensor:
 
 
 def tokens_of(clean: Mapping[str, Tensor]) -> Tensor | None:
-    """The ids of the run that a cache is of, where it knows them."""
+    """The token ids of the run that was cached; None where the cache lacks them."""
     return clean.tokens if isinstance(clean, ActivationCache) else None
 
 
 def check_fit(base: BaseRun, point: str, clean: Tensor, clean_tokens: Tensor | None) -> None:
-    """Refuse a clean activation that does not lie over the corrupted one, axis by axis.
+    """Refuse a clean activation that has another shape than the corrupted one.
 
     Raises:
-        InputError: other sizes; where it is the positions, with those that could be aligned.
+        InputError: the shapes differ; if positions do, the message has those that match.
     """
-    found, wanted = tuple(clean.shape), base.shape(point)
-    if found[1:] == wanted[1:] and found[0] in (1, wanted[0]):
+    shape, wanted = tuple(clean.shape), base.shape(point)
+    if shape[1:] == wanted[1:] and shape[0] in (1, wanted[0]):
         return
     axes = base.axes(point)
-    if len(found) == len(wanted):
-        longer = [a for a, f, w in zip(axes, found, wanted, strict=True) if f != w]
-        if set(longer) & set("pqk"):
+    if len(shape) == len(wanted):
+        differing = [axis for axis, n, w in zip(axes, shape, wanted, strict=True) if n != w]
+        if set(differing) & set("pqk"):
             raise InputError(_of_lengths(point, clean, base, clean_tokens))
-        if longer == ["b"]:
+        if differing == ["b"]:
             raise InputError(
-                f"The clean cache has {found[0]} examples and the corrupted input {wanted[0]}: "
-                "they have to be as many, or the clean run has to be of one."
+                f"The clean cache has {shape[0]} examples and the corrupted input {wanted[0]}. "
+                "Give as many clean examples, or one."
             )
     raise InputError(
-        f"{point} has shape {found} in the clean cache and {wanted} in the corrupted run "
+        f"{point} has shape {shape} in the clean cache and {wanted} in the corrupted run "
         f"(axes {' '.join(axes)}). Both have to come from this model."
     )
 
 
 def check_padding(base: BaseRun, clean: Mapping[str, Tensor]) -> None:
-    """Refuse a clean run that is padded at other places than the corrupted one.
+    """Refuse a clean run whose padding is not where the corrupted run's is.
 
     Raises:
-        InputError: an example that has other positions in one run than in the other.
+        InputError: with the first example that has other positions in the two runs.
     """
     mask = clean.attention_mask if isinstance(clean, ActivationCache) else None
-    here, there = mask, base.cache.attention_mask
-    if not isinstance(clean, ActivationCache) or (here is None and there is None):
+    other = base.cache.attention_mask
+    if not isinstance(clean, ActivationCache) or (mask is None and other is None):
         return
-    one, other = _shown(here, there), _shown(there, here)
-    if one.ndim != 2 or one.shape[1:] != other.shape[1:] or len(one) not in (1, len(other)):
+    there, here = _tokens(mask, other), _tokens(other, mask)
+    if there.ndim != 2 or there.shape[1:] != here.shape[1:] or len(there) not in (1, len(here)):
         return
-    wrong = (one != other).any(-1).nonzero().flatten().tolist()
+    wrong = (there != here).any(-1).nonzero().flatten().tolist()
     if wrong:
-        counts = int(one.expand_as(other)[wrong[0]].sum()), int(other[wrong[0]].sum())
+        counts = int(there.expand_as(here)[wrong[0]].sum()), int(here[wrong[0]].sum())
         raise InputError(
             f"Example {wrong[0]} has {counts[0]} positions in the clean run and {counts[1]} in the "
-            "corrupted one, padded at other places, and which belong together is not something to "
-            "guess. Use prompts that are as long as each other, example by example."
+            "corrupted one, with other padding, so it is not clear which positions correspond. Use "
+            "prompts that have equal length, example by example."
         )
 
 
-def _shown(mask: Tensor | None, like: Tensor | None) -> Tensor:
-    """Where a run has tokens; everywhere, where nothing was masked."""
+def _tokens(mask: Tensor | None, like: Tensor | None) -> Tensor:
+    """Which positions of a run are tokens; all, if it has no mask."""
     if mask is not None:
         return mask.bool().cpu()
     assert like is not None
@@ -96,8 +97,8 @@ def _of_lengths(point: str, clean: Tensor, base: BaseRun, clean_tokens: Tensor |
     axis = next(i for i, letter in enumerate(base.axes(point)) if letter in "pqk")
     head = (
         f"{point} has {clean.shape[axis]} positions in the clean cache and "
-        f"{base.shape(point)[axis]} in the corrupted run, and which belong together is not "
-        "something to guess."
+        f"{base.shape(point)[axis]} in the corrupted run, so it is not clear which positions "
+        "correspond."
     )
     advice = (
         "Use prompts of equal length, or generic_activation_patch with a patch_setter that says "
@@ -110,7 +111,7 @@ def _of_lengths(point: str, clean: Tensor, base: BaseRun, clean_tokens: Tensor |
 
 
 def _shared(clean: Tensor, corrupted: Tensor) -> str:
-    """Which positions hold the same tokens at the beginning and at the end of every example."""
+    """Which positions at the beginning and the end hold the same tokens in every example."""
     n = min(len(clean), len(corrupted))
     first, second = clean[:n].tolist(), corrupted[:n].tolist()
     start = min(_common(a, b) for a, b in zip(first, second, strict=True))
@@ -125,17 +126,17 @@ def _shared(clean: Tensor, corrupted: Tensor) -> str:
     return f"The same tokens are at {' and '.join(parts)}." if parts else "No tokens agree."
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences share at their beginning."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def check_axes(base: BaseRun, point: str, axes: SetterAxes) -> None:
-    """Refuse an activation that a published setter would write to in the wrong places.
+    """Refuse an activation that a published setter would write to at the wrong places.
 
     Raises:
-        InputError: other axes than it is for.
+        InputError: it has other axes than the setter is for.
     """
     letters = base.axes(point)
     pairs = zip(letters, axes.letters, strict=False)
@@ -153,7 +154,7 @@ def check_index(
     """Refuse an index that a published setter cannot use.
 
     Raises:
-        InputError: too many or too few entries, or one beyond its axis.
+        InputError: too many or too few entries, or one that is out of range.
     """
     if len(row) != len(axes.indexed) + 1:
         raise InputError(
@@ -163,4 +164,4 @@ def check_index(
     shape = base.shape(point)
     for name, value, axis in zip(names[1:], row[1:], axes.indexed, strict=True):
         if not -shape[axis] <= value < shape[axis]:
-            raise InputError(f"{name} {value}: {point} has {shape[axis]} there.")
+            raise InputError(f"{name} {value} is out of range; {point} has {shape[axis]}.")

@@ -1,4 +1,4 @@
-"""What lets a result stand where a notebook expects a tensor."""
+"""A result that can be used where a tensor is expected."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class AsTensor:
-    """Torch functions, arithmetic, numpy and a tensor's own attributes, on `values`."""
+    """Torch functions, arithmetic, numpy and the attributes of a tensor act on `values`."""
 
     values: Tensor
 
     def __getattr__(self, name: str) -> Any:
-        """What a tensor has and a result does not is the tensor's: `shape`, `cpu`, `max`..."""
-        if name.startswith("__") or name == "values":  # asked by copy and pickle before it is there
+        """Attributes that only a tensor has are those of `values`: `shape`, `cpu`, `max`..."""
+        if name.startswith("__") or name == "values":  # copy and pickle ask before it is set
             raise AttributeError(name)
         return getattr(self.values, name)
 
@@ -63,9 +63,9 @@ class AsTensor:
 
 
 def _plain(value: Any) -> Any:
-    """The tensor of a result, also inside lists and tuples."""
+    """The tensor of a result, inside lists and tuples too."""
     if isinstance(value, AsTensor):
         return value.values
     if isinstance(value, list | tuple):
-        return type(value)(_plain(one) for one in value)
+        return type(value)(_plain(item) for item in value)
     return value

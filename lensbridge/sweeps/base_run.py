@@ -1,4 +1,4 @@
-"""BaseRun: the run that a sweep starts from, done once before any cell runs."""
+"""BaseRun: the unpatched run, which is made once before any cell runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from lensbridge.sweeps.edit import Edit
 
 @dataclass(frozen=True)
 class BaseRun:
-    """A model, an input, and what the unpatched run of it gave.
+    """The unpatched run of a model on an input.
 
     Args:
         model: the model.
-        input: what it is run on: tokens, text, or a mapping with a mask among it.
-        logits: of the unpatched run.
-        cache: the activations that the sweep needs of that run.
+        input: what it is run on: tokens, text, or a mapping that may have a mask.
+        logits: of this run.
+        cache: the activations of it that the sweep needs.
     """
 
     model: HookedModel
@@ -36,12 +36,12 @@ class BaseRun:
         """Run the model once and keep some activations.
 
         Raises:
-            InputError: the model is in training mode, where no two runs are alike.
-            HookNeverFiredError: a point that the run does not pass.
+            InputError: the model is in training mode, in which two runs differ.
+            HookNeverFiredError: the run does not pass one of the points.
         """
         if any(module.training for module in model.hf_model.modules()):
             raise InputError(
-                "The model is in training mode, where dropout makes every run another one. Call "
+                "The model is in training mode, in which dropout makes every run different. Call "
                 "model.eval() first."
             )
         wanted = list(dict.fromkeys(points))
@@ -51,20 +51,20 @@ class BaseRun:
 
     @property
     def batch(self) -> int:
-        """How many examples there are."""
+        """Number of examples."""
         return self.logits.shape[0]
 
     @cached_property
     def n_tokens(self) -> int:
-        """Positions of all examples together."""
+        """Number of positions of all examples together."""
         return self.cache.tokens.numel() if self.cache.tokens is not None else self.batch
 
     def shape(self, point: str) -> tuple[int, ...]:
-        """Of an activation that was kept."""
+        """Shape of an activation that was kept."""
         return tuple(self.cache[point].shape)
 
     def axes(self, point: str) -> list[str]:
-        """Letters of an activation's axes, as in the table of points."""
+        """Letters of an activation's axes (see `docs/points.md`)."""
         return self.model.engine.sites[point].axes.split()
 
     def patched(self, cells: Sequence[Edit]) -> Tensor:

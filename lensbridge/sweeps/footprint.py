@@ -1,4 +1,4 @@
-"""Footprint: the bytes that the tensors of a computation take at once."""
+"""Footprint: how many bytes of tensors a computation holds at its peak."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class Footprint(TorchDispatchMode):
-    """Counts what is allocated inside it, and what is freed of that again.
+    """Counts the memory that is allocated inside the context, and freed again.
 
     Example:
         >>> import torch
         >>> with Footprint() as found:
         ...     for _ in range(3):
         ...         total = torch.zeros(250).exp().sum()
-        >>> 2000 <= found.peak < 2100  # zeros and their exponential: what came before is free again
+        >>> 2000 <= found.peak < 2100  # zeros and their exponential; earlier ones are freed
         True
     """
 
@@ -35,17 +35,17 @@ class Footprint(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        for one in tree_leaves((args, kwargs)):
-            self._note(one, counts=False)  # weights, whose views come out
+        for value in tree_leaves((args, kwargs)):
+            self._note(value, counts=False)  # weights: views of them come out
         out = func(*args, **(kwargs or {}))
-        for one in tree_leaves(out):
-            self._note(one, counts=True)
+        for value in tree_leaves(out):
+            self._note(value, counts=True)
         return out
 
-    def _note(self, one: Any, counts: bool) -> None:
-        if not isinstance(one, Tensor):
+    def _note(self, value: Any, counts: bool) -> None:
+        if not isinstance(value, Tensor):
             return
-        storage = one.untyped_storage()
+        storage = value.untyped_storage()
         key, size = storage._cdata, storage.nbytes() if counts else 0
         if key in self._alive:  # a view, or written in place
             return

@@ -1,4 +1,4 @@
-"""Grid: the cells of a sweep by number, and the axes that they lie on."""
+"""Grid: the cells of a sweep by their numbers, and the axes of the result."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Grid:
     """The cells of a sweep.
 
     Args:
-        axis_names: what the numbers of a row are: ("layer", "pos").
-        rows: the numbers of each cell that there is, in the order in which they run.
+        axis_names: what the numbers of a row count: ("layer", "pos").
+        rows: the numbers of each cell, in the order in which the cells run.
         axis_values: the numbers along each axis of the result (layers that lack the point are left
-            out); None where the cells are a list, so that the result has one axis for all.
+            out); None if the cells are a list, so that the result has one axis for them.
 
     Example:
         >>> grid = Grid.over(("layer", "pos"), ((0, 2), (0, 1, 2)))
@@ -35,13 +35,13 @@ class Grid:
     @classmethod
     def over(cls, names: Sequence[str], values: Sequence[Iterable[int]]) -> "Grid":
         """Every combination, the last axis running fastest."""
-        along = tuple(tuple(one) for one in values)
+        along = tuple(tuple(axis) for axis in values)
         return cls(tuple(names), tuple(product(*along)), along)
 
     @classmethod
     def listed(cls, rows: Any) -> "Grid":
-        """A list of cells from a data frame whose columns are the axes, or from rows of numbers; of
-        a grid, its cells.
+        """A list of cells, from a data frame with a column for each axis, from rows of numbers, or
+        from another grid.
 
         Raises:
             InputError: rows of different length, or without a layer.
@@ -56,7 +56,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the result, without metrics and examples."""
+        """Shape of the result, without the axes of metrics and examples."""
         if self.axis_values is None:
             return (len(self.rows),)
         return tuple(map(len, self.axis_values))
@@ -66,13 +66,13 @@ class Grid:
         return [{value: i for i, value in enumerate(axis)} for axis in self.axis_values or ()]
 
     def place(self, row: Sequence[int]) -> tuple[int, ...]:
-        """Where a row lies in the result.
+        """The index of a row in the result.
 
         Raises:
-            LensbridgeError: the cells are a list, whose order is their place.
+            LensbridgeError: the cells are a list; the result has the order of `rows`.
         """
         if self.axis_values is None:
-            raise LensbridgeError("These cells are a list; they lie in the order of `rows`.")
+            raise LensbridgeError("These cells are a list: the result has the order of `rows`.")
         return tuple(places[value] for places, value in zip(self._places, row, strict=True))
 
     def frame(self) -> Any:
@@ -85,18 +85,18 @@ class Grid:
 
 
 def _names(rows: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-    """Names for the numbers of rows that have none, but for the first."""
+    """Names for the numbers of rows: the layer, then numbered ones."""
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
-            "index_df is a list of rows that are equally long, the layer first; their lengths are "
+            "index_df is a list of rows of equal length, with the layer first; these have lengths "
             f"{sorted(lengths)}."
         )
     return ("layer", *(f"index_{i}" for i in range(1, lengths.pop())))
 
 
 def pandas() -> Any:
-    """The pandas module, which lensbridge does not need otherwise.
+    """The pandas module, which nothing else in lensbridge needs.
 
     Raises:
         LensbridgeError: it is not installed.

@@ -1,5 +1,5 @@
-"""Measuring: cells are run within memory, what a metric came to lack is computed, and a sweep that
-had to go slowly says so.
+"""Measuring: run cells in batches that fit into memory, compute logits that a metric turns out to
+need, and log why a sweep had to run its cells one by one.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def measure(
     most = batch_tokens(base, options.max_batch_tokens)
     if most < 1:
         raise InputError(f"max_batch_tokens={most}: no batch has fewer than 1 position.")
-    tight = most < 2 * prod(base.logits.shape[:2])  # the unpatched run goes beside a cell
+    tight = most < 2 * prod(base.logits.shape[:2])  # a cell and a control row
     why = f"max_batch_tokens={most} has room for one run at a time" if tight else None
     if why and options.exact is False:
         raise InputError(f"These cells cannot be run in batches: {why}. Pass exact=True.")
@@ -53,8 +53,8 @@ def measure(
 def _fill(base: BaseRun, cells: Sequence[Edit], metrics: Metrics, run: Measured) -> None:
     """Run cells again whose metric is NaN: it may have read logits that were left out.
 
-    What a metric reads is found out on the unpatched run, and one that decides by its logits can
-    read elsewhere in a patched one.
+    Which positions a metric reads is found out on the unpatched run. A metric that chooses them by
+    the logits can read others in a patched run.
     """
     lacking = run.values.isnan().flatten(2).any(-1) if run.values.ndim > 2 else run.values.isnan()
     try:
@@ -69,5 +69,5 @@ def _fill(base: BaseRun, cells: Sequence[Edit], metrics: Metrics, run: Measured)
 
 @cache
 def _say(model: str, reason: str) -> None:
-    """Once for each reason; `PatchingResult.engine` has it every time."""
+    """Log a reason once for each model class; `PatchingResult.engine` always has it."""
     getLogger(__name__).warning("%s: cells of this sweep run one by one: %s.", model, reason)

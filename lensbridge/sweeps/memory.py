@@ -1,4 +1,4 @@
-"""Memory: what a sweep needs, what there is, and how many positions its batches may have."""
+"""Memory: what a sweep needs, what is free, and how many positions a batch may have."""
 
 from math import prod
 from pathlib import Path
@@ -12,17 +12,17 @@ from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
 
 CELL_BYTES = 500
-"""What one cell takes on the host: its row, its index, its place in the queue."""
+"""Bytes that one cell takes on the host: its row, its index, its place in the queue."""
 
 SHARE = 0.5
-"""How much of the free memory batches are made for, where the size of them is left open."""
+"""Share of the free memory that batches may take if the user sets no size."""
 
 MOST_TOKENS = 2**18
-"""Positions in one batch beyond which nothing is gained on any device."""
+"""Positions in one batch; larger ones are no faster on any device."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be had on a device, or None where nobody says."""
+    """Free memory of a device, or None where it is not known."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -36,10 +36,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def position_bytes(base: BaseRun) -> int:
-    """What one position of a batch takes at most: a layer's activations and its logits.
+    """Bytes that one position of a batch takes at most: the activations of a layer, and logits.
 
-    The logits count for those of the batch before too, and for what the head makes them of. What a
-    mixer holds is as its implementation has it, so there the model is run once and measured.
+    Logits count three times: those of this batch, those of the batch before it, which are still
+    held, and temporary tensors of the head. What a mixer holds depends on its implementation, so a
+    model that has one is run once and measured.
     """
     sizes, count = base.model.native.sizes, base.logits.shape[1]
     if any(block.mixer is not None for block in base.model.native.blocks):
@@ -49,7 +50,7 @@ def position_bytes(base: BaseRun) -> int:
 
 
 def run_bytes(base: BaseRun) -> int:
-    """What one run takes at its peak, weights apart."""
+    """Bytes that one run takes at its peak, without the weights."""
     with torch.no_grad(), Footprint() as found:
         base.model(base.input)
     return found.peak
@@ -60,17 +61,17 @@ def batch_tokens(base: BaseRun, asked: int | None) -> int:
 
     Args:
         base: the unpatched run.
-        asked: by the user; None: as many as memory and device are good for.
+        asked: what the user set; None: as many as fit into memory and are fast on the device.
 
     Raises:
-        InputError: fewer than one run has, or less memory than one cell needs.
+        InputError: fewer than one run has, or one run does not fit into memory.
     """
     one = prod(base.logits.shape[:2])
     if asked is not None:
         if 1 <= asked < one:
             raise InputError(
                 f"max_batch_tokens={asked}: one run alone has {one} positions "
-                f"({base.logits.shape[0]} examples of {base.logits.shape[1]}). Allow that many, or "
+                f"({base.logits.shape[0]} examples of {base.logits.shape[1]}). Allow as many, or "
                 "sweep fewer examples at once."
             )
         return asked
@@ -84,10 +85,10 @@ def batch_tokens(base: BaseRun, asked: int | None) -> int:
 
 
 def check_cells(count: int) -> None:
-    """Refuse more cells than the host can hold.
+    """Refuse more cells than fit into the memory of the host.
 
     Raises:
-        InputError: with what they need.
+        InputError: with the memory that they need.
     """
     free = free_bytes(torch.device("cpu"))
     if free is not None:
@@ -95,10 +96,10 @@ def check_cells(count: int) -> None:
 
 
 def check_values(base: BaseRun, count: int, metrics: Metrics) -> None:
-    """Refuse more values than the model's device can hold.
+    """Refuse more values than fit into the memory of the model's device.
 
     Raises:
-        InputError: with what they need.
+        InputError: with the memory that they need.
     """
     each = len(metrics.names) * (base.batch if metrics.per_example else 1) * 4
     free = free_bytes(base.logits.device)
@@ -107,10 +108,10 @@ def check_values(base: BaseRun, count: int, metrics: Metrics) -> None:
 
 
 def check_room(needed: int, free: int, what: str) -> None:
-    """Refuse what does not fit.
+    """Refuse what does not fit into memory.
 
     Raises:
-        InputError: with both sizes.
+        InputError: with what is needed and what is free.
     """
     if needed > free:
         raise InputError(

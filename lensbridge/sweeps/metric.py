@@ -1,4 +1,4 @@
-"""Metrics: what is measured of a run's logits, one number or one for each example."""
+"""Metrics: functions of a run's logits that give one number, or one for each example."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ MetricFunction: TypeAlias = Callable[[Tensor], Any]
 """Maps logits `[batch, pos, d_vocab]` to a number, or to one for each example."""
 
 Reduce = Literal["scalar", "mean", "none"]
-"""What is done about examples. scalar: the metric gives one number for the batch. mean: it gives
-one for each example, and they are averaged. none: it gives one for each, and they are kept."""
+"""What a metric gives, and what is done with it. scalar: one number for the batch. mean: one for
+each example; they are averaged. none: one for each example; they are kept."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Metrics:
 
     Args:
         functions: by name; each maps logits `[batch, pos, d_vocab]` to a scalar or to `[batch]`.
-        reduce: which of the two, and what becomes of examples.
+        reduce: which of the two, and whether examples are averaged.
         named: whether the user gave names, so that the result has an axis for them.
-        copied: those that get logits of their own, because they write into them.
+        copied: metrics that are given a copy of the logits, because they write into them.
     """
 
     functions: Mapping[str, MetricFunction]
@@ -38,10 +38,10 @@ class Metrics:
     def of(
         cls, given: "MetricFunction | Mapping[str, MetricFunction]", reduce: Reduce
     ) -> "Metrics":
-        """Metrics from what a user passes.
+        """Metrics from a function, or from several by name.
 
         Raises:
-            InputError: no metric, something that is not one, or an unknown `reduce`.
+            InputError: no metric, one that is no function, or an unknown `reduce`.
         """
         if reduce not in ("scalar", "mean", "none"):
             raise InputError(f"reduce is 'scalar', 'mean' or 'none', not {reduce!r}.")
@@ -58,7 +58,7 @@ class Metrics:
 
     @property
     def names(self) -> list[str]:
-        """Names of the metrics."""
+        """Names of the metrics, in their order."""
         return list(self.functions)
 
     @property
@@ -75,9 +75,9 @@ class Metrics:
         Raises:
             InputError: a value of another shape than `reduce` says.
         """
-        found = [self._value(name, logits).detach().to(logits.device) for name in self.functions]
-        dtype = reduce(torch.promote_types, (one.dtype for one in found), torch.float32)
-        return torch.stack([one.to(dtype) for one in found])
+        values = [self._value(name, logits).detach().to(logits.device) for name in self.functions]
+        dtype = reduce(torch.promote_types, (value.dtype for value in values), torch.float32)
+        return torch.stack([value.to(dtype) for value in values])
 
     def _value(self, name: str, logits: Tensor) -> Tensor:
         value = self._number(name, logits)
@@ -96,16 +96,16 @@ class Metrics:
         return value
 
     def called(self, name: str, logits: Tensor) -> Any:
-        """What one metric gives, whatever it is.
+        """What one metric returns, whether or not it is a number.
 
         Raises:
-            InputError: it reads a place that there is not, or writes where others read.
+            InputError: it reads a place that the logits lack, or writes where others read.
         """
-        own = name in self.copied or logits.is_inference()
-        given = logits.clone() if own else logits
+        is_copy = name in self.copied or logits.is_inference()
+        given = logits.clone() if is_copy else logits
         before = _version(given)
         try:
-            found = self.functions[name](given)
+            value = self.functions[name](given)
         except IndexError as error:
             raise InputError(
                 f"The metric {name!r} reads a place that the logits do not have; they are "
@@ -113,50 +113,51 @@ class Metrics:
             ) from error
         if _version(given) == before:
             self.copied.discard(name)
-        elif not own:
+        elif not is_copy:
             raise InputError(
                 f"The metric {name!r} writes into the logits that it is given, in some cells and "
                 "in others not. Let it write into a copy: logits.clone()."
             )
-        return found
+        return value
 
     def _number(self, name: str, logits: Tensor) -> Tensor:
-        found = self.called(name, logits)
+        value = self.called(name, logits)
         try:
-            return torch.as_tensor(found)
+            return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"The metric {name!r} gives a {type(found).__name__}; it has to give a number, or "
+                f"The metric {name!r} gives a {type(value).__name__}; it has to give a number, or "
                 "one for each example."
             ) from error
 
     def try_on(self, logits: Tensor) -> None:
-        """Call each metric once, so that it fails before anything is patched, if it fails.
+        """Call each metric once, so that one that fails does so before anything is patched.
 
         Raises:
-            InputError: it reads a place that there is not.
+            InputError: one reads a place that the logits lack.
         """
         self.copied.update(self.functions)
         for name in self.names:
             self.called(name, logits)
 
     def baseline(self, logits: Tensor) -> Tensor:
-        """The metrics of the unpatched run, which have to be numbers.
+        """The metrics of the unpatched run, which must not be NaN.
 
         Raises:
             InputError: a wrong shape, or NaN.
         """
-        self.copied.update(self.functions)  # until they are seen to leave them as they are
+        self.copied.update(self.functions)  # until they are seen not to write into them
         values = self.measure(logits)
-        wrong = [name for name, one in zip(self.names, values, strict=True) if one.isnan().any()]
+        pairs = zip(self.names, values, strict=True)
+        wrong = [name for name, value in pairs if value.isnan().any()]
         if wrong:
             raise InputError(
                 f"The metric {wrong[0]!r} of the unpatched run is NaN, so nothing can be compared "
-                "with it. Look at what it divides by and at which positions it reads."
+                "with it. Check what it divides by and which positions it reads."
             )
         return values
 
 
 def _version(logits: Tensor) -> int:
-    """How often a tensor was written to, as far as torch counts."""
+    """How often a tensor was written to; 0 for inference tensors, where torch does not count."""
     return 0 if logits.is_inference() else logits._version

@@ -1,4 +1,4 @@
-"""Packing: an MLP takes tokens one by one, so only those that matter have to go through it."""
+"""Packing: an MLP treats each token alone, so it can be run on the tokens that matter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ from lensbridge.native.parts import BlockPart, MLPPart
 
 
 def mlp_of(block: BlockPart) -> nn.Module | None:
-    """The module that is a block's MLP and nothing more, or None where there is none."""
+    """The module that is a block's MLP and nothing else; None if the block has none."""
     part = block.mlp
     return part.module if isinstance(part, MLPPart) and part.module is not block.module else None
 
 
 @contextmanager
 def packed(module: nn.Module, kept: Tensor) -> Iterator[None]:
-    """Show a module some tokens of its input only, in this thread; elsewhere it gives zeros.
+    """Run a module on some tokens of its input only, in this thread; its output at others is zero.
 
-    A call that takes more than one tensor of tokens is left as it is.
+    Calls with more than one tensor, or tensors of another shape, are left as they are.
 
     Args:
-        module: that treats each token alone.
+        module: one that treats each token alone.
         kept: which tokens.
 
     Shapes: kept `[batch, pos]` bool; the input `[batch, pos, d_model]`.

@@ -1,4 +1,4 @@
-"""Prefix: keys and values of the unpatched run, which a patch further on leaves as they are."""
+"""Prefix: keys and values of the unpatched run, which patches of later positions do not change."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ class Prefix:
 
         Args:
             length: how many positions.
-            copies: how many times the batch.
-            running: the layers that will read it; of the others only the length counts.
+            copies: how many copies.
+            running: the layers that will read it; in the others only the length matters.
         """
         from transformers import DynamicCache
 
@@ -43,7 +43,7 @@ class Prefix:
 
 
 def lengthen(cache: "DynamicCache", layer: int) -> None:
-    """Let a cache be as long as one of its layers has become; masks are made for the first."""
+    """Make earlier layers as long as one that has grown: masks are made for the first layer."""
     grown: Any = cache.layers[layer]
     for other in cache.layers[:layer]:
         other.keys, other.values = grown.keys[:1], grown.values[:1]
@@ -51,7 +51,7 @@ def lengthen(cache: "DynamicCache", layer: int) -> None:
 
 
 def _copied(stored: Tensor, length: int, copies: int) -> Tensor:
-    """Views where the batch has one example."""
+    """The first positions, for copies of the batch; views if it has one example."""
     first = stored[:, :, :length]
     if copies == 1:
         return first
@@ -70,15 +70,15 @@ def _layer(keys: Tensor, values: Tensor) -> Any:
 def prefix_of(base: BaseRun) -> "Prefix | str":
     """The prefix of a base run, or why it cannot be reused.
 
-    The model is run without the last position. If that leaves the logits before it as they were, no
-    position sees what comes behind it, and the keys and values are those of the whole run.
+    The model is run without the last position. If the other logits stay as they were, no position
+    sees later ones, and these keys and values are those of the whole run.
     """
     from transformers import DynamicCache
 
     tokens, mask = base.cache.tokens, base.cache.attention_mask
     assert tokens is not None
     if tokens.shape[1] < 2:
-        return "there is one position only"
+        return "the input has one position only"
     cache: Any = DynamicCache()
     try:
         logits = base.model(

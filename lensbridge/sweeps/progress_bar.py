@@ -1,14 +1,14 @@
-"""ProgressBar: how far a sweep is, on the screen, with the time that is left."""
+"""ProgressBar: how far a sweep is and how long it will take."""
 
 from tqdm.auto import tqdm
 
 
 class ProgressBar:
-    """A progress bar of cells, some of which are under way together.
+    """A progress bar of cells, some of which run together.
 
     Args:
-        cells: how many there are.
-        shown: whether anything is shown.
+        cells: how many the sweep has.
+        shown: whether the bar is shown.
     """
 
     def __init__(self, cells: int, shown: bool) -> None:
@@ -21,11 +21,11 @@ class ProgressBar:
         self._show(self._done)
 
     def under_way(self, cells: int, share: float) -> None:
-        """Some cells beside those that are done are so far, of 1."""
+        """Further cells are running, and this share of their work is done."""
         self._show(self._done + int(cells * share))
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop, and leave the bar as it is."""
         self._bar.close()
 
     def _show(self, cells: int) -> None:

@@ -1,7 +1,7 @@
 """Which positions of the logits a metric reads: the others need not be computed.
 
-Asked of the metric itself: logits that it does not read may be NaN, or anything, and its value
-stays. A metric that cannot be asked (it fails on such logits) is taken to read everything.
+The metric itself is tried: its value stays the same if logits that it does not read become NaN or
+noise. A metric that fails on such logits is taken to read everything.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ def _guesses(metrics: Metrics, logits: Tensor) -> Iterator[list[int]]:
     with torch.enable_grad():
         leaf = logits.detach().clone().requires_grad_()
         try:
-            values = [torch.as_tensor(one(leaf)) for one in metrics.functions.values()]
-            total = torch.stack([one.float().sum() for one in values]).sum()
+            values = [torch.as_tensor(metric(leaf)) for metric in metrics.functions.values()]
+            total = torch.stack([value.float().sum() for value in values]).sum()
             (grad,) = torch.autograd.grad(total, leaf)
         except (RuntimeError, TypeError, ValueError):
             return  # not differentiable
@@ -39,7 +39,7 @@ def _guesses(metrics: Metrics, logits: Tensor) -> Iterator[list[int]]:
 
 
 def _suffices(metrics: Metrics, logits: Tensor, some: Sequence[int], wanted: Tensor) -> bool:
-    """Whether the metrics stay as they are, whatever stands at all other positions."""
+    """Whether the metrics stay as they are if all other positions have other logits."""
     noise = torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(0)) * 50
     for filling in (torch.full_like(noise, torch.nan), noise):
         other = filling.to(logits).expand_as(logits).clone()

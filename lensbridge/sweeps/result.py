@@ -1,4 +1,4 @@
-"""PatchingResult: what a sweep measured, with statistics over its examples."""
+"""PatchingResult: what a sweep measured, with statistics over examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,19 +23,19 @@ from lensbridge.viz.grid import heatmap_of
 
 @dataclass(frozen=True, eq=False)
 class PatchingResult(AsTensor):
-    """What a sweep measured: a tensor to torch and to arithmetic, with names on its axes.
+    """What a sweep measured. Torch and arithmetic take it as a tensor; its axes have names.
 
     Args:
-        values: `[metric?, *axes, batch?]`; the metric axis is there where metrics were named, the
-            batch axis where examples were kept. NaN: there is no such cell, or it did not run.
+        values: `[metric?, *axes, batch?]`, with a metric axis if metrics were named and a batch
+            axis if examples were kept. NaN: there is no such cell, or it did not run.
         grid: the cells and the names of the axes.
-        metric_names: names along the metric axis; `["metric"]` where there is one without a name.
+        metric_names: names along the metric axis; `["metric"]` for one metric without a name.
         reduced: whether there is no batch axis.
-        baseline: the metric of the unpatched run, `[metric?, batch?]`; None where not asked for.
+        baseline: the metric of the unpatched run, `[metric?, batch?]`; None if not asked for.
         has_metric_axis: whether metrics were named.
-        patch_type_names: what the first axis of an `_every` result counts.
+        patch_type_names: the entries of the first axis of an `_every` result.
         partial: whether the sweep was interrupted, so that some cells did not run.
-        engine: how the cells were run, and why so where they ran one by one.
+        engine: whether cells were run in batches, and if not, why.
     """
 
     values: Tensor
@@ -50,7 +50,7 @@ class PatchingResult(AsTensor):
 
     @property
     def axis_names(self) -> list[str]:
-        """Names of the swept axes; none where the cells were given as a list."""
+        """Names of the swept axes; none if the cells were given as a list."""
         return [] if self.grid.axis_values is None else list(self.grid.axis_names)
 
     @property
@@ -58,7 +58,7 @@ class PatchingResult(AsTensor):
         """A `pandas.DataFrame` with a row for each cell, in the order in which they ran.
 
         Raises:
-            LensbridgeError: pandas is not installed; `grid.rows` needs none.
+            LensbridgeError: pandas is not installed; `grid.rows` does without.
         """
         return self.grid.frame()
 
@@ -70,7 +70,7 @@ class PatchingResult(AsTensor):
         return f"PatchingResult({sizes}; {', '.join(self.metric_names)}{cut})"
 
     def __getitem__(self, key: Any) -> Any:
-        """One metric by its name, or what the tensor of values has at an index.
+        """One metric by its name, or the values at an index.
 
         Raises:
             InputError: no metric has this name.
@@ -95,7 +95,7 @@ class PatchingResult(AsTensor):
     # --- statistics --------------------------------------------------------------------------
 
     def mean(self) -> Tensor:
-        """Mean over examples; the values themselves where they are reduced already.
+        """Mean over examples; the values themselves if they have no batch axis.
 
         Shapes: `[metric?, *axes]`
         """
@@ -112,7 +112,7 @@ class PatchingResult(AsTensor):
         return standard_error(self._examples("stderr"))
 
     def effect(self) -> Tensor:
-        """What each patch changes: the values less the unpatched run's.
+        """What each patch changes: the values minus the unpatched run's.
 
         Shapes: as `values`
 
@@ -122,17 +122,17 @@ class PatchingResult(AsTensor):
         return self.values - self._beside_values(self._baseline("effect"))
 
     def normalized(self, clean_baseline: Tensor | float | Mapping[str, Any]) -> Tensor:
-        """How much of the way from the corrupted to the clean run each patch goes.
+        """How far each patch moves the metric from the corrupted run's value to the clean run's.
 
         Args:
-            clean_baseline: the same metrics of the clean run, in the shape of `baseline`, or by
+            clean_baseline: the same metrics of the clean run, in the shape of `baseline` or by
                 name.
 
         Shapes: as `values`
-        Units: 0 is the corrupted run, 1 the clean one; inf or NaN where the two are the same.
+        Units: 0 is the corrupted run, 1 the clean one; inf or NaN if the two are equal.
 
         Raises:
-            InputError: the sweep was run without `baseline=True`, or another shape.
+            InputError: the sweep was run without `baseline=True`, or the shapes differ.
         """
         corrupted = self._baseline("normalized")
         if isinstance(clean_baseline, Mapping):
@@ -140,22 +140,22 @@ class PatchingResult(AsTensor):
         clean = torch.as_tensor(clean_baseline).detach().to(corrupted)
         if clean.shape != corrupted.shape:
             raise InputError(
-                f"clean_baseline has shape {tuple(clean.shape)}; the baseline's is "
-                f"{tuple(corrupted.shape)}: the same metric of the clean run."
+                f"clean_baseline has shape {tuple(clean.shape)} and the baseline "
+                f"{tuple(corrupted.shape)}. Pass the same metric of the clean run."
             )
         return self.effect() / self._beside_values(clean - corrupted)
 
     def _by_name(self, given: Mapping[str, Any]) -> Tensor:
-        """Numbers by metric in the shape of the baseline.
+        """Numbers by metric, in the shape of the baseline.
 
         Raises:
-            InputError: a metric is lacking.
+            InputError: a metric is missing.
         """
         lacking = [name for name in self.metric_names if name not in given]
         if lacking:
             raise InputError(f"clean_baseline lacks {', '.join(lacking)}; it has {list(given)}.")
-        found = [torch.as_tensor(given[name]) for name in self.metric_names]
-        return torch.stack(found) if self.has_metric_axis else found[0]
+        values = [torch.as_tensor(given[name]) for name in self.metric_names]
+        return torch.stack(values) if self.has_metric_axis else values[0]
 
     def bootstrap_ci(
         self,
@@ -171,9 +171,9 @@ class PatchingResult(AsTensor):
         Args:
             n_resamples: how often the examples are drawn again.
             seed: of the draws.
-            confidence: how much of the resamples the interval holds.
-            statistic: of the examples.
-            of_effect: of `effect()` instead of the values.
+            confidence: the share of the resamples that the interval contains.
+            statistic: what is computed of each resample.
+            of_effect: take `effect()` instead of the values.
 
         Shapes: lower and upper end, each `[metric?, *axes]`
 
@@ -191,7 +191,8 @@ class PatchingResult(AsTensor):
         *,
         alternative: Alternative = "two-sided",
     ) -> Tensor:
-        """How likely a mean effect this large is if each example's sign were a coin's.
+        """The p-value of a sign-flip test: how likely a mean effect this large is if the sign of
+        each example's effect is random.
 
         Exact for up to 12 examples, otherwise from `n_permutations` draws.
 
@@ -219,7 +220,7 @@ class PatchingResult(AsTensor):
         cells = self.values.ndim - baseline.ndim
         return baseline.reshape(*baseline.shape[:lead], *[1] * cells, *baseline.shape[lead:])
 
-    # --- out of here -------------------------------------------------------------------------
+    # --- tables and pictures -----------------------------------------------------------------
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with a row for each metric, cell and example.
@@ -248,18 +249,18 @@ class PatchingResult(AsTensor):
         return named
 
     def plot(self, title: str = "", *, digits: int | None = None, **fixed: Any) -> Heatmap:
-        """The mean over examples as a heatmap, whose `svg()` is the picture.
+        """The mean over examples as a heatmap; its `svg()` is the picture.
 
         The last axis goes from left to right, all others together from top to bottom.
 
         Args:
             title: above the picture.
-            digits: decimals written into the cells; None writes none.
-            fixed: an axis and which entry of it to draw: `layer=3`, `patch_type="q"`,
+            digits: decimals written into the cells; None: no numbers.
+            fixed: an axis and the entry of it to draw: `layer=3`, `patch_type="q"`,
                 `metric="loss"`.
 
         Raises:
-            InputError: no such axis or entry, or more than a picture holds.
+            InputError: no such axis or entry, or more cells than fit into a picture.
         """
         axes, table = self.axis_labels, self.mean().detach().cpu()
         for name, value in fixed.items():
@@ -278,7 +279,7 @@ class PatchingResult(AsTensor):
 
     @property
     def axis_labels(self) -> dict[str, Sequence[str]]:
-        """The axes and what their entries are called, without the batch axis."""
+        """The axes and the names of their entries, without the batch axis."""
         grid = self.grid
         if grid.axis_values is None:
             swept: dict[str, Sequence[str]] = {"cell": [str(i) for i in range(len(grid.rows))]}

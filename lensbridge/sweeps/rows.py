@@ -1,8 +1,7 @@
-"""Rows: copies of the base run that start at a layer, with the stream that they have there.
+"""Rows: copies of the base run that start at a later layer, from the stream before it.
 
-What comes before that layer is not run again. This gives what whole runs give only if the model can
-be started there, so rows in which nothing is changed go along: `same` holds their logits against
-those of the base run, and `started_late` says why where a model cannot be started.
+Whether a model can be started at a layer is tested by rows that change nothing. `same` compares
+their logits with those of the base run, and `started_late` gives the reason if a start fails.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +26,7 @@ def run_rows(
     cache: Any = None,
     **forward: Any,
 ) -> Tensor:
-    """Take rows through some layers.
+    """Run rows over a span of layers.
 
     Args:
         base: the unpatched run; each row is a copy of its batch.
@@ -50,11 +49,11 @@ def run_rows(
 
 
 def started_late(layer: int, run: Callable[[], Outcome | None]) -> Outcome | str:
-    """What comes of rows that start at a layer, or why they cannot start there.
+    """What a function gives that runs rows from a layer on, or why rows cannot start there.
 
     Args:
-        layer: where they start.
-        run: runs them; it gives None where unchanged rows do not arrive at the unpatched logits.
+        layer: where the rows start.
+        run: the function; it gives None if unchanged rows do not arrive at the unpatched logits.
     """
     try:
         outcome = run()
@@ -64,15 +63,15 @@ def started_late(layer: int, run: Callable[[], Outcome | None]) -> Outcome | str
 
 
 def same(found: Tensor, wanted: Tensor, kernels: bool = False) -> bool:
-    """Whether two logits are the same up to the rounding of another batch size.
+    """Whether logits are equal up to rounding, which depends on the size of the batch.
 
-    Parts of a model in float64 may compute in float32.
+    In float64 too, the tolerance allows for parts of the model that compute in float32.
 
     Args:
         found: logits.
-        wanted: others.
-        kernels: whether attention may have come from another kernel. In bfloat16 two kernels can be
-            as far from one another as each is from the truth.
+        wanted: those that they should be.
+        kernels: whether attention may have used another kernel. In bfloat16 the results of two
+            kernels can differ from each other as much as each does from the exact result.
     """
     if found.shape != wanted.shape:
         return False

@@ -1,7 +1,7 @@
-"""The field's patch setters: where an index points to in an activation.
+"""The field's patch setters, which write a clean value to one place of an activation.
 
-Each takes the corrupted activation, the index of the cell (the layer first) and the clean
-activation, writes the clean value into the corrupted one and returns it.
+Each takes the corrupted activation, the index of the cell (with the layer first) and the clean
+activation. It writes the clean value into the corrupted activation and returns that.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def layer_head_pos_pattern_patch_setter(
 def layer_head_dest_src_pos_pattern_patch_setter(
     corrupted_activation: Tensor, index: Sequence[int], clean_activation: Tensor
 ) -> Tensor:
-    """`[layer, head, dest_pos, src_pos]` of `[batch, head, dest_pos, src_pos]`: one number."""
+    """`[layer, head, dest_pos, src_pos]` of `[batch, head, dest_pos, src_pos]`: one weight."""
     _, head, dest, src = index
     corrupted_activation[:, head, dest, src] = clean_activation[:, head, dest, src]
     return corrupted_activation

@@ -1,7 +1,7 @@
 """Statistics over examples: standard errors, bootstrap intervals, sign-flip tests.
 
-Everything works on the last axis and is drawn from a generator of its own, so that a seed gives
-the same numbers whatever ran before, on every device.
+Functions work on the last axis. Each draws from its own generator, so that a seed gives the same
+numbers on every device, whatever ran before.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ Alternative = Literal["two-sided", "greater", "less"]
 
 EXACT_UP_TO = 12
 MOST_NUMBERS = 2**22
-"""Statistics of resamples that are held at a time; torch's quantiles take 2^24 at most."""
+"""Statistics of resamples that are held at once; torch.quantile takes 2^24 at most."""
 
 CHUNK = 64
-"""How many resamples are held at a time, so that memory does not grow with their number."""
+"""Resamples that are held at once, so that memory does not grow with their number."""
 
 
 def standard_error(values: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ def bootstrap_interval(
     """
     if n_resamples < 1 or not 0 < confidence < 1:
         raise InputError(
-            f"n_resamples={n_resamples} and confidence={confidence}: at least 1, and between 0 "
-            "and 1."
+            f"n_resamples is at least 1 and confidence between 0 and 1; got {n_resamples} and "
+            f"{confidence}."
         )
     if statistic not in ("mean", "median"):
         raise InputError(f"statistic is 'mean' or 'median', not {statistic!r}.")
@@ -60,9 +60,9 @@ def bootstrap_interval(
     ends, tail = values.new_empty(2, *values.shape[:-1]), (1 - confidence) / 2
     tails = values.new_tensor([tail, 1 - tail])
     cells = values.reshape(-1, n).split(max(1, MOST_NUMBERS // n_resamples))
-    for part, own in zip(ends.view(2, -1).split(len(cells[0]), dim=1), cells, strict=True):
-        found = torch.stack([_statistic(own[:, one], statistic) for one in drawn])
-        part.copy_(found.quantile(tails, dim=0))
+    for part, some in zip(ends.view(2, -1).split(len(cells[0]), dim=1), cells, strict=True):
+        resampled = torch.stack([_statistic(some[:, examples], statistic) for examples in drawn])
+        part.copy_(resampled.quantile(tails, dim=0))
     return ends[0], ends[1]
 
 
@@ -73,10 +73,10 @@ def _statistic(values: Tensor, statistic: Statistic) -> Tensor:
 def sign_flip_pvalue(
     values: Tensor, n_permutations: int, seed: int, alternative: Alternative
 ) -> Tensor:
-    """How often a mean at least as large comes about when each example's sign is a coin's.
+    """How often the mean is at least as large when the sign of each example is random.
 
-    All `2^n` choices of signs for up to 12 examples; above that, random ones, the observed choice
-    counted among them so that no p-value is 0.
+    All `2^n` choices of signs for up to 12 examples. Above that, random ones together with the
+    observed one, so that no p-value is 0.
 
     Shapes: `[..., example]` -> `[...]`
     Source: the one-sample permutation test (Fisher, The Design of Experiments, section 21).
@@ -87,7 +87,7 @@ def sign_flip_pvalue(
     if alternative not in ("two-sided", "greater", "less"):
         raise InputError(f"alternative is 'two-sided', 'greater' or 'less', not {alternative!r}.")
     if n_permutations < 1:
-        raise InputError(f"n_permutations={n_permutations}: at least 1.")
+        raise InputError(f"n_permutations is at least 1, not {n_permutations}.")
     n = values.shape[-1]
     observed = _extremity(values.mean(-1), alternative)
     near = observed - 1e-9 * observed.abs().clamp(min=1e-30) - _rounding(values)
@@ -102,7 +102,7 @@ def sign_flip_pvalue(
 
 
 def _rounding(values: Tensor) -> Tensor:
-    """What sums in another order may differ by: the observed choice must count as extreme."""
+    """How far sums in another order may differ: the observed choice must count as extreme."""
     return values.abs().mean(-1) * torch.finfo(values.dtype).eps * 4
 
 
