@@ -79,7 +79,7 @@ def test_folders_win_over_short_names(tmp_path: Path, monkeypatch: pytest.Monkey
     "name", ["solu-2l", "attn-only-1l", "gelu-4l", "NeelNanda/SoLU_2L512W_C4_Code"]
 )
 def test_what_is_no_huggingface_model_is_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(LoadError, match="no HuggingFace model"):
+    with pytest.raises(LoadError, match="not a HuggingFace model"):
         HookedTransformer.from_pretrained(name)
 
 
@@ -100,7 +100,7 @@ def test_checkpoints_are_revisions() -> None:
         checkpoint_revision("pythia-70m", 1, 3000)
     with pytest.raises(InputError, match="154 checkpoints"):
         checkpoint_revision("pythia-70m", 154, None)
-    with pytest.raises(LoadError, match="no checkpoints"):
+    with pytest.raises(LoadError, match="No checkpoints of"):
         checkpoint_revision("gpt2", None, 3000)
 
 

@@ -70,6 +70,6 @@ def test_biases_are_frozen() -> None:
 def test_a_part_of_a_parameter_is_not_frozen_alone() -> None:
     model = HookedTransformer({**SMALL, "normalization_type": "LN"})
     fused = dict(model.named_parameters())["blocks.0.attn.b_Q"]
-    with pytest.raises(WeightError, match="as a whole"):
+    with pytest.raises(WeightError, match="frozen in part"):
         fused.requires_grad_(False)
     assert model.hf_model.transformer.h[0].attn.c_attn.bias.requires_grad

@@ -1,1 +1,1 @@
-"""Other libraries' interfaces over lensbridge, so that what was written for them runs."""
+"""Interfaces of other libraries over lensbridge, so that code that was written for them runs."""

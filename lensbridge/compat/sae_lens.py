@@ -1,4 +1,4 @@
-"""SAELens with its `HookedSAETransformer` over lensbridge; everything else is SAELens's own.
+"""SAELens with a `HookedSAETransformer` over lensbridge; everything else comes from SAELens.
 
 from lensbridge.compat.sae_lens import SAE, HookedSAETransformer
 """
@@ -11,13 +11,13 @@ from lensbridge.compat.transformer_lens.sae_transformer import HookedSAETransfor
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith(("_", "pytest")):  # what tools ask of every module
+    if name.startswith(("_", "pytest")):  # names that tools look up in every module
         raise AttributeError(name)
     if find_spec("sae_lens") is not None:
         return getattr(import_module("sae_lens"), name)
     if not name[0].isupper():
         raise AttributeError(name)
-    raise ImportError(f"{name} is SAELens's own, which is not installed: pip install sae-lens.")
+    raise ImportError(f"{name} comes from SAELens, which is not installed: pip install sae-lens.")
 
 
 __all__ = ["HookedSAETransformer"]

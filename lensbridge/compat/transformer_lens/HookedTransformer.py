@@ -13,7 +13,7 @@ Loss: TypeAlias = Tensor
 
 
 class Output(NamedTuple):
-    """What `return_type="both"` gives."""
+    """What `return_type="both"` returns."""
 
     logits: Tensor
     loss: Loss

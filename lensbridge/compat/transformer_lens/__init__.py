@@ -2,8 +2,8 @@
 
 import lensbridge.compat.transformer_lens as transformer_lens
 
-is the change that a notebook needs. Every class and function here says the same in lensbridge's
-words; the model that runs is the HuggingFace one. What differs is in
+is the change that a notebook needs. The classes and functions here do the same by means of
+lensbridge; the model that runs is the HuggingFace one. What differs is in
 docs/how-to/from-transformer-lens.md.
 """
 

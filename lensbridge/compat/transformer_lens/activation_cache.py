@@ -1,4 +1,4 @@
-"""`ActivationCache`: lensbridge's, as classic notebooks construct, list and change it."""
+"""`ActivationCache` with the constructor, the names and the in-place methods of TransformerLens."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from lensbridge.compat.transformer_lens.lens_point import by_head, spelled, unsp
 class ActivationCache(LensCache):
     """Activations by name.
 
-    `remove_batch_dim` and `to` change this very cache and give it back.
+    `remove_batch_dim` and `to` change this cache itself and return it.
 
     Args:
         cache_dict: activations by name, as `add_caching_hooks` fills it.
         model: the model that was run.
-        has_batch_dim: whether the first axis counts examples.
+        has_batch_dim: whether the first axis is the batch.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class ActivationCache(LensCache):
         return dict(self)
 
     def spread(self, heads: int) -> None:
-        """Give `hook_attn_in` its head axis, here: one view of the value for each head."""
+        """Give `hook_attn_in` its head axis in place: one view of the value for each head."""
         tensors = {name: by_head(name, one, heads) for name, one in self._tensors.items()}
         self._tensors = tensors
 
     def remove_batch_dim(self) -> "ActivationCache":
-        """Drop the batch axis of a batch of one, here."""
+        """Drop the batch axis of a batch of one, in place."""
         self.__dict__.update(super().remove_batch_dim().__dict__)
         return self
 
     def to(self, device: Any = None, dtype: Any = None, **_: Any) -> "ActivationCache":
-        """Move the activations, here."""
+        """Move the activations, in place."""
         self.__dict__.update(super().to(device, dtype).__dict__)
         return self

@@ -1,4 +1,4 @@
-"""What a model has as a torch module: parameters, a state, a place."""
+"""The methods of a model as a torch module: parameters, state, device."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -30,7 +30,7 @@ INSTEAD = {
     "load_sample_training_dataset": "model.dataset = utils.get_dataset('openwebtext'), 'pile', ...",
     "move_model_modules_to_device": "model.to(device) moves all of it.",
 }
-"""Methods of classic models that have no place here -> what to do."""
+"""Methods of TransformerLens's classes that are not here -> what to do instead."""
 
 
 class ModuleMethods(HookedRootModule):
@@ -48,7 +48,7 @@ class ModuleMethods(HookedRootModule):
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         """Every weight under its TransformerLens name; train with `parameters()`.
 
-        Setting `requires_grad` freezes the parameter behind a name.
+        Setting `requires_grad` freezes the native parameter.
         """
         known = list(self.parameters())
         return ((name, as_parameter(read(), known)) for name, read in self.weights.stored.items())
@@ -91,7 +91,7 @@ class ModuleMethods(HookedRootModule):
 
     @property
     def n_params_total(self) -> int:
-        """How many numbers the model has learned."""
+        """The number of learned parameters, counted in numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def cpu(self) -> Any:

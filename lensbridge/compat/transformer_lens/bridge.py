@@ -1,4 +1,4 @@
-"""`TransformerBridge`: the names of TransformerLens's class for HuggingFace models."""
+"""`TransformerBridge`: TransformerLens's class for HuggingFace models."""
 
 from typing import Any
 
@@ -50,16 +50,16 @@ class TransformerBridge(HookedTransformer):
             model_name: a short name, a hub id, a folder, or "demo".
             hf_config_overrides: fields of the HuggingFace config to set.
             device: where to.
-            dtype: of the weights; a model object keeps its own.
+            dtype: dtype of the weights; a model object keeps its own.
             tokenizer: a tokenizer or the name of one.
             load_weights: False makes a model with random weights.
             trust_remote_code: run code from the repository.
-            hf_model: a model to use instead of loading one, the very object.
+            hf_model: a model object to use instead of loading one.
             n_ctx: how many positions to keep.
             revision: branch, tag or commit.
-            checkpoint_index: a checkpoint of the training, by its place.
+            checkpoint_index: a checkpoint of the training, by its index.
             checkpoint_value: or by its training step.
-            n_devices: over how many GPUs.
+            n_devices: on how many GPUs.
             hf: for transformers' `from_pretrained`: `device_map`, `max_memory`, ...
         """
         step = checkpoint_revision(model_name, checkpoint_index, checkpoint_value)
@@ -100,11 +100,11 @@ class TransformerBridge(HookedTransformer):
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
-        """Go over to a copy with processed weights; the model that was given stays as it is.
+        """Switch to a copy with processed weights; the model that was passed is not changed.
 
         Args:
-            disable_warnings: there are none.
-            no_processing: leave the weights as they are: then there is nothing to do.
+            disable_warnings: has no effect: there are no warnings.
+            no_processing: leave the weights as they are; then nothing happens.
             fold_ln: as in `HookedTransformer.from_pretrained`, like those that follow.
             center_writing_weights: see there.
             center_unembed: see there.
@@ -122,17 +122,17 @@ class TransformerBridge(HookedTransformer):
         )
 
     def process_weights(self, verbose: bool = False, **steps: bool) -> None:
-        """Go over to a copy with processed weights.
+        """Switch to a copy with processed weights.
 
         Args:
             verbose: print what could not be done.
             steps: as in `HookedTransformer.process_weights_`.
 
         Raises:
-            InputError: functions listen at the points of the model as it is.
+            InputError: the model has hooks, which would stay on the unprocessed one.
         """
         if self.lens.engine.permanent:
-            raise InputError("Take your hooks off first (reset_hooks): they are on the old model.")
+            raise InputError("Remove your hooks first (reset_hooks): they are on the old model.")
         self.open_lens(reopened(self.lens, copied_with(self.lens.hf_model, None)))
         self.process_weights_(**steps)
         for left in self.lens.processing.left if verbose else ():
@@ -146,7 +146,7 @@ class TransformerBridge(HookedTransformer):
         is_permanent: bool = False,
         **more: Any,
     ) -> None:
-        """Listen at a point, or at all that a filter takes."""
+        """Hook a point, or all points that a filter matches."""
         LensRoot.add_hook(self, name, hook_fn, dir, is_permanent, **more)
 
     def get_hook_point(self, hook_name: str) -> Any:
@@ -178,15 +178,15 @@ def build_bridge_from_module(
     model_name: str = "external",
     **_: Any,
 ) -> TransformerBridge:
-    """A model object as a `TransformerBridge`, the very object.
+    """A `TransformerBridge` of a model object, which is used itself.
 
     Args:
         model: the model.
-        architecture: not needed: the model says what it is.
+        architecture: not needed, because the model is known by its class.
         tokenizer: for text.
         dtype: to move the model to.
         device: to move the model to.
-        model_name: what `cfg.model_name` says.
+        model_name: the value of `cfg.model_name`.
     """
     if device is not None or dtype is not None:
         model.to(device=device, dtype=dtype)

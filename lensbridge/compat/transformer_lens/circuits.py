@@ -11,7 +11,7 @@ from lensbridge.compat.transformer_lens.weights import Weights
 from lensbridge.model import LensModel
 
 Keys = Literal["repeated", "stored"]
-"""Whether keys and values that query heads share have one copy for each of these."""
+"""Whether keys and values that query heads share are repeated for each query head."""
 
 
 class CircuitMethods:
@@ -101,7 +101,7 @@ class CircuitMethods:
 
     @property
     def W_in(self) -> Tensor:
-        """Shapes: `[layer, d_model, d_mlp]`; of experts with an expert axis behind the layer."""
+        """Shapes: `[layer, d_model, d_mlp]`; with experts an expert axis after the layer."""
         return self._stack("mlp.W_in")
 
     @property

@@ -18,7 +18,7 @@ _NO_BOS = frozenset(
         "PhiForCausalLM",
     }
 )
-"""Classes whose models TransformerLens gives no BOS unless asked."""
+"""Classes for which TransformerLens adds no BOS by default."""
 
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -28,18 +28,18 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 class HookedTransformerConfig:
     """Sizes and choices of a model.
 
-    The first four are needed; what is left out follows from them, as `n_heads` = d_model / d_head
-    and `d_mlp` = 4 * d_model. -1 and None mean "not said".
+    The first four are required. Others that are left out follow from them, as `n_heads` = d_model /
+    d_head and `d_mlp` = 4 * d_model. -1 and None mean "not given".
 
     Args:
-        use_attn_result: whether caches hold `attn.hook_result` without its being named; so the
+        use_attn_result: whether caches have `attn.hook_result` if it is not named; likewise the
             other `use_` flags for `hook_{q,k,v}_input`, `hook_attn_in` and `hook_mlp_in`.
         normalization_type: "LN", "RMS", and "LNPre", "RMSPre" where gain and bias were folded; None
             for no norms.
         positional_embedding_type: "standard" (learned), "rotary", "shortformer", "alibi", ...
         parallel_attn_mlp: whether attention and MLP read the same residual stream.
         rotary_dim: dimensions of each head that are rotated; None: all.
-        seed: of a fresh model's weights.
+        seed: seed for the weights of a new model.
     """
 
     n_layers: int
@@ -134,7 +134,7 @@ class HookedTransformerConfig:
             self.dtype = named_dtype(self.dtype)
 
     def _count(self) -> int:
-        """Weights of the layers, without embeddings, biases and norms."""
+        """The number of weights of the layers, without embeddings, biases and norms."""
         attention = 4 * self.d_model * self.d_head * self.n_heads
         experts = self.num_experts or 1
         mlp = (2 + self.gated_mlp) * self.d_model * (self.d_mlp or 0) * experts
@@ -145,7 +145,7 @@ class HookedTransformerConfig:
         """A config from a dictionary.
 
         Raises:
-            InputError: a key that is no field.
+            InputError: a key that is not a field.
         """
         known = [one.name for one in fields(cls)]
         for name in config_dict:
@@ -186,7 +186,7 @@ def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A dtype from its name, or from itself.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: an unknown name.
 
     Example:
         >>> named_dtype("bf16"), named_dtype("torch.float16")
@@ -201,15 +201,15 @@ def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
         return named[full.get(plain, plain)]
     except KeyError:
         known = ", ".join(named)
-        raise InputError(f"There is no dtype {dtype!r} for weights; use one of {known}.") from None
+        raise InputError(f"{dtype!r} is not a dtype for weights; use one of {known}.") from None
 
 
 def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
     """The config of a model that lensbridge has open.
 
     Args:
-        model: what lensbridge opened.
-        known: fields to set beside.
+        model: the model, as `lensbridge.load` returns it.
+        known: more fields to set.
     """
     lens = model.cfg
     hf = lens.hf.get_text_config().to_dict()

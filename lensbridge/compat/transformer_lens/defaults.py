@@ -1,4 +1,4 @@
-"""Defaults that a model has, and other ones for a while."""
+"""Defaults of a model, and a context with other ones."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ USE_DEFAULT_VALUE = None
 
 
 def override_or_use_default_value(default_flag: Any, override: Any = None) -> Any:
-    """The override where there is one, else the default."""
+    """The override if there is one, else the default."""
     return default_flag if override is None else override
 
 
 class LocallyOverridenDefaults:
-    """Other defaults of a model for the time inside.
+    """A context in which a model has other defaults.
 
     Args:
         model: the model.
@@ -26,7 +26,9 @@ class LocallyOverridenDefaults:
     def __init__(self, model: Any, **overrides: Any) -> None:
         unknown = set(overrides) - {"prepend_bos", "padding_side"}
         if unknown:
-            raise InputError(f"prepend_bos and padding_side have defaults, not {sorted(unknown)}.")
+            raise InputError(
+                f"Only prepend_bos and padding_side have defaults, not {sorted(unknown)}."
+            )
         self.model = model
         self.overrides = {name: one for name, one in overrides.items() if one is not None}
         self._before: dict[str, Any] = {}

@@ -17,7 +17,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "c4-code": {"path": "NeelNanda/c4-code-20k", "split": "train"},
     "wiki": {"path": "wikitext", "name": "wikitext-2-raw-v1", "split": "train"},
 }
-"""Short names of small samples -> what `datasets.load_dataset` is called with."""
+"""Short names of small samples -> the arguments of `datasets.load_dataset`."""
 
 
 def get_dataset(dataset_name: str, **kwargs: Any) -> Any:
@@ -28,7 +28,7 @@ def get_dataset(dataset_name: str, **kwargs: Any) -> Any:
         kwargs: for `datasets.load_dataset`.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: an unknown name.
         ImportError: `datasets` is not installed.
     """
     if dataset_name not in DATASETS:
@@ -47,7 +47,7 @@ def _datasets() -> Any:
 
 
 def keep_single_column(dataset: Any, col_name: str) -> Any:
-    """A data set with one column of those that it has."""
+    """A data set with only one of its columns."""
     return dataset.select_columns([col_name])
 
 
@@ -59,12 +59,12 @@ def download_file_from_hf(
     force_is_torch: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """A file of the hub: what is in it for torch and JSON files, else its path.
+    """A file of the hub: the content of a torch or JSON file, otherwise its path.
 
     Args:
-        repo_name: of whom.
-        file_name: which file.
-        subfolder: where in the repository.
+        repo_name: the repository.
+        file_name: the file.
+        subfolder: the folder in the repository.
         cache_dir: where to keep it.
         force_is_torch: read it with torch whatever its name.
         kwargs: for `huggingface_hub.hf_hub_download`.

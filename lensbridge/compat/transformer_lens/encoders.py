@@ -18,11 +18,11 @@ T = TypeVar("T", bound="_Encoding")
 
 
 class _Encoding(TextMethods, CircuitMethods, Switches, LensRoot):
-    """What both have: loading without processing."""
+    """What both classes share: loading without processing."""
 
     @classmethod
     def of(cls: type[T], lens: LensModel, **known: Any) -> T:
-        """A model that lensbridge has open already."""
+        """A model that `lensbridge.load` returned."""
         self = object.__new__(cls)
         LensRoot.__init__(self, lens, config_of(lens, **known))
         return self
@@ -73,7 +73,7 @@ class HookedEncoder(_Encoding):
         one_zero_attention_mask: Tensor | None = None,
         **hf: Any,
     ) -> dict[str, Any]:
-        """What `lens.forward` is called with.
+        """The arguments for `lens.forward`.
 
         Args:
             input: text, a list of texts, or ids.
@@ -101,7 +101,7 @@ class HookedEncoderDecoder(_Encoding):
         one_zero_attention_mask: Tensor | None = None,
         **hf: Any,
     ) -> dict[str, Any]:
-        """What `lens.forward` is called with.
+        """The arguments for `lens.forward`.
 
         Args:
             input: text, a list of texts, or ids, for the encoder.

@@ -41,9 +41,9 @@ def evaluate(
 
     Args:
         model: the model.
-        truncate: at most so many batches of each; None: all.
+        truncate: use at most this many batches of each; None: all.
         batch_size: rows in a batch.
-        tokenizer: instead of the model's.
+        tokenizer: used instead of the model's.
 
     Units: nats
     """

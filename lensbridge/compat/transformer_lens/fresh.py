@@ -1,4 +1,4 @@
-"""A fresh model from a config, on a HuggingFace class that computes what the config says."""
+"""A new model from a config, of a HuggingFace class that computes what the config describes."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -15,11 +15,11 @@ from lensbridge.model import LensModel
 
 
 def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:
-    """A model with random weights, behind a lens, and its config.
+    """A model with random weights, as lensbridge opens it, and its config.
 
     Args:
-        asked: what it is to be.
-        tokenizer: whose vocabulary is taken where the config says none.
+        asked: the config.
+        tokenizer: the tokenizer whose vocabulary is used if the config has no `d_vocab`.
         move_to_device: put it on `cfg.device`.
 
     Raises:
@@ -41,7 +41,7 @@ def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:
     if cfg.d_vocab != -1:
         return cfg
     if tokenizer is None:
-        raise InputError("A fresh model needs cfg.d_vocab, or a tokenizer that says it.")
+        raise InputError("A new model needs cfg.d_vocab, or a tokenizer to take it from.")
     size = max(tokenizer.get_vocab().values()) + 1
     out = size if cfg.d_vocab_out == -1 else cfg.d_vocab_out
     return replace(cfg, d_vocab=size, d_vocab_out=out)
@@ -57,7 +57,7 @@ def _built(cfg: Config) -> Any:
             model.set_output_embeddings(_head(cfg))
     for name, module in model.named_modules():
         if name.endswith(("gate_proj", "up_proj")) and cfg.gated_mlp:
-            module.bias = None  # TransformerLens's b_in comes behind the product of the two
+            module.bias = None  # TransformerLens adds b_in after the product of the two
     if cfg.normalization_type in ("LNPre", "RMSPre"):
         _freeze_norms(model)
     return model.eval()
@@ -101,13 +101,13 @@ def _chosen(cfg: Config) -> Offer:
         raise UnsupportedArchitectureError(
             f"No HuggingFace class that is known here computes this config. The nearest is "
             f"{offer.name}, which cannot have {', '.join(fewest)}. Change that, or use "
-            "transformer_lens itself for it."
+            "transformer_lens itself."
         )
     return offer
 
 
 def _freeze_norms(model: nn.Module) -> None:
-    """Norms without gain and bias: ones and zeros that training leaves alone."""
+    """Make norms without gain and bias: ones and zeros that training does not change."""
     lens = _opened(model)
     parts = [part for block in lens.native.blocks for part in (block.ln1, block.ln2)]
     for norm in [*parts, lens.native.ln_final]:

@@ -1,4 +1,4 @@
-"""Heads found by the pattern of their attention, for models of this package."""
+"""Head detection for models of this package."""
 
 from typing import get_args
 

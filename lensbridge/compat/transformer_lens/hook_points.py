@@ -1,4 +1,4 @@
-"""Points that functions can listen to, and the module that has them inside."""
+"""`HookPoint`, and the module class that contains hook points."""
 
 import torch
 

@@ -9,7 +9,7 @@ from lensbridge.errors import InputError
 
 
 def calc_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    """How many numbers a weight sums over, and how many it gives.
+    """How many numbers a weight reads, and how many it returns.
 
     Of two axes the first is read, of `[head, d_model, d_head]` the second; a vector reads 1 number.
 

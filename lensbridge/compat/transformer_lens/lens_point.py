@@ -17,18 +17,18 @@ from lensbridge.hooks.methods import HookHandle
 from lensbridge.model import LensModel
 
 RENAMED = {"unembed.hook_in": "ln_final.hook_out", "unembed.hook_out": "hook_logits"}
-"""Names that classic caches list, and what lensbridge lists instead."""
+"""Names in TransformerLens's caches -> the names that lensbridge lists instead."""
 
 SPELLED = {new: old for old, new in RENAMED.items()}
 
 GRAD = "_grad"
 
 PER_HEAD = "hook_attn_in"
-"""Where a classic model has one copy for each head, and lensbridge one value."""
+"""Points where TransformerLens has a copy for each head, and lensbridge one value."""
 
 
 def spelled(name: str) -> str:
-    """A name of lensbridge as a classic cache lists it, gradients too.
+    """A name of lensbridge as TransformerLens's caches list it, also of a gradient.
 
     Example:
         >>> spelled("hook_logits_grad"), spelled("hook_embed")
@@ -40,18 +40,18 @@ def spelled(name: str) -> str:
 
 
 def unspelled(name: str) -> str:
-    """A name that a classic cache lists as lensbridge's own."""
+    """A name of TransformerLens's caches as lensbridge has it."""
     end = GRAD if name.endswith(GRAD) else ""
     plain = name.removesuffix(end) if end else name
     return RENAMED.get(plain, plain) + end
 
 
 class LensPoint(HookPoint):
-    """A point of an open model: functions listen at lensbridge's own point.
+    """A point of an open model: its hooks are added at lensbridge's own point.
 
     Args:
         lens: the model.
-        name: as a classic model calls it.
+        name: its name in TransformerLens.
     """
 
     def __init__(self, lens: LensModel, name: str) -> None:
@@ -62,7 +62,7 @@ class LensPoint(HookPoint):
         self.ctx: dict[str, Any] = lens.engine.contexts.setdefault(self.canonical, {})
 
     def adapted(self, hook: HookFunction, dir: Dir) -> HookFunction:
-        """A function as lensbridge calls it: with this point for `hook`."""
+        """A function for lensbridge that calls the user's with this point as `hook`."""
         if not callable(hook):
             raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
         if self.canonical.endswith(PER_HEAD) and dir == "fwd":
@@ -78,7 +78,7 @@ class LensPoint(HookPoint):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Listen here in every run from now on; see `HookPoint.add_hook`."""
+        """Add a function for every run from now on; see `HookPoint.add_hook`."""
         handles = self._handles(dir)
         attached = self.lens.add_hook(self.canonical, self.adapted(hook, dir), dir, is_permanent)
         handle = LensHandle(hook, is_permanent, level, attached.remove)
@@ -94,7 +94,7 @@ class LensPoint(HookPoint):
         engine.add(others)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Refused: the model computes what passes here."""
+        """Refused: the model computes the value of this point."""
         raise HookError(f"{self.name} is a point of a model: run the model, not the point.")
 
     def clear_context(self) -> None:
@@ -103,7 +103,7 @@ class LensPoint(HookPoint):
 
 
 class TokensPoint(LensPoint):
-    """The ids that a model is given: `hook_tokens`, with `cfg.use_hook_tokens`. Not in caches.
+    """The ids that a model reads: `hook_tokens`, with `cfg.use_hook_tokens`. Not in caches.
 
     Args:
         lens: the model.
@@ -125,22 +125,22 @@ class TokensPoint(LensPoint):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Listen to the ids of every run from now on.
+        """Add a function on the ids of every run from now on.
 
         Raises:
-            HookError: on gradients, which ids have none.
+            HookError: a hook on gradients, which ids do not have.
         """
         if dir != "fwd":
             raise HookError("hook_tokens has ids, which have no gradient.")
         HookPoint.add_hook(self, hook, dir, is_permanent, level, prepend)
 
     def forward(self, value: Tensor) -> Tensor:
-        """The ids, or what the functions make of them."""
+        """The ids, after the functions at this point."""
         return HookPoint.forward(self, value)
 
 
 def by_head(name: str, value: Tensor, heads: int) -> Tensor:
-    """A value with the axes that a classic model gives it.
+    """A value with the axes that it has in TransformerLens.
 
     Shapes: `[..., pos, d_model]` -> `[..., pos, head, d_model]` at `hook_attn_in`, else unchanged.
     """
@@ -150,10 +150,10 @@ def by_head(name: str, value: Tensor, heads: int) -> Tensor:
 
 
 def _for_every_head(hook: HookFunction, value: Tensor, point: HookPoint, heads: int) -> Any:
-    """Call a function with one copy for each head.
+    """Call a function with a copy of the value for each head.
 
     Raises:
-        EditError: it made the copies differ.
+        EditError: the function made the copies differ.
     """
     given = value.unsqueeze(-2).repeat_interleave(heads, dim=-2)
     returned = call(hook, given, point)

@@ -1,4 +1,4 @@
-"""Names of models and what they are, without opening them."""
+"""Names and configs of models, without loading weights."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Short names of models that notebooks use, the hub ids behind them, and their checkpoints."""
+"""Short names of models that notebooks use, their hub ids, and their checkpoints."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ _OWNERS = {
     "ai-forever": ("mGPT",),
     "swiss-ai": ("Apertus-8B-2509", "Apertus-8B-Instruct-2509"),
 }
-"""Repositories that people know by the name alone, under their owners."""
+"""Repositories that are known by their name alone, by owner."""
 
 _NICKNAMES = {
     "gpt2": ("gpt2-small",),
@@ -160,7 +160,7 @@ _NOT_HUGGINGFACE = {
     "redwood_attn": "attention without an MLP, and shortformer positions",
     "othello-gpt": "a format of TransformerLens's own",
 }
-"""Models that were saved in TransformerLens's format and that no class of transformers computes."""
+"""Models in TransformerLens's format for which transformers has no class, and why."""
 
 
 def _pythia() -> dict[str, tuple[str, ...]]:
@@ -180,7 +180,7 @@ def _tiny_stories() -> dict[str, tuple[str, ...]]:
     for kind in ("", "Instruct-"):
         for size in ("1M", "3M", "8M", "28M", "33M", "1Layer-21M", "2Layers-33M"):
             name = f"TinyStories-{kind}{size}"
-            hub = name.replace("Instruct-1L", "Instuct-1L")  # so it is spelt on the hub
+            hub = name.replace("Instruct-1L", "Instuct-1L")  # this is the spelling on the hub
             short = f"tiny-stories-{kind}{size}".replace("Layers", "L").replace("Layer", "L")
             found[f"roneneldan/{hub}"] = (name, short)
     return found
@@ -223,7 +223,7 @@ def get_official_model_name(model_name: str) -> str:
         model_name: a short name in any case, a hub id, a folder, or "demo".
 
     Raises:
-        LoadError: a model that no class of transformers computes, or a name that nothing has.
+        LoadError: a model for which transformers has no class, or an unknown name.
 
     Example:
         >>> get_official_model_name("gpt2-small"), get_official_model_name("pythia-160m-deduped")
@@ -237,8 +237,8 @@ def get_official_model_name(model_name: str) -> str:
     for start, reason in _NOT_HUGGINGFACE.items():
         if short.startswith(start) and not Path(model_name).is_dir():
             raise LoadError(
-                f"{model_name!r} is no HuggingFace model: it has {reason}, and its weights are in "
-                "TransformerLens's format. Use transformer_lens itself for it."
+                f"{model_name!r} is not a HuggingFace model: it has {reason}, and its weights are "
+                "in TransformerLens's format. Use transformer_lens itself for it."
             )
     if "/" in model_name or model_name == "demo" or Path(model_name).is_dir():
         return model_name
@@ -259,7 +259,7 @@ STANFORD_CRFM_CHECKPOINTS: list[int] = [
 
 
 def get_checkpoint_labels(model_name: str) -> tuple[list[int], str]:
-    """The training steps of which there are checkpoints, and what they count: `(labels, "step")`.
+    """The training steps that have checkpoints, and their unit: `(labels, "step")`.
 
     Raises:
         LoadError: this model has none.
@@ -271,24 +271,24 @@ def get_checkpoint_labels(model_name: str) -> tuple[list[int], str]:
         v0 = official.endswith("-v0")
         return (PYTHIA_V0_CHECKPOINTS if v0 else PYTHIA_CHECKPOINTS), "step"
     raise LoadError(
-        f"{official!r} has no checkpoints that are known here; Pythia and stanford-crfm models do. "
-        "Pass revision=... for a branch, tag or commit."
+        f"No checkpoints of {official!r} are known here, only those of Pythia and stanford-crfm "
+        "models. Pass revision=... for a branch, tag or commit."
     )
 
 
 def checkpoint_revision(
     model_name: str, index: int | None, value: int | None, label: int | None = None
 ) -> str | None:
-    """The revision of a checkpoint, or None where none is asked for.
+    """The revision of a checkpoint, or None if none is asked for.
 
     Args:
-        model_name: of a family with checkpoints.
-        index: which of its checkpoints, in order; negative from the end.
-        value: or the training step itself.
+        model_name: a model of a family with checkpoints.
+        index: the index of the checkpoint; negative from the end.
+        value: or its training step.
         label: another name for `value`.
 
     Raises:
-        InputError: both, or a step of which there is no checkpoint.
+        InputError: index and value together, or a step that has no checkpoint.
 
     Example:
         >>> checkpoint_revision("pythia-70m", None, 3000)

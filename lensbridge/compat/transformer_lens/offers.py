@@ -1,4 +1,4 @@
-"""What can be built afresh: for each kind of config, a HuggingFace class that computes it."""
+"""HuggingFace classes for new models: for each kind of config, a class that computes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -56,7 +56,7 @@ FREE = frozenset(
         "ungroup_grouped_query_attention",
     }
 )
-"""Fields that every class can have as they are asked for."""
+"""Fields that may have any value in every class."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Offer:
     """A HuggingFace class and the configs that it can express.
 
     Args:
-        name: what errors call it.
-        takes: field -> the values that it can have; a field that is not here is at its default.
-        demands: more that must hold: a condition, and what to say where it does not.
-        build: the HuggingFace config.
+        name: its name in errors.
+        takes: field -> the values that it can have; any other field must have its default.
+        demands: further conditions, each with the words for the error if it does not hold.
+        build: makes the HuggingFace config.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Offer:
     build: Callable[[Config], Any]
 
     def objections(self, cfg: Config) -> list[str]:
-        """What in a config it cannot express."""
+        """The parts of a config that it cannot express."""
         found = []
         for one in fields(Config):
             if one.name in FREE:
@@ -213,7 +213,7 @@ _WHOLE_ROTARY = (
 )
 _KNOWN_ACTIVATION = (
     lambda cfg: cfg.attn_only or cfg.act_fn in {*_ACTIVATIONS, "solu"},
-    "a norm behind its activation (solu_ln)",
+    "a norm after its activation (solu_ln)",
 )
 _ALL_LOCAL = (
     lambda cfg: set(cfg.attn_types or ["local"]) == {"local"} and cfg.window_size is not None,

@@ -1,4 +1,4 @@
-"""Opening a model as `from_pretrained` is asked to: on a copy wherever something is changed."""
+"""Opens a model for `from_pretrained`; where something is changed, on a copy."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -18,16 +18,16 @@ from lensbridge.model import LensModel
 
 @dataclass(frozen=True)
 class Order:
-    """What `from_pretrained` was asked for.
+    """The request of `from_pretrained`.
 
     Args:
         name: a hub id, a folder or "demo".
-        hf_model: a model to use instead of loading one; it stays as it is.
+        hf_model: a model to use instead of loading one; it is not changed.
         layers: how many layers to keep.
         n_ctx: how many positions to keep.
-        steps: which processing of the weights.
+        steps: the steps of weight processing.
         hf: other options of `from_pretrained`.
-        as_it_is: whether a model object in training mode is used as it is too.
+        as_it_is: whether a model object is used itself even if it is in training mode.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Order:
     as_it_is: bool = False
 
     def open(self) -> LensModel:
-        """The model behind a lens, processed."""
+        """The model as lensbridge opens it, with processed weights."""
         lens = self._loaded() if self.hf_model is None else self._taken(self.hf_model)
         lens = cut_context(lens, self.n_ctx)
         lens.tokens.find = Tokenizers(self.name, self.tokenizer, self.hf, lens.tokens.find).find
@@ -77,7 +77,7 @@ class Order:
         return {"device": self.device or default_device()}
 
     def _taken(self, hf_model: nn.Module) -> LensModel:
-        """A model object: the very object where nothing is changed, else a copy."""
+        """The model object itself if nothing is changed, else a copy."""
         if self.hf.get("device_map") is not None:
             raise LoadError("device_map places a model that is loaded by name, not an object.")
         here = next(hf_model.parameters())
@@ -98,12 +98,12 @@ class Order:
 
 
 def default_device() -> str:
-    """A GPU where there is one."""
+    """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def reopened(lens: LensModel, hf_model: nn.Module) -> LensModel:
-    """Another object of the same class behind a lens of its own, with the same tokenizer."""
+    """Another model object of the same class, opened with the same tokenizer."""
     other = LensModel(hf_model, lens.tokens.need, lens.architecture)
     other.tokens.default_prepend_bos = lens.tokens.default_prepend_bos
     other.processings.extend(lens.processings)
@@ -120,14 +120,14 @@ def _short_config(name: str, layers: int, options: dict[str, Any]) -> Any:
 
 
 def shorten(config: Any, layers: int) -> None:
-    """Let a config be that of a model with fewer layers.
+    """Change a config to that of a model with fewer layers.
 
     Raises:
-        InputError: it has not so many, or it has two stacks.
+        InputError: it has not so many layers, or it has two stacks.
     """
     text = config.get_text_config()
     if config.is_encoder_decoder:
-        raise InputError("first_n_layers: which of the encoder's and the decoder's? Load them all.")
+        raise InputError("first_n_layers is for models with one stack: load all layers.")
     if not 0 < layers <= text.num_hidden_layers:
         raise InputError(f"first_n_layers={layers}: the model has {text.num_hidden_layers}.")
     kinds = {
@@ -141,7 +141,7 @@ def shorten(config: Any, layers: int) -> None:
 
 
 def copied_with(hf_model: nn.Module, layers: int | None) -> Any:
-    """A copy of a model, of its first layers where a number is given; the others are not copied."""
+    """A copy of a model, with a number only of its first layers; the others are not copied."""
     if layers is None:
         return deepcopy(hf_model)
     native = lensbridge.load(hf_model).native

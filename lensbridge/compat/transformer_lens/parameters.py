@@ -12,7 +12,7 @@ from lensbridge.errors import WeightError
 class ParameterView(Tensor):
     """A weight under its TransformerLens name: a view of one of the model's own parameters.
 
-    Its `grad` is the parameter's, seen the same way, and setting `requires_grad` freezes it.
+    Its `grad` is a view of the parameter's, and setting `requires_grad` freezes the parameter.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -28,8 +28,8 @@ class ParameterView(Tensor):
     def requires_grad(self, value: bool) -> None:
         if self.numel() != self.native.numel():
             raise WeightError(
-                "This weight is a part of one parameter of the HuggingFace model, which gets "
-                "gradients as a whole: set requires_grad in model.hf_model.named_parameters()."
+                "This weight is only a part of a parameter of the HuggingFace model, which cannot "
+                "be frozen in part: set requires_grad in model.hf_model.named_parameters()."
             )
         self.native.requires_grad = value
 
@@ -45,13 +45,13 @@ class ParameterView(Tensor):
 
 
 def native_of(weight: Tensor, parameters: Iterable[nn.Parameter]) -> nn.Parameter | None:
-    """The parameter that a weight is a view of; None where it is a copy."""
+    """The parameter that a weight is a view of; None if it is a copy."""
     place = weight.untyped_storage().data_ptr()
     return next((p for p in parameters if p.untyped_storage().data_ptr() == place), None)
 
 
 def gradient(weight: Tensor, native: nn.Parameter) -> Tensor | None:
-    """The gradient of a parameter, seen as a view of the parameter is."""
+    """The view of a parameter's gradient that corresponds to a weight."""
     grad = native.grad
     if grad is None or grad.stride() != native.stride():
         return None
@@ -69,7 +69,7 @@ def with_grad(weight: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def as_parameter(weight: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """A weight that can be frozen, where it is a view of a parameter."""
+    """A weight that can be frozen, if it is a view of a parameter."""
     native = native_of(weight, parameters)
     if native is None or native is weight:
         return weight

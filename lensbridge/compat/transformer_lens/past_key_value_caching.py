@@ -1,4 +1,4 @@
-"""Where TransformerLens 2 has its cache of keys and values, and what it calls it there."""
+"""The module and the name that TransformerLens 2 has for its cache of keys and values."""
 
 from lensbridge.compat.transformer_lens.cache import (
     TransformerLensKeyValueCache as HookedTransformerKeyValueCache,

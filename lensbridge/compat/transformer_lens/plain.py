@@ -1,7 +1,7 @@
-"""A small decoder for configs that no HuggingFace class has: without norms, without MLPs, ...
+"""A small decoder for configs without a HuggingFace class: no norms, no MLPs, ...
 
-It is a HuggingFace model like any other (`PreTrainedModel`, generation with a cache), read through
-a description of its modules as every other class is.
+It is a HuggingFace model like any other (`PreTrainedModel`, generation with a cache), and has a
+description of its modules like every other class.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
     """Sizes and choices.
 
     Args:
-        head_dim: of each head; all heads together may be wider or narrower than the stream.
-        norm_eps: of LayerNorms; None for no norms.
-        shortformer: add positions to what queries and keys read, not to the stream.
-        causal: whether a position sees those behind it only.
+        head_dim: width of a head; all heads together may be wider or narrower than the stream.
+        norm_eps: eps of LayerNorms; None for no norms.
+        shortformer: add positions to the input of queries and keys instead of the stream.
+        causal: whether a position attends only to itself and earlier ones.
         attn_scale: divides the scores.
         out_size: how many logits.
     """
@@ -66,7 +66,7 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 class PlacedLinear(nn.Linear):
-    """A projection that may be told positions to add to what it reads."""
+    """A projection that can add positions to its input."""
 
     def forward(self, input: Tensor, places: Tensor | None = None) -> Tensor:
         """The projection."""
@@ -92,8 +92,8 @@ class PlainAttention(nn.Module):
 
         Args:
             hidden: `[batch, pos, d_model]`
-            places: what queries and keys read beside it.
-            hidden_from: `[batch, 1, query, key]`, true where a key is not to be seen.
+            places: positions to add to the input of queries and keys.
+            hidden_from: `[batch, 1, query, key]`, true where a key is masked.
             kept: keys and values of earlier runs, or None.
         """
         parts = self.q_proj(hidden, places), self.k_proj(hidden, places), self.v_proj(hidden)
@@ -124,7 +124,7 @@ class PlainMLP(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """One layer: attention, and an MLP where the config has one."""
+    """One layer: attention, and an MLP if the config has one."""
 
     def __init__(self, config: PlainConfig, layer: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PlainBlock(nn.Module):
         self.normed = config.norm_eps is not None
 
     def forward(self, stream: Tensor, places: Tensor | None, unseen: Tensor, kept: Any) -> Tensor:
-        """The stream behind this layer."""
+        """The stream after this layer."""
         read = self.attn_norm(stream) if self.normed else stream
         stream = stream + self.attn(read, places, unseen, kept)
         if self.mlp is None:
@@ -196,7 +196,7 @@ class PlainForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     def _unseen(self, queries: Tensor, mask: Tensor | None) -> Tensor:
-        """Which keys each query does not see.
+        """Which keys are masked for each query.
 
         Shapes: `[batch or 1, 1, query, key]`
         """

@@ -1,4 +1,4 @@
-"""`HookPoint`: an identity module that shows what passes it to the functions that listen there."""
+"""`HookPoint`: an identity module that calls its hook functions with the value that it gets."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ _DIRS: dict[str, tuple[Dir, ...]] = {"fwd": ("fwd",), "bwd": ("bwd",), "both": (
 
 
 def directions(dir: str) -> tuple[Dir, ...]:
-    """The directions that a word names.
+    """The directions of "fwd", "bwd" or "both".
 
     Raises:
-        HookError: it names none.
+        HookError: another word.
     """
     if dir not in _DIRS:
         raise HookError(f"A direction is 'fwd', 'bwd' or 'both', not {dir!r}.")
@@ -37,7 +37,7 @@ class LensHandle:
         user_hook: the function.
         is_permanent: whether `reset_hooks` leaves it on.
         context_level: how many `hooks()` contexts it was added in; None outside all of them.
-        detach: takes off what carries it, where something outside the point does.
+        detach: removes the hook that calls it, if that is outside the point.
     """
 
     user_hook: HookFunction
@@ -53,7 +53,7 @@ class LensHandle:
 
 
 class HookPoint(nn.Module):
-    """An identity that functions can listen to.
+    """An identity module with hook functions.
 
     Attributes:
         name: its path in the root module, once `setup` was called there.
@@ -83,14 +83,14 @@ class HookPoint(nn.Module):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Listen here.
+        """Add a function here.
 
         Args:
             hook: `hook(value, hook=point)`; edits in place or returns a new value.
             dir: "fwd" for the activation, "bwd" for its gradient.
             is_permanent: whether `reset_hooks` leaves it on.
             level: the context that it goes with.
-            prepend: before the functions that listen already.
+            prepend: call it before the functions that are here already.
         """
         handles = self._handles(dir)
         handle = LensHandle(hook, is_permanent, level)
@@ -103,7 +103,7 @@ class HookPoint(nn.Module):
     def remove_hooks(
         self, dir: Dirs = "fwd", including_permanent: bool = False, level: int | None = None
     ) -> None:
-        """Take functions off: all that are not permanent, or those of one level."""
+        """Remove functions: all that are not permanent, or those of one level."""
         for one in directions(dir):
             handles = self._handles(one)
             for handle in handles:
@@ -114,12 +114,12 @@ class HookPoint(nn.Module):
     def has_hooks(
         self, dir: Dirs = "both", including_permanent: bool = True, level: int | None = None
     ) -> bool:
-        """Whether somebody listens."""
+        """Whether there are functions here."""
         handles = self.listeners(dir)
         return any(not handle.stays(including_permanent, level) for handle in handles)
 
     def listeners(self, dir: Dirs = "both", including_permanent: bool = True) -> list[LensHandle]:
-        """The functions that listen."""
+        """The functions here."""
         handles = [handle for one in directions(dir) for handle in self._handles(one)]
         return [one for one in handles if including_permanent or not one.is_permanent]
 
@@ -139,7 +139,7 @@ class HookPoint(nn.Module):
         return int(parts[1])
 
     def forward(self, value: Tensor) -> Tensor:
-        """The value, or what the functions make of it."""
+        """The value, after the functions here."""
         for handle in self.fwd_hooks:
             value = changed(handle.user_hook, value, self)
         return self._with_gradient_hooks(value) if self.bwd_hooks else value
@@ -162,18 +162,18 @@ class HookPoint(nn.Module):
 
 
 def changed(hook: HookFunction, value: Tensor, point: HookPoint) -> Tensor:
-    """What a function makes of a private copy: what it returns, or what it left in the copy."""
+    """The result of a function on a private copy: what it returns, or the edited copy."""
     given = value.clone()
     returned = call(hook, given, point)
     return given if returned is None else returned
 
 
 def call(hook: HookFunction, value: Tensor, point: HookPoint) -> Any:
-    """Call a function with a value and the point, by keyword where it has that name."""
+    """Call a function with a value and the point, by keyword if it has a parameter `hook`."""
     try:
         by_name = "hook" in inspect.signature(hook).parameters
     except ValueError:  # builtins without a signature
         by_name = False
     returned = hook(value, hook=point) if by_name else hook(value, point)
-    # gradients are returned in a tuple where notebooks follow PyTorch's own hooks
+    # some notebooks return gradients in a tuple, as PyTorch's own hooks do
     return returned[0] if isinstance(returned, tuple) and len(returned) == 1 else returned

@@ -1,4 +1,4 @@
-"""`LensRoot`: a model that lensbridge has open, as a `HookedRootModule`."""
+"""`LensRoot`: a model of lensbridge as a `HookedRootModule`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,12 +53,12 @@ class Points(Mapping[str, LensPoint]):
 
 
 class LensRoot(ModuleMethods):
-    """What the classes of models share. `lens` is the model as lensbridge has it open.
+    """What the classes of models share.
 
     Attributes:
-        lens: lensbridge's own model, with everything that is not here.
+        lens: the `LensModel`, with everything that is not here.
         hf_model: the HuggingFace model.
-        cfg: its sizes and choices; `use_attn_result` and its like are read when a run begins.
+        cfg: its sizes and choices; `use_attn_result` and the like are read when a run begins.
     """
 
     cfg: HookedTransformerConfig
@@ -69,7 +69,7 @@ class LensRoot(ModuleMethods):
         self.open_lens(lens)
 
     def open_lens(self, lens: LensModel) -> None:
-        """Use another opened model from now on."""
+        """Use another `LensModel` from now on."""
         self.lens = lens
         self.hf_model = lens.hf_model
         self.setup()
@@ -92,11 +92,11 @@ class LensRoot(ModuleMethods):
 
     @cached_property
     def branches(self) -> Branches:
-        """What is below each path."""
+        """The names below each path."""
         return branches_of([*self.points, *self.weights.names])
 
     def lookup(self, full: str) -> Any:
-        """What a path leads to: a weight, a point, a part, or None."""
+        """The weight, point or part at a path, or None."""
         if full in self.weights:
             return with_grad(self.weights[full](), self.parameters())
         if full in self.points:
@@ -116,7 +116,7 @@ class LensRoot(ModuleMethods):
         return super().__getattr__(name)
 
     def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the native module behind a part.
+        """Run the native module of a part.
 
         Raises:
             InputError: it cannot be run alone.
@@ -129,8 +129,8 @@ class LensRoot(ModuleMethods):
             return self.lens.W_pos[:count].expand(*args[0].shape, -1)
         if path.endswith(("attn", "cross_attn")):
             raise InputError(
-                f"{path} cannot be run alone here: its masks and rotations come from the model. "
-                f"Run the layer: model.{path.rpartition('.')[0]}(resid)."
+                f"{path} cannot be run alone: its masks and rotations come from the model. Run the "
+                f"layer: model.{path.rpartition('.')[0]}(resid)."
             )
         return parts(*args, **kwargs)
 
@@ -138,11 +138,11 @@ class LensRoot(ModuleMethods):
 
     @property
     def selection(self) -> Selection:
-        """Which points a filter takes, as the flags of `cfg` are now."""
+        """Selects the points that filters match, with the flags of `cfg` as they are now."""
         return Selection(self.lens.vocabulary, self.cfg)
 
     def point_names(self, asked: NamesFilter) -> list[str]:
-        """The names of the points that a filter asks for."""
+        """The names of the points that a filter matches."""
         if self.points.tokens is not None and asked == self.points.tokens.name:
             return [self.points.tokens.name]
         return [SPELLED.get(name, name) for name in self.selection.names(asked)]
@@ -158,7 +158,7 @@ class LensRoot(ModuleMethods):
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Take functions off every point."""
+        """Remove functions from every point."""
         for point in list(self.points.made.values()):
             point.remove_hooks(direction, including_permanent, level)
 
@@ -170,16 +170,16 @@ class LensRoot(ModuleMethods):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator[Any]:
-        """Functions on points for every run inside, in this thread; contexts nest.
+        """A context with functions on points for every run inside, in this thread; contexts nest.
 
         Args:
             fwd_hooks: pairs of a name or filter and a function on activations.
             bwd_hooks: the same on gradients, whenever `backward` is run.
-            reset_hooks_end: take them off at the end; otherwise they stay until `reset_hooks`.
+            reset_hooks_end: remove them at the end; otherwise they stay until `reset_hooks`.
             clear_contexts: empty every `ctx` at the end.
 
         Raises:
-            UnknownPointError: a name that there is not.
+            UnknownPointError: an unknown name.
             HookNeverFiredError: at the end, if a named point was never passed.
         """
         self.context_level += 1
@@ -223,7 +223,7 @@ class LensRoot(ModuleMethods):
     # --- running -----------------------------------------------------------------------------
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What `lens.forward` is called with for what `forward` was given."""
+        """The arguments for `lens.forward`, from those of `forward`."""
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -245,11 +245,11 @@ class LensRoot(ModuleMethods):
     ) -> tuple[Any, Any]:
         """Run the model and keep activations; the other arguments are those of `forward`.
 
-        Without a filter the cache holds every point but the large ones, which come with their flag
-        (`set_use_attn_result` and its like) or when they are named.
+        Without a filter the cache has every point except large ones, which it has if their flag is
+        on (`set_use_attn_result` and the like) or if they are named.
 
         Returns:
-            What `forward` gives, and the cache: an `ActivationCache`, or a dictionary.
+            What `forward` returns, and the cache: an `ActivationCache`, or a dictionary.
         """
         result, cache = self.lens.run_with_cache(
             **self.arguments(*model_args, **model_kwargs),
@@ -266,7 +266,7 @@ class LensRoot(ModuleMethods):
         return result, found if return_cache_object else dict(found)
 
     def _asked(self, names_filter: NamesFilter) -> Any:
-        """Names that must be passed, where points were named; otherwise a filter."""
+        """If points were named, their names, which a run must pass; otherwise a filter."""
         names = self.selection.names(names_filter)
         if names_filter is None or callable(names_filter):
             wanted = frozenset(names)
@@ -285,5 +285,5 @@ class LensRoot(ModuleMethods):
 
 
 def _only(name: str) -> Callable[[str], bool]:
-    """A filter that takes one point, which need not be passed then."""
+    """A filter that matches one point, which a run need not pass (it has to if it is named)."""
     return partial(str.__eq__, name)

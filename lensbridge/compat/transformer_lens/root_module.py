@@ -1,4 +1,4 @@
-"""`HookedRootModule`: finds the points inside it, and runs with functions on them."""
+"""`HookedRootModule`: a module that finds the hook points inside it and runs with hooks."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from lensbridge.errors import UnknownPointError, suggest
 
 
 class HookedRootModule(nn.Module):
-    """A module with `HookPoint`s somewhere inside. Call `setup()` at the end of `__init__`.
+    """A module with `HookPoint`s inside. Call `setup()` at the end of `__init__`.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ class HookedRootModule(nn.Module):
         self.context_level = 0
 
     def setup(self) -> None:
-        """Name every module inside, and note the points."""
+        """Name every module inside, and find the points."""
         modules = {name: module for name, module in self.named_modules() if name}
         points = {name: one for name, one in modules.items() if isinstance(one, HookPoint)}
         for name, point in points.items():
@@ -70,7 +70,7 @@ class HookedRootModule(nn.Module):
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Take functions off every point."""
+        """Remove functions from every point."""
         for point in self.hook_points():
             point.remove_hooks(direction, including_permanent, level)
 
@@ -81,7 +81,7 @@ class HookedRootModule(nn.Module):
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Take off what was added, and empty the contexts."""
+        """Remove functions that were added, and empty the contexts."""
         if clear_contexts:
             self.clear_contexts()
         self.remove_all_hook_fns(direction, including_permanent, level)
@@ -108,7 +108,7 @@ class HookedRootModule(nn.Module):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Add a function at a point, if `check_hooks_to_add` has nothing against it."""
+        """Add a function at a point, if `check_hooks_to_add` does not raise."""
         self.check_hooks_to_add(hook_point, hook_point_name, hook, dir, is_permanent, prepend)
         hook_point.add_hook(hook, dir, is_permanent, level, prepend)
 
@@ -121,7 +121,7 @@ class HookedRootModule(nn.Module):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Listen at a point, or at all that a filter takes.
+        """Add a function at a point, or at all points that a filter matches.
 
         Raises:
             UnknownPointError: there is no such point.
@@ -137,7 +137,7 @@ class HookedRootModule(nn.Module):
         dir: Dirs = "both",
         including_permanent: bool = True,
     ) -> dict[str, list[LensHandle]]:
-        """The functions that were added and are still on, by point."""
+        """The functions that are on now, by point."""
         points = {name: self.hook_dict[name] for name in self.point_names(name_filter)}
         found = {name: one.listeners(dir, including_permanent) for name, one in points.items()}
         return {name: handles for name, handles in found.items() if handles}
@@ -149,10 +149,10 @@ class HookedRootModule(nn.Module):
         self.add_hook(name, hook, dir, is_permanent=True)
 
     def point_names(self, asked: NamesFilter) -> list[str]:
-        """The names of the points that a filter asks for: None for all.
+        """The names of the points that a filter matches: None for all.
 
         Raises:
-            UnknownPointError: a name that there is not.
+            UnknownPointError: an unknown name.
         """
         if asked is None:
             return list(self.hook_dict)
@@ -175,12 +175,12 @@ class HookedRootModule(nn.Module):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedRootModule"]:
-        """Functions on points for the time inside; contexts nest.
+        """A context with functions on points; contexts nest.
 
         Args:
             fwd_hooks: pairs of a name or filter and a function on activations.
-            bwd_hooks: the same on gradients. They are off when the context is left.
-            reset_hooks_end: take them off at the end.
+            bwd_hooks: the same on gradients; they are removed when the context ends.
+            reset_hooks_end: remove them at the end.
             clear_contexts: empty every `ctx` at the end.
         """
         self.context_level += 1
@@ -246,7 +246,7 @@ class HookedRootModule(nn.Module):
         remove_batch_dim: bool = False,
         cache: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Keep activations from now on in the dictionary that this gives."""
+        """Keep activations from now on in the dictionary that is returned."""
         kept, fwd, bwd = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache
         )
@@ -271,7 +271,7 @@ class HookedRootModule(nn.Module):
         device: Any = None,
         remove_batch_dim: bool = False,
     ) -> dict[str, Tensor]:
-        """`add_caching_hooks` at the points that a filter takes."""
+        """`add_caching_hooks` at the points that a filter matches."""
         return self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
 
     def run_with_cache(
@@ -286,7 +286,7 @@ class HookedRootModule(nn.Module):
         pos_slice: Any = None,
         **model_kwargs: Any,
     ) -> tuple[Any, Any]:
-        """Run the module and keep what passes its points.
+        """Run the module and keep the values at its points.
 
         With `incl_bwd` the (scalar) result is also run backward.
         """

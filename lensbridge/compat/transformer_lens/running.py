@@ -16,7 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.inputs.tokens import Side
 
 _OUTPUTS = ("output_logits", "output_scores", "output_attentions", "output_hidden_states")
-"""What HuggingFace computes beside ids; it gives them in an output object only."""
+"""Options of outputs other than ids, which HuggingFace returns only in an output object."""
 
 
 class RunMethods(TextMethods):
@@ -40,7 +40,7 @@ class RunMethods(TextMethods):
         past_kv_cache: TransformerLensKeyValueCache | None = None,
         **hf: Any,
     ) -> dict[str, Any]:
-        """What `lens.forward` is called with; the arguments are those of `forward`.
+        """The arguments for `lens.forward`, from those of `forward`.
 
         Args:
             input: text, a list of texts, ids `[pos]` or `[batch, pos]`; with `start_at_layer` a
@@ -48,13 +48,13 @@ class RunMethods(TextMethods):
             return_type: "logits", "loss", "both", or None to compute neither.
             loss_per_token: the loss of each pair instead of the mean.
             prepend_bos: BOS before text; None means `cfg.default_prepend_bos`.
-            padding_side: of lists of texts; None means the tokenizer's.
+            padding_side: for lists of texts; None means the tokenizer's.
             start_at_layer: skip the layers before it.
-            tokens: the ids behind a residual stream, for the loss.
+            tokens: the ids of a residual stream, for the loss.
             shortformer_pos_embed: refused: no HuggingFace model has such positions.
             attention_mask: 1 for tokens, 0 for padding; made from ids that are padded on the left.
-            stop_at_layer: give the residual stream that this layer reads.
-            past_kv_cache: keys and values of what came before; HuggingFace's own goes in as
+            stop_at_layer: return the residual stream that this layer reads.
+            past_kv_cache: keys and values of the positions before; pass HuggingFace's own cache as
                 `past_key_values`.
             hf: for the HuggingFace model.
         """
@@ -68,8 +68,8 @@ class RunMethods(TextMethods):
         if past_kv_cache is not None:
             if not isinstance(past_kv_cache, TransformerLensKeyValueCache):
                 raise InputError(
-                    "past_kv_cache is a TransformerLensKeyValueCache; HuggingFace's own caches go "
-                    "in as past_key_values."
+                    "past_kv_cache is a TransformerLensKeyValueCache; pass HuggingFace's own "
+                    "caches as past_key_values."
                 )
             input = self._as_ids(input, prepend_bos, padding_side)
             new = torch.ones_like(input) if attention_mask is None else attention_mask
@@ -147,9 +147,9 @@ class RunMethods(TextMethods):
     ) -> Any:
         """Continue text with HuggingFace's `generate`; hooks act at every step.
 
-        The arguments are those of lensbridge's `generate`, and `generation` is for HuggingFace's.
+        The arguments are those of lensbridge's `generate`; `generation` is passed to HuggingFace's.
         Lists of texts are padded on the left. With `output_logits`, `output_scores` and the like
-        its whole output comes back: `sequences`, `logits` of each step, ...
+        the whole output of HuggingFace is returned: `sequences`, `logits` of each step, ...
         """
         if "attention_mask" not in generation:
             mask = self._mask(input, prepend_bos, padding_side)
@@ -189,18 +189,18 @@ class RunMethods(TextMethods):
         return_type: Literal["input", "str", "tokens"] = "input",
         **generation: Any,
     ) -> Iterator[Tensor]:
-        """Continue one text or rows of ids, and give the ids as they come.
+        """Continue one text or rows of ids, and yield the ids as they are generated.
 
         Args:
             input: a text, or ids.
             max_new_tokens: how many at most.
-            max_tokens_per_yield: how many ids to gather before they are given; the prompt's are
-                among the first.
+            max_tokens_per_yield: how many ids to gather before they are yielded; the first ones
+                include those of the prompt.
             stop_at_eos: end a row at its EOS token.
             eos_token_id: other ids that end a row.
             prepend_bos: BOS before text; None means `cfg.default_prepend_bos`.
             padding_side: None means the tokenizer's.
-            return_type: of no effect: ids are given, as TransformerLens gives them.
+            return_type: has no effect: ids are yielded, as in TransformerLens.
             generation: for `generate`.
 
         Yields:

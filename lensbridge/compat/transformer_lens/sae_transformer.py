@@ -1,4 +1,4 @@
-"""`HookedSAETransformer`: SAELens's class for a decoder with sparse autoencoders in it."""
+"""`HookedSAETransformer`: SAELens's class for a decoder with sparse autoencoders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from lensbridge.saes.request import Excluded, SAEs
 class HookedSAETransformer(HookedTransformer):
     """A `HookedTransformer` with the methods of SAELens's class of this name.
 
-    An SAE is anything with `encode` and `decode`. While it is at a point, the point has points of
-    its own: `blocks.1.hook_resid_pre.hook_sae_acts_post`, ...
+    An SAE is any object with `encode` and `decode`. While it is at a point, its own values are
+    points too: `blocks.1.hook_resid_pre.hook_sae_acts_post`, ...
     """
 
     @property
     def acts_to_saes(self) -> dict[str, Any]:
-        """What is attached, by point."""
+        """The SAEs that are attached, by point."""
         return dict(self.lens.acts_to_saes)
 
     def add_sae(
@@ -31,14 +31,14 @@ class HookedSAETransformer(HookedTransformer):
 
         Args:
             sae: the SAE.
-            use_error_term: add what the reconstruction misses; None: what the SAE says.
+            use_error_term: add the reconstruction error; None: the SAE's own default.
             exclude_special_tokens: leave the model's value at special tokens, or at these ids.
-            place: `hook_name` and `hook_name_out`, where the SAE does not say them.
+            place: `hook_name` and `hook_name_out`, if the config of the SAE lacks them.
         """
         self.lens.add_sae(sae, use_error_term, exclude_special_tokens, **place)
 
     def reset_saes(self, act_names: str | list[str] | None = None) -> None:
-        """Take off what is attached, at all points or at these."""
+        """Remove the SAEs that are attached, at all points or at these."""
         self.lens.reset_saes(act_names)
 
     @contextmanager
@@ -49,7 +49,7 @@ class HookedSAETransformer(HookedTransformer):
         use_error_term: bool | None = None,
         exclude_special_tokens: Excluded = False,
     ) -> Iterator["HookedSAETransformer"]:
-        """SAEs in every run inside; arguments as in `add_sae`.
+        """A context with SAEs in every run inside; arguments as in `add_sae`.
 
         Args:
             saes: an SAE, several, or point -> SAE.
@@ -82,7 +82,7 @@ class HookedSAETransformer(HookedTransformer):
         exclude_special_tokens: Excluded = False,
         **model_kwargs: Any,
     ) -> tuple[Any, Any]:
-        """`run_with_cache` with SAEs for this run: their features are in the cache too."""
+        """`run_with_cache` with SAEs for this run; the cache has their features too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
             return self.run_with_cache(*model_args, **model_kwargs)
 
@@ -95,6 +95,6 @@ class HookedSAETransformer(HookedTransformer):
         exclude_special_tokens: Excluded = False,
         **model_kwargs: Any,
     ) -> Any:
-        """`run_with_hooks` with SAEs for this run: hooks may be on their features too."""
+        """`run_with_hooks` with SAEs for this run; hooks can be on their features too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens):
             return self.run_with_hooks(*model_args, **model_kwargs)

@@ -1,4 +1,4 @@
-"""Which points a filter takes in a classic model, where large points wait for a flag."""
+"""Which points a filter matches in TransformerLens, where large points depend on a flag."""
 
 import re
 from collections.abc import Callable
@@ -17,28 +17,28 @@ _FLAGS = {
     "hook_attn_in": "use_attn_in",
     "hook_mlp_in": "use_hook_mlp_in",
 }
-"""The last word of a point -> the flag that puts it into caches without its being named."""
+"""The last word of a point -> the flag with which caches have it although it is not named."""
 
 _BESIDES = re.compile(r"(^|\.)ln\w*\.hook_out$")
-"""Points that a classic model does not have: what norms give."""
+"""Points that TransformerLens does not have: outputs of norms."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The points of one model, as its flags stand."""
+    """The points of one model, with its flags as they are now."""
 
     vocabulary: PointNames
     cfg: HookedTransformerConfig
 
     def names(self, asked: NamesFilter) -> list[str]:
-        """The canonical names that a filter takes, in data-flow order.
+        """The canonical names that a filter matches, in data-flow order.
 
         Args:
             asked: None for all, a name, a filter on names, or a list of these. Names may be short,
                 or globs.
 
         Raises:
-            UnknownPointError: a name that there is not, or a filter that takes nothing.
+            UnknownPointError: an unknown name, or a filter that matches nothing.
         """
         if asked is None:
             chosen = set(self._usual())

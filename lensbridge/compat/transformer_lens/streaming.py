@@ -1,4 +1,4 @@
-"""Generation that gives new tokens as they come, a handful at a time."""
+"""Generation that yields new tokens a few at a time."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,15 +12,15 @@ def chunks(
 ) -> Iterator[Tensor]:
     """The prompt with the first new tokens, then the others.
 
-    Keys and values go on from one piece to the next, so hooks meet the prompt once and then every
-    new token, as in one call.
+    Keys and values are kept from one piece to the next, so hooks run on the prompt once and then on
+    every new token, as in one call.
 
     Args:
-        generate: continues `[batch, pos]` ids; gives HuggingFace's output.
+        generate: continues `[batch, pos]` ids and returns HuggingFace's output.
         prompt: `[batch, pos]`
         new: how many tokens at most.
-        each: how many make a piece. The prompt's count too.
-        stops: ids that end a row; its places behind them are filled with the first.
+        each: how many tokens a piece has, those of the prompt included.
+        stops: ids that end a row; the positions after them are filled with the first.
 
     Yields:
         `[batch, tokens]`
@@ -41,7 +41,7 @@ def chunks(
 
 
 def _ended(ids: Tensor, start: int, stops: list[int]) -> tuple[Tensor, bool]:
-    """Ids with rows filled up behind their end, and whether all rows have ended."""
+    """Ids with rows filled up after their end, and whether all rows have ended."""
     if not stops:
         return ids, False
     ends = torch.isin(ids, torch.tensor(stops, device=ids.device))

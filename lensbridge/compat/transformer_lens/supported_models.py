@@ -1,4 +1,4 @@
-"""Names of models that are known by more than their hub id."""
+"""Models that have other names than their hub id."""
 
 from lensbridge.compat.transformer_lens.names_of_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 

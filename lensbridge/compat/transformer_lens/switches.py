@@ -4,26 +4,26 @@ from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 
 
 class Switches:
-    """Flags of `cfg`. What is named in a filter or a hook comes without them too."""
+    """Flags of `cfg`. Points that are named in a filter or a hook do not need them."""
 
     cfg: HookedTransformerConfig
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Whether caches hold what each head writes, `attn.hook_result`."""
+        """Whether caches have what each head writes, `attn.hook_result`."""
         self.cfg.use_attn_result = use_attn_result
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Whether caches hold what queries, keys and values read, one copy for each head."""
+        """Whether caches have the inputs of queries, keys and values, a copy for each head."""
         self.cfg.use_split_qkv_input = use_split_qkv_input
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
-        """Whether caches hold what the MLP reads, before its norm."""
+        """Whether caches have the input of the MLP, before its norm."""
         self.cfg.use_hook_mlp_in = use_hook_mlp_in
 
     def set_use_attn_in(self, use_attn_in: bool) -> None:
-        """Whether caches hold what attention reads, before its norm."""
+        """Whether caches have the input of attention, before its norm."""
         self.cfg.use_attn_in = use_attn_in
 
     def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
-        """Noted in `cfg` and otherwise of no effect: keys stay shared, as the model has them."""
+        """Set the flag in `cfg`, which has no other effect: keys stay shared as in the model."""
         self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention

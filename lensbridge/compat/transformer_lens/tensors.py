@@ -28,7 +28,7 @@ def get_corner(tensor: Any, n: int = 3) -> Any:
 
 
 def remove_batch_dim(tensor: Tensor) -> Tensor:
-    """The tensor without its first axis, where that has size one."""
+    """The tensor without its first axis, if that has size one."""
     return tensor[0] if tensor.shape[0] == 1 else tensor
 
 
@@ -48,12 +48,12 @@ def is_lower_triangular(x: Tensor) -> bool:
 
 
 def check_structure(t1: Tensor, t2: Tensor, *, verbose: bool = False) -> None:
-    """Print whether two square matrices grow and fall at the same places, along rows and columns.
+    """Print whether two square matrices have the same order along their rows and columns.
 
     Args:
         t1: one.
         t2: the other.
-        verbose: also print where they do not.
+        verbose: also print where they differ.
     """
     same = True
     for what, axis in (("rows", 1), ("columns", 0)):
@@ -66,12 +66,12 @@ def check_structure(t1: Tensor, t2: Tensor, *, verbose: bool = False) -> None:
 
 
 def get_cumsum_along_dim(tensor: Tensor, dim: int, reverse: bool = False) -> Tensor:
-    """Running sums along an axis, from its end with `reverse`."""
+    """Running sums along an axis; with `reverse` from its end."""
     return tensor.flip(dim).cumsum(dim).flip(dim) if reverse else tensor.cumsum(dim)
 
 
 def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> Tensor:
-    """Each token's position, not counting padding, of what comes after `past_kv_pos_offset`.
+    """The position of each token after `past_kv_pos_offset`, without counting padding.
 
     Shapes: `[batch, offset + pos]` -> `[batch, pos]`; padding in front is at position 0.
     """
@@ -106,14 +106,14 @@ def get_nested_attr(obj: Any, attr_str: str) -> Any:
 
 
 def set_nested_attr(obj: Any, attr_str: str, value: Any) -> None:
-    """Set what `get_nested_attr` gives."""
+    """Set the attribute that `get_nested_attr` returns."""
     path, _, last = attr_str.rpartition(".")
     setattr(get_nested_attr(obj, path) if path else obj, last, value)
 
 
 @contextmanager
 def temporarily_swap_parameter(parameter: Any, new_value: Any) -> Iterator[nn.Parameter]:
-    """Another value in a parameter's own memory for the time inside."""
+    """A context with another value in a parameter's own memory."""
     before = parameter.detach().clone()
     with torch.no_grad():
         parameter.copy_(new_value)
@@ -133,7 +133,7 @@ def select_compatible_kwargs(
 
 
 def get_device() -> str:
-    """A GPU where there is one."""
+    """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

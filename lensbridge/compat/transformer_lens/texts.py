@@ -1,4 +1,4 @@
-"""Text and tokens under TransformerLens's names: the defaults are those of `cfg` and tokenizer."""
+"""Text and tokens under TransformerLens's names; defaults come from `cfg` and the tokenizer."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ class TextMethods:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, a private copy of what was given; None where there is none."""
+        """The tokenizer, a private copy of the one that was passed; None if there is none."""
         return self.lens.tokenizer
 
     @tokenizer.setter
@@ -60,7 +60,7 @@ class TextMethods:
             prepend_bos: BOS first; None means `cfg.default_prepend_bos`.
             padding_side: None means the tokenizer's.
             move_to_device: put them where the model is.
-            truncate: cut what is longer than the context.
+            truncate: cut inputs that are longer than the context.
 
         Shapes: `[batch, pos]`
         """
@@ -96,11 +96,11 @@ class TextMethods:
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
     ) -> int:
-        """Where a token stands in a text or in one row of ids."""
+        """The position of a token in a text or in one row of ids."""
         return self.lens.get_token_position(single_token, input, mode, self._bos(prepend_bos))
 
     def _mask(self, tokens: Any, prepend_bos: bool | None, side: Side | None) -> Tensor | None:
-        """The mask of ids that were padded on the left, where padding is known."""
+        """The mask of ids that were padded on the left, if padding is known."""
         plain = isinstance(tokens, Tensor) and not tokens.is_floating_point()
         if not plain or self.tokenizer is None or self._side(side) != "left":
             return None

@@ -1,4 +1,4 @@
-"""The tokenizer of a model, a private copy of what the user gave, and what follows from it."""
+"""The tokenizer of a model, a private copy of the user's, and functions of it."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,13 +17,13 @@ _FROM_WHERE = ("token", "trust_remote_code", "cache_dir", "force_download", "loc
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """How to find a tokenizer, when text is first met.
+    """Finds the tokenizer when text is first used.
 
     Args:
-        name: of the model.
+        name: the name of the model.
         given: a tokenizer, or the name of one.
-        options: what the model was loaded with.
-        own: finds the model's own.
+        options: the options that the model was loaded with.
+        own: finds the model's own tokenizer.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Tokenizers:
     own: Callable[[], Any]
 
     def find(self) -> Any:
-        """A copy of the tokenizer, with an EOS where BOS or padding have no token of their own.
+        """A copy of the tokenizer; EOS is used for BOS or padding if these have no token.
 
         Raises:
             TokenizerMissingError: there is none.
@@ -58,7 +58,7 @@ class Tokenizers:
 
 
 def completed(tokenizer: Any) -> Any:
-    """A copy in which EOS stands for padding and BOS where these have no token."""
+    """A copy in which EOS is used for padding and BOS if these have no token."""
     own = deepcopy(tokenizer)
     known = own.special_tokens_map
     if "eos_token" in known:
@@ -71,13 +71,13 @@ def completed(tokenizer: Any) -> Any:
 def get_attention_mask(
     tokenizer: Any, tokens: Tensor, prepend_bos: bool, padding_side: str | None = None
 ) -> Tensor:
-    """Which tokens are no padding: 1 for these, 0 for the run of padding at the padded side.
+    """The mask of tokens: 1 for tokens, 0 for padding at the padded side.
 
     Args:
-        tokenizer: says what padding is, and on which side.
+        tokenizer: the tokenizer, for the padding token and side.
         tokens: `[batch, pos]`
         prepend_bos: whether rows begin with BOS, which may be the padding token too.
-        padding_side: instead of the tokenizer's.
+        padding_side: used instead of the tokenizer's.
 
     Shapes: `[batch, pos]`
     """
@@ -101,10 +101,10 @@ def get_attention_mask(
 
 
 def get_tokenizer_with_bos(tokenizer: Any) -> Any:
-    """A tokenizer that puts BOS first by itself: the given one, or another of the same files.
+    """A tokenizer that adds BOS itself: the one passed, or another from the same files.
 
     Raises:
-        LoadError: it comes from no files that are here.
+        LoadError: its files are not on this machine.
     """
     if tokenizer.init_kwargs.get("add_bos_token", False):
         return tokenizer
@@ -124,7 +124,7 @@ def get_input_with_manually_prepended_bos(
 def get_tokens_with_bos_removed(
     tokenizer: Any, tokens: Tensor, padding_side: str | None = None
 ) -> Tensor:
-    """Rows without their BOS, which stands behind padding that is on the left.
+    """Rows without their BOS, which comes after any padding on the left.
 
     Shapes: `[batch, pos]` -> `[batch, pos - 1]`
     """

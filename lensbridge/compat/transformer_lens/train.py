@@ -15,25 +15,25 @@ from lensbridge.errors import InputError
 
 @dataclass
 class HookedTransformerTrainConfig:
-    """How to train.
+    """Options of `train`.
 
     Args:
         num_epochs: passes over the data.
         batch_size: rows in a step.
         lr: learning rate.
-        seed: of the order of the rows.
-        momentum: of SGD.
-        max_grad_norm: gradients are cut to this norm; None leaves them.
-        weight_decay: of AdamW and SGD.
+        seed: seed for the order of the rows.
+        momentum: momentum of SGD.
+        max_grad_norm: gradients are clipped to this norm; None does not clip.
+        weight_decay: weight decay of AdamW and SGD.
         optimizer_name: "Adam", "AdamW" or "SGD".
-        device: where to train; None means a GPU where there is one.
-        warmup_steps: over how many steps the learning rate rises.
-        save_every: after how many steps the weights are saved.
-        save_dir: where to.
+        device: where to train; None means a GPU if there is one.
+        warmup_steps: number of steps over which the learning rate rises.
+        save_every: save the weights every so many steps.
+        save_dir: where to save them.
         wandb: refused; write your own loop to log what you need.
         wandb_project_name: as `wandb`.
-        print_every: after how many steps the loss is printed; None prints nothing.
-        max_steps: end an epoch after so many.
+        print_every: print the loss every so many steps; None prints nothing.
+        max_steps: end an epoch after so many steps.
     """
 
     num_epochs: int
@@ -57,7 +57,7 @@ class HookedTransformerTrainConfig:
         """The optimizer that was named.
 
         Raises:
-            InputError: there is none of this name.
+            InputError: an unknown name.
         """
         decay = self.weight_decay or 0.0
         if self.optimizer_name in ("Adam", "AdamW"):
@@ -77,17 +77,17 @@ def train(model: Any, config: HookedTransformerTrainConfig, dataset: Any) -> Any
 
     Args:
         model: a model of this package.
-        config: how.
+        config: the options.
         dataset: the rows.
 
     Returns:
         The model.
 
     Raises:
-        InputError: `wandb`, or an optimizer that there is not.
+        InputError: `wandb`, or an unknown optimizer.
     """
     if config.wandb:
-        raise InputError("wandb=True: training here logs nowhere; write your own loop for that.")
+        raise InputError("wandb=True: training here does not log; write your own loop for that.")
     torch.manual_seed(config.seed)
     model.to(config.device or default_device()).train()
     optimizer = config.optimizer(model)

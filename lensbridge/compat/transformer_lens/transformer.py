@@ -1,4 +1,4 @@
-"""`HookedTransformer`: a decoder under TransformerLens's names and rules."""
+"""`HookedTransformer`: a decoder with TransformerLens's names and defaults."""
 
 from typing import Any, TypeVar
 
@@ -24,13 +24,13 @@ T = TypeVar("T", bound="HookedTransformer")
 
 
 class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
-    """A decoder, as TransformerLens's class of this name shows it, on the HuggingFace model.
+    """A decoder with the interface of TransformerLens's class, on the HuggingFace model.
 
     Args:
-        cfg: of a fresh model with random weights; `from_pretrained` opens one that there is.
+        cfg: the config of a new model with random weights; see `from_pretrained` for trained ones.
         tokenizer: for text.
         move_to_device: put it on `cfg.device`.
-        default_padding_side: of the tokenizer.
+        default_padding_side: the tokenizer's padding side.
 
     Example:
         >>> model = HookedTransformer.from_pretrained("demo")
@@ -56,10 +56,10 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
 
     @classmethod
     def of(cls: type[T], lens: LensModel, **known: Any) -> T:
-        """A model that lensbridge has open already.
+        """A model that `lensbridge.load` returned.
 
         Args:
-            lens: what `lensbridge.load` gave.
+            lens: the `LensModel`.
             known: fields of the config to set.
         """
         self = object.__new__(cls)
@@ -101,32 +101,32 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         Args:
             model_name: a short name ("gpt2-small", "pythia-70m"), a hub id, a folder, or "demo".
             fold_ln: fold gains and biases of norms into the matrices that read them.
-            center_writing_weights: centre what is added to the residual stream.
+            center_writing_weights: centre the weights that write to the residual stream.
             center_unembed: centre W_U over the vocabulary.
             refactor_factored_attn_matrices: make W_Q, W_K, W_V and W_O from the SVD of QK and OV.
-            checkpoint_index: a checkpoint of the training, by its place among them.
+            checkpoint_index: a checkpoint of the training, by its index.
             checkpoint_value: or by its training step.
             checkpoint_label: the same as `checkpoint_value`.
-            hf_model: a model to use instead of loading one. It stays as it is: where anything is
-                changed, a copy is.
-            device: where to; by default a GPU where there is one, and where `hf_model` is.
-            n_devices: over how many GPUs.
+            hf_model: a model to use instead of loading one. It is not changed: where something has
+                to be, a copy is used.
+            device: where to; by default a GPU if there is one, or where `hf_model` is.
+            n_devices: on how many GPUs.
             tokenizer: a tokenizer or the name of one; by default the model's own.
             move_to_device: False leaves the model on the CPU.
             fold_value_biases: fold b_V into b_O.
-            default_prepend_bos: whether text begins with BOS unless said otherwise; None: as
-                TransformerLens has it for this class.
+            default_prepend_bos: whether text begins with BOS by default; None: as in
+                TransformerLens for this class.
             default_padding_side: where lists of texts are padded; None: as the tokenizer does.
-            dtype: of the weights; None: as they are stored.
+            dtype: dtype of the weights; None: as they are stored.
             first_n_layers: keep only these.
             n_ctx: keep only this many positions.
             from_pretrained_kwargs: for transformers' `from_pretrained`.
 
-        Each processing step is done as far as the model allows; `model.lens.processing.left` says
-        what was left, and why.
+        Each processing step is done as far as the model allows; `model.lens.processing.left` has
+        what was left out, and why.
 
         Raises:
-            LoadError: there is no such model, or it is no HuggingFace model.
+            LoadError: there is no such model, or it is not a HuggingFace model.
         """
         revision = checkpoint_revision(
             model_name, checkpoint_index, checkpoint_value, checkpoint_label
@@ -225,7 +225,7 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
     ) -> Any:
-        """A random text of `model.dataset`, which is yours to set; with `tokenize` its ids.
+        """A random text of `model.dataset`, which you have to set; with `tokenize` its ids.
 
         Raises:
             InputError: there is no dataset.

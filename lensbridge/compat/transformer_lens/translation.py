@@ -9,7 +9,7 @@ from lensbridge.compat.transformer_lens.root import LensRoot
 
 
 def lens_of(value: Any) -> Any:
-    """The model that lensbridge has open, for a model of this package; anything else as it is."""
+    """The `LensModel` of a model of this package; any other value is returned as it is."""
     return value.lens if isinstance(value, LensRoot) else value
 
 
@@ -25,7 +25,7 @@ def translated(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def translated_names(module: ModuleType) -> dict[str, Any]:
-    """What a module of lensbridge makes public, its functions translated."""
+    """The public names of a module of lensbridge, with its functions translated."""
     public = {name: vars(module)[name] for name in module.__all__}
     return {
         name: value if isinstance(value, type) or not callable(value) else translated(value)

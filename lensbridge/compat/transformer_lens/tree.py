@@ -15,32 +15,32 @@ class Weights(Protocol):
     """The weights of a model by name."""
 
     def write(self, values: dict[str, Any]) -> None:
-        """Write some into the model."""
+        """Write some of them into the model."""
 
 
 class Rooted(Protocol):
-    """The model that parts are of."""
+    """The model that parts belong to."""
 
     @property
     def branches(self) -> Branches:
-        """What is below each path."""
+        """The names below each path."""
 
     @property
     def weights(self) -> Weights:
         """Its weights."""
 
     def lookup(self, full: str) -> Any:
-        """What a path names, or None."""
+        """The weight, point or part at a path, or None."""
 
     def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the native module that a path stands for."""
+        """Run the native module at a path."""
 
 
 class Part:
     """One part of a model: its points, its weights and the parts inside it.
 
-    Setting a weight (`part.W_Q = value`) writes into the model. Calling a part runs the native
-    module that it stands for.
+    Setting a weight (`part.W_Q = value`) writes into the model. Calling a part runs its native
+    module.
     """
 
     def __init__(self, model: Rooted, path: str) -> None:
@@ -93,7 +93,7 @@ class Parts:
 
 
 def branches_of(names: Iterable[str]) -> Branches:
-    """What is below each path that the names have.
+    """The names below each path of some names.
 
     Example:
         >>> branches_of(["blocks.0.attn.W_Q", "hook_embed"])
@@ -110,7 +110,7 @@ def branches_of(names: Iterable[str]) -> Branches:
 
 
 def part_at(model: Rooted, full: str) -> "Part | Parts | None":
-    """The part at a path, or the layers that are numbered below it."""
+    """The part at a path, or the list of layers there."""
     below = model.branches.get(full)
     if below is None:
         return None

@@ -16,18 +16,18 @@ Reader: TypeAlias = Callable[[], Tensor]
 
 _SHARED = ("W_K", "W_V", "b_K", "b_V")
 _BUFFERS = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
-"""What TransformerLens's states hold beside weights."""
+"""Entries of TransformerLens's states that are not weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of one model, as the functions that read them.
+    """The weights of one model, as functions that read them.
 
     Args:
-        stored: by the name under which a state has it. Where several query heads share a key,
-            that is `attn._W_K`.
-        beside: what can be read and is in no state: `attn.W_K` and its like there, with one copy
-            for each query head; the ones and zeros of norms that were folded.
+        stored: weights by their name in a state. Where several query heads share a key, that is
+            `attn._W_K`.
+        beside: weights that can be read and are not in a state: then `attn.W_K` and the like, with
+            a copy for each query head; and the ones and zeros of norms that were folded.
     """
 
     stored: dict[str, Reader]
@@ -39,7 +39,7 @@ class Weights:
 
         Args:
             lens: the model.
-            folded: whether its norms were folded into what reads them.
+            folded: whether its norms were folded into the weights that read them.
         """
         grouped, rms = _grouped(lens), lens.cfg.normalization_type == "RMS"
         stored: dict[str, Reader] = {}
@@ -73,7 +73,7 @@ class Weights:
         """The weights in a state that this model has.
 
         Raises:
-            WeightError: with `strict`, there are others, or some are missing.
+            WeightError: with `strict`, some are missing or unknown.
         """
         given = {name: one for name, one in state.items() if not name.endswith(_BUFFERS)}
         strange = [name for name in given if name not in self.stored]
@@ -81,7 +81,7 @@ class Weights:
         if strict and (strange or absent):
             raise WeightError(
                 f"These weights do not fit the model: {len(absent)} are missing, such as "
-                f"{absent[:3]}, and {len(strange)} are of no use, such as {strange[:3]}."
+                f"{absent[:3]}, and {len(strange)} are unknown, such as {strange[:3]}."
             )
         return {name: one for name, one in given.items() if name in self.stored}
 
@@ -89,8 +89,8 @@ class Weights:
         """Write into the model, all or nothing.
 
         Raises:
-            WeightError: a name that there is not, another shape, a weight whose reads are copies,
-                or two values for one tied tensor.
+            WeightError: an unknown name, another shape, a weight whose reads are copies, or two
+                values for one tied tensor.
         """
         for name, value in values.items():
             self._check(name, value)
@@ -126,7 +126,7 @@ class Weights:
 
 
 def _grouped(lens: LensModel) -> dict[str, int]:
-    """Attention whose query heads share keys -> its number of query heads."""
+    """Paths of attentions whose query heads share keys -> the number of query heads."""
     return {
         f"{stack.prefix}.{i}.{name}": part.n_heads
         for stack in lens.native.stacks

@@ -14,17 +14,17 @@ from lensbridge.errors import InputError
 
 
 class TransformerLensKeyValueCache:
-    """Keys and values of what the model was given so far.
+    """Keys and values of the positions that the model was run on so far.
 
     Args:
-        cfg: of the model.
-        device: of the model.
+        cfg: the model's config.
+        device: the model's device.
         batch_size: how many rows; a run with another number is refused.
 
     Attributes:
-        kept: HuggingFace's cache, which `past_key_values=` takes too.
+        kept: HuggingFace's cache, which can be passed as `past_key_values=` too.
         previous_attention_mask: `[batch, pos]`, 1 for tokens and 0 for padding.
-        frozen: whether runs leave it as it is.
+        frozen: whether runs do not add to it.
     """
 
     def __init__(self, cfg: HookedTransformerConfig, device: Any, batch_size: int = 1) -> None:
@@ -39,11 +39,11 @@ class TransformerLensKeyValueCache:
     def init_cache(
         cls, cfg: HookedTransformerConfig, device: Any, batch_size: int = 1
     ) -> "TransformerLensKeyValueCache":
-        """An empty one."""
+        """An empty cache."""
         return cls(cfg, device, batch_size)
 
     def freeze(self) -> None:
-        """Let runs from now on read it and leave it as it is."""
+        """Let runs from now on read it without adding to it."""
         self.frozen = True
 
     def unfreeze(self) -> None:
@@ -51,14 +51,14 @@ class TransformerLensKeyValueCache:
         self.frozen = False
 
     def as_frozen(self) -> "TransformerLensKeyValueCache":
-        """The same cache for a run that is to leave it as it is."""
+        """The same cache for a run that does not add to it."""
         other = copy(self)
         other.frozen = True
         return other
 
     @property
     def entries(self) -> list[TransformerLensKeyValueCacheEntry]:
-        """What each layer has kept."""
+        """The keys and values of each layer."""
         return [self[i] for i in range(self.cfg.n_layers)]
 
     def __getitem__(self, layer: int) -> TransformerLensKeyValueCacheEntry:
@@ -74,7 +74,7 @@ class TransformerLensKeyValueCache:
         return TransformerLensKeyValueCacheEntry(keys, values, self.frozen)
 
     def append_attention_mask(self, attention_mask: Tensor) -> Tensor:
-        """The mask of everything so far with that of new tokens; kept unless frozen.
+        """The mask so far with that of new tokens added; it is kept unless frozen.
 
         Shapes: `[batch, new]` -> `[batch, pos + new]`
         """
@@ -87,7 +87,7 @@ class TransformerLensKeyValueCache:
         """HuggingFace's cache for one run.
 
         Raises:
-            InputError: another number of rows, or a run before this one that did not come through.
+            InputError: another number of rows, or an earlier run that was interrupted.
         """
         batch, places = self.previous_attention_mask.shape
         if rows != batch:
@@ -95,7 +95,7 @@ class TransformerLensKeyValueCache:
         if self.kept.get_seq_length() != places:
             raise InputError(
                 f"past_kv_cache has keys of {self.kept.get_seq_length()} positions and a mask of "
-                f"{places}: a run with it broke off. Begin with a new one."
+                f"{places}: a run with it was interrupted. Start with a new one."
             )
         return self._copied() if self.frozen else self.kept
 

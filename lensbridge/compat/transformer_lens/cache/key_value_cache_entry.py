@@ -1,4 +1,4 @@
-"""What one layer has kept."""
+"""The keys and values of one layer."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TransformerLensKeyValueCacheEntry:
-    """Keys and values of one layer, views of what HuggingFace's cache holds.
+    """Keys and values of one layer, views of those in HuggingFace's cache.
 
     Shapes: `[batch, pos, key/value heads, d_head]` each.
     """

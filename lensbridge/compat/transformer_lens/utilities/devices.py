@@ -1,4 +1,4 @@
-"""Where layers are. HuggingFace's `device_map` places them; nothing is moved by hand here."""
+"""Devices of layers, which HuggingFace's `device_map` places; functions here move nothing."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from lensbridge.compat.transformer_lens.tensors import get_device, print_gpu_mem
 
 
 def get_device_for_block_index(index: int, cfg: Any, device: Any = None) -> torch.device:
-    """The device of a model on one device. Ask a weight where there are several.
+    """The device of a model that is on one device. Otherwise look at the device of a weight.
 
     Args:
-        index: of the layer.
-        cfg: of the model.
-        device: instead of `cfg.device`.
+        index: the layer.
+        cfg: the model's config.
+        device: used instead of `cfg.device`.
     """
     return torch.device(device or cfg.device)
 
@@ -22,7 +22,7 @@ def get_device_for_block_index(index: int, cfg: Any, device: Any = None) -> torc
 def move_to_and_update_config(
     model: nn.Module, device_or_dtype: Any, print_details: bool = True
 ) -> Any:
-    """`model.to(...)`, which notes it in `cfg` too."""
+    """`model.to(...)`, which also updates `cfg`."""
     return model.to(device_or_dtype)
 
 
