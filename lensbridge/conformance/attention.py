@@ -14,7 +14,7 @@ from lensbridge.tensors.layouts import repeat_kv
 
 @dataclass(frozen=True)
 class Heads:
-    """One attention module's values in one pass, by short name."""
+    """The values of one attention module in one pass, by short name."""
 
     block: Block
     sub: str
@@ -46,13 +46,13 @@ class Heads:
 
     @property
     def seen(self) -> Tensor:
-        """Where attention is not masked: some models mask with a large number, not with -inf."""
+        """Where attention is not masked; some models mask with a large number instead of -inf."""
         scores = self["attn_scores"]
         return torch.isfinite(scores) & ((scores > -1e3) | (self["pattern"] > 0))
 
     @property
     def product_names(self) -> tuple[str, str]:
-        """What the scores are the products of."""
+        """The points whose products are the scores."""
         return ("rot_q", "rot_k") if "rot_q" in self else ("q", "k")
 
 
@@ -74,7 +74,7 @@ def sampled(subject: Subject, *needs: str) -> Iterator[Heads]:
 
 
 def check_pattern_is_softmax_of_scores(subject: Subject) -> None:
-    """Rows of the pattern are the softmax of the scores; with a sink, less than all of it."""
+    """Rows of the pattern are the softmax of the scores; with a sink, a part of it."""
     for heads in every(subject, "attn_scores", "pattern"):
         pattern, total = heads["pattern"], heads["pattern"].sum(-1, keepdim=True)
         if heads.part.sinks is None:
@@ -88,7 +88,7 @@ def check_pattern_is_softmax_of_scores(subject: Subject) -> None:
 
 
 def check_pattern_is_causal(subject: Subject) -> None:
-    """Where later tokens leave earlier outputs alone, no pattern looks ahead."""
+    """If later tokens do not change earlier outputs, patterns are zero above the diagonal."""
     if not subject.is_causal:
         raise NotApplicable("the model is not causal")
     main = subject.model.native.stacks[0].prefix
@@ -104,28 +104,28 @@ def check_pattern_is_causal(subject: Subject) -> None:
 
 
 def check_z_is_pattern_times_v(subject: Subject) -> None:
-    """z is the values as the pattern weighs them."""
+    """z is the sum of the values, weighted by the pattern."""
     for heads in every(subject, "pattern", "v", "z"):
         wanted = torch.einsum("bhqk,bkhd->bqhd", heads["pattern"], heads.values)
         subject.expect.close(heads.name("z"), heads["z"], wanted, "pattern @ v")
 
 
 def check_one_token_z_is_v(subject: Subject) -> None:
-    """A position that sees only itself gives its own value."""
+    """If a position attends only to itself, z is its own value."""
     if subject.merges_pictures:
-        raise NotApplicable("pictures take more than one position")
+        raise NotApplicable("images take more than one position")
     found = every(subject, "v", "z", run=subject.one_token)
     found = [one for one in found if one.sub == "attn" and one.part.sinks is None]
     found = [one for one in found if one["z"].shape[1] == 1]
     if not found:
-        raise NotApplicable("a sink takes part of the attention, or there is never one position")
+        raise NotApplicable("attention has a sink, or always several positions")
     for heads in found:
         wanted = repeat_kv(heads["v"], heads["z"].shape[2], axis=2)
         subject.expect.close(heads.name("z"), heads["z"], wanted, "v, on one token")
 
 
 def check_scores_are_products(subject: Subject) -> None:
-    """Scores grow with the products of queries and keys, head by head, and with nothing less."""
+    """The scores of each head are the products of its queries and keys, or increase with them."""
     for heads in every(subject, "attn_scores", "pattern", "q"):
         q_name, k_name = heads.product_names
         if q_name in heads and k_name in heads:
@@ -141,7 +141,7 @@ def _products(heads: Heads) -> Tensor:
 
 
 def _are_linear(subject: Subject, heads: Heads) -> bool:
-    """One positive factor makes the scores of the products, where they are not masked."""
+    """Whether scores are the products times one positive factor, where they are not masked."""
     scores, products = heads["attn_scores"].double(), _products(heads)
     seen = heads.seen
     if "rel_pos_bias" in heads:
@@ -151,7 +151,7 @@ def _are_linear(subject: Subject, heads: Heads) -> bool:
 
 
 def _rise_along_rows(heads: Heads) -> bool:
-    """In each row scores rise with the products: a soft-cap bends them and keeps their order."""
+    """Whether the scores of each row increase with the products, as under a soft-cap."""
     scores, products = heads["attn_scores"].double(), _products(heads)
     masked = products.masked_fill(~heads.seen, -torch.inf)
     order = masked.argsort(-1)
@@ -160,11 +160,11 @@ def _rise_along_rows(heads: Heads) -> bool:
 
 
 def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
-    """What is left of the scores when everything that depends on q or k alone is taken off."""
+    """Compare the part of the scores that depends on both q and k with their product."""
     q_name, k_name = heads.product_names
     q, k = heads[q_name], heads[k_name]
     generator = torch.Generator().manual_seed(3)
-    # towards zero, for some models clip what is large
+    # towards zero, because some models clip large values
     dq = -q * torch.rand(q.shape, generator=generator).to(q)
     dk = -k * torch.rand(k.shape, generator=generator).to(k)
 
@@ -182,7 +182,7 @@ def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
     wanted = torch.einsum("bqhd,bkhd->bhqk", dq.double(), keys.double())
     seen = heads.seen & torch.isfinite(mixed)
     subject.expect.proportional(
-        f"{heads.name('attn_scores')}, as far as it depends on both {q_name} and {k_name},",
+        f"the part of {heads.name('attn_scores')} that depends on both {q_name} and {k_name}",
         mixed[seen],
         wanted[seen],
         f"the product of {q_name} and {k_name}",
@@ -190,7 +190,7 @@ def _hold_mixed_difference(subject: Subject, heads: Heads) -> None:
 
 
 def check_shared_keys_are_an_earlier_layers(subject: Subject) -> None:
-    """A layer without keys or values of its own reads those of an earlier one."""
+    """A layer without its own keys or values uses those of an earlier layer."""
     earlier: list[Heads] = []
     for heads in every(subject, "q", "pattern", "z"):
         for role in "kv":
@@ -198,7 +198,7 @@ def check_shared_keys_are_an_earlier_layers(subject: Subject) -> None:
                 subject.expect.holds(
                     heads.name(role),
                     any(_reads(subject, heads, one, role) for one in earlier),
-                    "the layer is said to have none, and it reads those of no earlier layer",
+                    "the description says that the layer has none, and it uses no earlier layer's",
                 )
         if heads.sub == "attn":
             earlier.append(heads)
@@ -218,7 +218,7 @@ def _reads(subject: Subject, heads: Heads, other: Heads, role: str) -> bool:
 
 
 def check_scores_have_the_bias(subject: Subject) -> None:
-    """Where a layer holds relative positions, scores are products plus their bias."""
+    """In a layer with relative positions, scores are products plus their bias."""
     for heads in every(subject, "attn_scores", "pattern", "q", "rel_pos_bias"):
         subject.expect.holds(
             heads.name("attn_scores"),
@@ -228,22 +228,22 @@ def check_scores_have_the_bias(subject: Subject) -> None:
 
 
 def check_result_sums_to_attn_out(subject: Subject) -> None:
-    """What the heads write, with the bias carried the same way, is what attention adds."""
+    """What attention adds is the sum of what the heads write, plus the bias."""
     outs = {"attn": "hook_attn_out", "cross_attn": "hook_cross_attn_out"}
     for heads in every(subject, "result"):
         out = outs[heads.sub]
         if out in heads.block:
             rest = heads.block[out] - heads["result"].sum(2)
             subject.expect.close(
-                f"{heads.block.name(out)} less the sum of {heads.name('result')}",
+                f"{heads.block.name(out)} minus the sum of {heads.name('result')}",
                 rest,
                 _carried_bias(subject, heads, rest),
-                "b_O, carried to the stream as heads are",
+                "b_O, through the same norm and multiplier as the heads",
             )
 
 
 def _carried_bias(subject: Subject, heads: Heads, rest: Tensor) -> Tensor:
-    """b_O as it reaches the stream, through the norm and multiplier behind attention."""
+    """b_O as it is added to the stream, through the norm and multiplier after attention."""
     bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
     bias = torch.zeros_like(rest[0, 0]) if bias is None else bias
     slot = heads.post_norm

@@ -1,4 +1,4 @@
-"""Edits inside attention: one head or one position moves what it should, and nothing else."""
+"""Edits inside attention: an edit of one head or position changes what it should, and no more."""
 
 from dataclasses import dataclass
 
@@ -20,15 +20,15 @@ def _where(pattern: Tensor, head: slice, query: slice) -> Tensor:
 def hold_only_within(
     subject: Subject, point: str, after: Tensor, before: Tensor, region: Tensor, cause: str
 ) -> None:
-    """A value changed in a region, somewhere, and nowhere else."""
+    """Require that a value changed somewhere in a region and nowhere else."""
     outside = torch.where(region, before, after)
-    subject.expect.close(f"{point}, where {cause} does not reach,", outside, before, "unchanged")
-    subject.expect.differ(f"{point}, where {cause} reaches,", after[region], before[region], cause)
+    subject.expect.close(f"{point}, outside the reach of {cause},", outside, before, "unchanged")
+    subject.expect.differ(f"{point}, reached by {cause},", after[region], before[region], cause)
 
 
 @dataclass(frozen=True)
 class Nudge:
-    """An edit of one head at one position of the first row: reversed, so no larger than it was."""
+    """An edit of one head at one position of the first row: reversed, so not larger than before."""
 
     head: int
     position: int
@@ -38,10 +38,10 @@ class Nudge:
 
 
 def check_editing_a_query_moves_its_head(subject: Subject) -> None:
-    """One head of q at one position moves that head's pattern and z there, and nothing earlier."""
+    """An edit of one head of q at one position changes its pattern and z there, and no other."""
     for heads in sampled(subject, "q", "pattern", "z"):
         head = 1
-        at = int(heads["pattern"][0, head].amax(-1).argmin())  # where it is least settled
+        at = int(heads["pattern"][0, head].amax(-1).argmin())  # where the pattern is least certain
         after = heads.of(_after(subject, heads, "q", Nudge(head, at)))
         cause = f"an edit of {heads.name('q')}[0, {at}, {head}]"
         region = _where(heads["pattern"], slice(head, head + 1), slice(at, at + 1))
@@ -63,7 +63,7 @@ def _as_z(reached: Tensor, heads: Heads) -> Tensor:
 
 
 def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
-    """Which query heads read a key/value head, as a mask of `[b, h, q]` of the first row."""
+    """The query heads that read a key/value head, as a mask of `[b, h, q]` of the first row."""
     pattern = heads["pattern"]
     share = pattern.shape[1] // n_groups
     mask = torch.zeros_like(pattern[..., 0], dtype=torch.bool)
@@ -72,17 +72,17 @@ def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
 
 
 def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
-    """One head of k at one position moves the rows of its query heads that see the position."""
+    """An edit of one head of k changes the rows of its query heads that attend to the position."""
     found = list(sampled(subject, "q", "k", "pattern", "z"))
     found = [one for one in found if one.part.latent is None or "rot_k" in one]
     if not found:
-        raise NotApplicable("a latent's heads share a part of k, and nothing rotates it")
+        raise NotApplicable("the heads of a latent share a part of k, and there is no rotary")
     for heads in found:
         group = heads["k"].shape[2] - 1
         ours = _of_group(heads, group, heads["k"].shape[2]).unsqueeze(-1)
         open_ = (heads["pattern"] * (1.0 - heads["pattern"])).masked_fill(~ours, 0.0)
         at = int(open_.sum((0, 1, 2)).argmax())
-        keys = "k" if heads.part.latent is None else "rot_k"  # a latent's heads share a part
+        keys = "k" if heads.part.latent is None else "rot_k"  # the heads of a latent share a part
         after = heads.of(_after(subject, heads, keys, Nudge(group, at)))
         seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["k"].shape[2])
         region = seeing.unsqueeze(-1).expand_as(heads["pattern"])
@@ -93,7 +93,7 @@ def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
 
 
 def check_editing_a_value_moves_its_heads(subject: Subject) -> None:
-    """One head of v at one position moves the z of its query heads, and no pattern."""
+    """An edit of one head of v changes the z of its query heads, and no pattern."""
     for heads in sampled(subject, "v", "pattern", "z"):
         group = 0
         ours = _of_group(heads, group, heads["v"].shape[2]).unsqueeze(-1)
@@ -104,7 +104,7 @@ def check_editing_a_value_moves_its_heads(subject: Subject) -> None:
             f"{heads.name('pattern')} under {cause}",
             after["pattern"],
             heads["pattern"],
-            "as it was",
+            "unchanged",
         )
         seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["v"].shape[2])
         hold_only_within(
@@ -113,7 +113,7 @@ def check_editing_a_value_moves_its_heads(subject: Subject) -> None:
 
 
 def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
-    """A head that is made to look at one place gives the value that stands there."""
+    """A head that is made to attend to one position has the value there as its z."""
     for heads in sampled(subject, "attn_scores", "pattern", "v", "z"):
         head, at = heads["pattern"].shape[1] - 1, heads["pattern"].shape[2] // 2
         target = int(heads["pattern"][0, head, at].argmin())
@@ -133,8 +133,8 @@ def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
                 cause = f"an edit of {heads.name(short)}"
                 subject.expect.differ(out, run[out], subject.clean[out], cause)
             subject.expect.close(
-                f"{heads.name('z')}[0, {at}, {head}], after {heads.name(short)} was made to look "
-                f"at position {target} alone,",
+                f"{heads.name('z')}[0, {at}, {head}], after an edit of {heads.name(short)} that "
+                f"leaves only position {target},",
                 z[0, at, head],
                 wanted,
                 "the value there",
@@ -142,12 +142,12 @@ def check_editing_scores_and_patterns_moves_z(subject: Subject) -> None:
 
 
 def check_each_head_reads_its_own_copy(subject: Subject) -> None:
-    """An edit of one head's copy of the stream moves that head and no other."""
+    """An edit of one head's copy of the stream changes that head and no other."""
     for block in subject.samples("hook_q_input"):
         part = subject.parts[block.at].attn
         for role in "qkv":
             if part is not None and part.q_norm is not None and part.qk_norm_axes == "flat":
-                raise NotApplicable("a norm over all heads makes each depend on all")
+                raise NotApplicable("a norm over all heads makes each head depend on the others")
             copies, point = f"hook_{role}_input", f"attn.hook_{role}"
             if copies in block and point in block:
                 head = block[point].shape[2] - 1

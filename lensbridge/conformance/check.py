@@ -1,4 +1,4 @@
-"""A check and what it gave."""
+"""A check and its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
 from lensbridge.errors import ConformanceError
 
 Status = Literal["passed", "failed", "skipped"]
-"""skipped: the model lacks what the check needs."""
+"""skipped: the model does not have what the check needs."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must be so on every model that has what it is about.
+    """A fact that has to hold for every model that has what it is about.
 
     Args:
-        name: what reports call it.
-        run: raises `ConformanceError` where it is not so.
-        falsifies: what a description could have said wrong.
-        needs: last words of points; the check applies where the model has one of each.
-        exact: whether it compares sums, which half precision cannot tell apart.
+        name: its name in reports.
+        run: raises `ConformanceError` if the fact does not hold.
+        falsifies: what a description could have wrong.
+        needs: ends of names of points; the check applies if the model has a point for each.
+        exact: whether it compares sums, for which half precision is too coarse.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Check:
     exact: bool = True
 
     def applies(self, subject: Subject) -> str | None:
-        """Why it does not apply to a subject; None where it does."""
+        """The reason why it does not apply to a subject, or None if it does."""
         for point in self.needs:
             if not any(name.endswith(point) for name in subject.names):
                 return f"no {point}"
@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """What one check gave on one variant of a model."""
+    """The result of one check on one variant of a model."""
 
     check: str
     model: str
@@ -53,7 +53,7 @@ class Row:
     seconds: float = 0.0
 
     def require(self) -> None:
-        """Nothing, unless it failed.
+        """Raise if the check failed.
 
         Raises:
             ConformanceError: it failed; the message is the detail.
@@ -63,7 +63,7 @@ class Row:
 
 
 def run_check(check: Check, subject: Subject) -> Row:
-    """Run a check; an error of the lens, or no comparison at all, is a failure."""
+    """Run a check; it also fails if a run raises, or if it compares nothing."""
     started = perf_counter()
 
     def row(status: Status, detail: str = "") -> Row:

@@ -1,4 +1,4 @@
-"""The one table of checks: what each is called, what it falsifies, when it applies."""
+"""The table of checks: the name of each, what it falsifies, and when it applies."""
 
 from lensbridge.conformance import (
     attention,
@@ -19,20 +19,20 @@ from lensbridge.conformance.check import Check
 CHECKS: tuple[Check, ...] = (
     # reading
     Check("reading changes nothing", reading.check_reading_changes_nothing,
-          "a point whose reading disturbs the pass", exact=False),
+          "a point that cannot be read without changing the run", exact=False),
     Check("every point fires once", reading.check_every_point_fires_once,
-          "a module that does not run, or runs for two points", exact=False),
+          "a module that does not run, or runs more than once", exact=False),
     Check("shapes are as declared", reading.check_shapes_are_as_declared,
           "sizes, layouts, numbers of heads", exact=False),
-    Check("values are finite", reading.check_values_are_finite, "a wrong place", exact=False),
+    Check("values are finite", reading.check_values_are_finite, "a wrong module", exact=False),
     Check("writing back changes nothing", reading.check_writing_back_changes_nothing,
-          "a view whose inverse is not its inverse", exact=False),
+          "a layout whose merge does not undo its split", exact=False),
     Check("logits are the output", reading.check_logits_are_the_output,
           "logit_scale, logit_softcap, unembed", ("hook_logits",), exact=False),
     Check("pooled is the output", reading.check_pooler_is_the_output, "pooler",
           ("hook_pooler_out",), exact=False),
     Check("eager attention agrees", reading.check_eager_agrees,
-          "scores and patterns computed beside a kernel", ("hook_pattern",)),
+          "scores and patterns that a fused kernel does not have", ("hook_pattern",)),
     # the stream
     Check("the stream adds up", residual.check_stream_adds_up,
           "residual, written_by, scale, skip_norm, out_scale, per_layer, a branch left out"),
@@ -40,7 +40,7 @@ CHECKS: tuple[Check, ...] = (
     Check("embeddings make the stream", residual.check_embeddings_make_the_stream,
           "embed, embed_scale, pos_embed, embed_norm"),
     Check("edits reach branch and skip", residual.check_edits_reach_branch_and_skip,
-          "residual, skip_norm, which norm stands before which branch"),
+          "residual, skip_norm, which norm comes before which branch"),
     # norms
     Check("norms compute their formula", norms.check_norms_compute_their_formula,
           "norms, kind, unit_offset, eps, final_norm", (".hook_normalized",)),
@@ -77,7 +77,7 @@ CHECKS: tuple[Check, ...] = (
           "v, layout, kv_heads", ("attn.hook_v", "hook_pattern", "hook_z")),
     Check("editing scores and patterns moves z",
           attention_edits.check_editing_scores_and_patterns_moves_z,
-          "the kernel that the pattern is read from", ("hook_attn_scores", "hook_v", "hook_z")),
+          "the kernel from which the pattern is read", ("hook_attn_scores", "hook_v", "hook_z")),
     Check("each head reads its own copy", attention_edits.check_each_head_reads_its_own_copy,
           "pre_attn", ("hook_q_input",)),
     # MLPs
@@ -116,22 +116,22 @@ CHECKS: tuple[Check, ...] = (
     Check("in place equals returned", editing.check_in_place_equals_returned,
           "a value whose edit is lost"),
     Check("gradients are autograd's", editing.check_gradients_are_autograds,
-          "an edit that gradients do not pass"),
+          "an edit through which gradients do not flow"),
     Check("detached hooks cut gradients", gradients.check_detached_hooks_cut_gradients,
-          "a hook's value whose graph is ignored"),
+          "the graph of a value that a hook returns"),
     # batches
     Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed", ("hook_resid_pre",)),
     Check("cached decoding reads the same", batching.check_decoding_reads_the_same,
-          "what is read from a cache", ("hook_resid_pre",)),
-    # what is not said
+          "values of a step with a key/value cache", ("hook_resid_pre",)),
+    # what a description does not have
     Check("nothing is left out", completeness.check_nothing_is_left_out,
           "embed, unembed, pooler, towers, projector, residual, experts, position_bias",
           exact=False),
-    # last: what all of that left
+    # last, after everything else
     Check("nothing is left behind", reading.check_nothing_is_left,
-          "a hook, a shadow or a config field that stays", exact=False),
+          "a hook, a replaced method or a config field that stays", exact=False),
 )  # fmt: skip
 """Every check, in the order in which they run."""
 
 SOUND = tuple(check for check in CHECKS if check.run is not completeness.check_nothing_is_left_out)
-"""What must hold of any description, also of one that deliberately says less than it could."""
+"""The checks that any description has to pass, even one that deliberately leaves things out."""

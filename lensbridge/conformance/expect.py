@@ -1,6 +1,6 @@
-"""What a check says about two tensors. Every comparison is counted: a check that made none failed.
+"""Comparisons of tensors in checks. They are counted, because a check that makes none has failed.
 
-Differences are told relative to the larger of 1 and the largest value expected.
+Differences are relative to the larger of 1 and the largest expected value.
 """
 
 import torch
@@ -10,14 +10,14 @@ from lensbridge.errors import ConformanceError
 
 
 class NotApplicable(Exception):  # noqa: N818 - nothing went wrong
-    """This model gives a check nothing to look at; the reason is the message."""
+    """The check does not apply to this model; the message is the reason."""
 
 
 class Expect:
     """Comparisons with one tolerance.
 
     Args:
-        tolerance: how far two values of one computation may lie apart.
+        tolerance: the largest allowed difference of two values of one computation.
     """
 
     def __init__(self, tolerance: float) -> None:
@@ -25,7 +25,7 @@ class Expect:
         self.made = 0
 
     def same(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
-        """Equal bit for bit.
+        """Require that they are equal bit for bit.
 
         Raises:
             ConformanceError: they are not.
@@ -39,7 +39,7 @@ class Expect:
     def close(
         self, point: str, found: Tensor, wanted: Tensor, meaning: str, slack: float = 1.0
     ) -> None:
-        """Equal within `slack` times the tolerance; -inf only where -inf is expected.
+        """Require that they are equal within `slack` times the tolerance, with -inf where expected.
 
         Raises:
             ConformanceError: they are not.
@@ -52,7 +52,7 @@ class Expect:
             )
 
     def proportional(self, point: str, found: Tensor, wanted: Tensor, meaning: str) -> None:
-        """Equal up to one positive factor.
+        """Require that they are equal up to one positive factor.
 
         Raises:
             ConformanceError: no factor makes them equal.
@@ -67,7 +67,7 @@ class Expect:
             )
 
     def differ(self, point: str, found: Tensor, before: Tensor, cause: str) -> None:
-        """Further apart than the tolerance.
+        """Require that they differ by more than the tolerance.
 
         Raises:
             ConformanceError: they are not.
@@ -77,10 +77,10 @@ class Expect:
             raise ConformanceError(f"{point} should change under {cause}; it does not.")
 
     def holds(self, point: str, fact: bool, meaning: str) -> None:
-        """A fact that is no comparison of tensors.
+        """Require a fact that is no comparison of tensors.
 
         Raises:
-            ConformanceError: it is not so.
+            ConformanceError: the fact does not hold.
         """
         self.made += 1
         if not fact:
@@ -98,11 +98,11 @@ class Expect:
                 f"other is {tuple(wanted.shape)}."
             )
         if found.numel() == 0:
-            self.made -= 1  # two empty tensors tell nothing
+            self.made -= 1  # a comparison of empty tensors checks nothing
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the larger of 1 and the largest value expected."""
+    """The largest difference, relative to the larger of 1 and the largest expected value."""
     if found.numel() == 0:
         return 0.0
     one, other = found.detach().double(), wanted.detach().double()

@@ -1,4 +1,4 @@
-"""What a hook returns takes the value's place in the graph, whatever its numbers are."""
+"""Gradients: the value that a hook returns replaces the activation in the autograd graph."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ from lensbridge.hooks.callbacks import Hook
 def check_detached_hooks_cut_gradients(subject: Subject) -> None:
     """A hook that returns `a.detach()` stops the gradient that flows through the point.
 
-    By the chain rule the whole gradient is what is left then, plus the gradient at the point taken
-    back through the value's own graph.
+    By the chain rule, the whole gradient is the gradient that remains plus the gradient at the
+    point, taken back through the value's graph.
     """
     if subject.is_half:
         raise NotApplicable("gradients in half precision are too coarse to be subtracted")
@@ -31,7 +31,7 @@ def check_detached_hooks_cut_gradients(subject: Subject) -> None:
     for name in _one_of_each_kind(subject):
         try:
             left, through = _parts(subject, name, leaves)
-        except EditError:  # a value that cannot be edited faithfully refuses
+        except EditError:  # the point refuses edits of this value
             continue
         subject.expect.close(
             f"the gradient with {name} detached, and the gradient through it,",

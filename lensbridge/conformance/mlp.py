@@ -1,4 +1,4 @@
-"""MLPs and mixtures of experts: neurons are neurons, and routing routes."""
+"""MLPs and mixtures of experts: neurons are independent, and edits of the routing re-route."""
 
 from collections.abc import Iterator
 from itertools import count, islice
@@ -14,7 +14,7 @@ from lensbridge.native.parts import BlockPart
 
 
 def dense(subject: Subject, *needs: str) -> Iterator[tuple[Block, str]]:
-    """The MLPs of one block of each kind: its own, the shared one, an expert that has tokens."""
+    """The MLPs of one block of each kind: its MLP, the shared one, an expert that has tokens."""
     for block in subject.samples():
         for sub in ("mlp", "mlp.shared", *islice(_busy(block), 1)):
             if all(f"{sub}.hook_{need}" in block for need in needs):
@@ -31,7 +31,7 @@ def _busy(block: Block) -> Iterator[str]:
 
 
 def check_neurons_are_elementwise(subject: Subject) -> None:
-    """Moving every pre-activation along by one neuron moves the neurons along by one."""
+    """If all pre-activations are shifted by one neuron, the neurons are shifted by one."""
     for block, sub in dense(subject, "pre", "post"):
         names = [n for n in (f"{sub}.hook_pre", f"{sub}.hook_pre_linear") if n in block]
         post = block.name(f"{sub}.hook_post")
@@ -41,15 +41,15 @@ def check_neurons_are_elementwise(subject: Subject) -> None:
 
         after = subject.read([post], [(block.name(n), roll) for n in names])[post]
         subject.expect.close(
-            f"{post}, when pre-activations move along by one,",
+            f"{post}, when pre-activations are shifted by one,",
             after,
             block[f"{sub}.hook_post"].roll(1, -1),
-            "moved along as well",
+            "shifted too",
         )
 
 
 def check_activation_is_as_named(subject: Subject) -> None:
-    """The neurons are the named activation of pre, times the linear branch."""
+    """The neurons are the named activation function of pre, times the linear branch."""
     from transformers.activations import ACT2FN
 
     name = subject.model.cfg.act_fn
@@ -57,7 +57,7 @@ def check_activation_is_as_named(subject: Subject) -> None:
         raise NotApplicable(f"transformers has no activation {name!r}")
     activation = ACT2FN[name]
     if list(activation.parameters()):
-        raise NotApplicable(f"{name} has parameters of its own")
+        raise NotApplicable(f"{name} has parameters")
     main = subject.model.native.main.prefix
     for block in subject.clean.having("mlp.hook_pre", "mlp.hook_post"):
         if not block.at.startswith(f"{main}."):
@@ -70,7 +70,7 @@ def check_activation_is_as_named(subject: Subject) -> None:
 
 
 def check_editing_a_neuron_moves_it(subject: Subject) -> None:
-    """One neuron's pre-activation at one position moves that neuron there."""
+    """An edit of one neuron's pre-activation at one position changes that neuron there."""
     for block, sub in dense(subject, "pre", "post"):
         for last in ("pre", "pre_linear"):
             if f"{sub}.hook_{last}" in block:
@@ -80,7 +80,7 @@ def check_editing_a_neuron_moves_it(subject: Subject) -> None:
 def _nudge_neuron(subject: Subject, block: Block, sub: str, last: str) -> None:
     post, before = block.name(f"{sub}.hook_post"), block[f"{sub}.hook_post"]
     row = (0,) * (before.ndim - 1)
-    where = (*row, int(before[row].abs().argmax()))  # no dead neuron
+    where = (*row, int(before[row].abs().argmax()))  # a neuron that is not zero
 
     def nudge(value: Tensor, hook: Hook) -> None:
         value[where] = 2.5
@@ -93,7 +93,7 @@ def _nudge_neuron(subject: Subject, block: Block, sub: str, last: str) -> None:
 
 
 def check_linear_branch_is_linear(subject: Subject) -> None:
-    """The neurons are linear in `pre_linear`, and not in `pre`."""
+    """The neurons are linear in `pre_linear` and not in `pre`."""
     for block, sub in dense(subject, "pre_linear", "post"):
         bent = {last: _bend(subject, block, sub, last) for last in ("pre_linear", "pre")}
         words = f"the second difference of {block.name(sub)}.hook_post along"
@@ -117,7 +117,7 @@ def _bend(subject: Subject, block: Block, sub: str, last: str) -> Tensor:
 
 
 def mlp_input(block: Block, part: BlockPart) -> str:
-    """The point whose value the MLP's projections read."""
+    """The point that the MLP's projections read."""
     if part.residual != "post_norm" and "ln2.hook_out" in block:
         return "ln2.hook_out"
     if part.residual == "parallel":
@@ -129,7 +129,7 @@ def mlp_input(block: Block, part: BlockPart) -> str:
 
 
 def check_editing_the_router_re_routes(subject: Subject) -> None:
-    """A token whose router wants another expert goes there."""
+    """A token whose router logits prefer another expert is sent to that expert."""
     for block in subject.samples("mlp.hook_router_logits"):
         logits = block["mlp.hook_router_logits"]
         wanted = logits[0, 1].argmin()
@@ -157,7 +157,7 @@ def check_editing_the_router_re_routes(subject: Subject) -> None:
 
 
 def check_expert_choices_are_obeyed(subject: Subject) -> None:
-    """Editing weights scales what the routed experts add; editing indices sends elsewhere."""
+    """Edits of weights scale what the routed experts add; edits of indices change the experts."""
     for block in subject.samples("mlp.hook_expert_indices", "mlp.hook_expert_weights"):
         name = block.name("hook_mlp_out")
         n = block["mlp.hook_router_logits"].shape[-1] if "mlp.hook_router_logits" in block else 2
@@ -166,7 +166,7 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
             value[0, 1] = (value[0, 1] + 1) % n
 
         def double(value: Tensor, hook: Hook) -> None:
-            value[0, 1, 0] *= 2  # not all of them: a norm behind would undo it
+            value[0, 1, 0] *= 2  # not all of them: a later norm would undo that
 
         for point, edit in (("expert_indices", onwards), ("expert_weights", double)):
             full = block.name(f"mlp.hook_{point}")
@@ -184,7 +184,7 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
 
 
 def check_experts_sum_to_mlp_out(subject: Subject) -> None:
-    """What the experts give, weighed, and what all tokens share, is what the MLP adds."""
+    """What the MLP adds is the weighted outputs of the experts, plus that of the shared MLP."""
     for block in subject.clean.having("mlp.hook_expert_weights", "hook_mlp_out"):
         added = block["hook_mlp_out"]
         if "ln2_post.hook_scale" in block:
@@ -192,12 +192,12 @@ def check_experts_sum_to_mlp_out(subject: Subject) -> None:
         routed = _weighed(block).view(added.shape)
         if "mlp.shared.hook_out" not in block:
             subject.expect.proportional(
-                block.name("hook_mlp_out"), added, routed, "the experts' outputs, weighed"
+                block.name("hook_mlp_out"), added, routed, "the experts' weighted outputs"
             )
             continue
         rest = _least_squares(added, routed, block["mlp.shared.hook_out"].view(added.shape))
         subject.expect.close(
-            f"{block.name('hook_mlp_out')}, less the experts' outputs and the shared one's,",
+            f"{block.name('hook_mlp_out')}, minus the outputs of the experts and the shared MLP,",
             rest,
             torch.zeros_like(rest),
             "zero",
@@ -220,7 +220,7 @@ def _weighed(block: Block) -> Tensor:
 
 
 def _least_squares(added: Tensor, routed: Tensor, shared: Tensor) -> Tensor:
-    """What is left of a sum of the two: one factor for all tokens, and one of each token's own."""
+    """The rest of a sum of the two, with one factor for all tokens and one for each token."""
     pairs = torch.stack([routed, shared], dim=-1).double().flatten(0, -3)
     wanted = added.double().flatten(0, -2).unsqueeze(-1)
     factors = torch.linalg.lstsq(pairs, wanted).solution

@@ -1,4 +1,4 @@
-"""Norms: what they read, what they compute, and who reads them."""
+"""Norms: their inputs, their outputs, and the branches that read them."""
 
 from collections.abc import Iterator
 
@@ -11,18 +11,18 @@ from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart
 
 READ_BEFORE = {"ln1": "hook_attn_in", "ln_cross": "hook_resid_mid", "ln2": "hook_mlp_in"}
-"""What a norm in front of a branch reads."""
+"""The point that a norm before a branch reads."""
 
 SUMMED = {
     "ln1": ("hook_attn_out", "hook_mixer_out"),
     "ln_cross": ("hook_cross_attn_out",),
     "ln2": ("hook_mlp_out",),
 }
-"""Norms of the sum, in order, and what is added to the stream before each."""
+"""Norms of sums, in order, and what is added to the stream before each."""
 
 
 def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
-    """Every norm's prefix, the norm, and what it should read where that is a point."""
+    """Every norm's prefix, the norm, and the value that it should read, if that is a point."""
     run = subject.clean
     for at, block in run.blocks.items():
         for slot, norm in subject.parts[at].norms.items():
@@ -31,7 +31,7 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
     for at, stack in subject.stacks.items():
         if stack.ln_final is not None and f"{at}ln_final.hook_out" in run.values:
             last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
-            alone = stack.residual_axes == "b p m"  # of several streams it reads their mix
+            alone = stack.residual_axes == "b p m"  # of several streams it reads a mixture
             yield f"{at}ln_final", stack.ln_final, run.values.get(last) if alone else None
         if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
             yield f"{at}ln_embed", stack.ln_embed, None
@@ -44,7 +44,7 @@ def _read_by(block: Block, slot: str, part: BlockPart) -> Tensor | None:
 
 
 def _summed_before(block: Block, slot: str) -> Tensor | None:
-    """The sum that a norm behind it reads: the stream since the norm before, and what was added."""
+    """The sum that a norm reads: the output of the norm before, plus what was added since."""
     stream = block["hook_resid_pre"]
     for norm, added in SUMMED.items():
         for point in added:
@@ -56,7 +56,7 @@ def _summed_before(block: Block, slot: str) -> Tensor | None:
 
 
 def check_norms_compute_their_formula(subject: Subject) -> None:
-    """(x - mean) / divisor is the normalized value; that times the gain plus the bias is out."""
+    """hook_normalized is (x - mean) / divisor; hook_out is that times the gain plus the bias."""
     run = subject.clean
     for at, norm, given in every_norm(subject):
         normalized, out = run[f"{at}.hook_normalized"], run[f"{at}.hook_out"]
@@ -70,7 +70,7 @@ def check_norms_compute_their_formula(subject: Subject) -> None:
 def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tensor | None) -> None:
     normalized, scale = run[f"{at}.hook_normalized"], run[f"{at}.hook_scale"]
     size = normalized.double().pow(2).mean(-1, keepdim=True)
-    share = 1.0 - norm.eps / scale.double().pow(2)  # what eps leaves
+    share = 1.0 - norm.eps / scale.double().pow(2)  # without the share of eps
     told = share > 1e-3
     size = (size / share)[told]
     if size.numel():
@@ -85,12 +85,12 @@ def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tenso
             f"{at}.hook_normalized * hook_scale",
             normalized * scale,
             centered,
-            "what it should read, less its mean" if norm.kind == "LN" else "what it should read",
+            "its input minus the mean" if norm.kind == "LN" else "its input",
         )
 
 
 def check_branches_read_the_stream(subject: Subject) -> None:
-    """Attention reads the stream at the block's start, the MLP where its branch begins."""
+    """Attention reads the stream at the start of the block, the MLP where its branch begins."""
     for block in subject.clean.blocks.values():
         part = subject.parts[block.at]
         if "hook_attn_in" in block:
@@ -105,7 +105,7 @@ def check_branches_read_the_stream(subject: Subject) -> None:
             read = "ln1.hook_out" if normed else "hook_resid_pre"
             given, name = block["mixer.hook_in"], block.name("mixer.hook_in")
             if part.mixer.fed_more:
-                subject.expect.differ(name, given, block[read], "what it is fed beside the stream")
+                subject.expect.differ(name, given, block[read], "its other input beside the stream")
             else:
                 subject.expect.close(name, given, block[read], read)
         before = _before_mlp(block, part)
@@ -125,7 +125,7 @@ def _before_mlp(block: Block, part: BlockPart) -> str:
 
 
 def check_norm_edits_carry_on(subject: Subject) -> None:
-    """An edited divisor or normalized value comes out of the norm as the formula says."""
+    """After an edit of the divisor or the normalized value, the output follows the formula."""
     run = subject.clean
     for block in subject.samples():
         for slot in subject.parts[block.at].norms:

@@ -1,4 +1,4 @@
-"""The residual stream: what is added to it is what the points say, edited or not."""
+"""The residual stream is the sum of what the points add to it, with and without edits."""
 
 from collections.abc import Collection, Iterator
 from itertools import pairwise
@@ -20,11 +20,11 @@ POST_NORM = (
     ("hook_resid_mid_cross", "ln_cross", ("hook_cross_attn_out",)),
     ("hook_resid_post", "ln2", ("hook_mlp_out",)),
 )
-"""A point of the stream, the norm whose output it is, and what was added before that norm."""
+"""A point of the stream, the norm whose output it is, and what is added before that norm."""
 
 
 class Sum(NamedTuple):
-    """One equation of the stream: a point and what it should be."""
+    """One equation of the stream: a point, and the value that it should have."""
 
     point: str
     wanted: Tensor
@@ -32,7 +32,7 @@ class Sum(NamedTuple):
 
 
 def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
-    """The equations of one block, in the order in which the stream flows."""
+    """The equations of one block, in data-flow order."""
     if part.residual == "post_norm":
         yield from _post_norm(block)
     elif part.residual is not None:
@@ -85,14 +85,14 @@ class Running:
         self.words = [start]
 
     def add(self, *points: str) -> None:
-        """Add those of the points that the block has."""
+        """Add the points that the block has."""
         for point in points:
             if point in self.block:
                 self.value = self.value + self.block[point]
                 self.words.append(point)
 
     def reaches(self, point: str, factor: Tensor | None = None) -> Sum:
-        """The equation for a point of the stream, which goes on from there."""
+        """The equation for a point of the stream; the next sum starts from that point."""
         words, value = " + ".join(self.words), self.value
         if factor is not None:
             words, value = f"({words}) * the layer's scale", value * factor
@@ -101,7 +101,7 @@ class Running:
 
 
 def check_stream_adds_up(subject: Subject) -> None:
-    """What the branches add, and nothing else, makes the stream."""
+    """The stream changes by what the branches add, and by nothing else."""
     _require_described(subject)
     _hold(subject, subject.clean, subject.clean.blocks)
 
@@ -119,7 +119,7 @@ def _hold(subject: Subject, run: Pass, ats: Collection[str], edited: Collection[
 
 
 def check_stream_flows_on(subject: Subject) -> None:
-    """A block starts with what the one before it left, and the final norm reads the last."""
+    """A block starts with the output of the one before it, and the final norm reads the last."""
     blocks = list(subject.clean.having("hook_resid_pre", "hook_resid_post"))
     for one, other in pairwise(blocks):
         if _stack(one) == _stack(other):
@@ -129,7 +129,7 @@ def check_stream_flows_on(subject: Subject) -> None:
                 one["hook_resid_post"],
                 one.name("hook_resid_post"),
             )
-    subject.expect.holds("the blocks", bool(blocks), "there is none with both of its ends")
+    subject.expect.holds("the blocks", bool(blocks), "no block has both resid_pre and resid_post")
 
 
 def _stack(block: Block) -> str:
@@ -137,11 +137,11 @@ def _stack(block: Block) -> str:
 
 
 def check_embeddings_make_the_stream(subject: Subject) -> None:
-    """Token and position embeddings, through the embeddings' norm, are what block 0 reads."""
+    """Block 0 reads the token and position embeddings, after the embeddings' norm."""
     if not any(f"{at}hook_embed" in subject.names for at in subject.stacks):
         raise NotApplicable("no stack has embeddings")
     if subject.merges_pictures and "vision.hook_embed" not in subject.names:
-        raise NotApplicable("pictures take the places of embeddings")
+        raise NotApplicable("images replace some of the embeddings")
     for at, stack in subject.stacks.items():
         merged = at == "" and subject.merges_pictures
         if f"{at}hook_embed" in subject.clean.values and not merged:
@@ -156,7 +156,7 @@ def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
         _hold_sum(subject, at, first)
     except ConformanceError:
         return
-    subject.expect.holds("embed_mixed", False, "the embeddings make the stream as they are")
+    subject.expect.holds("embed_mixed", False, "the embeddings are the stream without mixing")
 
 
 def _hold_sum(subject: Subject, at: str, first: str) -> None:
@@ -185,12 +185,12 @@ def _uncentered(x: Tensor) -> Tensor:
 
 
 def _hold_rest(subject: Subject, what: str, rest: Tensor, words: str) -> None:
-    """What the embeddings leave open is nothing, one vector (token types), or computed positions.
+    """The rest without the embeddings is zero, one vector (token types), or computed positions.
 
-    Positions that are learned are a point, so they must not be left over.
+    Learned positions are a point, so they must not be in the rest.
     """
     subject.expect.close(
-        f"what {what}, less {words},", rest, rest[:1].expand_as(rest), "the same for any tokens"
+        f"what {what}, minus {words},", rest, rest[:1].expand_as(rest), "the same for any tokens"
     )
     if subject.expect.are_close(rest, rest[:1, :1].expand_as(rest)):
         return

@@ -1,4 +1,4 @@
-"""Between the projections and the kernel: nothing but rotary happens to queries and keys."""
+"""Rotary: between the projections and the kernel, nothing else happens to queries and keys."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from lensbridge.hooks.callbacks import Hook
 
 
 def check_rotary_rotates(subject: Subject) -> None:
-    """In every stack, somewhere behind the first position, rotary turns the queries."""
+    """In every stack that has rotary, it changes the queries of some layer."""
     turned: dict[str, bool] = {}
     for heads in every(subject, "rot_q", "q"):
         rotated, plain = heads["rot_q"], heads["q"]
@@ -18,21 +18,21 @@ def check_rotary_rotates(subject: Subject) -> None:
         moved = not subject.expect.are_close(rotated, straight)
         turned[stack] = turned.get(stack, False) or moved
     for stack, moved in turned.items():
-        words = "it is hook_q in every layer, up to a factor: no rotary there"
+        words = "it equals hook_q in every layer, up to a factor, so there is no rotary"
         subject.expect.holds(f"{stack}.hook_rot_q", moved, words)
 
 
 def check_rotary_keeps_lengths(subject: Subject) -> None:
-    """Rotary changes the lengths of queries and of keys alike, mostly not at all.
+    """Rotary changes the lengths of queries and keys by the same factor, usually 1.
 
-    A multiplier on one of them that was not declared would show.
+    This finds a multiplier on one of them that is not described.
     """
     found = [one for one in every(subject, "q", "rot_q", "k", "rot_k") if one.part.latent is None]
     found = [one for one in found if not _normed_last(subject, one, "rot_k")]
     ratios = [(one, _lengthened(one, "q"), _lengthened(one, "k")) for one in found]
     ratios = [(one, q, k) for one, q, k in ratios if float(q.std()) < 1e-3 * float(q.mean())]
     if not ratios:
-        raise NotApplicable("rotary changes lengths, or a norm stands behind it")
+        raise NotApplicable("rotary changes lengths, or a norm follows it")
     for heads, queries, keys in ratios:
         wanted = queries.mean().expand_as(keys)
         subject.expect.close(f"the length of {heads.name('rot_k')}", keys, wanted, "as with q")
@@ -43,21 +43,21 @@ def _lengthened(heads: Heads, letter: str) -> Tensor:
 
 
 def check_rotary_is_linear(subject: Subject) -> None:
-    """Between hook_q and hook_rot_q, and the same for k, nothing but rotary happens.
+    """Between hook_q and hook_rot_q there is only rotary, and the same for k.
 
-    A norm that was not declared would show: it takes a factor away. Where the norm stands behind
-    rotary, its output is what the kernel is given.
+    This finds a norm that is not described, because a norm removes a factor. If the norm follows
+    rotary, the kernel reads its output.
     """
     pairs = [
         (heads, *pair)
         for heads in sampled(subject, "q", "rot_q")
         for pair in (("q", "rot_q"), ("k", "rot_k"))
         if all(one in heads for one in pair)
-        and (heads.part.latent is None or pair[0] == "q")  # a latent's heads share a part of k
+        and (heads.part.latent is None or pair[0] == "q")  # the heads of a latent share a part of k
         and not _normed_last(subject, heads, pair[1])
     ]
     if not pairs:
-        raise NotApplicable("a norm stands behind rotary")
+        raise NotApplicable("a norm follows rotary")
     for heads, plain, rotated in pairs:
         name = heads.name(rotated)
         edit = [(heads.name(plain), _halve)]
@@ -71,11 +71,11 @@ def check_rotary_is_linear(subject: Subject) -> None:
 
 
 def _halve(value: Tensor, hook: Hook) -> Tensor:
-    return value * 0.5  # half: some models clip what is larger
+    return value * 0.5  # half, because some models clip larger values
 
 
 def _normed_last(subject: Subject, heads: Heads, rotated: str) -> bool:
-    """Whether some module inside attention returns what the kernel is given."""
+    """Whether a module inside attention returns what the kernel reads."""
     wanted = heads[rotated]
     forms = (wanted, wanted.transpose(1, 2), wanted.flatten(-2))
     found: list[bool] = []

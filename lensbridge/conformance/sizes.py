@@ -1,6 +1,6 @@
-"""The sizes of tiny models: what a config field is set to, and what a model type needs beside.
+"""The sizes of tiny models: the value of each config field, and what a model type needs besides.
 
-They differ from one another on purpose, and multipliers are not 1.
+They differ on purpose, so that one cannot be taken for another, and multipliers are not 1.
 """
 
 from typing import Any
@@ -71,7 +71,7 @@ SIZES: dict[str, Any] = {
        "attention_out_multiplier": 0.65, "ssm_out_multiplier": 0.75, "ssm_in_multiplier": 0.85,
        "attention_in_multiplier": 1.15, "attn_logit_softcapping": 3.0,
        "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 10, "clip_qkv": 4.0,
-    # what is optional, switched on
+    # optional parts, switched on
     "attention_bias": True, "mlp_bias": True, "attn_bias": True, "qkv_bias": True,
        "use_qkv_bias": True,
     # ids
@@ -84,7 +84,7 @@ SIZES: dict[str, Any] = {
        "eoi_token_index": 92, "video_token_id": 93, "vision_start_token_id": 94,
        "vision_end_token_id": 95, "reference_compile": False, "laurel_rank": 8,
 }  # fmt: skip
-"""What a config field is set to where a config has it."""
+"""The value of each config field, for configs that have it."""
 
 ALTERNATIVES: tuple[dict[str, Any], ...] = (
     {},
@@ -92,7 +92,7 @@ ALTERNATIVES: tuple[dict[str, Any], ...] = (
     {"num_key_value_heads": HEADS, "num_kv_heads": HEADS, "head_dim": HEAD_DIM},
     {"attention_bias": False, "mlp_bias": False, "qkv_bias": False, "head_dim": HEAD_DIM},
 )
-"""What is tried in turn: not every class takes sizes that differ."""
+"""Other sizes, tried in turn, because some classes do not allow sizes that differ."""
 
 BY_TYPE: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -173,11 +173,11 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2},
     "mllama_text_model": {"cross_attention_layers": [1]},
 }  # fmt: skip
-"""What a model type needs beside its sizes."""
+"""What a model type needs besides its sizes."""
 
 VISION: dict[str, Any] = {
     "hidden_size": 24, "embed_dim": 24, "intermediate_size": 28, "num_attention_heads": 3,
     "num_heads": 3, "num_hidden_layers": 2, "depth": 2, "image_size": 12, "patch_size": 4,
     "projection_dim": WIDTH,
 }  # fmt: skip
-"""Sizes of a tower for images, where they are another config's part."""
+"""The sizes of a tower for images whose config is a part of another one."""

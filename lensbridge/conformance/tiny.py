@@ -1,7 +1,7 @@
-"""Tiny random models of any transformers class: nothing is downloaded.
+"""Tiny random models of any transformers class, made without a download.
 
-Sizes differ from one another on purpose, and multipliers are not 1, so that a description that
-mixes two up or forgets one shows. Weights are of order one, gains and biases included.
+Sizes differ on purpose and multipliers are not 1, so that checks find a description that confuses
+two sizes or forgets a multiplier. Weights are of order one, gains and biases too.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ def model_class(architecture: Architecture, name: str | None = None) -> Any:
             if one.__name__ == wanted:
                 return one
         raise LoadError(
-            f"transformers has no class {wanted!r}, which '{architecture.name}' describes; pass a "
+            f"transformers has no class {wanted!r}, which '{architecture.name}' describes. Pass a "
             "config or a model."
         ) from error
 
 
 def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    """Every class that was imported and is of this kind."""
+    """Every subclass that was imported."""
     for one in cls.__subclasses__():
         yield one
         yield from _subclasses(one)
@@ -53,13 +53,9 @@ def tiny_config(config_class: Any, **fields: Any) -> Any:
 
     Args:
         config_class: a transformers config class.
-        fields: what to set beside, and instead of, the tables above.
+        fields: config fields to set, which override those of the tables in `sizes.py`.
     """
-    return (
-        config_class(**_settings(config_class, SIZES), **fields)
-        if not fields
-        else config_class(**{**_settings(config_class, SIZES), **fields})
-    )
+    return config_class(**{**_settings(config_class, SIZES), **fields})
 
 
 def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +68,7 @@ def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_layer_of_each_kind(config_class: Any, names: set[str]) -> dict[str, Any]:
-    """Where a config lists kinds of layers: one of each that its default has, two at least."""
+    """For a config that lists kinds of layers: one of each kind in its default, at least two."""
     for field in ("layer_types", "layers_block_type"):
         if field in names and "num_hidden_layers" in names:
             kinds = vars(config_class()).get(field) or ()
@@ -90,7 +86,7 @@ def _fields(config_class: Any) -> set[str]:
 
 
 def _parts(config_class: Any) -> Iterator[tuple[str, Any]]:
-    """The classes of the configs inside a config: those of its default."""
+    """The classes of the configs inside a config, as in its default."""
     if not config_class.sub_configs:
         return
     default = vars(config_class())
@@ -112,14 +108,14 @@ def tiny_model(
 
     Args:
         architecture: its `requires` are set in the config.
-        class_name: which of its classes; None: the first.
-        dtype: of the weights.
-        kernel: attention implementation; None: the model's own choice.
-        seed: of the weights.
+        class_name: which of its classes; None for the first.
+        dtype: the dtype of the weights.
+        kernel: the attention implementation; None for the model's default.
+        seed: the seed of the weights.
         fields: config fields to set.
 
     Raises:
-        LoadError: none of the sizes that are tried fits.
+        LoadError: no model could be built with the sizes that are tried.
     """
     cls = model_class(architecture, class_name)
     wanted = {**dict(architecture.requires), **fields}
@@ -159,12 +155,12 @@ def from_config(
     randomize(model, seed)
     experts = getattr(model, "set_experts_implementation", None)
     if dtype != torch.float32 and experts is not None:
-        experts("eager")  # the grouped kernel wants float32, or widths that tiny models lack
+        experts("eager")  # the grouped kernel needs float32, or larger widths
     return model.to(dtype)
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:
-    """Give every weight a value of order one, gains, biases and scalar buffers included."""
+    """Set every weight to values of order one, gains, biases and scalar buffers too."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(like: torch.Tensor, size: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Weights: what the points hold is what the named weights make of what the points before hold."""
+"""Weights: the values at points follow from earlier points and the weights by name."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, NormSlot
 
 
 def attention_input(block: Block, part: BlockPart) -> str:
-    """The point whose value attention's projections read."""
+    """The point that attention's projections read."""
     normed = part.residual != "post_norm" and "ln1.hook_out" in block
     return "ln1.hook_out" if normed else "hook_resid_pre"
 
@@ -32,7 +32,7 @@ def check_projections_make_q_k_v(subject: Subject) -> None:
 
 
 def _hold_latent(subject: Subject, heads: Heads, given: str) -> None:
-    """Queries come from the stream, or from their latent where it has one."""
+    """Queries come from the stream, or from their latent if it has one."""
     part, latent = heads.part, heads.part.latent
     assert latent is not None
     x = heads.block[given]
@@ -53,7 +53,7 @@ def _own_input(block: Block, sub: str, part: BlockPart) -> str:
 
 
 def encoder_end(subject: Subject) -> str | None:
-    """The point that cross-attention reads its keys and values from."""
+    """The point from which cross-attention makes its keys and values."""
     stack = subject.stacks.get("encoder.")
     if stack is None:
         return None
@@ -94,7 +94,7 @@ def _normed(norm: nn.Module, part: AttentionPart, raw: Tensor) -> Tensor:
 
 
 def check_output_projection_writes_attn_out(subject: Subject) -> None:
-    """The heads' writes are z times W_O, up to the norm and the multiplier behind attention."""
+    """What heads write is z times W_O, up to the norm and the multiplier after attention."""
     found = [heads for heads in every(subject, "z", "result") if not heads.part.gated]
     if not found:
         raise NotApplicable("z is gated before it is projected")
@@ -110,7 +110,7 @@ def check_output_projection_writes_attn_out(subject: Subject) -> None:
 
 
 def _hold_behind_norm(subject: Subject, heads: Heads, slot: NormSlot, weight: Tensor) -> None:
-    """The norm behind attention reads the output projection."""
+    """The norm after attention reads the output projection."""
     out = torch.einsum("bphd,hdm->bpm", heads["z"], weight)
     bias = subject.weight(f"{heads.block.at}{heads.sub}.b_O")
     _hold_norm_reads(subject, heads.block, slot, out if bias is None else out + bias, "z @ W_O")
@@ -126,7 +126,7 @@ def _hold_norm_reads(
 
 
 def check_mlp_weights_make_neurons(subject: Subject) -> None:
-    """pre and pre_linear are what the MLP reads times its weights."""
+    """pre and pre_linear are the input of the MLP times its weights."""
     for block in subject.clean.having("mlp.hook_pre"):
         given = mlp_input(block, subject.parts[block.at])
         gated = "mlp.hook_pre_linear" in block
@@ -142,7 +142,7 @@ def check_mlp_weights_make_neurons(subject: Subject) -> None:
 
 
 def check_down_projection_writes_mlp_out(subject: Subject) -> None:
-    """mlp_out is the neurons times W_out plus b_out, up to the norm and multiplier behind it."""
+    """mlp_out is the neurons times W_out plus b_out, up to the norm and multiplier after it."""
     for block in subject.clean.having("mlp.hook_post", "hook_mlp_out"):
         weight = subject.weight(f"{block.at}mlp.W_out")
         if weight is None:
@@ -204,7 +204,7 @@ def check_positions_are_rows(subject: Subject) -> None:
 
 
 def check_head_makes_logits(subject: Subject) -> None:
-    """Logits are what the head reads times W_U plus b_U, scaled and capped as declared."""
+    """Logits are the input of the head times W_U plus b_U, scaled and capped as described."""
     run = subject.clean
     stack = subject.model.native.stacks[0]
     last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
