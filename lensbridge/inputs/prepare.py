@@ -11,7 +11,7 @@ from lensbridge.errors import ContextLengthError, InputError, TokenError, sugges
 from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor
 from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.linear import execution_device
-from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.parts import ResolvedModel, StackPart
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Preparer:
         positions = None
         if whole is not None:
             if past is not None:  # a recurrent state does not say
-                self._check_length(past, whole.shape[1])
+                self._check_length(past, whole.shape[1], self._reader.sizes.n_ctx)
                 self._check_mask(mask, whole, past)
             positions = self._positions(mask, whole.shape[1])
         found = {
@@ -108,8 +108,29 @@ class Preparer:
         }
         if position_ids is not None:
             found["position_ids"] = position_ids
+        if self.native.calling.is_plain:
+            found = self._taken(found)
         kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
+        self._check_decoder(kwargs)
         return Prepared(ids, embeds, mask, bos, kwargs)
+
+    def _taken(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Masks and positions for a plain module, whose forward may have no argument for them.
+
+        Raises:
+            InputError: it has none, and the input needs one.
+        """
+        mask = found["attention_mask"]
+        if mask is not None and "attention_mask" not in self.accepted and bool(mask.bool().all()):
+            found = {**found, "attention_mask": None}
+        for name in ("attention_mask", "position_ids"):
+            if found[name] is not None and name not in self.accepted:
+                raise InputError(
+                    f"The forward of {type(self.native.core).__name__} has no argument {name}, so "
+                    "texts of different lengths cannot be padded into one batch. Run them one by "
+                    "one, or cut them to one length."
+                )
+        return found
 
     def _named(self, cache: Any) -> dict[str, Any]:
         """The cache under the name that the native forward has for it."""
@@ -158,6 +179,9 @@ class Preparer:
     ) -> tuple[Tensor | None, None, Tensor | None, None, dict[str, Any]]:
         """A tokenizer's or processor's output: ids, mask, and keywords of the native forward."""
         more = dict(given)
+        own = self.native.calling.ids
+        if own is not None and own in more and "input_ids" not in more:
+            more["input_ids"] = more.pop(own)
         if "input_ids" not in more and self.native.main_input in more:
             return None, None, None, None, self._tensors(more)
         if "input_ids" not in more:
@@ -212,8 +236,21 @@ class Preparer:
             )
         return ids.to(self.device)
 
-    def _check_length(self, past: int, count: int) -> None:
-        limit = self.native.sizes.n_ctx
+    @property
+    def _reader(self) -> StackPart:
+        """The stack that reads the input."""
+        apart = self.native.is_encoder_decoder and self.native.towers
+        return self.native.towers[0] if apart else self.native.main
+
+    def _check_decoder(self, given: Mapping[str, Any]) -> None:
+        """Ids for the decoder are held to the same limits as the input."""
+        ids = given.get("decoder_input_ids")
+        if isinstance(ids, Tensor) and self.native.is_encoder_decoder:
+            self._checked(ids)
+            cached = given.get("past_key_values") is not None
+            self._check_length(0, ids.shape[-1], None if cached else self.native.sizes.n_ctx)
+
+    def _check_length(self, past: int, count: int, limit: int | None) -> None:
         if limit is not None and past + count > limit:
             raise ContextLengthError(
                 f"The input has {past + count} positions; the context is {limit}. Shorten it, or "

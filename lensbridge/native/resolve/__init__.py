@@ -12,6 +12,7 @@ from lensbridge.native.calling import Calling, is_plain
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
 from lensbridge.native.resolve.blocks import BlockResolver
+from lensbridge.native.resolve.context import context_of
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.resolve.task import label_kind, predicts_next
 from lensbridge.native.settings import settings_of
@@ -84,6 +85,7 @@ def resolve(
         towers=tuple(_stack(finder, tower) for tower in spec.towers),
         act_fn=_activation(inner, _variants(spec)),
         unembed=head,
+        returns_logits=head is not None or is_plain(core) or _native_head(core) is not None,
         unembed_bias=finder.optional_tensor(spec.unembed_bias),
         head_scale=inner.scale(spec.head_scale),
         logit_scale=inner.scale(spec.logit_scale),
@@ -128,18 +130,23 @@ def _head(finder: Finder, spec: Architecture) -> Linear | None:
         module = finder.optional_top(path)
         if module is not None:
             return finder.linear(module, path)
-    core: Any = finder.core
-    output = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    core = finder.core
+    output = _native_head(core)
     if output is not None and spec.unembed is not None:
         raise finder.mismatch(
             f"{type(core).__name__} has no module '{named[0]}', and its head is "
             f"'{finder.path_of(output)}'."
         )
-    for path in _TASK_HEADS:
+    for path in () if is_plain(core) else _TASK_HEADS:
         module = finder.optional_top(path)
         if isinstance(module, nn.Linear):
             return finder.linear(module, path)
     return None  # a bare base model
+
+
+def _native_head(core: Any) -> nn.Module | None:
+    """What transformers says is the head."""
+    return core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
 
 
 def _stack(outer: Finder, spec: Stack) -> StackPart:
@@ -214,7 +221,7 @@ def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
         d_head=attn.d_head if attn else 0,
         d_mlp=mlp.up.d if mlp else _expert_width(blocks),
         d_vocab=finder.optional_size(dims.vocab) or _rows(finder, spec.embed),
-        n_ctx=finder.optional_size(dims.context),
+        n_ctx=context_of(finder, dims, spec.pos_embed),
     )
 
 

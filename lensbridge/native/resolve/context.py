@@ -1,0 +1,45 @@
+"""How many positions a model was made for, the scaling of its rotary embedding included."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from lensbridge.native.resolve.finder import Finder
+from lensbridge.spec import Dims
+
+
+def context_of(finder: Finder, dims: Dims, pos_embed: str | None) -> int | None:
+    """The number of positions that a model takes, or None where nothing limits it.
+
+    Tables of positions with a row for padding (RoBERTa's) count from after that row.
+
+    Rotary embeddings that are scaled (linear, dynamic, YaRN, longrope, Llama 3) reach `factor`
+    times as far as the positions that the model was trained on. Configs say these positions in
+    `original_max_position_embeddings`, or else in the field of the context itself.
+    """
+    limit = finder.optional_size(dims.context)
+    if limit is None:
+        return None
+    table = None if pos_embed is None else finder.top(pos_embed)
+    if type(table) is nn.Embedding and table.padding_idx is not None:
+        return min(limit, table.num_embeddings - 1 - table.padding_idx)
+    return max([limit, *(_reach(rope, limit, finder) for rope in _ropes(finder))])
+
+
+def _ropes(finder: Finder) -> Iterator[Mapping[str, Any]]:
+    """The settings of the rotary embedding; where they differ between kinds of layers, each."""
+    for name in ("rope_parameters", "rope_scaling"):
+        found = finder.optional(name)
+        if isinstance(found, Mapping):
+            yield found
+            yield from (one for one in found.values() if isinstance(one, Mapping))
+
+
+def _reach(rope: Mapping[str, Any], limit: int, finder: Finder) -> int:
+    factor = rope.get("factor")
+    if not isinstance(factor, int | float) or rope.get("rope_type", rope.get("type")) == "default":
+        return limit
+    original = rope.get("original_max_position_embeddings")
+    original = original or finder.optional("original_max_position_embeddings") or limit
+    return int(original * factor)
