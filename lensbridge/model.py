@@ -24,8 +24,8 @@ class LensModel(
 ):
     """A HuggingFace model, not modified, with named activations and weights.
 
-    `HookedModel` has what runs, hooks and caches, weights, text and tokens; each other base adds
-    the methods of one tool. `docs/api/model.md` lists all of them by what one wants to do.
+    `HookedModel` has runs, hooks, caches, weights, text and tokens; each other base class adds the
+    methods of one tool. `docs/api/model.md` lists all of them by task.
 
     Attributes:
         hf_model: the HuggingFace model itself.

@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
     """Write or check the pages."""
     pages = {path: render() for path, render in PAGES.items()}
     if arguments == ["--check"]:
-        current = [is_current(path, page) for path, page in pages.items()]  # all are told
+        current = [
+            is_current(path, page) for path, page in pages.items()
+        ]  # so that each is reported
         return 0 if all(current) else 1
     for path, page in pages.items():
         path.parent.mkdir(exist_ok=True)

@@ -177,7 +177,7 @@ def model_page() -> str:
     """The page of `LensModel`."""
     entry = model_entry()
     lines = ["# `LensModel`\n", f"{NOTE}\n", f"{entry.summary}\n"]
-    lines.append("What `lensbridge.load` returns. Its methods by what one wants to do:\n")
+    lines.append("What `lensbridge.load` returns. Its methods and properties by task:\n")
     for group in groups():
         names = ", ".join(map(code, group.names))
         lines.append(f"- [{group.title}](#{slug(group.title)}): {names}")

@@ -12,5 +12,5 @@ def header(*titles: str) -> list[str]:
 
 
 def code(text: str) -> str:
-    """As code."""
+    """Text as code."""
     return f"`{text}`"

@@ -1,4 +1,4 @@
-"""What `LensModel` has, by what one wants to do: the headings of docs/api/model.md."""
+"""The methods and properties of `LensModel` by task: the headings of docs/api/model.md."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,9 +8,9 @@ class Group(NamedTuple):
     """Names that serve one purpose.
 
     Args:
-        title: what one wants to do.
+        title: the task.
         names: methods, properties and attributes, in the order in which they are shown.
-        about: what is to be said about all of them.
+        about: a remark on all of them.
         guides: where it is explained, as title and path from docs/.
     """
 
