@@ -1,26 +1,26 @@
 """Every error that lensbridge raises, as one tree.
 
     LensbridgeError
-    ├── LoadError                     the model could not be had
+    ├── LoadError                     the model could not be loaded
     │   ├── HubError                    gated, missing or unreachable repository
     │   ├── UnsupportedArchitectureError  no adapter describes this class
     │   ├── ArchitectureMismatchError     an adapter names a module that the model lacks
     │   └── PluginError                   a plugin is broken, or two claim one class
-    ├── HookError                     a hook or a filter could not do what was asked
-    │   ├── UnknownPointError           no such name in any architecture
-    │   ├── AbsentPointError            this architecture has no such point
-    │   ├── NotCachedError              the cache was not asked to keep this point
+    ├── HookError                     a hook or a filter cannot do what was asked
+    │   ├── UnknownPointError           no architecture has a point of this name
+    │   ├── AbsentPointError            this model has no such point
+    │   ├── NotCachedError              the cache does not have this point
     │   ├── HookNeverFiredError         the run did not pass the point
     │   ├── EditError                   a value that does not fit the point
-    │   └── StaleActivationError        a captured tensor was overwritten since
+    │   └── StaleActivationError        a captured tensor was overwritten later
     ├── InputError                    the input cannot be run
     │   ├── TokenizerMissingError
     │   ├── TokenError                  ids out of range, not a single token
     │   └── ContextLengthError
-    ├── ShapeError                    matrices whose sizes do not go together
+    ├── ShapeError                    matrices whose sizes do not fit
     ├── WeightError                   this model has no such weight
     ├── ProcessingError               weights cannot be rewritten as asked
-    └── ConformanceError              a model does not behave as its architecture says
+    └── ConformanceError              a model does not behave as its description says
 
 A message says what was asked, what there is, and what to do.
 """
@@ -66,7 +66,7 @@ class LoadError(LensbridgeError):
 
 
 class HubError(LoadError, OSError):
-    """The repository is gated, missing or out of reach."""
+    """The repository is gated, missing or unreachable."""
 
 
 class UnsupportedArchitectureError(LoadError, ValueError):
@@ -78,11 +78,11 @@ class ArchitectureMismatchError(LoadError, ValueError):
 
 
 class PluginError(LoadError):
-    """A plugin is broken, misspelt, or in conflict with another."""
+    """A plugin is broken, has a misspelt hook, or conflicts with another."""
 
 
 class HookError(LensbridgeError):
-    """A hook could not be attached or did not do what was asked."""
+    """A hook or a filter cannot do what was asked."""
 
 
 class UnknownPointError(HookError, KeyError):
@@ -94,7 +94,7 @@ class AbsentPointError(HookError, KeyError):
 
 
 class NotCachedError(HookError, KeyError):
-    """The cache does not hold this point."""
+    """The cache does not have this point."""
 
 
 class HookNeverFiredError(HookError, RuntimeError):
@@ -102,7 +102,7 @@ class HookNeverFiredError(HookError, RuntimeError):
 
 
 class EditError(HookError, ValueError):
-    """A hook returned something that cannot stand where the activation stood."""
+    """A hook returned a value that cannot replace the activation."""
 
 
 class StaleActivationError(HookError, RuntimeError):
@@ -126,7 +126,7 @@ class ContextLengthError(InputError):
 
 
 class ShapeError(LensbridgeError, ValueError):
-    """Matrices whose sizes do not go together."""
+    """Matrices whose sizes do not fit."""
 
 
 class WeightError(LensbridgeError, AttributeError):
@@ -138,11 +138,11 @@ class ProcessingError(LensbridgeError, ValueError):
 
 
 class ConformanceError(LensbridgeError, AssertionError):
-    """A model does not behave as the architecture that it is read with says."""
+    """A model does not behave as its description says."""
 
 
 def suggest(wrong: str, known: Iterable[str], limit: int = 3) -> str:
-    """A sentence with the nearest known names, or nothing.
+    """A sentence with similar known names, or "" if there are none.
 
     Example:
         >>> suggest("hook_patern", ["hook_pattern", "hook_z"])

@@ -1,4 +1,4 @@
-"""What a plugin may implement; its module is named under the entry-point group `lensbridge`."""
+"""The hooks that a plugin can implement; it is named in the entry-point group `lensbridge`."""
 
 import pluggy
 
@@ -10,13 +10,13 @@ PROJECT = "lensbridge"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Put `@hookimpl` on a function of your plugin that has one of the names below."""
+"""Put `@hookimpl` on a function of your plugin that has the name of a hook below."""
 
 
 @hookspec
 def lensbridge_architectures() -> list[Architecture]:  # type: ignore[empty-body]
-    """Architectures that this plugin describes.
+    """The architectures that this plugin describes.
 
-    An architecture whose class another one already claims must name that one in `overrides`;
-    otherwise a built-in one stays in use, and two plugins' claims are an error.
+    An architecture for a class that another one describes must name that one in `overrides`.
+    Otherwise a built-in one stays in use, and a conflict of two plugins is an error.
     """

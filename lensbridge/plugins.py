@@ -1,9 +1,9 @@
 """Which architectures are known, and which one describes a model.
 
 Built-in adapters are registered first, then every entry point of the group `lensbridge`. A plugin
-that cannot be loaded is kept aside with its reason: other models go on working, and the reason is
-given when a model turns out to need it. A plugin that claims a built-in class must say which
-description it replaces (`overrides`); otherwise the built-in one stays in use.
+that cannot be loaded does not break other models; the reason is in the error if no architecture is
+found for a model. A plugin that describes a built-in class has to say which description it replaces
+(`overrides`); otherwise the built-in one stays in use.
 """
 
 from collections import Counter
@@ -29,9 +29,9 @@ _MOST = 3
 
 @dataclass(frozen=True)
 class Claim:
-    """One architecture and the plugin that brought it.
+    """One architecture, and the plugin that it comes from.
 
-    `rivals` are the other claims on the class for which this one was chosen.
+    `rivals` are other claims on the model's class that are not in use.
     """
 
     architecture: Architecture
@@ -59,8 +59,8 @@ class Registry:
         """Register a plugin object or module.
 
         Raises:
-            PluginError: it has a misspelt hook, returns something else than architectures, or
-                brings a name that is taken.
+            PluginError: it has a misspelt hook, returns something that is no architecture, or
+                has an architecture whose name is taken.
         """
         try:
             self.manager.register(plugin, name)
@@ -80,7 +80,7 @@ class Registry:
         return [Claim(_checked(item, taken), name) for item in brought]
 
     def discover(self, points: Iterable[EntryPoint]) -> None:
-        """Register every entry point; keep those that fail in `broken`."""
+        """Register every entry point; those that fail are kept in `broken`."""
         for point in points:
             try:
                 self.register(point.load(), f"{point.name} = {point.value}")
@@ -95,7 +95,7 @@ class Registry:
             config: the HuggingFace config as a dictionary.
 
         Raises:
-            UnsupportedArchitectureError: nothing describes it.
+            UnsupportedArchitectureError: no architecture describes it.
             PluginError: two plugins claim it, and neither overrides the other.
         """
         for name in classes:
@@ -133,7 +133,7 @@ class Registry:
         return [claim for claim in self.claims if claim.plugin != BUILT_IN]
 
     def contested(self) -> Iterator[str]:
-        """A line for each description of a plugin that claims classes of another description."""
+        """A line for each description of a plugin that shares classes with another description."""
         for claim in self._of_plugins:
             classes = set(claim.architecture.classes)
             for other in self.claims:
@@ -148,7 +148,7 @@ class Registry:
                     yield f"{claim} and {other} both claim {_some(shared)}"
 
     def __str__(self) -> str:
-        """The plugins: what each brings, what they contest, and which are broken."""
+        """The plugins: how many architectures each has, conflicts, and which are broken."""
         counts = Counter(claim.plugin for claim in self.claims)
         lines = [f"{name}: {_counted(count)}" for name, count in counts.items()]
         lines += self.contested()
@@ -186,19 +186,20 @@ def _without_overridden(claims: list[Claim]) -> list[Claim]:
 
 
 def _chosen(claims: list[Claim], name: str) -> Claim:
-    """The claim that is in use: a built-in one, or one that says that it replaces it."""
+    """The claim that is used: a built-in one, or one that says that it replaces it."""
     entitled = _entitled(claims)
     candidates = _without_overridden(entitled)
     if len(candidates) == 1:
         return replace(candidates[0], rivals=tuple(c for c in claims if c not in entitled))
     raise PluginError(
-        f"{name} is claimed by {' and by '.join(map(str, candidates or claims))}. One must say "
-        "overrides='...' with the name of the other, or pass load(..., architecture=...)."
+        f"{name} is claimed by {' and by '.join(map(str, candidates or claims))}. Set "
+        "overrides='...' in one of them, with the name of the other, or pass "
+        "load(..., architecture=...)."
     )
 
 
 def _entitled(claims: list[Claim]) -> list[Claim]:
-    """The built-in claims, what replaces them, and what replaces that; all where none is."""
+    """The built-in claims, those that replace them, and so on; all claims if none is built in."""
     found = [claim for claim in claims if claim.plugin == BUILT_IN]
     if not found:
         return claims
@@ -227,9 +228,9 @@ def registry() -> Registry:
 
 
 def register(plugin: object, name: str | None = None) -> None:
-    """Add a plugin to this process by hand: an object or module with hook implementations.
+    """Add a plugin to this process: an object or module with hook implementations.
 
     Raises:
-        PluginError: a misspelt hook, or an architecture name that is taken.
+        PluginError: it has a misspelt hook, or the name of an architecture is taken.
     """
     registry().register(plugin, name or type(plugin).__name__)
