@@ -1,1 +1,1 @@
-"""Where a point lives in the native model, and how it is read and written."""
+"""Where a point is in the native model, and how it is read and written."""

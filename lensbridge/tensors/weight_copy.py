@@ -118,8 +118,8 @@ def refusal(func: Any) -> WeightError:
         "To change the model, write to each layer that it has as a parameter: "
         "with torch.no_grad(): for layer in model.W_O: layer[2].zero_(). Weights that are computed "
         "(expanded K and V, zeros for a missing bias, adapted, quantized or offloaded weights) "
-        "cannot be written to; change the parameters behind them in model.hf_model. To change only "
-        "the copy, take .clone() first."
+        "cannot be written to; change the parameters that they are made of, in model.hf_model. To "
+        "change only the copy, take .clone() first."
     )
 
 

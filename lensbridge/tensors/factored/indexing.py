@@ -20,14 +20,14 @@ class MatrixIndex:
         row: the item for the rows; an int is a slice of one, so that the axis stays.
         column: the item for the columns; an int is a slice of one.
         between: the number of new axes between rows and columns.
-        behind: the number of new axes after the columns.
+        after: the number of new axes after the columns.
     """
 
     leading: tuple[Any, ...]
     row: Any
     column: Any
     between: int
-    behind: int
+    after: int
 
     @classmethod
     def of(cls, index: Any, shape: Sequence[int]) -> "MatrixIndex":

@@ -251,7 +251,7 @@ class FactoredMatrix:
         B = B if _is_all(at.column) else B[..., at.column]
         for _ in range(at.between):
             A, B = A.unsqueeze(-2), B.unsqueeze(-3)
-        for _ in range(at.behind):
+        for _ in range(at.after):
             A, B = B.mT.unsqueeze(-3), A.unsqueeze(-1)
         return FactoredMatrix(A, B)
 
