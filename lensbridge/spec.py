@@ -1,9 +1,9 @@
 """The vocabulary in which an architecture is described: frozen values, no torch.
 
-An adapter builds one `Architecture` for each way in which a family lays out its modules. Paths are
-dotted and relative to what encloses them: `embed` to the model, `norms` to the block, `up` to the
-MLP; "" is the enclosing module itself. Everything that is said here is checked against the model
-when it is loaded (`native/resolve`) and by behaviour (`lensbridge.testing`).
+An adapter makes one `Architecture` for each layout of modules in a family. Paths are dotted and
+relative to the enclosing part: `embed` to the model, `norms` to the block, `up` to the MLP; "" is
+the enclosing module itself. A description is checked against the model when that is loaded
+(`native/resolve`), and by running the model (`lensbridge.testing`).
 """
 
 from collections.abc import Mapping
@@ -35,35 +35,43 @@ __all__ = [
 ]
 
 Residual = Literal["sequential", "parallel", "post_norm"]
-"""How the branches meet the stream. sequential: the MLP reads the stream after attention was added;
-parallel: the same stream as attention; post_norm: as sequential, and each sum goes through a norm
-(BERT), whose output is the stream from there on."""
+"""How branches read the stream. sequential: the MLP reads the stream after attention was added;
+parallel: it reads the same stream as attention; post_norm: as sequential, and each sum goes through
+a norm, whose output is the new stream (BERT)."""
 
 NormKind = Literal["LN", "RMS"]
 """LayerNorm (centres and divides) or RMSNorm (divides only)."""
 
 FusedLayout = Literal["blocked", "grouped", "sharded"]
-"""How one projection holds q, k and v. blocked: all q, all k, all v. grouped: per key/value head
-its queries, its key, its value. sharded: four shards, each all its q, all its v, all its k."""
+"""How one projection contains q, k and v. blocked: all q, all k, all v. grouped: for each key/value
+head its queries, its key, its value. sharded: four shards, each with all its q, v and k."""
 
 QKNormAxes = Literal["flat", "positions_first", "heads_first"]
-"""What a q or k norm is given: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
+"""The input of a norm of q or k: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
 
 Halves = Literal["gate_first", "up_first"]
-"""Which half of a fused projection goes through the activation."""
+"""Which half of a fused projection is the gate, which goes through the activation."""
 
 Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
-`scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For what a branch adds also the
-path of a parameter of the block, with one number for each channel."""
+`scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For the output of a branch it can
+also be the path of a parameter of the block, with one number for each channel."""
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Names of the config fields that hold the sizes, or the sizes themselves.
+    """Names of the config fields that have the sizes, or the sizes themselves.
 
-    `kv_heads` is needed where q, k and v share a projection; None: as many as heads. The size of a
-    head is read off the projections.
+    The size of a head follows from the projections.
+
+    Args:
+        layers: the number of layers.
+        d_model: the width of the residual stream.
+        heads: the number of query heads.
+        kv_heads: the number of key/value heads; needed if q, k and v share a projection. None: as
+            many as heads.
+        vocab: the number of tokens.
+        context: the number of positions.
     """
 
     layers: str = "num_hidden_layers"
@@ -76,17 +84,17 @@ class Dims:
 
 @dataclass(frozen=True)
 class Norms:
-    """Which module stands in which slot, relative to the block.
+    """The norm modules by their place, relative to the block.
 
-    The slots say what is read and written, never HuggingFace's own names:
-    `post_attention_layernorm` is the MLP's input norm in Llama. Where one norm serves both branches
-    (GPT-J) both slots name it. A `post_` slot norms what the
-    branch adds (Gemma 2), or with `residual="post_norm"` the sum (BERT).
+    A place says what a norm reads and what reads it, whatever HuggingFace calls the module:
+    `post_attention_layernorm` is the norm before the MLP in Llama. If both branches read one norm
+    (GPT-J), name it in both places. A `post_` norm is applied to what the branch adds (Gemma 2), or
+    with `residual="post_norm"` to the sum (BERT).
 
     Args:
-        kind: what they compute.
+        kind: LayerNorm or RMSNorm.
         unit_offset: whether the gain is 1 + weight (Gemma).
-        eps: under the root, where the modules do not hold it: a number or a config field.
+        eps: what is added under the root: a number or a config field. None if the modules have it.
     """
 
     pre_attn: str | None = None
@@ -105,9 +113,9 @@ class SplitQKV:
     """Three projections, relative to the attention module.
 
     Args:
-        k: None where a layer has none of its own and reads those of an earlier layer; so `v`.
-            `v` may be the path of `k`, where keys are the values too.
-        gated_q: whether the q projection holds, per head, the query and then a gate for z.
+        k: None if a layer uses the keys of an earlier layer; likewise `v`. If keys are the values
+            too, `v` is the path of `k`.
+        gated_q: whether the q projection contains, for each head, the query and then a gate for z.
     """
 
     q: str = "q_proj"
@@ -118,7 +126,7 @@ class SplitQKV:
 
 @dataclass(frozen=True)
 class FusedQKV:
-    """One projection that holds q, k and v, relative to the attention module."""
+    """One projection that contains q, k and v, relative to the attention module."""
 
     path: str
     layout: FusedLayout
@@ -126,14 +134,16 @@ class FusedQKV:
 
 @dataclass(frozen=True)
 class LatentQKV:
-    """Multi-head latent attention (DeepSeek): keys and values go through a narrow latent.
-
-    `kv_down` gives the latent and, behind it, the rotary part of the key that all heads share;
-    `kv_up` gives per head the other part of the key, then the value.
+    """Multi-head latent attention (DeepSeek): keys and values are made from a narrow latent.
 
     Args:
-        q: the projection that gives the queries: from the stream, or from the latent of `q_down`.
-        q_down: the query's own latent, where it has one; `q_norm` its norm.
+        q: the projection to the queries, from the stream or from the latent of `q_down`.
+        kv_down: the projection to the latent and, after it, to the rotary part of the key, which
+            all heads share.
+        kv_norm: the norm of the latent.
+        kv_up: the projection, for each head, to the other part of the key and then the value.
+        q_down: the projection to a latent of the queries; None if they have none.
+        q_norm: the norm of that latent.
     """
 
     q: str = "q_b_proj"
@@ -153,20 +163,21 @@ class Attention:
         qkv: how queries, keys and values are projected.
         out: the output projection, relative to the attention module.
         rotary: whether q and k are rotated by position after projection.
-        written_by: the module of the block whose output is added to the residual stream, where
-            that is not the attention module itself nor a norm behind it (a dropout, say).
-        scale: what multiplies that output before it is added.
-        q_norm: norm of the queries before rotary, relative to the attention module; so `k_norm`
-            and `v_norm`.
-        qk_norm_axes: what these norms are given.
-        sinks: the parameter with one extra logit per head that takes attention to nowhere.
+        written_by: the module of the block whose output is added to the residual stream, if that is
+            neither the attention module itself nor a norm after it (but a dropout, say).
+        scale: the multiplier of that output before it is added.
+        q_norm: the norm of the queries before rotary, relative to the attention module; likewise
+            `k_norm` and `v_norm`.
+        qk_norm_axes: the axes of the input of these norms.
+        sinks: the parameter with one more logit for each head, whose share of the attention is
+            dropped.
         gated: whether z is gated, normalised or mixed between the kernel and the output
             projection, so that it is not the projection's input.
-        position_bias: the embedding of relative positions, in the layers that hold one.
-        in_scale: what multiplies the norm's output before the projections (Falcon-H1).
-        k_scale: what multiplies the keys before rotary.
-        clip: the config field that bounds q, k and v behind their projections.
-        out_bias: a parameter that the block adds to what attention gives, in layers that hold one.
+        position_bias: the embedding of relative positions, in the layers that have one.
+        in_scale: the multiplier of the norm's output before the projections (Falcon-H1).
+        k_scale: the multiplier of the keys before rotary.
+        clip: the config field with the bound to which q, k and v are clipped after projection.
+        out_bias: a parameter that the block adds to attention's output, in layers that have one.
     """
 
     path: str
@@ -190,14 +201,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class Mixer:
-    """A state-space, convolution or linear-attention module, at its native boundaries.
+    """A state-space, convolution or linear-attention module: its input, its output and its modules.
 
     Args:
         path: the module, relative to the block.
         steps: modules inside it whose outputs are points.
-        fed_more: whether it reads more than the stream through `pre_attn` (Zamba adds the output of
+        fed_more: whether it reads more than the stream after `pre_attn` (Zamba adds the output of
             shared attention first).
-        written_by: as in `Attention`, so `scale`.
+        written_by: as in `Attention`; likewise `scale`.
     """
 
     path: str
@@ -209,11 +220,12 @@ class Mixer:
 
 @dataclass(frozen=True)
 class MLP:
-    """Up, activation, down. `path` and `written_by` start at the block, the rest at `path`.
+    """Up, activation, down. `path` and `written_by` are relative to the block, the rest to `path`.
 
-    `overwritten`: the model adds into the MLP's own output tensor afterwards, so who reads it keeps
-    a copy. `act` is the config field with the activation's name, or the name itself where no field
-    holds it.
+    Args:
+        act: the config field with the name of the activation, or that name if no field has it.
+        overwritten: whether the model adds into the MLP's output tensor afterwards, so that its
+            value has to be copied when it is read.
     """
 
     path: str
@@ -227,10 +239,11 @@ class MLP:
 
 @dataclass(frozen=True)
 class GatedMLP:
-    """act(gate) * up, then down. Paths as in `MLP`.
+    """act(gate) * up, then down. Paths, `act` and `overwritten` as in `MLP`.
 
-    `gate_scale` multiplies the gate before its activation; `inner_norm` stands between the gated
-    product and the down projection (BitNet).
+    Args:
+        gate_scale: the multiplier of the gate before its activation.
+        inner_norm: a norm between the gated product and the down projection (BitNet).
     """
 
     path: str
@@ -263,11 +276,11 @@ class MoE:
     """Experts that a router chooses for each token. Paths as in `MLP`.
 
     Args:
-        router: the module that computes the router's logits first.
-        experts: the module that is called with tokens, chosen indices and their weights, and holds
-            the experts stacked in three-dimensional parameters; None where it is not of that form.
-        shared: an MLP that every token passes, its paths relative to `path`.
-        written_by: the module or modules whose outputs, summed, are what is added.
+        router: the module whose first product is the router's logits.
+        experts: the module that is called with tokens, chosen indices and their weights, and has
+            the experts stacked in three-dimensional parameters; None if there is no such module.
+        shared: an MLP that all tokens share, with paths relative to `path`.
+        written_by: the module or modules whose outputs add up to what is added to the stream.
     """
 
     path: str
@@ -281,7 +294,7 @@ class MoE:
 
 @dataclass(frozen=True)
 class Opaque:
-    """A branch in the MLP's place that is known only by what it reads and adds (RWKV)."""
+    """A branch in the place of the MLP of which only the input and output are described (RWKV)."""
 
     path: str
     written_by: str | None = None
@@ -290,17 +303,18 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: its norms, branches, and how they meet the residual stream.
+    """One layer: its norms, its branches, and how these read and write the residual stream.
 
-    A branch that is None is not there, or is not described; `residual` None leaves the layer's
-    inside undescribed, so that only its ends are points.
+    A branch that is None does not exist or is not described.
 
     Args:
-        mixer: instead of attention, or beside it (Falcon-H1).
+        residual: how the branches read the stream; None if the inside of the layer is not
+            described, so that only its input and output are points.
+        mixer: a mixer in the place of attention, or beside it (Falcon-H1).
         cross: attention to an encoder's output, between `attn` and `mlp`.
-        skip_norm: whether the stream that a branch is added to is the norm's output, not its input
-            (BLOOM's `apply_residual_connection_post_layernorm`, MiniMax).
-        flattens: whether its inside, behind attention, is `[(b p), m]` (OPT).
+        skip_norm: whether branches are added to the norm's output instead of its input (BLOOM's
+            `apply_residual_connection_post_layernorm`, MiniMax).
+        flattens: whether values after attention are `[(b p), m]` inside the block (OPT).
         per_layer: the module whose output is added after the MLP: a per-layer input (Gemma 4).
         out_scale: a buffer or parameter of the block that multiplies the whole stream at its end.
     """
@@ -319,30 +333,30 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A tower of layers with what stands before and behind it.
+    """A stack of layers, with its embeddings and its final norm.
 
     Args:
         blocks: the list of layers, from the model with its head.
-        block: what one layer looks like; several where layers differ: each layer is read with the
-            first whose modules it has.
-        prefix: what its points are called: `blocks.{i}` for the main stack of most models,
-            `encoder.{i}` and `decoder.{i}`, `vision.blocks.{i}`.
-        embed: token embedding (in a vision tower the patch embedding).
-        embed_overwritten: whether the model adds into the embedding's own output afterwards, so
-            that who reads it keeps a copy.
-        embed_scale: what multiplies it outside the module; also the path of a buffer.
-        pos_embed: learned absolute positions, where there are any.
-        embed_norm: a norm on the sum of the embeddings.
-        final_norm: the norm behind the last layer.
+        block: the description of a layer. If layers differ, several: each layer is read with the
+            first that fits it.
+        prefix: the beginning of the names of its points: `blocks` for the main stack of most
+            models, `encoder` and `decoder`, `vision.blocks`.
+        embed: the token embedding (in a vision tower the patch embedding).
+        embed_overwritten: whether the model adds into the embedding's output tensor afterwards, so
+            that its value has to be copied when it is read.
+        embed_scale: the multiplier of the embedding outside the module; also the path of a buffer.
+        pos_embed: learned absolute positions, if the model has them.
+        embed_norm: a norm of the sum of the embeddings.
+        final_norm: the norm after the last layer.
         embed_mixed: whether more happens to the embeddings before the first layer than a sum and a
             norm (ESM's token dropout, RoCBERT's shapes and sounds).
-        streams: what the residual stream's axes are, where not `[b, p, m]`: `streams_first` is
+        streams: the axes of the residual stream, if they are not `[b, p, m]`: `streams_first` is
             `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections), `flat`
-            `[p, m]` (the patches of all pictures in one row: Qwen2-VL).
-        positions: "absolute" where `position_ids` matter beyond their differences although they are
-            no table of embeddings: a norm with a gain behind rotary (Hunyuan).
-        dims: which config fields hold the sizes.
-        config: the sub-config that holds them, as `text_config`; None: the model's own.
+            `[p, m]` (the patches of all images in one row: Qwen2-VL).
+        positions: "absolute" if more than the differences of `position_ids` matters, although there
+            is no table of positions: a norm with a gain after rotary (Hunyuan).
+        dims: the config fields that have the sizes.
+        config: the sub-config that has them, such as `text_config`; None for the model's config.
     """
 
     blocks: str
@@ -363,26 +377,26 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Stack):
-    """How one family of models lays out its modules: its main stack and what else it has.
+    """How one family of models lays out its modules: its main stack, its head and other stacks.
 
     Paths are from the model with a language-model head. A bare base model has the same modules
     without the base prefix, and no head.
 
     Args:
-        name: what errors and `model.cfg` call it.
+        name: its name in errors and in `model.cfg`.
         classes: class names of the models that it describes.
-        unembed: the head; several where the classes have different ones: the first that is there.
+        unembed: the head. If classes have different heads, several: the first that exists is used.
         unembed_bias: a buffer or parameter outside the head that is added to its output.
-        head_scale: what multiplies the final norm's output before the head reads it (T5).
-        logit_scale: what multiplies the head's output.
-        logit_softcap: the config field with the bound that the logits are squeezed into.
+        head_scale: the multiplier of the final norm's output before the head (T5).
+        logit_scale: the multiplier of the head's output.
+        logit_softcap: the config field with the bound of the soft-cap of the logits.
         head_hidden: the module between the stream and the head (BERT's transform), whose output the
             head reads.
-        pooler: the module that makes one vector of a sequence.
-        projector: the module that carries a vision tower's output into the main stack.
+        pooler: the module that makes one vector for a sequence.
+        projector: the module that puts a vision tower's output into the main stack.
         towers: the other stacks: an encoder, a vision tower.
-        requires: config fields and the values they must have for this description to hold. Two
-            variants of one class are two descriptions.
+        requires: config fields, and the values that they must have for this description to apply.
+            Two variants of one class are two descriptions.
         overrides: the name of the architecture that this one replaces for the same classes.
     """
 

@@ -1,4 +1,4 @@
-"""Batches and caches: a row gives what it gives alone, a step what it gives in the whole."""
+"""Batches and key/value caches: rows and steps have the values that they have in other passes."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ PADS = 2
 
 
 def check_rows_do_not_meet(subject: Subject) -> None:
-    """A padded row gives what it gives alone, whichever side is padded."""
+    """A padded row has the values that it has alone, whichever side is padded."""
     if set(subject.inputs) != {"input_ids"} or subject.model.native.is_encoder_decoder:
-        raise NotApplicable("padding is checked on models that read ids alone")
+        raise NotApplicable("padding is checked on models that read only ids")
     if "attention_mask" not in subject.accepted:
         raise NotApplicable("the model takes no mask")
     ids = subject.tokens
@@ -49,7 +49,7 @@ def _hold_side(subject: Subject, side: str, names: list[str], alone: Pass) -> No
 
 
 def padded(ids: Tensor, side: str) -> tuple[Inputs, slice]:
-    """Two rows, the first padded to the length of the second; and where it is real."""
+    """Two rows, the first padded to the length of the second; and the positions of its tokens."""
     length = ids.shape[1]
     batch = torch.zeros(2, length + PADS, dtype=ids.dtype, device=ids.device)
     real = slice(PADS, None) if side == "left" else slice(0, length)
@@ -61,7 +61,11 @@ def padded(ids: Tensor, side: str) -> tuple[Inputs, slice]:
 
 
 def _refuse_what_is_native(subject: Subject, inputs: Inputs, real: slice, alone: Tensor) -> None:
-    """A model whose own forward mixes rows, whatever positions it is given, is not our doing."""
+    """Skip a model whose own forward gives padded rows other values, with any positions.
+
+    Raises:
+        NotApplicable: the bare model does.
+    """
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     more: list[dict[str, Any]] = [{}]
     if "position_ids" in subject.accepted:
@@ -80,7 +84,7 @@ def _per_position(subject: Subject, name: str) -> bool:
 
 
 def check_decoding_reads_the_same(subject: Subject) -> None:
-    """A step behind a key/value cache reads what the whole pass reads at its last position."""
+    """A step with a key/value cache has the values of the whole pass at its last position."""
     if set(subject.inputs) != {"input_ids"} or not subject.is_causal:
         raise NotApplicable("decoding is checked on causal models that read ids alone")
     ids = subject.tokens

@@ -1,6 +1,6 @@
-"""What a description leaves out although the model plainly has it.
+"""What a description leaves out although the model has it.
 
-The other checks hold a description to what it says; a description that says less would pass them.
+The other checks test what a description says, so they would pass a description that says less.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from lensbridge.native.parts import BlockPart
 
 
 class Claim(NamedTuple):
-    """Something that a model shows: whether the description has it, and how it shows."""
+    """Something that a model has: whether it is described, and how one sees it in the model."""
 
     what: str
     said: bool
@@ -22,7 +22,7 @@ class Claim(NamedTuple):
 
 
 def check_nothing_is_left_out(subject: Subject) -> None:
-    """Outputs, embeddings, towers, branches, experts and tables of positions have their words."""
+    """Outputs, embeddings, towers, branches, experts and tables of positions are described."""
     for claim in _claims(subject):
         subject.expect.holds(claim.what, claim.said, claim.shown)
 
@@ -39,7 +39,7 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
     with torch.no_grad():
         native: Any = subject.hf_model(**subject.inputs)
     for key, point in (("logits", "hook_logits"), ("pooler_output", "hook_pooler_out")):
-        shown = f"the model returns {key}, and it is no point"
+        shown = f"the model returns {key}, and the description has no point for it"
         value = native.get(key)
         pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
         computed = value is not None and key == "pooler_output" and not _is_given(subject, value)
@@ -48,7 +48,7 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
 
 
 def _is_given(subject: Subject, value: torch.Tensor) -> bool:
-    """Whether a module inside the model gives a value of this shape, equal to it."""
+    """Whether a module inside the model returns this value."""
     found: list[bool] = []
 
     def compare(module: nn.Module, args: Any, output: Any) -> None:
@@ -69,15 +69,19 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
     for at in subject.stacks:
         if subject.ids_of(at) is not None:
             point = f"{at}hook_embed"
-            yield Claim(point, point in subject.names, "the stack reads ids, and it is no point")
+            yield Claim(
+                point,
+                point in subject.names,
+                "the stack reads ids, and no point is their embedding",
+            )
     if "decoder_input_ids" in subject.inputs:
-        shown = "the model has an encoder, and no tower is one"
+        shown = "the model has an encoder, and no tower is described for it"
         yield Claim("towers", "encoder." in subject.stacks, shown)
     if {"pixel_values", "input_ids"} <= set(subject.inputs):
-        shown = "the model reads pictures, and no tower does"
+        shown = "the model reads images, and no tower is described for them"
         yield Claim("towers", "vision." in subject.stacks, shown)
     if subject.merges_pictures:
-        shown = "pictures take the places of ids, and what carries them there is no point"
+        shown = "images replace ids, and no projector is described that puts them there"
         yield Claim("projector.hook_out", "projector.hook_out" in subject.names, shown)
 
 
@@ -86,12 +90,12 @@ def _of_streams(subject: Subject) -> Iterator[Claim]:
     for stack in (spec, *spec.towers):
         for block in stack.block if isinstance(stack.block, tuple) else (stack.block,):
             named = any((block.attn, block.mlp, block.cross, block.mixer))
-            shown = "it is left open, though the layer's branches are described"
+            shown = "it is not described, although the layer's branches are"
             yield Claim(f"{stack.prefix}: residual", not named or block.residual is not None, shown)
 
 
 def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:
-    """Whether a module inside holds stacked experts and is told which to use for which token."""
+    """Whether a module inside has stacked experts and is called with a choice for each token."""
     holders = [m for m in module.modules() if "down_proj" in m._parameters]
     told: list[bool] = []
 
@@ -113,10 +117,10 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
     if attn is not None:
         point = f"{at}attn.hook_rel_pos_bias"
         table = any(isinstance(module, nn.Embedding) for module in attn.module.modules())
-        shown = "attention holds a table of relative positions, and their bias is no point"
+        shown = "attention has a table of relative positions, and their bias is not described"
         yield Claim(point, not table or point in subject.names, shown)
     if mlp is not None and f"{at}mlp.hook_router_logits" in subject.names:
         stacked = _routes_to_stacked(subject, mlp.module)
         point = f"{at}mlp.hook_expert_indices"
-        shown = "it holds stacked experts, and they are no points"
+        shown = "it has stacked experts, and they are not described"
         yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)

@@ -11,27 +11,27 @@ from lensbridge.errors import EditError
 from lensbridge.hooks.callbacks import Hook
 
 SILENT = ("hook_pooler_out", "hook_scale")
-"""Points that need not reach the output that is compared: behind a later norm a factor is lost."""
+"""Points that may not change the compared output, because a later norm removes a factor."""
 
 
 def noise(value: Tensor, seed: int = 5) -> Tensor:
-    """Numbers of order one in the shape of a value, the same each time."""
+    """Random numbers of order one in the shape of a value, the same in every call."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value)
 
 
 def in_place(value: Tensor, hook: Hook) -> None:
-    """An edit that changes what it is given."""
+    """An edit that changes the value in place."""
     value.mul_(1.25).add_(noise(value))
 
 
 def returned(value: Tensor, hook: Hook) -> Tensor:
-    """The same edit as a new value."""
+    """The same edit, returned as a new value."""
     return value.mul(1.25).add(noise(value))
 
 
 def check_in_place_equals_returned(subject: Subject) -> None:
-    """Editing in place and returning a new value mean the same, and both reach the output."""
+    """Editing in place and returning a new value do the same, and both change the output."""
     kinds: dict[str, list[str]] = {}
     for name, point in subject.points.items():
         if point.editable and subject.clean[name].is_floating_point():
@@ -39,21 +39,21 @@ def check_in_place_equals_returned(subject: Subject) -> None:
     for kind, names in kinds.items():
         try:
             one = subject.run([(name, in_place) for name in names])
-        except EditError:  # a value that cannot be edited faithfully refuses
+        except EditError:  # the point refuses edits of this value
             continue
         other = subject.run([(name, returned) for name in names])
         subject.expect.same(
-            f"the output under an edit of {kind} in place",
+            f"the output with an edit of {kind} in place",
             one,
             other,
-            "that under the same edit returned",
+            "that with the same edit returned",
         )
         if not kind.endswith(SILENT):
             subject.expect.differ("the output", one, subject.clean.output, f"an edit of {kind}")
 
 
 def check_gradients_are_autograds(subject: Subject) -> None:
-    """The gradient at a point, along a direction, is the derivative of editing along it."""
+    """The gradient at a point, along a direction, is the derivative of an edit along it."""
     names = [
         name
         for name, point in subject.points.items()
@@ -85,7 +85,7 @@ def check_gradients_are_autograds(subject: Subject) -> None:
 
 
 def loss_of(output: Tensor) -> Tensor:
-    """A number that depends on all of an output."""
+    """A number that depends on every entry of an output."""
     return (output.double() * noise(output, 7).double()).sum() / output.numel() ** 0.5
 
 
@@ -107,11 +107,11 @@ def require_native_gradients(subject: Subject) -> None:
     """Refuse a model that has no gradients.
 
     Raises:
-        NotApplicable: with the reason.
+        NotApplicable: it has none; the message says why.
     """
     leaves = [p for p in subject.hf_model.parameters() if p.requires_grad]
     if not leaves:
-        raise NotApplicable("no parameter wants a gradient")
+        raise NotApplicable("no parameter requires a gradient")
     try:
         torch.autograd.grad(loss_of(output_in_graph(subject)), leaves, allow_unused=True)
     except RuntimeError as error:
@@ -127,7 +127,7 @@ def _backward(subject: Subject, hooks: list[tuple[str, Callable[[Tensor, Hook], 
 
 
 def output_in_graph(subject: Subject) -> Tensor:
-    """The output of a pass with gradients on."""
+    """The output of a pass, with its graph."""
     found: list[Tensor] = []
     handle = subject.hf_model.register_forward_hook(
         lambda m, args, out: found.append(live_tensor(out))

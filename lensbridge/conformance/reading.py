@@ -1,4 +1,4 @@
-"""Reading: it changes nothing, shows everything once, and leaves nothing behind."""
+"""Reading: it changes nothing, passes each point once, and leaves nothing on the model."""
 
 from collections import Counter
 from typing import Any
@@ -12,7 +12,7 @@ from lensbridge.hooks.callbacks import Hook
 
 
 def check_reading_changes_nothing(subject: Subject) -> None:
-    """The output while every point is read is the bare model's."""
+    """While every point is read, the output is the bare model's."""
     subject.expect.same(
         "the output while every point is read",
         subject.clean.output,
@@ -35,12 +35,12 @@ def check_every_point_fires_once(subject: Subject) -> None:
 
 
 def check_shapes_are_as_declared(subject: Subject) -> None:
-    """One size for each letter of the axes, in a block and where it is one for the stack."""
+    """Each letter of the axes has one size in a block, and in the stack where it should."""
     sizes: dict[tuple[str, str], tuple[int, str]] = {}
     for name, value in subject.clean.values.items():
         axes = subject.axes(name).split()
         if name == "projector.hook_out" and value.ndim == 2:
-            axes = axes[1:]  # all pictures in one row
+            axes = axes[1:]  # all images in one row
         subject.expect.holds(
             name,
             value.ndim == len(axes),
@@ -56,19 +56,19 @@ def check_shapes_are_as_declared(subject: Subject) -> None:
 
 
 def _scope(letter: str, name: str) -> str | None:
-    """Within what an axis has one size; None where it may be any."""
+    """The part of the model in which an axis has one size; None if it may have any size."""
     stack = kind_of(prefix_of(name)) or name.partition(".")[0]
     if letter in "vm":
         return stack if prefix_of(name) else None
     if letter in "hgq":
         return name.rpartition(".")[0].replace("hook_", "")
-    if letter == "b":  # a tower may see all pictures as one row
+    if letter == "b":  # a tower may have all images in one row
         return "vision" if name.startswith("vision.") else ""
     return None
 
 
 def check_values_are_finite(subject: Subject) -> None:
-    """Numbers everywhere; -inf only in scores, where a position is masked."""
+    """Values are finite, except -inf in scores where a position is masked."""
     for name, value in subject.clean.values.items():
         if name.endswith("hook_attn_scores"):
             bad = value.isnan() | (value == torch.inf)
@@ -78,7 +78,7 @@ def check_values_are_finite(subject: Subject) -> None:
 
 
 def check_writing_back_changes_nothing(subject: Subject) -> None:
-    """Returning what was read leaves the output as it is, bit for bit."""
+    """Returning what was read does not change the output, bit for bit."""
     kinds: dict[str, list[str]] = {}
     for name, point in subject.points.items():
         if point.editable:
@@ -86,7 +86,7 @@ def check_writing_back_changes_nothing(subject: Subject) -> None:
     for kind, names in {**kinds, "every point": [n for k in kinds.values() for n in k]}.items():
         output = subject.run([(name, _same) for name in names])
         subject.expect.same(
-            f"the output after writing back what {kind} is",
+            f"the output after writing back the value of {kind}",
             output,
             subject.clean.output,
             "the bare model's",
@@ -98,37 +98,37 @@ def _same(value: Tensor, hook: Hook) -> Tensor:
 
 
 def check_nothing_is_left(subject: Subject) -> None:
-    """Hooks, shadows, state and config are as before the lens came."""
+    """Modules, hooks, replaced methods, state and config are as before the lens was made."""
     subject.run([(name, _same) for name in subject.names[:1]])
     after = Fingerprint.of(subject.hf_model)
     for what in ("modules", "hooks", "shadows", "state", "config"):
         same = vars(after)[what] == vars(subject.before)[what]
-        subject.expect.holds(f"the model's {what}", same, "the lens left something behind")
+        subject.expect.holds(f"the model's {what}", same, "the lens changed it")
 
 
 def check_logits_are_the_output(subject: Subject) -> None:
-    """`hook_logits` is what the model returns."""
+    """`hook_logits` is what the model returns as logits."""
     logits, output = subject.clean["hook_logits"], subject.clean.output
     if output.dtype != logits.dtype or subject.model.dtype == torch.float64:
-        logits = logits.float()  # some models return float32 whatever they are made of
+        logits = logits.float()  # some models always return float32
         output = output.float()
     subject.expect.same("hook_logits", logits, output, "the model's logits")
 
 
 def check_pooler_is_the_output(subject: Subject) -> None:
-    """`hook_pooler_out` is what the model returns as pooled."""
+    """`hook_pooler_out` is what the model returns as its pooled output."""
     with torch.no_grad():
         native: Any = subject.hf_model(**subject.inputs)
     pooled = native.get("pooler_output")
     if pooled is None:
-        raise NotApplicable("the model returns nothing pooled")
+        raise NotApplicable("the model returns no pooled output")
     subject.expect.same(
         "hook_pooler_out", subject.clean["hook_pooler_out"], pooled, "the model's pooled output"
     )
 
 
 def check_eager_agrees(subject: Subject) -> None:
-    """Scores, patterns and what comes of them are those of the eager kernel."""
+    """Scores, patterns and z are those of the eager kernel."""
     model = subject.hf_model
     chosen = model.config._attn_implementation  # type: ignore[union-attr]
     if chosen == "eager":
@@ -144,6 +144,6 @@ def check_eager_agrees(subject: Subject) -> None:
     if eager is None:
         raise NotApplicable(f"{subject.label} cannot be switched to eager")
     if not subject.expect.are_close(bare, subject.clean.output):
-        raise NotApplicable("the bare model's own output is another one with eager attention")
+        raise NotApplicable("the output of the bare model differs with eager attention")
     for name in names:
-        subject.expect.close(name, subject.clean[name], eager[name], "what eager attention gives")
+        subject.expect.close(name, subject.clean[name], eager[name], "that of eager attention")

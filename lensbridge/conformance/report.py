@@ -18,7 +18,7 @@ from lensbridge.spec import Architecture
 
 
 class Variant(NamedTuple):
-    """In what a model is built: dtype, and attention kernel (None: its own choice)."""
+    """The dtype and attention kernel of a model (None for its default kernel)."""
 
     dtype: torch.dtype
     kernel: str | None = None
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 
 CORE = (Variant(torch.float32),)
-"""What is enough to tell a wrong description."""
+"""The variant that is enough to find a wrong description."""
 
 EVERY = (
     Variant(torch.float32),
@@ -36,12 +36,12 @@ EVERY = (
     Variant(torch.float64),
     Variant(torch.bfloat16),
 )
-"""What an adapter is held to before it is published."""
+"""The variants with which an adapter should be checked before it is published."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What every check gave."""
+    """The results of all checks."""
 
     rows: tuple[Row, ...]
 
@@ -57,7 +57,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         counts = {
             status: sum(row.status == status for row in self.rows)
             for status in ("passed", "failed", "skipped")
@@ -66,17 +66,17 @@ class Report:
         return f"{'conforms' if self.passed else 'does not conform'}: {told}"
 
     def require(self) -> "Report":
-        """Itself, if it passed.
+        """The report itself, if it passed.
 
         Raises:
-            ConformanceError: something failed; the message is the list of what did.
+            ConformanceError: a check failed; the message lists all that did.
         """
         if not self.passed:
             raise ConformanceError(f"{self.verdict}\n{_lines(self.failures)}")
         return self
 
     def to_table(self, skipped: bool = True) -> str:
-        """One line for each row, with the reason behind what did not pass."""
+        """One line for each row, with the reason if it did not pass."""
         return _lines([row for row in self.rows if skipped or row.status != "skipped"])
 
     def __str__(self) -> str:
@@ -108,10 +108,10 @@ def build(
 
     Args:
         architecture: the description to check.
-        class_name: which of its classes; None: the first.
+        class_name: which of its classes; None for the first.
         variant: dtype and kernel.
-        seed: of the weights.
-        fields: config fields to set beside those of `tiny_config`.
+        seed: the seed of the weights.
+        fields: config fields to set besides those of `tiny_config`.
 
     Raises:
         LoadError: no model could be built, or the description does not fit it.
@@ -124,7 +124,7 @@ def build(
 def subject_of(
     model: nn.Module, architecture: Architecture | None = None, inputs: Inputs | None = None
 ) -> Subject:
-    """A model as it is, ready to be checked; inputs are made for it where none are given."""
+    """A given model, ready to be checked; inputs are made for it unless they are given."""
     return Subject(model, inputs or inputs_for(model), architecture)
 
 
@@ -138,17 +138,17 @@ def conformance(
     checks: Iterable[Check] = CHECKS,
     **fields: Any,
 ) -> Report:
-    """Check by behaviour that a model is what a description says.
+    """Check, by running a model, that a description is right.
 
     Args:
         subject: an architecture, of which tiny random models are built; or a model, which is
-            checked as it is.
-        architecture: with a model, the description to read it with; None: the registered one.
-        inputs: with a model, keywords of its forward; made for it where none are given.
-        variants: with an architecture, the dtypes and kernels; `CORE` or `EVERY`.
-        classes: with an architecture, which of its classes; None: one for each config class.
-        checks: which checks.
-        fields: with an architecture, config fields of the tiny models.
+            checked itself.
+        architecture: for a model, its description; None for the registered one.
+        inputs: for a model, keywords of its forward; made for it unless they are given.
+        variants: for an architecture, the dtypes and kernels; `CORE` or `EVERY`.
+        classes: for an architecture, which of its classes; None for one of each config class.
+        checks: the checks to run.
+        fields: for an architecture, config fields of the tiny models.
 
     Example:
         >>> from lensbridge_adapters.gpt2 import GPT2
@@ -162,7 +162,7 @@ def conformance(
 
 
 def check_all(subject: Subject, checks: Iterable[Check] = CHECKS) -> list[Row]:
-    """Every check on one subject; a single row where its points cannot be read at all."""
+    """Every check on one subject; a single row if its points cannot be read at all."""
     reason = subject.unreadable
     if reason:
         return [Row("every point can be read", subject.label, subject.variant, "failed", reason)]

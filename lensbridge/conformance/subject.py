@@ -1,4 +1,4 @@
-"""What is checked: a model behind a lens, an input, and the passes that the checks share."""
+"""The subject of the checks: a model with a lens, an input, and passes that checks share."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,17 +26,17 @@ Inputs: TypeAlias = Mapping[str, Tensor]
 """Arguments of the native forward."""
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4}
-"""float64 too: many norms and rotary embeddings compute in float32 inside."""
+"""float64 has a tolerance too: many norms and rotary embeddings compute in float32 inside."""
 
 LOOSE = 0.1
-"""In half precision."""
+"""The tolerance in half precision."""
 
 _IN_BLOCK = re.compile(r"((?:[a-z_]+\.)+\d+\.)")
 
 
 @dataclass(frozen=True)
 class Block:
-    """The values of one block in one pass, by what follows its prefix: `attn.hook_q`."""
+    """The values of one block in one pass, by their names without its prefix: `attn.hook_q`."""
 
     at: str
     values: Mapping[str, Tensor]
@@ -54,7 +54,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one run gave: the native output (logits, where there is a head) and values by name."""
+    """The results of one run: the native output (logits, if there is a head) and named values."""
 
     output: Tensor
     values: Mapping[str, Tensor]
@@ -74,7 +74,7 @@ class Pass:
 
 
 def prefix_of(name: str) -> str:
-    """The block that a point belongs to, with the dot; nothing outside the blocks.
+    """The prefix of the block of a point, with the dot; "" for a point outside the blocks.
 
     Example:
         >>> prefix_of("vision.blocks.1.attn.hook_q"), prefix_of("ln_final.hook_out")
@@ -85,7 +85,7 @@ def prefix_of(name: str) -> str:
 
 
 def kind_of(name: str) -> str:
-    """A point's name without its numbers, so that those of all layers are one.
+    """The name of a point without its numbers, which is the same in all layers.
 
     Example:
         >>> kind_of("blocks.11.mlp.experts.3.hook_in")
@@ -96,7 +96,7 @@ def kind_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What must stay as it was while a lens is on a model and after it is taken off."""
+    """What a lens must not change about a model."""
 
     modules: tuple[tuple[str, int, type], ...]
     hooks: tuple[int, ...]
@@ -106,7 +106,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Fingerprint":
-        """Of a model as it is now."""
+        """The fingerprint of a model as it is now."""
         named = list(model.named_modules())
         config: Any = model.config
         return cls(
@@ -132,10 +132,11 @@ class Subject:
 
     Args:
         hf_model: the model, in eval mode.
-        inputs: keywords of its forward: `input_ids`, and what else it needs.
+        inputs: keywords of its forward: `input_ids`, and others that it needs.
         architecture: the description, or None for the registered one.
-        label: what reports call it.
-        tolerance: how far two values of one computation may lie apart; None: by dtype.
+        label: its name in reports.
+        tolerance: the largest allowed difference of two values of one computation; None to choose
+            it by dtype.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Subject:
 
     @cached_property
     def names(self) -> list[str]:
-        """Every point, those that come only when named too; without towers that nothing enters."""
+        """Every point, those that have to be named too; without towers that have no input."""
         if "pixel_values" in self.inputs:
             return self.model.hook_names
         return [n for n in self.model.hook_names if not n.startswith(("vision.", "projector."))]
@@ -174,7 +175,7 @@ class Subject:
 
     @property
     def merges_pictures(self) -> bool:
-        """Whether pictures take the places of some ids, so that other ids would not do."""
+        """Whether images replace some of the ids, so that the ids cannot be changed."""
         if not {"pixel_values", "input_ids"} <= set(self.inputs):
             return False
         config: Any = self.model.cfg.hf
@@ -219,19 +220,19 @@ class Subject:
 
     @cached_property
     def stacks(self) -> dict[str, StackPart]:
-        """Every stack by what its points outside the blocks begin with: nothing, `encoder.`..."""
+        """Every stack by the beginning of its names outside the blocks: nothing, `encoder.`..."""
         main, *towers = self.model.native.stacks
         return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
 
     def ids_of(self, at: str) -> Tensor | None:
-        """The ids that a stack reads, where it reads any."""
+        """The ids that a stack reads, or None."""
         if at not in ("", "encoder."):
             return None
         decodes = at == "" and "decoder_input_ids" in self.inputs
         return self.inputs.get("decoder_input_ids" if decodes else "input_ids")
 
     def samples(self, *points: str) -> list[Block]:
-        """Of the blocks with all of these points the last of each kind: other points, a kind."""
+        """The last block of each kind that has all of these points; kinds differ in points."""
         kinds: dict[tuple[str, frozenset[str]], Block] = {}
         for block in self.clean.having(*points):
             own = frozenset(kind_of(n) for n in self.names if n.startswith(block.at))
@@ -239,7 +240,7 @@ class Subject:
         return list(kinds.values())
 
     def weight(self, name: str) -> Tensor | None:
-        """A weight by name, where the model has it."""
+        """A weight by name, or None."""
         return self.model.weight(name).detach() if name in self._weights else None
 
     @cached_property
@@ -260,7 +261,7 @@ class Subject:
         inputs: Inputs | None = None,
         **more: Any,
     ) -> Pass:
-        """Run with edits, and read points as they are after them."""
+        """Run with edits, and read points after them."""
         wanted = self.names if names is None else list(names)
         with (
             torch.no_grad(),
@@ -277,17 +278,17 @@ class Subject:
         return Pass(out[-1], dict(cache))
 
     def run(self, edits: Sequence[Edit], inputs: Inputs | None = None) -> Tensor:
-        """The output under edits."""
+        """The output with edits."""
         return self.read([], edits, inputs).output
 
     @cached_property
     def clean(self) -> Pass:
-        """Every point on the input, unedited."""
+        """Every point on the input, without edits."""
         return self.read()
 
     @property
     def unreadable(self) -> str:
-        """Why the points cannot be read at all; nothing where they can."""
+        """The reason why the points cannot be read at all; "" if they can."""
         try:
             return "" if self.clean.values else "the model has no points"
         except RUN_ERRORS as error:
@@ -302,7 +303,7 @@ class Subject:
 
     @cached_property
     def is_causal(self) -> bool:
-        """Whether the bare model's outputs leave later positions out."""
+        """Whether later positions do not change the bare model's outputs."""
         name = "decoder_input_ids" if "decoder_input_ids" in self.inputs else "input_ids"
         if name not in self.inputs or self.merges_pictures:
             return False
@@ -321,18 +322,18 @@ RUN_ERRORS = (
     AttributeError,
     AssertionError,
 )
-"""What a run can raise where a description does not fit."""
+"""What a run can raise if a description does not fit."""
 
 
 def told(error: BaseException) -> str:
-    """An error as a report tells it."""
+    """The text of an error in a report."""
     own = isinstance(error, LensbridgeError)
     return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
 def native_output(model: nn.Module) -> Iterator[list[Tensor]]:
-    """What a model's forward returns inside: one tensor for each call."""
+    """Collect what the model's forward returns inside: one tensor for each call."""
     found: list[Tensor] = []
     handle = model.register_forward_hook(lambda _, args, out: found.append(first_tensor(out)))
     try:
@@ -342,12 +343,12 @@ def native_output(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The logits of a native output, or the first thing that it holds, cut from the graph."""
+    """The logits of a native output, or else its first tensor, detached."""
     return live_tensor(output).detach()
 
 
 def live_tensor(output: Any) -> Tensor:
-    """As `first_tensor`, in the graph."""
+    """As `first_tensor`, with its graph."""
     if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
         return output["logits"]
     values = output.values() if isinstance(output, Mapping) else output

@@ -1,4 +1,4 @@
-"""A small random input, and what the model makes of it before and after a rewrite."""
+"""A check of a rewrite: the model's output for a small random input, before and after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _POSITIONS = 8
 
 @dataclass(frozen=True)
 class Probe:
-    """What the model gave before its weights were touched, as float64."""
+    """The inputs, and the model's output before the rewrite, as float64."""
 
     native: ResolvedModel
     inputs: dict[str, Tensor]
@@ -27,28 +27,29 @@ class Probe:
         """Run the model on a small random input.
 
         Raises:
-            ProcessingError: it cannot be run on one.
+            ProcessingError: the model cannot be run on it.
         """
         errors = []
         for inputs in _inputs(native, device):
             try:
                 return cls(native, inputs, _run(native, inputs))
-            except Exception as error:  # whatever a forward may raise at an input it cannot take
+            except Exception as error:  # whatever a forward may raise for an unsuitable input
                 errors.append(error)
         raise ProcessingError(
-            f"{type(native.core).__name__} could not be run on a small random input, by which "
-            f"processing is checked: {errors[-1]} Pass check=False to process without."
+            f"{type(native.core).__name__} could not be run on the small random input with which "
+            f"processing is checked: {errors[-1]} Pass check=False to process without the check."
         ) from errors[-1]
 
     def require_same(self, step: str, up_to_a_constant: bool) -> None:
-        """What the model computes must not have changed beyond rounding.
+        """Require that the model's output changed by no more than rounding.
 
         Args:
             step: the step that was done last, for the message.
-            up_to_a_constant: whether logits may have moved together (the unembedding is centred).
+            up_to_a_constant: whether all logits may have shifted by the same number (after
+                centring the unembedding).
 
         Raises:
-            ProcessingError: it has.
+            ProcessingError: it changed by more.
         """
         before, after = self.before, _run(self.native, self.inputs)
         if up_to_a_constant:
@@ -59,17 +60,17 @@ class Probe:
             raise ProcessingError(
                 f"{step} changed what the model computes: on a small random input its outputs "
                 f"moved by {deviation:.2g} of their spread (rounding explains {limit:.2g}). "
-                f"Everything was put back. {type(self.native.core).__name__} does something with "
-                f"these weights that '{self.native.architecture.name}' does not describe, or hooks "
-                f"that are in force edit it: take them off, leave the step out ({step}=False), or "
-                "pass check=False if you know better."
+                f"Everything was restored. Either {type(self.native.core).__name__} does something "
+                f"with these weights that '{self.native.architecture.name}' does not describe, or "
+                f"hooks edit the run. Remove the hooks, leave the step out ({step}=False), or pass "
+                "check=False to go on without the check."
             )
 
 
 def relative_deviation(before: Tensor, after: Tensor) -> float:
     """The median over positions of the root mean square change, in units of the spread.
 
-    The median, because rounding may send single tokens to other experts.
+    It is the median because rounding may send single tokens to other experts.
     """
     finite = before.isfinite()
     if not torch.equal(finite, after.isfinite()):
@@ -81,7 +82,7 @@ def relative_deviation(before: Tensor, after: Tensor) -> float:
 
 
 def _inputs(native: ResolvedModel, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """What to try: ids alone, then with pictures or sounds."""
+    """The inputs to try: only ids, then all inputs of the model."""
     if native.main_input == "input_ids":
         ids = _ids(native, device)
         decoder = {"decoder_input_ids": ids[:, :-2]} if native.is_encoder_decoder else {}
@@ -92,7 +93,7 @@ def _inputs(native: ResolvedModel, device: torch.device) -> Iterator[dict[str, T
 
 
 def _ids(native: ResolvedModel, device: torch.device) -> Tensor:
-    """Ordinary ids: no padding, and none of the special ones that stand last."""
+    """Ordinary ids: no padding, and no special ids, which are usually last."""
     sizes = native.sizes
     length = min(_POSITIONS, sizes.n_ctx or _POSITIONS)
     pad = native.main.config.to_dict().get("pad_token_id")
@@ -112,7 +113,7 @@ def _run(native: ResolvedModel, inputs: dict[str, Tensor]) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; afterwards each module is in the mode in which it was."""
+    """Run without dropout; afterwards each module is in its earlier mode again."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -124,7 +125,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _coarsest(model: nn.Module) -> torch.dtype:
-    """The floating-point type with the largest rounding error that the model computes in."""
+    """The floating-point type with the largest rounding error, of those in which it computes."""
     found = {one.dtype for one in model.parameters() if one.is_floating_point()}
-    computed = {*found, torch.float32}  # many float64 models norm or rotate in float32
+    computed = {*found, torch.float32}  # many float64 models compute norms or rotary in float32
     return max(computed, key=lambda dtype: torch.finfo(dtype).eps)
