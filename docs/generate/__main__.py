@@ -26,9 +26,10 @@ PAGES: dict[Path, Callable[[], str]] = {
 
 
 def is_current(path: Path, page: str) -> bool:
-    """Whether a page is what would be written, and say so."""
+    """Whether a page is what would be written; prints the answer."""
     same = path.is_file() and path.read_text(encoding="utf-8") == page
-    print(f"{path.name} is {'up to date' if same else 'out of date; run: make docs'}")
+    verdict = "up to date" if same else "out of date; run: make docs"
+    print(f"{path.parent.name}/{path.name} is {verdict}")
     return same
 
 
@@ -36,9 +37,7 @@ def main(arguments: list[str]) -> int:
     """Write or check the pages."""
     pages = {path: render() for path, render in PAGES.items()}
     if arguments == ["--check"]:
-        current = [
-            is_current(path, page) for path, page in pages.items()
-        ]  # so that each is reported
+        current = [is_current(path, page) for path, page in pages.items()]
         return 0 if all(current) else 1
     for path, page in pages.items():
         path.parent.mkdir(exist_ok=True)

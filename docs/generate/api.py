@@ -44,7 +44,7 @@ def cache_entry() -> Entry:
 
 
 def key(entry: Entry) -> tuple[str, str]:
-    """What tells whether two packages show the same thing."""
+    """What is equal for two entries of the same thing."""
     return entry.module, entry.name
 
 

@@ -81,7 +81,7 @@ def patch_positions(model: LensModel, prompt: Prompt) -> Patching:
         raise LensbridgeError(
             f"{prompt.text!r} and {prompt.corrupted!r} give the same logit difference, "
             f"{floor.difference:.3g}: there is nothing to restore. Choose texts that the model "
-            "tells apart."
+            "distinguishes."
         )
     cache = cached(model, clean, PATCHED)
 
