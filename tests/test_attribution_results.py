@@ -347,9 +347,9 @@ def test_hooks_between_branches_and_stream_are_refused_for_edges() -> None:
     model = tiny("LlamaForCausalLM")
     for point in ("hook_attn_out", "hook_resid_pre", "attn.hook_result", "hook_q_input"):
         hook = (f"blocks.1.{point}", lambda value, hook: value * 0)
-        with model.hooks([hook]), pytest.raises(InputError, match="may change the stream"):
+        with pytest.raises(InputError, match="may change the stream"), model.hooks([hook]):
             attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge")
-        with model.hooks([hook]), pytest.raises(InputError, match="may change the stream"):
+        with pytest.raises(InputError, match="may change the stream"), model.hooks([hook]):
             faithfulness(model, CLEAN, CORRUPT, total, ["a0.h1->m1"])
 
 

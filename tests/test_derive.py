@@ -108,7 +108,7 @@ def test_a_sum_that_is_none_leaves_layers_by_their_ends() -> None:
 def test_a_broken_chain_is_refused_and_the_part_named() -> None:
     with pytest.raises(UnsupportedArchitectureError, match="layer 1 of 'experts' does not read"):
         derive_and_check(odd(twist="chain"))
-    with pytest.raises(UnsupportedArchitectureError, match="is not given what layer 0 gave"):
+    with pytest.raises(UnsupportedArchitectureError, match="does not read the output of layer 0"):
         lensbridge.load(odd(twist="chain"))
 
 

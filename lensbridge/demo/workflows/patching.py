@@ -121,7 +121,7 @@ def _patch_grid(
     corrupted: Tensor,
     restored: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One run for each layer; row `p` of its batch is the corrupted text patched at position `p`."""
+    """One run for each layer; row `p` of its batch is patched at position `p`."""
     positions = torch.arange(corrupted.shape[1], device=corrupted.device)
     batch = corrupted.expand(len(positions), -1)
 
