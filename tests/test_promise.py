@@ -274,7 +274,7 @@ def test_a_misspelt_name_is_an_error_and_nothing_is_attached() -> None:
         model.run_with_hooks(tokens(), fwd_hooks=[("blocks.0.attn.hook_patern", lambda v, hook: v)])
     with pytest.raises(UnknownPointError):
         model.run_with_cache(tokens(), names_filter=["blocks.0.attn.hook_z", "blocks.0.atn.hook_q"])
-    with pytest.raises(UnknownPointError, match="takes no point"):
+    with pytest.raises(UnknownPointError, match="selects no point"):
         model.run_with_cache(tokens(), names_filter=lambda name: "patern" in name)
     with pytest.raises(TypeError, match="names_filtr"):
         model.run_with_cache(tokens(), names_filtr="z")
