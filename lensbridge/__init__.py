@@ -7,7 +7,7 @@ logits, cache = model.run_with_cache("The Eiffel Tower is in the city of")
 
 from typing import TYPE_CHECKING, Any
 
-from lensbridge.errors import LensbridgeError
+from lensbridge.errors import LensbridgeError, suggest
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
@@ -48,6 +48,22 @@ _HOMES = {
     "register": "plugins",
 }
 
+_COMPAT = "lensbridge.load(name), or import lensbridge.compat.transformer_lens as transformer_lens"
+_OF_TRANSFORMER_LENS = (
+    *("HookedTransformer", "HookedTransformerConfig", "HookedEncoder", "HookedEncoderDecoder"),
+    *("HookedRootModule", "HookPoint", "TransformerBridge", "utils"),
+)
+_INSTEAD = {
+    "from_pretrained": "lensbridge.load(name)",
+    "load_model": "lensbridge.load(name)",
+    "LanguageModel": "lensbridge.load(name)",
+    "HookedModel": "from lensbridge.hooked_model import HookedModel",
+    "SAE": "import lensbridge.compat.sae_lens as sae_lens",
+    "HookedSAETransformer": "import lensbridge.compat.sae_lens as sae_lens",
+    **dict.fromkeys(_OF_TRANSFORMER_LENS, _COMPAT),
+}
+"""Names that other libraries have at their top, and what to write for them here."""
+
 _ROOMS = (
     *("analysis", "causal", "compat", "evals", "interventions", "patching", "saes", "testing"),
     "viz",
@@ -62,7 +78,8 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"lensbridge.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}")
+        hint = f" Write {_INSTEAD[name]}." if name in _INSTEAD else suggest(name, __dir__())
+        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}.{hint}")
     return getattr(import_module(f"lensbridge.{_HOMES[name]}"), name)
 
 

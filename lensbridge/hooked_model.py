@@ -17,6 +17,7 @@ from lensbridge.errors import (
     InputError,
     LensbridgeError,
     UnsupportedArchitectureError,
+    suggest,
 )
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.engine import Engine
@@ -31,6 +32,7 @@ from lensbridge.native.resolve import GIVEN, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
 from lensbridge.native.wrappers import unwrapped
+from lensbridge.points.names import rows_of_short
 from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
@@ -102,6 +104,33 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             f"{cfg.n_layers} layers, d_model {cfg.d_model}, read as '{spec.name}' from "
             f"{cfg.plugin}{over})"
         )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            own = getattr(type(self), name, None)
+            if isinstance(own, property):
+                return own.fget(self)  # it raised; again, for its own message
+            raise AttributeError(self._without(name))
+
+    def _without(self, name: str) -> str:
+        """What to write instead of an attribute that a lens does not have."""
+        kind, native = type(self).__name__, self.__dict__.get("native")
+        told = f"A {kind} has no attribute {name!r}."
+        if native is None or name.startswith("_"):
+            return told
+        if name == "config":
+            return f"{told} Sizes are in model.cfg, and HuggingFace's config is model.cfg.hf."
+        if hasattr(native.core, name):
+            return (
+                f"{told} The HuggingFace model has one: model.hf_model.{name}. Here weights are "
+                "model.blocks[0].attn.W_Q, and activations have names: model.hook_names."
+            )
+        if name in self.vocabulary.index or rows_of_short(name):
+            return f"{told} It is a point: model.run_with_cache(input, {name!r})."
+        public = [one for one in dir(type(self)) if not one.startswith("_")]
+        hint = suggest(name, public) or " The HuggingFace model itself is model.hf_model."
+        return f"{told}{hint}"
 
     def _look(self) -> None:
         """Find every part of the model as it is now."""
@@ -338,7 +367,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             raise InputError(
                 f"return_type is 'logits', 'loss', 'both' or None, not {return_type!r}."
             )
-        if return_type and stop_at_layer is None and self.native.unembed is None:
+        if return_type and stop_at_layer is None and not self.native.returns_logits:
             raise LensbridgeError(
                 f"{type(self.native.core).__name__} has no language-model head, so there are no "
                 "logits. Pass return_type=None, or load the causal-LM class."

@@ -28,6 +28,7 @@ _OWN = (
 _INSTEAD = {
     "generation_config": "its settings one by one (num_beams=4, ...)",
     "max_length": "max_new_tokens",
+    "batch_size": "fewer texts or rows at a time: all of them run in one batch",
     "inputs": "the input first",
     "input_ids": "the input first",
     "inputs_embeds": "the input first",

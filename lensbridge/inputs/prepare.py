@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.errors import ContextLengthError, InputError, TokenError, suggest
-from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor
+from lensbridge.errors import ContextLengthError, InputError, TokenError
+from lensbridge.inputs.keywords import unexpected
+from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor, refuse_chat
 from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.linear import execution_device
 from lensbridge.native.parts import ResolvedModel, StackPart
@@ -147,10 +148,7 @@ class Preparer:
     def _check_keywords(self, hf: Mapping[str, Any]) -> None:
         for name in hf:
             if name not in self.accepted:
-                raise TypeError(
-                    f"unexpected keyword {name!r} for {type(self.native.core).__name__}."
-                    f"{suggest(name, self.accepted)}"
-                )
+                raise unexpected(name, type(self.native.core).__name__, self.accepted)
 
     def _check_twice(self, given: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         for name in more:
@@ -185,8 +183,9 @@ class Preparer:
         if "input_ids" not in more and self.native.main_input in more:
             return None, None, None, None, self._tensors(more)
         if "input_ids" not in more:
+            refuse_chat(more)
             raise InputError(
-                f"The input has no 'input_ids'; it has {', '.join(more) or 'nothing'}."
+                f"The input has no 'input_ids'; it has {', '.join(map(str, more)) or 'nothing'}."
             )
         ids = self._checked(as_ids(more.pop("input_ids")))
         mask = None if more.get("attention_mask") is None else self._mask(more["attention_mask"])

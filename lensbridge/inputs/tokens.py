@@ -6,7 +6,7 @@ Padding: on the right unless asked otherwise, so that the tokens of a row stand 
 stand alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -120,6 +120,7 @@ class Tokens:
 
     def _row(self, text: str, bos: int | None) -> list[int]:
         if not isinstance(text, str):
+            refuse_chat([text])
             raise InputError(f"Expected text, got {type(text).__name__}.")
         ids: list[int] = self.need()(text, add_special_tokens=False)["input_ids"]
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
@@ -169,6 +170,8 @@ class Tokens:
         A decoder of the SentencePiece kind drops the space in front of the first word that it is
         given, so each token is decoded behind another one, whose text is taken off again.
         """
+        if self._has_no_decoder:
+            return [self._decode([one]) for one in ids.tolist()]
         special = set(self.need().all_special_ids)
         before = self._row("a", None)
         start = self._decode(before)
@@ -179,6 +182,16 @@ class Tokens:
             return behind[len(start) :] if inside else self._decode([one])
 
         return [string(one) for one in ids.tolist()]
+
+    @property
+    def _has_no_decoder(self) -> bool:
+        """Whether a text is the tokens with spaces between them, which belong to no token."""
+        known = self.need()
+        backend = getattr(known, "backend_tokenizer", None)
+        if backend is not None:
+            return backend.decoder is None
+        join = getattr(known, "convert_tokens_to_string", None)
+        return join is not None and join(["x", "##y"]) == "x ##y"
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is one token.
@@ -242,6 +255,7 @@ def as_tensor(given: Any) -> Tensor:
     """
     if isinstance(given, Tensor):
         return given
+    refuse_chat(given)
     try:
         if isinstance(given, Sequence) and given and isinstance(given[0], Tensor):
             return torch.stack(list(given))
@@ -251,6 +265,22 @@ def as_tensor(given: Any) -> Tensor:
             f"{type(given).__name__} cannot be run or read as token ids ({error}). Pass text, a "
             "list of texts, ids [pos] or [batch, pos], or what a tokenizer returns."
         ) from error
+
+
+def refuse_chat(given: Any) -> None:
+    """Refuse messages of a chat, which a template has to make a text of.
+
+    Raises:
+        InputError: they are, with how to use the template.
+    """
+    if isinstance(given, Sequence) and not isinstance(given, str) and given:
+        refuse_chat(given[0])
+    if isinstance(given, Mapping) and "role" in given:
+        raise InputError(
+            "The input is messages of a chat. Make a text of them with the model's template: "
+            "text = model.tokenizer.apply_chat_template(messages, tokenize=False, "
+            "add_generation_prompt=True). Several chats are a list of such texts."
+        )
 
 
 def _padded(row: list[int], width: int, fill: int, side: Side) -> list[int]:

@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from lensbridge.errors import (
+    ArchitectureMismatchError,
     InputError,
     LoadError,
     UnsupportedArchitectureError,
 )
+from lensbridge.loading.aliases import hub_id_of
+from lensbridge.loading.description import derived, description_of
 from lensbridge.loading.hub_errors import explained
+from lensbridge.loading.keywords import explained_keyword, refuse_known
 from lensbridge.loading.tokenizer import tokenizer_from
+from lensbridge.native.resolve import unwrap
 from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
@@ -58,8 +63,9 @@ def load(
     """Open a HuggingFace model for reading and editing its activations.
 
     Args:
-        model: a hub id, a local folder, "demo" (a small trained model that ships with lensbridge),
-            or a model object, which is used as it is.
+        model: a hub id or a short name of one ("gpt2-small", "pythia-160m"), a local folder, "demo"
+            (a small trained model that ships with lensbridge), or a model object, which is used as
+            it is.
         tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
             loaded when text is first passed. With a model object, only a local folder is looked
             into for one.
@@ -97,6 +103,7 @@ def load(
         >>> model.cfg.n_layers
         4
     """
+    refuse_known(hf_kwargs)
     where = None if device is None else _device(device)
     if isinstance(model, nn.Module):
         asked = {
@@ -118,16 +125,14 @@ def load(
             **hf_kwargs,
         }
         hf_model = _from_pretrained(source, options)
-    from lensbridge.model import LensModel
-
-    how = _description(hf_model, architecture, derive)
+    how = description_of(hf_model, architecture, derive)
     access = {
         "token": token,
         "trust_remote_code": trust_remote_code or None,
         "revision": revision,
         **hf_kwargs,
     }
-    lens = LensModel(hf_model, tokenizer_from(tokenizer, source, hf_model, access), **how)
+    lens = _lens(hf_model, tokenizer_from(tokenizer, source, hf_model, access), how, derive)
     steps: dict[str, Any] = {
         "fold_ln": fold_ln,
         "center_writing_weights": center_writing_weights,
@@ -140,35 +145,22 @@ def load(
     return lens
 
 
-def _description(
-    hf_model: nn.Module, architecture: Architecture | None, derive: bool
-) -> dict[str, Any]:
-    """What to read a model with and where that is from; nothing where one is registered."""
-    if architecture is not None or not derive:
-        return {"architecture": architecture}
-    found = _derived(hf_model)
-    return {} if found is None else {"architecture": found, "source": "its own behaviour"}
-
-
-def _derived(hf_model: nn.Module) -> Architecture | None:
-    """A description for a model that none is registered for; None where one is."""
-    from lensbridge.native.resolve import select, unwrap
+def _lens(
+    hf_model: nn.Module, find_tokenizer: Any, how: dict[str, Any], derive: bool
+) -> "LensModel":
+    """The model under its description; under a derived one if the registered one does not fit."""
+    from lensbridge.model import LensModel
 
     try:
-        select(unwrap(hf_model), None)
-    except UnsupportedArchitectureError as unsupported:
-        from transformers import PreTrainedModel
-
-        from lensbridge.derive import derive_and_check
-
-        if not isinstance(unwrap(hf_model), PreTrainedModel):
+        return LensModel(hf_model, find_tokenizer, **how)
+    except ArchitectureMismatchError as error:
+        if how or not derive:
             raise
-
         try:
-            return derive_and_check(unwrap(hf_model))
+            how = derived(unwrap(hf_model), str(error))
         except UnsupportedArchitectureError as refused:
-            raise UnsupportedArchitectureError(f"{unsupported}\n\n{refused}") from refused
-    return None
+            raise ArchitectureMismatchError(str(refused)) from refused
+    return LensModel(hf_model, find_tokenizer, **how)
 
 
 def demo_folder() -> str:
@@ -195,7 +187,7 @@ def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
         return str(folder)
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise LoadError(f"There is no folder {text!r}.")
-    return text
+    return hub_id_of(text)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -247,14 +239,15 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
-    if "torch_dtype" in options:
-        raise TypeError("load() has no keyword 'torch_dtype'. Did you mean 'dtype'?")
     given = {name: value for name, value in options.items() if value is not None}
     given = {"ignore_mismatched_sizes": True, **given, "output_loading_info": True}
     try:
         model, report = _model_class(source, given).from_pretrained(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
         raise explained(source, error, options) from error
+    except TypeError as error:
+        explained_keyword(error, options, load)
+        raise
     other_size = {name for name, *_ in report["mismatched_keys"]}
     allowed = other_size if options.get("ignore_mismatched_sizes") else set()
     missing = sorted({*report["missing_keys"], *other_size} - allowed)

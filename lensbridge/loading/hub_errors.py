@@ -3,6 +3,7 @@
 from typing import Any
 
 from lensbridge.errors import HubError, LoadError
+from lensbridge.loading.aliases import similar_to
 
 
 def explained(source: str, error: BaseException, options: dict[str, Any]) -> LoadError:
@@ -22,7 +23,8 @@ def explained(source: str, error: BaseException, options: dict[str, Any]) -> Loa
         (hub.RepositoryNotFoundError, _NO_REPOSITORY),
     ):
         if cause(kind):
-            return HubError(message.format(repr(source), repr(options.get("revision"))))
+            said = message.format(repr(source), repr(options.get("revision")))
+            return HubError(said + ("" if kind is hub.GatedRepoError else similar_to(source)))
     refused = cause(hub.HfHubHTTPError)
     if refused and not cause(hub.RemoteEntryNotFoundError):
         status = refused.response.status_code
@@ -30,7 +32,8 @@ def explained(source: str, error: BaseException, options: dict[str, Any]) -> Loa
         return HubError(f"The hub answered {status} when asked for {source!r}. {advice}")
     if cause(hub.LocalEntryNotFoundError, hub.HTTPError, ConnectionError) and not refused:
         told = HF_HUB_OFFLINE or options.get("local_files_only")
-        return HubError((_OFFLINE if told else _UNREACHABLE).format(repr(source)))
+        away = (_OFFLINE if told else _UNREACHABLE).format(repr(source))
+        return HubError(away + similar_to(source))
     return LoadError(f"{source!r} could not be loaded: {error}")
 
 

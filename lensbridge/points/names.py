@@ -81,6 +81,11 @@ def rows_of_short(name: str) -> list[str]:
     return _short_templates().get(SHORT_ALIASES.get(name, name), [])
 
 
+def short_names() -> list[str]:
+    """Every short name: `q`, `resid_post`, `hook_resid_post`, ..."""
+    return [*_short_templates(), *SHORT_ALIASES]
+
+
 def is_short(text: str) -> bool:
     """Whether a text is a short name (`q`) or a compact one (`q5`) rather than a full name."""
     if "." in text or text in BY_TEMPLATE:

@@ -15,6 +15,7 @@ from lensbridge.points.names import (
     is_short,
     layer_of,
     rows_of_short,
+    short_names,
     stack_of,
     template,
 )
@@ -131,6 +132,9 @@ class PointNames:
                 f"This model has no {full}: that layer is of another kind. Layers {others} have it."
             )
         near = [name for name in self.names if layer_of(name) == layer_of(full)]
+        if "." not in full:
+            rows = self._by_row.keys()
+            near += [one for one in short_names() if not rows.isdisjoint(rows_of_short(one))]
         return UnknownPointError(
             f"There is no point {full!r}.{suggest(full, near)} "
             "model.hook_names lists them all, model.explain(name) describes one."

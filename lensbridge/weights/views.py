@@ -7,7 +7,7 @@ Otherwise it is a `WeightCopy`, which raises when it is written to.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import ClassVar, overload
 
 from torch import Tensor, nn
 
@@ -28,11 +28,14 @@ from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.layouts import per_head_out, repeat_kv
 from lensbridge.tensors.weight_copy import live_or_copy
 from lensbridge.weights import effective
+from lensbridge.weights.view import View
 
 
 @dataclass(frozen=True)
-class NormView:
+class NormView(View):
     """A norm: `w` its gain, `b` its bias. Calling it runs the native module."""
+
+    at: ClassVar[str] = "blocks.{i}.ln1."
 
     norm: Norm
 
@@ -52,8 +55,10 @@ class NormView:
 
 
 @dataclass(frozen=True)
-class AttentionView:
+class AttentionView(View):
     """Attention of one layer."""
+
+    at: ClassVar[str] = "blocks.{i}.attn."
 
     part: AttentionPart
 
@@ -120,8 +125,10 @@ class AttentionView:
 
 
 @dataclass(frozen=True)
-class MLPView:
+class MLPView(View):
     """MLP of one layer. Calling it runs the native module on the output of its norm."""
+
+    at: ClassVar[str] = "blocks.{i}.mlp."
 
     part: MLPPart
 
@@ -167,8 +174,10 @@ class MLPView:
 
 
 @dataclass(frozen=True)
-class MoEView:
+class MoEView(View):
     """A mixture of experts. The first axis of its weights is the expert: `W_in[expert]`."""
+
+    at: ClassVar[str] = "blocks.{i}.mlp."
 
     part: MoEPart
 
@@ -237,8 +246,10 @@ class MoEView:
 
 
 @dataclass(frozen=True)
-class BlockView:
+class BlockView(View):
     """One layer. Calling it runs only that layer, on a residual stream."""
+
+    at: ClassVar[str] = "blocks.{i}."
 
     part: BlockPart
     run: Callable[[Tensor], Tensor]
@@ -319,6 +330,11 @@ class BlocksView(Sequence[BlockView]):
     def __getitem__(self, index: int | slice) -> "BlockView | BlocksView":
         if isinstance(index, slice):
             return BlocksView(self._views[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(
+                f"There is no layer {index}: the model has {len(self)} layers, 0 to "
+                f"{len(self) - 1} (or -{len(self)} to -1)."
+            )
         return self._views[index]
 
     def __len__(self) -> int:
@@ -326,7 +342,7 @@ class BlocksView(Sequence[BlockView]):
 
 
 @dataclass(frozen=True)
-class EmbedView:
+class EmbedView(View):
     """An embedding table; `W` has its rows. Calling it runs the native module on ids."""
 
     module: nn.Module
@@ -352,7 +368,7 @@ class EmbedView:
 
 
 @dataclass(frozen=True)
-class UnembedView:
+class UnembedView(View):
     """The head: `W_U`, `b_U`. Calling it runs the native module on the final norm's output.
 
     `added` is a bias that the model adds outside the head.

@@ -113,6 +113,9 @@ class LensRoot(ModuleMethods):
                 return found
         if name in INSTEAD:
             raise AttributeError(f"There is no {name} here. {INSTEAD[name]}")
+        lens = self.__dict__.get("lens")
+        if lens is not None and not name.startswith("_") and hasattr(lens.native.core, name):
+            raise AttributeError(f"There is no {name} here. It is model.lens.hf_model.{name}.")
         return super().__getattr__(name)
 
     def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:

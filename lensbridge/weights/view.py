@@ -1,0 +1,45 @@
+"""`View`: attributes of a part of the model, and what to write for those that it does not have."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lensbridge.errors import WeightError, suggest
+from lensbridge.points.table import POINTS
+
+
+class View:
+    """A part of the model under the field's names.
+
+    `at` is where its points are in the table of points: "blocks.{i}.attn.".
+    """
+
+    at: ClassVar[str] = ""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            own = getattr(type(self), name, None)
+            if isinstance(own, property):
+                return own.fget(self)  # it raised; again, for its own message
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise WeightError(self._without(name))
+
+    def _without(self, name: str) -> str:
+        kind = type(self).__name__
+        rows = [point.name.removeprefix(self.at) for point in POINTS]
+        mine = [row for row in rows if "." not in row]
+        if name in mine or name.startswith("hook_"):
+            known = name if name in mine else next(iter(mine))
+            hint = "" if name in mine else suggest(name, mine)
+            point = f"{self.at}{known}".replace("{i}", "0")
+            return (
+                f"{kind} has weights, and {name!r} would be an activation.{hint} Activations are "
+                f"read and edited by name: model.run_with_cache(input, {point!r})."
+            )
+        public = [one for one in dir(type(self)) if not one.startswith("_") and one != "at"]
+        same = [one for one in public if one.lower() == name.lower()]
+        hint = f" Did you mean {same[0]!r}?" if same else suggest(name, public)
+        return (
+            f"{kind} has no {name!r}.{hint} It has {', '.join(public)}; the native modules are in "
+            "model.hf_model."
+        )
