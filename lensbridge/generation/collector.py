@@ -25,7 +25,7 @@ class Piece:
 
     Args:
         value: its new columns.
-        end: the column behind the last of the pass.
+        end: the column after the last of the pass.
     """
 
     value: Tensor

@@ -40,7 +40,7 @@ class Callback:
         asked: what the user wrote, for messages.
         required: whether it is an error if a run never passes the point.
         permanent: whether `reset_hooks` leaves it alone.
-        last: whether it comes behind all others at its point, to see what goes on from there.
+        last: whether it comes after all others at its point, and sees the value that they leave.
         follows: whether a reader needs to know where in its sequence the run is.
         check: called with every input before it is run, to refuse what does not fit; with how many
             new columns a generation makes of it.

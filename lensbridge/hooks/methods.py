@@ -132,7 +132,7 @@ def add_hooks(
 
 
 class HookMethods:
-    """What a model offers around its points."""
+    """Listing, explaining and hooking the points of a model."""
 
     engine: Engine
     follow: Callable[[], bool]

@@ -1,4 +1,4 @@
-"""What a model offers around text and tokens."""
+"""Methods of `LensModel` for text and tokens."""
 
 from typing import Any, Literal
 
