@@ -40,7 +40,8 @@ def cells_of(
         >>> model.sweep(ids, cells, lambda logits: logits[0, -1].max()).values.shape
         torch.Size([4])
     """
-    return [InterventionEdit(_plan(model, one), attention_mask) for one in interventions]
+    plans = [_plan(model, one) for one in interventions]
+    return [InterventionEdit(plan.name, plan, attention_mask) for plan in plans]
 
 
 def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEdit":
@@ -57,7 +58,7 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEd
     plan = _plan(model, one)
     plan.check(prepared, 0)
     mask = plan.mask(prepared)
-    return InterventionEdit(plan, mask, _first(plan, mask, plan.extent(prepared)))
+    return InterventionEdit(plan.name, plan, mask, _first(plan, mask, plan.extent(prepared)))
 
 
 def _plan(model: HookedModel, one: Intervention) -> Plan:
@@ -80,19 +81,16 @@ class InterventionEdit:
     """What an intervention does at its point, as an edit of a sweep.
 
     Args:
-        plan: the intervention at its point.
+        point: canonical name of the point.
+        plan: the intervention there.
         mask: `[batch, column]` of the point's columns, or None where nothing is masked.
         first: the first column that it changes; 0 where that is not known.
     """
 
+    point: str
     plan: Plan
     mask: Tensor | None = None
     first: int = 0
-
-    @property
-    def point(self) -> str:
-        """Canonical name of the point."""
-        return self.plan.name
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation after the intervention."""
