@@ -1,5 +1,6 @@
 """Keys and values that are kept, and generation in pieces, against runs in one go."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from lensbridge.compat.transformer_lens.past_key_value_caching import (
     HookedTransformerKeyValueCache,
 )
 from lensbridge.errors import InputError
+from lensbridge.native.kv_cache import name_of_cache
 
 PROMPT = "The Eiffel Tower is in the city of"
 GREEDY: dict[str, Any] = {"do_sample": False, "verbose": False}
@@ -54,7 +56,8 @@ def test_a_run_goes_on_where_the_last_one_stopped(family: str, model: HookedTran
     close(cache["resid_post", 1], full["resid_post", 1][:, 5:])
     close(cache["pattern", 1], full["pattern", 1][:, :, 5:])
     native = DynamicCache()
-    model.hf_model(ids, past_key_values=native)
+    name = name_of_cache(signature(model.hf_model.forward).parameters)
+    model.hf_model(ids, **{name: native})
     assert len(kept.entries) == model.cfg.n_layers
     for entry, layer in zip(kept.entries, native.layers, strict=True):
         close(entry.past_keys, layer.keys.transpose(1, 2))

@@ -107,9 +107,9 @@ class GenerationMethods(HookedModel):
             raise InputError("names_filter and device are of a cache: pass return_cache=True.")
         generation.check_return_type(return_type, self.tokens)
         generation.require_generation(self.native.core)
+        mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         generation.check_options(self.native.core, hf, self.preparer.accepted)
         text = {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side}
-        mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
         read, kept = self._continued(prepared, past, return_cache)

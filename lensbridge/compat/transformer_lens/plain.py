@@ -4,6 +4,7 @@ It is a HuggingFace model like any other (`PreTrainedModel`, generation with a c
 description of its modules like every other class.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTra
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lensbridge.compat.transformer_lens.activations import ACTIVATION_FN_DICT
+from lensbridge.native.kv_cache import name_of_cache
 from lensbridge.spec import MLP, Architecture, Attention, Block, Norms, SplitQKV
+
+_CACHE = name_of_cache({field.name for field in fields(CausalLMOutputWithPast)}) or ""
+"""The name of keys and values in the output."""
 
 
 class PlainConfig(PretrainedConfig):  # type: ignore[misc]
@@ -177,23 +182,25 @@ class PlainForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        cache: Any = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits, and keys and values for the next run."""
+        """Logits, and keys and values for the next run, under the name that transformers uses."""
+        kept = past_key_values if cache is None else cache
         stream = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        start = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if use_cache and kept is None:
+            kept = DynamicCache(config=self.config)
+        start = 0 if kept is None else kept.get_seq_length()
         places = torch.arange(start, start + stream.shape[1], device=stream.device)
         unseen = self._unseen(places, attention_mask)
         given = self.pos_embed(places[None] if position_ids is None else position_ids)
         stream = stream if self.config.shortformer else stream + given
         for layer in self.layers:
             beside = given if self.config.shortformer else None
-            stream = layer(stream, beside, unseen, past_key_values)
+            stream = layer(stream, beside, unseen, kept)
         hidden = self.final_norm(stream) if self.config.norm_eps is not None else stream
         logits = self.lm_head(hidden[:, -logits_to_keep:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=logits, **{_CACHE: kept})
 
     def _unseen(self, queries: Tensor, mask: Tensor | None) -> Tensor:
         """Which keys are masked for each query.

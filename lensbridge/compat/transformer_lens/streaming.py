@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lensbridge.native.kv_cache import cache_in
+
 
 def chunks(
     generate: Callable[..., Any], prompt: Tensor, new: int, each: int, stops: list[int]
@@ -31,7 +33,7 @@ def chunks(
         count = min(left, max(1, each - (ids.shape[1] - shown)))
         more: dict[str, Any] = {} if kept is None else {"past_key_values": kept}
         found = generate(ids, max_new_tokens=count, **more)
-        kept = found.past_key_values if "past_key_values" in found else None
+        kept = cache_in(found)
         ids = torch.cat([ids, found.sequences[:, ids.shape[1] :]], dim=-1)
         ids, ended = _ended(ids, prompt.shape[1], stops)
         yield ids[:, shown:]

@@ -11,6 +11,7 @@ from torch import Tensor
 from lensbridge.errors import WeightError
 from lensbridge.model import LensModel
 from lensbridge.tensors.layouts import repeat_kv
+from lensbridge.tensors.weight_copy import WeightCopy
 
 Reader: TypeAlias = Callable[[], Tensor]
 
@@ -98,7 +99,8 @@ class Weights:
         with torch.no_grad():
             for name, value in values.items():
                 target = self[name]()
-                target.copy_(value.to(target))
+                if not isinstance(target, WeightCopy):  # a copy has the value already
+                    target.copy_(value.to(target))
 
     def _check(self, name: str, value: Tensor) -> None:
         if name not in self:
