@@ -1,5 +1,6 @@
 """The oracle: bare HuggingFace models under plain PyTorch hooks, and attention from the formula."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,12 @@ class Recording:
     logits: Tensor
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What a model's forward calls its key/value cache: `cache` from transformers 5.24 on."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

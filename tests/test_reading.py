@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import einsum, rearrange, repeat
 from hypothesis import given
-from raw import Attention, Recording, record
+from raw import Attention, Recording, cache_argument, record
 from tiny_models import (
     FAMILIES,
     Layer,
@@ -197,12 +197,12 @@ def test_a_cached_decode_step_reads_like_the_last_row_of_a_full_run(
         _, full = model.run_with_cache(ids, names_filter=model.hook_names)
         past = DynamicCache(config=hf.config)
         model(ids[:, :-1], past_key_values=past)
-        again = DynamicCache(config=hf.config)
-        hf(ids[:, :-1], past_key_values=again)
+        again, cache_name = DynamicCache(config=hf.config), cache_argument(hf)
+        hf(ids[:, :-1], **{cache_name: again})
         logits, step = model.run_with_cache(
             ids[:, -1:], names_filter=model.hook_names, past_key_values=past
         )
-        assert torch.equal(logits, hf(ids[:, -1:], past_key_values=again).logits)
+        assert torch.equal(logits, hf(ids[:, -1:], **{cache_name: again}).logits)
     for name in model.hook_names:
         row = full[name][..., -1:, :] if "k" in model.explain(name).axes else full[name][:, -1:]
         found = step[name]
