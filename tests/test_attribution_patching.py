@@ -220,8 +220,7 @@ def test_the_edges_of_a_sender_sum_to_its_node(name: str) -> None:
     model, result = tiny(name), edges(name)
     nodes = attribution_patch(model, CLEAN, CORRUPT, total).node_scores
     for node, score in result.node_scores.items():
-        if node.kind != "input":  # some models norm, or add to, the embedding first
-            assert score == pytest.approx(nodes[node], rel=1e-4, abs=1e-5)
+        assert score == pytest.approx(nodes[node], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "GPTJForCausalLM", "LlamaForCausalLM"])
@@ -295,6 +294,31 @@ def test_one_step_is_the_plain_gradient_and_many_add_up_to_the_whole_difference(
         )
         assert as_config.node_scores[Node("input")] == pytest.approx(float(many["input"]))
     assert errors[1] < 0.4 * errors[0]
+
+
+@pytest.mark.parametrize("name", ["BloomForCausalLM", "BertForMaskedLM", "GPT2LMHeadModel"])
+def test_the_input_is_where_it_enters_the_stream(name: str) -> None:
+    """Behind the norm that BLOOM and BERT have after their embeddings; as autograd has it."""
+    model = tiny(name)
+    layer = {"bloom": "transformer.h.0", "bert": "bert.encoder.layer.0", "gpt2": "transformer.h.0"}
+    first = model.hf_model.get_submodule(layer[model.hf_model.config.model_type])
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+        kept.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = first.register_forward_pre_hook(keep, with_kwargs=True)
+    value = total(model.hf_model(CORRUPT).logits)
+    (grad,) = torch.autograd.grad(value, kept)
+    with torch.no_grad():
+        model.hf_model(CLEAN)
+    handle.remove()
+    delta = kept[1] - kept[0].detach()
+    found = attribution_patch(model, CLEAN, CORRUPT, total, units=["input"], positions=True)
+    close(found["input"], (delta * grad).sum((0, 2)))
+    gap = float((total(model(CLEAN)) - total(model(CORRUPT))).detach())
+    many = attribution_patch(model, CLEAN, CORRUPT, total, method="ig_inputs", steps=64)
+    assert float(many["input"]) == pytest.approx(gap, rel=0.1)
 
 
 def test_inputs_are_interpolated_as_by_hand() -> None:

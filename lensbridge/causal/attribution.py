@@ -173,7 +173,7 @@ def attribution_patch(
             as the model has them.
         positions: give a score for each position instead of their sum.
         method: "gradient"; or "ig_inputs" or "ig_activations", which average the gradient between
-            the embeddings (or the activation) of this run and of the other.
+            what enters the stream (or the activation) in this run and in the other.
         steps: how many gradients are averaged.
         attention_fix: compute softmax again for queries and keys (AtP*).
         grad_drop: scores are magnitudes, averaged over backward passes that each leave out what one

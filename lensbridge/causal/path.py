@@ -8,12 +8,14 @@ from torch import Tensor
 
 from lensbridge.causal.pair import Pair
 from lensbridge.errors import InputError
+from lensbridge.nodes.units import entrance_of
 from lensbridge.sweeps.base_run import BaseRun
 
 Method = Literal["gradient", "ig_inputs", "ig_activations"]
-"""gradient: that of the run that is patched. ig_inputs: the average while the token embeddings move
-from those of that run to those of the other. ig_activations: for the nodes of each point, the
-average while the activation there moves from one to the other."""
+"""gradient: that of the run that is patched. ig_inputs: the average while what enters the stream
+(the token embeddings, after their norm) moves from that of that run to that of the other.
+ig_activations: for the nodes of each point, the average while the activation there moves from one
+to the other."""
 
 Edit = tuple[str, Callable[[Tensor], Tensor]]
 
@@ -43,16 +45,15 @@ def check_method(method: str, steps: int) -> None:
 
 
 def input_points(pair: Pair) -> list[str]:
-    """The token embedding of each stack.
+    """Where the token embeddings enter each stack: the points of the node "input".
 
     Raises:
         AbsentPointError: the model embeds no tokens.
     """
     model = pair.model
-    fronts = [model.native.front_of(stack) for stack in model.native.stacks]
-    found = [f"{front}hook_embed" for front in fronts]
-    there = [name for name in found if name in model.vocabulary.index]
-    return there or [model.vocabulary.canonical("hook_embed")]
+    native, index = model.native, model.vocabulary.index
+    there = [one for one in native.stacks if f"{native.front_of(one)}hook_embed" in index]
+    return [entrance_of(model, stack) for stack in there or [native.main]]
 
 
 def reads_of(pair: Pair, method: Method) -> list[str]:

@@ -33,7 +33,7 @@ class Row:
     """One unit.
 
     Args:
-        point: its name after the layer's prefix; the input's is outside the layers.
+        point: its name after the layer's prefix; for the input see `entrance_of`.
         kind: of its nodes.
         index: name of the axis that counts parts of a layer, or None.
         component: of its nodes.
@@ -89,7 +89,7 @@ def points_of(model: HookedModel, stack: StackPart, unit: str) -> dict[int | Non
         raise InputError(f"There is no unit {unit!r}; there are {', '.join(UNITS)}.")
     index = model.vocabulary.index
     if unit == "input":
-        return {None: model.vocabulary.canonical(model.native.front_of(stack) + UNITS[unit].point)}
+        return {None: entrance_of(model, stack)}
     names = {i: f"{stack.prefix}.{i}.{_last(block, unit)}" for i, block in enumerate(stack.blocks)}
     found: dict[int | None, str] = {i: name for i, name in names.items() if name in index}
     if not found:
@@ -98,6 +98,22 @@ def points_of(model: HookedModel, stack: StackPart, unit: str) -> dict[int | Non
         except UnknownPointError as error:
             raise AbsentPointError(f"{stack.prefix} has no {unit}: {error}") from error
     return found
+
+
+def entrance_of(model: HookedModel, stack: StackPart) -> str:
+    """Where the input enters the stream: after a norm of the embeddings, positions included.
+
+    Where the first layer does not read one stream, or layers read the embeddings beside it, it is
+    the embeddings.
+
+    Raises:
+        AbsentPointError: the stack has no token embedding.
+    """
+    embedding = model.vocabulary.canonical(model.native.front_of(stack) + UNITS["input"].point)
+    first = f"{stack.prefix}.0.hook_resid_pre"
+    read_beside = any(b.mixer is not None and b.mixer.fed_more for b in stack.blocks)
+    one_stream = stack.residual_axes == "b p m" and not read_beside
+    return first if one_stream and first in model.vocabulary.index else embedding
 
 
 def _last(block: BlockPart, unit: str) -> str:
@@ -132,7 +148,7 @@ def point_of(model: HookedModel, node: Node) -> str:
         raise InputError(f"{node} writes nothing that could be replaced.")
     stack, row = stack_of(model, node.stack), UNITS[unit]
     if node.layer is None:
-        return model.vocabulary.canonical(model.native.front_of(stack) + row.point)
+        return entrance_of(model, stack)
     block = block_of(model, node)
     name = model.vocabulary.canonical(f"{stack.prefix}.{node.layer}.{_last(block, unit)}")
     count = size_of(block, row)
