@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.gpt_neox import GPT_NEOX, GPT_NEOX_SEQUENTIAL
 from lensbridge_adapters.llama import LLAMA
@@ -146,6 +147,7 @@ def test_an_unknown_class_is_explained() -> None:
 
 CONFTEST = """
 import torch
+import transformers
 torch.set_num_threads(1)
 pytest_plugins = ["lensbridge.testing.plugin"]
 from {module} import ARCHITECTURES
@@ -182,7 +184,7 @@ def test_a_wrong_adapter_fails_with_a_readable_message(pytester: pytest.Pytester
         [
             "gpt2-GPT2LMHeadModel-float32-default does not conform: branches read the stream",
             "blocks.0.hook_mlp_in should be hook_resid_pre; they differ by up to *",
-            "What may be declared wrong: residual, norms, fed_more.",
+            "What the description may say wrongly: residual, norms, fed_more.",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
@@ -194,6 +196,10 @@ def test_a_wrong_adapter_fails_with_a_readable_message(pytester: pytest.Pytester
 def test_doctor_finds_the_bundled_model_healthy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "demo"]) == 0
     out = capsys.readouterr().out
+    first, *versions = out.splitlines()
+    assert first.startswith("GPT2LMHeadModel behaves as its description 'gpt2' says: ")
+    assert versions[0].startswith(f"transformers {transformers.__version__} (tested with 5.")
+    assert versions[1].startswith(f"torch {torch.__version__} (tested with 2.")
     assert "passed  reading changes nothing" in out
     assert "\nconforms: " in out
     assert "skipped " not in out.partition("\nconforms")[0]
@@ -202,6 +208,7 @@ def test_doctor_finds_the_bundled_model_healthy(capsys: pytest.CaptureFixture[st
 def test_doctor_rejects_a_wrong_adapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "demo", "--adapter", "test_conformance_kit:WRONG", "--all"]) == 1
     out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("GPT2LMHeadModel does not behave as its description")
     assert "failed  branches read the stream" in out
     assert "skipped rotary rotates" in out
     assert "does not conform" in out
