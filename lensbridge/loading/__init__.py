@@ -88,7 +88,7 @@ def load(
         hf_kwargs: for `from_pretrained` of the class that the checkpoint was saved from.
 
     Returns:
-        The model behind a lens; `.hf_model` is the HuggingFace model itself.
+        A `LensModel`; its `.hf_model` is the HuggingFace model itself.
 
     Raises:
         HubError: the repository is gated, missing or out of reach.
@@ -236,6 +236,8 @@ def _as_it_is(
 
 
 def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
+    from pickle import UnpicklingError
+
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
@@ -245,6 +247,12 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
         model, report = _model_class(source, given).from_pretrained(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
         raise explained(source, error, options) from error
+    except UnpicklingError as error:
+        raise LoadError(
+            f"The weights of {source!r} are a pickle that holds more than tensors, and reading it "
+            "could run code that its author put there. Ask for safetensors; if you trust the "
+            "author, pass weights_only=False."
+        ) from error
     except TypeError as error:
         explained_keyword(error, options, load)
         raise

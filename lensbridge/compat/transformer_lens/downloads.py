@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lensbridge.errors import InputError, suggest
+from lensbridge.errors import InputError, LoadError, suggest
 
 DATASETS: dict[str, dict[str, Any]] = {
     "openwebtext": {"path": "stas/openwebtext-10k", "split": "train"},
@@ -57,9 +57,10 @@ def download_file_from_hf(
     subfolder: str = ".",
     cache_dir: str | None = None,
     force_is_torch: bool = False,
+    weights_only: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """A file of the hub: the content of a torch or JSON file, otherwise its path.
+    """A file of the hub: the content of a torch, safetensors or JSON file, otherwise its path.
 
     Args:
         repo_name: the repository.
@@ -67,15 +68,31 @@ def download_file_from_hf(
         subfolder: the folder in the repository.
         cache_dir: where to keep it.
         force_is_torch: read it with torch whatever its name.
+        weights_only: read tensors and plain containers alone. With False a torch file is unpickled,
+            which runs whatever code its author put there.
         kwargs: for `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        LoadError: a torch file holds more than tensors.
     """
     import json
+    from pickle import UnpicklingError
 
     import torch
     from huggingface_hub import hf_hub_download
+    from safetensors.torch import load_file
 
     where = None if subfolder == "." else subfolder
     found = hf_hub_download(repo_name, file_name, subfolder=where, cache_dir=cache_dir, **kwargs)
+    if file_name.endswith(".safetensors"):
+        return load_file(found)
     if file_name.endswith((".pth", ".pt")) or force_is_torch:
-        return torch.load(found, map_location="cpu", weights_only=False)
+        try:
+            return torch.load(found, map_location="cpu", weights_only=weights_only)
+        except UnpicklingError as error:
+            raise LoadError(
+                f"{file_name!r} of {repo_name!r} holds more than tensors, and reading the rest "
+                "could run code that its author put there. If you trust the author, pass "
+                "weights_only=False."
+            ) from error
     return json.loads(Path(found).read_text()) if file_name.endswith(".json") else found
