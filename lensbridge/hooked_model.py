@@ -37,6 +37,7 @@ from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.spec import Architecture
 from lensbridge.tensors.loss import lm_cross_entropy_loss
+from lensbridge.tensors.positions import Count
 from lensbridge.tensors.slices import PosSlice
 from lensbridge.weights.circuits import CircuitMethods
 from lensbridge.weights.components import Components
@@ -373,9 +374,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
                 "logits. Pass return_type=None, or load the causal-LM class."
             )
 
-    def _loss(
-        self, prepared: Prepared, return_type: ReturnType, labels: Any, tokens: Any
-    ) -> Loss:
+    def _loss(self, prepared: Prepared, return_type: ReturnType, labels: Any, tokens: Any) -> Loss:
         wanted = return_type in ("loss", "both")
         return Loss.of(self.native, prepared, labels, tokens, wanted)
 
@@ -523,6 +522,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         return_type: ReturnType = "logits",
         return_cache_object: bool = True,
         detach: bool = True,
+        count: Count = "tokens",
         **forward: Any,
     ) -> tuple[Result, ActivationCache | dict[str, Tensor]]:
         """Run the model and keep activations.
@@ -533,25 +533,27 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
                 name, a glob, a callable on names, or a list of these.
             device: where to keep it.
             dtype: as what to keep it.
-            pos_slice: which positions to keep; the axis stays.
+            pos_slice: which positions to keep, of the tokens of each text; -1 or "last" is its
+                last token. The axis stays.
             incl_bwd: also run backward from the (scalar) result and keep gradients under
                 `<name>_grad`; parameters' `.grad` stay as they are.
             remove_batch_dim: drop the batch axis of a batch of one.
             return_type: as in `forward`.
             return_cache_object: False gives a plain dictionary.
             detach: False keeps the activations in the autograd graph.
+            count: "columns": `pos_slice` counts columns of the batch, padding included.
             forward: other arguments of `forward`.
 
         Raises:
             UnknownPointError: a name or glob that matches nothing.
             HookNeverFiredError: a named point that the run did not pass.
-            InputError: gradients of points that no one run can give.
+            InputError: gradients of points that no one run can give; a position that a text lacks.
         """
         names = self.vocabulary.select(names_filter)
         if incl_bwd:
             refuse_apart(names, self.engine.sites)
-        keep = Keep(device, dtype, pos_slice, detach)
-        collector = Collector(self.engine.sites, names, keep)
+        keep = Keep(device, dtype, pos_slice, detach, count)
+        collector = Collector(self.engine.sites, names, keep, self.native)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
         with torch.enable_grad() if incl_bwd else nullcontext():
             result, prepared = self.run_callbacks(callbacks, input, return_type, **forward)

@@ -280,7 +280,8 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             axis = self._batch_axis(name)
             if axis is None:
                 return tensor
-            shared = self.axes(name).startswith("1 ")  # one for all examples
+            one_for_all = self.axes(name).startswith("1 ")
+            shared = one_for_all and tensor.shape[axis] == 1
             return taken(
                 tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim
             )

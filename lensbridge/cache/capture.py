@@ -9,8 +9,12 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.positions import ColumnOwner, column_owner, mask_of
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.sites.site import Site
-from lensbridge.tensors.slices import PosSlice, as_index
+from lensbridge.tensors.positions import Count, padded, token_positions
+from lensbridge.tensors.slices import PosSlice, RowColumns, as_index
 
 GRAD = "_grad"
 """The end of the name of a gradient, after the name of its point."""
@@ -28,24 +32,28 @@ class Keep:
     Args:
         device: the device to move them to, or None to leave them.
         dtype: the dtype to convert them to, or None to leave it.
-        pos_slice: which positions: an index (the axis stays), a slice, its `(start, stop, step)`
-            as a tuple, or a list of indices.
+        pos_slice: which positions: an index (the axis stays), "last", a slice, its
+            `(start, stop, step)` as a tuple, or a list of indices.
         detach: whether to detach them from the autograd graph.
+        count: whether positions count the tokens of each text or columns of the padded batch.
     """
 
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     pos_slice: PosSlice = None
     detach: bool = True
+    count: Count = "tokens"
 
     def index(self) -> Any:
         """The position slice as an index that keeps the axis."""
-        pos = self.pos_slice
+        pos = -1 if isinstance(self.pos_slice, str) else self.pos_slice
         if isinstance(pos, int):
             return slice(pos, None) if pos == -1 else slice(pos, pos + 1)
         return as_index(pos)
 
-    def capture(self, value: Tensor, axes: str, alone: bool) -> Tensor:
+    def capture(
+        self, value: Tensor, axes: str, alone: bool, chosen: RowColumns | None = None
+    ) -> Tensor:
         """The tensor to keep for a value.
 
         Args:
@@ -53,10 +61,15 @@ class Keep:
             axes: its axes, to find the position axis.
             alone: whether the rest of the tensor of which it may be a slice is not kept. Keeping a
                 view would then waste memory.
+            chosen: the columns of each row that `pos_slice` means, where rows are padded.
         """
         kept = value.detach() if self.detach and value.requires_grad else value
         axis = None if self.pos_slice is None else position_axis(axes)
-        if axis is not None:
+        if axis is not None and chosen is not None:
+            kept = chosen.of(kept, axis, batch_axis(axes)).clone(
+                memory_format=torch.contiguous_format
+            )
+        elif axis is not None:
             self._check(kept.shape[axis])
             kept = kept[(slice(None),) * axis + (self.index(),)].clone()
         elif alone and kept.untyped_storage().nbytes() > kept.nbytes:
@@ -87,19 +100,43 @@ def position_axis(axes: str) -> int | None:
     return next((letters.index(one) for one in "pq" if one in letters), None)
 
 
+def batch_axis(axes: str) -> int | None:
+    """The axis of rows, which has size 1 where they share a value; None if there is none.
+
+    Example:
+        >>> batch_axis("b p m"), batch_axis("1 h q k"), batch_axis("s b p m"), batch_axis("t m")
+        (0, 0, 1, None)
+    """
+    letters = axes.split()
+    return next((letters.index(one) for one in "b1" if one in letters), None)
+
+
 @dataclass
 class Collector:
-    """Callbacks that fill a dictionary with the activations of a run."""
+    """Callbacks that fill a dictionary with the activations of a run.
+
+    Args:
+        sites: of the model.
+        names: which points.
+        keep: how.
+        native: the model, which says of which text the columns of a point are. None: all columns
+            are tokens.
+    """
 
     sites: Mapping[str, Site]
     names: Sequence[str]
     keep: Keep
+    native: ResolvedModel | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     graph: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._asked = frozenset(self.names)
+        self._owners: dict[str, ColumnOwner] = {}
+        self._masks: dict[ColumnOwner, Tensor | None] = {}
+        if self.native is not None and self.keep.pos_slice is not None:
+            self._owners = {name: column_owner(self.native, name) for name in self.names}
 
     def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
         """A reader for each name; with gradients, also a callback that joins the graph."""
@@ -108,7 +145,34 @@ class Collector:
             if with_grad:
                 found.append(Callback(name, "edit", self._join_graph(name), name, required))
             found.append(Callback(name, "read", self._reader(name), name, required))
+        if found and self._owners:
+            found[0].check = self._note
         return found
+
+    def _note(self, prepared: Prepared, new: int) -> None:
+        """Note the padding of an input, and refuse positions that it lacks, before it is run."""
+        for owner in set(self._owners.values()):
+            self._masks[owner] = mask_of(owner, prepared)
+            token_positions(self.keep.pos_slice, padded(self._masks[owner]), self.keep.count)
+
+    def _chosen(self, name: str, value: Tensor, axes: str) -> RowColumns | None:
+        """The columns of each row that `pos_slice` means; None where positions are columns.
+
+        Raises:
+            InputError: there is padding, and the value has other columns than the text.
+        """
+        mask = self._masks.get(self._owners[name]) if name in self._owners else None
+        axis = position_axis(axes)
+        if mask is None or axis is None or self.keep.count == "columns":
+            return None
+        size = value.shape[axis]
+        if size > mask.shape[1]:
+            raise InputError(
+                f"{name} has {size} columns and the text {mask.shape[1]}, some of them padding, so "
+                "it is not known which are its tokens. Pass count='columns'."
+            )
+        found = token_positions(self.keep.pos_slice, padded(mask, size))
+        return found if isinstance(found, RowColumns) else None
 
     def _reader(self, name: str) -> Callable[[Tensor], None]:
         site, keep = self.sites[name], self.keep
@@ -116,7 +180,8 @@ class Collector:
         alone = site.may_be_part and (len(site.shares) == 1 or not site.shares <= self._asked)
 
         def read(value: Tensor) -> None:
-            kept = keep.capture(value, axes, alone)
+            chosen = self._chosen(name, value, axes) if self._masks else None
+            kept = keep.capture(value, axes, alone, chosen)
             tensors[name] = kept
             versions[name] = version_of(kept)
 
@@ -137,7 +202,8 @@ class Collector:
         grads = torch.autograd.grad(output, [self.graph[n] for n in names], allow_unused=True)
         for name, grad in zip(names, grads, strict=True):
             given = torch.zeros_like(self.graph[name]) if grad is None else grad
-            kept = self.keep.capture(given, self.sites[name].axes, alone=True)
+            axes = self.sites[name].axes
+            kept = self.keep.capture(given, axes, True, self._chosen(name, given, axes))
             self.tensors[name + GRAD] = kept
             self.versions[name + GRAD] = version_of(kept)
         self.graph.clear()

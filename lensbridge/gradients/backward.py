@@ -128,7 +128,7 @@ class Backward:
     ) -> tuple[Tensor, ActivationCache]:
         """The number, and a cache of activations and of gradients, whose names end with `GRAD`."""
         sites = self.model.engine.sites
-        kept = Collector(sites, names, self.keep)
+        kept = Collector(sites, names, self.keep, self.model.native)
         live = Collector(sites, self.targets, Keep(detach=False))
         callbacks = [*kept.callbacks(self.required, True), *live.callbacks(True, False)]
         options = {**without_cache(self.model, said_by(input, forward)), **forward}

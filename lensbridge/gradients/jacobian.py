@@ -1,7 +1,7 @@
 """Jacobians of one point by another: rows in chunks, from copies of the input in one batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from lensbridge.errors import InputError
 from lensbridge.gradients.backward import differentiable
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.positions import column_owner, mask_of
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.names import Name
-from lensbridge.tensors.slices import PosSlice, taken
+from lensbridge.tensors.positions import Count, padded, token_positions
+from lensbridge.tensors.slices import PosSlice, RowColumns, taken
 
 CHUNK_TOKENS = 1024
 """How many positions one pass of a Jacobian has, over all copies of the input."""
@@ -35,8 +38,14 @@ class End:
     name: str
     batch: int
     axis: int | None
-    positions: PosSlice
+    positions: PosSlice | RowColumns
     value: Tensor | None = None
+
+    def for_input(self, native: ResolvedModel, prepared: Prepared, count: Count) -> "End":
+        """The end with its positions as columns of an input."""
+        assert not isinstance(self.positions, RowColumns)
+        mask = padded(mask_of(column_owner(native, self.name), prepared))
+        return replace(self, positions=token_positions(self.positions, mask, count, "positions"))
 
     @classmethod
     def of(cls, model: HookedModel, name: Name, positions: PosSlice) -> "End":
@@ -75,6 +84,11 @@ class End:
         value = value.movedim(self.batch, 0)
         if self.axis is None:
             return value
+        if isinstance(self.positions, RowColumns):
+            copies = len(value) // len(self.positions.columns)
+            columns = RowColumns(self.positions.columns.repeat(copies, 1))
+            found = columns.of(value, self.axis, 0)
+            return found.select(self.axis, 0) if self.positions.single else found
         try:
             return taken(value, self.positions, self.axis)
         except IndexError as error:

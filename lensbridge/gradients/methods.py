@@ -22,6 +22,7 @@ from lensbridge.gradients.points import Gradients, GradientsAndActivations, grad
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import Name
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.tensors.positions import Count
 from lensbridge.tensors.slices import PosSlice
 
 _OF_THE_RUN = ("start_at_layer", "stop_at_layer")
@@ -41,6 +42,7 @@ class GradientMethods(HookedModel):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         pos_slice: PosSlice = None,
+        count: Count = "tokens",
         **forward: Any,
     ) -> "Gradients | GradientsAndActivations":
         """Run the model forward and back, and keep gradients at some points.
@@ -59,7 +61,8 @@ class GradientMethods(HookedModel):
             return_activations: also keep the activations there.
             device: where to keep them.
             dtype: in which dtype to keep them.
-            pos_slice: which positions to keep; the axis stays.
+            pos_slice: which positions to keep, as in `run_with_cache`; the axis stays.
+            count: as in `run_with_cache`.
             forward: other arguments of `forward`.
 
         Shapes: each gradient has the shape and name of its activation. It is zeros where the
@@ -83,7 +86,7 @@ class GradientMethods(HookedModel):
             input,
             names_filter,
             of,
-            Keep(device, dtype, pos_slice),
+            Keep(device, dtype, pos_slice, count=count),
             at=at,
             return_activations=return_activations,
             **forward,
@@ -115,6 +118,7 @@ class GradientMethods(HookedModel):
         *,
         positions: PosSlice = None,
         source_positions: PosSlice = None,
+        count: Count = "tokens",
         chunk: int | None = None,
         **forward: Any,
     ) -> Tensor:
@@ -129,6 +133,7 @@ class GradientMethods(HookedModel):
             target: the point whose change is measured.
             positions: which positions of the target; an int removes the axis.
             source_positions: which positions of the source, likewise.
+            count: "columns": positions count columns of the batch, padding included.
             chunk: how many rows one backward pass gives; each needs a copy of the input in the
                 batch.
             forward: other arguments of `forward`.
@@ -144,5 +149,6 @@ class GradientMethods(HookedModel):
         prepare = {k: forward.pop(k) for k in list(forward) if k not in _OF_THE_RUN}
         prepare = {**without_cache(self, said_by(input, prepare)), **prepare}
         prepared = self.prepare(input, **prepare)
+        end, begin = (one.for_input(self.native, prepared, count) for one in (end, begin))
         with torch.enable_grad():
             return jacobian_of(self, prepared, end, begin, chunk, forward)

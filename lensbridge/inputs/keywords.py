@@ -7,7 +7,7 @@ from lensbridge.errors import suggest
 _WITH_HOOKS = ("fwd_hooks", "bwd_hooks", "reset_hooks_end", "clear_contexts")
 _WITH_CACHE = (
     *("names_filter", "device", "dtype", "pos_slice", "incl_bwd", "remove_batch_dim"),
-    *("return_cache_object", "detach"),
+    *("return_cache_object", "detach", "count"),
 )
 _OF_ALL = (
     *("return_type", "loss_per_token", "prepend_bos", "padding_side", "attention_mask"),

@@ -50,7 +50,8 @@ class AttributionMethods(StreamReader):
         rows = residual_stack
         if batch_slice is not None and has_batch_dim and self.has_batch_dim:
             rows = taken(rows, batch_slice, 1 - rows.ndim)
-        return self._normed(rows, target, pos_slice, batch_slice, recompute_ln)
+        columns = self._columns(pos_slice, stack)
+        return self._normed(rows, target, columns, batch_slice, recompute_ln)
 
     def logit_attrs(
         self,

@@ -32,7 +32,7 @@ from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, StackPart
 from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.layouts import per_head_out
-from lensbridge.tensors.slices import PosSlice, taken
+from lensbridge.tensors.slices import PosSlice, RowColumns, taken
 
 _ROUNDINGS = 32
 """The error of a sum that counts as rounding, in units of rounding at the size of its terms."""
@@ -91,7 +91,7 @@ class Decomposition:
         stack: the stack of the stream.
         front: the beginning of the names outside its layers.
         target: the place in the stream that is the sum.
-        pos: which positions; an int removes the axis.
+        pos: which columns; an int removes the axis.
         normed: whether the terms go through the norm that reads the target, without its bias.
         directions: `[d_model, direction]` to project the terms onto, or None for whole vectors.
     """
@@ -103,7 +103,7 @@ class Decomposition:
         stack: StackPart,
         front: str,
         target: Target,
-        pos: PosSlice = None,
+        pos: PosSlice | RowColumns = None,
         normed: bool = False,
         directions: Tensor | None = None,
     ) -> None:

@@ -49,7 +49,7 @@ class ShareMethods(StreamReader):
             mlp_input: whether the sum is the input of that layer's MLP instead.
             expand_neurons: whether to have rows for neurons rather than for MLPs.
             apply_ln: whether each goes through the norm that reads the sum (`apply_ln_to_stack`).
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             return_labels: whether to return labels of the rows too: `L0H0`, `L0N0`, ..., `bias`.
             project_output_onto: `[d_model]` or `[d_model, direction]`.
             check: whether to raise if the terms do not sum to the stream of this run.
@@ -97,7 +97,7 @@ class ShareMethods(StreamReader):
             layer: as in `get_full_resid_decomposition`.
             return_labels: whether to return labels of the rows too: `L0H0`, ...
             incl_remainder: whether to add a last row with the rest of the stream.
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             apply_ln: whether each goes through the norm that reads the sum.
             project_output_onto: as in `get_full_resid_decomposition`.
             stack: the prefix of another stack than the main one.
@@ -129,7 +129,7 @@ class ShareMethods(StreamReader):
         Args:
             layer: the layer; a negative one counts from the end.
             neuron_slice: which neurons; an int removes the axis.
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             project_output_onto: as in `get_full_resid_decomposition`.
             stack: the prefix of another stack than the main one.
 
@@ -165,7 +165,7 @@ class ShareMethods(StreamReader):
 
         Args:
             layer: as in `get_full_resid_decomposition`.
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             neuron_slice: which neurons, the same in every layer.
             return_labels: whether to return labels of the rows too: `L0N0`, ...
             incl_remainder: whether to add a last row with the rest of the stream.

@@ -5,7 +5,7 @@ cross-attention are followed as the model computes them (`decomposition.py`). He
 in `shares.py`, logits in `attribution.py`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,11 +16,13 @@ from lensbridge.cache.residual.decomposition import Decomposition, Target
 from lensbridge.cache.residual.norm_map import NormMap
 from lensbridge.cache.residual.terms import Kind, Term
 from lensbridge.errors import InputError
+from lensbridge.inputs.positions import ColumnOwner, column_owner
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import StackPart
 from lensbridge.points.names import expand_short, layer_of
 from lensbridge.points.point_names import PointNames
-from lensbridge.tensors.slices import PosSlice, taken
+from lensbridge.tensors.positions import padded, token_positions
+from lensbridge.tensors.slices import PosSlice, RowColumns, taken
 
 Mode: TypeAlias = Literal["all", "mlp", "attn"]
 """Which branches have rows: all, only MLPs, or only attention."""
@@ -40,9 +42,13 @@ class StreamReader:
     model: CachedModel | None
     vocabulary: PointNames
     has_batch_dim: bool
+    tokens: Tensor | None
+    attention_mask: Tensor | None
     processed: tuple[str, ...]
     require: Callable[[Iterable[str]], None]
+    axes: Callable[..., str]
     __getitem__: Callable[..., Tensor]
+    __iter__: Callable[..., Iterator[str]]
 
     def _model(self) -> CachedModel:
         if self.model is None:
@@ -67,6 +73,47 @@ class StreamReader:
                 f"{', '.join(now) or 'nothing'} now. Call this in the same "
                 "`with model.processed(...)`, or run again."
             )
+
+    def _columns(self, pos_slice: PosSlice, stack: str | None = None) -> PosSlice | RowColumns:
+        """Positions, which count the tokens of each text, as columns of a stack's activations.
+
+        A cache of chosen positions has other columns than its text; there positions are columns.
+        """
+        if pos_slice is None or self.attention_mask is None:
+            return -1 if isinstance(pos_slice, str) else pos_slice
+        part = self._stack(stack)
+        inside = (name for name in self if name.startswith(f"{part.prefix}."))
+        for name in inside:
+            letters = self.axes(name).split()
+            if "p" in letters and not name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")):
+                size = self[name].shape[letters.index("p")]
+                return token_positions(pos_slice, self.real_tokens(size, part.prefix))
+        return token_positions(pos_slice, None)
+
+    def real_tokens(self, size: int, stack: str | None = None) -> Tensor | None:
+        """Which columns of an activation hold tokens; None if all do, or if it is not known.
+
+        It is not known for caches of chosen positions, and for the decoder of an encoder-decoder.
+
+        Args:
+            size: how many columns the activation has.
+            stack: the prefix of its stack; None: the main one.
+
+        Shapes: `[batch, size]`
+        """
+        mask, tokens = self.attention_mask, self.tokens
+        if mask is None or mask.shape[-1] < size:
+            return None
+        if size != (mask.shape[-1] if tokens is None else tokens.shape[-1]):
+            return None
+        owner = "text" if self.model is None else self._owner(stack)
+        if owner not in ("text", "encoder"):
+            return None
+        return padded(mask if mask.ndim > 1 else mask[None], size)
+
+    def _owner(self, stack: str | None) -> ColumnOwner:
+        part = self._stack(stack)
+        return column_owner(self._model().native, f"{part.prefix}.0.hook_resid_pre")
 
     def _stack(self, prefix: str | None) -> StackPart:
         native = self._model().native
@@ -99,15 +146,16 @@ class StreamReader:
         front = self._model().native.front_of(part)
         target = self._target(part, layer, mlp_input)
         values: Mapping[str, Tensor] = self  # type: ignore[assignment]
+        columns = self._columns(pos_slice, stack)
         return Decomposition(
-            values, self.vocabulary, part, front, target, pos_slice, apply_ln, directions
+            values, self.vocabulary, part, front, target, columns, apply_ln, directions
         )
 
     def _normed(
         self,
         rows: Tensor,
         target: Target,
-        pos_slice: PosSlice,
+        columns: PosSlice | RowColumns,
         batch_slice: PosSlice,
         recompute: bool,
     ) -> Tensor:
@@ -118,10 +166,9 @@ class StreamReader:
         if recompute:
             with torch.set_grad_enabled(rows.requires_grad):
                 return torch.stack([norm.affine(norm.normalize(row)) for row in rows])
-        divisor = self[target.scale]
+        divisor = taken(self[target.scale], columns, -2)
         if self.has_batch_dim and batch_slice is not None:
             divisor = taken(divisor, batch_slice, -divisor.ndim)
-        divisor = taken(divisor, pos_slice, -2)
         _require_fit(rows, divisor, norm)
         return NormMap.of(norm, divisor).forward(rows)
 
@@ -150,7 +197,7 @@ class StreamMethods(StreamReader):
                 logit lens, and the last row gives the model's logits, up to multipliers and
                 soft-caps of the head (`logit_lens` applies these). For an earlier layer it is as in
                 `apply_ln_to_stack`.
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             mlp_input: whether to end with the input of the MLP of `layer`.
             return_labels: whether to return labels of the rows too: `0_pre`, ..., `final_post`.
             stack: the prefix of another stack than the main one, such as "encoder".
@@ -167,9 +214,10 @@ class StreamMethods(StreamReader):
         letters = part.residual_axes.split()
         axis = letters.index("p") - len(letters)
         self.require(names)
-        rows = torch.stack([taken(self[name], pos_slice, axis) for name in names])
+        columns = self._columns(pos_slice, stack)
+        rows = torch.stack([taken(self[name], columns, axis) for name in names])
         if apply_ln:
-            rows = self._normed(rows, target, pos_slice, None, labels[-1] == "final_post")
+            rows = self._normed(rows, target, columns, None, labels[-1] == "final_post")
         return (rows, list(labels)) if return_labels else rows
 
     def _grown(self, part: StackPart, target: Target, incl_mid: bool) -> Iterable[tuple[str, str]]:
@@ -208,7 +256,7 @@ class StreamMethods(StreamReader):
             mlp_input: whether the sum is the input of that layer's MLP instead.
             mode: "attn" (with mixers and cross-attention) or "mlp" for only these terms.
             apply_ln: whether each goes through the norm that reads the sum (`apply_ln_to_stack`).
-            pos_slice: which positions; an int removes the axis.
+            pos_slice: which positions of each text; an int removes the axis.
             incl_embeds: whether to include the terms of the embeddings.
             return_labels: whether to return labels of the rows too: `embed`, `0_attn_out`, ...
             check: whether to raise if the terms do not sum to the stream of this run.

@@ -46,6 +46,10 @@ class ActivationCache(LensCache):
         """A dictionary of the activations."""
         return dict(self)
 
+    def _columns(self, pos_slice: Any, stack: str | None = None) -> Any:
+        """Positions are columns of the batch here, also where it is padded."""
+        return pos_slice
+
     def spread(self, heads: int) -> None:
         """Give `hook_attn_in` its head axis in place: one view of the value for each head."""
         tensors = {name: by_head(name, one, heads) for name, one in self._tensors.items()}

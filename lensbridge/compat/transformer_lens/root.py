@@ -260,6 +260,7 @@ class LensRoot(ModuleMethods):
             device=device,
             incl_bwd=incl_bwd,
             pos_slice=None if pos_slice is None else Slice.unwrap(pos_slice).slice,
+            count="columns",
         )
         if clear_contexts:
             self.clear_contexts()
