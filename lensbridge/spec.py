@@ -74,12 +74,12 @@ class Dims:
         context: the number of positions.
     """
 
-    layers: str = "num_hidden_layers"
-    d_model: str = "hidden_size"
-    heads: str = "num_attention_heads"
+    layers: str | int = "num_hidden_layers"
+    d_model: str | int = "hidden_size"
+    heads: str | int = "num_attention_heads"
     kv_heads: str | int | None = None
-    vocab: str = "vocab_size"
-    context: str | None = "max_position_embeddings"
+    vocab: str | int = "vocab_size"
+    context: str | int | None = "max_position_embeddings"
 
 
 @dataclass(frozen=True)

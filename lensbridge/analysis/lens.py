@@ -193,7 +193,7 @@ def _check(
         stream = where.of(_batched(cache, name)[rows]).flatten(0, 1)[:_CHECKED]
         if logits is None and "hook_logits" in cache:
             logits = _batched(cache, "hook_logits")
-        if logits is None:
+        if logits is None or logits.shape[1] != _batched(cache, name).shape[1]:  # of the last alone
             head.check(stream)
             return
         own = where.of(logits[rows]).flatten(0, 1)[:_CHECKED]

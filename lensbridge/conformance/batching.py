@@ -87,14 +87,16 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     """A step with a key/value cache has the values of the whole pass at its last position."""
     if set(subject.inputs) != {"input_ids"} or not subject.is_causal:
         raise NotApplicable("decoding is checked on causal models that read ids alone")
-    ids = subject.tokens
-    with torch.no_grad():
-        prefix: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
-    past, name = cache_in(prefix), name_of_cache(subject.accepted)
-    if past is None or name is None:
+    ids, name = subject.tokens, name_of_cache(subject.accepted)
+    if name is None or "use_cache" not in subject.accepted | subject.calling.accepted:
         raise NotApplicable("the model keeps no keys and values")
     with torch.no_grad():
-        again: Any = subject.hf_model(input_ids=ids[:, :-1], use_cache=True)
+        prefix: Any = subject.call({"input_ids": ids[:, :-1], "use_cache": True})
+    past = cache_in(prefix)
+    if past is None:
+        raise NotApplicable("the model keeps no keys and values")
+    with torch.no_grad():
+        again: Any = subject.call({"input_ids": ids[:, :-1], "use_cache": True})
     bare = subject.bare({"input_ids": ids[:, -1:]}, **{name: cache_in(again)})
     apart = difference(bare, subject.clean.output[:, -1:])
     if apart > subject.expect.tolerance:

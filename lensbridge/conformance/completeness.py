@@ -3,7 +3,7 @@
 The other checks test what a description says, so they would pass a description that says less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,9 @@ def _claims(subject: Subject) -> Iterator[Claim]:
 
 def _of_output(subject: Subject) -> Iterator[Claim]:
     with torch.no_grad():
-        native: Any = subject.hf_model(**subject.inputs)
+        native: Any = subject.call(subject.inputs)
+    if not isinstance(native, Mapping):
+        native = {"logits": subject.model.native.logits(native)}
     for key, point in (("logits", "hook_logits"), ("pooler_output", "hook_pooler_out")):
         shown = f"the model returns {key}, and the description has no point for it"
         value = native.get(key)

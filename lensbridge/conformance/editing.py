@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Subject, kind_of, live_tensor
+from lensbridge.conformance.subject import Subject, kind_of
 from lensbridge.errors import EditError
 from lensbridge.hooks.callbacks import Hook
 
@@ -130,11 +130,11 @@ def output_in_graph(subject: Subject) -> Tensor:
     """The output of a pass, with its graph."""
     found: list[Tensor] = []
     handle = subject.hf_model.register_forward_hook(
-        lambda m, args, out: found.append(live_tensor(out))
+        lambda m, args, out: found.append(subject.live(out))
     )
     try:
         with torch.enable_grad():
-            subject.hf_model(**subject.inputs)
+            subject.call(subject.inputs)
     finally:
         handle.remove()
     return found[-1]

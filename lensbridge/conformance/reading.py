@@ -9,6 +9,8 @@ from torch import Tensor
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Fingerprint, Subject, kind_of, prefix_of
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.settings import OWN_KERNEL, kernel_of
+from lensbridge.native.wrappers import core_of
 
 
 def check_reading_changes_nothing(subject: Subject) -> None:
@@ -118,7 +120,7 @@ def check_logits_are_the_output(subject: Subject) -> None:
 def check_pooler_is_the_output(subject: Subject) -> None:
     """`hook_pooler_out` is what the model returns as its pooled output."""
     with torch.no_grad():
-        native: Any = subject.hf_model(**subject.inputs)
+        native: Any = subject.call(subject.inputs)
     pooled = native.get("pooler_output")
     if pooled is None:
         raise NotApplicable("the model returns no pooled output")
@@ -130,13 +132,13 @@ def check_pooler_is_the_output(subject: Subject) -> None:
 def check_eager_agrees(subject: Subject) -> None:
     """Scores, patterns and z are those of the eager kernel."""
     model = subject.hf_model
-    chosen = model.config._attn_implementation  # type: ignore[union-attr]
-    if chosen == "eager":
-        raise NotApplicable("the kernel is eager already")
+    chosen = kernel_of(core_of(model))
+    if chosen in ("eager", OWN_KERNEL):
+        raise NotApplicable("the kernel is already eager, or there is no other")
     names = [n for n in subject.names if n.endswith(("hook_pattern", "hook_attn_scores", "hook_z"))]
     model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
-        switched = model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+        switched = kernel_of(core_of(model)) == "eager"
         eager = subject.read(names) if switched else None
         bare = subject.bare() if switched else subject.clean.output
     finally:

@@ -10,10 +10,12 @@ from torch import nn
 
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
-from lensbridge.conformance.subject import Inputs, Subject, kernel_of
+from lensbridge.conformance.subject import Inputs, Subject
 from lensbridge.conformance.tiny import model_class, tiny_model
 from lensbridge.errors import ConformanceError, LensbridgeError
 from lensbridge.inputs.random import inputs_for
+from lensbridge.native.settings import kernel_of
+from lensbridge.native.wrappers import core_of
 from lensbridge.spec import Architecture
 
 
@@ -181,7 +183,8 @@ def _subjects(
         yield given
     elif isinstance(given, nn.Module):
         make = partial(subject_of, given, architecture, inputs)
-        yield from _loaded(make, type(given).__name__, kernel_of(given))
+        core = core_of(given)
+        yield from _loaded(make, type(core).__name__, kernel_of(core))
     else:
         chosen = list(classes) if classes is not None else list(distinct_classes(given))
         for name in chosen:

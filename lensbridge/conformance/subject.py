@@ -16,7 +16,11 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.methods import HookPoint
 from lensbridge.model import LensModel
+from lensbridge.native.calling import Calling
 from lensbridge.native.parts import BlockPart, StackPart
+from lensbridge.native.resolve import config_dict
+from lensbridge.native.settings import kernel_of
+from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.spec import Architecture
 
 Edit: TypeAlias = tuple[Any, Callable[[Tensor, Hook], Tensor | None]]
@@ -107,8 +111,7 @@ class Fingerprint:
     @classmethod
     def of(cls, model: nn.Module) -> "Fingerprint":
         """The fingerprint of a model as it is now."""
-        named = list(model.named_modules())
-        config: Any = model.config
+        named, core = list(model.named_modules()), core_of(model)
         return cls(
             modules=tuple((name, id(module), type(module)) for name, module in named),
             hooks=tuple(len(m._forward_hooks) + len(m._forward_pre_hooks) for _, m in named),
@@ -117,14 +120,8 @@ class Fingerprint:
                 (name, value.data_ptr(), value._version)
                 for name, value in model.state_dict(keep_vars=True).items()
             ),
-            config=repr(sorted(config.to_dict().items(), key=repr)) + kernel_of(model),
+            config=repr(sorted(config_dict(core).items(), key=repr)) + kernel_of(core),
         )
-
-
-def kernel_of(model: nn.Module) -> str:
-    """Which attention implementation a model runs."""
-    config: Any = model.config
-    return str(config._attn_implementation)
 
 
 class Subject:
@@ -147,14 +144,15 @@ class Subject:
         label: str = "",
         tolerance: float | None = None,
     ) -> None:
-        self.hf_model = hf_model.eval()
+        self.hf_model = unwrapped(hf_model).eval()
         self.inputs = dict(inputs)
+        self.calling = Calling.of(core_of(hf_model))
         with torch.no_grad():
-            self.hf_model(**self.inputs)  # some models change themselves in their first pass
-        self.before = Fingerprint.of(hf_model)
-        self.model = LensModel(hf_model, lambda: None, architecture)
-        self.label = label or type(hf_model).__name__
-        self.variant = f"{self.dtype_name}, {kernel_of(hf_model)}"
+            self.call(self.inputs)  # some models change themselves in their first pass
+        self.before = Fingerprint.of(self.hf_model)
+        self.model = LensModel(self.hf_model, lambda: None, architecture)
+        self.label = label or type(self.hf_model).__name__
+        self.variant = f"{self.dtype_name}, {kernel_of(core_of(hf_model))}"
         self.expect = Expect(tolerance or TOLERANCE.get(self.model.dtype, LOOSE))
 
     @cached_property
@@ -178,8 +176,7 @@ class Subject:
         """Whether images replace some of the ids, so that the ids cannot be changed."""
         if not {"pixel_values", "input_ids"} <= set(self.inputs):
             return False
-        config: Any = self.model.cfg.hf
-        places = config.to_dict()
+        places: dict[str, Any] = config_dict(self.model.native.core)
         token = places.get("image_token_id", places.get("image_token_index"))
         merged = token is not None and bool((self.inputs["input_ids"] == token).any())
         return merged or self.model.native.projector is not None
@@ -252,7 +249,15 @@ class Subject:
     def bare(self, inputs: Inputs | None = None, **more: Any) -> Tensor:
         """The output of the model alone."""
         with torch.no_grad():
-            return first_tensor(self.hf_model(**(inputs or self.inputs), **more))
+            return self.live(self.call({**(inputs or self.inputs), **more})).detach()
+
+    def live(self, output: Any) -> Tensor:
+        """The logits of a native output, or the first thing that it has, in the graph."""
+        return self.model.native.logits(output) if self.calling.is_plain else live_tensor(output)
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        """What the model alone returns."""
+        return self.calling.call(self.hf_model, inputs)
 
     def read(
         self,
@@ -266,7 +271,7 @@ class Subject:
         with (
             torch.no_grad(),
             self.model.hooks(fwd_hooks=edits),
-            native_output(self.hf_model) as out,
+            native_output(self.hf_model, self.live) as out,
         ):
             _, cache = self.model.run_with_cache(
                 dict(inputs or self.inputs),
@@ -332,23 +337,23 @@ def told(error: BaseException) -> str:
 
 
 @contextmanager
-def native_output(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the model's forward returns inside: one tensor for each call."""
+def native_output(model: nn.Module, live: Callable[[Any], Tensor]) -> Iterator[list[Tensor]]:
+    """Collect what the model's forward returns inside: one tensor for each call.
+
+    Args:
+        model: the model.
+        live: gives the tensor in what one call returned.
+    """
     found: list[Tensor] = []
-    handle = model.register_forward_hook(lambda _, args, out: found.append(first_tensor(out)))
+    handle = model.register_forward_hook(lambda _, args, out: found.append(live(out).detach()))
     try:
         yield found
     finally:
         handle.remove()
 
 
-def first_tensor(output: Any) -> Tensor:
-    """The logits of a native output, or else its first tensor, detached."""
-    return live_tensor(output).detach()
-
-
 def live_tensor(output: Any) -> Tensor:
-    """As `first_tensor`, with its graph."""
+    """The logits of a native output, or else its first tensor, with its graph."""
     if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
         return output["logits"]
     values = output.values() if isinstance(output, Mapping) else output

@@ -43,7 +43,7 @@ def derive_and_check(model: "nn.Module") -> Architecture:
 
     Raises:
         UnsupportedArchitectureError: no description passes; the message names the part that could
-            not be established and has a starter adapter file.
+            not be established, and where a starter adapter file comes from.
     """
     from lensbridge.derive.check import accepted
 

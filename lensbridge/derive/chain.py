@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from lensbridge.derive.layer import close
 from lensbridge.derive.trace import Trace, TracedCall
+from lensbridge.native.resolve.finder import LISTS
+from lensbridge.native.wrappers import named_parts
 
 
 @dataclass(eq=False)
@@ -58,14 +60,15 @@ def _inside(chain: ModuleChain, other: ModuleChain) -> bool:
     return chain.path.startswith(f"{other.path}.")
 
 
-def _chain(trace: Trace, path: str, layers: nn.ModuleList) -> ModuleChain | str:
+def _chain(trace: Trace, path: str, layers: nn.Module) -> ModuleChain | str:
     runs = [trace.of(f"{path}.{name}") for name, _ in layers.named_children()]
     times = {len(here) for here in runs}
     for i, here in enumerate(runs):
         if len(times) > 1 or not here:
             return f"layer {i} of '{path}' ran {len(here)} times in one pass"
     calls = sorted((call for here in runs for call in here), key=lambda call: call.start)
-    if len(calls) < 2 and not _can_stand_alone(trace, calls[0]):
+    alone = len(calls) < 2 or not isinstance(layers, nn.ModuleList)
+    if alone and not all(_can_stand_alone(trace, call) for call in calls):
         return f"'{path}' has one module, which is not a layer"
     return _linked(path, calls)
 

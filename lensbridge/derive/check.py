@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
-from lensbridge.errors import LensbridgeError, UnsupportedArchitectureError
+from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.spec import (
     MLP,
     Architecture,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
 
-_TRIES = 8
+_TRIES = 9
+_MOST, _LONGEST = 5, 300
 _INSENSITIVE = "should change"
 """Text of failures that only mean that weights are too small or too similar for an edit to show.
 They are ignored, because the check passed on a copy with other weights."""
@@ -43,24 +44,33 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
 
     Raises:
         UnsupportedArchitectureError: there is none. The message names the part that could not be
-            established and has a starter adapter file.
+            established, and where a starter adapter file comes from.
     """
-    from lensbridge.derive.probe import probe_of
-
     first = derivation
-    probe = probe_of(model)
     reasons: dict[str, str] = {}
     for _ in range(_TRIES):
         if derivation.architecture is None:
             break
-        failures = _failures(model, probe, derivation.architecture)
-        if not failures:
+        told = first_failure(model, derivation.architecture)
+        if told is None:
             return replace(derivation, missing={**derivation.missing, **reasons})
-        told = f"{failures[0].check}: {failures[0].detail}"
         part, smaller = _reduced(derivation.architecture, told)
         reasons[part] = told
         derivation = replace(derivation, architecture=smaller)
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
+
+
+def first_failure(model: "nn.Module", architecture: Architecture) -> str | None:
+    """The first conformance check that a model fails under a description, with the reason.
+
+    The model is left as it is: its modes, its gradients, the random number generator.
+    """
+    from lensbridge.derive.probe import probe_of
+    from lensbridge.native.trial import undisturbed
+
+    with undisturbed(model, gradients=True):
+        failures = _failures(model, probe_of(model), architecture)
+    return f"{failures[0].check}: {failures[0].detail}" if failures else None
 
 
 def _failures(model: "nn.Module", probe: "nn.Module", architecture: Architecture) -> "list[Row]":
@@ -81,13 +91,13 @@ def _first_failure(
 ) -> "list[Row]":
     from lensbridge.conformance.check import Row, run_check
     from lensbridge.conformance.report import subject_of
+    from lensbridge.conformance.subject import RUN_ERRORS, told
 
     try:
         subject = subject_of(model, architecture)
-    except LensbridgeError as error:
-        return [
-            Row("the description fits the model", type(model).__name__, "", "failed", str(error))
-        ]
+    except RUN_ERRORS as error:
+        reason = told(error)
+        return [Row("the description fits the model", type(model).__name__, "", "failed", reason)]
     rows = (run_check(check, subject) for check in checks)
     failed = (row for row in rows if row.status == "failed" and passing not in row.detail)
     return list(islice(failed, 1))
@@ -189,6 +199,18 @@ def _without_final_norm(architecture: Architecture) -> Architecture:
     return replace(architecture, final_norm=None)
 
 
+def _without_head(architecture: Architecture) -> Architecture:
+    return replace(
+        architecture,
+        unembed=None,
+        unembed_bias=None,
+        head_scale=None,
+        logit_scale=None,
+        logit_softcap=None,
+        head_hidden=None,
+    )
+
+
 def _without_embeddings(architecture: Architecture) -> Architecture:
     return replace(architecture, embed=None, embed_scale=None, embed_mixed=False)
 
@@ -203,6 +225,7 @@ _REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...]
     ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
     ("cross-attention", r"cross", _without_cross),
     ("positions", r"pos_embed|positions are", _without_positions),
+    ("head", r"hook_logits|the head makes logits|logits are the output", _without_head),
     ("final norm", r"ln_final", _without_final_norm),
     ("embeddings", r"embeddings make the stream", _with_mixed_embeddings),
     ("token embedding", r"hook_embed", _without_embeddings),
@@ -217,13 +240,19 @@ def _refusal(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -
 
 def _lines(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> Iterator[str]:
     yield f"No architecture could be derived for {type(model).__name__} that conforms to it."
-    for part, why in {**first.missing, **reasons}.items():
-        yield f"- {part}: {why}"
-    if first.architecture is None:
-        return
-    yield (
-        "This is what could be derived. Correct it and pass it as load(..., architecture=...), "
-        "or start from it with `lensbridge new-adapter`:"
-    )
-    yield ""
-    yield first.render()
+    why = {**first.missing, **reasons}
+    for part, reason in list(why.items())[:_MOST]:
+        yield f"- {part}: {shortened(reason)}"
+    if len(why) > _MOST:
+        yield f"- and {len(why) - _MOST} more parts"
+    if first.architecture is not None:
+        yield (
+            "lensbridge.derive.derive(hf_model).render() is the adapter file of what could be "
+            "derived. Correct it, and pass it as load(..., architecture=...)."
+        )
+
+
+def shortened(reason: str) -> str:
+    """A reason in one line."""
+    line = " ".join(reason.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -6,12 +6,17 @@ from typing import Any
 from torch import nn
 
 from lensbridge.derive.chain import find_chains, main_chain
-from lensbridge.derive.embedding_and_head import find_back, find_pooler
+from lensbridge.derive.embedding_and_head import find_back, find_pooler, head_of
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.phrases import words_for
+from lensbridge.derive.probe import token_table
 from lensbridge.derive.stack import Side, config_of, find_stack
 from lensbridge.derive.trace import Trace
+from lensbridge.native.settings import settings_of
 from lensbridge.spec import Architecture, Stack
+
+_MOST = 3
+"""The number of reasons that a message lists."""
 
 
 @dataclass
@@ -34,11 +39,13 @@ def describe(trace: Trace, model: nn.Module) -> Description:
     found = Description()
     search = find_chains(trace)
     if not search.chains:
-        why = "; ".join(search.refused.values()) or "it has no nn.ModuleList"
+        reasons = list(search.refused.values())[:_MOST]
+        why = "; ".join(reasons) or "it has no nn.ModuleList, nn.Sequential or nn.ModuleDict"
         found.missing["layers"] = f"no list of layers carries a stream: {why}"
         return found
     core: Any = trace.model
-    head, embed = core.get_output_embeddings(), core.get_input_embeddings()
+    config, embed = settings_of(core), token_table(core)
+    head = head_of(trace, embed)
     main = main_chain(trace, search.chains, head)
     encoder = next((chain for chain in search.chains if chain.end < main.start), None)
     two = encoder is not None and "decoder_input_ids" in trace.inputs
@@ -50,11 +57,11 @@ def describe(trace: Trace, model: nn.Module) -> Description:
         other = find_stack(trace, encoder, embed, "encoder")
         found.missing.update({f"encoder {part}": why for part, why in other.missing.items()})
         towers = (other.stack,)
-    back = find_back(trace, main, head, Fields(config_of(core.config, side)[0], side))
+    back = find_back(trace, main, head, Fields(config_of(config, side)[0], side))
     found.missing.update(back.missing)
     found.architecture = Architecture(
         **{one: getattr(stack.stack, one) for one in Stack.__dataclass_fields__},
-        name=str(core.config.model_type or type(model).__name__.lower()),
+        name=str(getattr(config, "model_type", None) or type(model).__name__.lower()),
         classes=(type(model).__name__,),
         unembed=back.unembed,
         unembed_bias=back.unembed_bias,

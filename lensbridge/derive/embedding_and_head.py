@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import close, fitted_scale, is_projection, unit
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Trace, TracedCall
+from lensbridge.native.calling import is_plain
+from lensbridge.native.wrappers import unwrapped
 from lensbridge.spec import Scale
 
 
@@ -178,6 +181,25 @@ def find_final_norm(trace: Trace, chain: ModuleChain) -> TracedCall | None:
             if reads and looks_like_norm(call):
                 return call
     return None
+
+
+def head_of(trace: Trace, embed: nn.Module | None) -> nn.Module | None:
+    """The head: what transformers says, or the last projection to one number for each token."""
+    core: Any = trace.model
+    named = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    if named is not None or trace.logits is None:
+        return None if named is None else unwrapped(named)
+    width, rows = trace.logits.shape[-1], getattr(embed, "num_embeddings", None)
+    if not is_plain(core) and width != rows:
+        return None
+    fits = [
+        call.module
+        for call in trace.calls
+        if is_projection(call.module)
+        and call.output is not None
+        and call.output.shape == trace.logits.shape
+    ]
+    return fits[-1] if fits else None
 
 
 def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: Fields) -> HeadSide:

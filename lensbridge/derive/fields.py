@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any
 
+from lensbridge.native.settings import PlainSettings
+
 _HINTS = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers", "layer"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "layer", "depth"),
     "d_model": ("hidden_size", "d_model", "n_embd", "embed", "hidden", "dim"),
     "heads": ("num_attention_heads", "n_head", "num_heads", "attention_heads", "head"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "kv"),
@@ -17,6 +19,10 @@ _HINTS = {
         "max_seq_len",
         "position",
         "ctx",
+        "block_size",
+        "context",
+        "seq",
+        "max_len",
     ),
 }
 _REQUIRED = ("layers", "d_model", "heads")
@@ -54,7 +60,7 @@ class Fields:
             for name, held in self.values.items()
             if isinstance(held, int) and not isinstance(held, bool) and held == value
         ]
-        if role not in _REQUIRED:
+        if role not in _REQUIRED or isinstance(self.config, PlainSettings):
             fits = [name for name in fits if self._rank(role, name) < len(_HINTS[role])]
         return min(fits, key=lambda name: self._rank(role, name), default=None)
 

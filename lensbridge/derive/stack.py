@@ -13,6 +13,8 @@ from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
 from lensbridge.derive.trace import Trace, TracedCall
+from lensbridge.native.settings import PlainSettings, settings_of
+from lensbridge.native.wrappers import named_parts
 from lensbridge.spec import Block, Dims, Stack
 
 Side = Literal["", "encoder", "decoder"]
@@ -48,7 +50,7 @@ class _StackSearch:
         self.trace, self.chain, self.side = trace, chain, side
         self.missing: dict[str, str] = {}
         core: Any = trace.model
-        self.config, self.config_name = config_of(core.config, side)
+        self.config, self.config_name = config_of(settings_of(core), side)
         self.fields = Fields(self.config, side)
 
     def stack(self, embed: nn.Module | None) -> Stack:
@@ -70,7 +72,7 @@ class _StackSearch:
             final_norm=None if final is None else final.path,
             streams=self._streams(),
             positions="absolute" if any(block.absolute for block in blocks) else None,
-            dims=self._dims(sizes),
+            dims=self._dims(sizes, embed, front.pos_embed),
             config=self.config_name,
         )
 
@@ -117,7 +119,9 @@ class _StackSearch:
         given = next(iter(self.trace.inputs.values()))
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
-    def _dims(self, sizes: Sizes | None) -> Dims:
+    def _dims(
+        self, sizes: Sizes | None, embed: nn.Module | None, pos_embed: str | None
+    ) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
             "d_model": self.chain.last.shape[-1],
@@ -129,21 +133,22 @@ class _StackSearch:
         said: dict[str, Any] = {}
         for role, value in wanted.items():
             name = self.fields.holding(role, value)
-            if name is not None:
-                said[role] = name
-            elif role == "kv_heads":
-                said[role] = value
-            else:
-                self.missing[f"dims.{role}"] = f"no config field has the value {value}"
-        said["context"] = self._context()
+            said[role] = value if name is None else name
+        rows = getattr(embed, "num_embeddings", None)
+        if rows is not None and "vocab_size" not in self.fields.values:
+            said["vocab"] = self.fields.holding("vocab", rows) or rows
+        said["context"] = self._context(pos_embed)
         return Dims(**said)
 
-    def _context(self) -> str | None:
+    def _context(self, pos_embed: str | None) -> str | int | None:
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
             held = self.fields.values.get(name)
             if isinstance(held, int) and held > 0:
                 return name
-        return None
+        if not isinstance(self.config, PlainSettings) or pos_embed is None:
+            return None
+        rows = getattr(dict(named_parts(self.trace.model)).get(pos_embed), "num_embeddings", None)
+        return rows if rows is None else self.fields.holding("context", rows) or rows
 
 
 def _with_bias_of(blocks: list[Block], block: Block) -> Block:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lensbridge.derive.probe import inputs_of
+from lensbridge.derive.probe import inputs_of, token_table
 from lensbridge.errors import InputError
 from lensbridge.native.calling import Calling, logits_in
 from lensbridge.native.trial import undisturbed
@@ -110,16 +110,18 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
         output = calling.call(model, inputs)
     recorder.note_overwritten()
     found.calls.sort(key=lambda call: call.start)
-    found.logits = _logits(output)
+    found.logits = _logits(output, getattr(token_table(model), "num_embeddings", None))
     found.pooled = getattr(output, "pooler_output", None)
     return found
 
 
-def _logits(output: Any) -> Tensor | None:
-    try:
-        return logits_in(output)
-    except InputError:
-        return next(iter(tensors(output)), None)
+def _logits(output: Any, width: int | None) -> Tensor | None:
+    for wanted in (width, None):
+        try:
+            return logits_in(output, wanted)
+        except InputError:
+            continue
+    return next(iter(tensors(output)), None)
 
 
 def tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:

@@ -112,7 +112,7 @@ def ends(config: Any) -> tuple[int, ...]:
 
 
 def _filler(*eos: int | list[int] | None) -> int:
-    """What stands behind the end of a row that is finished before the others: an EOS, or 0."""
+    """The id that fills a row after its end, while others go on: EOS, or 0."""
     ids = [one for given in eos for one in (given if isinstance(given, list) else [given])]
     return next((one for one in ids if one is not None), 0)
 
@@ -138,7 +138,7 @@ def check_options(hf_model: Any, options: dict[str, Any], accepted: frozenset[st
 def sampling_options(
     do_sample: bool, temperature: float, top_k: int | None, top_p: float | None
 ) -> dict[str, Any]:
-    """What HuggingFace is told about sampling; temperature 0 means greedy.
+    """The settings of HuggingFace's sampling; temperature 0 means greedy.
 
     Nothing is left open: what is None is filled in from the model's own generation config.
 

@@ -90,37 +90,41 @@ def run_forward(
     kwargs = dict(prepared.kwargs)
     if prepared.tokens is not None:
         kwargs["input_ids"] = prepared.tokens
-    elif prepared.embeds is not None:
+    elif prepared.embeds is not None and native.calling.embeds:
         given = prepared.embeds
         kwargs["inputs_embeds"] = given if span.start is None else _stand_in(native, given)
+    elif prepared.embeds is not None:
+        kwargs["input_ids"] = _stand_in_ids(native, prepared.embeds, span)
     stages = _span_stages(native, prepared, span)
     if engine.is_idle and not callbacks and not stages:
-        return _call(engine, None, kwargs)
+        return _call(engine, native, None, kwargs)
     _refuse_checkpointing(native)
     if native.towers and (span.start is not None or span.stop is not None):
         _refuse_span_of(native)
     here = engine.in_force()
     if here is not None and not callbacks and not stages:
         here.state.progress.step = -1
-        return _call(engine, here, kwargs)
-    if span.start is not None and native.main_input == "input_ids":
+        return _call(engine, native, here, kwargs)
+    if span.start is not None and native.main_input == "input_ids" and not native.calling.is_plain:
         kwargs.setdefault("use_cache", prepared.cache is not None)
     with ExitStack() as stack:
         stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
         attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
-        outcome = _call(engine, attachment, kwargs)
+        outcome = _call(engine, native, attachment, kwargs)
     require_fired(callbacks, str(span))
     if span.start is None and span.stop is None and not attachment.alone:
         require_fired(engine.permanent, STAYING)
     return outcome
 
 
-def _call(engine: Engine, attachment: Attachment | None, kwargs: dict[str, Any]) -> Outcome:
+def _call(
+    engine: Engine, native: ResolvedModel, attachment: Attachment | None, kwargs: dict[str, Any]
+) -> Outcome:
     if attachment is not None:
         attachment.count_run()
     try:
         with run_of(engine):
-            return Outcome(engine.root(**kwargs), None)
+            return Outcome(native.call(kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)
     except ValueError as error:
@@ -164,6 +168,16 @@ def _stand_in(native: ResolvedModel, residual: Tensor) -> Tensor:
     return residual.new_zeros(*residual.shape[:-1], width)
 
 
+def _stand_in_ids(native: ResolvedModel, residual: Tensor, span: Span) -> Tensor:
+    """Ids for a run whose layers read a residual, in a model that takes no embeddings."""
+    if span.start is None:
+        raise InputError(
+            f"{type(native.core).__name__} takes no embeddings: its forward has no argument "
+            "inputs_embeds. Pass ids, and edit 'hook_embed' in a hook."
+        )
+    return residual.new_zeros(residual.shape[:2], dtype=torch.long)
+
+
 def _entrance(native: ResolvedModel, layer: int, residual: Tensor) -> Stage:
     """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
     _refuse_start(native, layer)
@@ -187,7 +201,7 @@ def _refuse_start(native: ResolvedModel, layer: int) -> None:
     if any(block.repeat is not None for block in native.blocks):
         raise InputError(
             f"start_at_layer={layer}: the layers of {kind} share one module, so none can be "
-            "skipped. Start at 0, or behind the last."
+            "skipped. Start at 0, or after the last."
         )
     if any(block.mixer is not None and block.mixer.fed_more for block in native.blocks):
         raise InputError(

@@ -3,7 +3,6 @@
 A column is a place on the position axis of the whole run, padding and earlier passes included.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import HookError
+from lensbridge.native.calling import named_arguments
 from lensbridge.native.kv_cache import cache_in, columns_in
 
 
@@ -54,7 +54,7 @@ class Progress:
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note what the top-level forward is called with."""
         self.step += 1
-        self.named = {**_by_name(module, args), **kwargs}
+        self.named = named_arguments(module, args, kwargs)
         given = self._given()
         count = 0 if given is None else given.shape[1]
         self._past = self._earlier(count)
@@ -91,7 +91,7 @@ class Progress:
 
     @property
     def continues(self) -> bool:
-        """Whether what was read is kept, so that the next pass reads what comes behind it alone.
+        """Whether a cache keeps what was read, so that the next pass reads only what comes after it.
 
         Models that keep nothing may be given an empty cache all the same.
         """
@@ -137,9 +137,3 @@ class Progress:
         if mask is not None:
             return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -count:]
         return torch.arange(past, past + count, device=given.device).expand(batch, -1)
-
-
-def _by_name(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Positional arguments of a module under their names."""
-    names = inspect.signature(module.forward).parameters if args else ()
-    return dict(zip(names, args, strict=False))

@@ -6,9 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from lensbridge.native.calling import is_plain
+from lensbridge.native.trial import Trial
+from lensbridge.native.wrappers import core_of
+
 
 def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
     """Random inputs for a model: what its forward takes of ids, pictures and sounds."""
+    if is_plain(model):
+        return _plain_inputs(model, batch, length)
     config: Any = model.config
     generator = torch.Generator().manual_seed(1)
     like = next(model.parameters())
@@ -25,6 +31,16 @@ def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, t
     if main == "input_ids" and "pixel_values" in takes and "vision_config" in config.sub_configs:
         found.update(_with_pictures(model, found[main], generator))
     return {name: value.to(like.device) for name, value in found.items()}
+
+
+def _plain_inputs(model: nn.Module, batch: int, length: int) -> dict[str, torch.Tensor]:
+    """Ids for a plain module, in each argument that has to hold them."""
+    core = core_of(model)
+    trial = Trial.of(core)
+    first = min(5, trial.vocabulary - 1)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(first, min(trial.vocabulary, 89), (batch, length), generator=generator)
+    return trial.inputs(ids.to(next(core.parameters()).device))
 
 
 def _with_pictures(

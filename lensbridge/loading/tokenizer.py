@@ -7,6 +7,8 @@ from typing import Any
 
 from lensbridge.errors import HubError, LoadError, TokenizerMissingError
 from lensbridge.loading.hub_errors import explained
+from lensbridge.native.settings import raw_config
+from lensbridge.native.wrappers import core_of
 
 _WHERE_FROM = ("cache_dir", "force_download", "local_files_only")
 """Options of `from_pretrained` that say where files come from, for tokenizers as well."""
@@ -44,7 +46,7 @@ def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -
     Raises:
         TokenizerMissingError: there is none, with the reason.
     """
-    saved = str(hf_model.config.name_or_path)
+    saved = str(getattr(raw_config(core_of(hf_model)), "name_or_path", ""))
     places = [source, saved if saved and Path(saved).is_dir() else None]
     reasons = []
     for place in dict.fromkeys(one for one in places if one is not None):

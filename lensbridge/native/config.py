@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lensbridge.native.parts import AttentionPart, MLPPart, MoEPart, ResolvedModel
+from lensbridge.native.settings import kernel_of, raw_config, settings_of
 
 _ROPE_THETA = 10000.0
 
@@ -22,9 +23,11 @@ class LensConfig:
         n_experts: the number of experts in a mixture, else None.
         positional_embedding_type: "rotary", "standard" (learned, absolute), "relative_bias", or
             "none" for anything else (ALiBi, sinusoids, no positions).
-        rotary_dim: how many dimensions of each head are rotated; None without rotary.
+        rotary_dim: how many dimensions of each head are rotated; None without rotary, and like
+            `rotary_base` where a plain module's config does not say it.
         architecture: the name of the description in use; `plugin` is where it comes from.
-        hf: the HuggingFace config object itself.
+        attn_implementation: as transformers names it; "own" where the code has only one kernel.
+        hf: the model's own config object; None where a plain module has none.
     """
 
     model_name: str
@@ -66,15 +69,15 @@ class LensConfig:
 
 def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.device) -> LensConfig:
     """The config of a resolved model."""
-    hf: Any = native.core.config
-    sizes, main, first = native.sizes, native.main, native.blocks[0]
+    hf = raw_config(native.core)
+    settings = settings_of(native.core)
+    sizes, first = native.sizes, native.blocks[0]
     attn = next((block.attn for block in native.blocks if block.attn is not None), None)
-    rotary = attn is not None and attn.rotary
-    rope = dict(main.config.to_dict().get("rope_parameters") or {}) if rotary else {}
+    rotary_dim, rotary_base = _rotary(native, attn)
     norm = native.ln_final or next(iter(first.norms.values()), None)
     mlps = [block.mlp for block in native.blocks]
     return LensConfig(
-        model_name=str(hf.name_or_path) or native.architecture.name,
+        model_name=str(getattr(hf, "name_or_path", "")) or native.architecture.name,
         original_architecture=type(native.core).__name__,
         architecture=native.architecture.name,
         plugin=native.plugin,
@@ -85,18 +88,40 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
         normalization_type=norm.kind if norm else "none",
         final_rms=native.ln_final is not None and native.ln_final.kind == "RMS",
         positional_embedding_type=_positions(native, attn),
-        rotary_dim=int(sizes.d_head * rope.get("partial_rotary_factor", 1.0)) if rotary else None,
-        rotary_base=float(rope.get("rope_theta", _ROPE_THETA)) if rotary else None,
+        rotary_dim=rotary_dim,
+        rotary_base=rotary_base,
         gated_mlp=any(isinstance(mlp, MLPPart) and mlp.gate is not None for mlp in mlps),
         n_experts=next((mlp.n_experts for mlp in mlps if isinstance(mlp, MoEPart)), None),
         parallel_attn_mlp=first.residual == "parallel",
-        tie_word_embeddings=bool(hf.to_dict().get("tie_word_embeddings")),
-        attn_implementation=str(hf._attn_implementation),
+        tie_word_embeddings=bool(settings.to_dict().get("tie_word_embeddings", _is_tied(native))),
+        attn_implementation=kernel_of(native.core),
         default_prepend_bos=default_prepend_bos,
         dtype=next(native.core.parameters()).dtype,
         device=device,
         hf=hf,
     )
+
+
+def _rotary(
+    native: ResolvedModel, attn: AttentionPart | None
+) -> tuple[int | None, float | None]:
+    """How many dimensions rotate, and the base of their speeds; None where nothing says it."""
+    if attn is None or not attn.rotary:
+        return None, None
+    said = native.main.config.to_dict()
+    rope = dict(said.get("rope_parameters") or {})
+    if native.calling.is_plain and not rope:
+        base = said.get("rope_theta")
+        return None, None if base is None else float(base)
+    width = int(native.sizes.d_head * rope.get("partial_rotary_factor", 1.0))
+    return width, float(rope.get("rope_theta", _ROPE_THETA))
+
+
+def _is_tied(native: ResolvedModel) -> bool:
+    """Whether the embedding and the head are one parameter, where no config says it."""
+    tables = (native.main.embed, native.unembed.module if native.unembed else None)
+    weights = [None if one is None else one._parameters.get("weight") for one in tables]
+    return native.calling.is_plain and weights[0] is not None and weights[0] is weights[1]
 
 
 def _positions(native: ResolvedModel, attn: AttentionPart | None) -> str:

@@ -5,7 +5,7 @@ copies, and `Linear.state` says why.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from lensbridge.errors import WeightError
 State = Literal["plain", "offloaded", "adapted", "opaque", "composed"]
 """How a weight is stored. Every state but "plain" gives copies.
 
-plain: the module's own tensor. offloaded: fetched when it is read. adapted: a LoRA layer, base plus
+plain: the module's own tensor. offloaded: fetched when it is read, from where accelerate keeps it
+or from the processes that have its parts. adapted: a LoRA layer, base plus
 delta. opaque: quantized or unknown, read by running the module on the identity matrix. composed: a
 product of several weights (latent attention).
 """
@@ -43,6 +44,8 @@ class Linear:
         if "base_layer" in self.module._modules:
             return "adapted"
         weight = self.module._parameters.get("weight")
+        if weight is not None and _is_sharded(weight):
+            return "offloaded"
         if (
             weight is None
             or not _is_plain_float(weight)
@@ -88,6 +91,11 @@ class Linear:
         return out
 
 
+def _is_sharded(weight: Tensor) -> bool:
+    """Whether other processes have parts of it (fully_shard, tensor parallelism)."""
+    return hasattr(weight, "full_tensor")
+
+
 def _is_plain_float(weight: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.is_floating_point()
 
@@ -111,6 +119,9 @@ def fetch(module: nn.Module, name: str) -> Tensor:
     parameter = _held(module, name)
     if parameter is None:
         raise WeightError(f"{type(module).__name__} has no {name}.")
+    if _is_sharded(parameter):
+        sharded: Any = parameter
+        return sharded.full_tensor().detach()
     if not parameter.is_meta:
         return parameter
     from accelerate.utils import align_module_device

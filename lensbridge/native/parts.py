@@ -240,6 +240,7 @@ class ResolvedModel:
         act_fn: the activation of the main stack's MLPs, under its name in the config.
         main_input: what the input is: `input_ids`, `pixel_values`, `input_features`.
         calling: how `core.forward` is called.
+        returns_logits: whether the output has logits, also those of a head that is not described.
         logits_axes: "b p v", or "b v" where the head reads one vector for the whole input.
         is_encoder_decoder: whether the input goes to a tower and the main stack has another.
         predicts_next: whether the logits at a position are for the next token, which the model has
@@ -258,6 +259,7 @@ class ResolvedModel:
     towers: tuple[StackPart, ...]
     act_fn: str
     unembed: Linear | None
+    returns_logits: bool
     unembed_bias: tuple[nn.Module, str] | None
     head_scale: float
     logit_scale: float

@@ -104,7 +104,9 @@ def _ids(native: ResolvedModel, device: torch.device) -> Tensor:
 
 def _run(native: ResolvedModel, inputs: dict[str, Tensor]) -> Tensor:
     with evaluating(native.root), torch.no_grad():
-        output = native.root(**inputs)
+        output = native.call(inputs)
+    if native.calling.is_plain:
+        return native.logits(output).detach().double().cpu()
     found = next((output[name] for name in _OUTPUTS if name in output), None)
     if found is None:
         found = next(one for one in output.values() if isinstance(one, Tensor))

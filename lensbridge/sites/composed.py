@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lensbridge.native.calling import logits_in, with_logits
 from lensbridge.sites.derived import change, substitute
 from lensbridge.sites.site import Call, Chain, Site, Stage
 
@@ -174,17 +175,19 @@ class LogitsSite(Site):
 
     Args:
         entries: the modules of which one returns them.
+        width: how many logits each position has.
     """
 
     entries: tuple[nn.Module, ...]
+    width: int | None
 
     def _stages(self) -> list[Stage]:
         def act(call: Call, chain: Chain) -> None:
             if call.memory.setdefault(self.name, call.module) is not call.module:
                 return
-            output = call.output
-            new = chain.run(output.logits)
+            new = chain.run(logits_in(call.output, self.width))
             if new is not None:
-                output.logits = new
+                call.output = with_logits(call.output, new, self.width)
+                call.replaced = True
 
         return [Stage(entry, "output", 3, act) for entry in self.entries]

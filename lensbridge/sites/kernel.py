@@ -21,13 +21,14 @@ from torch.overrides import TorchFunctionMode
 
 from lensbridge.errors import HookError
 from lensbridge.native.linear import fetch
+from lensbridge.native.settings import OWN_KERNEL, kernel_of
 from lensbridge.sites.derived import change, substitute
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.tensors.layouts import repeat_kv
 
 Role = Literal["rot_q", "rot_k", "scores", "pattern", "z"]
 
-VISIBLE_KERNELS = frozenset({"sdpa", "eager"})
+VISIBLE_KERNELS = frozenset({"sdpa", "eager", OWN_KERNEL})
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class KernelSite(Site):
         return [Stage(self.module, "input", 9, act, around=True)]
 
     def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
-        kernel = root.config._attn_implementation  # type: ignore[union-attr]
-        return None if kernel in VISIBLE_KERNELS else visible_kernel(root)
+        return None if kernel_of(root) in VISIBLE_KERNELS else visible_kernel(root)
 
 
 class KernelTap(TorchFunctionMode):

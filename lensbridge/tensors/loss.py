@@ -35,7 +35,8 @@ def lm_cross_entropy_loss(
     if logits.shape[:2] != tokens.shape:
         raise InputError(
             f"Logits of shape {tuple(logits.shape)} and ids of shape {tuple(tokens.shape)}: a loss "
-            "needs the logits of every position of the ids."
+            "needs the logits of every position of the ids. If the model's forward gives them only "
+            "with another argument (such as targets=ids), pass it."
         )
     wide = logits if logits.dtype == torch.float64 else logits.float()
     targets = tokens[:, 1:].to(logits.device).long()

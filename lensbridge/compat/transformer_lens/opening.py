@@ -176,6 +176,6 @@ def cut_context(lens: LensModel, n_ctx: int | None) -> LensModel:
         assert weight is not None
         weight.data = weight.data[: weight.shape[0] - trained + n_ctx].clone()
     field_name = lens.architecture.dims.context
-    if field_name is not None:
+    if isinstance(field_name, str):
         setattr(lens.native.main.config, field_name, n_ctx)
     return reopened(lens, lens.hf_model)

@@ -9,6 +9,7 @@ from lensbridge.native.linear import Linear
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, LatentPart, Role, Writer
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.wrappers import named_parts
 from lensbridge.spec import Attention, Dims, FusedQKV, LatentQKV, Norms, SplitQKV
 from lensbridge.tensors import layouts
 from lensbridge.tensors.layouts import Layout
@@ -34,7 +35,7 @@ class AttentionResolver:
         """Attention, or cross-attention, whose keys and values may have another width."""
         module = self.finder.find(layer, spec.path, where)
         out = self._linear(module, spec.out, where)
-        n_heads = int(self.finder.field(self.dims.heads))
+        n_heads = self.finder.size(self.dims.heads)
         found, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
         roles: Any = self._scaled(found, spec)
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
@@ -84,16 +85,15 @@ class AttentionResolver:
         return found
 
     def _where_there_is(self, module: nn.Module, path: str | None) -> nn.Module | None:
-        return None if path is None else dict(module.named_modules()).get(path)
+        return None if path is None else dict(named_parts(module)).get(path)
 
     def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
         return self.finder.linear(self.finder.find(module, path, f"{where} attention"), path)
 
     def _expect_declared(self, where: str, n_kv: int) -> None:
-        said = self.dims.kv_heads
-        wanted = said if isinstance(said, int) else self.finder.optional(said)
+        wanted = self.finder.optional_size(self.dims.kv_heads)
         if wanted is not None:
-            self.finder.expect(where, "kv_heads", "value", n_kv, int(wanted))
+            self.finder.expect(where, "kv_heads", "value", n_kv, wanted)
 
     def _roles(
         self, module: nn.Module, qkv: Any, n_heads: int, out: Linear, where: str
@@ -182,8 +182,7 @@ class AttentionResolver:
         return roles, n_heads, latent
 
     def _kv_heads(self, n_heads: int) -> int:
-        said = self.dims.kv_heads
-        return said if isinstance(said, int) else int(self.finder.optional(said) or n_heads)
+        return self.finder.optional_size(self.dims.kv_heads) or n_heads
 
     def _divided(self, whole: int, parts: int, path: str, where: str) -> int:
         if whole % parts:

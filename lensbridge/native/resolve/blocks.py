@@ -43,7 +43,7 @@ class BlockResolver:
     def __init__(self, finder: Finder, spec: Stack) -> None:
         self.finder = finder
         self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
-        self.d_model = int(finder.field(spec.dims.d_model))
+        self.d_model = finder.size(spec.dims.d_model)
         self.attention = AttentionResolver(finder, spec.dims, self.d_model)
 
     def block(

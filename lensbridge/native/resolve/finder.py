@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,12 @@ from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
+from lensbridge.native.settings import PlainSettings, as_settings
+from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import Norms, Scale
+
+LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+"""What a list of layers may be."""
 
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 
@@ -31,7 +37,12 @@ class Finder:
         """The same for a sub-config."""
         if name is None:
             return self
-        return replace(self, config=self.field(name))
+        return replace(self, config=as_settings(self.field(name)))
+
+    @cached_property
+    def parts(self) -> dict[str, nn.Module]:
+        """Every module of the model by its path, without the wrappers in between."""
+        return dict(named_parts(self.core))
 
     def mismatch(self, what: str) -> ArchitectureMismatchError:
         """The error for a description that does not fit."""
@@ -46,7 +57,7 @@ class Finder:
         """The module at a dotted path; "" is the parent itself."""
         here = parent
         for name in path.split(".") if path else ():
-            children = dict(here.named_children())
+            children = {key: unwrapped(one) for key, one in here.named_children()}
             if name not in children:
                 raise self.mismatch(
                     f"{where} has no module '{path}': {type(here).__name__} has "
@@ -61,7 +72,7 @@ class Finder:
 
     def has(self, path: str) -> bool:
         """Whether there is a module at a path from the top."""
-        return self.unprefixed(path) in dict(self.core.named_modules())
+        return self.unprefixed(path) in self.parts
 
     def optional_top(self, path: str | None) -> nn.Module | None:
         """A module from the top, or None where there is none."""
@@ -75,14 +86,17 @@ class Finder:
 
     def path_of(self, module: nn.Module) -> str:
         """The dotted path of a module."""
-        return next(path for path, one in self.core.named_modules() if one is module)
+        return next(path for path, one in self.parts.items() if one is unwrapped(module))
 
     def layers(self, path: str) -> list[nn.Module]:
         """The modules of a list of layers."""
         blocks = self.top(path)
-        found = list(blocks.children()) if isinstance(blocks, nn.ModuleList) else []
+        found = [unwrapped(one) for one in blocks.children()] if isinstance(blocks, LISTS) else []
         if not found:
-            raise self.mismatch(f"'{path}' is not a list of layers.")
+            raise self.mismatch(
+                f"'{path}' ({type(blocks).__name__}) is not a list of layers: an nn.ModuleList, "
+                "nn.Sequential or nn.ModuleDict."
+            )
         return found
 
     def linear(self, module: nn.Module, where: str) -> Linear:
@@ -125,7 +139,7 @@ class Finder:
     def held(self, module: nn.Module, path: str | None) -> tuple[nn.Module, str] | None:
         """The same for a parameter; None where the module does not have it."""
         parent, _, name = (path or "").rpartition(".")
-        owner = dict(module.named_modules()).get(parent)
+        owner = dict(named_parts(module)).get(parent)
         if owner is None or owner._parameters.get(name) is None:
             return None
         return owner, name
@@ -135,7 +149,7 @@ class Finder:
         if path is None:
             return None
         parent, _, name = self.unprefixed(path).rpartition(".")
-        owner = dict(self.core.named_modules()).get(parent)
+        owner = self.parts.get(parent)
         if owner is None or (name not in owner._parameters and name not in owner._buffers):
             return None
         return owner, name
@@ -161,8 +175,18 @@ class Finder:
         """A config field that must be set."""
         value = self.optional(name)
         if value is None:
-            raise self.mismatch(f"the config ({type(self.config).__name__}) has no '{name}'.")
+            raise self.mismatch(self._no_field(name))
         return value
+
+    def _no_field(self, name: str) -> str:
+        if not isinstance(self.config, PlainSettings):
+            return f"the config ({type(self.config).__name__}) has no '{name}'."
+        held = [key for key, value in self.config.to_dict().items() if isinstance(value, int)]
+        return (
+            f"neither its config nor the model itself holds '{name}'; they hold "
+            f"{', '.join(held[:12]) or 'no numbers'}.{suggest(name, held)} Name a field in "
+            "Dims(...), or give the number itself: Dims(layers=12)."
+        )
 
     def optional(self, name: str | None) -> Any:
         """A config field, or None; also None for a field that differs from layer to layer."""
@@ -175,6 +199,15 @@ class Finder:
             return value
         except RuntimeError:  # transformers' error for a field that is not the same everywhere
             return None
+
+    def size(self, said: str | int) -> int:
+        """A size: a number, or the config field that holds it."""
+        return said if isinstance(said, int) else int(self.field(said))
+
+    def optional_size(self, said: str | int | None) -> int | None:
+        """A size that may be unset."""
+        value = said if isinstance(said, int) else self.optional(said)
+        return None if value is None else int(value)
 
     def optional_number(self, name: str | None) -> float | None:
         """A config field as a number, or None where it is unset."""

@@ -76,7 +76,7 @@ class _ModelWiring(Placing):
             return self.output("hook_logits", head)
         entries = tuple(dict.fromkeys((native.root, native.core)))
         info = self.info("hook_logits", native.core, "output", "scaled or capped head output")
-        return LogitsSite(info, entries)
+        return LogitsSite(info, entries, native.head_width)
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:

@@ -1,0 +1,77 @@
+"""Which description a model is read with: a registered one that is believed, or a derived one."""
+
+from typing import Any
+
+from torch import nn
+
+from lensbridge.derive import derive_and_check
+from lensbridge.derive.check import first_failure, shortened
+from lensbridge.errors import UnsupportedArchitectureError
+from lensbridge.native.calling import Calling, is_plain
+from lensbridge.native.resolve import select, unwrap
+from lensbridge.native.resolve.overrides import Override, overrides_in
+from lensbridge.native.trial import Trial
+from lensbridge.plugins import Claim
+from lensbridge.spec import Architecture
+
+DERIVED = "its own behaviour"
+_MOST = 2
+
+
+def description_of(
+    model: nn.Module, architecture: Architecture | None, derive: bool
+) -> dict[str, Any]:
+    """What to read a model with and where that is from; nothing for the registered description.
+
+    A registered description is believed for the class that it names. Where the model has code of
+    its own, the description is checked on it.
+
+    Args:
+        model: the model, or a wrapper around it.
+        architecture: the user's own description, which is not checked.
+        derive: whether to check and to derive at all.
+
+    Raises:
+        LoadError: a plain module that takes no ids or returns no logits.
+        UnsupportedArchitectureError: no description is known, or none that the model conforms to.
+        PluginError: two plugins claim the model's class.
+    """
+    core = unwrap(model)
+    if is_plain(core) and not (architecture is not None and Calling.of(core).needed):
+        Trial.of(core)
+    if architecture is not None or not derive:
+        return {"architecture": architecture}
+    try:
+        claim = select(core, None)
+    except UnsupportedArchitectureError as unsupported:
+        return derived(core, str(unsupported))
+    overrides = overrides_in(core, claim)
+    failure = first_failure(core, claim.architecture) if overrides else None
+    return {} if failure is None else derived(core, _refuted(core, claim, overrides, failure))
+
+
+def derived(core: nn.Module, why: str) -> dict[str, Any]:
+    """A description that is derived, and where it is from.
+
+    Args:
+        core: the model.
+        why: why no registered one is used, for the error.
+
+    Raises:
+        UnsupportedArchitectureError: none could be derived that the model conforms to.
+    """
+    try:
+        return {"architecture": derive_and_check(core), "source": DERIVED}
+    except UnsupportedArchitectureError as refused:
+        raise UnsupportedArchitectureError(f"{why}\n{refused}") from refused
+
+
+def _refuted(core: nn.Module, claim: Claim, overrides: list[Override], failure: str) -> str:
+    more = f" (and {len(overrides) - _MOST} more)" if len(overrides) > _MOST else ""
+    return (
+        f"{type(core).__name__} would be read as {claim}, but it has code of its own: "
+        f"{'; '.join(map(str, overrides[:_MOST]))}{more}.\n"
+        f"With that code it fails a check: {shortened(failure)}\n"
+        "Describe it, load(..., architecture=...), or pass derive=False to read it as "
+        f"'{claim.architecture.name}' all the same."
+    )
