@@ -40,7 +40,9 @@ class Callback:
         asked: what the user wrote, for messages.
         required: whether it is an error if a run never passes the point.
         permanent: whether `reset_hooks` leaves it alone.
+        first: whether it comes before all others at its point, to see what arrives there.
         last: whether it comes after all others at its point, and sees the value that they leave.
+        by_row: whether what it does to a row of a batch depends on that row alone.
         follows: whether a reader needs to know where in its sequence the run is.
         check: called with every input before it is run, to refuse what does not fit; with how many
             new columns a generation makes of it.
@@ -52,7 +54,9 @@ class Callback:
     asked: str = ""
     required: bool = True
     permanent: bool = False
+    first: bool = False
     last: bool = False
+    by_row: bool = False
     follows: bool = False
     check: "Callable[[Prepared, int], None] | None" = None
     fired: int = 0
@@ -220,13 +224,13 @@ class EditChain:
     What a hook runs is a run of its own: no hook of its lens acts in it.
     """
 
-    __slots__ = ("callbacks", "engine", "hook")
+    __slots__ = ("aside", "callbacks", "hook")
 
     edits = True
 
-    def __init__(self, hook: Hook, callbacks: list[Callback], engine: object) -> None:
+    def __init__(self, hook: Hook, callbacks: list[Callback], aside: Aside) -> None:
         self.hook = hook
-        self.engine = engine
+        self.aside = aside
         self.callbacks = callbacks
 
     def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
@@ -247,8 +251,11 @@ class EditChain:
 
     def _edited(self, callback: Callback, value: Tensor) -> Tensor:
         given = value.clone()
-        with Aside(self.engine):
+        token = self.aside.enter()
+        try:
             returned = callback.fn(given, self.hook)
+        finally:
+            self.aside.leave(token)
         return given if returned is None else fitting(returned, value, self.hook)
 
     def _with_grad(self, callback: Callback, value: Tensor) -> Tensor:
@@ -258,12 +265,15 @@ class EditChain:
                 "(torch.no_grad or set_grad_enabled(False))."
             )
         given = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
-        hook, engine = self.hook, self.engine
+        hook, aside = self.hook, self.aside
 
         def backward(grad: Tensor) -> Tensor:
             private = grad.clone()
-            with Aside(engine):
+            token = aside.enter()
+            try:
                 returned = callback.fn(private, hook)
+            finally:
+                aside.leave(token)
             return private if returned is None else fitting(returned, grad, hook)
 
         given.register_hook(backward)

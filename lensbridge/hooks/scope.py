@@ -7,13 +7,25 @@ with the hooks of the thread that started it, and any other thread begins withou
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-_acting: ContextVar[Mapping[int, Any]] = ContextVar("lensbridge_acting", default={})  # noqa: B039
+
+class Scope(NamedTuple):
+    """What holds in the code that is running now.
+
+    Args:
+        acting: the attachment that acts for each lens, by the lens's engine.
+        skipped: layers that are skipped.
+    """
+
+    acting: Mapping[int, Any] = {}
+    skipped: frozenset[nn.Module] = frozenset()
+
+
+_scope: ContextVar[Scope] = ContextVar("lensbridge_scope", default=Scope())  # noqa: B039
 _running: ContextVar[object | None] = ContextVar("lensbridge_running", default=None)
-_skipped: ContextVar[frozenset[nn.Module]] = ContextVar("lensbridge_skipped", default=frozenset())
 
 NOBODY = object()
 """Acts for a lens while one of its hooks runs: what the hook runs is a run of its own."""
@@ -21,17 +33,18 @@ NOBODY = object()
 
 def acting(engine: object) -> Any:
     """What acts for a lens here: an attachment, NOBODY, or None where nothing was entered."""
-    return _acting.get().get(id(engine))
+    return _scope.get().acting.get(id(engine))
 
 
 @contextmanager
 def entered(engine: object, attachment: object) -> Iterator[None]:
     """Inside, an attachment acts for a lens."""
-    token = _acting.set({**_acting.get(), id(engine): attachment})
+    scope = _scope.get()
+    token = _scope.set(scope._replace(acting={**scope.acting, id(engine): attachment}))
     try:
         yield
     finally:
-        _acting.reset(token)
+        _scope.reset(token)
 
 
 @contextmanager
@@ -49,33 +62,49 @@ def is_run_of(engine: object) -> bool:
     return _running.get() in (None, engine)
 
 
+def is_own_run(engine: object) -> bool:
+    """Whether a lens itself runs its model here."""
+    return _running.get() is engine
+
+
 @contextmanager
 def skipping(layers: frozenset[nn.Module]) -> Iterator[None]:
     """Inside, these layers are skipped too."""
-    token = _skipped.set(_skipped.get() | layers)
+    scope = _scope.get()
+    token = _scope.set(scope._replace(skipped=scope.skipped | layers))
     try:
         yield
     finally:
-        _skipped.reset(token)
+        _scope.reset(token)
 
 
 def is_skipped(layer: nn.Module) -> bool:
     """Whether a layer is to be skipped here."""
-    return layer in _skipped.get()
+    return layer in _scope.get().skipped
 
 
 class Aside:
-    """While a hook of a lens runs, no hook of that lens acts and no layer is skipped."""
+    """While a hook of a lens runs, no hook of that lens acts and no layer is skipped.
 
-    __slots__ = ("_engine", "_tokens")
+    One for each lens, entered for every call of a hook.
+    """
+
+    __slots__ = ("_key", "_last")
 
     def __init__(self, engine: object) -> None:
-        self._engine = engine
+        self._key = id(engine)
+        self._last: tuple[Scope | None, Scope] = None, Scope()
 
-    def __enter__(self) -> None:
-        acting_now = _acting.set({**_acting.get(), id(self._engine): NOBODY})
-        self._tokens: tuple[Token[Any], Token[Any]] = acting_now, _skipped.set(frozenset())
+    def enter(self) -> Token[Scope]:
+        """Step aside; gives what `leave` takes."""
+        outside = _scope.get()
+        last, inside = self._last  # read at once: threads share it
+        if outside is not last:  # most hooks of a run are called in one scope
+            inside = Scope({**outside.acting, self._key: NOBODY})
+            self._last = outside, inside
+        return _scope.set(inside)
 
-    def __exit__(self, *_: object) -> None:
-        _acting.reset(self._tokens[0])
-        _skipped.reset(self._tokens[1])
+    @staticmethod
+    def leave(token: Token[Scope]) -> None:
+        """Go back to what held before."""
+        _scope.reset(token)

@@ -15,6 +15,7 @@ class Structure:
         names: of the modules that have others inside.
         parents: these modules.
         children: what each of them had inside.
+        inside: their dictionaries of modules, each with what was in it.
         tables: modules that transformers resizes in place: embeddings and heads.
         sizes: the shapes of their weights.
     """
@@ -22,6 +23,7 @@ class Structure:
     names: tuple[str, ...]
     parents: tuple[nn.Module, ...]
     children: tuple[list[nn.Module | None], ...]
+    inside: tuple[tuple[dict[str, nn.Module | None], list[nn.Module | None]], ...]
     tables: tuple[nn.Module, ...] = ()
     sizes: tuple[torch.Size | None, ...] = ()
 
@@ -30,10 +32,12 @@ class Structure:
         """Of a model as it is now, with its embeddings and heads."""
         watched = tuple(tables)
         found = [(name, module) for name, module in model.named_modules() if module._modules]
+        children = tuple(list(module._modules.values()) for _, module in found)
         return cls(
             tuple(name for name, _ in found),
             tuple(module for _, module in found),
-            tuple(list(module._modules.values()) for _, module in found),
+            children,
+            tuple(zip((module._modules for _, module in found), children, strict=True)),
             watched,
             _sizes(watched),
         )
@@ -41,9 +45,10 @@ class Structure:
     @property
     def holds(self) -> bool:
         """Whether every module still has the same modules inside."""
-        pairs = zip(self.parents, self.children, strict=True)
-        same = all(list(module._modules.values()) == children for module, children in pairs)
-        return same and _sizes(self.tables) == self.sizes
+        for modules, children in self.inside:  # looked at before each run
+            if [*modules.values()] != children:
+                return False
+        return _sizes(self.tables) == self.sizes
 
     def changes(self) -> list[str]:
         """What was replaced, added or taken out, in words."""
