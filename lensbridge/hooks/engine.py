@@ -26,7 +26,8 @@ from lensbridge.hooks.callbacks import (
     RunState,
     require_fired,
 )
-from lensbridge.hooks.scope import NOBODY, acting, entered, is_run_of
+from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of
+from lensbridge.native.wrappers import eager_while
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
@@ -103,6 +104,7 @@ class Attachment:
     def attach(self) -> None:
         """Put one PyTorch hook on each side of each module that has steps."""
         self.version = self.engine.version
+        self.handles += eager_while(self.engine.root)
         steps = self._steps()
         around = {
             step.stage.module for group in steps.values() for step in group if step.stage.around
@@ -163,7 +165,7 @@ class Attachment:
         """A pass begins: it goes through the modules that the model has now."""
         self.count_run()
         here = self
-        if self.engine.follow():
+        if not is_own_run(self.engine) and self.engine.follow():  # a lens looks before it runs
             here = self._attached_anew()
         here.state.begin_forward(call, chain)
 
@@ -184,14 +186,14 @@ class Attachment:
             if not self.muted(callback.name):
                 found.setdefault(callback.name, []).append(callback)
         for listeners in found.values():
-            listeners.sort(key=lambda one: one.last)
+            listeners.sort(key=lambda one: one.last - one.first)
         return found
 
     def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
         if all(callback.kind == "read" for callback in listeners):
             return ReadChain(listeners)
         hook = Hook(site.name, site.axes, self.engine.contexts, self.state)
-        return EditChain(hook, listeners, self.engine)
+        return EditChain(hook, listeners, self.engine.aside)
 
     def count_run(self) -> None:
         """Note that the model was run inside this attachment and those around it."""
@@ -302,6 +304,9 @@ class Engine:
     splices: Splices = field(default_factory=dict)
     follow: Callable[[], bool] = lambda: False
     base: Attachment | None = None
+
+    def __post_init__(self) -> None:
+        self.aside = Aside(self)
     _with_splices: SitesWithSplices | None = None
 
     @property
@@ -344,6 +349,13 @@ class Engine:
         """Whether nobody listens here."""
         return self.current is None and not self.listening
 
+    @property
+    def works_by_row(self) -> bool:
+        """Whether all that listens here does the same to a row in whatever batch it is."""
+        here = self.current
+        splices = self.splices if here is None else {**self.splices, **here.splices}
+        return not splices and all(one.by_row for one in self.listening)
+
     def in_force(self) -> Attachment | None:
         """The attachment that a plain call would run under, if it is up to date."""
         here = self.base if acting(self) is None else self.current
@@ -372,10 +384,23 @@ class Engine:
             stack.enter_context(entered(self, attachment))
             yield attachment
 
-    def check(self, prepared: Any, callbacks: Iterable[Callback] = (), new: int = 0) -> None:
-        """Let everything that listens here refuse an input before it is run."""
+    def check(
+        self,
+        prepared: Any,
+        callbacks: Iterable[Callback] = (),
+        new: int = 0,
+        muted: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """Let everything that listens here refuse an input before it is run.
+
+        Args:
+            prepared: the input.
+            callbacks: what listens in this run beside it.
+            new: how many columns a generation adds.
+            muted: whether a point is outside what this run computes.
+        """
         for one in [*self.listening, *callbacks]:
-            if one.check is not None:
+            if one.check is not None and not muted(one.name):
                 one.check(prepared, new)
 
     def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:

@@ -91,7 +91,7 @@ class Progress:
 
     @property
     def continues(self) -> bool:
-        """Whether a cache keeps what was read, so that the next pass reads only what comes after it.
+        """Whether a cache keeps what was read, so that the next pass reads what comes after.
 
         Models that keep nothing may be given an empty cache all the same.
         """
