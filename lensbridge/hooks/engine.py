@@ -304,10 +304,10 @@ class Engine:
     splices: Splices = field(default_factory=dict)
     follow: Callable[[], bool] = lambda: False
     base: Attachment | None = None
+    _with_splices: SitesWithSplices | None = None
 
     def __post_init__(self) -> None:
         self.aside = Aside(self)
-    _with_splices: SitesWithSplices | None = None
 
     @property
     def sites(self) -> Mapping[str, Site]:
