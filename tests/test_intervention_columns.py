@@ -35,13 +35,22 @@ def told(value: Tensor) -> None:
     value[:, :, 2, 4] = 0.3
 
 
+def told_each(value: Tensor) -> None:
+    value[0, :, 2, 2] = 0.3
+    value[1, :, 2, 4] = 0.3
+
+
 TEXTS: list[tuple[Any, Callable[[Tensor], None]]] = [
     (Zero("hook_embed", positions=6), zeroed(6)),
     (Zero("hook_logits", positions=-1), zeroed(6)),
     (Zero("decoder.0.hook_resid_pre", positions="last"), zeroed(6)),
     (Zero("encoder.0.hook_resid_post", positions="last"), zeroed(2, 4)),
     (Zero("decoder.0.cross_attn.hook_k", positions="last"), zeroed(2, 4)),
-    (Replace("decoder.0.cross_attn.hook_pattern", 0.3, positions=2, keys=-1), told),
+    (Replace("decoder.0.cross_attn.hook_pattern", 0.3, positions=2, keys=-1), told_each),
+    (
+        Replace("decoder.0.cross_attn.hook_pattern", 0.3, positions=2, keys=-1, count="columns"),
+        told,
+    ),
 ]
 
 
@@ -69,8 +78,10 @@ def test_columns_are_those_of_the_text_that_a_point_reads(number: int) -> None:
 def test_columns_of_the_other_text_are_refused() -> None:
     model = of_class("BartForConditionalGeneration")
     keys = Zero("decoder.0.cross_attn.hook_pattern", positions=2, keys=6)
-    with pytest.raises(InputError, match="key 6 is out of range; there are 5"):
+    with pytest.raises(InputError, match="key 6 is out of range: example 0 has 3 tokens"):
         model.run_with_interventions(ENCODED, keys, **CALL)
+    with pytest.raises(InputError, match="key 6 is out of range; there are 5"):
+        model.run_with_interventions(ENCODED, keys.at(count="columns"), **CALL)
     with pytest.raises(InputError, match="position 6 is out of range; there are 5"):
         model.run_with_interventions(ENCODED, Zero("encoder.0.hook_resid_post", positions=6))
 

@@ -58,7 +58,8 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEd
     plan = _plan(model, one)
     plan.check(prepared, 0)
     mask = plan.mask(prepared)
-    return InterventionEdit(plan.name, plan, mask, _first(plan, mask, plan.extent(prepared)))
+    first = _first(plan, mask, plan.extent(prepared))
+    return InterventionEdit(plan.name, plan, mask, first, plan.keys_mask(prepared))
 
 
 def _plan(model: HookedModel, one: Intervention) -> Plan:
@@ -85,16 +86,19 @@ class InterventionEdit:
         plan: the intervention there.
         mask: `[batch, column]` of the point's columns, or None where nothing is masked.
         first: the first column that it changes; 0 where that is not known.
+        keys_mask: that of the columns of another text, where its keys are.
     """
 
     point: str
     plan: Plan
     mask: Tensor | None = None
     first: int = 0
+    keys_mask: Tensor | None = None
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation after the intervention."""
-        return self.plan.edited(activation, self.plan.whole(activation, self.mask), 0)
+        window = self.plan.whole(activation, self.mask, self.keys_mask)
+        return self.plan.edited(activation, window, 0)
 
     def first_position(self, axes: Sequence[str]) -> int:
         """The first column that the intervention changes."""
@@ -107,5 +111,7 @@ def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int:
     if extent is None or axes.position is None or axes.letters[axes.position] == "k":
         return 0
     window = Window(extent.rows, 0, extent.prompt, extent.prompt, mask)
-    columns, inside = columns_of(plan.place.positions, window, torch.device("cpu"))
+    columns, inside = columns_of(
+        plan.place.positions, window, torch.device("cpu"), plan.place.count
+    )
     return int(columns[inside].min()) if bool(inside.any()) else 0

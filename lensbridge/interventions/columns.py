@@ -3,10 +3,14 @@
 A run is a prompt and, in generation, the tokens that are added to it. Its columns are counted from
 0 through all passes, padding included. So an intervention at some columns does the same whether
 keys and values are kept from pass to pass or computed again.
+
+Positions that a user gives count the tokens of each text. Where the prompts are padded, they are
+other columns in each row (`tensors/positions.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
@@ -15,14 +19,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.tensors.positions import Count, columns_of_tokens, padded
 
 Positions: TypeAlias = (
     int | Literal["last"] | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 )
-"""Which columns: None for all; one; a slice; a list for all examples, or a list of lists, one for
-each example (of any lengths). Negative ones count from the end of the prompt; -1 also means every
-column that generation adds. "last" is the last token of each row's prompt, also where rows are
-padded on the right, and every column that generation adds."""
+"""Which tokens of each text: None for all; one; a slice; a list for all examples, or a list of
+lists, one for each example (of any lengths). Negative ones count from the end of the prompt; -1
+also means every token that generation adds, and "last" is the same."""
 
 NO_COLUMN = -(2**40)
 """Fills up the lists of examples that have fewer columns than others."""
@@ -38,6 +42,7 @@ class Window:
         end: the column after its last.
         prompt: columns of the first pass.
         mask: `[rows, column]`, 1 for tokens, or None if nothing is masked.
+        keys_mask: that of another text whose columns are attended to, the encoder's.
     """
 
     rows: int
@@ -45,6 +50,18 @@ class Window:
     end: int
     prompt: int
     mask: Tensor | None = None
+    keys_mask: Tensor | None = None
+
+    @cached_property
+    def real(self) -> Tensor | None:
+        """Which columns of the prompt are tokens; None if all are, or if it is not known.
+
+        Shapes: `[rows, prompt]`
+        """
+        if self.mask is None or self.mask.shape[1] < self.prompt:
+            return None
+        real = padded(self.mask[:, : self.prompt])
+        return None if real is None else real.expand(self.rows, -1)
 
     def last(self, device: torch.device) -> Tensor:
         """Shapes: `[rows, 1]`, the column of each row's last prompt token."""
@@ -67,6 +84,16 @@ class Window:
         known = (columns >= 0) & (columns < mask.shape[1])
         found = mask.gather(1, columns.clamp(0, mask.shape[1] - 1))
         return found & known if mask.shape[1] >= self.end else found | ~known
+
+    def numbers(self, columns: Tensor) -> Tensor:
+        """The number of each column's token in its text. Shapes: as `columns`"""
+        if self.real is None:
+            return columns
+        real = self.real.to(columns.device)
+        before = torch.cat([real.cumsum(-1), real.new_zeros(len(real), 1, dtype=torch.long)], -1)
+        known = before.gather(1, columns.clamp(0, self.prompt - 1).expand(self.rows, -1)) - 1
+        later = columns - self.prompt + real.sum(-1, keepdim=True)
+        return torch.where(columns < self.prompt, known, later)
 
 
 def normalized(given: Positions) -> Any:
@@ -104,18 +131,22 @@ def per_example(asked: Any) -> bool:
     return isinstance(asked, tuple) and isinstance(asked[0], tuple)
 
 
-def columns_of(asked: Any, window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
+def columns_of(
+    asked: Any, window: Window, device: torch.device, count: Count = "tokens"
+) -> tuple[Tensor, Tensor]:
     """The columns that normalized positions mean, and which of them this pass computes.
 
     Shapes: both `[rows or 1, n]`.
     """
-    found = _meant(asked, window, device)
+    found = _meant(asked, window, device, count)
     return found, (found >= window.start) & (found < window.end)
 
 
-def _meant(asked: Any, window: Window, device: torch.device) -> Tensor:
+def _meant(asked: Any, window: Window, device: torch.device, count: Count) -> Tensor:
     if asked is None:
         return torch.arange(window.start, window.end, device=device)[None]
+    if count == "tokens" and asked != "last" and window.real is not None:
+        return _of_tokens(asked, window, window.real.to(device))
     if isinstance(asked, slice):
         return _of_slice(asked, window, device)
     if asked == "last":
@@ -141,16 +172,56 @@ def _of_slice(asked: slice, window: Window, device: torch.device) -> Tensor:
 
 
 def _of_lists(asked: Any, window: Window, device: torch.device) -> Tensor:
-    rows = asked if per_example(asked) else ((asked,) if isinstance(asked, tuple) else ((asked,),))
-    width = max(len(row) for row in rows)
-    given = torch.tensor([[*row, *[NO_COLUMN] * (width - len(row))] for row in rows], device=device)
+    given = _listed(asked, device)
     found = torch.where(given < 0, given + window.prompt, given)
     found = torch.where(given == NO_COLUMN, given, found)
-    last = (given == -1).any(-1, keepdim=True)
-    made = window.made(device)
-    if made.shape[1] and bool(last.any()):
-        found = torch.cat([found, torch.where(last, made, NO_COLUMN)], dim=1)
+    found = _with_made(found, given, window)
     return repeated(found, window.rows, "positions")
+
+
+def _listed(asked: Any, device: torch.device) -> Tensor:
+    """Lists of positions as a tensor, the shorter ones filled up. Shapes: `[examples or 1, n]`"""
+    rows = asked if per_example(asked) else ((asked,) if isinstance(asked, tuple) else ((asked,),))
+    width = max(len(row) for row in rows)
+    filled = [[*row, *[NO_COLUMN] * (width - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long, device=device)
+
+
+def _with_made(found: Tensor, given: Tensor, window: Window) -> Tensor:
+    """Columns, and those that generation added where -1 is given."""
+    last = (given == -1).any(-1, keepdim=True)
+    made = window.made(found.device)
+    if made.shape[1] and bool(last.any()):
+        found = torch.cat([found, torch.where(last, made, NO_COLUMN).expand(len(found), -1)], dim=1)
+    return found
+
+
+def _of_tokens(asked: Any, window: Window, real: Tensor) -> Tensor:
+    """The columns of tokens of each row, where prompts are padded. Shapes: `[rows, n]`"""
+    sizes = real.sum(-1, keepdim=True)
+    if isinstance(asked, slice):
+        made = max(window.end - window.prompt, 0)
+        rows = tuple(_tokens_of_slice(asked, size, made) for size in sizes.flatten().tolist())
+        given = _listed(rows, real.device)
+    else:
+        given = repeated(_listed(asked, real.device), window.rows, "positions")
+    tokens = torch.where(given < 0, given + sizes, given)
+    later = window.prompt + tokens - sizes
+    found = torch.where(tokens < sizes, columns_of_tokens(real, tokens), later)
+    found = torch.where(tokens < 0, NO_COLUMN, found)
+    return found if isinstance(asked, slice) else _with_made(found, given, window)
+
+
+def _tokens_of_slice(asked: slice, size: int, made: int) -> tuple[int, ...]:
+    """As `_of_slice`, for one row with so many tokens in its prompt."""
+    start, stop, step = asked.indices(size)
+    if asked.start is not None and asked.start > size:
+        start = asked.start
+    if asked.stop is None and step > 0:
+        stop = size + made
+    elif asked.stop is not None and asked.stop > size:
+        stop = min(asked.stop, size + made)
+    return tuple(range(start, stop, step))
 
 
 def repeated(given: Tensor, rows: int, what: str) -> Tensor:

@@ -102,10 +102,16 @@ class Resample(Intervention):
     def mixes_examples(self) -> bool:
         return self.source is None
 
+    @property
+    def works_by_row(self) -> bool:
+        return False
+
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows = len(region.value)
         if given is None:
-            return region.value[others(rows, self.seed).to(region.value.device)]
+            partners = others(rows, self.seed).to(region.value.device)
+            inside = region.inside.expand(rows, -1)
+            return blended(region, region.value[partners], inside[partners])
         value, inside, _ = given.paired(region, None)
         chosen = drawn(len(value), rows, self.seed).to(value.device)
         kept = inside if len(inside) == 1 else inside[chosen.to(inside.device)]

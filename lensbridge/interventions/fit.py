@@ -2,26 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.positions import ColumnOwner, decoder_input, mask_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import size_of
-from lensbridge.interventions.columns import Window, columns_of, per_example
+from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of, per_example
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place
 from lensbridge.interventions.source import SourceValues
 from lensbridge.native.kv_cache import columns_in
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.tensors.positions import Count, row_has, shown_slice
 
 _CPU = torch.device("cpu")
-
-ColumnOwner: TypeAlias = Literal["text", "encoder", "decoder", "tower"]
-"""What the columns of a point belong to: the text; the encoder or the decoder; or another stack
-(tower), such as one for pictures, whose columns the input does not show."""
 
 
 def called(one: Intervention) -> str:
@@ -29,7 +27,7 @@ def called(one: Intervention) -> str:
     return type(one).__name__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputColumns:
     """The columns of an input at a point.
 
@@ -38,18 +36,29 @@ class InputColumns:
         past: columns that are already in a key/value cache.
         prompt: columns up to the end of the input.
         new: columns that generation adds.
+        mask: `[rows, column]`, 1 for tokens, or None if nothing is masked.
     """
 
     rows: int
     past: int
     prompt: int
     new: int = 0
+    mask: Tensor | None = None
 
-    def of_one(self) -> "InputColumns":
-        """The same for a value that all examples share, with the columns of the key/value cache."""
-        return replace(self, rows=1, past=0)
+    def of_keys(self) -> "InputColumns":
+        """The same for what is attended to: with the columns of the key/value cache."""
+        return replace(self, past=0)
 
-    def check(self, asked: Any, what: str) -> None:
+    def window(self, start: int, end: int) -> Window:
+        """Some of the columns as those of a pass."""
+        return Window(self.rows, start, end, self.prompt, self.mask)
+
+    @property
+    def real(self) -> Tensor | None:
+        """Which columns are tokens; None if all are. Shapes: `[rows, prompt]`"""
+        return self.window(0, self.prompt).real
+
+    def check(self, asked: Any, what: str, count: Count = "tokens") -> None:
         """Refuse normalized positions that the input does not have.
 
         Raises:
@@ -59,42 +68,76 @@ class InputColumns:
             raise InputError(
                 f"{what}s are given in {len(asked)} lists; there are {self.rows} examples."
             )
-        self.check_range(asked, what)
+        self.check_range(asked, what, count)
 
-    def check_range(self, asked: Any, what: str) -> None:
+    def check_range(self, asked: Any, what: str, count: Count = "tokens") -> None:
         """Refuse normalized positions that are out of range.
 
         Raises:
             InputError: with the number of positions.
         """
+        if count == "tokens" and self.real is not None:
+            self._check_tokens(asked, what, self.real)
+            return
         for position in _ints(asked):
             column = position + self.prompt if position < 0 else position
             if not self.past <= column < self.prompt + self.new:
                 raise InputError(f"{what} {position} is out of range; {self._described()}.")
         if isinstance(asked, slice):
-            whole = Window(self.rows, self.past, self.prompt + self.new, self.prompt)
-            if not bool(columns_of(asked, whole, _CPU)[1].any()):
-                raise InputError(f"{what}s {_written(asked)} are none; {self._described()}.")
+            whole = self.window(self.past, self.prompt + self.new)
+            if not bool(columns_of(asked, whole, _CPU, count)[1].any()):
+                raise InputError(f"{what}s {shown_slice(asked)} are none; {self._described()}.")
+
+    def _check_tokens(self, asked: Any, what: str, real: Tensor) -> None:
+        """Refuse positions that are not tokens of every row that they are given for."""
+        if asked is None or isinstance(asked, str):
+            return
+        _, there = columns_of(asked, self.window(self.past, self.prompt + self.new), _CPU)
+        sizes = real.sum(-1).tolist()
+        if isinstance(asked, slice):
+            empty = (~there.any(-1)).nonzero().flatten().tolist()
+            if empty:
+                raise InputError(
+                    f"{what}s {shown_slice(asked)} are none: {row_has(empty[0], sizes[empty[0]])}"
+                    f"{self._held()}."
+                )
+            return
+        lists = asked if per_example(asked) else (_ints(asked),)
+        lists = lists * self.rows if len(lists) == 1 else lists
+        if self.rows % len(lists):
+            return  # `repeated` refuses these
+        each = self.rows // len(lists)
+        for row in range(self.rows):
+            for i, position in enumerate(lists[row // each]):
+                if not bool(there[row, i]):
+                    raise InputError(
+                        f"{what} {position} is out of range: {row_has(row, sizes[row])}"
+                        f"{self._held()}; the rest of its row is padding. To count columns of the "
+                        "batch instead, pass count='columns'."
+                    )
+
+    def _held(self) -> str:
+        held = f", {self.past} columns of them in the key/value cache" if self.past else ""
+        return f"{held}, and generation adds {self.new}" if self.new else held
 
     def _described(self) -> str:
         held = f", {self.past} of them in the key/value cache" if self.past else ""
         more = f", and generation adds {self.new}" if self.new else ""
         return f"there are {self.prompt} positions{held}{more}"
 
-    def width(self, asked: Any, later: bool) -> int:
+    def width(self, asked: Any, later: bool, count: Count = "tokens") -> int:
         """How many columns positions mean; 1 if that differs between the passes of a generation."""
-        window = Window(self.rows, self.past, self.prompt, self.prompt)
-        width = columns_of(asked, window, _CPU)[0].shape[1]
+        width = columns_of(asked, self.window(self.past, self.prompt), _CPU, count)[0].shape[1]
         if not (later and self.new):
             return width
-        following = Window(self.rows, self.prompt, self.prompt + 1, self.prompt)
-        same = columns_of(asked, following, _CPU)[0].shape[1] == width
+        following = self.window(self.prompt, self.prompt + 1)
+        same = columns_of(asked, following, _CPU, count)[0].shape[1] == width
         return width if same and asked is not None else 1
 
-
-def _written(asked: slice) -> str:
-    parts = [asked.start, asked.stop] + ([] if asked.step is None else [asked.step])
-    return ":".join("" if part is None else str(part) for part in parts)
+    def counts(self, asked: Any, count: Count) -> Tensor:
+        """How many columns positions mean in each row. Shapes: `[rows]`"""
+        columns, _ = columns_of(asked, self.window(self.past, self.prompt), _CPU, count)
+        return (columns != NO_COLUMN).sum(-1).expand(self.rows)
 
 
 def _ints(asked: Any) -> list[int]:
@@ -115,33 +158,20 @@ def extent_of(
     tokens = prepared.tokens if prepared.tokens is not None else prepared.embeds
     if place.axes.position is None or not place.axes.has_batch or tokens is None:
         return None
-    if owner == "encoder" or (keys and place.looks_elsewhere):
-        return InputColumns(tokens.shape[0], 0, tokens.shape[1])
+    if keys and place.looks_elsewhere:
+        owner = "encoder"
+    mask = mask_of(owner, prepared)
+    if owner == "encoder":
+        return InputColumns(tokens.shape[0], 0, tokens.shape[1], mask=mask)
     if owner == "tower":
         return None
     if owner == "decoder":
         decoded = decoder_input(prepared)
-        return None if decoded is None else InputColumns(len(decoded), 0, decoded.shape[1], new)
+        if decoded is None:
+            return None
+        return InputColumns(len(decoded), 0, decoded.shape[1], new, mask)
     past = 0 if prepared.cache is None else columns_in(prepared.cache) or 0
-    return InputColumns(tokens.shape[0], past, past + tokens.shape[1], new)
-
-
-def decoder_input(prepared: Prepared) -> Tensor | None:
-    """Ids or embeddings that are given to the decoder of an encoder-decoder; None: none are."""
-    found = (prepared.kwargs.get(f"decoder_{kind}") for kind in ("input_ids", "inputs_embeds"))
-    return next((value for value in found if isinstance(value, Tensor)), None)
-
-
-def mask_of(owner: ColumnOwner, prepared: Prepared) -> Tensor | None:
-    """The mask of a point's columns, 1 for tokens; None if none is masked.
-
-    Shapes: `[batch, column]`
-    """
-    if owner == "tower":
-        return None
-    decodes = owner == "decoder"
-    mask = prepared.kwargs.get("decoder_attention_mask") if decodes else prepared.mask
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    return InputColumns(tokens.shape[0], past, past + tokens.shape[1], new, mask)
 
 
 def check_pairing(
@@ -152,7 +182,7 @@ def check_pairing(
     Raises:
         InputError: with the numbers of both.
     """
-    source = InputColumns(given.window.rows, 0, given.window.end)
+    source = InputColumns(given.window.rows, 0, given.window.end, mask=given.window.mask)
     if one.pairs_examples and source.rows not in (1, extent.rows):
         raise InputError(
             f"{what}: the source has {source.rows} examples and the input {extent.rows}. Give as "
@@ -167,12 +197,28 @@ def check_pairing(
         )
     if source.rows == 1 and per_example(asked):
         source = replace(source, rows=extent.rows)
-    source.check(asked, f"{what}: source position")
-    here, there = extent.width(positions, False), source.width(asked, False)
-    if here != there:
+    source.check(asked, f"{what}: source position", one.count)
+    here, there = (
+        extent.width(positions, False, one.count),
+        source.width(asked, False, one.count),
+    )
+    ragged = one.pairs_examples and not (extent.real is None and source.real is None)
+    if ragged and asked is not None and one.count == "tokens":
+        _check_counts(extent.counts(positions, one.count), source.counts(asked, one.count), what)
+    elif here != there:
         raise InputError(
             f"{what}: {here} positions of the input cannot be paired with {there} of the source. "
             "Give as many."
+        )
+
+
+def _check_counts(here: Tensor, there: Tensor, what: str) -> None:
+    differing = (here != there).nonzero().flatten().tolist()
+    if differing:
+        row = differing[0]
+        raise InputError(
+            f"{what}: example {row}: {int(here[row])} positions of the input cannot be paired with "
+            f"{int(there[row])} of the source. Give as many."
         )
 
 
@@ -192,17 +238,6 @@ def check_padding(given: SourceValues, mask: Tensor | None, what: str) -> None:
             f"{what}: the source has padding at other columns than the input, so it is not clear "
             "which positions correspond. Name them: positions and source_positions."
         )
-
-
-def column_owner(native: ResolvedModel, name: str) -> ColumnOwner:
-    """What the columns of a point belong to."""
-    for stack in native.towers:
-        front = native.front_of(stack)
-        if name.startswith((f"{stack.prefix}.", front)):
-            return "encoder" if front == "encoder." else "tower"
-    if name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")):
-        return "encoder"
-    return "decoder" if native.is_encoder_decoder else "text"
 
 
 def check_axes(one: Intervention, place: Place) -> None:

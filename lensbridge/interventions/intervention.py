@@ -16,6 +16,7 @@ from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import ALWAYS, When
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.tensors.positions import Count, check_count
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
 """Heads or neurons: one, several, or None for all."""
@@ -30,14 +31,16 @@ class Intervention(ABC):
 
     Args:
         site: a point in any accepted spelling, a glob, or a list of these.
-        positions: which columns (`columns.Positions`): None, an int, "last", a slice, a list, or a
-            list for each example.
+        positions: which tokens of each text (`columns.Positions`): None for all, an int, "last", a
+            slice, a list, or a list for each example.
         heads: which heads of a point that has them.
         neurons: which entries of the last axis: neurons, dimensions, features, experts.
         keys: which positions are attended to, in scores and patterns.
         subspace: `[d, k]` with orthonormal columns; only the coordinates along these change. A
             direction `[d]` of any length means the line along it.
         when: "prefill", "decode", "both", or a `When` with steps.
+        count: what positions and keys count: "tokens" of each text, also where a batch is padded,
+            or "columns" of the batch, padding included.
 
     Interventions of a list that act on the same point do so in the order of the list.
     """
@@ -49,6 +52,7 @@ class Intervention(ABC):
     keys: Positions = field(default=None, kw_only=True)
     subspace: Tensor | None = field(default=None, kw_only=True)
     when: When | str = field(default=ALWAYS, kw_only=True)
+    count: Count = field(default="tokens", kw_only=True)
 
     on_integers: ClassVar[bool] = False
     """Whether it can act on integers, which are the indices of chosen experts."""
@@ -63,6 +67,7 @@ class Intervention(ABC):
         self._set("heads", _indices("heads", self.heads))
         self._set("neurons", _indices("neurons", self.neurons))
         self._set("when", When.of(self.when))
+        check_count(self.count)
         if self.subspace is not None:
             self._set("subspace", _basis(self.subspace))
         if self.subspace is not None and (self.neurons is not None or self.keys is not None):
@@ -102,6 +107,11 @@ class Intervention(ABC):
     def mixes_examples(self) -> bool:
         """Whether examples of the run get values of other examples of it."""
         return False
+
+    @property
+    def works_by_row(self) -> bool:
+        """Whether an example becomes the same in whichever row of whatever batch it is."""
+        return not self.mixes_examples
 
     @property
     def other_positions(self) -> Any:

@@ -182,7 +182,7 @@ class Steer(Intervention):
 class Noise(Intervention):
     """Gaussian noise added to the run's value.
 
-    It depends only on the seed, the point, the row and the column. So a run can be repeated, and
+    It depends only on the seed, the point, the row and the position. So a run can be repeated, and
     the noise of a place does not depend on what else is in the batch or the region.
 
     Args:
@@ -198,9 +198,13 @@ class Noise(Intervention):
         if not self.std >= 0:
             raise InputError(f"std is a standard deviation, 0 or more, not {self.std!r}.")
 
+    @property
+    def works_by_row(self) -> bool:
+        return False
+
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows, n = region.value.shape[:2]
-        columns = region.columns.expand(rows, n).tolist()
+        columns = region.numbers.expand(rows, n).tolist()
         noise = [
             gaussian(self.seed, region.place.name, row, column, region.value.shape[2:])
             for row in range(rows)

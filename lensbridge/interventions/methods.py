@@ -12,6 +12,7 @@ from lensbridge.interventions.interchange import interchange
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.running import Interventions, edited, run_edited
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.tensors.positions import Count
 
 
 class InterventionMethods(HookedModel):
@@ -89,6 +90,7 @@ class InterventionMethods(HookedModel):
         subspace: Any = None,
         heads: Indices = None,
         neurons: Indices = None,
+        count: Count = "tokens",
         **forward: Any,
     ) -> Result:
         """Run on `base` with activations of `sources` in place of its own.
@@ -103,6 +105,7 @@ class InterventionMethods(HookedModel):
             subspace: `[d, k]` with orthonormal columns: only the coordinates along these.
             heads: only these heads.
             neurons: only these neurons.
+            count: what positions count: "tokens" of each text, or "columns" of the padded batch.
             forward: other arguments of `forward`; tokenization options hold for both inputs.
 
         Raises:
@@ -115,6 +118,6 @@ class InterventionMethods(HookedModel):
             site,
             base_positions,
             source_positions,
-            {"subspace": subspace, "heads": heads, "neurons": neurons},
+            {"subspace": subspace, "heads": heads, "neurons": neurons, "count": count},
             **forward,
         )

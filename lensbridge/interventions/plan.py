@@ -1,7 +1,7 @@
 """Plan: an intervention at one point of one model, checked, as a callback of the engine."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -9,19 +9,17 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import EditError, InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.positions import ColumnOwner, column_owner, mask_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
-    ColumnOwner,
     InputColumns,
     called,
     check_axes,
     check_padding,
     check_pairing,
-    column_owner,
     extent_of,
-    mask_of,
     sizes_of,
 )
 from lensbridge.interventions.intervention import Intervention
@@ -74,7 +72,15 @@ def acting(interventions: "Intervention | Iterable[Intervention]") -> list[Inter
 def _callbacks(model: HookedModel, one: Intervention) -> list[Callback]:
     required = names_points(one.site)
     return [
-        Callback(plan.name, "edit", plan.run, str(one.site), required, check=plan.check)
+        Callback(
+            plan.name,
+            "edit",
+            plan.run,
+            str(one.site),
+            required,
+            by_row=one.works_by_row,
+            check=plan.check,
+        )
         for plan in plans_of(model, one)
     ]
 
@@ -138,6 +144,7 @@ class Plan:
             keys=one.keys,
             subspace=one.seen_subspace,
             when=one.when,  # type: ignore[arg-type]
+            count=one.count,
         )
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
@@ -180,23 +187,40 @@ class Plan:
         """Which of the point's columns are tokens of an input. Shapes: `[batch, column]`"""
         return mask_of(self.owner, prepared)
 
+    def keys_mask(self, prepared: Prepared) -> Tensor | None:
+        """Which of the columns of another text, that keys name, are tokens of an input."""
+        elsewhere = self.place.keys is not None and self.place.looks_elsewhere
+        return mask_of("encoder", prepared) if elsewhere else None
+
     def check(self, prepared: Prepared, new: int) -> None:
         """Refuse an input that the intervention does not fit, before the run."""
         one, place, what = self.intervention, self.place, self.what
         looked_at = extent_of(place, self.owner, prepared, new, keys=True)
         if place.keys is not None and looked_at is not None:
-            looked_at.of_one().check(place.keys, f"{what}: key")
+            looked_at.of_keys().check(place.keys, f"{what}: key", place.count)
         extent = self.extent(prepared, new)
         if extent is None:
             return
-        extent.check(place.positions, f"{what}: position")
+        self._check_shared(extent)
+        extent.check(place.positions, f"{what}: position", place.count)
         one.check_rows(extent.rows, what)
-        width = extent.width(place.positions, place.when.reaches_generated)
+        width = extent.width(place.positions, place.when.reaches_generated, place.count)
         one.check_value((extent.rows, width, *self.sizes), what)
         if self.given is not None and one.pairs_columns:
             check_pairing(one, place.positions, extent, self.given, what)
             if one.pairs_examples and place.positions is None and one.other_positions is None:
                 check_padding(self.given, self.mask(prepared), what)
+
+    def _check_shared(self, extent: InputColumns) -> None:
+        """Refuse positions of padded texts at a point whose value all examples share."""
+        place = self.place
+        asked = place.positions is not None or place.keys is not None
+        shares = place.axes.letters[0] == "1" and place.count == "tokens"
+        if asked and shares and extent.real is not None:
+            raise InputError(
+                f"{self.what}: all examples share one value there, and the texts are padded, so "
+                "their tokens are at other columns. Pass count='columns'."
+            )
 
     # --- in a run ----------------------------------------------------------------------------
 
@@ -210,7 +234,12 @@ class Plan:
 
     def edited(self, value: Tensor, window: Window, step: int) -> Tensor:
         """The activation of a pass after the intervention."""
-        region = Region.of(self.place, window, step, value)
+        place = self.place
+        if self.intervention.mixes_examples and place.positions is None:
+            # examples are compared token by token, not column by column
+            padded = place.count == "tokens" and window.real is not None
+            place = replace(place, positions=slice(None)) if padded else place
+        region = Region.of(place, window, step, value)
         if region is None:
             return value
         self._check_region(region)
@@ -238,8 +267,9 @@ class Plan:
                 "attn.hook_kv_latent."
             )
         if hook.step == 0:
-            extent = InputColumns(window.rows, 0, window.prompt, hook.progress.new)
-            extent.check_range(self.place.positions, f"{self.what}: position")
+            new = hook.progress.new
+            extent = InputColumns(window.rows, 0, window.prompt, new, window.mask)
+            extent.check_range(self.place.positions, f"{self.what}: position", self.place.count)
 
     def _check_beams(self, window: Window, hook: Hook) -> None:
         examples = hook.progress.examples
@@ -256,12 +286,12 @@ class Plan:
         if region.step == 0:  # with beams there are more rows; `act` repeats the examples
             self.intervention.check_value((None, *region.value.shape[1:]), self.what)
 
-    def whole(self, value: Tensor, mask: Tensor | None) -> Window:
+    def whole(self, value: Tensor, mask: Tensor | None, keys_mask: Tensor | None = None) -> Window:
         """The window of a pass that computes every column of the point."""
         axes = self.place.axes
         rows = 1 if axes.batch is None else value.shape[axes.batch]
         size = 1 if axes.position is None else value.shape[axes.position]
-        return Window(rows, 0, size, size, mask)
+        return Window(rows, 0, size, size, _of_rows(mask, rows), _of_rows(keys_mask, rows))
 
     def _window(self, value: Tensor, hook: Hook) -> Window:
         axes, progress = self.place.axes, hook.progress
@@ -271,11 +301,15 @@ class Plan:
         apart = self.owner in ("encoder", "tower") or not axes.has_batch or axes.position is None
         if not progress.past and size != total and self.name != "hook_logits":
             apart = True  # a decoder that makes its own ids, pictures in the text
+        keys_mask = progress.mask(encoder=True) if self.place.looks_elsewhere else None
         if apart or total < size:
             mask = progress.mask(encoder=True) if self.owner == "encoder" else None
-            return self.whole(value, mask)
-        return Window(rows, total - size, total, progress.prompt, self._mask(hook, rows))
+            return self.whole(value, mask, keys_mask)
+        mask = _of_rows(progress.mask(), rows)
+        keys_mask = _of_rows(keys_mask, rows)
+        return Window(rows, total - size, total, progress.prompt, mask, keys_mask)
 
-    def _mask(self, hook: Hook, rows: int) -> Tensor | None:
-        mask = hook.progress.mask()
-        return mask if mask is not None and len(mask) == rows else None
+
+def _of_rows(mask: Tensor | None, rows: int) -> Tensor | None:
+    """A mask, if it is of the rows of a value."""
+    return mask if mask is not None and len(mask) == rows else None

@@ -26,7 +26,7 @@ Of the source:
     Paired         for each column of the `Region` the value of the source, and whether it has one
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from lensbridge.errors import EditError, InputError
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.when import ALWAYS, When
+from lensbridge.tensors.positions import Count
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -53,6 +54,7 @@ class Place:
         keys: normalized columns that are attended to (the last axis of a pattern).
         subspace: `[d, k]`, orthonormal columns: only the coordinates along these are edited.
         when: in which part of a generation.
+        count: whether positions and keys count the tokens of each text or columns.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Place:
     keys: Any = None
     subspace: Tensor | None = None
     when: When = ALWAYS
+    count: Count = "tokens"
 
     @property
     def is_all_columns(self) -> bool:
@@ -83,7 +86,7 @@ class Place:
             value = value.index_select(2, self._heads(value))
         last = self._last(value, window)
         if last is not None:
-            value = value.index_select(-1, last)
+            value = _at_entries(value, last)
         return value if self.subspace is None else _coordinates(value, self.subspace)
 
     def outer(self, value: Tensor, seen: Tensor, new: Tensor, window: Window) -> Tensor:
@@ -95,7 +98,7 @@ class Place:
             new = (part.to(new.dtype) + change).to(value.dtype)
         last = self._last(value, window)
         if last is not None:
-            new = part.index_copy(-1, last, new.to(value.dtype))
+            new = _with_entries(part, last, new.to(value.dtype))
         new = new.to(value.dtype)
         return new if heads is None else value.index_copy(2, heads, new)
 
@@ -108,11 +111,21 @@ class Place:
             return _index(self.neurons, size, value.device, f"{self.name}: neuron")
         if self.keys is None:
             return None
-        looked_at = Window(1, window.end - size, window.end, window.prompt)
+        looked_at = replace(window, start=window.end - size)
         if self.looks_elsewhere:
-            looked_at = Window(1, 0, size, size)
-        found, inside = columns_of(self.keys, looked_at, value.device)
-        return (found - looked_at.start)[inside]
+            looked_at = Window(window.rows, 0, size, size, window.keys_mask)
+        found, inside = columns_of(self.keys, looked_at, value.device, self.count)
+        local = found - looked_at.start
+        if len(local) == 1 or looked_at.real is None:
+            return local[0][inside[0]]
+        widths = inside.sum(-1)
+        if not bool((widths == widths[0]).all()):
+            raise InputError(
+                f"{self.name}: keys are {int(widths.min())} to {int(widths.max())} positions of "
+                "the texts in this batch, which have different lengths. Ask for keys that all of "
+                "them have, or pass count='columns'."
+            )
+        return local[inside].reshape(len(local), -1)[: len(value)]
 
 
 def _index(asked: tuple[int, ...], size: int, device: torch.device, what: str) -> Tensor:
@@ -120,6 +133,26 @@ def _index(asked: tuple[int, ...], size: int, device: torch.device, what: str) -
         if not -size <= entry < size:
             raise InputError(f"{what} {entry} is out of range; there are {size}.")
     return torch.tensor([entry % size for entry in asked], device=device)
+
+
+def _at_entries(value: Tensor, chosen: Tensor) -> Tensor:
+    """Entries of the last axis, `[n]`, or `[rows, n]` for those of each row."""
+    if chosen.ndim == 1:
+        return value.index_select(-1, chosen)
+    return value.gather(-1, _spread(chosen, value))
+
+
+def _with_entries(value: Tensor, chosen: Tensor, new: Tensor) -> Tensor:
+    """A value with other entries: the inverse of `_at_entries`."""
+    if chosen.ndim == 1:
+        return value.index_copy(-1, chosen, new)
+    return value.scatter(-1, _spread(chosen, value), new)
+
+
+def _spread(chosen: Tensor, value: Tensor) -> Tensor:
+    """Entries of each row, for all axes in between."""
+    between = chosen.reshape(len(chosen), *[1] * (value.ndim - 2), -1)
+    return between.expand(*value.shape[:-1], -1)
 
 
 def _coordinates(value: Tensor, basis: Tensor) -> Tensor:
@@ -158,7 +191,7 @@ class Region:
         """The region of a place in a value, which has the axes of the model; None if the pass
         computes nothing that the intervention is for.
         """
-        columns, inside = columns_of(place.positions, window, value.device)
+        columns, inside = columns_of(place.positions, window, value.device, place.count)
         inside = inside & place.when.holds(columns, window.prompt)
         if not place.is_all_columns and not bool(inside.any()):
             return None
@@ -168,6 +201,13 @@ class Region:
     def mask(self) -> Tensor:
         """Which of the region's columns hold tokens. Shapes: `[batch, n]`"""
         return self.window.is_token(self.columns).to(self.whole.device)
+
+    @property
+    def numbers(self) -> Tensor:
+        """The positions of the region's columns, as they are counted. Shapes: as `columns`"""
+        if self.place.count == "columns":
+            return self.columns
+        return self.window.numbers(self.columns)
 
     def _at(self) -> tuple[Tensor, Tensor]:
         local = (self.columns - self.window.start).clamp(0, self.whole.shape[1] - 1)

@@ -123,7 +123,7 @@ class SourceValues:
             columns = region.columns
             inside = (columns >= 0) & (columns < self.window.end)
         else:
-            columns, inside = columns_of(asked, window, device)
+            columns, inside = columns_of(asked, window, device, place.count)
         columns, inside = (_widened(one, region.columns.shape[1]) for one in (columns, inside))
         local = columns.clamp(0, self.window.end - 1).to(self.value.device)
         rows = torch.arange(self.window.rows, device=local.device)[:, None]

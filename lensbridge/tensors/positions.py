@@ -150,8 +150,8 @@ def _of_slice(asked: Any, real: Tensor, counts: list[int], what: str) -> Tensor:
         low, high = sizes.index(min(sizes)), sizes.index(max(sizes))
         raise InputError(
             f"{what}={shown_slice(cut)} is {sizes[low]} positions of example {low}, which has "
-            f"{counts[low]} tokens, and {sizes[high]} of example {high}, which has {counts[high]}. Ask for positions that "
-            "all of them have, give texts of equal length, or pass count='columns' for columns of "
-            "the padded batch."
+            f"{counts[low]} tokens, and {sizes[high]} of example {high}, which has {counts[high]}. "
+            "Ask for positions that all of them have, give texts of equal length, or pass "
+            "count='columns' for columns of the padded batch."
         )
     return columns_of_tokens(real, torch.tensor(tokens, dtype=torch.long))
