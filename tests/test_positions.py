@@ -12,7 +12,17 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.errors import InputError
-from lensbridge.interventions import Replace, Resample, Steer, Swap, Zero
+from lensbridge.interventions import (
+    Mean,
+    Replace,
+    Resample,
+    Steer,
+    Swap,
+    Zero,
+    from_json,
+    steering_vector,
+    to_json,
+)
 
 LONGEST = 7
 SITE: Any = ("resid_post", 0)
@@ -251,3 +261,52 @@ def test_gradients_and_jacobians_at_the_tokens_of_each_text(side: str) -> None:
         near(grads[SITE][i], alone[SITE][0])
         wanted = model.jacobian(row, SITE, ("resid_post", 1), positions=2, source_positions=-2)
         near(found[i], wanted[0])
+
+
+# --- means without special tokens -----------------------------------------------------------------
+
+TEXTS = ["The Eiffel Tower is in the city of", "The Louvre is in"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_means_leave_special_tokens_out(side: Any) -> None:
+    model = lensbridge.load("demo")
+    streams = [model.run_with_cache(text)[1][SITE][0] for text in TEXTS]
+    without = torch.cat([stream[1:] for stream in streams]).mean(0)
+    everything = torch.cat(streams).mean(0)
+    assert not torch.allclose(without, everything, rtol=0.1)
+    ids, mask = model.to_tokens(TEXTS, padding_side=side, return_mask=True)
+    call: dict[str, Any] = {"attention_mask": mask}
+    _, cache = model.run_with_cache(ids, **call)
+    bos = int(model.to_tokens("The")[0, 0])
+    for source in (None, cache):
+        for excluded, wanted in ((True, without), (False, everything), ([bos], without)):
+            mean = Mean(SITE, source, "all", exclude_special_tokens=excluded)
+            (back,) = from_json(to_json(mean))
+            for one in (mean, back):
+                with model.intervene(one):
+                    _, edited = model.run_with_cache(ids, SITE, **call)
+                near(edited[SITE][mask.bool()], wanted.expand(int(mask.sum()), -1))
+            metric = lambda logits: logits[mask.bool()].sum()  # noqa: E731
+            given = {"input_ids": ids, **call}
+            swept = model.sweep(given, [mean], metric).values[0]
+            torch.testing.assert_close(
+                swept, metric(model.run_with_interventions(ids, mean, **call)), rtol=1e-3, atol=0.1
+            )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_steering_vector_of_means_leaves_special_tokens_out(side: Any) -> None:
+    model = lensbridge.load("demo")
+    up, down = [[model.run_with_cache(text)[1][SITE][0] for text in TEXTS[::s]] for s in (1, -1)]
+    down = down[:1]
+    for first, options in ((1, {}), (0, {"exclude_special_tokens": False})):
+        means = [torch.stack([one[first:].mean(0) for one in rows]).mean(0) for rows in (up, down)]
+        found = steering_vector(
+            model, TEXTS, TEXTS[1:], SITE, "mean", padding_side=side, **options
+        ).vector
+        near(found, means[0] - means[1])
+    last = steering_vector(model, TEXTS, TEXTS[1:], SITE, "last", padding_side=side).vector
+    near(last, torch.stack([one[-1] for one in up]).mean(0) - down[0][-1])
+    with pytest.raises(InputError, match="Example 0 has only special tokens"):
+        steering_vector(model, model.to_tokens("The")[:, :1], TEXTS, SITE, "mean")

@@ -72,6 +72,11 @@ class Progress:
                 return self.named[name]
         return None
 
+    def ids(self, encoder: bool = False) -> Tensor | None:
+        """Ids of this pass, of the main stack or of its encoder; None where there are none."""
+        given = self._given(encoder)
+        return None if given is None or given.is_floating_point() else given
+
     def _earlier(self, count: int) -> int | None:
         """Columns before those of a pass of so many; None where nothing tells."""
         held = cache_in(self.named)

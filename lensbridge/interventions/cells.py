@@ -59,7 +59,8 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEd
     plan.check(prepared, 0)
     mask = plan.mask(prepared)
     first = _first(plan, mask, plan.extent(prepared))
-    return InterventionEdit(plan.name, plan, mask, first, plan.keys_mask(prepared))
+    keys_mask, special = plan.keys_mask(prepared), plan.special_columns(prepared)
+    return InterventionEdit(plan.name, plan, mask, first, keys_mask, special)
 
 
 def _plan(model: HookedModel, one: Intervention) -> Plan:
@@ -87,6 +88,7 @@ class InterventionEdit:
         mask: `[batch, column]` of the point's columns, or None where nothing is masked.
         first: the first column that it changes; 0 where that is not known.
         keys_mask: that of the columns of another text, where its keys are.
+        special: `[batch, column]`, which of the columns hold special tokens.
     """
 
     point: str
@@ -94,10 +96,11 @@ class InterventionEdit:
     mask: Tensor | None = None
     first: int = 0
     keys_mask: Tensor | None = None
+    special: Tensor | None = None
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation after the intervention."""
-        window = self.plan.whole(activation, self.mask, self.keys_mask)
+        window = self.plan.whole(activation, self.mask, self.keys_mask, self.special)
         return self.plan.edited(activation, window, 0)
 
     def first_position(self, axes: Sequence[str]) -> int:

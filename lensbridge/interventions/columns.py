@@ -43,6 +43,8 @@ class Window:
         prompt: columns of the first pass.
         mask: `[rows, column]`, 1 for tokens, or None if nothing is masked.
         keys_mask: that of another text whose columns are attended to, the encoder's.
+        special: `[rows, column]`, which columns of the pass hold special tokens; None if it is not
+            known, or not asked for.
     """
 
     rows: int
@@ -51,6 +53,7 @@ class Window:
     prompt: int
     mask: Tensor | None = None
     keys_mask: Tensor | None = None
+    special: Tensor | None = None
 
     @cached_property
     def real(self) -> Tensor | None:
@@ -84,6 +87,16 @@ class Window:
         known = (columns >= 0) & (columns < mask.shape[1])
         found = mask.gather(1, columns.clamp(0, mask.shape[1] - 1))
         return found & known if mask.shape[1] >= self.end else found | ~known
+
+    def counted(self, device: torch.device) -> Tensor:
+        """Which columns of the pass count in a mean: its tokens, but for special ones if there are
+        others. Shapes: `[rows, column]`
+        """
+        tokens = self.is_token(torch.arange(self.start, self.end, device=device)[None])
+        if self.special is None:
+            return tokens
+        others = tokens & ~self.special.to(device)
+        return others if bool(others.any()) else tokens
 
     def numbers(self, columns: Tensor) -> Tensor:
         """The number of each column's token in its text. Shapes: as `columns`"""

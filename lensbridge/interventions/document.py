@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ def _written(one: Intervention, store: _Store) -> dict[str, Any]:
     for member in fields(one):
         value = vars(one)[member.name]
         if member.name == "source" and isinstance(value, ActivationCache):
-            value = StoredSource.of(value, one.site)
+            tokens = value.tokens if one.left_out else None
+            value = replace(StoredSource.of(value, one.site), tokens=tokens)
         if value is not None and value is not ALWAYS and value != member.default:
             values[member.name] = _packed(value, store)
     return values
@@ -126,6 +127,9 @@ def _packed(value: Any, store: _Store) -> Any:
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, When):
         return {"when": [value.phase, _packed(value.steps, store)]}
+    if isinstance(value, StoredSource) and value.tokens is not None:
+        members = (dict(value), value.attention_mask, value.tokens)
+        return {"masked": [_packed(one, store) for one in members]}
     if isinstance(value, StoredSource) and value.attention_mask is not None:
         mask = store.put(value.attention_mask)
         return {"masked": [_packed(dict(value), store), mask]}

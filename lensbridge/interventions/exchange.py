@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.special import Excluded
 from lensbridge.interventions.columns import Positions, normalized, repeated
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Region
@@ -26,18 +27,28 @@ class Mean(Intervention):
 
     Args:
         source: the activations that are averaged; None: those of the run itself, in the same pass.
-        over: "examples": the mean of the examples at the same column (each at its own, if positions
-            are given for each); "all": the mean of all examples and columns, so that the source may
-            have another length.
+        over: "examples": the mean of the examples at the same position (each at its own, if
+            positions are given for each); "all": the mean of all examples and positions, so that
+            the source may have another length.
+        exclude_special_tokens: for the mean over "all": leave BOS, EOS, padding and separators out
+            of it, or tokens with these ids. Where there are no other tokens, they count. A source
+            that is no cache does not say which tokens it has, so all of them count.
     """
 
     source: Source | None = None
     over: Literal["examples", "all"] = "examples"
+    exclude_special_tokens: Excluded = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.over not in ("examples", "all"):
             raise InputError(f"over is 'examples' or 'all', not {self.over!r}.")
+        if not isinstance(self.exclude_special_tokens, bool):
+            self._set("exclude_special_tokens", tuple(map(int, self.exclude_special_tokens)))
+
+    @property
+    def left_out(self) -> Excluded:
+        return self.exclude_special_tokens if self.over == "all" else False
 
     @property
     def origin(self) -> Source | None:
@@ -64,8 +75,7 @@ class Mean(Intervention):
     def _of_all(self, region: Region, given: SourceValues | None) -> Tensor:
         place, window = region.place, region.window if given is None else given.window
         value = place.inner(region.whole, window) if given is None else given.seen(place)
-        columns = torch.arange(window.start, window.end, device=value.device)[None]
-        return _mean(value, window.is_token(columns), (0, 1))
+        return _mean(value, window.counted(value.device), (0, 1))
 
 
 def _mean(value: Tensor, real: Tensor, axes: tuple[int, ...]) -> Tensor:

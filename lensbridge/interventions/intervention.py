@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.inputs.special import Excluded
 from lensbridge.interventions.columns import Positions, is_int, normalized
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Source, SourceValues, StoredSource
@@ -112,6 +113,11 @@ class Intervention(ABC):
     def works_by_row(self) -> bool:
         """Whether an example becomes the same in whichever row of whatever batch it is."""
         return not self.mixes_examples
+
+    @property
+    def left_out(self) -> Excluded:
+        """Which tokens have to be known, because means leave them out."""
+        return False
 
     @property
     def other_positions(self) -> Any:

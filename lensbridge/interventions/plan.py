@@ -9,8 +9,9 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import EditError, InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
-from lensbridge.inputs.positions import ColumnOwner, column_owner, mask_of
+from lensbridge.inputs.positions import ColumnOwner, column_owner, decoder_input, mask_of
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.special import is_special, known_special_ids
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.fit import (
@@ -105,7 +106,7 @@ def _with_canonical_names(model: HookedModel, source: Source | None) -> Source |
     if source is None or isinstance(source, Tensor | ActivationCache):
         return source
     named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
-    return StoredSource(named, source.attention_mask) if isinstance(source, StoredSource) else named
+    return replace(source, tensors=named) if isinstance(source, StoredSource) else named
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +120,7 @@ class Plan:
         given: the activation of its source, if it has one.
         owner: what the columns of the point belong to.
         forgotten: whether later passes compute the value again from what the key/value cache keeps.
+        special: ids of tokens that means leave out.
     """
 
     intervention: Intervention
@@ -127,6 +129,7 @@ class Plan:
     given: SourceValues | None
     owner: ColumnOwner
     forgotten: bool = False
+    special: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: HookedModel, one: Intervention, name: str, origin: Source | None) -> "Plan":
@@ -150,8 +153,9 @@ class Plan:
         sizes = sizes_of(model.native, one, place)
         owner = column_owner(model.native, name)
         masked = owner in ("text", "encoder")
-        given = None if origin is None else SourceValues.of(origin, place, masked)
-        plan = cls(one, place, sizes, given, owner, isinstance(site, LatentSite))
+        special = known_special_ids(model.tokens, model.native, one.left_out)
+        given = None if origin is None else SourceValues.of(origin, place, masked, special)
+        plan = cls(one, place, sizes, given, owner, isinstance(site, LatentSite), special)
         plan._check_given()
         return plan
 
@@ -186,6 +190,16 @@ class Plan:
     def mask(self, prepared: Prepared) -> Tensor | None:
         """Which of the point's columns are tokens of an input. Shapes: `[batch, column]`"""
         return mask_of(self.owner, prepared)
+
+    def special_columns(self, prepared: Prepared) -> Tensor | None:
+        """Which of the point's columns are special tokens of an input. Shapes: `[batch, column]`"""
+        decodes = self.owner == "decoder"
+        return self._special(decoder_input(prepared) if decodes else prepared.tokens)
+
+    def _special(self, tokens: Tensor | None) -> Tensor | None:
+        if not self.special or tokens is None or self.owner == "tower":
+            return None
+        return None if tokens.is_floating_point() else is_special(tokens, self.special)
 
     def keys_mask(self, prepared: Prepared) -> Tensor | None:
         """Which of the columns of another text, that keys name, are tokens of an input."""
@@ -286,12 +300,34 @@ class Plan:
         if region.step == 0:  # with beams there are more rows; `act` repeats the examples
             self.intervention.check_value((None, *region.value.shape[1:]), self.what)
 
-    def whole(self, value: Tensor, mask: Tensor | None, keys_mask: Tensor | None = None) -> Window:
+    def whole(
+        self,
+        value: Tensor,
+        mask: Tensor | None,
+        keys_mask: Tensor | None = None,
+        special: Tensor | None = None,
+    ) -> Window:
         """The window of a pass that computes every column of the point."""
         axes = self.place.axes
         rows = 1 if axes.batch is None else value.shape[axes.batch]
         size = 1 if axes.position is None else value.shape[axes.position]
-        return Window(rows, 0, size, size, _of_rows(mask, rows), _of_rows(keys_mask, rows))
+        return self._of_pass(Window(rows, 0, size, size), mask, keys_mask, special)
+
+    def _of_pass(
+        self,
+        window: Window,
+        mask: Tensor | None,
+        keys_mask: Tensor | None,
+        special: Tensor | None,
+    ) -> Window:
+        """A window with what is known of its rows and columns."""
+        fits = special is not None and special.shape == (window.rows, window.end - window.start)
+        return replace(
+            window,
+            mask=_of_rows(mask, window.rows),
+            keys_mask=_of_rows(keys_mask, window.rows),
+            special=special if fits else None,
+        )
 
     def _window(self, value: Tensor, hook: Hook) -> Window:
         axes, progress = self.place.axes, hook.progress
@@ -302,12 +338,12 @@ class Plan:
         if not progress.past and size != total and self.name != "hook_logits":
             apart = True  # a decoder that makes its own ids, pictures in the text
         keys_mask = progress.mask(encoder=True) if self.place.looks_elsewhere else None
+        special = self._special(progress.ids(self.owner == "encoder")) if self.special else None
         if apart or total < size:
             mask = progress.mask(encoder=True) if self.owner == "encoder" else None
-            return self.whole(value, mask, keys_mask)
-        mask = _of_rows(progress.mask(), rows)
-        keys_mask = _of_rows(keys_mask, rows)
-        return Window(rows, total - size, total, progress.prompt, mask, keys_mask)
+            return self.whole(value, mask, keys_mask, special)
+        window = Window(rows, total - size, total, progress.prompt)
+        return self._of_pass(window, progress.mask(), keys_mask, special)
 
 
 def _of_rows(mask: Tensor | None, rows: int) -> Tensor | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.inputs.special import is_special
 from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of
 from lensbridge.interventions.region import Place, Region
 from lensbridge.points.point_names import NamesFilter
@@ -25,10 +26,12 @@ class StoredSource(Mapping[Any, Tensor]):
     Args:
         tensors: by name.
         attention_mask: `[batch, pos]` of the run, or None if nothing was padding.
+        tokens: `[batch, pos]` ids of the run, or None if they are not known.
     """
 
     tensors: Mapping[Any, Tensor]
     attention_mask: Tensor | None = None
+    tokens: Tensor | None = None
 
     @classmethod
     def of(cls, cache: ActivationCache, site: NamesFilter) -> "StoredSource":
@@ -73,7 +76,13 @@ class SourceValues:
     tells_padding: bool = False
 
     @classmethod
-    def of(cls, source: Source, place: Place, masked: bool = True) -> "SourceValues":
+    def of(
+        cls,
+        source: Source,
+        place: Place,
+        masked: bool = True,
+        special: frozenset[int] = frozenset(),
+    ) -> "SourceValues":
         """The activation of a source for a place.
 
         Args:
@@ -81,6 +90,7 @@ class SourceValues:
             place: where it goes.
             masked: whether the mask of the source is for the columns there; in an encoder-decoder
                 it is for those of the encoder.
+            special: ids of tokens that means leave out.
 
         Raises:
             InputError: the source lacks it, or it has another number of axes than the point.
@@ -96,7 +106,10 @@ class SourceValues:
         known = masked and isinstance(source, ActivationCache | StoredSource)
         mask = source.attention_mask if known else None  # type: ignore[union-attr]
         fits = mask is not None and tuple(mask.shape) == (rows, length)
-        window = Window(rows, 0, length, length, mask if fits else None)
+        tokens = source.tokens if known and special else None  # type: ignore[union-attr]
+        named = tokens is not None and tuple(tokens.shape) == (rows, length)
+        left_out = is_special(tokens, special) if named else None  # type: ignore[arg-type]
+        window = Window(rows, 0, length, length, mask if fits else None, special=left_out)
         return cls(value, window, known and (fits or mask is None))
 
     def seen(self, place: Place) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.positions import ColumnOwner, column_owner
+from lensbridge.inputs.special import Excluded, is_special, known_special_ids
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.kinds import Steer
@@ -23,8 +25,9 @@ def steering_vector(
     positive: Any,
     negative: Any,
     site: Name,
-    position: int | Literal["mean"] = -1,
+    position: int | Literal["mean", "last"] = -1,
     method: Method = "mean_difference",
+    exclude_special_tokens: Excluded = True,
     **input_options: Any,
 ) -> Steer:
     """A steering vector: the direction from examples without a property to examples that have it.
@@ -34,12 +37,14 @@ def steering_vector(
         positive: texts or ids with the property.
         negative: texts or ids without it.
         site: where activations are read, and where the result steers.
-        position: which token of each example, without padding: -1 is the last one; "mean" takes
-            the mean of all.
+        position: which token of each example, without padding: -1 or "last" is the last one;
+            "mean" takes the mean of all.
         method: "mean_difference": the mean of the positive activations minus that of the negative
             ones, not normalized. "pca": the first principal direction of the differences of pairs
             (as many examples on both sides), not centred, of length one, pointing from negative to
             positive.
+        exclude_special_tokens: leave BOS, EOS, padding and separators out of a mean; or the ids
+            of the tokens that are left out.
         input_options: `prepend_bos` and other options of `run_with_cache`.
 
     Returns:
@@ -50,8 +55,8 @@ def steering_vector(
         `[head, d_head]`.
 
     Raises:
-        InputError: the site means several points, an example lacks the position, or "pca" has
-            unequal numbers of examples.
+        InputError: the site means several points, an example lacks the position or has only
+            special tokens, or "pca" has unequal numbers of examples.
 
     Source: mean differences as in Turner et al. 2023 and Rimsky et al. 2023; principal directions
         of differences as in Zou et al. 2023.
@@ -69,15 +74,25 @@ def steering_vector(
     names = model.vocabulary.select(site)
     if len(names) != 1:
         raise InputError(f"{site!r} means {len(names)} points; a steering vector is of one.")
+    special = known_special_ids(model.tokens, model.native, exclude_special_tokens)
+    owner = column_owner(model.native, names[0])
     up, down = (
-        _activations(source_of(model, given, names, **input_options), names[0], position)
+        _activations(
+            source_of(model, given, names, **input_options), names[0], position, special, owner
+        )
         for given in (positive, negative)
     )
     vector = up.mean(0) - down.mean(0) if method == "mean_difference" else _principal(up, down)
     return Steer(names[0], vector)
 
 
-def _activations(cache: ActivationCache, name: str, position: int | str) -> Tensor:
+def _activations(
+    cache: ActivationCache,
+    name: str,
+    position: int | str,
+    special: frozenset[int],
+    owner: ColumnOwner,
+) -> Tensor:
     """One vector for each example. Shapes: `[example, ...]`"""
     value = cache[name]
     axes = cache.axes(name).split()
@@ -88,20 +103,34 @@ def _activations(cache: ActivationCache, name: str, position: int | str) -> Tens
         )
     value = Axes(tuple(axes)).ordered(value)
     real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
-    if cache.attention_mask is not None:
+    known = owner in ("text", "encoder")
+    if known and cache.attention_mask is not None:
         real = cache.attention_mask.bool().to(value.device)
     if position == "mean":
-        weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
-        return (value * weight).sum(1) / weight.sum(1)
+        if known and special and cache.tokens is not None and cache.tokens.shape == real.shape:
+            real = real & ~is_special(cache.tokens, special).to(real.device)
+        return _mean(value, real)
+    position = -1 if position == "last" else position
     return torch.stack([_at(row, mask, position) for row, mask in zip(value, real, strict=True)])
+
+
+def _mean(value: Tensor, real: Tensor) -> Tensor:
+    empty = (~real.any(-1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(
+            f"Example {empty[0]} has only special tokens, which a mean leaves out. Pass "
+            "exclude_special_tokens=False, or longer texts."
+        )
+    weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
+    return (value * weight).sum(1) / weight.sum(1)
 
 
 def _at(row: Tensor, mask: Tensor, position: int | str) -> Tensor:
     tokens = row[mask]
     if not isinstance(position, int) or not -len(tokens) <= position < len(tokens):
         raise InputError(
-            f"position is 'mean' or the number of a token, and an example has {len(tokens)} "
-            f"tokens; got {position!r}."
+            "position is 'mean', 'last' or the number of a token, and an example has "
+            f"{len(tokens)} tokens; got {position!r}."
         )
     return tokens[position]
 

@@ -9,9 +9,10 @@ from lensbridge.errors import HookError
 from lensbridge.hooked_model import HookedModel, Result
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.methods import HookPair
+from lensbridge.inputs.special import Excluded
 from lensbridge.points.names import Name
 from lensbridge.saes.dictionary import SparseAutoencoder
-from lensbridge.saes.request import Excluded, SAEs, SpliceRequests
+from lensbridge.saes.request import SAEs, SpliceRequests
 from lensbridge.saes.splice import Splice
 from lensbridge.sites.spliced import Splices
 

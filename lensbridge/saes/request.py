@@ -1,11 +1,12 @@
 """Makes splices from what a user passed, and checks before any run that they fit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.engine import Engine
+from lensbridge.inputs.special import Excluded, special_ids
 from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.names import Name
@@ -21,11 +22,6 @@ SAEs: TypeAlias = (
 )
 """An SAE or several whose config names the point (`cfg.metadata.hook_name`), or point -> SAE. The
 key of a transcoder may be a pair: the point that it reads and the one that it replaces."""
-
-Excluded: TypeAlias = bool | Sequence[int]
-"""Whether special tokens keep the model's own value; or the ids of those that do."""
-
-_STRUCTURAL = ("bos", "eos", "pad", "sep")
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class SpliceRequests:
             HookError: two SAEs at one point in one context, or an SAE without a point.
             EditError: an SAE that does not fit.
         """
-        ids = self._ids(excluded)
+        ids = special_ids(self.tokens, self.native, excluded)
         found = [self._splice(one, use_error_term, ids) for one in requests(saes)]
         here = self.engine.current
         taken = set() if here is None else set(here.splices)
@@ -105,21 +101,6 @@ class SpliceRequests:
         place = Place(name, self.engine.native_sites[name].axes, None, dictionary.head)
         size = size_of(self.native, name, place.axes.split()[place.lead :])
         return Place(name, place.axes, size, dictionary.head)
-
-    def _ids(self, excluded: Excluded) -> frozenset[int]:
-        if excluded is False:
-            return frozenset()
-        if excluded is not True:
-            return frozenset(int(one) for one in excluded)
-        known = self.tokens.need()
-        tokens = [known.special_tokens_map.get(f"{role}_token") for role in _STRUCTURAL]
-        ids = {int(known.convert_tokens_to_ids(token)) for token in tokens if token is not None}
-        return frozenset(ids | self._starts())
-
-    def _starts(self) -> set[int]:
-        """The id that a decoder begins with, where the config has one."""
-        start = self.native.main.config.to_dict().get("decoder_start_token_id")
-        return set() if start is None else {start}
 
 
 def requests(saes: Any) -> list[Request]:

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lensbridge.compat.transformer_lens.transformer import HookedTransformer
-from lensbridge.saes.request import Excluded, SAEs
+from lensbridge.inputs.special import Excluded
+from lensbridge.saes.request import SAEs
 
 
 class HookedSAETransformer(HookedTransformer):
