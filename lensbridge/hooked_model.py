@@ -348,9 +348,9 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         """
         self._check_return_type(return_type, stop_at_layer)
         prepared = self.prepare(input, **prepare)
-        self.engine.check(prepared, callbacks)
         head = return_type is not None or self._listens("hook_logits", callbacks)
         span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
+        self.engine.check(prepared, callbacks, muted=span.misses)
         loss = self._loss(prepared, return_type if span.stop is None else None, labels, tokens)
         outcome = run_forward(self.engine, self.native, loss.given(prepared), span, callbacks)
         if span.stop is not None:

@@ -1,6 +1,7 @@
 """BaseRun: the unpatched run, which is made once before any cell runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
-from lensbridge.hooks.callbacks import Hook
+from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.sweeps.edit import Edit
 
 
@@ -24,12 +25,15 @@ class BaseRun:
         input: what it is run on: tokens, text, or a mapping that may have a mask.
         logits: of this run.
         cache: the activations of it that the sweep needs.
+        arriving: streams before layers as they arrive there, where interventions of a context edit
+            them before they are kept in the cache.
     """
 
     model: HookedModel
     input: Any
     logits: Tensor
     cache: ActivationCache = field(repr=False)
+    arriving: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def run(cls, model: HookedModel, given: Any, points: Iterable[str]) -> "BaseRun":
@@ -45,9 +49,15 @@ class BaseRun:
                 "model.eval() first."
             )
         wanted = list(dict.fromkeys(points))
-        with torch.no_grad():
+        arriving: dict[str, Tensor] = {}
+        with torch.no_grad(), _noting(model, wanted, arriving):
             logits, cache = model.run_with_cache(given, names_filter=wanted)
-        return cls(model, given, logits, cache)
+        return cls(model, given, logits, cache, arriving)
+
+    def stream(self, layer: int) -> Tensor:
+        """The stream that arrives at a layer of the main stack, before any hook there."""
+        name = f"{self.model.native.main.prefix}.{layer}.hook_resid_pre"
+        return self.arriving[name] if name in self.arriving else self.cache[name]
 
     @property
     def batch(self) -> int:
@@ -70,6 +80,20 @@ class BaseRun:
     def patched(self, cells: Sequence[Edit]) -> Tensor:
         """Logits of one run with all of these cells patched."""
         return self.model.run_with_hooks(self.input, [hook_of(cell) for cell in cells])
+
+
+def _noting(
+    model: HookedModel, points: Iterable[str], arriving: dict[str, Tensor]
+) -> AbstractContextManager[None]:
+    """Note streams before other hooks edit them, where there are other hooks."""
+    if model.engine.is_idle or not model.engine.works_by_row:
+        return nullcontext()
+
+    def noting(name: str) -> Callable[[Tensor], None]:
+        return lambda value: arriving.update({name: value.clone()})
+
+    names = [name for name in points if name.endswith("hook_resid_pre")]
+    return model.listening([Callback(n, "read", noting(n), first=True, by_row=True) for n in names])
 
 
 def hook_of(cell: Edit) -> tuple[Any, Any]:

@@ -170,6 +170,7 @@ class CellBatch:
         context, start = self.context, group[0].start
         module = mlp_of(context.base.model.native.blocks[layer])
         points = [row.cell.point for row in group if row.cell and row.layer == layer]
+        points += [one.name for one in context.base.model.engine.listening]
         if module is None or stop != layer + 1 or self._are_on(module, points):
             return nullcontext()
         starts = torch.tensor([row.start for row in group for _ in range(context.base.batch)])
@@ -200,9 +201,7 @@ class CellBatch:
         return torch.cat([whole(row) for row in group])
 
     def _unpatched(self, layer: int, start: int) -> Tensor:
-        base = self.context.base
-        stream = base.cache[f"{base.model.native.main.prefix}.{layer}.hook_resid_pre"]
-        return stream[:, start : self.context.end]
+        return self.context.base.stream(layer)[:, start : self.context.end]
 
     def _logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """`[batch, read, d_vocab]` of each row; those with as many reads share the head."""

@@ -47,9 +47,10 @@ class SweepContext:
         cls, base: BaseRun, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Edit]
     ) -> "SweepContext":
         """The context of some cells. An edited pattern may look at later positions, so it needs
-        the keys of all of them.
+        the keys of all of them. Interventions of a context may count positions from the end.
         """
         whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
+        whole = whole or not base.model.engine.is_idle
         return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)
 
     def is_too_late(self, cell: Edit) -> bool:
