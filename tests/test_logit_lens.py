@@ -173,7 +173,7 @@ def test_padding_is_never_read(side: str) -> None:
     two = logit_lens(demo(), texts, positions=[-2, -1], padding_side=side)
     assert two.values.shape[:3] == (5, 2, 2)
     close(two.values[:, :, 1], alone)
-    with pytest.raises(InputError, match="row with 8 tokens"):
+    with pytest.raises(InputError, match="example 1 has 8 tokens"):
         logit_lens(demo(), texts, positions=8, padding_side=side)
 
 
@@ -187,9 +187,13 @@ def test_positions_in_every_form() -> None:
     assert each.positions.tolist() == [[0], [2], [6]]
     rows = torch.arange(3)
     close(each.values[:, rows, 0], every.values[:, rows, each.positions[:, 0]])
-    some = logit_lens(model, ids, positions=slice(2, 5), attention_mask=mask)
+    run: dict[str, Any] = {"attention_mask": mask}
+    some = logit_lens(model, ids, positions=slice(2, 5), count="columns", **run)
     close(some.values, every.values[:, :, 2:5])
-    close(logit_lens(model, ids, positions=(2, 5), attention_mask=mask).values, some.values)
+    close(logit_lens(model, ids, positions=(2, 5), count="columns", **run).values, some.values)
+    tokens_2_to_4 = logit_lens(model, ids, positions=slice(2, 5), **run)
+    assert tokens_2_to_4.positions.tolist() == [[2, 3, 4], [3, 4, 5], [4, 5, 6]]
+    close(tokens_2_to_4.values, logit_lens(model, ids, positions=[2, 3, 4], **run).values)
     one = logit_lens(model, ids, positions=None, batch_slice=[2, 0], attention_mask=mask)
     close(one.values, every.values[:, [2, 0]])
 

@@ -16,6 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import stack_of
 from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.tensors.positions import Count
 
 Answers: TypeAlias = str | int | Sequence[str | int] | Tensor
 """The tokens whose logit is split: one as text or id, one for each example, or ids."""
@@ -49,6 +50,8 @@ def direct_logit_attribution(
     unit: Unit = "component",
     pos: PositionsAsked = -1,
     cache: ActivationCache | None = None,
+    *,
+    count: Count = "tokens",
     **forward: Any,
 ) -> DirectLogitAttribution:
     """Split a token's logit, or the difference of two, into contributions of the model's parts.
@@ -67,6 +70,7 @@ def direct_logit_attribution(
         pos: as in `logit_lens`: an index counts the tokens of each row, so -1 is the last token
             before any padding, and drops the axis; None for all.
         cache: a cache with what the units need.
+        count: as in `logit_lens`.
         forward: other arguments of `forward`, for a run.
 
     Shapes: attribution `[unit, batch]`, or `[unit, batch, pos]`
@@ -97,7 +101,7 @@ def direct_logit_attribution(
         wanted = _wanted(model, unit)
         _, made = model.run_with_cache(input, names_filter=lambda name: name in wanted, **forward)
         cache = made
-    return _Split(model, cache, answer_tokens, incorrect_tokens, pos).result(unit)
+    return _Split(model, cache, answer_tokens, incorrect_tokens, pos, count).result(unit)
 
 
 def _require_linear(model: HookedModel) -> None:
@@ -136,11 +140,12 @@ class _Split:
         right: Answers,
         wrong: Answers | None,
         pos: PositionsAsked,
+        count: Count,
     ) -> None:
         self.model = model
         self.last = f"{model.native.main.prefix}.{len(model.native.blocks) - 1}.hook_resid_post"
         stream = cache[self.last] if cache.has_batch_dim else cache[self.last].unsqueeze(0)
-        self.where = positions_of(pos, real_tokens(cache, *stream.shape[:2]))
+        self.where = positions_of(pos, real_tokens(cache, *stream.shape[:2]), count)
         self.batched = cache.has_batch_dim
         self.cache = at_positions(model, cache, self.where, stream.shape[1])
         self.right = self._ids(right)

@@ -14,6 +14,7 @@ from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
+from lensbridge.tensors.positions import Count
 
 Lens = Callable[[Tensor, int], Tensor]
 """`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm."""
@@ -48,6 +49,7 @@ def logit_lens(
     batch_slice: slice | Sequence[int] | Tensor | None = None,
     lens: Lens | None = None,
     enable_grad: bool = False,
+    count: Count = "tokens",
     **forward: Any,
 ) -> LogitLensResult:
     """Compute logits from the residual stream before every layer and after the last.
@@ -62,9 +64,9 @@ def logit_lens(
         cache: a cache with `resid_pre` of the layers and the last `resid_post`.
         layers: which layers: i is the stream before layer i; `n_layers` or -1 is after the last.
         incl_mid: also the stream between attention and MLP.
-        positions: an index, which counts the tokens of each row, so that -1 is the last token
-            before any padding, and which drops the axis; a list of indices, or one list for each
-            example; a slice of columns; or None for all.
+        positions: an index, which counts the tokens of each row, so that -1 (or "last") is the
+            last token before any padding, and which drops the axis; a list of indices, or one list
+            for each example; a slice; or None for all.
         targets: tokens to report with their ranks: single tokens as text or ids, or a tensor of
             ids `[batch, pos]` with one for each position that is read.
         top_k: report the most likely tokens.
@@ -75,6 +77,7 @@ def logit_lens(
         batch_slice: which examples.
         lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens).
         enable_grad: keep values in the autograd graph.
+        count: "columns": positions count columns of the batch, padding included.
         forward: other arguments of `forward`, for a run.
 
     Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
@@ -102,7 +105,7 @@ def logit_lens(
         with torch.set_grad_enabled(enable_grad):
             logits, made = model.run_with_cache(input, **run)
         cache = made
-    stack, where = _streams(cache, entries, positions, batch_slice)
+    stack, where = _streams(cache, entries, positions, batch_slice, count)
     shape = tuple(where.squeezed(stack, 2).shape[:-1])
     selection = selection_of(model, shape, targets, top_k, vocab)
     with torch.set_grad_enabled(enable_grad):
@@ -161,12 +164,16 @@ def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: b
 
 
 def _streams(
-    cache: ActivationCache, entries: Sequence[Entry], asked: PositionsAsked, batch_slice: Any
+    cache: ActivationCache,
+    entries: Sequence[Entry],
+    asked: PositionsAsked,
+    batch_slice: Any,
+    count: Count,
 ) -> tuple[Tensor, Positions]:
     """The stream of every row at the chosen positions: `[row, batch, pos, d_model]`."""
     cache.require([one.name for one in entries])
     first = _batched(cache, entries[0].name)
-    where = positions_of(asked, real_tokens(cache, *first.shape[:2]))
+    where = positions_of(asked, real_tokens(cache, *first.shape[:2]), count)
     if batch_slice is not None:
         where = Positions(where.columns[batch_slice], where.real[batch_slice], where.single)
     rows = slice(None) if batch_slice is None else batch_slice

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.tensors.positions import Count, token_positions
+from lensbridge.tensors.slices import PosSlice, RowColumns
 
-PositionsAsked: TypeAlias = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
-"""Columns of a batch: one, a slice, its `(start, stop, step)`, or a list; None is all."""
+PositionsAsked: TypeAlias = PosSlice | Sequence[Sequence[int]]
+"""Positions of each text: one, "last", a slice, its `(start, stop, step)`, or a list; lists of
+lists, or a tensor `[batch, pos]`, for those of each example; None is all columns."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +55,42 @@ def real_tokens(cache: ActivationCache, batch: int, length: int) -> Tensor:
 
     Shapes: `[batch, length]`
     """
-    everywhere = torch.ones(batch, length, dtype=torch.bool)
-    mask, tokens, model = cache.attention_mask, cache.tokens, cache.model
-    apart = model is not None and model.native.is_encoder_decoder
-    if mask is None or mask.ndim != 2 or apart or tokens is None or tokens.shape[1] != length:
-        return everywhere
-    return mask[:, -length:].bool().cpu()
+    real = cache.real_tokens(length)
+    return torch.ones(batch, length, dtype=torch.bool) if real is None else real.cpu()
 
 
-def positions_of(asked: PositionsAsked, real: Tensor) -> Positions:
+def positions_of(asked: PositionsAsked, real: Tensor, count: Count = "tokens") -> Positions:
     """The positions that were asked for.
 
     Args:
         asked: an index, a list of indices, one list for each example (`[batch, pos]`), a slice or
-            its `(start, stop, step)`, or None for all. An index counts the tokens of its own row:
-            -1 is the last token before any padding on the right, 0 the first after any padding on
-            the left. Slices count columns, padding included.
+            its `(start, stop, step)`, or None for all. They count the tokens of each row: -1 is the
+            last token before any padding on the right, 0 the first after any padding on the left.
         real: where tokens are, `[batch, pos]`.
+        count: "columns": slices and indices count columns, padding included.
 
     Raises:
-        InputError: a row has no such position.
+        InputError: a row has no such position, or slices are longer in some rows than in others.
     """
     batch, length = real.shape
-    if asked is None or isinstance(asked, slice | tuple):
-        part = (
-            slice(None) if asked is None else asked if isinstance(asked, slice) else slice(*asked)
-        )
+    padding = None if asked is None or bool(real.all()) else real
+    chosen = token_positions(_plain(asked), padding, count, "positions")
+    if isinstance(chosen, RowColumns):
+        columns = chosen.columns
+        return Positions(columns, torch.ones_like(columns, dtype=torch.bool), chosen.single)
+    if chosen is None or isinstance(chosen, slice | tuple):
+        part = slice(*chosen) if isinstance(chosen, tuple) else chosen or slice(None)
         columns = torch.arange(length)[part].expand(batch, -1)
         return Positions(columns, real.gather(1, columns), single=False)
-    wanted = _indices(asked, batch)
-    columns = torch.stack([_columns(row, one) for row, one in zip(real, wanted, strict=True)])
-    return Positions(columns, torch.ones_like(columns, dtype=torch.bool), _is_one(asked))
+    wanted = _indices(chosen, batch)
+    columns = torch.stack([_columns(length, one) for one in wanted])
+    return Positions(columns, real.gather(1, columns), _is_one(chosen))
+
+
+def _plain(asked: PositionsAsked) -> PosSlice:
+    """Positions with lists for each example as a tensor."""
+    nested = isinstance(asked, list) and asked and isinstance(asked[0], list | tuple)
+    return torch.as_tensor(asked) if nested else asked  # type: ignore[return-value]
 
 
 def _is_one(asked: Any) -> bool:
@@ -99,11 +107,9 @@ def _indices(asked: Any, batch: int) -> Tensor:
     return found if found.ndim == 2 else found.reshape(1, -1).expand(batch, -1)
 
 
-def _columns(real: Tensor, wanted: Tensor) -> Tensor:
-    there = real.nonzero().flatten()
-    count = len(there)
-    if bool(((wanted >= count) | (wanted < -count)).any()):
+def _columns(length: int, wanted: Tensor) -> Tensor:
+    if bool(((wanted >= length) | (wanted < -length)).any()):
         raise InputError(
-            f"Positions {wanted.tolist()} are out of range for a row with {count} tokens."
+            f"Positions {wanted.tolist()} are out of range for a row with {length} tokens."
         )
-    return there[wanted]
+    return torch.arange(length)[wanted]
