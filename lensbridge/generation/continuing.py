@@ -31,7 +31,7 @@ def continued(prepared: Prepared, cache: Any) -> Any:
         return cache
     shorter = deepcopy(cache)
     try:
-        shorter.crop(count - 1)
+        shorter.crop(-1)
     except (AttributeError, NotImplementedError, ValueError) as error:
         raise InputError(
             f"past_key_values holds all {count} positions of the input, and a "
