@@ -19,6 +19,10 @@ from lensbridge.native.wrappers import core_of
 from lensbridge.spec import Architecture
 
 
+_MOST = 10
+"""How many failures an error lists."""
+
+
 class Variant(NamedTuple):
     """The dtype and attention kernel of a model (None for its default kernel)."""
 
@@ -74,7 +78,10 @@ class Report:
             ConformanceError: a check failed; the message lists all that did.
         """
         if not self.passed:
-            raise ConformanceError(f"{self.verdict}\n{_lines(self.failures)}")
+            listed = _lines(self.failures[:_MOST])
+            rest = len(self.failures) - _MOST
+            more = f"\nand {rest} more; print(report) shows them all" if rest > 0 else ""
+            raise ConformanceError(f"{self.verdict}\n{listed}{more}")
         return self
 
     def to_table(self, skipped: bool = True) -> str:

@@ -34,7 +34,7 @@ def explained(source: str, error: BaseException, options: dict[str, Any]) -> Loa
         told = HF_HUB_OFFLINE or options.get("local_files_only")
         away = (_OFFLINE if told else _UNREACHABLE).format(repr(source))
         return HubError(away + similar_to(source))
-    return LoadError(f"{source!r} could not be loaded: {error}")
+    return LoadError(f"{source!r} could not be loaded: {_brief(error)}")
 
 
 _NO_ID = "{} is neither a folder here nor a hub id (owner/name)."
@@ -63,6 +63,13 @@ _UNREACHABLE = (
     "{} is not on this machine and the hub cannot be reached. Connect, or pass the path of a "
     "folder that holds the model."
 )
+
+
+def _brief(error: BaseException, lines: int = 10, width: int = 400) -> str:
+    """The message of a foreign error, which may list every class that there is."""
+    found = str(error).splitlines()
+    kept = [line if len(line) <= width else f"{line[:width]}..." for line in found[:lines]]
+    return "\n".join([*kept, "..."] if len(found) > lines else kept)
 
 
 def _causes(error: BaseException | None) -> "list[BaseException]":

@@ -37,6 +37,10 @@ from lensbridge.spec import (
 from lensbridge.tensors import layouts
 
 
+_MOST = 5
+"""How many reasons a message lists."""
+
+
 class BlockResolver:
     """The layers of one stack."""
 
@@ -60,7 +64,8 @@ class BlockResolver:
             raise refusals[0]
         raise self.finder.mismatch(
             f"layer {index} fits none of the {len(refusals)} blocks described:\n"
-            + "\n".join(f"  {error}" for error in refusals)
+            + "\n".join(f"  {error}" for error in refusals[:_MOST])
+            + (f"\n  and {len(refusals) - _MOST} more" if len(refusals) > _MOST else "")
         )
 
     def _block(
