@@ -402,3 +402,84 @@ def test_a_table_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(LensbridgeError, match="pip install pandas"):
         logit_lens(demo(), EIFFEL, top_k=1).to_dataframe()
+
+
+# --- what is passed ------------------------------------------------------------------------------
+
+
+def test_a_lens_for_each_row_is_applied_to_that_row() -> None:
+    hf = build(Shape("llama"))
+    model, ids = lensbridge.load(hf), tokens()
+    width = hf.config.hidden_size
+    translators = torch.nn.ModuleList([torch.nn.Linear(width, width) for _ in range(3)])
+    with torch.no_grad():
+        _, cache_ = model.run_with_cache(ids, ["resid_pre", "resid_post"])
+        streams = [cache_["resid_pre", 0], cache_["resid_pre", 1], cache_["resid_post", 1]]
+        wanted = [
+            hf.lm_head(hf.model.norm(translator(stream)))
+            for translator, stream in zip(translators, streams, strict=True)
+        ]
+        for lens in (translators, list(translators), lambda stream, row: translators[row](stream)):
+            found = model.logit_lens(ids, positions=None, lens=lens)
+            close(found.values, torch.stack(wanted))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lens": [1, 2, 3, 4, 5]}, "item 0 is 1"),
+        ({"lens": ["a"]}, "item 0 is 'a'"),
+        ({"lens": [lambda x: x, None]}, "item 1 is None"),
+        ({"lens": [lambda x: x]}, "list of 1, and 5 rows"),
+        ({"lens": []}, "list of 0, and 5 rows"),
+        ({"lens": "tuned"}, r"function f\(stream, row\)"),
+        ({"lens": {0: 1}}, r"function f\(stream, row\)"),
+        ({"lens": 3}, r"function f\(stream, row\)"),
+        ({"lens": lambda x: x}, r"function f\(stream, row\)"),
+        ({"lens": lambda x, i: None}, "gave None for row 0"),
+        ({"lens": lambda x, i: x[..., :3]}, r"gave shape \[1, 1, 3\]"),
+        ({"layers": "all"}, "layers is a layer's number"),
+        ({"layers": [1.5]}, "layers is a layer's number"),
+        ({"layers": [None]}, "layers is a layer's number"),
+        ({"layers": True}, "layers is a layer's number"),
+        ({"positions": ["a"]}, "Positions are"),
+        ({"targets": 1.5}, "single tokens"),
+        ({"targets": [1.5]}, "single tokens"),
+        ({"targets": [None]}, "single tokens"),
+        ({"targets": []}, "empty"),
+        ({"top_k": "3"}, "top_k is 1 to"),
+        ({"top_k": 2.5}, "top_k is 1 to"),
+        ({"vocab": "abc"}, "token ids"),
+        ({"chunk_size": 1.5}, "chunk_size is 1 or more"),
+        ({"chunk_size": "a"}, "chunk_size is 1 or more"),
+        ({"batch_slice": 99}, "of which there are 1"),
+        ({"batch_slice": [99]}, "of which there are 1"),
+        ({"batch_slice": "a"}, "of which there are 1"),
+        ({"batch_slice": slice(5, 9)}, "is no example; there are 1"),
+    ],
+)
+def test_wrong_arguments_say_what_there_is(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        demo().logit_lens(EIFFEL, **options)
+    _, cache_ = demo().run_with_cache(EIFFEL)
+    with pytest.raises(InputError, match=message):
+        cache_.logit_lens(**options)
+    assert not any(m._forward_hooks for m in demo().hf_model.modules())
+
+
+def test_a_cache_in_the_place_of_an_input_is_read() -> None:
+    _, cache_ = demo().run_with_cache(EIFFEL)
+    found, wanted = demo().logit_lens(cache_), demo().logit_lens(EIFFEL)
+    close(found.values, wanted.values)
+    assert torch.equal(demo().logit_lens(EIFFEL, batch_slice=0).values, wanted.values)
+
+
+def test_tokens_of_a_readout_are_the_tokens_that_it_reports() -> None:
+    model = demo()
+    readout = logit_readout(model, model.W_U[:, model.to_single_token(" Rome")], top_k=1)
+    assert readout.tokens == readout.decode() == [" Rome"]
+    assert readout.tokenizer.tokenizer is model.tokenizer
+    result = logit_lens(model, EIFFEL, top_k=2)
+    assert result.readout.tokens == result.decode()
+    with pytest.raises(InputError, match="whole vocabulary"):
+        _ = logit_lens(model, EIFFEL).readout.tokens

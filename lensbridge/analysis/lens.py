@@ -1,11 +1,13 @@
 """The logit lens: logits of the residual stream at every layer, by the model's own head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from inspect import signature
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.analysis.head import Head, head_of, require_equal
 from lensbridge.analysis.lens_result import LogitLensResult
@@ -16,8 +18,9 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.positions import Count
 
-Lens = Callable[[Tensor, int], Tensor]
-"""`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm."""
+Lens: TypeAlias = Callable[[Tensor, int], Tensor] | Sequence[Callable[[Tensor], Tensor]]
+"""`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm; or a list
+with one `f(stream)` for each row."""
 
 _CHECKED = 4
 """How many vectors of the last layer are compared with the model's own logits."""
@@ -46,7 +49,7 @@ def logit_lens(
     chunk_size: int | None = None,
     return_type: Quantity = "logits",
     *,
-    batch_slice: slice | Sequence[int] | Tensor | None = None,
+    batch_slice: int | slice | Sequence[int] | Tensor | None = None,
     lens: Lens | None = None,
     enable_grad: bool = False,
     count: Count = "tokens",
@@ -75,7 +78,8 @@ def logit_lens(
         chunk_size: vectors for which logits are computed at once; None: as fit into 64 MB.
         return_type: "logits", "log_probs" or "probs".
         batch_slice: which examples.
-        lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens).
+        lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens);
+            or a list, or `nn.ModuleList`, with one `f(stream)` for each row.
         enable_grad: keep values in the autograd graph.
         count: "columns": positions count columns of the batch, padding included.
         forward: other arguments of `forward`, for a run.
@@ -96,8 +100,10 @@ def logit_lens(
         (['0_pre', '1_pre', '2_pre', '3_pre', 'final_post'], [0])
     """
     model, cache = _model_and_cache(model, input, cache)
+    batch_slice = [batch_slice] if isinstance(batch_slice, int) else batch_slice
     head = head_of(model)
     entries = _entries(model, layers, incl_mid)
+    lenses = None if lens is None else _lenses(lens, len(entries))
     logits = None
     if cache is None:
         names = list(dict.fromkeys([*(one.name for one in entries), _last(model)]))
@@ -111,12 +117,64 @@ def logit_lens(
     with torch.set_grad_enabled(enable_grad):
         if apply_ln:
             _check(head, cache, where, batch_slice, logits)
-        if lens is not None:
-            stack = torch.stack([lens(row, i) for i, row in enumerate(stack)])
+        if lenses is not None:
+            rows_seen = zip(lenses, stack, strict=True)
+            stack = torch.stack([_seen(one, row, i) for i, (one, row) in enumerate(rows_seen)])
         rows = stack.flatten(0, -2)
         readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size)
     labels, layer_of_row = [one.label for one in entries], [one.layer for one in entries]
     return LogitLensResult(readout, labels, layer_of_row, where, _names(targets))
+
+
+def _lenses(lens: Any, count: int) -> list[Callable[[Tensor], Tensor]]:
+    """A function of the stream for each row.
+
+    Raises:
+        InputError: it is no function of a stream and a row, and no list of functions.
+    """
+    if isinstance(lens, Sequence | nn.ModuleList) and not isinstance(lens, str):
+        wrong = next((i for i, one in enumerate(lens) if not callable(one)), None)
+        if wrong is not None:
+            raise InputError(
+                f"lens is a list with one function f(stream) for each row; item {wrong} is "
+                f"{lens[wrong]!r}."
+            )
+        if len(lens) != count:
+            raise InputError(
+                f"lens is a list of {len(lens)}, and {count} rows are read: pass one function "
+                "f(stream) for each row."
+            )
+        return list(lens)
+    try:
+        signature(lens).bind(None, 0)
+    except TypeError as error:
+        raise InputError(
+            "lens is a function f(stream, row), or a list with one f(stream) for each row, not "
+            f"{lens!r} ({error})."
+        ) from error
+    except ValueError:  # builtins without a signature
+        pass
+    return [partial(_at_row, lens, i) for i in range(count)]
+
+
+def _at_row(lens: Callable[[Tensor, int], Tensor], row: int, stream: Tensor) -> Tensor:
+    return lens(stream, row)
+
+
+def _seen(lens: Callable[[Tensor], Tensor], stream: Tensor, row: int) -> Tensor:
+    """A row of the stream through its lens.
+
+    Raises:
+        InputError: the lens gives something else than a stream.
+    """
+    found: Any = lens(stream)
+    if not isinstance(found, Tensor) or found.shape != stream.shape:
+        what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise InputError(
+            f"lens gave {what} for row {row}; it gives a stream of shape {list(stream.shape)}, as "
+            "it gets."
+        )
+    return found
 
 
 def _model_and_cache(
@@ -131,6 +189,8 @@ def _model_and_cache(
         if not isinstance(cache.model, HookedModel):
             raise InputError("This cache has no model: call logit_lens(model, cache=cache).")
         return cache.model, cache
+    if isinstance(input, ActivationCache) and cache is None:
+        input, cache = None, input
     if (input is None) == (cache is None):
         raise InputError("Pass either an input to run or a cache to read.")
     return model, cache
@@ -143,7 +203,7 @@ def _last(model: HookedModel) -> str:
 
 def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: bool) -> list[Entry]:
     prefix, count = model.native.main.prefix, len(model.native.blocks)
-    asked = range(count + 1) if layers is None else [layers] if isinstance(layers, int) else layers
+    asked = range(count + 1) if layers is None else _listed(layers)
     found = []
     for one in asked:
         layer = one + count + 1 if one < 0 else one
@@ -163,6 +223,32 @@ def _entries(model: HookedModel, layers: int | Sequence[int] | None, incl_mid: b
     return found
 
 
+def _listed(layers: Any) -> list[int]:
+    several = layers if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
+    wrong = [one for one in several if isinstance(one, bool) or not hasattr(one, "__index__")]
+    if wrong:
+        raise InputError(f"layers is a layer's number or a list of them, not {layers!r}.")
+    return [int(one) for one in several]
+
+
+def _chosen_rows(values: Tensor, chosen: Any) -> Tensor:
+    """The examples of a batch that were asked for.
+
+    Raises:
+        InputError: there are no such examples.
+    """
+    try:
+        found = values[chosen]
+    except (IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"batch_slice is a slice or a list of examples, of which there are {len(values)}, not "
+            f"{chosen!r}."
+        ) from error
+    if not len(found):
+        raise InputError(f"batch_slice={chosen!r} is no example; there are {len(values)}.")
+    return found
+
+
 def _streams(
     cache: ActivationCache,
     entries: Sequence[Entry],
@@ -175,7 +261,8 @@ def _streams(
     first = _batched(cache, entries[0].name)
     where = positions_of(asked, real_tokens(cache, *first.shape[:2]), count)
     if batch_slice is not None:
-        where = Positions(where.columns[batch_slice], where.real[batch_slice], where.single)
+        columns, real = (_chosen_rows(one, batch_slice) for one in (where.columns, where.real))
+        where = Positions(columns, real, where.single)
     rows = slice(None) if batch_slice is None else batch_slice
     streams = [where.of(_batched(cache, one.name)[rows]) for one in entries]
     return torch.stack([stream.to(streams[0].device) for stream in streams]), where

@@ -85,7 +85,7 @@ class LogitLensResult:
                 f"Only {self.readout.selected} were read. Pass top_k=... to logit_lens, or read "
                 "the whole vocabulary."
             )
-        texts = decoded(ids, self.readout.tokens, tokenizer)
+        texts = decoded(ids, self.readout.tokenizer, tokenizer)
         return dict(zip(self.labels, texts, strict=True))
 
     def rank_trajectory(self, target: str | int | Sequence[str | int] | None = None) -> Tensor:
@@ -113,7 +113,7 @@ class LogitLensResult:
         return self.ranks[..., self._column(target)]
 
     def _id(self, target: str | int) -> int:
-        return self.readout.tokens.to_single_token(target) if isinstance(target, str) else target
+        return self.readout.tokenizer.to_single_token(target) if isinstance(target, str) else target
 
     def _column(self, target: str | int | None) -> int:
         width = self.values.shape[-1]
@@ -186,7 +186,7 @@ class _Texts:
     tokenizer: Any
 
     def column(self, one: int) -> dict[str, str]:
-        if self.tokenizer is None and self.readout.tokens.tokenizer is None:
+        if self.tokenizer is None and self.readout.tokenizer.tokenizer is None:
             return {}
-        text = decoded(torch.tensor([one]), self.readout.tokens, self.tokenizer)
+        text = decoded(torch.tensor([one]), self.readout.tokenizer, self.tokenizer)
         return {"token_string": text[0]}

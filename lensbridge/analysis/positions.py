@@ -50,8 +50,8 @@ class Positions:
 def real_tokens(cache: ActivationCache, batch: int, length: int) -> Tensor:
     """Which positions of a cache are tokens rather than padding.
 
-    For a cache that was cut by `pos_slice`, and for the decoder of an encoder-decoder, padding is
-    not known, and every position counts as a token.
+    For a cache that was cut by `pos_slice`, padding is not known, and every position counts as a
+    token.
 
     Shapes: `[batch, length]`
     """
@@ -90,7 +90,16 @@ def positions_of(asked: PositionsAsked, real: Tensor, count: Count = "tokens") -
 def _plain(asked: PositionsAsked) -> PosSlice:
     """Positions with lists for each example as a tensor."""
     nested = isinstance(asked, list) and asked and isinstance(asked[0], list | tuple)
-    return torch.as_tensor(asked) if nested else asked  # type: ignore[return-value]
+    return _numbers(asked) if nested else asked  # type: ignore[return-value]
+
+
+def _numbers(asked: Any) -> Tensor:
+    try:
+        return torch.as_tensor(asked)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Positions are an index, a list of indices, a slice or None, not {asked!r}."
+        ) from error
 
 
 def _is_one(asked: Any) -> bool:
@@ -98,7 +107,7 @@ def _is_one(asked: Any) -> bool:
 
 
 def _indices(asked: Any, batch: int) -> Tensor:
-    found = torch.as_tensor(asked).cpu()
+    found = _numbers(asked).cpu()
     if found.is_floating_point() or found.ndim > 2 or (found.ndim == 2 and len(found) != batch):
         raise InputError(
             f"Positions are an index, a list of indices, one list for each of the {batch} "

@@ -1,6 +1,6 @@
 """Logits of vectors with the width of the stream: values, ranks and entropy, in chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.analysis.head import Head, head_of
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
-from lensbridge.inputs.tokens import Tokens
+from lensbridge.inputs.tokens import Tokens, as_tensor
 
 Quantity = Literal["logits", "log_probs", "probs"]
 """What is reported of each token."""
@@ -41,7 +41,7 @@ class LogitReadout:
             vectors, one for each value.
         ranks: how many tokens have a higher logit; None unless targets or the top k were asked for.
         entropy: the entropy of the whole distribution, whatever was selected.
-        tokens: the model's tokenizer, for `decode`.
+        tokenizer: the model's, with its rules for BOS, for `decode`.
 
     Shapes: values and ranks `[..., selected]`; entropy `[...]`; ids `[selected]` or as values.
     Units: entropy in nats; rank 0 is the most likely token.
@@ -53,7 +53,12 @@ class LogitReadout:
     ids: Tensor | None
     ranks: Tensor | None
     entropy: Tensor
-    tokens: Tokens
+    tokenizer: Tokens
+
+    @property
+    def tokens(self) -> Any:
+        """The selected tokens as text, as `decode()` gives them."""
+        return self.decode()
 
     def decode(self, tokenizer: Any = None) -> Any:
         """The selected tokens as text, nested as `ids` is.
@@ -67,7 +72,7 @@ class LogitReadout:
                 "The whole vocabulary is selected, so there are no ids to decode. Pass top_k, "
                 "targets or vocab."
             )
-        return decoded(self.ids, self.tokens, tokenizer)
+        return decoded(self.ids, self.tokenizer, tokenizer)
 
 
 def decoded(ids: Tensor, tokens: Tokens, tokenizer: Any = None) -> Any:
@@ -162,11 +167,11 @@ def selection_of(
         raise InputError(f"Pass one of targets, top_k and vocab, not {' and '.join(asked)}.")
     size = model.cfg.d_vocab_out
     if top_k is not None:
-        if not 0 < top_k <= size:
-            raise InputError(f"top_k is 1 to {size}, the size of the vocabulary, not {top_k}.")
+        if not _is_whole(top_k) or not 0 < top_k <= size:
+            raise InputError(f"top_k is 1 to {size}, the size of the vocabulary, not {top_k!r}.")
         return Selection("top_k", k=top_k)
     if vocab is not None:
-        ids = _checked(torch.as_tensor(vocab).reshape(-1), size)
+        ids = _checked(as_tensor(vocab).reshape(-1), size)
         return Selection("vocab", ids=ids)
     if targets is None:
         return Selection("all")
@@ -185,14 +190,28 @@ def token_ids(model: HookedModel, given: Targets) -> Tensor:
     Raises:
         TokenError: a text that is not one token.
     """
-    several = [given] if isinstance(given, str | int) else list(given)
+    alone = isinstance(given, str) or not isinstance(given, Iterable) or _is_whole(given)
+    several: list[Any] = [given] if alone else list(given)  # type: ignore[arg-type]
+    if not all(isinstance(one, str) or _is_whole(one) for one in several):
+        raise InputError(
+            f"Targets are single tokens, as text or ids, one or a list of them, not {given!r}."
+        )
     return torch.tensor(
-        [model.to_single_token(t) if isinstance(t, str) else int(t) for t in several]
+        [model.to_single_token(t) if isinstance(t, str) else int(t) for t in several],
+        dtype=None if several else torch.long,
     )
 
 
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
 def _checked(ids: Tensor, size: int) -> Tensor:
-    if ids.is_floating_point() or ids.numel() == 0:
+    if ids.numel() == 0:
+        raise InputError("targets or vocab is empty: pass at least one token.")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
         raise InputError(f"Ids are whole numbers, not {ids.dtype} of shape {list(ids.shape)}.")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
@@ -222,8 +241,8 @@ def read(
     """Logits of rows `[row, d_model]`, chunk by chunk; what is selected is kept, in `shape`."""
     if return_type not in COLUMN:
         raise InputError(f"return_type is {', '.join(map(repr, COLUMN))}, not {return_type!r}.")
-    if chunk_size is not None and chunk_size < 1:
-        raise InputError(f"chunk_size is 1 or more, not {chunk_size}.")
+    if chunk_size is not None and not (_is_whole(chunk_size) and chunk_size >= 1):
+        raise InputError(f"chunk_size is 1 or more, not {chunk_size!r}.")
     step = chunk_size or max(1, _CHUNK // head.model.cfg.d_vocab_out)
     chunks = [
         _reduced(

@@ -1,6 +1,6 @@
 """What a user passes -> what the native forward is called with, checked before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,7 +185,7 @@ class Preparer:
         if "input_ids" not in more:
             refuse_chat(more)
             raise InputError(
-                f"The input has no 'input_ids'; it has {', '.join(map(str, more)) or 'nothing'}."
+                f"The input has no 'input_ids'; it has {', '.join(_some(more)) or 'nothing'}."
             )
         ids = self._checked(as_ids(more.pop("input_ids")))
         mask = None if more.get("attention_mask") is None else self._mask(more["attention_mask"])
@@ -289,6 +289,11 @@ def _one_cache(first: Any, named: dict[str, Any]) -> Any:
     if len(caches) > 1:
         raise TypeError("Two key/value caches were passed: pass one, as past_key_values=....")
     return caches[0] if caches else None
+
+
+def _some(names: Iterable[Any], limit: int = 8) -> list[str]:
+    told = [str(name) for name in names]
+    return told if len(told) <= limit else [*told[:limit], f"{len(told) - limit} more"]
 
 
 def _is_plain(value: Any) -> bool:
