@@ -578,6 +578,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
             attention_mask=prepared.mask,
             prepend_bos=prepared.prepend_bos,
             versions=collector.versions,
+            decoder_attention_mask=prepared.kwargs.get("decoder_attention_mask"),
         )
 
     def loss_fn(

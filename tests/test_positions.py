@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from described import of_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_interventions import bare
@@ -11,6 +12,7 @@ from tiny_models import VOCAB, Layer, Shape, build
 from torch import Tensor
 
 import lensbridge
+from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.interventions import (
     Mean,
@@ -310,3 +312,59 @@ def test_a_steering_vector_of_means_leaves_special_tokens_out(side: Any) -> None
     near(last, torch.stack([one[-1] for one in up]).mean(0) - down[0][-1])
     with pytest.raises(InputError, match="Example 0 has only special tokens"):
         steering_vector(model, model.to_tokens("The")[:, :1], TEXTS, SITE, "mean")
+
+
+# --- encoder-decoders, caches of a generation -----------------------------------------------------
+
+
+def test_encoder_and_decoder_have_masks_of_their_own(tmp_path: Any) -> None:
+    model = of_class("BartForConditionalGeneration")
+    sources, targets = rows_of([3, 5], 0), rows_of([6, 4], 1)
+    (ids, mask), (decoded, decoded_mask) = batch_of(sources, "right"), batch_of(targets, "right")
+    call: dict[str, Any] = {
+        "attention_mask": mask,
+        "decoder_input_ids": decoded,
+        "decoder_attention_mask": decoded_mask,
+    }
+    names = ["encoder.*.hook_resid_post", "decoder.*.hook_resid_post"]
+    _, last = model.run_with_cache(ids, names, pos_slice="last", **call)
+    _, whole = model.run_with_cache(ids, **call)
+    whole.save(tmp_path / "cache.safetensors")
+    loaded = ActivationCache.load(tmp_path / "cache.safetensors", model)
+    zero = Zero("decoder.0.hook_resid_post", positions=-1)
+    edited = model.run_with_interventions(ids, zero, **call)
+    steer = steering_vector(model, ids, ids, "encoder.0.hook_resid_post")
+    assert not steer.vector.any()
+    for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        alone: dict[str, Any] = {"decoder_input_ids": target}
+        _, cache = model.run_with_cache(source, **alone)
+        for name in last:
+            near(last[name][i, 0], cache[name][0, -1])
+        for stack, position in (("encoder", 2), ("decoder", -1), (None, 3)):
+            options: dict[str, Any] = {"pos_slice": position, "stack": stack}
+            wanted = cache.accumulated_resid(**options)
+            for one in (whole, loaded):
+                near(one.accumulated_resid(**options)[:, i], wanted[:, 0])
+        wanted = model.run_with_interventions(source, zero, **alone)[0]
+        near(edited[i][decoded_mask[i].bool()], wanted)
+    with pytest.raises(InputError, match="pos_slice=4: example 0 has 3 tokens"):
+        model.run_with_cache(ids, names, pos_slice=4, **call)
+    model.run_with_cache(ids, [names[1], "decoder.*.cross_attn.hook_k"], pos_slice=3, **call)
+
+
+def test_the_cache_of_a_generation_is_read_at_the_tokens_of_each_text() -> None:
+    model, rows = lensbridge.load(MODELS["llama"]), rows_of([3, 6], 0)
+    ids, mask = batch_of(rows, "left")
+    options: dict[str, Any] = {
+        "max_new_tokens": 2,
+        "do_sample": False,
+        "verbose": False,
+        "stop_at_eos": False,
+        "return_cache": True,
+    }
+    _, cache = model.generate(ids, attention_mask=mask, **options)
+    for i, row in enumerate(rows):
+        _, alone = model.generate(row, **options)
+        for position in (0, 3, "last"):
+            found = cache.accumulated_resid(pos_slice=position)[:, i]
+            near(found, alone.accumulated_resid(pos_slice=position)[:, 0])

@@ -35,10 +35,13 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         model: the model that was run.
         tokens: `[batch, pos]` ids of the input, or None if the input was not tokens.
         attention_mask: `[batch, pos]`, or None if nothing was masked.
+        decoder_attention_mask: the same of the decoder of an encoder-decoder.
         prepend_bos: whether the rows begin with a BOS token; None if the input was not text.
         processed: the steps of weight processing that were applied in the run.
         has_batch_dim: False after `remove_batch_dim`.
     """
+
+    decoder_attention_mask: Tensor | None = None
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         prepend_bos: bool | None = None,
         versions: Mapping[str, int] | None = None,
         processed: tuple[str, ...] | None = None,
+        decoder_attention_mask: Tensor | None = None,
     ) -> None:
         self._tensors: dict[str, Tensor] = {}
         if isinstance(names, PointNames):
@@ -66,6 +70,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
         self.model = model
         self.tokens = tokens
         self.attention_mask = attention_mask
+        self.decoder_attention_mask = decoder_attention_mask
         self.prepend_bos = prepend_bos
         self.has_batch_dim = has_batch_dim
         ran_with = () if model is None else model.processed_by
@@ -180,6 +185,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             "model": self.model,
             "tokens": self.tokens,
             "attention_mask": self.attention_mask,
+            "decoder_attention_mask": self.decoder_attention_mask,
             "prepend_bos": self.prepend_bos,
             "has_batch_dim": self.has_batch_dim,
             "processed": self.processed,
@@ -293,6 +299,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             {name: chosen(name, tensor) for name, tensor in self.items()},
             tokens=row(self.tokens),
             attention_mask=row(self.attention_mask),
+            decoder_attention_mask=row(self.decoder_attention_mask),
             has_batch_dim=not alone,
         )
 

@@ -136,7 +136,8 @@ class Collector:
         self._owners: dict[str, ColumnOwner] = {}
         self._masks: dict[ColumnOwner, Tensor | None] = {}
         if self.native is not None and self.keep.pos_slice is not None:
-            self._owners = {name: column_owner(self.native, name) for name in self.names}
+            placed = [one for one in self.names if position_axis(self.sites[one].axes) is not None]
+            self._owners = {name: column_owner(self.native, name) for name in placed}
 
     def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
         """A reader for each name; with gradients, also a callback that joins the graph."""
@@ -151,7 +152,7 @@ class Collector:
 
     def _note(self, prepared: Prepared, new: int) -> None:
         """Note the padding of an input, and refuse positions that it lacks, before it is run."""
-        for owner in set(self._owners.values()):
+        for owner in dict.fromkeys(self._owners.values()):
             self._masks[owner] = mask_of(owner, prepared)
             token_positions(self.keep.pos_slice, padded(self._masks[owner]), self.keep.count)
 

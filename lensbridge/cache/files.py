@@ -19,7 +19,8 @@ from lensbridge.errors import InputError
 from lensbridge.points.point_names import PointNames
 
 FORMAT = "lensbridge.ActivationCache/1"
-_TOKENS, _MASK = "input.tokens", "input.attention_mask"
+_INPUT = {name: f"input.{name}" for name in ("tokens", "attention_mask", "decoder_attention_mask")}
+"""Where the tensors of the input are."""
 
 
 class Kept(Protocol):
@@ -29,6 +30,7 @@ class Kept(Protocol):
     model: CachedModel | None
     tokens: Tensor | None
     attention_mask: Tensor | None
+    decoder_attention_mask: Tensor | None
     prepend_bos: bool | None
     has_batch_dim: bool
     processed: tuple[str, ...]
@@ -49,7 +51,8 @@ def save(cache: Kept, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} for {path.name}. Create it first.")
     tensors, names = _once(cache)
-    for key, given in ((_TOKENS, cache.tokens), (_MASK, cache.attention_mask)):
+    for name, key in _INPUT.items():
+        given = getattr(cache, name)
         if given is not None:
             tensors[key] = given.contiguous()
     known = cache.vocabulary
@@ -153,8 +156,7 @@ def _rebuilt(
         "cache_dict": {name: stored[where] for name, where in names.items()},
         "names": read if model is None else model.vocabulary,
         "model": model,
-        "tokens": stored.get(_TOKENS),
-        "attention_mask": stored.get(_MASK),
+        **{name: stored.get(key) for name, key in _INPUT.items()},
         "prepend_bos": about["prepend_bos"],
         "has_batch_dim": about["has_batch_dim"],
         "processed": tuple(about.get("processed", ())),

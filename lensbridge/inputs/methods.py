@@ -81,6 +81,9 @@ class TextMethods:
     ) -> int:
         """Where a token stands in a text or in one row of ids.
 
+        The position counts from the first token that is passed, BOS included. So for a text it is
+        what `positions` and `pos_slice` take; a row of ids is passed without its padding.
+
         Raises:
             TokenError: it does not occur.
         """

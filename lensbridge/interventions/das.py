@@ -102,7 +102,7 @@ def fit_das(
         positions: where in the base; a list for each pair, or for all.
         dim: dimensions of the subspace.
         source_positions: where in the source; None: at the same positions.
-        answer_position: where the answer is read.
+        answer_position: where the answer is read, in each text.
         answers: the tokens that an answer may be, which include the labels; None: all.
         heads: which heads of a point that has them; the same subspace is interchanged in all.
         epochs: how often each pair is trained on.

@@ -152,9 +152,8 @@ class Plan:
         check_axes(one, place)
         sizes = sizes_of(model.native, one, place)
         owner = column_owner(model.native, name)
-        masked = owner in ("text", "encoder")
         special = known_special_ids(model.tokens, model.native, one.left_out)
-        given = None if origin is None else SourceValues.of(origin, place, masked, special)
+        given = None if origin is None else SourceValues.of(origin, place, owner, special)
         plan = cls(one, place, sizes, given, owner, isinstance(site, LatentSite), special)
         plan._check_given()
         return plan

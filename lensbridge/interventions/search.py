@@ -22,6 +22,8 @@ from lensbridge.interventions.region import Region
 from lensbridge.interventions.running import run_edited
 from lensbridge.interventions.source import SourceValues, StoredSource
 from lensbridge.points.names import Name
+from lensbridge.tensors.positions import padded, token_positions
+from lensbridge.tensors.slices import PosSlice, RowColumns, taken
 
 Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Vectors of base and source -> the edited ones. Shapes: `[example, pos, ..., d]` each."""
@@ -160,8 +162,14 @@ class Search:
         options = {name: self._of_rows(value, rows) for name, value in self.forward.items()}
         base = self.base[rows.to(self.base.device)]
         logits = run_edited(self.model, base, [swap], **options)
-        found = logits[:, self.answer_position].float()
+        found = taken(logits, self._answer_columns(options), -2).float()
         return found if self.answers_among is None else found[:, self.answers_among]
+
+    def _answer_columns(self, options: dict[str, Any]) -> PosSlice | RowColumns:
+        """Where the answer is read: a token of each text."""
+        decodes = self.model.native.is_encoder_decoder
+        mask = options.get("decoder_attention_mask" if decodes else "attention_mask")
+        return token_positions(self.answer_position, padded(mask), what="answer_position")
 
     def _of_rows(self, value: Any, rows: Tensor) -> Any:
         each = isinstance(value, Tensor) and value.ndim and len(value) == len(self.base)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
+from lensbridge.inputs.positions import ColumnOwner
 from lensbridge.inputs.special import is_special
 from lensbridge.interventions.columns import NO_COLUMN, Window, columns_of
 from lensbridge.interventions.region import Place, Region
@@ -80,7 +81,7 @@ class SourceValues:
         cls,
         source: Source,
         place: Place,
-        masked: bool = True,
+        owner: ColumnOwner = "text",
         special: frozenset[int] = frozenset(),
     ) -> "SourceValues":
         """The activation of a source for a place.
@@ -88,8 +89,7 @@ class SourceValues:
         Args:
             source: tensors by canonical name, or one tensor.
             place: where it goes.
-            masked: whether the mask of the source is for the columns there; in an encoder-decoder
-                it is for those of the encoder.
+            owner: what the columns there belong to.
             special: ids of tokens that means leave out.
 
         Raises:
@@ -103,8 +103,10 @@ class SourceValues:
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
-        known = masked and isinstance(source, ActivationCache | StoredSource)
+        known = owner in ("text", "encoder") and isinstance(source, ActivationCache | StoredSource)
         mask = source.attention_mask if known else None  # type: ignore[union-attr]
+        if owner == "decoder" and isinstance(source, ActivationCache):
+            mask = source.decoder_attention_mask
         fits = mask is not None and tuple(mask.shape) == (rows, length)
         tokens = source.tokens if known and special else None  # type: ignore[union-attr]
         named = tokens is not None and tuple(tokens.shape) == (rows, length)

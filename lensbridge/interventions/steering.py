@@ -104,8 +104,9 @@ def _activations(
     value = Axes(tuple(axes)).ordered(value)
     real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
     known = owner in ("text", "encoder")
-    if known and cache.attention_mask is not None:
-        real = cache.attention_mask.bool().to(value.device)
+    mask = cache.decoder_attention_mask if owner == "decoder" else cache.attention_mask
+    if mask is not None and mask.shape == real.shape:
+        real = mask.bool().to(value.device)
     if position == "mean":
         if known and special and cache.tokens is not None and cache.tokens.shape == real.shape:
             real = real & ~is_special(cache.tokens, special).to(real.device)

@@ -51,7 +51,7 @@ class Node:
         layer: where; None for the input and the logits.
         index: the head or neuron; a key/value head for k and v.
         component: which of its inputs; None for what it writes.
-        position: one position; None for all.
+        position: one position, a column of the batch; None for all.
         stack: prefix of its stack ("encoder"); None for the main one.
 
     Example:

@@ -74,7 +74,7 @@ def generic_activation_patch(
         index_axis_names: "layer", then the axes to go over in full: "pos", "head" (or
             "head_index"), "dest_pos", "src_pos", "neuron". Sizes are those of the activation: keys
             and values have an entry for each key/value head. Layers that lack the point are left
-            out.
+            out. Positions are columns of the batch, also where texts are padded.
         index_df: the cells instead, as a data frame or a list of rows of numbers, with the layer
             first. The result then has one axis.
         return_index_df: also return the data frame of the cells; the result is then a tensor.

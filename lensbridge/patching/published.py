@@ -1,6 +1,7 @@
 """The field's activation-patching functions: each patches one activation over a grid.
 
-Names, arguments and axes are those of TransformerLens's `patching` module.
+Names, arguments and axes are those of TransformerLens's `patching` module. Positions are columns of
+the batch, also where texts are padded.
 """
 
 from collections.abc import Callable, Mapping

@@ -17,7 +17,8 @@ class Cell:
 
     Args:
         point: name of the activation, in any accepted spelling.
-        index: where in it, the batch axis included, as in `activation[index]`.
+        index: where in it, the batch axis included, as in `activation[index]`. It is an index of
+            the tensor: its positions are columns of the batch, also where texts are padded.
         value: what is written there: a number, or a tensor that fits the place.
         setter: called as `setter(activation, index, value)`; it edits in place or returns the new
             activation. None: the value is written to the index.

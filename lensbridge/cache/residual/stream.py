@@ -44,6 +44,7 @@ class StreamReader:
     has_batch_dim: bool
     tokens: Tensor | None
     attention_mask: Tensor | None
+    decoder_attention_mask: Tensor | None
     processed: tuple[str, ...]
     require: Callable[[Iterable[str]], None]
     axes: Callable[..., str]
@@ -79,7 +80,8 @@ class StreamReader:
 
         A cache of chosen positions has other columns than its text; there positions are columns.
         """
-        if pos_slice is None or self.attention_mask is None:
+        masks = (self.attention_mask, self.decoder_attention_mask)
+        if pos_slice is None or all(mask is None for mask in masks):
             return -1 if isinstance(pos_slice, str) else pos_slice
         part = self._stack(stack)
         inside = (name for name in self if name.startswith(f"{part.prefix}."))
@@ -93,7 +95,7 @@ class StreamReader:
     def real_tokens(self, size: int, stack: str | None = None) -> Tensor | None:
         """Which columns of an activation hold tokens; None if all do, or if it is not known.
 
-        It is not known for caches of chosen positions, and for the decoder of an encoder-decoder.
+        It is not known for caches of chosen positions.
 
         Args:
             size: how many columns the activation has.
@@ -101,13 +103,13 @@ class StreamReader:
 
         Shapes: `[batch, size]`
         """
-        mask, tokens = self.attention_mask, self.tokens
-        if mask is None or mask.shape[-1] < size:
+        owner = "text" if self.model is None else self._owner(stack)
+        decodes = owner == "decoder"
+        mask = self.decoder_attention_mask if decodes else self.attention_mask
+        tokens = None if decodes else self.tokens
+        if owner == "tower" or mask is None or mask.shape[-1] < size:
             return None
         if size != (mask.shape[-1] if tokens is None else tokens.shape[-1]):
-            return None
-        owner = "text" if self.model is None else self._owner(stack)
-        if owner not in ("text", "encoder"):
             return None
         return padded(mask if mask.ndim > 1 else mask[None], size)
 
