@@ -7,7 +7,7 @@ from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished, is_projection, unit
-from lensbridge.derive.mixer import find_mixer, mixes_positions
+from lensbridge.derive.mixer import computes, find_mixer, mixes_positions
 from lensbridge.derive.mlp import Dense, FoundDense, find_dense
 from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
@@ -151,8 +151,8 @@ class _Assembly:
         kernels = kernels_of(self.layer, branch)
         if kernels:
             return "cross" if _crosses(kernels) else "attn"
-        leaf = self.layer.is_leaf(branch.root)
-        return "mixer" if not leaf and mixes_positions(branch) else "mlp"
+        computed = computes(self.layer, branch.root)
+        return "mixer" if computed and mixes_positions(branch) else "mlp"
 
     def _add(self, branch: Branch, role: str) -> str:
         """Describe a branch, or note why it is not described; returns the slot of its norms."""

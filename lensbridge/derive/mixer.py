@@ -18,13 +18,20 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Tra
     Raises:
         NotEstablished: the branch has no module of its own.
     """
-    if branch.root.path == layer.path or layer.is_leaf(branch.root):
-        raise NotEstablished(f"'{layer.relative(branch.root.path)}' has no modules inside it")
+    if branch.root.path == layer.path or not computes(layer, branch.root):
+        raise NotEstablished(
+            f"'{layer.relative(branch.root.path)}' has neither modules nor parameters inside it"
+        )
     path = layer.relative(branch.root.path)
     steps = _steps(layer, branch)
     behind = None if branch.post is None else layer.relative(branch.post.path)
     writer = behind or written_by(layer, branch, path)
     return Mixer(path, steps, writer, branch.scale(layer, fields)), branch.root
+
+
+def computes(layer: Layer, call: TracedCall) -> bool:
+    """Whether a module has something inside, as a dropout has not: modules or parameters."""
+    return not layer.is_leaf(call) or any(True for _ in call.module.parameters())
 
 
 def mixes_positions(branch: Branch) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, Value, close, fitted_scale
 from lensbridge.derive.trace import TracedCall
+from lensbridge.native.norm import affine_names
 from lensbridge.spec import NormKind, Scale
 
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
@@ -49,9 +50,10 @@ def facts_of(call: TracedCall, fields: Fields, tolerance: float) -> NormFacts:
     assert call.output is not None
     x = call.inputs[0].double()
     centered = x - x.mean(-1, keepdim=True)
-    bias = _parameter(call.module, "bias", x, 0.0)
-    gain = _parameter(call.module, "weight", x, 1.0)
-    has_gain = call.module._parameters.get("weight") is not None
+    gain_name, bias_name = affine_names(call.module)
+    bias = _parameter(call.module, bias_name, x, 0.0)
+    gain = _parameter(call.module, gain_name, x, 1.0)
+    has_gain = call.module._parameters.get(gain_name) is not None
     offsets = ((False, gain), (True, gain + 1)) if has_gain else ((False, gain),)
     kinds: tuple[tuple[NormKind, Tensor], ...] = (("LN", centered), ("RMS", x))
     for eps, said in _candidates(call.module, fields):

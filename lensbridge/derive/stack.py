@@ -13,6 +13,7 @@ from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
 from lensbridge.derive.trace import Trace, TracedCall
+from lensbridge.native.calling import is_plain
 from lensbridge.native.settings import PlainSettings, settings_of
 from lensbridge.native.wrappers import named_parts
 from lensbridge.spec import Block, Dims, Stack
@@ -57,6 +58,7 @@ class _StackSearch:
         front = find_front(self.trace, self.chain, embed, self.fields)
         final = find_final_norm(self.trace, self.chain)
         self.usual = self._kind_of_norm(final)
+        final = None if "final_norm" in self.missing else final
         blocks = self._blocks()
         sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
         self.missing.update(front.missing)
@@ -119,9 +121,7 @@ class _StackSearch:
         given = next(iter(self.trace.inputs.values()))
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
-    def _dims(
-        self, sizes: Sizes | None, embed: nn.Module | None, pos_embed: str | None
-    ) -> Dims:
+    def _dims(self, sizes: Sizes | None, embed: nn.Module | None, pos_embed: str | None) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
             "d_model": self.chain.last.shape[-1],
@@ -135,6 +135,8 @@ class _StackSearch:
             name = self.fields.holding(role, value)
             said[role] = value if name is None else name
         rows = getattr(embed, "num_embeddings", None)
+        if rows is None and is_plain(self.trace.model) and self.trace.logits is not None:
+            rows = self.trace.logits.shape[-1]
         if rows is not None and "vocab_size" not in self.fields.values:
             said["vocab"] = self.fields.holding("vocab", rows) or rows
         said["context"] = self._context(pos_embed)

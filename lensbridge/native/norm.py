@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from lensbridge.native.linear import execution_device, fetch
 from lensbridge.spec import NormKind
 
+_GAINS = ("weight", "w", "gain", "gamma", "g")
+_BIASES = ("bias", "b", "beta")
+
+
+def affine_names(module: nn.Module) -> tuple[str, str]:
+    """What a norm calls its gain and its bias: `weight` and `bias`, or as plain modules do."""
+
+    def among(names: tuple[str, ...]) -> str:
+        return next((name for name in names if name in module._parameters), names[0])
+
+    return among(_GAINS), among(_BIASES)
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -20,6 +32,7 @@ class Norm:
         eps: added under the root.
         width: the width of its input.
         unit_offset: whether the gain is 1 + weight.
+        gain_name: what the module calls its gain; so `bias_name`.
     """
 
     module: nn.Module
@@ -27,6 +40,8 @@ class Norm:
     eps: float
     width: int
     unit_offset: bool = False
+    gain_name: str = "weight"
+    bias_name: str = "bias"
 
     def centered(self, x: Tensor) -> Tensor:
         """The input minus its mean (LayerNorm) or unchanged (RMSNorm), in at least float32."""
@@ -53,19 +68,19 @@ class Norm:
 
     def gain(self) -> Tensor:
         """Shapes: `[d_model]`. Ones where the module has none; with an offset, a copy."""
-        if self.module._parameters.get("weight") is None:
+        if self.module._parameters.get(self.gain_name) is None:
             return self._constant(1.0)
-        weight = fetch(self.module, "weight")
+        weight = fetch(self.module, self.gain_name)
         return 1.0 + weight if self.unit_offset else weight
 
     def bias(self) -> Tensor:
         """Shapes: `[d_model]`. Zeros where the module has none."""
-        if self.module._parameters.get("bias") is None:
+        if self.module._parameters.get(self.bias_name) is None:
             return self._constant(0.0)
-        return fetch(self.module, "bias")
+        return fetch(self.module, self.bias_name)
 
     def _constant(self, value: float) -> Tensor:
-        like = self.module._parameters.get("weight")
+        like = self.module._parameters.get(self.gain_name)
         if like is None:
             return torch.full((self.width,), value)
         device = execution_device(self.module) or like.device
@@ -74,10 +89,10 @@ class Norm:
     def affine(self, normalized: Tensor) -> Tensor:
         """Gain and bias applied to a normalized value."""
         scaled = normalized
-        if self.module._parameters.get("weight") is not None:
+        if self.module._parameters.get(self.gain_name) is not None:
             gain = self.gain().to(normalized.device)
             scaled = (gain * normalized).to(normalized.dtype)
-        if self.module._parameters.get("bias") is None:
+        if self.module._parameters.get(self.bias_name) is None:
             return scaled
         return scaled + self.bias().to(normalized.device)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
 
 from lensbridge.errors import InputError, UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, logits_in
@@ -130,6 +131,8 @@ def _refusal(core: nn.Module, what: str) -> UnsupportedArchitectureError:
 def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """For runs that nobody asked for: without dropout or compiled code, and without a trace.
 
+    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` run as they do under hooks, not on
+    their fast path, which calls no module inside them.
     Afterwards each module is in the mode in which it was, and so is the random number generator.
 
     Args:
@@ -140,6 +143,8 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.callback(set_fastpath_enabled, get_fastpath_enabled())
+        set_fastpath_enabled(False)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         for handle in eager_while(model):

@@ -60,13 +60,13 @@ def _sharing(
 def _obstacles(reading: Reading) -> Iterator[str]:
     """The reasons in the norm and in its readers why it cannot be folded."""
     norm, parameters = reading.norm, dict(reading.norm.module.named_parameters())
-    if not set(parameters) <= {"weight", "bias"}:
+    if not set(parameters) <= {norm.gain_name, norm.bias_name}:
         yield f"{type(norm.module).__name__} has more than a gain and a bias"
         return
     if any(one.is_meta or not one.is_floating_point() for one in parameters.values()):
         yield "the norm is offloaded or quantized"
         return
-    biased = "bias" in parameters and bool(parameters["bias"].any())
+    biased = norm.bias_name in parameters and bool(parameters[norm.bias_name].any())
     for one in reading.readers:
         if one.width != norm.width:
             yield f"a {type(one.module).__name__} reads a width of {one.width}, not {norm.width}"
@@ -86,7 +86,7 @@ def _fold(native: ResolvedModel, reading: Reading, undo_log: UndoLog) -> None:
 
 def _gain(norm: Norm) -> Tensor:
     """The gain, in full precision even where 1 + weight would be rounded."""
-    weight = norm.module._parameters.get("weight")
+    weight = norm.module._parameters.get(norm.gain_name)
     if weight is None:
         return wide(norm.gain())
     return wide(weight.detach()) + (1.0 if norm.unit_offset else 0.0)
@@ -106,7 +106,8 @@ def _into(matrix: Matrix, norm: Norm, gain: Tensor, bias: Tensor, undo_log: Undo
 
 def _make_plain(norm: Norm, undo_log: UndoLog) -> None:
     """Set the gain to one and the bias to zero."""
-    weight, bias = (norm.module._parameters.get(name) for name in ("weight", "bias"))
+    names = (norm.gain_name, norm.bias_name)
+    weight, bias = (norm.module._parameters.get(name) for name in names)
     if weight is not None:
         undo_log.write(weight, torch.full_like(weight, 0.0 if norm.unit_offset else 1.0))
     if bias is not None:

@@ -159,7 +159,7 @@ def _reader(view: object, name: str) -> Callable[[], Tensor]:
 
 
 def _norm_weights(at: str, norm: Norm) -> Iterator[Entry]:
-    state, view = _table_state(norm.module), NormView(norm)
+    state, view = _table_state(norm.module, norm.gain_name), NormView(norm)
     yield f"{at}.w", (_reader(view, "w"), state)
     yield f"{at}.b", (_reader(view, "b"), state)
 

@@ -148,5 +148,5 @@ class _LayerSteps:
 
 def norm_bias(label: str, norm: Norm, layer: int | None) -> Iterator[Term]:
     """The bias that a norm adds to the stream, where it has one."""
-    if norm.module._parameters.get("bias") is not None:
+    if norm.module._parameters.get(norm.bias_name) is not None:
         yield Term(label, "bias", label, layer, value=norm.bias().detach())

@@ -97,7 +97,8 @@ def resolve(
         calling=Calling.of(core),
         logits_axes=_logits_axes(core),
         is_encoder_decoder="decoder_input_ids" in signature(core.forward).parameters,
-        predicts_next=predicts_next(core, head, main.sizes.d_vocab),
+        predicts_next=predicts_next(core, head, main.sizes.d_vocab)
+        or (head is None and is_plain(core)),
         label_kind=None if is_plain(core) else label_kind(core, head, main.sizes.d_vocab),
         paths={module: path for path, module in finder.parts.items()},
         checkpointers=tuple(

@@ -36,7 +36,6 @@ from lensbridge.spec import (
 )
 from lensbridge.tensors import layouts
 
-
 _MOST = 5
 """How many reasons a message lists."""
 

@@ -13,10 +13,12 @@ from torch import nn
 from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Multiplier
-from lensbridge.native.norm import Norm
+from lensbridge.native.norm import Norm, affine_names
 from lensbridge.native.settings import PlainSettings, as_settings
 from lensbridge.native.wrappers import named_parts, unwrapped
-from lensbridge.spec import Norms, Scale
+from lensbridge.spec import NormKind, Norms, Scale
+
+_KINDS: dict[type[nn.Module], NormKind] = {nn.LayerNorm: "LN", nn.RMSNorm: "RMS"}
 
 LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 """What a list of layers may be."""
@@ -112,6 +114,19 @@ class Finder:
         """A module as a norm."""
         if isinstance(module, nn.Identity):
             raise self.mismatch(f"'{where}' is an Identity, so there is no norm.")
+        kind = next((said for cls, said in _KINDS.items() if isinstance(module, cls)), spec.kind)
+        if kind != spec.kind:
+            raise self.mismatch(
+                f"'{where}' is an nn.{type(module).__name__}, and the description says "
+                f"Norms(kind={spec.kind!r})."
+            )
+        gain, bias = affine_names(module)
+        others = sorted(module._parameters.keys() - {gain, bias})
+        if others:
+            raise self.mismatch(
+                f"'{where}' ({type(module).__name__}) has parameters that are neither a gain nor a "
+                f"bias: {', '.join(others)}. Leave the norm out of the description."
+            )
         if spec.eps is not None:
             eps = self.scale(spec.eps)
         else:
@@ -122,7 +137,7 @@ class Finder:
                     "eps. If it is one, say Norms(eps=...)."
                 )
             eps = float(found[0])
-        return Norm(module, spec.kind, eps, width, spec.unit_offset)
+        return Norm(module, spec.kind, eps, width, spec.unit_offset, gain, bias)
 
     def tensor(self, module: nn.Module, path: str, where: str) -> tuple[nn.Module, str]:
         """The module that has a parameter or buffer, and the name of it there."""
