@@ -150,7 +150,7 @@ class Attachment:
         for name, listeners in self._by_name(callbacks).items():
             site = sites[name]
             chain = self.chains[name] = self._chain(site, listeners)
-            steps += [Step(stage, chain) for stage in site.stages]
+            steps += [Step(stage, chain) for stage in site.stages_now]
         found: dict[tuple[nn.Module, str], list[Step]] = {}
         for step in steps:
             found.setdefault((step.stage.module, step.stage.phase), []).append(step)

@@ -72,8 +72,16 @@ class RepeatedSite(Site):
     def may_be_part(self) -> bool:
         return self.inner.may_be_part
 
+    @property
+    def stages_now(self) -> tuple[Stage, ...]:
+        inner = self.inner.stages_now
+        return self.stages if inner is self.inner.stages else self._of(inner)
+
     def _stages(self) -> list[Stage]:
-        return [self._counted(i, stage) for i, stage in enumerate(self.inner.stages)]
+        return list(self._of(self.inner.stages))
+
+    def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return tuple(self._counted(i, stage) for i, stage in enumerate(stages))
 
     def _counted(self, i: int, stage: Stage) -> Stage:
         key = (self.name, i)
@@ -125,12 +133,20 @@ class FlatSite(Site):
     def may_be_part(self) -> bool:
         return self.inner.may_be_part
 
+    @property
+    def stages_now(self) -> tuple[Stage, ...]:
+        inner = self.inner.stages_now
+        return self.stages if inner is self.inner.stages else self._of(inner)
+
     def _stages(self) -> list[Stage]:
+        return list(self._of(self.inner.stages))
+
+    def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         def note_rows(call: Call, chain: Chain) -> None:
             call.memory[self.name, "rows"] = call.input.shape[:2]
 
         noted = Stage(self.block, "input", -20, note_rows)
-        return [noted, *(self._unflattened(stage) for stage in self.inner.stages)]
+        return (noted, *(self._unflattened(stage) for stage in stages))
 
     def _unflattened(self, stage: Stage) -> Stage:
         to_axes = len(self.axes.split())

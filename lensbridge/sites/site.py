@@ -216,6 +216,11 @@ class Site(ABC):
         """What has to be attached to run a chain at this point."""
         return tuple(self._stages())
 
+    @property
+    def stages_now(self) -> tuple[Stage, ...]:
+        """The stages in the mode, training or not, in which the model is now."""
+        return self.stages
+
     @abstractmethod
     def _stages(self) -> list[Stage]:
         """The stages; called once for each model."""

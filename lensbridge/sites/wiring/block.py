@@ -15,13 +15,15 @@ from lensbridge.native.parts import (
     MoEPart,
     ResolvedModel,
     Role,
+    Writer,
 )
 from lensbridge.sites.composed import BranchInputSite, FlatSite
-from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite
+from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
+from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
-from lensbridge.sites.site import SharedInputSite, Site
+from lensbridge.sites.site import OutputSite, SharedInputSite, Site
 from lensbridge.sites.wiring.index import ExpertGroup
 from lensbridge.sites.wiring.placing import Placing
 from lensbridge.tensors import layouts
@@ -73,18 +75,18 @@ class BlockWiring(Placing):
                 yield from self.norm(f"{at}{slot}", norm)
         yield from self._between()
         if block.attn is not None:
-            yield self.written(f"{at}hook_attn_out", block.attn.writer)
+            yield self._added(f"{at}hook_attn_out", block.attn.writer)
             yield from self._attention_inputs(block.attn)
             yield from self._attention(f"{at}attn.", block.attn)
         if block.cross is not None:
-            yield self.written(f"{at}hook_cross_attn_out", block.cross.writer)
+            yield self._added(f"{at}hook_cross_attn_out", block.cross.writer)
             yield from self._attention(f"{at}cross_attn.", block.cross)
         if block.mixer is not None:
-            yield self.written(f"{at}hook_mixer_out", block.mixer.writer)
+            yield self._added(f"{at}hook_mixer_out", block.mixer.writer)
             yield from self._mixer(f"{at}mixer.", block.mixer)
         if block.mlp is not None:
             overwritten = isinstance(block.mlp, MLPPart) and block.mlp.overwritten
-            yield self.written(f"{at}hook_mlp_out", block.mlp.writer, overwritten)
+            yield self._added(f"{at}hook_mlp_out", block.mlp.writer, overwritten)
             yield self._mlp_input(block.mlp)
             if isinstance(block.mlp, MoEPart):
                 yield from self._moe(f"{at}mlp.", block.mlp)
@@ -92,6 +94,16 @@ class BlockWiring(Placing):
                 yield from self._neurons(f"{at}mlp.", block.mlp)
         if block.per_layer is not None:
             yield self.output(f"{at}hook_per_layer_out", block.per_layer)
+
+    def _added(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
+        """What a branch adds, after a dropout that the block calls as a function."""
+        site, block = self.written(name, writer, overwritten), self.block.module
+        if not drops_after(block, writer.modules[-1]):
+            return site
+        if isinstance(site, SumSite):
+            return DroppedSumSite(**members_of(site), block=block)
+        assert isinstance(site, OutputSite)
+        return DroppedSite(**members_of(site), block=block)
 
     # --- the stream between the branches -----------------------------------------------------
 
