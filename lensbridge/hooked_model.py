@@ -28,6 +28,7 @@ from lensbridge.inputs.methods import TextMethods
 from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.inputs.tokens import Side, Tokens
 from lensbridge.native.config import LensConfig, config_of
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.native.resolve import GIVEN, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
@@ -136,6 +137,7 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
     def _look(self) -> None:
         """Find every part of the model as it is now."""
         native = resolve(self.hf_model, *self._description)
+        self._refuse_new_code(native)
         sites = sites_of(native)
         self.engine.move_to(sites, tuple({self.hf_model, native.core}))
         self.native = native
@@ -146,6 +148,17 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         head = () if native.unembed is None else (native.unembed.module,)
         tables = (native.main.embed, native.main.pos_embed, *head)
         self._structure = Structure.of(self.hf_model, [one for one in tables if one is not None])
+
+    def _refuse_new_code(self, native: ResolvedModel) -> None:
+        """Code that came after the model was loaded has not been checked."""
+        before = self.__dict__.get("native")
+        known = () if before is None else {one.what for one in before.overrides}
+        new = [one for one in native.overrides if before is not None and one.what not in known]
+        if new:
+            raise ArchitectureMismatchError(
+                f"{new[0]}, and whether '{native.architecture.name}' describes that is checked "
+                "only at load."
+            )
 
     def follow(self) -> bool:
         """Take in modules that were replaced since the model was last looked at.

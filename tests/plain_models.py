@@ -3,7 +3,8 @@
 `NanoGPT` has one projection for q, k and v, tied embeddings, and returns `(logits, loss)`: without
 targets the logits of the last position alone. `SmallLlama` has rotary embeddings, grouped keys and
 a gated MLP, and returns a tensor. `Lecture` has a module for each head, layers in an
-`nn.Sequential` and no config; its output is a dictionary.
+`nn.Sequential` and no config; its output is a dictionary. `FromScratch` has bare parameters where
+others have modules. `Torch` is made of PyTorch's own attention.
 """
 
 import math
@@ -347,3 +348,161 @@ class Lecture(nn.Module):
 def lecture() -> nn.Module:
     """A `Lecture` with weights of order one."""
     return seeded(Lecture())
+
+
+# --- bare parameters in the place of modules -----------------------------------------------------
+
+
+@dataclass
+class ScratchConfig:
+    """Sizes of a `FromScratch`."""
+
+    d_model: int = 20
+    d_vocab: int = VOCABULARY
+    n_ctx: int = 16
+    d_head: int = 5
+    n_heads: int = 4
+    d_mlp: int = 36
+    n_layers: int = 2
+    layer_norm_eps: float = 1e-5
+
+
+class ScratchNorm(nn.Module):
+    """LayerNorm with a gain `w` and a bias `b`."""
+
+    def __init__(self, cfg: ScratchConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.w, self.b = (
+            nn.Parameter(torch.ones(cfg.d_model)),
+            nn.Parameter(torch.zeros(cfg.d_model)),
+        )
+
+    def forward(self, residual: Tensor) -> Tensor:
+        centered = residual - residual.mean(-1, keepdim=True)
+        variance = centered.pow(2).mean(-1, keepdim=True)
+        return centered / (variance + self.cfg.layer_norm_eps).sqrt() * self.w + self.b
+
+
+class ScratchEmbed(nn.Module):
+    """Rows of a parameter, by token or by position."""
+
+    def __init__(self, rows: int, width: int, by_position: bool) -> None:
+        super().__init__()
+        self.W, self.by_position = nn.Parameter(torch.empty(rows, width)), by_position
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.by_position:
+            return self.W[: tokens.shape[1]].expand(len(tokens), -1, -1)
+        return self.W[tokens]
+
+
+class ScratchAttention(nn.Module):
+    """Attention in einsums."""
+
+    def __init__(self, cfg: ScratchConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        for letter in "QKV":
+            weight = nn.Parameter(torch.empty(cfg.n_heads, cfg.d_model, cfg.d_head))
+            setattr(self, f"W_{letter}", weight)
+        self.W_O = nn.Parameter(torch.empty(cfg.n_heads, cfg.d_head, cfg.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            torch.einsum("bpm,hmd->bphd", x, getattr(self, f"W_{letter}")) for letter in "QKV"
+        )
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / self.cfg.d_head**0.5
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+        pattern = scores.masked_fill(later, -1e5).softmax(-1)
+        return torch.einsum("bhqk,bkhd,hdm->bqm", pattern, v, self.W_O)
+
+
+class ScratchMLP(nn.Module):
+    """Up, GELU, down."""
+
+    def __init__(self, cfg: ScratchConfig) -> None:
+        super().__init__()
+        self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
+        self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x @ self.W_in) @ self.W_out
+
+
+class ScratchBlock(nn.Module):
+    """Norm, attention, norm, MLP."""
+
+    def __init__(self, cfg: ScratchConfig) -> None:
+        super().__init__()
+        self.ln1, self.attn = ScratchNorm(cfg), ScratchAttention(cfg)
+        self.ln2, self.mlp = ScratchNorm(cfg), ScratchMLP(cfg)
+
+    def forward(self, resid_pre: Tensor) -> Tensor:
+        resid_mid = self.attn(self.ln1(resid_pre)) + resid_pre
+        return self.mlp(self.ln2(resid_mid)) + resid_mid
+
+
+class FromScratch(nn.Module):
+    """The whole model; its config is called `cfg`."""
+
+    def __init__(self, cfg: ScratchConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embed = ScratchEmbed(cfg.d_vocab, cfg.d_model, by_position=False)
+        self.pos_embed = ScratchEmbed(cfg.n_ctx, cfg.d_model, by_position=True)
+        self.blocks = nn.ModuleList([ScratchBlock(cfg) for _ in range(cfg.n_layers)])
+        self.ln_final = ScratchNorm(cfg)
+        self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        residual = self.embed(tokens) + self.pos_embed(tokens)
+        for block in self.blocks:
+            residual = block(residual)
+        return self.ln_final(residual) @ self.W_U
+
+
+def from_scratch() -> nn.Module:
+    """A `FromScratch` with weights of order one."""
+    return seeded(FromScratch(ScratchConfig()))
+
+
+# --- PyTorch's own attention ---------------------------------------------------------------------
+
+
+class TorchBlock(nn.Module):
+    """Norm, attention, norm, MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 50), nn.GELU(), nn.Linear(50, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        given, length = self.norm1(x), x.shape[1]
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        attended, _ = self.attention(given, given, given, attn_mask=later, need_weights=False)
+        x = x + attended
+        return x + self.mlp(self.norm2(x))
+
+
+class Torch(nn.Module):
+    """The whole model."""
+
+    def __init__(self, width: int = 24, heads: int = 4, depth: int = 2) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(VOCABULARY, width), nn.Embedding(16, width)
+        self.blocks = nn.ModuleList([TorchBlock(width, heads) for _ in range(depth)])
+        self.head = nn.Linear(width, VOCABULARY, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def of_torch() -> nn.Module:
+    """A `Torch` with weights of order one."""
+    return seeded(Torch())

@@ -22,7 +22,11 @@ from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 
 import lensbridge
-from lensbridge.errors import LoadError, UnsupportedArchitectureError
+from lensbridge.errors import (
+    ArchitectureMismatchError,
+    LoadError,
+    UnsupportedArchitectureError,
+)
 from lensbridge.loading import description
 from lensbridge.native.resolve import select
 from lensbridge.native.resolve.overrides import overrides_in
@@ -509,6 +513,27 @@ def test_a_layer_that_lacks_a_module_is_described_anew() -> None:
     assert torch.equal(cache["resid_post", 0], found[0])
     with pytest.raises(LoadError, match="no module"):
         lensbridge.load(model, derive=False)
+
+
+def test_code_that_comes_after_loading_is_refused_until_it_is_checked() -> None:
+    model = llama()
+    lens = lensbridge.load(model)
+    before = list(model.model.layers)
+    for i, layer in enumerate(before):
+        model.model.layers[i] = ScalingLayer.of(layer).eval()
+    for _ in range(2):
+        with pytest.raises(ArchitectureMismatchError, match=r"ScalingLayer has a forward.*at load"):
+            lens.run_with_cache(tokens())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    for i, layer in enumerate(before):
+        model.model.layers[i] = layer
+    with torch.no_grad():
+        assert torch.equal(lens(tokens()), model(tokens()).logits)
+    known = lensbridge.load(CASES["layer"].make(), derive=False)  # the user's word
+    layers = known.hf_model.model.layers
+    layers[0] = ScalingLayer.of(layers[1]).eval()
+    with torch.no_grad():
+        assert torch.equal(known(tokens()), known.hf_model(tokens()).logits)
 
 
 def test_checks_leave_the_model_as_it_was() -> None:

@@ -14,8 +14,10 @@ from plain_models import (
     Lecture,
     NanoConfig,
     NanoGPT,
+    from_scratch,
     lecture,
     nano,
+    of_torch,
     seeded,
     small_llama,
 )
@@ -513,6 +515,53 @@ def test_sizes_that_do_not_fit_say_what_there_is(dims: Dims, said: str) -> None:
 
 
 # --- deriving ------------------------------------------------------------------------------------
+
+
+BOUNDARIES: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {
+    "bare parameters": (from_scratch, "attn", False),
+    "PyTorch's own attention": (of_torch, "attention", True),
+}
+
+
+@pytest.mark.parametrize(("make", "attention", "head"), BOUNDARIES.values(), ids=BOUNDARIES)
+def test_modules_whose_inside_cannot_be_hooked_are_read_at_their_boundaries(
+    make: Callable[[], nn.Module], attention: str, head: bool
+) -> None:
+    bare = make()
+    model = lensbridge.load(bare)
+    found: dict[str, Tensor] = {}
+    block = bare.blocks[1]
+    handles = [
+        part.register_forward_hook(
+            lambda m, a, out, name=name: found.update(
+                {name: (out[0] if isinstance(out, tuple) else out).detach().clone()}
+            )
+        )
+        for name, part in {
+            "blocks.1.hook_mixer_out": block.get_submodule(attention),
+            "blocks.1.hook_mlp_out": block.mlp,
+            "blocks.1.hook_resid_post": block,
+        }.items()
+    ]
+    with torch.no_grad():
+        output = bare(ids())
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(ids())
+    assert torch.equal(logits, output)
+    for name, value in found.items():
+        assert torch.equal(cache[name], value), name
+    norm = next(one for name, one in block.named_children() if name in ("ln2", "norm2"))
+    gain, bias = norm.parameters()
+    given = cache["resid_mid", 1]
+    wanted = nn.functional.layer_norm(given, given.shape[-1:], gain, bias)
+    torch.testing.assert_close(cache["blocks.1.ln2.hook_out"], wanted)
+    assert torch.equal(model.blocks[1].ln2.w, gain)
+    assert ("hook_logits" in cache) is head
+    wanted = nn.functional.cross_entropy(output[:, :-1].flatten(0, 1), ids()[:, 1:].flatten())
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids(), return_type="loss"), wanted)
 
 
 def test_what_is_derived_is_what_was_written_by_hand() -> None:

@@ -8,8 +8,9 @@ from lensbridge.derive import derive_and_check
 from lensbridge.derive.check import first_failure, shortened
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, is_plain
+from lensbridge.native.parts import Override
 from lensbridge.native.resolve import select, unwrap
-from lensbridge.native.resolve.overrides import Override, overrides_in
+from lensbridge.native.resolve.overrides import overrides_in
 from lensbridge.native.trial import Trial
 from lensbridge.plugins import Claim
 from lensbridge.spec import Architecture

@@ -159,6 +159,22 @@ class MixerPart:
     fed_more: bool = False
 
 
+@dataclass(frozen=True)
+class Override:
+    """Code that a description does not speak of.
+
+    Args:
+        where: path of the first module that runs it; "" is the model itself.
+        what: the code, in words.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where or 'the model'}: {self.what}"
+
+
 NormSlot: TypeAlias = Literal["ln1", "ln1_post", "ln_cross", "ln_cross_post", "ln2", "ln2_post"]
 """The place of a norm in a block, named as in the points; `_post` is after a branch."""
 
@@ -225,7 +241,7 @@ class StackPart:
 
 
 LabelKind: TypeAlias = Literal["position", "input", "other"]
-"""Whether a label is of each position, of each input (a class, or numbers), or of something else."""
+"""Whether a label is of each position, each input (a class, or numbers), or something else."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +252,7 @@ class ResolvedModel:
         root: the object that is called: the model, or a PEFT wrapper around it.
         core: the transformers model inside it.
         rivals: what else claims the model's class, and is not in use.
+        overrides: code that a registered description does not speak of.
         main: the stack whose output the head reads; `towers` are the others.
         act_fn: the activation of the main stack's MLPs, under its name in the config.
         main_input: what the input is: `input_ids`, `pixel_values`, `input_features`.
@@ -255,6 +272,7 @@ class ResolvedModel:
     architecture: Architecture
     plugin: str
     rivals: tuple[str, ...]
+    overrides: tuple[Override, ...]
     main: StackPart
     towers: tuple[StackPart, ...]
     act_fn: str

@@ -14,6 +14,7 @@ from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, 
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.context import context_of
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.resolve.overrides import overrides_in
 from lensbridge.native.resolve.task import label_kind, predicts_next
 from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import core_of, unwrapped
@@ -81,6 +82,7 @@ def resolve(
         architecture=spec,
         plugin=claim.plugin,
         rivals=tuple(map(str, claim.rivals)),
+        overrides=() if architecture is not None else tuple(overrides_in(core, claim)),
         main=main,
         towers=tuple(_stack(finder, tower) for tower in spec.towers),
         act_fn=_activation(inner, _variants(spec)),

@@ -7,13 +7,13 @@ code by where it was defined. Nothing is run, so it costs next to nothing where 
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
+from lensbridge.native.parts import Override
 from lensbridge.plugins import BUILT_IN, Claim
 
 _MODELS = "transformers.models."
@@ -47,22 +47,6 @@ _NOT_RUN = frozenset({
     "validation_step", "configure_optimizers", "compute_loss",
 })  # fmt: skip
 """Methods that a forward pass does not go through."""
-
-
-@dataclass(frozen=True)
-class Override:
-    """Code that a description does not speak of.
-
-    Args:
-        where: path of the first module that runs it; "" is the model itself.
-        what: the code, in words.
-    """
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where or 'the model'}: {self.what}"
 
 
 def overrides_in(core: nn.Module, claim: Claim) -> list[Override]:
