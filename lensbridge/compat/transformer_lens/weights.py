@@ -99,7 +99,7 @@ class Weights:
         with torch.no_grad():
             for name, value in values.items():
                 target = self[name]()
-                if not isinstance(target, WeightCopy):  # a copy has the value already
+                if type(target) is not WeightCopy:  # a copy has the value already
                     target.copy_(value.to(target))
 
     def _check(self, name: str, value: Tensor) -> None:
