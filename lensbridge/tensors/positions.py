@@ -5,6 +5,7 @@ another column of the batch. With padding, a position counts the tokens of its o
 first one (BOS, where there is one), -1 the last. Without padding, positions are columns.
 """
 
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -63,7 +64,7 @@ def columns_of_tokens(real: Tensor, tokens: Tensor) -> Tensor:
 
 def is_one(asked: Any) -> bool:
     """Whether a single position is asked for."""
-    return isinstance(asked, int | str) or (isinstance(asked, Tensor) and asked.ndim == 0)
+    return isinstance(asked, Integral | str) or (isinstance(asked, Tensor) and asked.ndim == 0)
 
 
 def token_positions(
@@ -99,7 +100,7 @@ def token_positions(
     counts = real.sum(-1).tolist()
     if isinstance(asked, slice | tuple):
         return RowColumns(_of_slice(asked, real, counts, what))
-    given = torch.as_tensor(-1 if isinstance(asked, str) else asked)
+    given = torch.as_tensor(-1 if isinstance(asked, str) else asked).cpu()
     if given.dtype == torch.bool or given.is_floating_point() or given.ndim > 2:
         raise InputError(
             f"{what} is an index, 'last', a slice, a list of indices or None, not {asked!r}."
