@@ -65,16 +65,19 @@ def load(
     Args:
         model: a hub id or a short name of one ("gpt2-small", "pythia-160m"), a local folder, "demo"
             (a small trained model that ships with lensbridge), or a model object, which is used as
-            it is.
+            it is: a transformers model, a plain module whose forward takes token ids first and
+            returns logits, or either of these in a wrapper such as `torch.compile`'s.
         tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
             loaded when text is first passed. With a model object, only a local folder is looked
             into for one.
         device: where to put the model; an object is moved there.
         dtype: a torch dtype or its name; by default the dtype in which the weights are stored.
         device_map: as in transformers: "auto" or a dictionary, through accelerate.
-        architecture: a description to use instead of the registered ones.
+        architecture: a description to use instead of the registered ones; it is not checked.
         derive: whether a model that no description is registered for gets one derived from its
-            structure and behaviour, accepted only if it passes the conformance checks.
+            structure and behaviour, accepted only if it passes the conformance checks. So does a
+            model with code of its own (a subclass with another `forward`, say) that fails them
+            under the description of its class.
         revision: branch, tag or commit on the hub.
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
