@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import lensbridge
 from lensbridge.errors import WeightError
+from lensbridge.tensors.weight_copy import WeightCopy
 
 GPT2, LLAMA = Shape("gpt2"), Shape("llama")  # llama's key/value heads are shared
 
@@ -220,3 +221,13 @@ def test_a_stack_says_that_it_is_no_leaf() -> None:
         torch.optim.SGD([model.W_O], lr=1.0)
     model.hf_model.requires_grad_(False)
     assert not model.W_O.requires_grad
+
+
+def test_a_copy_is_compared_with_a_parameter() -> None:
+    zeros = WeightCopy.of(torch.zeros(3))
+    torch.testing.assert_close(zeros, torch.nn.Parameter(torch.zeros(3)))
+    torch.testing.assert_close(torch.nn.Parameter(torch.zeros(3)), zeros)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    with torch.no_grad():
+        parameter.mul_(2)  # which is no copy
+    assert type(parameter * zeros) is Tensor
