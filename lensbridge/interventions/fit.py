@@ -117,7 +117,7 @@ class InputColumns:
                     )
 
     def _held(self) -> str:
-        held = f", {self.past} columns of them in the key/value cache" if self.past else ""
+        held = f", {self.past} of its columns are in the key/value cache" if self.past else ""
         return f"{held}, and generation adds {self.new}" if self.new else held
 
     def _described(self) -> str:
