@@ -86,6 +86,11 @@ class Preparer:
             ContextLengthError: more positions than the model has.
         """
         past_key_values = _one_cache(past_key_values, hf)
+        if hf.pop("return_dict", True) is False:
+            raise TypeError(
+                "return_dict=False gives a tuple, and outputs are read by their names here. Leave "
+                "it out, or call model.hf_model itself."
+            )
         self._check_keywords(hf)
         ids, embeds, mask, bos, more = self._parse(given, prepend_bos, padding_side)
         self._check_twice({**hf, "position_ids": position_ids}, more)

@@ -5,9 +5,11 @@ under any name, and returns logits alone, in a tuple, in a mapping or as an attr
 else in lensbridge says `input_ids`, and asks here.
 """
 
+import ast
 import inspect
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, is_dataclass, replace
+from textwrap import dedent
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ class Calling:
         parameters = inspect.signature(core.forward).parameters
         named = {name: one for name, one in parameters.items() if one.kind not in _VARIADIC}
         if not is_plain(core):
-            accepted = set(parameters) - {"input_ids", "inputs_embeds", "kwargs"}
+            accepted = {*parameters, *_handed_on(core)} - {"input_ids", "inputs_embeds", "kwargs"}
             return cls("input_ids", True, frozenset(accepted | _of_transformers()), False, ())
         first = next(iter(parameters.values()), None)
         nameless = first is not None and first.kind in _NAMELESS
@@ -65,6 +67,39 @@ class Calling:
         if self.ids is None:
             return model(inputs["input_ids"], **others)
         return model(**{self.ids: inputs["input_ids"]}, **others)
+
+
+def _handed_on(core: nn.Module) -> set[str]:
+    """The keywords of base models to which classes with a head hand theirs on.
+
+    `use_cache` of GraniteMoE is one. Other classes take any keyword and hand none of them on, so
+    that they ignore it: only the source of their forward tells which.
+    """
+    outer = inspect.signature(core.forward).parameters
+    if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in outer.values()):
+        return set()
+    found: set[str] = set()
+    for inner in _handed_to(core):
+        theirs = inspect.signature(inner.forward).parameters
+        found |= {name for name, one in theirs.items() if one.kind not in _VARIADIC}
+        found |= _handed_on(inner)
+    return found
+
+
+def _handed_to(core: nn.Module) -> list[nn.Module]:
+    """The transformers models that a forward calls with `**kwargs`."""
+    try:
+        source = inspect.getsource(inspect.unwrap(type(core).forward))
+    except (OSError, TypeError):  # no source, as in a notebook that is gone
+        return []
+    calls = [one for one in ast.walk(ast.parse(dedent(source))) if isinstance(one, ast.Call)]
+    names = [
+        call.func.attr
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and any(word.arg is None for word in call.keywords)
+    ]
+    found = [getattr(core, name, None) for name in dict.fromkeys(names)]
+    return [one for one in found if isinstance(one, nn.Module) and not is_plain(one)]
 
 
 def _of_transformers() -> frozenset[str]:

@@ -155,7 +155,8 @@ class KernelTap(TorchFunctionMode):
 
         if "scores" not in self.chains and "pattern" not in self.chains:
             return self.mixed(native())
-        how, pattern = self.probabilities(masked_scores(query, key, attn_mask, is_causal, scale))
+        scores = masked_scores(query, key, attn_mask, is_causal, scale)
+        how, pattern = self.probabilities(scores, of_masked_rows(query, key, attn_mask, scale))
         if how == "none":
             return self.mixed(native())
         weights = F.dropout(pattern.to(value.dtype), dropout_p)
@@ -171,8 +172,13 @@ class KernelTap(TorchFunctionMode):
         new = self.chains["z"].run(self.as_queries(z).transpose(1, 2))
         return z if new is None else new.transpose(1, 2).reshape(z.shape)
 
-    def probabilities(self, scores: Tensor) -> tuple[Any, Tensor]:
-        """Run the chains of scores and pattern: what changed, and the pattern to use."""
+    def probabilities(self, scores: Tensor, masked: Tensor | None) -> tuple[Any, Tensor]:
+        """Run the chains of scores and pattern: what changed, and the pattern to use.
+
+        Args:
+            scores: of the kernel.
+            masked: the pattern of rows that are masked as a whole, if the kernel gives them one.
+        """
         how: Any = "none"
         canonical = scores.reshape(self.batch, self.n_heads, self.positions, -1)
         if "scores" in self.chains:
@@ -180,6 +186,9 @@ class KernelTap(TorchFunctionMode):
             how = change(canonical, new)
             canonical = canonical if new is None else new
         pattern = safe_softmax(canonical)
+        if masked is not None:
+            dead = canonical.amax(-1, keepdim=True) == -torch.inf
+            pattern = torch.where(dead, masked.reshape(pattern.shape).to(pattern), pattern)
         if "pattern" in self.chains:
             new = self.chains["pattern"].run(pattern)
             how_pattern = change(pattern, new)
@@ -292,6 +301,24 @@ def masked_scores(
     if mask.dtype == torch.bool:
         return scores.masked_fill_(~mask, -torch.inf)
     return (scores + mask).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+
+
+def of_masked_rows(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor | None:
+    """The pattern of rows whose keys are all masked, where the mask holds large numbers.
+
+    The fused kernel takes the softmax of the scores plus these numbers, which is not zero. With
+    -inf or False in the mask it is zero, and None here.
+    """
+    if mask is None or mask.dtype == torch.bool:
+        return None
+    dead = (mask <= torch.finfo(mask.dtype).min / 2).all(-1, keepdim=True)
+    if not bool((dead & mask.isfinite().any(-1, keepdim=True)).any()):
+        return None
+    scores = masked_scores(query, key, None, False, scale)
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    return safe_softmax(wide + mask.to(wide))
 
 
 def safe_softmax(scores: Tensor) -> Tensor:

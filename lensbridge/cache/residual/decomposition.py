@@ -94,6 +94,8 @@ class Decomposition:
         pos: which columns; an int removes the axis.
         normed: whether the terms go through the norm that reads the target, without its bias.
         directions: `[d_model, direction]` to project the terms onto, or None for whole vectors.
+        from_ids: whether the run embedded ids. Embeddings that were the input are not at
+            `hook_embed`, so they are what the stream has beside the positions.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class Decomposition:
         pos: PosSlice | RowColumns = None,
         normed: bool = False,
         directions: Tensor | None = None,
+        from_ids: bool = True,
     ) -> None:
         self.values = values
+        self.from_ids = from_ids
         self.names = names
         self.stack = stack
         self.front = front
@@ -225,13 +229,17 @@ class Decomposition:
 
     def _embeddings(self) -> list[Step]:
         stream = self.values[f"{self.stack.prefix}.0.hook_resid_pre"]
-        embed = self._embedding("hook_embed", stream)
-        if embed is None:
+        was_input = not self.from_ids and f"{self.front}hook_embed" not in self.values
+        embed = None if was_input else self._embedding("hook_embed", stream)
+        norm, at = self.stack.ln_embed, f"{self.front}ln_embed."
+        normed = norm is not None and self._has(f"{at}hook_scale")
+        projected = normed and self.values[f"{at}hook_out"].shape != stream.shape
+        if embed is None and (not was_input or projected):
             return [Term("embed", "embed", "", value=stream)]
         pos = self._embedding("hook_pos_embed", stream)
+        embed = self._without(pos, f"{at}hook_" if normed else "") if embed is None else embed
         given = {"embed": embed} if pos is None else {"embed": embed, "pos_embed": pos}
-        norm, at = self.stack.ln_embed, f"{self.front}ln_embed."
-        if norm is None or not self._has(f"{at}hook_scale"):
+        if norm is None or not normed:
             return [*_given(given), *self._rest("embed_rest", stream, given)]
         out = self.values[f"{at}hook_out"]
         after = {} if _is_rounding(stream - out, stream) else {"pos_embed": given.pop("pos_embed")}
@@ -244,6 +252,20 @@ class Decomposition:
             *_given(after),
             *self._rest("embed_rest_post", stream, {"ln_embed": out, **after}),
         ]
+
+    def _without(self, pos: Tensor | None, norm: str) -> Tensor:
+        """The input of the first layer, or of the norm before it, without learned positions.
+
+        Args:
+            pos: these positions.
+            norm: the beginning of the names of the norm's points; "" where there is none.
+        """
+        stream = self.values[f"{self.stack.prefix}.0.hook_resid_pre"]
+        if not norm:
+            return stream if pos is None else stream - pos
+        read = (self.values[f"{norm}normalized"] * self.values[f"{norm}scale"]).to(stream.dtype)
+        before = _is_rounding(stream - self.values[f"{norm}out"], stream)
+        return read if pos is None or not before else read - pos
 
     def _embedding(self, point: str, stream: Tensor) -> Tensor | None:
         name = f"{self.front}{point}"

@@ -150,7 +150,15 @@ class StreamReader:
         values: Mapping[str, Tensor] = self  # type: ignore[assignment]
         columns = self._columns(pos_slice, stack)
         return Decomposition(
-            values, self.vocabulary, part, front, target, columns, apply_ln, directions
+            values,
+            self.vocabulary,
+            part,
+            front,
+            target,
+            columns,
+            apply_ln,
+            directions,
+            from_ids=self.tokens is not None,
         )
 
     def _normed(
