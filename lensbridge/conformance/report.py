@@ -18,7 +18,6 @@ from lensbridge.native.settings import kernel_of
 from lensbridge.native.wrappers import core_of
 from lensbridge.spec import Architecture
 
-
 _MOST = 10
 """How many failures an error lists."""
 

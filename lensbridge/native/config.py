@@ -102,9 +102,7 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
     )
 
 
-def _rotary(
-    native: ResolvedModel, attn: AttentionPart | None
-) -> tuple[int | None, float | None]:
+def _rotary(native: ResolvedModel, attn: AttentionPart | None) -> tuple[int | None, float | None]:
     """How many dimensions rotate, and the base of their speeds; None where nothing says it."""
     if attn is None or not attn.rotary:
         return None, None

@@ -124,8 +124,7 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
     asked = ", ".join(repr(part) for part in (name, layer, kind) if part is not None)
     if rows:
         raise UnknownPointError(
-            f"({asked}) could be {' or '.join(rows)}; say which, as in "
-            f"('scale', 0, 'ln1')."
+            f"({asked}) could be {' or '.join(rows)}; say which, as in ('scale', 0, 'ln1')."
         )
     raise UnknownPointError(
         f"There is no point ({asked}).{suggest(name, _short_templates())}"
