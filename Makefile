@@ -76,7 +76,7 @@ real: build/real/models/.converted
 	$(REAL) -m pytest -m real tests/real
 
 build/real/models/.converted: tests/real/convert.py constraints-real.txt | build/real/.installed
-	HF_HUB_OFFLINE=1 $(REAL) tests/real/convert.py build/real/models
+	TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(REAL) tests/real/convert.py build/real/models
 	@touch $@
 
 build/real/.installed: pyproject.toml constraints.txt constraints-real.txt

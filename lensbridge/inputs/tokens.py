@@ -168,7 +168,7 @@ class Tokens:
         """Each id as it reads inside a text.
 
         A decoder of the SentencePiece kind drops the space in front of the first word that it is
-        given, so each token is decoded behind another one, whose text is taken off again.
+        given, so each token is decoded after another one, whose text is taken off again.
         """
         if self._has_no_decoder:
             return [self._decode([one]) for one in ids.tolist()]

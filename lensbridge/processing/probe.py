@@ -55,7 +55,7 @@ class Probe:
         if up_to_a_constant:
             before, after = before.log_softmax(-1), after.log_softmax(-1)
         deviation = relative_deviation(before, after)
-        limit = torch.finfo(_coarsest(self.native.core)).eps ** 0.5
+        limit = _limit(_coarsest(self.native.core))
         if not deviation <= limit:
             raise ProcessingError(
                 f"{step} changed what the model computes: on a small random input its outputs "
@@ -124,6 +124,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _limit(dtype: torch.dtype) -> float:
+    """The deviation that rounding explains.
+
+    In half precision a deep model is far from itself in float32: Gemma 3 270M by 0.15 of the
+    spread in bfloat16 on such an input. What a norm left out of a fold moves is 0.3 or more.
+    """
+    root = torch.finfo(dtype).eps ** 0.5
+    return root if dtype == torch.float32 else 3 * root
 
 
 def _coarsest(model: nn.Module) -> torch.dtype:

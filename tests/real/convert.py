@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 GEMMA = "gemma-3-270m-q4_k_m.gguf"
 
@@ -63,7 +62,6 @@ def convert(gguf: Path, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """Convert each model into a folder of its name."""
-    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     for name, gguf in MODELS.items():
         with TemporaryDirectory(dir=folder) as scratch:
