@@ -568,7 +568,10 @@ class HookedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         keep = Keep(device, dtype, pos_slice, detach, count)
         collector = Collector(self.engine.sites, names, keep, self.native)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
-        with torch.enable_grad() if incl_bwd else nullcontext():
+        # nobody could follow a graph to activations that are cut from it
+        unused = return_type is None and detach and forward.get("stop_at_layer") is None
+        grad = torch.no_grad() if unused and self.engine.is_idle else nullcontext()
+        with torch.enable_grad() if incl_bwd else grad:
             result, prepared = self.run_callbacks(callbacks, input, return_type, **forward)
             if incl_bwd:
                 collector.backward(_scalar(result))

@@ -429,3 +429,27 @@ def test_training_mode_with_dropout_adds_up() -> None:
         total = cache["resid_pre", 0] + cache["attn_out", 0] + cache["mlp_out", 0]
         torch.testing.assert_close(cache["resid_post", 0], total)
         assert (cache["mlp_out", 0] == 0).any()
+
+
+def test_detached_activations_alone_build_no_graph() -> None:
+    model = build(Shape("llama"))
+    lens = lensbridge.load(model)
+    recorded: list[bool] = []
+    handle = model.lm_head.register_forward_pre_hook(
+        lambda module, args: recorded.append(args[0].requires_grad)
+    )
+    inner = model.model.layers[1].register_forward_hook(
+        lambda module, args, out: recorded.append(out.requires_grad)
+    )
+    _, cache = lens.run_with_cache(tokens(), "resid_post", return_type=None)
+    assert not any(recorded)
+    _, live = lens.run_with_cache(tokens(), "resid_post", return_type=None, detach=False)
+    assert live["resid_post", 1].requires_grad
+    assert torch.equal(cache["resid_post", 1], live["resid_post", 1])
+    resid, _ = lens.run_with_cache(tokens(), "q", return_type=None, stop_at_layer=2)
+    assert resid is not None
+    assert resid.requires_grad
+    with lens.hooks(bwd_hooks=[(("resid_post", 0), lambda grad, hook: None)]):
+        lens.run_with_cache(tokens(), "q", return_type=None)
+    handle.remove()
+    inner.remove()
