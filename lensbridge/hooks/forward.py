@@ -1,7 +1,7 @@
 """One forward pass: from which layer to which, with which callbacks, for which outputs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
 from lensbridge.hooks.scope import run_of
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.parts import BlockPart, ResolvedModel
 from lensbridge.points.names import layer_of
 from lensbridge.sites.site import Call, Chain, Stage
 
@@ -195,19 +195,43 @@ def _refuse_span_of(native: ResolvedModel) -> None:
 
 
 def _refuse_start(native: ResolvedModel, layer: int) -> None:
-    if not 0 < layer < len(native.blocks):
+    if layer >= len(native.blocks):
         return
     kind = type(native.core).__name__
+    if any(_reads_embeddings(block) for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: layers of {kind} read the embeddings beside the stream, so "
+            "the stream alone does not tell what they compute. Start from the tokens."
+        )
+    if layer == 0:
+        return
+    handed = _handed_on(native.blocks, layer)
+    if handed:
+        raise InputError(
+            f"start_at_layer={layer}: earlier layers of {kind} compute {handed} that this layer or "
+            "later ones read beside the stream. Start at 0, or after the last layer."
+        )
     if any(block.repeat is not None for block in native.blocks):
         raise InputError(
             f"start_at_layer={layer}: the layers of {kind} share one module, so none can be "
             "skipped. Start at 0, or after the last."
         )
-    if any(block.mixer is not None and block.mixer.fed_more for block in native.blocks):
-        raise InputError(
-            f"start_at_layer={layer}: layers of {kind} read the embeddings beside the stream, so "
-            "the stream alone does not tell what they compute. Start from the tokens."
-        )
+
+
+def _reads_embeddings(block: BlockPart) -> bool:
+    fed_more = block.mixer is not None and block.mixer.fed_more
+    return fed_more or block.per_layer is not None
+
+
+def _handed_on(blocks: Sequence[BlockPart], layer: int) -> str:
+    """What layers from one on take from earlier layers; nothing for most models."""
+    later = [block.attn for block in blocks[layer:] if block.attn is not None]
+    if any(attn.k is None or attn.v is None for attn in later):
+        return "keys and values"
+    first = blocks[0].attn
+    biased = first is not None and first.position_bias is not None
+    shared = biased and any(attn.position_bias is None for attn in later)
+    return "the biases of positions" if shared else ""
 
 
 def _replacing_input(residual: Tensor) -> Callable[[Call, Chain], None]:

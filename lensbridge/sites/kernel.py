@@ -118,18 +118,24 @@ class KernelTap(TorchFunctionMode):
         """Queries after their chain, in their native shape."""
         if "rot_q" not in self.chains:
             return x
-        new = self.chains["rot_q"].run(self.as_queries(x).transpose(1, 2))
-        return x if new is None else new.transpose(1, 2).reshape(x.shape)
+        read = self.as_queries(x).transpose(1, 2)
+        new = self.chains["rot_q"].run(read)
+        how = change(read, new)
+        if how == "none" or new is None:
+            return x
+        return substitute(x, new.transpose(1, 2).reshape(x.shape), how)
 
     def edit_keys(self, x: Tensor) -> Tensor:
         """Keys after their chain, in their native shape."""
         if "rot_k" not in self.chains:
             return x
-        new = self.chains["rot_k"].run(self.as_keys(x).transpose(1, 2))
-        if new is None:
+        read = self.as_keys(x).transpose(1, 2)
+        new = self.chains["rot_k"].run(read)
+        how = change(read, new)
+        if how == "none" or new is None:
             return x
-        keys = new.transpose(1, 2)
-        return repeat_kv(keys, self.heads_first(x).shape[1], axis=1).reshape(x.shape)
+        keys = repeat_kv(new.transpose(1, 2), self.heads_first(x).shape[1], axis=1)
+        return substitute(x, keys.reshape(x.shape), how)
 
     # --- the two functions -------------------------------------------------------------------
 

@@ -94,17 +94,22 @@ def grouped(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
 
 
 def sharded(role: str, n_heads: int, d: int) -> Layout:
-    """Four shards side by side, each with its heads' queries, then values, then keys (CodeGen)."""
+    """Four shards side by side, each with its part of queries, then values, then keys (CodeGen).
+
+    Heads follow one another through the shards, so that a head may be in two of them.
+    """
     shards, slot = 4, {"q": 0, "v": 1, "k": 2}[role]
 
     def share(x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], shards, 3, n_heads // shards, d).select(-3, slot)
+        return x.unflatten(-1, (shards, 3, n_heads * d // shards)).select(-2, slot)
+
+    def split(x: Tensor) -> Tensor:
+        return share(x).flatten(-2).unflatten(-1, (n_heads, d))
 
     def assign(x: Tensor, value: Tensor) -> object:
-        return share(x).copy_(value.unflatten(-2, (shards, -1)))
+        return share(x).copy_(value.flatten(-2).unflatten(-1, (shards, -1)))
 
-    pattern = f"... (s (q v k) n d) -> {role}, ... (s n) d"
-    return Layout(pattern, lambda x: share(x).flatten(-3, -2), assign, whole=False)
+    return Layout(f"... (s (q v k) w) -> {role}, ... n d", split, assign, whole=False)
 
 
 def within_head(n: int, start: int, d: int, width: int, what: str) -> Layout:
