@@ -6,6 +6,7 @@ import gc
 import io
 import pickle
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -278,3 +279,21 @@ def test_editing_a_copy_leaves_the_model() -> None:
     twin.add_hook(("resid_post", 0), double)
     assert torch.equal(lens(prompt), clean)
     assert torch.equal(twin.to_tokens(prompt), lens.to_tokens(prompt))
+
+
+def test_nothing_of_a_run_is_kept_after_it() -> None:
+    lens = lensbridge.load(build(Shape("gpt2")))
+    with lens.hooks([(("resid_post", 0), double)]):
+        _, cache = lens.run_with_cache(IDS, ["q", "resid_post"])
+    kept = [weakref.ref(tensor) for tensor in cache.values()]
+    assert len(kept) == 4
+    gc.disable()
+    try:
+        del cache
+        assert not any(one() is not None for one in kept)
+        held: list[weakref.ref[Tensor]] = []
+        hook = (("z", 1), lambda grad, hook: held.append(weakref.ref(grad)))
+        lens.run_with_hooks(IDS, bwd_hooks=[hook]).sum().backward()
+        assert lens.engine.aside._last[0] is None
+    finally:
+        gc.enable()

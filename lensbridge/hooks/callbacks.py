@@ -274,6 +274,7 @@ class EditChain:
                 returned = callback.fn(private, hook)
             finally:
                 aside.leave(token)
+                aside.forget()  # the run itself may be over
             return private if returned is None else fitting(returned, grad, hook)
 
         given.register_hook(backward)

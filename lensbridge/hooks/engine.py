@@ -378,6 +378,7 @@ class Engine:
         attachment.alone = acting(self) is NOBODY or (outer is not None and outer.alone)
         with ExitStack() as stack:
             stack.callback(attachment.detach)
+            stack.callback(self.aside.forget)
             for context in self._around_run(attachment):
                 stack.enter_context(context)
             attachment.attach()

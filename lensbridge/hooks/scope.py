@@ -104,6 +104,10 @@ class Aside:
             self._last = outside, inside
         return _scope.set(inside)
 
+    def forget(self) -> None:
+        """Hold no scope of a run that is over: its attachment has activations."""
+        self._last = None, Scope()
+
     @staticmethod
     def leave(token: Token[Scope]) -> None:
         """Go back to what held before."""
