@@ -9,6 +9,7 @@ from torch import Tensor
 
 import lensbridge
 from lensbridge.conformance.tiny import tiny_model
+from lensbridge.errors import InputError
 from lensbridge.inputs.random import inputs_for
 
 
@@ -134,3 +135,81 @@ def test_a_run_on_ids_still_asks_for_its_embeddings() -> None:
     )
     with pytest.raises(lensbridge.LensbridgeError, match="hook_embed"):
         cache.decompose_resid()
+
+
+# --- runs that start at a layer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("T5ForTokenClassification", 1, "the biases of positions"),
+        ("UMT5ForTokenClassification", None, ""),  # every layer has biases of its own
+        ("Zamba2ForCausalLM", 0, "read the embeddings beside the stream"),
+        ("Zamba2ForCausalLM", 1, "read the embeddings beside the stream"),
+        ("Gemma4ForCausalLM", 1, "read the embeddings beside the stream"),
+    ],
+)
+def test_layers_that_read_more_than_the_stream_cannot_be_started_at(
+    name: str, layer: int | None, message: str
+) -> None:
+    hf = tiny(name)
+    model, ids = lensbridge.load(hf), torch.randint(5, 30, (2, 5))
+    at = 1 if layer is None else layer
+    with torch.no_grad():
+        stream = model(ids, stop_at_layer=at)
+        if layer is None:
+            found = model(stream, start_at_layer=at)
+            torch.testing.assert_close(found, hf(ids).logits, rtol=1e-4, atol=1e-5)
+            return
+        with pytest.raises(InputError, match=message):
+            model(stream, start_at_layer=at)
+        with pytest.raises(InputError, match=message):
+            model.blocks[at](stream)
+        after_layers = model(ids, stop_at_layer=2)
+        if name == "Gemma4ForCausalLM":  # which takes no stream in the place of its embeddings
+            with pytest.raises(InputError, match="needs the ids"):
+                model(after_layers, start_at_layer=2)
+            return
+        after = model(after_layers, start_at_layer=2)
+        torch.testing.assert_close(after, hf(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+# --- values that are written back ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_rotated_keys_that_are_written_back_change_no_bit(kernel: str) -> None:
+    hf = tiny("HunYuanDenseV1ForCausalLM", kernel=kernel, num_attention_heads=2)
+    model, ids = lensbridge.load(hf), torch.randint(5, 30, (2, 9))
+    mask = torch.tensor([[1] * 9, [0] * 6 + [1] * 3])
+    with torch.no_grad():
+        bare = hf(ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+        for point in ("hook_rot_q", "hook_rot_k"):
+            hooks = [(f"blocks.{i}.attn.{point}", lambda value, hook: value) for i in range(2)]
+            found = model.run_with_hooks(ids, hooks, attention_mask=mask)
+            assert torch.equal(found, model(ids, attention_mask=mask))
+    torch.testing.assert_close(model(ids, attention_mask=mask)[0], bare[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 6])
+def test_heads_of_codegen_that_are_no_multiple_of_its_shards(heads: int) -> None:
+    hf = tiny("CodeGenForCausalLM", n_head=heads, n_embd=heads * 8, rotary_dim=4)
+    model, ids = lensbridge.load(hf), torch.randint(5, 30, (2, 5))
+    kept: list[Tensor] = []
+    attn = hf.transformer.h[0].attn
+    handle = attn.qkv_proj.register_forward_hook(lambda _, args, out: kept.append(out))
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(ids, ["q", "k", "v"])
+        assert torch.equal(logits, hf(ids).logits)
+    handle.remove()
+    parts = kept[-1].view(2, 5, 4, 3 * heads * 2).split(heads * 2, dim=-1)
+    for letter, part in zip("qvk", parts, strict=True):
+        assert torch.equal(cache[letter, 0], part.reshape(2, 5, heads, 8))
+    zeroed = model.run_with_hooks(ids, [(("v", 0), lambda v, hook: v * 0)])
+    edited = kept[-1].view(2, 5, 4, 3, heads * 2).clone()
+    edited[..., 1, :] = 0
+    handle = attn.qkv_proj.register_forward_hook(lambda _, args, out: edited.view(out.shape))
+    with torch.no_grad():
+        torch.testing.assert_close(zeroed, hf(ids).logits)
+    handle.remove()

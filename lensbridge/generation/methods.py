@@ -23,6 +23,7 @@ from lensbridge.generation.streaming import streamed
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import STAYING
+from lensbridge.hooks.progress import Progress
 from lensbridge.hooks.scope import run_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.tokens import Side
@@ -247,12 +248,7 @@ class GenerationMethods(HookedModel):
         ):
             attachment.count_run()
             progress = attachment.state.progress
-            progress.named = {name: given[name] for name in given if name in _INPUTS}
-            progress.ends = generation.ends(config)
-            progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
-            progress.examples = len(next(iter(given.values())))
-            if collector is not None:
-                collector.progress = progress
+            self._begin(progress, given, config, collector)
             found = call()
             if collector is not None and collector.names:
                 ids = found if isinstance(found, Tensor) else found.sequences
@@ -261,6 +257,17 @@ class GenerationMethods(HookedModel):
         if not attachment.alone:
             require_fired(self.engine.permanent, STAYING)
         return found
+
+    def _begin(
+        self, progress: Progress, given: Any, config: Any, collector: DecodingCollector | None
+    ) -> None:
+        """Note what is known of a generation before its first pass."""
+        progress.named = {name: given[name] for name in given if name in _INPUTS}
+        progress.ends = generation.ends(config)
+        progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
+        progress.examples = len(next(iter(given.values())))
+        if collector is not None:
+            collector.progress = progress
 
     def stream(
         self, input: Any, max_new_tokens: int = 10, *, skip_prompt: bool = True, **options: Any

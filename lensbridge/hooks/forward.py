@@ -127,13 +127,24 @@ def _call(
             return Outcome(native.call(kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)
-    except ValueError as error:
-        _explain(error, kwargs)
+    except (ValueError, RuntimeError) as error:
+        _explain(error, native, kwargs)
         raise
 
 
-def _explain(error: ValueError, kwargs: dict[str, Any]) -> None:
-    """Some encoder-decoders say only that they miss ids, although the encoder has its own."""
+def _explain(error: Exception, native: ResolvedModel, kwargs: dict[str, Any]) -> None:
+    """Say what a model asks for where its own error does not.
+
+    Some encoder-decoders say only that they miss ids, although the encoder has its own. Gemma 4
+    looks embeddings up in its table, to compute from their ids what its layers read.
+    """
+    if isinstance(error, RuntimeError):
+        if "input_ids" not in kwargs and "exact `inputs_embeds`" in str(error):
+            raise InputError(
+                f"{type(native.core).__name__} needs the ids: its layers read more of them than "
+                "their embeddings. Run it on tokens, without start_at_layer."
+            ) from error
+        return
     asks = re.search(r"input_ids\b.* or \w*inputs_embeds", str(error))
     if asks and not {"decoder_input_ids", "decoder_inputs_embeds"} & kwargs.keys():
         raise InputError(

@@ -4,6 +4,7 @@ They are needed for a branch without a norm of its own, layers that share their 
 batch and positions in one axis, learned positions, and logits that are not the head's output.
 """
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,11 +61,10 @@ class BranchInputSite(Site):
 
 
 @dataclass(frozen=True)
-class RepeatedSite(Site):
-    """A point of one of several layers that share their modules: it acts in one of the calls."""
+class OuterSite(Site):
+    """A point that is another site's, with its stages made into others."""
 
     inner: Site
-    nth: int
 
     remembers: ClassVar[bool] = True
 
@@ -79,6 +79,17 @@ class RepeatedSite(Site):
 
     def _stages(self) -> list[Stage]:
         return list(self._of(self.inner.stages))
+
+    @abstractmethod
+    def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """These stages of the inner site as stages of this one."""
+
+
+@dataclass(frozen=True)
+class RepeatedSite(OuterSite):
+    """A point of one of several layers that share their modules: it acts in one of the calls."""
+
+    nth: int
 
     def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         return tuple(self._counted(i, stage) for i, stage in enumerate(stages))
@@ -121,25 +132,10 @@ class RowsChain:
 
 
 @dataclass(frozen=True)
-class FlatSite(Site):
+class FlatSite(OuterSite):
     """A point inside a module that flattens batch and positions; `block`'s input has both sizes."""
 
-    inner: Site
     block: nn.Module
-
-    remembers: ClassVar[bool] = True
-
-    @property
-    def may_be_part(self) -> bool:
-        return self.inner.may_be_part
-
-    @property
-    def stages_now(self) -> tuple[Stage, ...]:
-        inner = self.inner.stages_now
-        return self.stages if inner is self.inner.stages else self._of(inner)
-
-    def _stages(self) -> list[Stage]:
-        return list(self._of(self.inner.stages))
 
     def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         def note_rows(call: Call, chain: Chain) -> None:
