@@ -19,7 +19,7 @@ from lensbridge.hooks.forward import Span, run_forward
 from lensbridge.hooks.loss import Loss
 from lensbridge.hooks.methods import HookPair
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 from lensbridge.opened_model import OpenedModel
 from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.tensors.loss import lm_cross_entropy_loss

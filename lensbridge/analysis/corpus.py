@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.prompts import Encoded
 
 _BATCH = 1000
 """How many texts are joined before they are cut into rows; tokens left over are dropped."""
@@ -74,6 +75,10 @@ class TokenRows(Dataset[dict[str, Tensor]]):
     """
 
     tokens: Tensor
+
+    def as_input(self) -> Encoded:
+        """What a run takes of them: all rows."""
+        return Encoded(self.tokens, torch.ones_like(self.tokens), None)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lensbridge.cache import files, labelled
 from lensbridge.cache.capture import GRAD, Place, place_of, version_of
+from lensbridge.cache.last_token import last_token
 from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.attribution import AttributionMethods
 from lensbridge.cache.residual.shares import ShareMethods
@@ -115,6 +116,32 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
                 "computed. Clone an activation before changing it in place."
             )
         return tensor
+
+    def last_token(self, name: Name, layer: int | None = None) -> Tensor:
+        """An activation at each text's own last token, wherever padding is.
+
+        Of a pattern or scores, it is the row of the last query.
+
+        Args:
+            name: the point, in any spelling.
+            layer: the layer, where `name` is a short name: `cache.last_token("resid_post", 5)`.
+
+        Shapes: the activation's without the position axis: `[batch, ...]`
+
+        Raises:
+            InputError: the activation has no positions, or was kept at some of them only.
+            NotCachedError: the run did not keep it.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> _, cache = model.run_with_cache(["John and Mary went to the store", "When Tom"])
+            >>> cache.last_token("resid_post", -1).shape
+            torch.Size([2, 128])
+        """
+        if layer is not None and not isinstance(name, str):
+            raise InputError(f"The name {name!r} has a layer: leave layer={layer} out.")
+        return last_token(self, name if layer is None else (name, layer))
 
     def require(self, names: Iterable[str]) -> None:
         """Require that the cache has activations.

@@ -133,6 +133,10 @@ class Prompt:
     corrupted: str
     rival: str
 
+    def as_input(self) -> str:
+        """What a model runs when the prompt is passed to it."""
+        return self.text
+
     @property
     def sentence(self) -> str:
         """The text completed by its answer."""
@@ -160,6 +164,10 @@ class Fact:
     def text(self) -> str:
         """The sentence up to the city."""
         return FACT_TEMPLATES[self.template].format(landmark=self.landmark)
+
+    def as_input(self) -> str:
+        """What a model runs when the fact is passed to it."""
+        return self.text
 
     def against(self, landmark: str) -> Prompt:
         """The prompt for this fact, with another landmark in the corrupted text.
@@ -199,6 +207,10 @@ class Handover:
         return HANDOVER_TEMPLATES[self.template].format(
             first=first, second=second, giver=self.giver, place=self.place, object=self.thing
         )
+
+    def as_input(self) -> str:
+        """What a model runs when the sentence is passed to it."""
+        return self.text
 
     def swapped(self) -> Handover:
         """The same scene with the other person giving."""

@@ -16,17 +16,30 @@ from torch.utils.data import Dataset
 
 from lensbridge.errors import InputError
 from lensbridge.evals.sentences import NAMES, NOUNS, SLOT, TEMPLATES, Pieces, Sample
+from lensbridge.inputs.prompts import Encoded
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Rows of tokens up to the last one before the answer, padded on the right.
 
+    A run takes them as its input: `model.run_with_cache(dataset.corrupted)`.
+
+    Args:
+        tokens: the ids.
+        mask: 1 for tokens, 0 for padding.
+        prepend_bos: whether the rows begin with BOS; None if that is not known.
+
     Shapes: tokens and mask `[sample, pos]`
     """
 
     tokens: Tensor
     mask: Tensor
+    prepend_bos: bool | None = None
+
+    def as_input(self) -> Encoded:
+        """What a run takes of it."""
+        return Encoded(self.tokens, self.mask, self.prepend_bos)
 
 
 class IOIDataset(Dataset[dict[str, Tensor]]):
@@ -34,6 +47,9 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
 
     Names are kept if they are one token after a space; the others are in `dropped_names`. The
     corrupted prompts have as many tokens as the clean ones and differ only at names.
+
+    A run takes the data set itself as its input, which is its clean prompts; its `logit_diff` is a
+    metric of sweeps.
 
     Attributes:
         samples: the sentences.
@@ -120,6 +136,10 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         whole = {"prompt": torch.tensor(ids)}
         return {**whole, **{name: torch.tensor([one]) for name, one in answers.items()}}
 
+    def as_input(self) -> Encoded:
+        """What a run takes of the data set: its clean prompts."""
+        return self.clean.as_input()
+
     # --- what a circuit is studied with ------------------------------------------------------
 
     @cached_property
@@ -147,6 +167,50 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         Then the answer is the other name.
         """
         return self._beside([one.with_other() for one in self.samples])
+
+    def logit_diff(self, logits: Tensor, per_prompt: bool = False) -> Tensor:
+        """The logit of the indirect object minus that of the subject, after each prompt.
+
+        It is a metric of sweeps and patching: `metric=dataset.logit_diff`. To keep the number of
+        each prompt there, pass `lambda logits: dataset.logit_diff(logits, per_prompt=True)` with
+        `reduce="none"`. It is positive where the model gives the right name a higher logit.
+
+        Args:
+            logits: of a run on all prompts of the data set (clean, corrupted or flipped), padded
+                on the right as they are.
+            per_prompt: the difference of each prompt instead of the mean.
+
+        Shapes: `[sample, pos, d_vocab]` -> scalar, or `[sample]` per prompt
+
+        Raises:
+            InputError: logits of other prompts, or not of every position.
+
+        Example:
+            >>> import lensbridge
+            >>> from lensbridge.evals import IOIDataset
+            >>> model = lensbridge.load("demo")
+            >>> dataset = IOIDataset(model.tokenizer, num_samples=8, seed=0)
+            >>> bool(dataset.logit_diff(model(dataset)) > 0)
+            True
+        """
+        if logits.ndim != 3 or logits.shape[:2] != self.clean.tokens.shape:
+            raise InputError(
+                f"The prompts of this data set are {list(self.clean.tokens.shape)} (prompt, "
+                f"position), and the logits have shape {list(logits.shape)}. Pass the logits of "
+                "all positions of a run on the whole data set, padded on the right."
+            )
+        rows, end, io, s = (
+            one.to(logits.device)
+            for one in (
+                torch.arange(len(self)),
+                self.positions["end"],
+                self.io_tokens,
+                self.s_tokens,
+            )
+        )
+        last = logits[rows, end]
+        found = last[rows, io] - last[rows, s]
+        return found if per_prompt else found.mean()
 
     @property
     def io_tokens(self) -> Tensor:
@@ -237,4 +301,5 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         pad = self.tokenizer.pad_token_id
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
         lengths = torch.tensor([len(row) for row in rows])
-        return Prompts(tokens, (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long())
+        mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long()
+        return Prompts(tokens, mask, bool(self._bos))

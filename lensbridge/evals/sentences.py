@@ -63,6 +63,10 @@ class Sample:
         """The whole sentence, the answer included."""
         return "".join(text for _, text in self.pieces)
 
+    def as_input(self) -> str:
+        """What a run takes of it: the sentence without the answer."""
+        return self.text.removesuffix(f" {self.io}")
+
     def swapped(self) -> "Sample":
         """The same sentence with the two names swapped."""
         return Sample(self.template, self.s, self.io, self.c, self.nouns)

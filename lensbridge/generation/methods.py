@@ -26,7 +26,7 @@ from lensbridge.hooks.engine import STAYING
 from lensbridge.hooks.progress import Progress
 from lensbridge.hooks.scope import run_of
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.running import Interventions
 from lensbridge.native.kv_cache import name_of_cache

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, LensbridgeError, suggest
-from lensbridge.inputs.prepare import Prepared, is_text
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.prompts import is_text, plain_input
 from lensbridge.inputs.tokens import Tokens
 
 ReturnType = Literal["input", "str", "tokens"]
@@ -246,7 +247,7 @@ def as_asked(
         str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         for row in _without_padding(sequences, mask)
     ]
-    many = len(texts) > 1 or (is_text(given) and not isinstance(given, str))
+    many = len(texts) > 1 or (is_text(given) and not isinstance(plain_input(given), str))
     return texts if many else texts[0]
 
 

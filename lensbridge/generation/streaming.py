@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.prompts import Encoded, is_text, plain_input
 from lensbridge.inputs.tokens import Tokens
 
 
@@ -24,8 +25,7 @@ def streamed(
     model: Generates, input: Any, max_new_tokens: int, skip_prompt: bool, options: dict[str, Any]
 ) -> Iterator[str]:
     """See `model.stream`."""
-    rows = input.shape[0] if isinstance(input, Tensor) and input.ndim == 2 else 1
-    rows = len(input) if isinstance(input, list) and input and isinstance(input[0], str) else rows
+    rows = _row_count(plain_input(input))
     if rows != 1:
         raise InputError(f"stream() takes one text at a time; this input has {rows} rows.")
     from transformers import TextIteratorStreamer
@@ -51,6 +51,13 @@ def streamed(
     thread = Thread(target=copy_context().run, args=(run,), daemon=True)
     thread.start()
     return _pieces(streamer, thread, failed, unread)
+
+
+def _row_count(given: Any) -> int:
+    given = given.ids if isinstance(given, Encoded) else given
+    if isinstance(given, Tensor):
+        return given.shape[0] if given.ndim == 2 else 1
+    return len(given) if is_text(given) and not isinstance(given, str) else 1
 
 
 class _NobodyReads(Exception):  # noqa: N818

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.inputs.prepare import Preparer
-from lensbridge.inputs.tokens import Side, Text, Tokens
+from lensbridge.inputs.prompts import Prompts, Side
+from lensbridge.inputs.tokens import Tokens
 
 
 class TextMethods:
@@ -22,7 +23,7 @@ class TextMethods:
 
     def to_tokens(
         self,
-        input: Text,
+        input: Prompts,
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
         move_to_device: bool = True,
@@ -32,7 +33,8 @@ class TextMethods:
         """Token ids of one text or several.
 
         Args:
-            input: text, or a list of texts, which are padded to one width.
+            input: text, a list of texts, or an object that holds prompts, such as an
+                `IOIDataset`; several are padded to one width.
             prepend_bos: BOS first; None means the default (True). Never two.
             padding_side: None means right, where padding cannot move a token.
             move_to_device: put them where the model is.
@@ -57,7 +59,7 @@ class TextMethods:
     def to_str_tokens(
         self, input: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
     ) -> list[str] | list[list[str]]:
-        """Each token as text, of a text, a list of texts, or ids."""
+        """Each token as text, of a text, a list of texts, prompts, or ids."""
         return self.tokens.to_str_tokens(input, prepend_bos, padding_side)
 
     def to_single_token(self, string: str) -> int:

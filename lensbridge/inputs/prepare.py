@@ -1,6 +1,6 @@
 """What a user passes -> what the native forward is called with, checked before anything runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, TokenError
 from lensbridge.inputs.keywords import unexpected
-from lensbridge.inputs.tokens import Side, Tokens, as_ids, as_tensor, refuse_chat
+from lensbridge.inputs.prompts import Encoded, Side, is_text, plain_input
+from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor, refuse_chat
 from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.linear import execution_device
 from lensbridge.native.parts import ResolvedModel, StackPart
@@ -37,13 +38,6 @@ class Prepared:
     def cache(self) -> Any:
         """The key/value cache that the input continues, or None."""
         return cache_in(self.kwargs)
-
-
-def is_text(given: Any) -> bool:
-    """Whether an input is a text or a list of texts."""
-    if isinstance(given, str):
-        return True
-    return isinstance(given, Sequence) and bool(given) and isinstance(given[0], str)
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,8 @@ class Preparer:
         self, given: Any, prepend_bos: bool | None, side: Side | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None, dict[str, Any]]:
         """Ids or embeddings, mask, whether BOS comes first, and what else the input says."""
-        if is_text(given):
+        given = plain_input(given)
+        if is_text(given) or isinstance(given, Encoded):
             text = self.tokens.encode(given, prepend_bos, side)
             mask = None if bool(text.mask.all()) else text.mask.to(self.device)
             return self._checked(text.ids), None, mask, text.prepend_bos, {}

@@ -8,33 +8,13 @@ stand alone.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError, TokenizerMissingError
-
-Side = Literal["left", "right"]
-"""Where short rows of a batch are padded."""
-
-Text: TypeAlias = str | Sequence[str]
-"""One text or several."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Text as the model is given it.
-
-    Args:
-        ids: `[batch, pos]`.
-        mask: `[batch, pos]`, 1 for tokens, 0 for padding.
-        prepend_bos: whether the rows begin with BOS.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    prepend_bos: bool
+from lensbridge.inputs.prompts import Encoded, Prompts, PromptSource, Side, is_text, plain_input
 
 
 @dataclass
@@ -80,18 +60,22 @@ class Tokens:
 
     def encode(
         self,
-        text: Text,
+        text: Prompts,
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
         limit: int | None = None,
     ) -> Encoded:
-        """Texts as rows of one padded tensor, each cut after `limit` tokens.
+        """Texts, or prompts, as rows of one padded tensor, each cut after `limit` tokens.
 
         Raises:
             TokenizerMissingError: there is no tokenizer.
-            InputError: nothing to run, or a BOS that the tokenizer does not have.
+            InputError: nothing to run, or a BOS that the tokenizer or the prompts do not have.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        given = plain_input(text)
+        if isinstance(given, Encoded):
+            given.require_bos(prepend_bos)
+            return given.cut(limit).padded(self._side(padding_side))
+        texts = [given] if isinstance(given, str) else list(given)
         bos = self._bos(prepend_bos)
         rows = [self._row(one, bos)[:limit] for one in texts]
         if not rows or not all(rows):
@@ -151,9 +135,10 @@ class Tokens:
         self, given: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
     ) -> list[str] | list[list[str]]:
         """Each token as text: of a string or a row of ids a list, of several a list of lists."""
+        given = plain_input(given)
         if isinstance(given, str):
             return self._strings(self.encode(given, prepend_bos).ids[0])
-        if isinstance(given, Sequence) and given and isinstance(given[0], str):
+        if is_text(given) or isinstance(given, Encoded):
             rows = self.encode(given, prepend_bos, padding_side)
             return [
                 self._strings(ids[mask.bool()])
@@ -226,7 +211,10 @@ class Tokens:
         if mode not in ("first", "last"):
             raise InputError(f"mode is 'first' or 'last', not {mode!r}.")
         wanted = self.to_single_token(token) if isinstance(token, str) else int(token)
-        ids = self.encode(given, prepend_bos).ids if isinstance(given, str) else as_ids(given)
+        if isinstance(given, str | PromptSource):
+            ids = self.encode(given, prepend_bos).ids
+        else:
+            ids = as_ids(given)
         if ids.ndim == 2 and ids.shape[0] > 1:
             raise InputError(f"One row of tokens is needed, not {ids.shape[0]}.")
         found = (ids.reshape(-1) == wanted).nonzero().flatten().tolist()

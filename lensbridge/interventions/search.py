@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import orthogonal
 from lensbridge.errors import InputError
 from lensbridge.gradients.backward import require_autograd
 from lensbridge.hooked_model import HookedModel
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.exchange import Swap, blended

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.prompts import is_text
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
@@ -182,9 +183,10 @@ def _ids(model: HookedModel, prompt: Any, prepend_bos: bool | None) -> Tensor:
     """Shapes: `[1, pos]`"""
     if model.native.is_encoder_decoder:
         raise InputError("causal_trace is for models with one stack, not for encoder-decoders.")
-    if isinstance(prompt, str):
-        return model.to_tokens(prompt, prepend_bos=prepend_bos)
-    ids = torch.as_tensor(prompt, device=model.device)
+    if is_text(prompt):
+        ids = model.to_tokens(prompt, prepend_bos=prepend_bos)
+    else:
+        ids = torch.as_tensor(prompt, device=model.device)
     ids = ids[None] if ids.ndim == 1 else ids
     if ids.ndim != 2 or len(ids) != 1:
         raise InputError(f"causal_trace takes one prompt; got ids of shape {tuple(ids.shape)}.")

@@ -13,7 +13,7 @@ from lensbridge.compat.transformer_lens.point import NamesFilter
 from lensbridge.compat.transformer_lens.streaming import chunks
 from lensbridge.compat.transformer_lens.texts import TextMethods
 from lensbridge.errors import InputError
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 
 _OUTPUTS = ("output_logits", "output_scores", "output_attentions", "output_hidden_states")
 """Options of outputs other than ids, which HuggingFace returns only in an output object."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.tokenizing import completed, get_attention_mask
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 from lensbridge.model import LensModel
 
 

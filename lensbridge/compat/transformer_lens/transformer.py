@@ -17,7 +17,7 @@ from lensbridge.compat.transformer_lens.root import LensRoot
 from lensbridge.compat.transformer_lens.running import RunMethods
 from lensbridge.compat.transformer_lens.switches import Switches
 from lensbridge.errors import InputError
-from lensbridge.inputs.tokens import Side
+from lensbridge.inputs.prompts import Side
 from lensbridge.model import LensModel
 
 T = TypeVar("T", bound="HookedTransformer")
