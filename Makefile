@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test lint format docs check-docs conformance benchmark drift drift-with peers
 
-demo: .venv/.installed-test
+demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
 
 test: .venv/.installed-test
@@ -95,4 +95,13 @@ $(BIN)/python:
 
 .venv/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[$*]'
+	@touch $@ .venv/.installed-run
+
+# What `make demo` needs: lensbridge with what it depends on, without the tools of the tests.
+.venv/.installed-run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing lensbridge into .venv with torch, transformers and what they need."
+	@echo "With a CPU build of torch: 300 MB to download, 1.2 GB on disk, one to three minutes."
+	@echo "With GPU libraries (PyPI's torch on Linux): 3 GB to download, 7 GB on disk, and longer;"
+	@echo "the top of the Makefile says how to get the CPU build. This happens once."
+	$(BIN)/python -m pip install -c constraints.txt -e .
 	@touch $@
