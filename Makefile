@@ -35,26 +35,39 @@ conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run
 	$(BIN)/python -m pytest -m matrix
 
-# On the oldest transformers that is allowed and on the newest there is, with what they need; all
-# else as it is pinned. Other versions: make drift-with DRIFT="torch==2.6.0 transformers==5.14.0".
-OLDEST := transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
-NEWEST := transformers<6
+# With other versions of what lensbridge depends on, each in an environment of its own: the oldest
+# that pyproject.toml allows, and the newest there are. drift keeps the pinned torch, which is large;
+# lowest and highest take torch from its range too. Others: make drift-with DRIFT="torch==2.7.0".
+RANGES := $(shell sed -n '/^dependencies = /,/^test = /p' pyproject.toml | grep -v '^ *#' \
+	| grep -oE '"[A-Za-z0-9_-]+(\[[^]]*\])?>=[^";]+' | tr -d '"')
+LOWEST = $(foreach range,$(RANGES),$(subst >=,==,$(firstword $(subst $(comma), ,$(range)))))
+comma := ,
 DRIFT_TESTS := tests/test_core_set.py tests/test_running.py tests/test_caches.py \
 	tests/test_generation.py tests/test_decoding.py tests/test_sweep.py tests/test_interventions.py \
 	tests/test_kv_cache.py tests/test_stop_gradients.py tests/test_following.py \
 	tests/test_inner_runs.py
 
 drift:
-	$(MAKE) drift-with DRIFT="$(OLDEST)"
-	$(MAKE) drift-with DRIFT="$(NEWEST)"
+	$(MAKE) drift-with DRIFT="$(filter-out torch==%,$(LOWEST))"
+	$(MAKE) drift-with DRIFT="$(filter-out torch>=%,$(RANGES))"
+
+lowest:
+	$(MAKE) drift-with DRIFT="$(LOWEST)"
+
+highest:
+	$(MAKE) drift-with DRIFT="$(RANGES)"
+
+# The names in DRIFT and what transformers alone asks for are not pinned.
+DRIFTING = $(foreach one,$(DRIFT),$(firstword $(subst <, ,$(subst =, ,$(subst >, ,$(one))))))
+UNPINNED = ^($(subst $(space),|,$(strip $(DRIFTING) huggingface_hub tokenizers)))==
+space := $() $()
 
 drift-with:
 	$(PYTHON) -m venv --clear build/drift
-	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt \
-		| grep -vE "^($$(echo '$(DRIFT)' | sed 's/[=<>][^ ]*//g; s/ /|/g'))==" > build/drift/pins.txt
+	grep -vE '$(UNPINNED)' constraints.txt > build/drift/pins.txt
 	build/drift/bin/python -m pip install --quiet --upgrade -c build/drift/pins.txt \
-		$(foreach package,$(DRIFT),'$(package)') -e '.[test]'
-	build/drift/bin/python -m pip list 2>/dev/null | grep -E '^(torch|transformers) '
+		$(foreach range,$(DRIFT),'$(range)') -e '.[test]'
+	build/drift/bin/python -m pip list 2>/dev/null | grep -E '^($(subst $(space),|,$(strip $(DRIFTING)))) '
 	build/drift/bin/python -m pytest $(DRIFT_TESTS)
 
 # Beside TransformerLens, SAELens, nnsight and pyvene, in an environment of their own.
