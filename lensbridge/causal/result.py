@@ -14,8 +14,9 @@ from lensbridge.errors import InputError
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import UNITS
 from lensbridge.sweeps.grid import pandas
-from lensbridge.viz import Heatmap
-from lensbridge.viz.grid import heatmap_of
+from lensbridge.viz import Drawn, Heatmap
+from lensbridge.viz.drawing import heatmap_of
+from lensbridge.viz.heatmap import Digits
 
 Granularity = Literal["node", "edge"]
 """What has a score."""
@@ -25,7 +26,7 @@ Order = Literal["abs", "high", "low"]
 
 
 @dataclass(frozen=True, eq=False)
-class AttributionResult:
+class AttributionResult(Drawn):
     """Estimates of the effect on the metric of patching each part of the model.
 
     Args:
@@ -199,16 +200,16 @@ class AttributionResult:
         )
 
     def plot(
-        self, unit: str | None = None, *, title: str = "", digits: int | None = None
+        self, unit: str | None = None, *, title: str = "", digits: Digits = "auto"
     ) -> Heatmap:
-        """A heatmap of one unit's scores, averaged over examples; its `svg()` is the picture.
+        """A heatmap of one unit's scores, averaged over examples.
 
         The last axis goes from left to right, the others together from top to bottom.
 
         Args:
             unit: which unit; None if there is one only.
             title: title of the picture; if empty, the unit.
-            digits: decimals written into the cells; None writes no numbers.
+            digits: decimals written into the cells; "auto" chooses them, None writes no numbers.
 
         Raises:
             InputError: no such unit, several units and none chosen, or too many entries.

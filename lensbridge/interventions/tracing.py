@@ -13,15 +13,15 @@ from lensbridge.inputs.prompts import is_text
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
-from lensbridge.viz import Heatmap, Scale
-from lensbridge.viz.markup import visible
+from lensbridge.viz import Drawn, Heatmap, Scale
+from lensbridge.viz.heatmap import Digits
 
 SITES = ("resid_post", "mlp_out", "attn_out")
 """The states that are restored by default."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CausalTrace:
+class CausalTrace(Drawn):
     """How much of the answer's probability each restored state brings back.
 
     Args:
@@ -79,14 +79,14 @@ class CausalTrace:
             f"{len(self.tokens)} tokens; {', '.join(self.samples)}{partial})"
         )
 
-    def plot(self, site: str | None = None, digits: int | None = 2) -> Heatmap:
+    def plot(self, site: str | None = None, digits: Digits = "auto") -> Heatmap:
         """The effects at a site (None: the first) as a heatmap. A star marks the subject."""
         site = next(iter(self.samples)) if site is None else site
         values = [
             [None if one != one else float(one) for one in row] for row in self[site].tolist()
         ]
         names = [
-            visible(text) + ("*" if i in self.subject else "") for i, text in enumerate(self.tokens)
+            text + ("*" if i in self.subject else "") for i, text in enumerate(self.tokens)
         ]
         return Heatmap(
             f"Restoring {site}",

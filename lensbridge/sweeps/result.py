@@ -17,12 +17,13 @@ from lensbridge.sweeps.statistics import (
     sign_flip_pvalue,
     standard_error,
 )
-from lensbridge.viz import Heatmap
-from lensbridge.viz.grid import heatmap_of
+from lensbridge.viz import Drawn, Heatmap
+from lensbridge.viz.drawing import heatmap_of
+from lensbridge.viz.heatmap import Digits
 
 
 @dataclass(frozen=True, eq=False)
-class PatchingResult(AsTensor):
+class PatchingResult(Drawn, AsTensor):
     """What a sweep measured. Torch and arithmetic take it as a tensor; its axes have names.
 
     Args:
@@ -248,14 +249,14 @@ class PatchingResult(AsTensor):
             named["patch_type_name"] = self.patch_type_names[named["patch_type"]]
         return named
 
-    def plot(self, title: str = "", *, digits: int | None = None, **fixed: Any) -> Heatmap:
-        """The mean over examples as a heatmap; its `svg()` is the picture.
+    def plot(self, title: str = "", *, digits: Digits = "auto", **fixed: Any) -> Heatmap:
+        """The mean over examples as a heatmap.
 
         The last axis goes from left to right, all others together from top to bottom.
 
         Args:
             title: above the picture.
-            digits: decimals written into the cells; None: no numbers.
+            digits: decimals written into the cells; "auto" chooses them, None writes no numbers.
             fixed: an axis and the entry of it to draw: `layer=3`, `patch_type="q"`,
                 `metric="loss"`.
 

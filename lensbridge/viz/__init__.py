@@ -1,11 +1,30 @@
-"""Pictures as self-contained HTML and inline SVG: no scripts, nothing fetched, no torch.
+"""Pictures: of results, or of any numbers with `plot`. No network, no browser needed.
 
-`Heatmap` and `Curve` draw numbers; `report` lays pictures, tables and text out on one page that
-adapts to light and dark screens and to phones.
+A picture shows itself in a notebook, and `save` writes it as HTML, SVG, PNG or PDF. `to_plotly` and
+`to_matplotlib` give it to these libraries.
 """
 
-from lensbridge.viz.curve import Curve
-from lensbridge.viz.heatmap import Heatmap, Scale
+from lensbridge.viz.bars import Bars
+from lensbridge.viz.drawing import plot
+from lensbridge.viz.heatmap import Heatmap
+from lensbridge.viz.histogram import Histogram
+from lensbridge.viz.lines import Lines
 from lensbridge.viz.markup import Html
+from lensbridge.viz.panels import Panels
+from lensbridge.viz.picture import Drawn, Picture
+from lensbridge.viz.scale import Scale
+from lensbridge.viz.tokens import ColouredText
 
-__all__ = ["Curve", "Heatmap", "Html", "Scale"]
+__all__ = [
+    "Bars",
+    "ColouredText",
+    "Drawn",
+    "Heatmap",
+    "Histogram",
+    "Html",
+    "Lines",
+    "Panels",
+    "Picture",
+    "Scale",
+    "plot",
+]

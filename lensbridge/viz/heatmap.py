@@ -1,81 +1,45 @@
-"""A grid of numbers as inline SVG.
-
-The colour of a cell shows the sign and its opacity the size. Zero has the colour of the page, so
-one picture suits light and dark screens.
-"""
+"""A grid of numbers: the colour of a cell shows the sign, its strength the size."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
-from lensbridge.viz.markup import Anchor, Html, element, label, picture, plain
+from lensbridge.viz.canvas import Canvas
+from lensbridge.viz.labels import FONT, LINE, label_of, shortened, step, widest
 from lensbridge.viz.numbers import rounded, short
+from lensbridge.viz.picture import Picture
+from lensbridge.viz.scale import STRONG, Row, Scale
+from lensbridge.viz.theme import MINUS, PLUS
 
-Row: TypeAlias = Sequence[float | None]
-"""The values of one row; None leaves a cell empty."""
+Digits: TypeAlias = int | Literal["auto"] | None
 
-LETTER = 6.7  # advance of one letter of a label, in pixels
-TILT = math.radians(40)
-LEGEND_STEPS = 24
-STEP = 7.0  # width of one of them, in pixels
-STRONG = 0.6  # opacity from which a number is written in the inverse colour
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The colour scale of a heatmap.
-
-    Args:
-        limit: the value drawn at full strength; larger values look the same and are marked.
-        diverging: whether it runs from `-limit` to `limit` rather than from 0 to `limit`.
-        unit: what is measured, for the legend.
-    """
-
-    limit: float
-    diverging: bool = True
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise ValueError(f"A scale needs a limit above 0, not {self.limit}.")
-
-    @classmethod
-    def around_zero(cls, *grids: Sequence[Row], unit: str = "", least: float = 1e-9) -> "Scale":
-        """The smallest diverging scale, symmetric around zero, that includes every value."""
-        sizes = [abs(value) for grid in grids for row in grid for value in row if value is not None]
-        return cls(max([least, *sizes]), unit=unit)
-
-    def strength(self, value: float) -> float:
-        """The opacity of a value, 0 to 1."""
-        return min(1.0, abs(value) / self.limit)
-
-    @property
-    def low(self) -> float:
-        """The value at the left end of the legend."""
-        return -self.limit if self.diverging else 0.0
-
-    def steps(self) -> list[float]:
-        """The legend's values from left to right."""
-        width = (self.limit - self.low) / LEGEND_STEPS
-        return [self.low + (i + 0.5) * width for i in range(LEGEND_STEPS)]
+MOST_DRAWN = 2_500  # cells that are marks of their own, with a tip; more become an image
+MOST_NUMBERS = 400
+WIDEST, TALLEST = 700.0, 620.0  # of the cells together
+LONGEST = 170.0  # of a label
+GAP = 1.0
+BAR, BAR_HEIGHT = 168.0, 9.0
 
 
 @dataclass(frozen=True)
-class Heatmap:
+class Heatmap(Picture):
     """A labelled grid of numbers.
 
     Args:
-        title: what it shows, also for screen readers.
+        title: what it shows, written above it.
         values: rows from top to bottom; None leaves a cell out.
         rows: a label for each row.
-        columns: a label for each column.
-        scale: the colour scale.
+        columns: a label for each column: tokens, names of heads.
+        scale: the colour scale; None: from the values, with a round end.
         axes: names of rows and columns, as ("layer", "head"); "" where the labels are enough.
-        cell: width and height of a cell in pixels.
-        digits: decimals written into the cells; None writes no numbers.
-        every: label every n-th row and column.
+        digits: decimals written into the cells; "auto" writes as many as are worth reading, if the
+            cells are large enough; None writes no numbers. A number that is rounded to zero is
+            left out.
         marked: cells to frame, as (row, column).
+        texts: what to write into the cells in place of numbers.
+        tips: what to show when the pointer is over a cell, in place of its place and value.
 
     Raises:
         ValueError: labels that do not match the grid, or a value that is not a finite number.
@@ -85,12 +49,12 @@ class Heatmap:
     values: Sequence[Row]
     rows: Sequence[str]
     columns: Sequence[str]
-    scale: Scale
+    scale: Scale = field(default=None)  # type: ignore[assignment]  # set in __post_init__
     axes: tuple[str, str] = ("row", "column")
-    cell: tuple[float, float] = (46, 30)
-    digits: int | None = 2
-    every: int = 1
+    digits: Digits = "auto"
     marked: Sequence[tuple[int, int]] = ()
+    texts: Sequence[Sequence[str]] | None = None
+    tips: Sequence[Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         shape, widths = len(self.values), {len(row) for row in self.values}
@@ -102,112 +66,211 @@ class Heatmap:
         wrong = [v for row in self.values for v in row if v is not None and not math.isfinite(v)]
         if wrong:
             raise ValueError(f"{len(wrong)} values of {self.title!r} are not finite: {wrong[:3]}.")
+        if self.scale is None:
+            object.__setattr__(self, "scale", Scale.fitting(self.values))
 
-    def svg(self) -> Html:
-        """The picture."""
-        width, height = self.size
-        return picture(
-            self.title,
-            "heatmap",
-            width,
-            height,
-            *self._row_labels(),
-            *self._column_labels(),
-            *self._cells(),
-            *self._frames(),
-            *_legend(self.scale, self.left, height - 28),
-        )
+    # --- measures ----------------------------------------------------------------------------
 
-    @property
-    def left(self) -> float:
-        """The left edge of the cells, with room for the row labels and tilted column labels."""
-        rows = max(map(len, self.rows)) * LETTER + 22
-        lean = [
-            len(text) * LETTER * math.cos(TILT) - self.cell[0] * (i + 0.5) + 4
-            for i, text in enumerate(self.columns)
-            if self._tilted and i % self.every == 0
-        ]
-        return math.ceil(max([rows, *lean]))
+    @cached_property
+    def _row_names(self) -> list[str]:
+        return [shortened(label_of(entry), LONGEST) for entry in self.rows]
+
+    @cached_property
+    def _column_names(self) -> list[str]:
+        return [shortened(label_of(entry), LONGEST) for entry in self.columns]
+
+    @cached_property
+    def cell(self) -> tuple[float, float]:
+        """Width and height of a cell in pixels."""
+        contents = [text for row in self.texts or () for text in row]
+        wanted = max(widest(self._column_names) + 8, widest(contents) + 8)
+        least = 44.0 if self.texts else 34.0 if self._wants_numbers else 16.0
+        across = min(max(least, min(wanted, 64.0)), max(2.0, WIDEST / len(self.columns)))
+        if not self.texts and across < wanted:  # the names are turned: no use in wide cells
+            across = min(across, least)
+        down = min(24.0, max(2.0, TALLEST / len(self.rows)))
+        return across, down
 
     @property
-    def bottom(self) -> float:
-        """The lower edge of the column labels."""
-        longest = max(map(len, self.columns)) * LETTER
-        labels = longest * math.sin(TILT) + 14 if self._tilted else 18
-        return math.ceil(self.cell[1] * len(self.rows) + 4 + labels)
+    def _wants_numbers(self) -> bool:
+        return self.digits is not None and len(self.rows) * len(self.columns) <= MOST_NUMBERS
+
+    @cached_property
+    def _numbers(self) -> int | None:
+        """Decimals to write; None: no numbers."""
+        fits = self.cell[0] >= 28 and self.cell[1] >= 14
+        if self.digits == "auto":
+            return self.scale.digits if fits and self._wants_numbers else None
+        return self.digits
+
+    @cached_property
+    def _turned(self) -> bool:
+        return widest(self._column_names) + 4 > self.cell[0] * self._column_step
+
+    @cached_property
+    def _column_step(self) -> int:
+        needed = LINE if widest(self._column_names) + 4 > self.cell[0] else self.cell[0]
+        numbers = all(name.isdigit() for name in self._column_names)
+        needed = widest(self._column_names) + 6 if numbers else needed
+        return step(len(self.columns), self.cell[0] * len(self.columns), needed)
+
+    @property
+    def _left(self) -> float:
+        return widest(self._row_names) + 8 + (18 if self.axes[0] else 0)
+
+    @property
+    def _top(self) -> float:
+        return 26.0 if self.title else 4.0
+
+    @property
+    def _below(self) -> float:
+        """The height of the column labels and the name of their axis."""
+        labels = widest(self._column_names) + 8 if self._turned else LINE + 4
+        return labels + (LINE if self.axes[1] else 0)
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height of the picture in pixels; the legend needs a minimal width."""
-        legend = LEGEND_STEPS * STEP + 12 + len(self.scale.unit) * LETTER
-        width = self.left + max(self.cell[0] * len(self.columns), legend) + 8
-        return math.ceil(width), self.bottom + 52
+        """Width and height of the picture in pixels."""
+        across, down = self.cell
+        legend = BAR + 24 + widest([self.scale.unit])
+        inner = max(across * len(self.columns), legend, widest([self.title]) * 1.15 - self._left)
+        height = self._top + down * len(self.rows) + self._below + 34
+        return math.ceil(self._left + inner + 8), math.ceil(height)
 
-    @property
-    def _tilted(self) -> bool:
-        return max(map(len, self.columns)) * LETTER > self.cell[0] * self.every - 2
+    # --- drawing -----------------------------------------------------------------------------
+
+    def draw(self, canvas: Canvas) -> None:
+        """Draw it onto a canvas of its size."""
+        if self.title:
+            canvas.text(self.title, 4, 11, bold=True, size=FONT + 1)
+        self._draw_names(canvas)
+        across, down = self.cell
+        outline = across * len(self.columns), down * len(self.rows)
+        canvas.box(self._left - 1, self._top - 1, *outline, "", outline=canvas.theme.rule)
+        cells = len(self.rows) * len(self.columns)
+        (self._draw_cells if cells <= MOST_DRAWN else self._draw_image)(canvas)
+        for i, j in self.marked:
+            x, y = self._corner(i, j)
+            canvas.box(x, y, across - GAP, down - GAP, "", outline=canvas.theme.ink)
+        legend(self.scale, canvas, self._left, self.size[1] - 26)
 
     def _corner(self, row: int, column: int) -> tuple[float, float]:
-        return self.left + column * self.cell[0], 4 + row * self.cell[1]
+        return self._left + column * self.cell[0], self._top + row * self.cell[1]
 
-    def _row_labels(self) -> Iterator[Html]:
-        middle = 4 + self.cell[1] * len(self.rows) / 2
-        yield label(self.axes[0], 10, middle, "middle", kind="axis", turn=-90)
-        for i in range(0, len(self.rows), self.every):
-            x, y = self._corner(i, 0)
-            yield label(self.rows[i], x - 6, y + self.cell[1] / 2 + 4, "end")
+    def _draw_names(self, canvas: Canvas) -> None:
+        across, down = self.cell
+        rows = len(self.rows)
+        for i in range(0, rows, step(rows, down * rows, 12.0)):
+            y = self._corner(i, 0)[1] + down / 2
+            canvas.text(self._row_names[i], self._left - 6, y, "right")
+        bottom = self._top + down * rows
+        for j in range(0, len(self.columns), self._column_step):
+            x = self._corner(0, j)[0] + across / 2
+            if self._turned:
+                canvas.text(self._column_names[j], x, bottom + 5, "right", turn=90)
+            else:
+                canvas.text(self._column_names[j], x, bottom + 10, "center")
+        muted = canvas.theme.muted
+        if self.axes[0]:
+            canvas.text(
+                self.axes[0], 9, self._top + down * rows / 2, "center", turn=90, colour=muted
+            )
+        if self.axes[1]:
+            middle = self._left + across * len(self.columns) / 2
+            canvas.text(self.axes[1], middle, bottom + self._below - 6, "center", colour=muted)
 
-    def _column_labels(self) -> Iterator[Html]:
-        turn = -math.degrees(TILT) if self._tilted else 0
-        for i in range(0, len(self.columns), self.every):
-            x, y = self._corner(len(self.rows), i)
-            middle = x + self.cell[0] / 2 + (4 if turn else 0)
-            anchor: Anchor = "end" if turn else "middle"
-            yield label(self.columns[i], middle, y + 14, anchor, turn=turn)
-        middle = self.left + self.cell[0] * len(self.columns) / 2
-        yield label(self.axes[1], middle, self.bottom + 12, "middle", kind="axis")
+    def _draw_cells(self, canvas: Canvas) -> None:
+        across, down = self.cell
+        for i, j, value in self._entries():
+            x, y = self._corner(i, j)
+            strength = self.scale.strength(value)
+            size = across - GAP * (across > 4), down - GAP * (down > 4)
+            colour = self.scale.colour(value)
+            canvas.box(x, y, *size, colour, strength=strength, tip=self._tip(i, j, value))
+            written = self._written(i, j, value)
+            if written:
+                ink = "#ffffff" if strength >= STRONG else canvas.theme.cell_ink
+                canvas.text(written, x + across / 2, y + down / 2, "center", colour=ink, size=10)
 
-    def _cells(self) -> Iterator[Html]:
+    def _entries(self) -> Iterator[tuple[int, int, float]]:
         for i, row in enumerate(self.values):
             for j, value in enumerate(row):
                 if value is not None:
-                    yield self._cell(i, j, value)
+                    yield i, j, value
 
-    def _cell(self, i: int, j: int, value: float) -> Html:
-        (x, y), (width, height) = self._corner(i, j), self.cell
-        place = f"{self.axes[0]} {self.rows[i]}, {self.axes[1]} {self.columns[j]}"
-        parts = [
-            element("title", plain(f"{place}: {value:.4g} {self.scale.unit}".strip())),
-            _patch(self.scale, value, x, y, width, height),
+    def _written(self, i: int, j: int, value: float) -> str:
+        if self.texts is not None:
+            return shortened(label_of(self.texts[i][j]), self.cell[0] - 4)
+        if self._numbers is None or round(value, self._numbers) == 0:
+            return ""
+        return rounded(value, self._numbers)
+
+    def _tip(self, i: int, j: int, value: float) -> str:
+        if self.tips is not None:
+            return self.tips[i][j]
+        places = [
+            f"{axis} {label_of(entry)}".strip()
+            for axis, entry in zip(self.axes, (self.rows[i], self.columns[j]), strict=True)
         ]
-        if self.digits is not None:
-            ink = "number strong" if self.scale.strength(value) > STRONG else "number"
-            number = rounded(value, self.digits)
-            parts.append(label(number, x + width / 2, y + height / 2 + 4, "middle", kind=ink))
-        return element("g", *parts, class_="cell")
+        return f"{', '.join(places)}: {value:.4g} {self.scale.unit}".strip()
 
-    def _frames(self) -> Iterator[Html]:
-        for i, j in self.marked:
-            x, y = self._corner(i, j)
-            size = {"width": self.cell[0] - 2, "height": self.cell[1] - 2}
-            yield element("rect", class_="frame", x=x + 1, y=y + 1, rx=3, **size)
+    def _draw_image(self, canvas: Canvas) -> None:
+        across, down = self.cell
+        image = [[_rgba(self.scale, value) for value in row] for row in self.values]
+        size = across * len(self.columns), down * len(self.rows)
+        canvas.pixels(self._left, self._top, *size, image)
+
+    @property
+    def figure(self) -> Any:
+        """The picture for plotly: `data` and `layout` of a `plotly.graph_objects.Figure`."""
+        shades = [(0, MINUS), (0.5, "#ffffff"), (1, PLUS)]
+        shades = shades if self.scale.diverging else [(0, "#ffffff"), (1, PLUS)]
+        trace = {
+            "type": "heatmap",
+            "z": [list(row) for row in self.values],
+            "x": list(range(len(self.columns))),
+            "y": list(range(len(self.rows))),
+            "zmin": self.scale.low,
+            "zmax": self.scale.limit,
+            "colorscale": shades,
+            "colorbar": {"title": {"text": self.scale.unit}},
+            "customdata": [
+                [[label_of(row), label_of(column)] for column in self.columns] for row in self.rows
+            ],
+            "hovertemplate": (
+                f"{self.axes[0]} %{{customdata[0]}}, {self.axes[1]} %{{customdata[1]}}: "
+                "%{z:.4g}<extra></extra>"
+            ),
+        }
+        return {
+            "data": [trace],
+            "layout": {
+                "title": {"text": self.title},
+                "xaxis": _plotly_axis(self.axes[1], self._column_names),
+                "yaxis": {**_plotly_axis(self.axes[0], self._row_names), "autorange": "reversed"},
+            },
+        }
 
 
-def _patch(
-    scale: Scale, value: float, x: float, y: float, width: float, height: float, gap: float = 1
-) -> Html:
-    size = {"width": width - gap, "height": height - gap}
-    sign = "minus" if value < 0 else "plus"
-    opacity = round(scale.strength(value), 3)
-    return element("rect", class_=sign, x=x, y=y, fill_opacity=opacity, **size)
-
-
-def _legend(scale: Scale, x: float, y: float) -> Iterator[Html]:
-    for i, value in enumerate(scale.steps()):
-        yield _patch(scale, value, x + i * STEP, y, STEP, 10, gap=0)
-    span = LEGEND_STEPS * STEP
-    yield element("rect", class_="outline", x=x, y=y, width=span, height=10)
+def legend(scale: Scale, canvas: Canvas, x: float, y: float) -> None:
+    """The colours of a scale from end to end, with its ends, its middle and its unit."""
+    steps = [scale.low + (i + 0.5) / 128 * (scale.limit - scale.low) for i in range(128)]
+    canvas.pixels(x, y, BAR, BAR_HEIGHT, [[_rgba(scale, value) for value in steps]])
     middle = 0.0 if scale.diverging else scale.limit / 2
     for part, value in zip((0, 0.5, 1), (scale.low, middle, scale.limit), strict=True):
-        yield label(short(value), x + part * span, y + 22, "middle")
-    yield label(scale.unit, x + span + 12, y + 9, kind="axis")
+        at = x + part * BAR
+        canvas.line([at, at], [y + BAR_HEIGHT, y + BAR_HEIGHT + 3], canvas.theme.muted)
+        canvas.text(short(value), at, y + BAR_HEIGHT + 10, "center", size=10)
+    canvas.text(scale.unit, x + BAR + 14, y + BAR_HEIGHT / 2, colour=canvas.theme.muted)
+
+
+def _rgba(scale: Scale, value: float | None) -> tuple[float, float, float, float]:
+    if value is None:
+        return (0.0, 0.0, 0.0, 0.0)
+    red, green, blue = (int(scale.colour(value)[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return (red, green, blue, scale.strength(value))
+
+
+def _plotly_axis(name: str, labels: Sequence[str]) -> dict[str, Any]:
+    numbered = list(range(len(labels)))
+    return {"title": {"text": name}, "tickvals": numbered, "ticktext": list(labels)}

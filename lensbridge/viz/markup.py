@@ -1,14 +1,10 @@
 """Text and markup are separate types: text of users and tokenizers is escaped exactly once."""
 
 from html import escape
-from typing import Literal, NewType, TypeAlias
+from typing import NewType
 
 Html = NewType("Html", str)
 """Markup that is safe to insert. Made by this package's functions, never from outside text."""
-
-SHRINK = 0.78  # how far, before the reader has to scroll
-
-Anchor: TypeAlias = Literal["start", "middle", "end"]
 
 _INVISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 
@@ -35,35 +31,6 @@ def element(name: str, *content: Html, **attributes: str | float) -> Html:
         for key, value in attributes.items()
     )
     return Html(f"<{name}{given}>{''.join(content)}</{name}>")
-
-
-def picture(title: str, kind: str, width: float, height: float, *content: Html) -> Html:
-    """A picture that shrinks with its column as far as it stays legible."""
-    return element(
-        "svg",
-        element("title", plain(title)),
-        *content,
-        class_=kind,
-        role="img",
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=width,
-        height=height,
-        style=f"min-width: {SHRINK * width:.0f}px",
-    )
-
-
-def label(
-    text: str,
-    x: float,
-    y: float,
-    anchor: Anchor = "start",
-    kind: str = "label",
-    turn: float = 0,
-) -> Html:
-    """Text in a picture, turned clockwise around its anchor by a number of degrees."""
-    around = f" rotate({turn:g})" if turn else ""
-    place = f"translate({x:.6g} {y:.6g}){around}"
-    return element("text", plain(text), class_=kind, text_anchor=anchor, transform=place)
 
 
 def _written(value: str | float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from lensbridge.viz.markup import Html, element, plain
+from lensbridge.viz.theme import css
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,12 @@ def page(
 
 
 def _head(title: str) -> Html:
-    style = files("lensbridge.viz").joinpath("report.css").read_text(encoding="utf-8")
+    own = files("lensbridge.viz").joinpath("report.css").read_text(encoding="utf-8")
+    style = element("style", Html(f"\n{css(':root')}\n{own}"))
     viewport = '<meta name="viewport" content="width=device-width, initial-scale=1" />'
     schemes = '<meta name="color-scheme" content="light dark" />'
     metas = Html(f'<meta charset="utf-8" />{viewport}{schemes}')
-    return element(
-        "head", metas, element("title", plain(title)), element("style", Html(f"\n{style}"))
-    )
+    return element("head", metas, element("title", plain(title)), style)
 
 
 def _tile(finding: Finding) -> Html:

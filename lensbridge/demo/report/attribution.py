@@ -6,7 +6,7 @@ from lensbridge.demo.report.heads import head_grid, head_name
 from lensbridge.demo.report.snippets import ATTRIBUTION
 from lensbridge.demo.workflows import Attribution
 from lensbridge.demo.workflows.runs import largest
-from lensbridge.viz import Heatmap, Html, Scale, report
+from lensbridge.viz import Bars, Heatmap, Html, Scale, report
 from lensbridge.viz.markup import visible
 from lensbridge.viz.numbers import rounded, signed
 from lensbridge.viz.report import Finding, Section
@@ -66,7 +66,7 @@ def _grids(result: Attribution) -> Html:
 def _grid(result: Attribution, grid: Tensor, title: str, caption: str) -> Html:
     values = grid.tolist()
     scale = Scale.around_zero(values, unit="logits")
-    return report.figure(head_grid(title, values, scale, result.top), title, caption)
+    return report.figure(head_grid(values, scale, result.top), title, caption)
 
 
 def _meaning(written: float, lost: float, confirmed: bool) -> str:
@@ -111,10 +111,10 @@ def _indirect(result: Attribution) -> str:
 
 def _attention(result: Attribution) -> Html:
     return Heatmap(
-        title=f"Attention of {head_name(result.top)} from the last position",
+        title="",
         values=[result.attention.tolist()],
         rows=[head_name(result.top)],
-        columns=[visible(token) for token in result.tokens],
+        columns=result.tokens,
         scale=Scale(1.0, diverging=False, unit="attention"),
         axes=("", "attended position"),
     ).svg()
@@ -128,17 +128,14 @@ def _sum(result: Attribution) -> Html:
         "output biases of attention": float(result.attention_biases.sum()),
         **result.constants,
     }
-    rows = [(name, signed(value, 3)) for name, value in terms.items()]
     total, measured = sum(terms.values()), _mean(result.before)
-    rows += [
-        ("sum of all terms", signed(total, 3)),
-        ("logit difference of the model", signed(measured, 3)),
-        ("largest residual on any sentence", f"{result.error:.1e}"),
-    ]
+    bars = Bars("", [*terms.values(), total], [*terms, "sum of all terms"], unit="logits")
     return report.figure(
-        report.table(("term", "logits"), rows, totals=3),
+        bars.svg(),
         "Every term of the logit difference",
-        "Averages over the sentences; the residual is the worst of them.",
+        f"Averages over the sentences. The sum is the model's own logit difference, "
+        f"{signed(measured, 3)}; the largest difference between the two on any sentence is "
+        f"{result.error:.1e}.",
     )
 
 

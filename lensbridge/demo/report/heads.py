@@ -13,15 +13,14 @@ def head_name(at: tuple[int, int]) -> str:
     return f"L{at[0]}H{at[1]}"
 
 
-def head_grid(title: str, values: list[list[float]], scale: Scale, top: tuple[int, int]) -> Html:
+def head_grid(values: list[list[float]], scale: Scale, top: tuple[int, int]) -> Html:
     """A number for each head, layers from top to bottom, the top head framed."""
     return Heatmap(
-        title=title,
+        title="",
         values=values,
         rows=list(map(str, range(len(values)))),
         columns=list(map(str, range(len(values[0])))),
         scale=scale,
         axes=("layer", "head"),
-        cell=(58, 34),
         marked=[top],
     ).svg()

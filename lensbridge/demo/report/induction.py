@@ -3,8 +3,7 @@
 from lensbridge.demo.report.heads import head_grid, head_name
 from lensbridge.demo.report.snippets import INDUCTION
 from lensbridge.demo.workflows import Induction
-from lensbridge.viz import Curve, Heatmap, Html, Scale, report
-from lensbridge.viz.markup import visible
+from lensbridge.viz import Heatmap, Html, Lines, Scale, report
 from lensbridge.viz.report import Finding, Section
 
 
@@ -40,7 +39,7 @@ def section(result: Induction) -> Section:
 def _scores(result: Induction) -> Html:
     scale = Scale(1.0, diverging=False, unit="attention on the induction stripe")
     return report.figure(
-        head_grid("Induction scores", result.scores.tolist(), scale, result.top),
+        head_grid(result.scores.tolist(), scale, result.top),
         "Induction scores",
         "1 means that the head, at the second copy of a word, attends only to what followed the "
         "first.",
@@ -49,13 +48,12 @@ def _scores(result: Induction) -> Html:
 
 def _loss(result: Induction) -> Html:
     first, second = result.halves
-    picture = Curve(
-        title="Loss by position",
-        values=result.loss.tolist(),
-        labels=[f"position {j + 1}" for j in range(len(result.loss))],
+    picture = Lines(
+        "",
+        {"loss": result.loss.tolist()},
+        [str(j + 1) for j in range(len(result.loss))],
         axes=("predicted position", "loss in nats"),
-        split=result.period,
-        sides=("first copy", "second copy"),
+        split=(result.period, "first copy", "second copy"),
         reference=(result.chance, "a uniform guess among the words"),
     )
     return report.figure(
@@ -67,21 +65,18 @@ def _loss(result: Induction) -> Html:
 
 
 def _pattern(result: Induction) -> Html:
-    labels = [visible(token) for token in result.tokens]
     square = result.pattern.tolist()
     picture = Heatmap(
-        title=f"Attention pattern of {head_name(result.top)}",
+        title="",
         values=[
             [v if key <= query else None for key, v in enumerate(row)]
             for query, row in enumerate(square)
         ],
-        rows=labels,
-        columns=labels,
+        rows=result.tokens,
+        columns=result.tokens,
         scale=Scale(1.0, diverging=False, unit="attention"),
         axes=("from", "to"),
-        cell=(9, 9),
         digits=None,
-        every=2,
     )
     return report.figure(
         picture.svg(),

@@ -66,16 +66,22 @@ def _patch_figures(result: Patching) -> list[Html]:
 
 def _patch_grid(result: Patching, point: str, scale: Scale) -> Html:
     grid = result.grids[point].tolist()
-    pairs = zip(result.clean.tokens, result.corrupted.tokens, strict=True)
     return Heatmap(
-        title=f"Patching {point}: fraction of the clean logit difference restored",
+        title="",
         values=grid,
         rows=list(map(str, range(len(grid)))),
-        columns=[visible(a) if a == b else f"{visible(b)}←{visible(a)}" for a, b in pairs],
+        columns=result.clean.tokens,
         scale=scale,
         axes=("layer", "patched position"),
         marked=[result.best(point)],
     ).svg()
+
+
+def _changed(result: Patching) -> str:
+    """Which tokens differ between the two texts; the axes of the grids show the clean one."""
+    pairs = zip(result.clean.tokens, result.corrupted.tokens, strict=True)
+    changed = [f"`{visible(b)}` in place of `{visible(a)}`" for a, b in pairs if a != b]
+    return f"The second text has {', '.join(changed)}; the grids are labelled with the first."
 
 
 def _runs(result: Patching) -> Html:
@@ -93,6 +99,6 @@ def _runs(result: Patching) -> Html:
     return report.figure(
         report.table(("run", "says", "probability", "logit difference"), rows),
         "The two runs",
-        f"The answer reaches the last position {_arrival(result)}. Attention brings it there, most "
-        f"of all that of layer {layer}, whose output restores {float(fetched[layer]):.0%}.",
+        f"{_changed(result)} The answer reaches the last position {_arrival(result)}. Attention "
+        f"brings it there, most of all that of layer {layer}, whose output restores {float(fetched[layer]):.0%}.",
     )

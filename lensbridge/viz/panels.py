@@ -1,0 +1,66 @@
+"""Several pictures as one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lensbridge.viz.canvas import Canvas
+from lensbridge.viz.labels import FONT
+from lensbridge.viz.markup import Html, element, plain
+from lensbridge.viz.picture import Picture, framed
+
+GAP = 14.0
+
+
+@dataclass(frozen=True)
+class Panels(Picture):
+    """Pictures side by side; in a page as many in a row as there is room for.
+
+    Args:
+        title: what they show together.
+        pictures: the pictures.
+        columns: how many in a row in a file.
+
+    Raises:
+        ValueError: there is no picture.
+    """
+
+    title: str
+    pictures: Sequence[Picture]
+    columns: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            raise ValueError(f"{self.title!r} has no picture.")
+
+    @cached_property
+    def _rows(self) -> list[Sequence[Picture]]:
+        starts = range(0, len(self.pictures), self.columns)
+        return [self.pictures[i : i + self.columns] for i in starts]
+
+    @property
+    def _top(self) -> float:
+        return 28.0 if self.title else 0.0
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the picture in pixels."""
+        widths = [sum(p.size[0] + GAP for p in row) for row in self._rows]
+        heights = [max(p.size[1] for p in row) + GAP for row in self._rows]
+        return max(widths), self._top + sum(heights)
+
+    def draw(self, canvas: Canvas) -> None:
+        """Draw them onto a canvas of its size."""
+        canvas.text(self.title, 4, 12, bold=True, size=FONT + 2)
+        y = self._top
+        for row in self._rows:
+            x = 0.0
+            for picture in row:
+                picture.draw(canvas.part(x, y, *picture.size))
+                x += picture.size[0] + GAP
+            y += max(picture.size[1] for picture in row) + GAP
+
+    def fragment(self) -> Html:
+        """The pictures as a piece of HTML that can stand in any page."""
+        parts = element("div", *(p.fragment() for p in self.pictures), class_="lb-panels")
+        return framed(element("strong", plain(self.title)) if self.title else Html(""), parts)
