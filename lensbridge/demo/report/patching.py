@@ -100,5 +100,6 @@ def _runs(result: Patching) -> Html:
         report.table(("run", "says", "probability", "logit difference"), rows),
         "The two runs",
         f"{_changed(result)} The answer reaches the last position {_arrival(result)}. Attention "
-        f"brings it there, most of all that of layer {layer}, whose output restores {float(fetched[layer]):.0%}.",
+        f"brings it there, most of all that of layer {layer}, whose output restores "
+        f"{float(fetched[layer]):.0%}.",
     )
