@@ -1,0 +1,102 @@
+"""The server: a model behind an address, until Ctrl-C."""
+
+import socket
+import webbrowser
+from contextlib import closing
+from secrets import token_urlsafe
+from threading import Timer
+from typing import Any
+
+from lensbridge.errors import InputError
+from lensbridge.serve.limits import Limits
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: Any, host: str, port: int, token: str | None, open_browser: bool, limits: Limits
+) -> None:
+    """See `lensbridge.serve.run`."""
+    secret = _secret(token, host)
+    with closing(_listening(host, port)) as listening:
+        app = _app(model, secret, host, limits)
+        address = _address(host, listening.getsockname()[1], secret)
+        print(f"The page is at {address}\nCtrl-C ends it.", flush=True)
+        if open_browser:
+            Timer(0.3, webbrowser.open, [address]).start()
+        _answer(app, listening)
+
+
+def _app(model: Any, token: str | None, host: str, limits: Limits) -> Any:
+    from lensbridge.model import LensModel
+    from lensbridge.serve import make_app
+
+    name = model if isinstance(model, str) else None
+    if not isinstance(model, LensModel):
+        from lensbridge.loading import load
+
+        print("Loading the model ...", flush=True)
+        model = load(model)
+    model.eval()
+    hosts = () if host in _LOCAL else (host, socket.gethostname().lower())
+    return make_app(model, token, name, limits, hosts)
+
+
+def _answer(app: Any, listening: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=2,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _secret(token: str | None, host: str) -> str | None:
+    """The token of the page; None where none is asked for.
+
+    Raises:
+        InputError: a token that an address cannot hold, or none where others reach the page.
+    """
+    if token is None:
+        return token_urlsafe(18)
+    if not token:
+        if host not in _LOCAL:
+            raise InputError(
+                f"Without a token everybody who reaches {host} could use the page. Leave token "
+                "out, or listen at 127.0.0.1."
+            )
+        return None
+    if not all(sign.isascii() and (sign.isalnum() or sign in "-_.~") for sign in token):
+        raise InputError(
+            "A token is a part of the page's address: use ASCII letters, digits and -_.~ only."
+        )
+    return token
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, before the model is loaded.
+
+    Raises:
+        InputError: the address is taken or cannot be used.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
+        raise InputError(f"A port is a number from 0 to 65535, not {port!r}.")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"Nothing can listen at {host}, port {port} ({error.strerror or error}). Choose "
+            "another port; port 0 takes a free one."
+        ) from error
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

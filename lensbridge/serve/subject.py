@@ -1,0 +1,167 @@
+"""Subject: the model that is served, and prompts and tokens as it reads them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from lensbridge.errors import InputError, TokenError
+from lensbridge.model import LensModel
+from lensbridge.serve.limits import Limits
+from lensbridge.serve.literals import literal
+from lensbridge.viz.labels import label_of
+
+_STAND_IN = "model = ...  # the model that the page shows"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the model reads it.
+
+    Args:
+        given: what lensbridge's functions are passed: the text, or ids.
+        ids: its token ids.
+        labels: each token as text, with spaces and line breaks made visible.
+    """
+
+    given: str | list[int]
+    ids: list[int]
+    labels: list[str]
+
+    def position(self, asked: int | None) -> int:
+        """A position of this prompt; None is the last.
+
+        Raises:
+            InputError: the prompt has no such position.
+        """
+        if asked is None:
+            return len(self.ids) - 1
+        if not 0 <= asked < len(self.ids):
+            raise InputError(
+                f"There is no position {asked}: the prompt has {len(self.ids)} tokens, which are "
+                f"numbered 0 to {len(self.ids) - 1}."
+            )
+        return asked
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The model that is served.
+
+    Args:
+        model: the model.
+        load: what `lensbridge.load` was passed; None if the model came as an object.
+        limits: how much one question may ask for.
+    """
+
+    model: LensModel
+    load: str | None
+    limits: Limits
+
+    @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts are text; otherwise they are token ids."""
+        return self.model.tokenizer is not None
+
+    def read(self, text: str) -> Prompt:
+        """A prompt from what was typed.
+
+        Raises:
+            InputError: it is empty, too long, or no ids where the model has no tokenizer.
+        """
+        given: str | list[int] = text if self.has_tokenizer else _ids_in(text)
+        ids = self.model.prepare(given).tokens if given else None
+        if ids is None:
+            raise InputError("The prompt is empty: type a text.")
+        self._check_length(ids.shape[-1])
+        row = ids[0].tolist()
+        return Prompt(given, row, [self.label(one) for one in row])
+
+    def _check_length(self, count: int) -> None:
+        if count > self.limits.max_tokens:
+            raise InputError(
+                f"The prompt has {count} tokens, and this page takes {self.limits.max_tokens}. "
+                "Shorten it, or start the page with a larger max_tokens."
+            )
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return {}
+
+    def label(self, token: int) -> str:
+        """A token as text, with spaces and line breaks made visible."""
+        if token not in self._labels:
+            self._labels[token] = self._label(token)
+        return self._labels[token]
+
+    def _label(self, token: int) -> str:
+        if not self.has_tokenizer:
+            return f"id {token}"
+        return label_of(self.model.to_single_str_token(token)) or f"(empty token {token})"
+
+    def token(self, token: int) -> dict[str, Any]:
+        """A token for the page: its id and its label."""
+        return {"id": token, "label": self.label(token)}
+
+    def target(self, asked: int | str | None, logits: Tensor) -> int:
+        """The token that a question is about; None is the likeliest one.
+
+        A word without its space is taken with one where only that is a single token.
+
+        Args:
+            asked: an id, or a text that is one token.
+            logits: of the position, `[d_vocab]`.
+
+        Raises:
+            TokenError: it is not one token of the vocabulary.
+        """
+        if asked is None or asked == "":
+            return int(logits.argmax())
+        found = self._single(asked) if isinstance(asked, str) else asked
+        if not 0 <= found < logits.shape[-1]:
+            raise TokenError(
+                f"There is no token {found}: ids of this model are 0 to {logits.shape[-1] - 1}."
+            )
+        return found
+
+    def _single(self, text: str) -> int:
+        if not self.has_tokenizer:
+            (found,) = _ids_in(text, only=1)
+            return found
+        try:
+            return self.model.to_single_token(text)
+        except TokenError:
+            if text.startswith(" "):
+                raise
+            try:
+                return self.model.to_single_token(f" {text}")
+            except TokenError:
+                pass
+            raise
+
+    @property
+    def code(self) -> str:
+        """The beginning of the Python that a view shows: the import and the model."""
+        loaded = (
+            _STAND_IN if self.load is None else f"model = lensbridge.load({literal(self.load)})"
+        )
+        return f"import lensbridge\n\n{loaded}\n"
+
+
+def _ids_in(text: str, only: int | None = None) -> list[int]:
+    """Ids that were typed, with spaces or commas between them.
+
+    Raises:
+        InputError: something else was typed, or another number of them.
+    """
+    parts = text.replace(",", " ").split()
+    if not all(part.isdecimal() and len(part) < 10 for part in parts) or (
+        only is not None and len(parts) != only
+    ):
+        raise InputError(
+            "This model has no tokenizer, so a prompt is token ids with spaces between them, such "
+            "as 15 3 27, and a token is one id. Load it with a tokenizer to type text: "
+            "lensbridge.load(model, tokenizer=...)."
+        )
+    return [int(part) for part in parts]
