@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lensbridge
 from lensbridge.errors import InputError
-from lensbridge.interventions import causal_trace
+from lensbridge.interventions import Add, causal_trace
 
 SUBJECT = [1, 2]
 
@@ -227,3 +227,57 @@ def test_what_cannot_be_traced_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1"):
         causal_trace(model, text, [1], samples=0)
     assert hooks_on(model.hf_model) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+@pytest.mark.parametrize("point", ["resid_pre", "mlp_out"])
+def test_a_trace_inside_declared_interventions_starts_at_the_restored_layer(
+    family: str, point: str
+) -> None:
+    hf = build(Shape(family, layers=3))
+    model, ids = lensbridge.load(hf), tokens(1, 5)
+    width = hf.get_input_embeddings().weight.shape[1]
+    vector = torch.randn(width, generator=torch.Generator().manual_seed(8))
+    modules = {
+        "resid_post": (lambda i: Layer(hf, family, i).block, 1),
+        "mlp_out": (lambda i: Layer(hf, family, i).mlp, 2),
+        "attn_out": (lambda i: Layer(hf, family, i).attn, 2),
+    }
+    with model.intervene([Add((point, 1), vector, positions=[1, 4])]):
+        trace = causal_trace(model, ids, SUBJECT, noise=2.0, samples=3, window=2, std=0.5)
+    assert trace.engine == "from the restored layer"
+    noise = 2.0 * 0.5 * torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0))
+
+    def steer(x: Tensor) -> Tensor:
+        x[:, [1, 4]] += vector
+        return x
+
+    place = (Layer(hf, family, 1).block, "input")
+    place = place if point == "resid_pre" else (Layer(hf, family, 1).mlp, "output")
+    with editing(*place, steer):  # before the hooks of the naive loop, as the context's is
+        for site, (module, width) in modules.items():
+            found, floor, top = naive(hf, ids, module, noise, width, trace.answer, 3)
+            torch.testing.assert_close(trace.samples[site], found, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(trace.corrupted, floor, rtol=1e-3, atol=1e-5)
+            assert abs(trace.clean - top) < 1e-5
+
+
+@torch.no_grad()
+def test_hooks_written_for_one_row_act_on_each_run_of_a_trace() -> None:
+    hf = build(Shape("gpt2", layers=3))
+    model, ids = lensbridge.load(hf), tokens(1, 5)
+    width = hf.get_input_embeddings().weight.shape[1]
+
+    def first_row(value: Tensor, hook: Any = None) -> Tensor:
+        value[0, 3] = 0.25
+        return value
+
+    with model.hooks([(("mlp_out", 1), first_row)]):
+        trace = causal_trace(model, ids, SUBJECT, noise=2.0, samples=3, sites="resid_post", std=0.5)
+    noise = 2.0 * 0.5 * torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0))
+    with editing(Layer(hf, "gpt2", 1).mlp, "output", first_row):
+        module = lambda i: Layer(hf, "gpt2", i).block  # noqa: E731
+        found, floor, _ = naive(hf, ids, module, noise, 1, trace.answer, 3)
+    torch.testing.assert_close(trace.samples["resid_post"], found, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(trace.corrupted, floor, rtol=1e-3, atol=1e-5)

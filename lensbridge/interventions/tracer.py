@@ -12,10 +12,11 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, TokenError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.exchange import Swap
+from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add
 from lensbridge.interventions.running import edited, run_edited
 from lensbridge.points.names import layer_of, stack_of
-from lensbridge.sweeps.base_run import BaseRun
+from lensbridge.sweeps.base_run import BaseRun, noting_arrivals
 from lensbridge.sweeps.rows import run_rows, same, started_late
 
 
@@ -102,23 +103,27 @@ class Tracer:
 
     def corrupted(self, target: int) -> Tensor:
         """Probability of the answer with nothing restored. Shapes: `[sample]`"""
-        rows, entrances = self._rows(1), self._entrances()
-        with edited(self.model, self._noise(1)):
+        if self._hooked:
+            return self._in_full([], list(range(len(self.noise))), target)
+        rows, entrances = self._rows(), self._entrances()
+        arriving: dict[str, Tensor] = {}
+        with noting_arrivals(self.model, entrances, arriving), edited(self.model, self._noise()):
             logits, streams = self.model.run_with_cache(
                 rows, names_filter=entrances, **self.options
             )
-        self.base = BaseRun(self.model, rows, logits[:, [self.position]], streams)
+        self.base = BaseRun(self.model, rows, logits[:, [self.position]], streams, arriving)
         return self._read(logits, target)
 
     def _entrances(self) -> list[str]:
         """The streams that runs may start from, if each layer reads one stream alone."""
-        names = [self._stream(layer) for layer in self._inner_layers]
+        names = [self._stream(layer) for layer in range(1, len(self.model.native.blocks))]
         sites = self.model.engine.sites
         return [name for name in names if name in sites and sites[name].axes == "b p m"]
 
     @property
-    def _inner_layers(self) -> range:
-        return range(1, len(self.model.native.blocks)) if self.model.engine.is_idle else range(0)
+    def _hooked(self) -> bool:
+        """Whether there are hooks that may act on other rows, so that each run has one row."""
+        return not self.model.engine.is_idle and not self.model.engine.works_by_row
 
     @property
     def engine(self) -> str:
@@ -148,16 +153,35 @@ class Tracer:
 
     def _run(self, names: list[str], cells: list[int], target: int) -> Tensor:
         """Probability of the answer for each cell and sample, with the cell's state restored."""
-        copies, samples = len(cells), len(self.noise)
-        where = [[cell] for cell in cells for _ in range(samples)]
-        restored = Swap(names, self.cache, positions=where)
+        samples = range(len(self.noise))
+        where = [[cell] for cell in cells for _ in samples]
         first = min(layer_of(name) or 0 for name in names)
         if first and self._refusal(first) is None:
-            return self._read(self._from(first, copies, [restored]), target)
-        logits = run_edited(
-            self.model, self._rows(copies), [self._noise(copies), restored], **self.options
-        )
-        return self._read(logits, target)
+            restored = Swap(names, self.cache, positions=where)
+            return self._read(self._from(first, len(cells), [restored]), target)
+        return self._in_full(names, [*samples] * len(cells), target, where)
+
+    def _in_full(
+        self, names: list[str], samples: list[int], target: int, where: Sequence[list[int]] = ()
+    ) -> Tensor:
+        """Probability of the answer in runs from the first layer on, one row for each sample given.
+
+        Args:
+            names: the points that are restored.
+            samples: number of the noise of each row.
+            target: token of the answer.
+            where: the positions that are restored in each row.
+        """
+        size = 1 if self._hooked else len(samples)
+        found = []
+        for i in range(0, len(samples), size):
+            some = samples[i : i + size]
+            edits: list[Intervention] = [self._noise(some)]
+            if names:
+                edits.append(Swap(names, self.cache, positions=where[i : i + size]))
+            rows = self.ids.expand(len(some), -1)
+            found.append(self._read(run_edited(self.model, rows, edits, **self.options), target))
+        return torch.cat(found)
 
     def _refusal(self, layer: int) -> str | None:
         """Why a run cannot start at a layer, from the stream before it; None: it can."""
@@ -166,9 +190,9 @@ class Tracer:
         return self.refusals[layer]
 
     def _tried(self, layer: int) -> str | None:
+        if self._hooked:
+            return "other hooks are on the model, and may act on earlier layers or on the batch"
         assert self.base is not None
-        if not self.model.engine.is_idle:
-            return "other hooks are on the model, and may act on earlier layers"
         if self._stream(layer) not in self.base.cache:
             return "its layers read more than one stream"
         logits = started_late(layer, lambda: self._unrestored(layer))
@@ -182,18 +206,20 @@ class Tracer:
 
     def _from(self, layer: int, copies: int, restored: list[Swap]) -> Tensor:
         assert self.base is not None
-        rows = self.base.cache[self._stream(layer)].repeat(copies, 1, 1)
+        rows = self.base.stream(layer).repeat(copies, 1, 1)
         with edited(self.model, restored):
             return run_rows(self.base, rows, [], layer, **self.options)
 
     def _stream(self, layer: int) -> str:
         return f"{self.model.native.main.prefix}.{layer}.hook_resid_pre"
 
-    def _rows(self, copies: int) -> Tensor:
-        return self.ids.expand(copies * len(self.noise), -1)
+    def _rows(self) -> Tensor:
+        return self.ids.expand(len(self.noise), -1)
 
-    def _noise(self, copies: int) -> Add:
-        return Add("hook_embed", self.noise.repeat(copies, 1, 1), positions=self.subject)
+    def _noise(self, samples: Sequence[int] | None = None) -> Add:
+        """The noise of these samples, one for each row; None: of all."""
+        noise = self.noise if samples is None else self.noise[list(samples)]
+        return Add("hook_embed", noise, positions=self.subject)
 
     def _read(self, logits: Any, target: int) -> Tensor:
         return logits[:, self.position].float().softmax(-1)[:, target].cpu()

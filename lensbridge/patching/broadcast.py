@@ -2,7 +2,8 @@
 
 Each row is the unpatched run with one clean sender. Before the sender's layer nothing differs, so
 rows start there. If the stream is a sum and every other branch is held, what a sender adds stays in
-the stream unchanged until it is read, so the layers between are left out.
+the stream unchanged until it is read, so the layers between are left out. Inside `model.intervene`
+they run, because its interventions may change the stream there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -109,7 +110,9 @@ class Broadcast:
         """Whether what is added to the stream stays in it unchanged."""
         branches = self.paths.branches
         scaled = any(block.out_scale is not None for block in branches.blocks)
-        return self.paths.through == "nothing" and branches.is_sum and not scaled
+        edited = any(one.kind != "read" for one in self.paths.base.model.engine.listening)
+        plain = branches.is_sum and not scaled and not edited
+        return self.paths.through == "nothing" and plain
 
     @cached_property
     def _ends(self) -> dict[Node, str]:
@@ -131,8 +134,11 @@ class Broadcast:
     # --- rows --------------------------------------------------------------------------------
 
     def _copies(self, layer: int, count: int) -> Tensor:
-        """Copies of the unpatched stream before a layer."""
-        return _repeated(self.paths.base.cache[_stream(self.paths.branches, layer)], count)
+        """Copies of the unpatched stream before a layer, or after the last one."""
+        base = self.paths.base
+        if layer < self._depth:
+            return _repeated(base.stream(layer), count)
+        return _repeated(base.cache[_stream(self.paths.branches, layer)], count)
 
     def _sending(self, senders: Sequence[Node]) -> Pairs:
         """Hooks that make each sender clean in its own row; row 0 is the control."""

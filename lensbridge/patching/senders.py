@@ -218,7 +218,7 @@ class Senders:
         base, branches = self.paths.base, self.paths.branches
         ends = [branches.read(node) for node in self.receivers if node.kind != "logits"]
         points = dict.fromkeys([*self.paths.senders.values(), *ends])
-        why = (why_single(base, point, alone=True) for point in points)
+        why = (why_single(base, point) for point in points)
         if self.most < 2 * prod(base.logits.shape[:2]):
             return f"max_batch_tokens={self.most} has room for one run at a time"
         return next((one for one in why if one is not None), None)

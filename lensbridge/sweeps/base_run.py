@@ -50,7 +50,7 @@ class BaseRun:
             )
         wanted = list(dict.fromkeys(points))
         arriving: dict[str, Tensor] = {}
-        with torch.no_grad(), _noting(model, wanted, arriving):
+        with torch.no_grad(), noting_arrivals(model, wanted, arriving):
             logits, cache = model.run_with_cache(given, names_filter=wanted)
         return cls(model, given, logits, cache, arriving)
 
@@ -82,10 +82,17 @@ class BaseRun:
         return self.model.run_with_hooks(self.input, [hook_of(cell) for cell in cells])
 
 
-def _noting(
+def noting_arrivals(
     model: HookedModel, points: Iterable[str], arriving: dict[str, Tensor]
 ) -> AbstractContextManager[None]:
-    """Note streams before other hooks edit them, where there are other hooks."""
+    """Note streams before the interventions of a context edit them.
+
+    Args:
+        model: the model.
+        points: what is kept of the run; the streams before layers among them are noted.
+        arriving: where they are noted. Nothing is where no run can start at a layer: other hooks
+            than interventions are on the model.
+    """
     if model.engine.is_idle or not model.engine.works_by_row:
         return nullcontext()
 

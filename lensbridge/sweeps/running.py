@@ -199,19 +199,20 @@ def entrances(model: HookedModel, points: Iterable[str]) -> list[str]:
     return [f"{prefix}.{layer}.hook_resid_pre" for layer in layers]
 
 
-def why_single(base: BaseRun, point: str, alone: bool = False) -> str | None:
+def why_single(base: BaseRun, point: str) -> str | None:
     """Why an edit of a point cannot be run in a batch that starts at its layer; None if it can.
 
     Args:
         base: the unpatched run.
         point: what is edited.
-        alone: whether interventions of a context are a reason too. Otherwise those that act on each
-            row by itself act in the batch, and its control rows show that they do so rightly.
+
+    Interventions of a context that act on each row by itself are no reason: they act in the batch
+    too, and its control rows show that they do so rightly.
     """
     native, engine = base.model.native, base.model.engine
     if native.is_encoder_decoder:
         return "an encoder-decoder cannot start at a layer"
-    if not engine.is_idle and (alone or not engine.works_by_row):
+    if not engine.is_idle and not engine.works_by_row:
         return "other hooks are on the model, and may act on earlier layers or on the batch"
     if any(block.repeat is not None for block in native.blocks):
         return "its layers share modules"
