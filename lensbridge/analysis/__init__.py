@@ -20,6 +20,7 @@ from lensbridge.analysis.metrics import (
     logits_to_df,
     sample_logits,
 )
+from lensbridge.analysis.probes import Probe, ProbeResult, fit_probe
 from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
 from lensbridge.analysis.readout import LogitReadout, logit_readout
 from lensbridge.analysis.svd import SingularDirection, SVDInterpreter, singular_readout
@@ -30,6 +31,8 @@ __all__ = [
     "LogitLensResult",
     "LogitReadout",
     "Prediction",
+    "Probe",
+    "ProbeResult",
     "PromptResult",
     "SVDInterpreter",
     "SingularDirection",
@@ -39,6 +42,7 @@ __all__ = [
     "compute_head_attention_similarity_score",
     "detect_head",
     "direct_logit_attribution",
+    "fit_probe",
     "get_duplicate_token_head_detection_pattern",
     "get_induction_head_detection_pattern",
     "get_previous_token_head_detection_pattern",
