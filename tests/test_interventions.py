@@ -615,6 +615,59 @@ def test_the_padding_of_a_source_goes_into_the_document(beside: bool, tmp_path: 
         assert back != one.at(source=other)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("kind", [Swap, Mean, Resample])
+def test_the_padding_of_a_decoder_goes_into_the_document(
+    kind: Any, beside: bool, tmp_path: Path
+) -> None:
+    """Against the source's run of each text alone, where nothing is padding."""
+    model = of_class("BartForConditionalGeneration")
+    ids, site = tokens(1, 5), "decoder.0.hook_resid_post"
+    texts = [tokens(1, 6, seed=1)[0, :length] for length in (6, 4)]
+    decoded, mask = torch.full((2, 6), 1), torch.zeros(2, 6, dtype=torch.long)
+    for row, text in enumerate(texts):
+        decoded[row, : len(text)], mask[row, : len(text)] = text, 1
+    run: dict[str, Any] = {"decoder_input_ids": decoded, "decoder_attention_mask": mask}
+    _, cache = model.run_with_cache(ids.expand(2, -1), **run)
+    alone = [model.run_with_cache(ids, decoder_input_ids=t[None])[1][site][0, -1] for t in texts]
+    more = {"source_positions": -1} if kind is Swap else {}
+    one = kind(site, cache, positions=-1, **more)
+    file = tmp_path / "tensors.safetensors" if beside else None
+    (back,) = from_json(to_json(one, file), file)
+    assert back == one
+
+    def last(ids: Tensor, **call: Any) -> Tensor:
+        seen: list[Tensor] = []
+        with model.intervene(back):
+            model.run_with_hooks(ids, [(site, lambda v, hook: seen.append(v.clone()))], **call)
+        return seen[0][:, -1]
+
+    found = last(ids.expand(2, -1), decoder_input_ids=tokens(2, 5, seed=2))
+    if kind is Resample:
+        assert all(any(torch.allclose(row, one, atol=1e-5) for one in alone) for row in found)
+        return
+    wanted = torch.stack(alone)
+    wanted = wanted.mean(0).expand_as(wanted) if kind is Mean else wanted
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_whose_padding_differs_from_that_of_the_source_is_refused() -> None:
+    model, ids, decoded = of_class("BartForConditionalGeneration"), tokens(2, 5), tokens(2, 6)
+    site, mask = "decoder.0.hook_resid_post", torch.ones(2, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    _, cache = model.run_with_cache(ids, decoder_input_ids=decoded, decoder_attention_mask=mask)
+    swap = Swap(site, cache)
+    for one in (swap, *from_json(to_json(swap))):
+        with pytest.raises(InputError, match="the source has padding at other columns"):
+            model.run_with_interventions(ids, one, decoder_input_ids=decoded)
+        model.run_with_interventions(
+            ids, one, decoder_input_ids=decoded, decoder_attention_mask=mask
+        )
+    cells = [(site, (slice(None), 5), cache)]
+    with pytest.raises(InputError, match="Example 1 has 4 positions in the clean run and 6"):
+        model.sweep({"input_ids": ids, "decoder_input_ids": decoded}, cells, lambda x: x.mean())
+
+
 def test_a_representation_says_what_was_said() -> None:
     _, cache = lensbridge.load(build(Shape("gpt2"))).run_with_cache(tokens(1, 3))
     shown = {

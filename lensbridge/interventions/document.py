@@ -127,12 +127,8 @@ def _packed(value: Any, store: _Store) -> Any:
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, When):
         return {"when": [value.phase, _packed(value.steps, store)]}
-    if isinstance(value, StoredSource) and value.tokens is not None:
-        members = (dict(value), value.attention_mask, value.tokens)
-        return {"masked": [_packed(one, store) for one in members]}
-    if isinstance(value, StoredSource) and value.attention_mask is not None:
-        mask = store.put(value.attention_mask)
-        return {"masked": [_packed(dict(value), store), mask]}
+    if isinstance(value, StoredSource):
+        return _packed_source(value, store)
     if isinstance(value, Mapping):
         return {"tensors": {_name(key): store.put(tensor) for key, tensor in value.items()}}
     if isinstance(value, float) and not isfinite(value):
@@ -142,6 +138,16 @@ def _packed(value: Any, store: _Store) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise InputError(f"{value!r} cannot be written to JSON. Name the points instead.")
+
+
+def _packed_source(source: StoredSource, store: _Store) -> dict[str, Any]:
+    """Its tensors and what is known of its run, as the arguments of `StoredSource`."""
+    known: list[Any] = [source.attention_mask, source.tokens, source.decoder_attention_mask]
+    while known and known[-1] is None:
+        known.pop()
+    if not known:
+        return _packed(dict(source), store)  # type: ignore[no-any-return]
+    return {"masked": [_packed(one, store) for one in (dict(source), *known)]}
 
 
 def _name(key: Any) -> str:

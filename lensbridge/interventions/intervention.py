@@ -252,11 +252,13 @@ def _same(one: Any, other: Any) -> bool:
         both = isinstance(one, Tensor) and isinstance(other, Tensor)
         return both and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        if not _same(_mask(one), _mask(other)):
+        if not all(map(_same, _masks(one), _masks(other))):
             return False
         return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
     return bool(one == other)
 
 
-def _mask(source: Mapping[Any, Tensor]) -> Tensor | None:
-    return source.attention_mask if isinstance(source, StoredSource) else None
+def _masks(source: Mapping[Any, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    if not isinstance(source, StoredSource):
+        return None, None
+    return source.attention_mask, source.decoder_attention_mask

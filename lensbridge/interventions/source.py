@@ -28,17 +28,24 @@ class StoredSource(Mapping[Any, Tensor]):
         tensors: by name.
         attention_mask: `[batch, pos]` of the run, or None if nothing was padding.
         tokens: `[batch, pos]` ids of the run, or None if they are not known.
+        decoder_attention_mask: the mask of the decoder's text, if the model has one.
     """
 
     tensors: Mapping[Any, Tensor]
     attention_mask: Tensor | None = None
     tokens: Tensor | None = None
+    decoder_attention_mask: Tensor | None = None
 
     @classmethod
     def of(cls, cache: ActivationCache, site: NamesFilter) -> "StoredSource":
         """The activations of a cache at a site."""
         names = cache.vocabulary.select(site)
-        return cls({name: cache[name] for name in names}, cache.attention_mask)
+        tensors = {name: cache[name] for name in names}
+        return cls(
+            tensors,
+            cache.attention_mask,
+            decoder_attention_mask=cache.decoder_attention_mask,
+        )
 
     def __getitem__(self, name: Any) -> Tensor:
         return self.tensors[name]
@@ -103,14 +110,14 @@ class SourceValues:
             )
         value = place.axes.ordered(found)
         rows, length = value.shape[:2]
-        known = owner in ("text", "encoder") and isinstance(source, ActivationCache | StoredSource)
-        mask = source.attention_mask if known else None  # type: ignore[union-attr]
-        if owner == "decoder" and isinstance(source, ActivationCache):
-            mask = source.decoder_attention_mask
+        known = owner != "tower" and isinstance(source, ActivationCache | StoredSource)
+        mask = _mask_of(source, owner) if known else None  # type: ignore[arg-type]
         fits = mask is not None and tuple(mask.shape) == (rows, length)
-        tokens = source.tokens if known and special else None  # type: ignore[union-attr]
-        named = tokens is not None and tuple(tokens.shape) == (rows, length)
-        left_out = is_special(tokens, special) if named else None  # type: ignore[arg-type]
+        named = known and special and owner != "decoder"
+        tokens = source.tokens if named else None  # type: ignore[union-attr]
+        left_out = None
+        if tokens is not None and tuple(tokens.shape) == (rows, length):
+            left_out = is_special(tokens, special)
         window = Window(rows, 0, length, length, mask if fits else None, special=left_out)
         return cls(value, window, known and (fits or mask is None))
 
@@ -147,6 +154,11 @@ class SourceValues:
         value = place.inner(self.value[rows, local], self.window)
         real = window.is_token(columns) if len(columns) > 1 else self.window.is_token(columns)
         return Paired(value.to(region.value), inside, inside & real)
+
+
+def _mask_of(source: ActivationCache | StoredSource, owner: ColumnOwner) -> Tensor | None:
+    """The padding mask of the run of a source, of one of its texts."""
+    return source.decoder_attention_mask if owner == "decoder" else source.attention_mask
 
 
 def _widened(columns: Tensor, width: int) -> Tensor:

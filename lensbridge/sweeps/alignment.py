@@ -68,9 +68,14 @@ def check_padding(base: BaseRun, clean: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: with the first example that has other positions in the two runs.
     """
-    mask = clean.attention_mask if isinstance(clean, ActivationCache) else None
-    other = base.cache.attention_mask
-    if not isinstance(clean, ActivationCache) or (mask is None and other is None):
+    if isinstance(clean, ActivationCache):
+        _check_masks(clean.attention_mask, base.cache.attention_mask)
+        _check_masks(clean.decoder_attention_mask, base.cache.decoder_attention_mask)
+
+
+def _check_masks(mask: Tensor | None, other: Tensor | None) -> None:
+    """Refuse masks of a clean and a corrupted text that differ."""
+    if mask is None and other is None:
         return
     there, here = _tokens(mask, other), _tokens(other, mask)
     if there.ndim != 2 or there.shape[1:] != here.shape[1:] or len(there) not in (1, len(here)):
