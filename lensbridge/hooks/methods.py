@@ -20,6 +20,7 @@ from lensbridge.points.names import Name, layer_of, template
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.spliced import NO_SPLICES, Splices
+from lensbridge.viz.picture import described
 
 Direction = Literal["fwd", "bwd"]
 """fwd: activations. bwd: their gradients."""
@@ -30,7 +31,7 @@ HookPair: TypeAlias = tuple[NamesFilter, HookFunction]
 _KINDS: dict[str, Kind] = {"fwd": "edit", "bwd": "grad"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HookPoint:
     """One point of one model.
 
@@ -70,18 +71,26 @@ class HookPoint:
         """Listen here until the handle is removed."""
         return add_hooks(self.engine, [self.name], self.name, hook, dir, is_permanent)
 
-    def __str__(self) -> str:
+    @property
+    def _rows(self) -> dict[str, str]:
         kind = "derived" if self.derived else "native"
-        lines = [
-            f"{self.name}  [{self.axes}]",
-            f"  what     {self.meaning}",
-            f"  where    {self.where}",
-            f"  formula  {self.formula}",
-            f"  kind     {kind}, {'editable' if self.editable else 'read only'}",
-        ]
-        if self.on_request:
-            lines.append("  cached   only when it is named")
-        return "\n".join(lines)
+        return {
+            "what": self.meaning,
+            "where": self.where,
+            "formula": self.formula,
+            "kind": f"{kind}, {'editable' if self.editable else 'read only'}",
+            **({"cached": "only when it is named"} if self.on_request else {}),
+        }
+
+    def __str__(self) -> str:
+        rows = [f"  {name:<8} {text}" for name, text in self._rows.items()]
+        return "\n".join([f"{self.name}  [{self.axes}]", *rows])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return described(f"{self.name}  [{self.axes}]", self._rows)
 
 
 class HookHandle:

@@ -1,6 +1,7 @@
 """`load`: a model by name, folder or object, ready for the lens."""
 
 import os
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lensbridge.loading.aliases import hub_id_of
 from lensbridge.loading.description import derived, description_of
 from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
+from lensbridge.loading.quiet import no_progress_bar
 from lensbridge.loading.tokenizer import tokenizer_from
 from lensbridge.native.resolve import unwrap
 from lensbridge.spec import Architecture
@@ -127,7 +129,8 @@ def load(
             "trust_remote_code": trust_remote_code or None,
             **hf_kwargs,
         }
-        hf_model = _from_pretrained(source, options)
+        with no_progress_bar() if source == demo_folder() else nullcontext():
+            hf_model = _from_pretrained(source, options)
     how = description_of(hf_model, architecture, derive)
     access = {
         "token": token,

@@ -98,7 +98,8 @@ def _handed_to(core: nn.Module) -> list[nn.Module]:
         for call in calls
         if isinstance(call.func, ast.Attribute) and any(word.arg is None for word in call.keywords)
     ]
-    found = [getattr(core, name, None) for name in dict.fromkeys(names)]
+    names = [name for name in dict.fromkeys(names) if name != "loss_function"]  # it warns if asked
+    found = [getattr(core, name, None) for name in names]
     return [one for one in found if isinstance(one, nn.Module) and not is_plain(one)]
 
 

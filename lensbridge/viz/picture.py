@@ -1,6 +1,7 @@
 """Picture: what every picture can do. Drawn: a result that draws itself."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ _FRAME = (
     "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}"
     ".lb svg{display:block}.lb-panels{display:flex;flex-wrap:wrap;gap:12px}"
 )
+
+_KEY = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;color:var(--lb-muted)"
+_TEXT = "padding:1px 0;text-align:left;white-space:pre-wrap"
 
 
 class Picture(ABC):
@@ -175,6 +179,15 @@ def framed(*content: Html, style: str = "") -> Html:
     """Content with the colours of pictures, to stand in a notebook or a page."""
     rules = element("style", Html(f"{css()}\n{_FRAME}{style}"))
     return element("div", rules, *content, class_="lb")
+
+
+def described(name: str, about: Mapping[str, str]) -> Html:
+    """Something in words, as a small table to stand in a notebook."""
+    rows = [
+        element("tr", element("th", plain(key), style=_KEY), element("td", plain(text), style=_TEXT))
+        for key, text in about.items()
+    ]
+    return framed(element("strong", plain(name)), element("table", *rows))
 
 
 def page_of(title: str, content: Html, theme: ThemeName = "auto") -> str:
