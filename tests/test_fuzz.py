@@ -368,13 +368,12 @@ class Fuzz:
         if self.hf.training:
             return
         i = self.draw.dice.randrange(len(self.layers))
-        more = {name: value for name, value in self.more.items() if name != "use_cache"}
         name = f"{self.model.native.main.prefix}.{i}.hook_resid_pre"
         with torch.no_grad():
             try:
-                stream = self.model(self.first, stop_at_layer=i, **more)
+                stream = self.model(self.first, stop_at_layer=i, **self.more)
                 assert torch.equal(stream, self.cache[name])
-                logits = self.model(stream, start_at_layer=i, **more)
+                logits = self.model(stream, start_at_layer=i, **self.more)
             except InputError:
                 return  # layers that cannot be skipped, or that read more than the stream
         torch.testing.assert_close(logits, self.logits, rtol=1e-4, atol=1e-4)
