@@ -37,7 +37,25 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
+OPENING = ("from_pretrained", "from_pretrained_no_processing", "from_hf", "load", "load_model")
+"""How other libraries call a classmethod that opens a model."""
+
+
+class OpeningNames(type):
+    """The class of classes of lenses: it answers names that other libraries have on theirs."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            if name in OPENING:
+                raise AttributeError(
+                    f"The class {cls.__name__} has no {name!r}. Open a model with "
+                    "lensbridge.load(name)."
+                )
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+
+
+class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metaclass=OpeningNames):
     """A model, its points and weights by name; what `HookedModel` runs.
 
     Attributes:
@@ -90,6 +108,8 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods):
         told = f"A {kind} has no attribute {name!r}."
         if native is None or name.startswith("_"):
             return told
+        if name in OPENING:
+            return f"{told} Open a model with lensbridge.load(name)."
         if name == "config":
             return f"{told} Sizes are in model.cfg, and HuggingFace's config is model.cfg.hf."
         if hasattr(native.core, name):

@@ -16,6 +16,7 @@ from lensbridge.errors import (
     UnknownPointError,
     WeightError,
 )
+from lensbridge.hooked_model import HookedModel
 from lensbridge.loading import aliases
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -134,6 +135,20 @@ def test_names_that_other_libraries_have_at_their_top() -> None:
         with pytest.raises(AttributeError, match=hint):
             getattr(lensbridge, name)
     assert not hasattr(lensbridge, "__wrapped__")
+
+
+@pytest.mark.parametrize("name", ["from_pretrained", "from_pretrained_no_processing", "load"])
+def test_classes_and_models_say_how_a_model_is_opened(
+    name: str, model: lensbridge.LensModel
+) -> None:
+    for one in (lensbridge.LensModel, HookedModel, model):
+        assert not hasattr(one, name)
+        assert name not in dir(one)
+        with pytest.raises(AttributeError, match=r"lensbridge\.load\(name\)"):
+            getattr(one, name)
+    with pytest.raises(AttributeError, match="type object 'LensModel' has no attribute 'lod'"):
+        _ = lensbridge.LensModel.lod
+    assert HookedTransformer.from_pretrained("demo").cfg.n_layers == 4
 
 
 def test_attributes_that_are_elsewhere(model: lensbridge.LensModel) -> None:
