@@ -677,3 +677,36 @@ def test_arguments_without_a_default_can_be_passed_with_a_description() -> None:
 def test_a_description_of_a_module_that_returns_no_logits_is_refused_at_load() -> None:
     with pytest.raises(LoadError, match="return logits"):
         lensbridge.load(seeded(Loss(NanoConfig())), architecture=NANO)
+
+
+class Lazy:
+    """A config with fields that are computed, two of which cannot be."""
+
+    def __init__(self) -> None:
+        vars(self).update(asdict(NanoConfig()))
+
+    @property
+    def world_size(self) -> int:
+        raise RuntimeError("no process group")
+
+    @property
+    def gone(self) -> int:
+        raise AttributeError("not in this version")
+
+
+def test_a_field_that_cannot_be_read_raises_where_it_is_asked_for() -> None:
+    hf = seeded(NanoGPT(NanoConfig()))
+    hf.config = Lazy()  # type: ignore[assignment]
+    model = lensbridge.load(hf, architecture=NANO)
+    ids = torch.randint(VOCABULARY, (2, 5))
+    _, cache = model.run_with_cache(ids, "resid_post")
+    kept: list[Tensor] = []
+    hf.transformer.h[0].register_forward_hook(lambda _, args, out: kept.append(out))  # type: ignore[union-attr,operator,index]
+    hf(ids)
+    assert torch.equal(cache["resid_post", 0], kept[0])
+    for field, told in (
+        ("world_size", r"'world_size' of the config \(Lazy\).*RuntimeError: no process group"),
+        ("gone", "holds 'gone'"),
+    ):
+        with pytest.raises(LoadError, match=told):
+            lensbridge.load(hf, architecture=replace(NANO, dims=replace(NANO.dims, heads=field)))

@@ -1,17 +1,44 @@
 """The config of a model: that of a transformers model, or whatever a plain module has for one."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from lensbridge.errors import LoadError
 
 OWN_KERNEL = "own"
 """What `attn_implementation` is where a model's code has one kernel and no choice."""
 
 _NAMES = ("config", "cfg", "args", "params", "hparams", "hyperparameters", "model_args")
 """What modules call their config, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A field that raises when it is read.
+
+    Args:
+        config: class of the config.
+        name: of the field.
+        error: what it raised.
+    """
+
+    config: str
+    name: str
+    error: Exception
+
+    def asked(self) -> LoadError:
+        """The error for whoever asks for the field."""
+        found = LoadError(
+            f"The field {self.name!r} of the config ({self.config}) cannot be read: it raised "
+            f"{type(self.error).__name__}: {self.error}. Make it readable, or name another field "
+            "in the description."
+        )
+        found.__cause__ = self.error
+        return found
 
 
 class PlainSettings:
@@ -33,14 +60,17 @@ class PlainSettings:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+        if name not in self._values:
+            raise AttributeError(name)
+        value = self._values[name]
+        if isinstance(value, Unreadable):
+            raise value.asked()
+        return value
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name."""
-        return dict(self._values)
+        """Every field that can be read, by name."""
+        items = self._values.items()
+        return {name: value for name, value in items if not isinstance(value, Unreadable)}
 
     def get_text_config(self, **_: Any) -> "PlainSettings":
         """Itself: what it holds is of one stack."""
@@ -82,15 +112,21 @@ def _fields_of(config: Any) -> dict[str, Any]:
         return dict(config._asdict())
     if is_dataclass(config):
         return {one.name: getattr(config, one.name, None) for one in fields(config)}
-    found = {}
-    for name in dir(config):
-        try:
-            value = None if name.startswith("_") else getattr(config, name)
-        except Exception:  # a property of a foreign object may raise anything
-            continue
-        if value is not None and not callable(value):
-            found[name] = value
-    return found
+    public = [name for name in dir(config) if not name.startswith("_")]
+    found = {name: _field(config, name) for name in public}
+    return {
+        name: value for name, value in found.items() if value is not None and not callable(value)
+    }
+
+
+def _field(config: Any, name: str) -> Any:
+    """A field of a config. It may be a property, which may raise anything: not every property of a
+    foreign object is of use to lensbridge, so the error is kept until the field is asked for.
+    """
+    try:
+        return getattr(config, name, None)
+    except Exception as error:
+        return Unreadable(type(config).__name__, name, error)
 
 
 def _is_config(held: Any) -> bool:
