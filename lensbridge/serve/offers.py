@@ -30,7 +30,7 @@ def told(subject: Subject) -> dict[str, Any]:
         "neuron_layers": layers_with(subject, "mlp.hook_post"),
         "head_layers": layers_with(subject, "attn.hook_z"),
         "absent": absent(subject),
-        "prompt": example(subject),
+        **_examples(subject),
     }
 
 
@@ -91,8 +91,12 @@ def _why_no_logits(subject: Subject) -> str | None:
     return None
 
 
-def example(subject: Subject) -> str:
-    """A prompt that the page begins with."""
+def _examples(subject: Subject) -> dict[str, str]:
+    """The prompts that the page begins with: they have as many tokens, and differ in one fact."""
     if not subject.has_tokenizer:
-        return " ".join(str(i % subject.model.cfg.d_vocab) for i in range(5, 13))
-    return "The Eiffel Tower is in the city of"
+        ids = [str(i % subject.model.cfg.d_vocab) for i in range(5, 13)]
+        return {"prompt": " ".join(ids), "other": " ".join([ids[0], ids[2], *ids[2:]])}
+    return {
+        "prompt": "The Eiffel Tower is in the city of",
+        "other": "The Galata Tower is in the city of",
+    }

@@ -1,0 +1,44 @@
+// The likeliest tokens at a position.
+
+import { ask } from "../api.js";
+import { bars } from "../bars.js";
+import { el, number, percent } from "../dom.js";
+import { change, state } from "../state.js";
+
+export const predictions = {
+  id: "predictions",
+  title: "Predictions",
+  lead: "What the model expects after the chosen token. Click a token above to look at another position, or a prediction to follow it through the other views.",
+  uses: ["prompt", "position", "target"],
+
+  build(frame, app) {
+    return () =>
+      frame.run(async () => {
+        const found = await ask("predictions", { prompt: state.prompt, position: state.position });
+        app.tokens(found.tokens);
+        const where = state.model.predicts_next ? "after" : "in place of";
+        frame.show(
+          found.python,
+          el("h3", {}, `Likeliest ${where} `, el("span", { class: "token" }, found.tokens[found.position])),
+          bars(
+            found.rows.map((row) => ({
+              label: row.label,
+              value: row.probability,
+              text: percent(row.probability),
+              title: `${row.label}: ${percent(row.probability)}, logit ${number(row.logit)}`,
+              chosen: state.target?.ask === row.id,
+              action: `Follow ${row.label}, ${percent(row.probability)}`,
+              onpick: () => change({ target: state.target?.ask === row.id ? null : { ask: row.id, label: row.label } }),
+            })),
+            { label: "Likeliest tokens", most: 1 },
+          ),
+          el(
+            "p",
+            { class: "note" },
+            `Entropy ${number(found.entropy)} nats. `,
+            state.target ? `You follow ${state.target.label}: attributions and edits are about its logit.` : "Attributions and edits are about the likeliest token.",
+          ),
+        );
+      });
+  },
+};
