@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -267,6 +268,40 @@ def test_positions_of_tokens() -> None:
         model.get_token_position("a", torch.cat([ids, ids]))
     with pytest.raises(InputError, match="'first' or 'last'"):
         model.get_token_position("a", "banana", mode="middle")
+    with pytest.raises(InputError, match="count is 'tokens' or 'columns'"):
+        model.get_token_position("a", "banana", count="rows")  # type: ignore[arg-type]
+
+
+@each_kind
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_count_the_tokens_of_a_padded_text(kind: str, side: Any) -> None:
+    """As in the text alone, and as `pos_slice` reads them."""
+    model = lens(kind)
+    texts = ["the cat and the dog", "the"]
+    ids, mask = model.to_tokens(texts, padding_side=side, return_mask=True)
+    token = model.to_single_token("the")
+    wanted = plain_row(model, texts[1]).index(token)
+    row = {"input_ids": ids[1:], "attention_mask": mask[1:]}
+    assert model.get_token_position(token, row) == wanted
+    assert model.get_token_position(token, {name: one[0] for name, one in row.items()}) == wanted
+    column = ids[1].tolist().index(token)
+    assert model.get_token_position(token, row, count="columns") == column
+    assert model.get_token_position(token, ids[1], count="columns") == column
+    if side == "right":
+        assert model.get_token_position(token, ids[1]) == wanted == column
+        return
+    assert column > wanted
+    with pytest.raises(InputError, match="begin with .* the id of padding.*attention_mask"):
+        model.get_token_position(token, ids[1])
+    with pytest.raises(InputError, match="attention_mask has 1 entries"):
+        model.get_token_position(token, {"input_ids": ids[1], "attention_mask": mask[1, :1]})
+    with pytest.raises(InputError, match="needs input_ids"):
+        model.get_token_position(token, {"attention_mask": mask[1]})
+
+
+def plain_row(model: lensbridge.LensModel, text: str) -> list[int]:
+    """The ids of a text alone."""
+    return model.to_tokens(text)[0].tolist()
 
 
 @each_kind

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.prompts import Prompts, Side
+from lensbridge.inputs.token_position import position_of
 from lensbridge.inputs.tokens import Tokens
+from lensbridge.tensors.positions import Count
 
 
 class TextMethods:
@@ -80,13 +82,28 @@ class TextMethods:
         input: Any,
         mode: Literal["first", "last"] = "first",
         prepend_bos: bool | None = None,
+        count: Count = "tokens",
     ) -> int:
         """Where a token stands in a text or in one row of ids.
 
-        The position counts from the first token that is passed, BOS included. So for a text it is
-        what `positions` and `pos_slice` take; a row of ids is passed without its padding.
+        The position counts the tokens of the text from 0, BOS included, as `positions` and
+        `pos_slice` do.
+
+        Args:
+            single_token: its text or its id.
+            input: a text, a row of ids, or a mapping with `input_ids` and `attention_mask`.
+            mode: which one, if it occurs several times.
+            prepend_bos: BOS before the text; None means the default.
+            count: "columns" counts the columns of a padded row instead.
 
         Raises:
             TokenError: it does not occur.
+            InputError: several rows, or ids that begin with padding and have no mask.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> model.get_token_position(" Tower", "The Eiffel Tower is in the city of")
+            3
         """
-        return self.tokens.position_of(single_token, input, mode, prepend_bos)
+        return position_of(self.tokens, single_token, input, mode, prepend_bos, count)

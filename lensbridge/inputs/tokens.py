@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError, TokenizerMissingError
-from lensbridge.inputs.prompts import Encoded, Prompts, PromptSource, Side, is_text, plain_input
+from lensbridge.inputs.prompts import Encoded, Prompts, Side, is_text, plain_input
 
 
 @dataclass
@@ -194,33 +194,6 @@ class Tokens:
     def to_single_str_token(self, token: int) -> str:
         """The text of one id."""
         return self._strings(torch.tensor([token]))[0]
-
-    def position_of(
-        self,
-        token: str | int | Tensor,
-        given: Any,
-        mode: Literal["first", "last"] = "first",
-        prepend_bos: bool | None = None,
-    ) -> int:
-        """Where a token stands in a text or in one row of ids.
-
-        Raises:
-            TokenError: it does not occur, or is not one token.
-            InputError: several rows, or a mode that there is not.
-        """
-        if mode not in ("first", "last"):
-            raise InputError(f"mode is 'first' or 'last', not {mode!r}.")
-        wanted = self.to_single_token(token) if isinstance(token, str) else int(token)
-        if isinstance(given, str | PromptSource):
-            ids = self.encode(given, prepend_bos).ids
-        else:
-            ids = as_ids(given)
-        if ids.ndim == 2 and ids.shape[0] > 1:
-            raise InputError(f"One row of tokens is needed, not {ids.shape[0]}.")
-        found = (ids.reshape(-1) == wanted).nonzero().flatten().tolist()
-        if not found:
-            raise TokenError(f"The token {token!r} does not occur in the input.")
-        return int(found[0] if mode == "first" else found[-1])
 
 
 def as_ids(given: Any) -> Tensor:

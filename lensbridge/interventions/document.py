@@ -146,7 +146,7 @@ def _packed_source(source: StoredSource, store: _Store) -> dict[str, Any]:
     while known and known[-1] is None:
         known.pop()
     if not known:
-        return _packed(dict(source), store)  # type: ignore[no-any-return]
+        return _packed(dict(source), store)
     return {"masked": [_packed(one, store) for one in (dict(source), *known)]}
 
 

@@ -96,8 +96,9 @@ class TextMethods:
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
     ) -> int:
-        """The position of a token in a text or in one row of ids."""
-        return self.lens.get_token_position(single_token, input, mode, self._bos(prepend_bos))
+        """The position of a token in a text or in one row of ids, in which padding counts."""
+        bos = self._bos(prepend_bos)
+        return self.lens.get_token_position(single_token, input, mode, bos, count="columns")
 
     def _mask(self, tokens: Any, prepend_bos: bool | None, side: Side | None) -> Tensor | None:
         """The mask of ids that were padded on the left, if padding is known."""
