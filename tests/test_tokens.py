@@ -291,8 +291,10 @@ def test_positions_count_the_tokens_of_a_padded_text(kind: str, side: Any) -> No
         assert model.get_token_position(token, ids[1]) == wanted == column
         return
     assert column > wanted
-    with pytest.raises(InputError, match="begin with .* the id of padding.*attention_mask"):
+    with pytest.raises(InputError, match=r"begin with .* the id of padding.*attention_mask"):
         model.get_token_position(token, ids[1])
+    with pytest.raises(InputError, match="the id of padding"):
+        model.get_token_position(token, [model.tokens.pad_token_id, token], prepend_bos=False)
     with pytest.raises(InputError, match="attention_mask has 1 entries"):
         model.get_token_position(token, {"input_ids": ids[1], "attention_mask": mask[1, :1]})
     with pytest.raises(InputError, match="needs input_ids"):

@@ -42,7 +42,7 @@ def position_of(
     ids, mask = _row(tokens, given, prepend_bos)
     if mask is None:
         if count == "tokens":
-            _refuse_padding(tokens, ids)
+            _refuse_padding(tokens, ids, prepend_bos)
         mask = torch.ones_like(ids)
     real = mask.bool()
     found = ((ids == wanted) & real).nonzero().flatten().tolist()
@@ -72,7 +72,7 @@ def _row(tokens: Tokens, given: Any, prepend_bos: bool | None) -> tuple[Tensor, 
     return ids, mask if mask is None else mask.to(ids.device)
 
 
-def _refuse_padding(tokens: Tokens, ids: Tensor) -> None:
+def _refuse_padding(tokens: Tokens, ids: Tensor, prepend_bos: bool | None) -> None:
     """Refuse ids that begin with padding: how much of it there is, only a mask can tell.
 
     Raises:
@@ -83,9 +83,9 @@ def _refuse_padding(tokens: Tokens, ids: Tensor) -> None:
     pad = tokens.pad_token_id
     other = (ids != pad).nonzero().flatten().tolist()
     before = other[0] if other else len(ids)
-    if before > (
-        1 if pad == tokens.special("bos") else 0
-    ):  # BOS itself may be what fills short rows
+    begins = tokens.default_prepend_bos if prepend_bos is None else prepend_bos
+    first = int(begins and pad == tokens.special("bos"))  # BOS itself may be what fills short rows
+    if before > first:
         raise InputError(
             f"The ids begin with {before} times {pad}, the id of padding, so it is not clear where "
             "the text begins. Pass {'input_ids': ids, 'attention_mask': mask}, the text, or its "
