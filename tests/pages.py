@@ -16,7 +16,7 @@ from types import CodeType
 
 ROOT = Path(__file__).parent.parent
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"^\|(.*)\|$", re.MULTILINE)
+ROW = re.compile(r"\|(.*)\|")
 CELLS = re.compile(r"(?<!\\)\|")
 NEEDS = re.compile(r"# needs (.+)\n")
 SPAN = re.compile(r"`+ ?([^`]+?) ?`+")
@@ -78,15 +78,16 @@ class Page:
     def _rows(self, column: str) -> Iterator[Block]:
         """The code in one column of the tables of tasks, a block for each row."""
         titles: list[str] = []
-        for row in ROW.finditer(self.text):
-            cells = [cell.strip() for cell in CELLS.split(row[1])]
-            if cells[0] == "task":
+        for number, line in enumerate(self.text.splitlines(), 1):
+            row = ROW.fullmatch(line)
+            cells = [cell.strip() for cell in CELLS.split(row[1])] if row else []
+            if cells[:1] == ["task"]:
                 titles = cells
             elif len(cells) != len(titles):
                 titles = []
             elif column in titles and set(cells[0]) != {"-"}:
                 spans = SPAN.findall(cells[titles.index(column)].replace("\\|", "|"))
-                yield Block(str(self), self._line(row.start()), "row", "\n".join(spans) + "\n")
+                yield Block(str(self), number, "row", "\n".join(spans) + "\n")
 
     def there(self, library: str) -> str:
         """What a reader wrote for another library: its blocks and its column, as one file."""

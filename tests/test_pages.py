@@ -82,6 +82,7 @@ class Reader:
             assert any(line in file.splitlines() for file in files), line
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_block_of_a_page_does_what_the_page_says(
     page: Page,
