@@ -284,6 +284,7 @@ def test_positions_count_the_tokens_of_a_padded_text(kind: str, side: Any) -> No
     row = {"input_ids": ids[1:], "attention_mask": mask[1:]}
     assert model.get_token_position(token, row) == wanted
     assert model.get_token_position(token, {name: one[0] for name, one in row.items()}) == wanted
+    assert model.get_token_position(token, {**row, "attention_mask": mask[1].bool()}) == wanted
     column = ids[1].tolist().index(token)
     assert model.get_token_position(token, row, count="columns") == column
     assert model.get_token_position(token, ids[1], count="columns") == column

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError
 from lensbridge.inputs.prompts import Encoded, PromptSource
-from lensbridge.inputs.tokens import Tokens, as_ids
+from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor
 from lensbridge.tensors.positions import Count, check_count
 
 
@@ -66,7 +66,7 @@ def _row(tokens: Tokens, given: Any, prepend_bos: bool | None) -> tuple[Tensor, 
         ids = as_ids(given)
     if ids.ndim == 2 and ids.shape[0] > 1:
         raise InputError(f"One row of tokens is needed, not {ids.shape[0]}.")
-    ids, mask = ids.reshape(-1), None if mask is None else as_ids(mask).reshape(-1)
+    ids, mask = ids.reshape(-1), None if mask is None else as_tensor(mask).reshape(-1)
     if mask is not None and mask.shape != ids.shape:
         raise InputError(f"There are {len(ids)} ids, and attention_mask has {len(mask)} entries.")
     return ids, mask if mask is None else mask.to(ids.device)

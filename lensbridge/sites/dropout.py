@@ -21,8 +21,9 @@ from lensbridge.sites.site import Call, Chain, OutputSite, Site, Stage
 
 _DROPOUTS = frozenset({F.dropout, torch.dropout})
 _OF_A_SUM = (
-    "{}: in training mode this model adds this value to others and drops out some of the sum, so "
-    "what is added of it alone cannot be read. Call model.eval(), or set the dropout to 0."
+    "{}: in training mode {} adds this value to others before one dropout of their sum, so no "
+    "tensor holds what it alone adds to the stream. Call model.eval(), or set the dropout to 0 "
+    "({}). hook_resid_pre and hook_resid_post can be read in training mode too."
 )
 _LATE = 80  # after all other points at the module's output
 
@@ -91,8 +92,16 @@ class DroppedSumSite(SumSite):
     def stages_now(self) -> tuple[Stage, ...]:
         assert self.block is not None
         if self.block.training and _drops(self.block):
-            raise HookError(_OF_A_SUM.format(self.name))
+            raise _of_a_sum(self.name, self.block)
         return self.stages
+
+
+def _of_a_sum(name: str, block: nn.Module | None) -> HookError:
+    """The error for a value that is dropped out together with others."""
+    if block is None:
+        return HookError(_OF_A_SUM.format(name, "the block", "in the config"))
+    rates = ", ".join(f"{field}={rate}" for field, rate in _rates(block).items())
+    return HookError(_OF_A_SUM.format(name, type(block).__name__, f"now {rates}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +157,7 @@ class DropoutTap(TorchFunctionMode):
         training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
         found = next((one for one, made in self.made if made is given), None)
         if found is not None and training and rate > 0:
-            raise HookError(_OF_A_SUM.format(found.site.name))
+            raise _of_a_sum(found.site.name, found.site.block)
 
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
@@ -196,15 +205,21 @@ def _refuse_paths(name: str, block: nn.Module) -> None:
 
 def _drops(block: nn.Module) -> bool:
     """Whether some dropout in a block has a rate above 0."""
+    return bool(_rates(block))
+
+
+def _rates(block: nn.Module) -> dict[str, float]:
+    """The dropout rates above 0 in a block, by the name of their field."""
     configs = [getattr(one, "config", None) for one in block.modules()]
     holders = [*block.modules(), *(one for one in configs if one is not None)]
-    rates = (
-        value
+    return {
+        name: value
         for holder in holders
         for name, value in vars(holder).items()
-        if "drop" in name or (name == "p" and isinstance(holder, nn.Dropout))
-    )
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+        if ("drop" in name or (name == "p" and isinstance(holder, nn.Dropout)))
+        and isinstance(value, float)
+        and value > 0
+    }
 
 
 def _only_asks(func: Any) -> bool:
