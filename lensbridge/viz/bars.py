@@ -8,7 +8,8 @@ from typing import Any
 
 from lensbridge.viz.canvas import Canvas
 from lensbridge.viz.frame import ticks
-from lensbridge.viz.labels import FONT, label_of, shortened, widest
+from lensbridge.viz.heading import Heading
+from lensbridge.viz.labels import label_of, shortened, widest
 from lensbridge.viz.numbers import short
 from lensbridge.viz.picture import Picture
 from lensbridge.viz.theme import MINUS, PLUS
@@ -77,13 +78,22 @@ class Bars(Picture):
         return widest(self._names) + 12 + (widest(negative) + 6 if negative else 0)
 
     @property
+    def _wide(self) -> float:
+        """The width of labels, bars and numbers."""
+        return self._left + PLOT + widest(self._written) + 14
+
+    @cached_property
+    def _heading(self) -> Heading:
+        return Heading(self.title, self._wide)
+
+    @property
     def _top(self) -> float:
-        return 26.0 if self.title else 4.0
+        return self._heading.height
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the picture in pixels."""
-        width = max(self._left + PLOT + widest(self._written) + 14, widest([self.title]) * 1.15)
+        width = max(self._wide, self._heading.width)
         return math.ceil(width), self._top + ROW * len(self.values) + (38 if self.unit else 24)
 
     def _x(self, value: float) -> float:
@@ -92,7 +102,7 @@ class Bars(Picture):
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
-        canvas.text(self.title, 4, 11, bold=True, size=FONT + 1)
+        self._heading.draw(canvas)
         bottom = self._top + ROW * len(self.values)
         for at in self._ticks:
             colour = canvas.theme.muted if at == 0 else canvas.theme.rule

@@ -4,19 +4,20 @@ Coordinates are CSS pixels from the top left corner. Pictures take no part of `p
 shared between figures, and no backend is chosen.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
-from itertools import count
+from itertools import count, groupby
+from math import isnan
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lensbridge.viz.labels import FONT
-from lensbridge.viz.markup import Html, element, plain
-from lensbridge.viz.theme import AUTO, NAMES, THEMES, Theme, ThemeName, css, variable
+from lensbridge.viz.markup import Html
+from lensbridge.viz.svg import cleaned
+from lensbridge.viz.theme import AUTO, THEMES, Theme, ThemeName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 
 Side: TypeAlias = Literal["left", "center", "right"]
 
-SHRINK = 0.85  # how far an SVG shrinks with its column before the reader has to scroll
 DPI = 72  # one point of matplotlib is one CSS pixel
 _FONTS = ["DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Color Emoji"]
-_WEB_FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lensbridge",
@@ -123,6 +122,7 @@ class Canvas:
         strength: float = 1.0,
         tip: str = "",
         outline: str | None = None,
+        thickness: float = 1.6,
     ) -> None:
         """A rectangle; `outline` draws only its border."""
         from matplotlib.patches import Rectangle
@@ -131,7 +131,8 @@ class Canvas:
         if outline is None:
             patch = Rectangle(corner, width, height, facecolor=colour, alpha=strength, linewidth=0)
         else:
-            patch = Rectangle(corner, width, height, fill=False, edgecolor=outline, linewidth=1.6)
+            patch = Rectangle(corner, width, height, fill=False, edgecolor=outline)
+            patch.set_linewidth(thickness)
         self._add(patch, tip)
 
     def line(
@@ -166,16 +167,16 @@ class Canvas:
         self._add(patch, tip)
 
     def area(self, xs: list[float], low: list[float], high: list[float], colour: str) -> None:
-        """The area between two lines."""
-        self.axes.fill_between(
-            [self.origin[0] + x for x in xs],
-            [self.origin[1] + y for y in low],
-            [self.origin[1] + y for y in high],
-            color=colour,
-            alpha=0.18,
-            linewidth=0,
-            zorder=next(self.order),
-        )
+        """The area between two lines, with a gap where one of them has NaN."""
+        from matplotlib.patches import Polygon
+
+        points = zip(xs, low, high, strict=True)
+        for there, run in groupby(points, key=lambda point: not any(map(isnan, point))):
+            if there:
+                part = [(self.origin[0] + x, self.origin[1] + a, b - a) for x, a, b in run]
+                upper = [(x, y + up) for x, y, up in reversed(part)]
+                edge = [*((x, y) for x, y, _ in part), *upper]
+                self._add(Polygon(edge, facecolor=colour, alpha=0.18, linewidth=0), "")
 
     def pixels(self, x: float, y: float, width: float, height: float, rgba: Any) -> None:
         """An image `[row, column, 4]` over a rectangle, without smoothing."""
@@ -226,15 +227,7 @@ def svg_of(draw: Draw, size: tuple[float, float], title: str, theme: ThemeName) 
         figure, canvas = _drawn(draw, size, THEMES[theme])
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         text = file.getvalue()
-    return _cleaned(text, size, title, canvas.tips)
-
-
-def standalone(svg: Html, theme: ThemeName) -> str:
-    """An SVG element as a file of its own."""
-    if theme == "auto":
-        style = element("style", Html(css(":root") + "svg{background:var(--lb-paper)}"))
-        svg = Html(svg.replace(">", f">{style}", 1))
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
+    return cleaned(text, size, title, canvas.tips)
 
 
 def _written(
@@ -266,32 +259,3 @@ def _settings() -> Iterator[None]:
         fonts = [name for name in _FONTS if name in known]
         with rc_context({**_STYLE, "font.family": fonts}):
             yield
-
-
-_NUMBERED = re.compile(r' id="(?!lb-tip-)[A-Za-z.]\w*_\d+"')
-_HEAD = re.compile(r"^.*?<svg[^>]*>", re.DOTALL)
-_METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
-_GLOBAL_STYLE = re.compile(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
-_FONT = re.compile(r"font: ([^;\"]*?)(\d[\d.]*px) [^;\"]*")
-_TIP = re.compile(r'<g id="(lb-tip-\d+)">')
-
-
-def _cleaned(text: str, size: tuple[float, float], title: str, tips: dict[str, str]) -> Html:
-    """Matplotlib's file as an element: no ids that a second picture would repeat, tips, colours."""
-    width, height = size
-    head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'role="img" stroke-linejoin="round" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" '
-        f'style="max-width:100%;height:auto;min-width:{SHRINK * width:.0f}px">'
-        f"{element('title', plain(title))}"
-    )
-    text = _HEAD.sub(lambda _: head, text, count=1)
-    text = _METADATA.sub("", text, count=1)
-    text = _GLOBAL_STYLE.sub("", text)
-    text = _NUMBERED.sub("", text)
-    text = _TIP.sub(lambda found: f"<g>{element('title', plain(tips[found[1]]))}", text)
-    text = _FONT.sub(lambda found: f"font: {found[1]}{found[2]} {_WEB_FONT}", text)
-    for name in NAMES:
-        text = text.replace(getattr(AUTO, name), f"var({variable(name)})")
-    return Html(text.strip())

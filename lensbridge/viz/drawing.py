@@ -10,6 +10,7 @@ from lensbridge.errors import InputError
 from lensbridge.viz.bars import Bars
 from lensbridge.viz.heatmap import Digits, Heatmap
 from lensbridge.viz.histogram import Histogram
+from lensbridge.viz.labels import label_of
 from lensbridge.viz.lines import Lines
 from lensbridge.viz.panels import Panels
 from lensbridge.viz.picture import Picture
@@ -208,7 +209,13 @@ def _panels(request: _Request) -> Picture:
     first, down, across = request.names
     pictures = [
         Heatmap(
-            f"{first} {head}".strip(), grid, rows, columns, scale, (down, across), request.digits
+            f"{first} {label_of(head)}".strip(),
+            grid,
+            rows,
+            columns,
+            scale,
+            (down, across),
+            request.digits,
         )
         for head, grid in zip(request.labels("z"), grids, strict=True)
     ]
@@ -217,8 +224,11 @@ def _panels(request: _Request) -> Picture:
 
 def _lines(request: _Request) -> Picture:
     if len(request.shape) == 2:
-        series = dict(zip(request.labels("y"), request.table, strict=True))
-        return _series(series, request)
+        names = request.labels("y")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"Lines need names that differ; {twice} occur more than once in y.")
+        return _series(dict(zip(names, request.table, strict=True)), request)
     return _series({request.title: request.one_axis("lines")}, request)
 
 

@@ -1,10 +1,10 @@
-"""The frame of charts with axes: a title, ticks at round numbers, grid lines, names of the axes."""
+"""The frame of charts with axes: ticks at round numbers, grid lines, labels, names of the axes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.labels import FONT, LINE, step, widest, width
+from lensbridge.viz.labels import LINE, step, widest
 from lensbridge.viz.numbers import MINUS, short
 
 
@@ -33,6 +33,8 @@ class Frame:
         names: labels along the horizontal axis.
         axes: names of the horizontal and the vertical axis.
         inset: how far the first and last entry are from the frame's sides, in entries.
+        places: the entry at which each label stands; None: a label for each entry.
+        entries: how many entries there are, if not one for each label.
     """
 
     size: tuple[float, float]
@@ -41,6 +43,8 @@ class Frame:
     names: Sequence[str]
     axes: tuple[str, str]
     inset: float = 0.0
+    places: Sequence[float] | None = None
+    entries: int | None = None
 
     @property
     def left(self) -> float:
@@ -67,7 +71,8 @@ class Frame:
 
     def x(self, entry: float) -> float:
         """The place of an entry."""
-        span = max(1e-9, len(self.names) - 1 + 2 * self.inset)
+        entries = len(self.names) if self.entries is None else self.entries
+        span = max(1e-9, entries - 1 + 2 * self.inset)
         return self.left + (entry + self.inset) / span * (self.right - self.left)
 
     def y(self, value: float) -> float:
@@ -86,20 +91,11 @@ class Frame:
             canvas.text(short(at), self.left - 6, self.y(at), "right")
         room = LINE if self.turned else widest(self.names) + 8
         for i in range(0, len(self.names), step(len(self.names), self.right - self.left, room)):
+            x = self.x(i if self.places is None else self.places[i])
             if self.turned:
-                canvas.text(self.names[i], self.x(i), self.bottom + 5, "right", turn=90)
+                canvas.text(self.names[i], x, self.bottom + 5, "right", turn=90)
             else:
-                canvas.text(self.names[i], self.x(i), self.bottom + 11, "center")
+                canvas.text(self.names[i], x, self.bottom + 11, "center")
         middle = (self.left + self.right) / 2, (self.top + self.bottom) / 2
         canvas.text(self.axes[0], middle[0], self.size[1] - 8, "center", colour=theme.muted)
         canvas.text(self.axes[1], 9, middle[1], "center", turn=90, colour=theme.muted)
-
-
-def heading(canvas: Canvas, title: str, series: Sequence[tuple[str, str]] = ()) -> None:
-    """The title, and below it the names of the series in their colours."""
-    canvas.text(title, 4, 11, bold=True, size=FONT + 1)
-    x, y = 6.0, 30.0 if title else 11.0
-    for name, colour in series:
-        canvas.line([x, x + 14], [y, y], colour, thickness=2.5)
-        canvas.text(name, x + 19, y)
-        x += 19 + width(name) + 16

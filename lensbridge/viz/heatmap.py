@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from lensbridge.viz.across import Across
 from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.labels import FONT, LINE, label_of, shortened, step, widest
-from lensbridge.viz.numbers import rounded, short
+from lensbridge.viz.heading import Heading
+from lensbridge.viz.labels import LINE, label_of, shortened, step, widest, width
+from lensbridge.viz.legend import Legend
+from lensbridge.viz.numbers import rounded
 from lensbridge.viz.picture import Picture
 from lensbridge.viz.scale import STRONG, Row, Scale
 from lensbridge.viz.theme import MINUS, PLUS
@@ -20,7 +23,7 @@ MOST_NUMBERS = 400
 WIDEST, TALLEST = 700.0, 620.0  # of the cells together
 LONGEST = 170.0  # of a label
 GAP = 1.0
-BAR, BAR_HEIGHT = 168.0, 9.0
+MOST_TEXT = 76.0  # of a text in a cell
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,16 @@ class Heatmap(Picture):
         return [shortened(label_of(entry), LONGEST) for entry in self.rows]
 
     @cached_property
-    def _column_names(self) -> list[str]:
-        return [shortened(label_of(entry), LONGEST) for entry in self.columns]
+    def _across(self) -> Across:
+        contents = widest([text for row in self.texts or () for text in row]) + 8
+        least = 44.0 if self.texts else 38.0 if self._wants_numbers else 16.0
+        least = max(least, min(contents, MOST_TEXT)) if self.texts else least
+        return Across.of([label_of(entry) for entry in self.columns], least, WIDEST)
 
     @cached_property
     def cell(self) -> tuple[float, float]:
         """Width and height of a cell in pixels."""
-        contents = [text for row in self.texts or () for text in row]
-        wanted = max(widest(self._column_names) + 8, widest(contents) + 8)
-        least = 44.0 if self.texts else 34.0 if self._wants_numbers else 16.0
-        across = min(max(least, min(wanted, 64.0)), max(2.0, WIDEST / len(self.columns)))
-        if not self.texts and across < wanted:  # the names are turned: no use in wide cells
-            across = min(across, least)
-        down = min(24.0, max(2.0, TALLEST / len(self.rows)))
-        return across, down
+        return self._across.cell, min(26.0, max(2.0, TALLEST / len(self.rows)))
 
     @property
     def _wants_numbers(self) -> bool:
@@ -104,55 +103,52 @@ class Heatmap(Picture):
         return self.digits
 
     @cached_property
-    def _turned(self) -> bool:
-        return widest(self._column_names) + 4 > self.cell[0] * self._column_step
-
-    @cached_property
-    def _column_step(self) -> int:
-        needed = LINE if widest(self._column_names) + 4 > self.cell[0] else self.cell[0]
-        numbers = all(name.isdigit() for name in self._column_names)
-        needed = widest(self._column_names) + 6 if numbers else needed
-        return step(len(self.columns), self.cell[0] * len(self.columns), needed)
+    def _grid(self) -> tuple[float, float]:
+        """Width and height of all cells together."""
+        return self.cell[0] * len(self.columns), self.cell[1] * len(self.rows)
 
     @property
     def _left(self) -> float:
         return widest(self._row_names) + 8 + (18 if self.axes[0] else 0)
 
+    @cached_property
+    def _heading(self) -> Heading:
+        return Heading(self.title, self._left + self._grid[0] + 8)
+
     @property
     def _top(self) -> float:
-        return 26.0 if self.title else 4.0
+        return self._heading.height
 
     @property
     def _below(self) -> float:
         """The height of the column labels and the name of their axis."""
-        labels = widest(self._column_names) + 8 if self._turned else LINE + 4
-        return labels + (LINE if self.axes[1] else 0)
+        return self._across.height + (LINE if self.axes[1] else 0)
+
+    @cached_property
+    def _legend(self) -> Legend:
+        return Legend(self.scale, self._grid[0])
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the picture in pixels."""
-        across, down = self.cell
-        legend = BAR + 24 + widest([self.scale.unit])
-        inner = max(across * len(self.columns), legend, widest([self.title]) * 1.15 - self._left)
-        height = self._top + down * len(self.rows) + self._below + 34
-        return math.ceil(self._left + inner + 8), math.ceil(height)
+        inner = max(self._grid[0], self._legend.size[0], width(self.axes[1]))
+        height = self._top + self._grid[1] + self._below + 8 + self._legend.size[1]
+        return math.ceil(max(self._left + inner + 8, self._heading.width)), math.ceil(height)
 
     # --- drawing -----------------------------------------------------------------------------
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
-        if self.title:
-            canvas.text(self.title, 4, 11, bold=True, size=FONT + 1)
+        self._heading.draw(canvas)
         self._draw_names(canvas)
         across, down = self.cell
-        outline = across * len(self.columns), down * len(self.rows)
-        canvas.box(self._left - 1, self._top - 1, *outline, "", outline=canvas.theme.rule)
+        canvas.box(self._left - 1, self._top - 1, *self._grid, "", outline=canvas.theme.rule)
         cells = len(self.rows) * len(self.columns)
         (self._draw_cells if cells <= MOST_DRAWN else self._draw_image)(canvas)
         for i, j in self.marked:
             x, y = self._corner(i, j)
             canvas.box(x, y, across - GAP, down - GAP, "", outline=canvas.theme.ink)
-        legend(self.scale, canvas, self._left, self.size[1] - 26)
+        self._legend.draw(canvas, self._left, self._top + self._grid[1] + self._below + 8)
 
     def _corner(self, row: int, column: int) -> tuple[float, float]:
         return self._left + column * self.cell[0], self._top + row * self.cell[1]
@@ -164,19 +160,19 @@ class Heatmap(Picture):
             y = self._corner(i, 0)[1] + down / 2
             canvas.text(self._row_names[i], self._left - 6, y, "right")
         bottom = self._top + down * rows
-        for j in range(0, len(self.columns), self._column_step):
+        for j in range(0, len(self.columns), self._across.step):
             x = self._corner(0, j)[0] + across / 2
-            if self._turned:
-                canvas.text(self._column_names[j], x, bottom + 5, "right", turn=90)
+            if self._across.turned:
+                canvas.text(self._across.names[j], x, bottom + 5, "right", turn=90)
             else:
-                canvas.text(self._column_names[j], x, bottom + 10, "center")
+                canvas.text(self._across.names[j], x, bottom + 10, "center")
         muted = canvas.theme.muted
         if self.axes[0]:
             canvas.text(
                 self.axes[0], 9, self._top + down * rows / 2, "center", turn=90, colour=muted
             )
         if self.axes[1]:
-            middle = self._left + across * len(self.columns) / 2
+            middle = self._left + max(self._grid[0], width(self.axes[1])) / 2
             canvas.text(self.axes[1], middle, bottom + self._below - 6, "center", colour=muted)
 
     def _draw_cells(self, canvas: Canvas) -> None:
@@ -215,10 +211,8 @@ class Heatmap(Picture):
         return f"{', '.join(places)}: {value:.4g} {self.scale.unit}".strip()
 
     def _draw_image(self, canvas: Canvas) -> None:
-        across, down = self.cell
-        image = [[_rgba(self.scale, value) for value in row] for row in self.values]
-        size = across * len(self.columns), down * len(self.rows)
-        canvas.pixels(self._left, self._top, *size, image)
+        image = [[self.scale.rgba(value) for value in row] for row in self.values]
+        canvas.pixels(self._left, self._top, *self._grid, image)
 
     @property
     def figure(self) -> Any:
@@ -246,29 +240,10 @@ class Heatmap(Picture):
             "data": [trace],
             "layout": {
                 "title": {"text": self.title},
-                "xaxis": _plotly_axis(self.axes[1], self._column_names),
+                "xaxis": _plotly_axis(self.axes[1], self._across.names),
                 "yaxis": {**_plotly_axis(self.axes[0], self._row_names), "autorange": "reversed"},
             },
         }
-
-
-def legend(scale: Scale, canvas: Canvas, x: float, y: float) -> None:
-    """The colours of a scale from end to end, with its ends, its middle and its unit."""
-    steps = [scale.low + (i + 0.5) / 128 * (scale.limit - scale.low) for i in range(128)]
-    canvas.pixels(x, y, BAR, BAR_HEIGHT, [[_rgba(scale, value) for value in steps]])
-    middle = 0.0 if scale.diverging else scale.limit / 2
-    for part, value in zip((0, 0.5, 1), (scale.low, middle, scale.limit), strict=True):
-        at = x + part * BAR
-        canvas.line([at, at], [y + BAR_HEIGHT, y + BAR_HEIGHT + 3], canvas.theme.muted)
-        canvas.text(short(value), at, y + BAR_HEIGHT + 10, "center", size=10)
-    canvas.text(scale.unit, x + BAR + 14, y + BAR_HEIGHT / 2, colour=canvas.theme.muted)
-
-
-def _rgba(scale: Scale, value: float | None) -> tuple[float, float, float, float]:
-    if value is None:
-        return (0.0, 0.0, 0.0, 0.0)
-    red, green, blue = (int(scale.colour(value)[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return (red, green, blue, scale.strength(value))
 
 
 def _plotly_axis(name: str, labels: Sequence[str]) -> dict[str, Any]:

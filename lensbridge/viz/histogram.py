@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.frame import Frame, heading, ticks
+from lensbridge.viz.frame import Frame, ticks
+from lensbridge.viz.heading import Heading
 from lensbridge.viz.numbers import short
 from lensbridge.viz.picture import Picture
 from lensbridge.viz.theme import PLUS
@@ -55,15 +56,27 @@ class Histogram(Picture):
         return counts.tolist(), edges.tolist()
 
     @cached_property
+    def _heading(self) -> Heading:
+        return Heading(self.title, self.measures[0])
+
+    @cached_property
     def _frame(self) -> Frame:
         counts, edges = self.counted
-        names = [short(edge) for edge in edges]
-        top = 26.0 if self.title else 8.0
-        return Frame(self.size, top, ticks(0.0, max(counts)), names, (self.unit, "count"))
+        first, each = edges[0], edges[1] - edges[0]
+        marks = [at for at in ticks(first, edges[-1]) if first <= at <= edges[-1]]
+        return Frame(
+            self.size,
+            self._heading.height,
+            ticks(0.0, max(counts)),
+            list(map(short, marks)),
+            (self.unit, "count"),
+            places=[(at - first) / each for at in marks],
+            entries=len(edges),
+        )
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
-        heading(canvas, self.title)
+        self._heading.draw(canvas)
         frame, (counts, edges) = self._frame, self.counted
         frame.draw(canvas)
         for i, count in enumerate(counts):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.frame import Frame, heading, ticks
-from lensbridge.viz.labels import label_of, shortened
+from lensbridge.viz.canvas import Canvas, Side
+from lensbridge.viz.frame import Frame, ticks
+from lensbridge.viz.heading import Heading
+from lensbridge.viz.labels import label_of, shortened, width
 from lensbridge.viz.picture import Picture
 from lensbridge.viz.theme import SERIES
 
@@ -66,6 +67,11 @@ class Lines(Picture):
         return {name: SERIES[i % len(SERIES)] for i, name in enumerate(self.series)}
 
     @cached_property
+    def _heading(self) -> Heading:
+        several = list(self.colours.items()) if len(self.series) > 1 else []
+        return Heading(self.title, self.measures[0], several)
+
+    @cached_property
     def frame(self) -> Frame:
         """The axes."""
         spread = [error for line in self.errors.values() for error in line] or [0.0]
@@ -73,14 +79,13 @@ class Lines(Picture):
         low = min([*self._finite, *level]) - max(spread)
         high = max([*self._finite, *level]) + max(spread)
         low = 0.0 if 0 <= low < high / 2 else low
-        top = (26.0 if self.title else 8.0) + (18.0 if len(self.series) > 1 else 0.0)
         names = [shortened(label_of(entry), LONGEST) for entry in self.x]
+        top = self._heading.height + 4
         return Frame(self.size, top, ticks(low, high), names, self.axes, inset=0.25)
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
-        several = list(self.colours.items()) if len(self.series) > 1 else []
-        heading(canvas, self.title, several)
+        self._heading.draw(canvas)
         self.frame.draw(canvas)
         self._draw_reference(canvas)
         self._draw_split(canvas)
@@ -92,7 +97,33 @@ class Lines(Picture):
             level, name = self.reference
             y, right = self.frame.y(level), self.frame.right
             canvas.line([self.frame.left, right], [y, y], canvas.theme.muted, dashed=True)
-            canvas.text(name, right, y - 8, "right", colour=canvas.theme.muted)
+            x, y, align = self._free_place(y, width(name))
+            canvas.text(name, x, y, align, colour=canvas.theme.muted)
+
+    def _free_place(self, level: float, wide: float) -> tuple[float, float, Side]:
+        """Where along a level a text of some width is farthest from the lines."""
+        left, right = self.frame.left + 4, self.frame.right
+        sides: tuple[tuple[float, Side], ...] = ((right, "right"), (left, "left"))
+        places = [(x, level + up, side) for x, side in sides for up in (-8.0, 9.0)]
+
+        def distance(place: tuple[float, float, Side]) -> float:
+            x, y, side = place
+            start = x - wide if side == "right" else x
+            return min(
+                (abs(b - y) for a, b in self._dots if start - 9 < a < start + wide + 9), default=99
+            )
+
+        return max(places, key=lambda place: min(distance(place), 20.0))
+
+    @cached_property
+    def _dots(self) -> list[tuple[float, float]]:
+        """The places of all finite values."""
+        return [
+            (self.frame.x(i), self.frame.y(value))
+            for line in self.series.values()
+            for i, value in enumerate(line)
+            if value is not None and math.isfinite(value)
+        ]
 
     def _draw_split(self, canvas: Canvas) -> None:
         if self.split:
@@ -115,7 +146,8 @@ class Lines(Picture):
             return
         for x, value, entry in zip(xs, numbers, self.x, strict=True):
             if not math.isnan(value):
-                tip = f"{name} {self.axes[0]} {label_of(entry)}: {value:.4g}".strip()
+                place = " ".join(filter(None, (name, self.axes[0], label_of(entry))))
+                tip = f"{place}: {value:.4g}"
                 canvas.dot(x, self.frame.y(value), colour, tip=tip)
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.labels import FONT
+from lensbridge.viz.heading import Heading
 from lensbridge.viz.markup import Html, element, plain
 from lensbridge.viz.picture import Picture, framed
 
@@ -38,20 +38,24 @@ class Panels(Picture):
         starts = range(0, len(self.pictures), self.columns)
         return [self.pictures[i : i + self.columns] for i in starts]
 
+    @cached_property
+    def _heading(self) -> Heading:
+        return Heading(self.title, max(sum(p.size[0] + GAP for p in row) for row in self._rows))
+
     @property
     def _top(self) -> float:
-        return 28.0 if self.title else 0.0
+        return self._heading.height + 2 if self.title else 0.0
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the picture in pixels."""
         widths = [sum(p.size[0] + GAP for p in row) for row in self._rows]
         heights = [max(p.size[1] for p in row) + GAP for row in self._rows]
-        return max(widths), self._top + sum(heights)
+        return max(*widths, self._heading.width), self._top + sum(heights)
 
     def draw(self, canvas: Canvas) -> None:
         """Draw them onto a canvas of its size."""
-        canvas.text(self.title, 4, 12, bold=True, size=FONT + 2)
+        self._heading.draw(canvas)
         y = self._top
         for row in self._rows:
             x = 0.0
@@ -62,5 +66,12 @@ class Panels(Picture):
 
     def fragment(self) -> Html:
         """The pictures as a piece of HTML that can stand in any page."""
-        parts = element("div", *(p.fragment() for p in self.pictures), class_="lb-panels")
-        return framed(element("strong", plain(self.title)) if self.title else Html(""), parts)
+        title = [element("strong", plain(self.title))] if self.title else []
+        return framed(*title, element("div", *map(_part, self.pictures), class_="lb-panels"))
+
+
+def _part(picture: Picture) -> Html:
+    """A picture as one of several, with style rules only if it has its own."""
+    if type(picture).fragment is Picture.fragment:
+        return element("div", picture.svg())
+    return element("div", picture.fragment(), class_="lb-whole-row")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.viz import canvas
 from lensbridge.viz.markup import Html, element, plain
+from lensbridge.viz.svg import standalone
 from lensbridge.viz.theme import THEMES, ThemeName, css
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _FRAME = (
     ".lb{background:var(--lb-paper);color:var(--lb-ink);padding:4px;overflow-x:auto;"
     "font:13px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}"
     ".lb svg{display:block}.lb-panels{display:flex;flex-wrap:wrap;gap:12px}"
+    ".lb-panels>div{min-width:0;max-width:100%;overflow-x:auto}"
+    ".lb-panels>.lb-whole-row{flex:1 1 100%}"
 )
 
 _KEY = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;color:var(--lb-muted)"
@@ -110,7 +113,7 @@ class Picture(ABC):
         if suffix == ".pdf":
             return canvas.pdf_of(self.draw, self.size, theme)
         if suffix == ".svg":
-            return canvas.standalone(self.svg(theme), theme).encode()
+            return standalone(self.svg(theme), theme).encode()
         return self.html(theme).encode()
 
     def to_matplotlib(self, theme: ThemeName = "light") -> "Figure":
@@ -184,7 +187,9 @@ def framed(*content: Html, style: str = "") -> Html:
 def described(name: str, about: Mapping[str, str]) -> Html:
     """Something in words, as a small table to stand in a notebook."""
     rows = [
-        element("tr", element("th", plain(key), style=_KEY), element("td", plain(text), style=_TEXT))
+        element(
+            "tr", element("th", plain(key), style=_KEY), element("td", plain(text), style=_TEXT)
+        )
         for key, text in about.items()
     ]
     return framed(element("strong", plain(name)), element("table", *rows))

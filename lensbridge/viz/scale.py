@@ -64,6 +64,13 @@ class Scale:
         """The colour of a value, to be drawn with the opacity `strength`."""
         return MINUS if value < 0 else PLUS
 
+    def rgba(self, value: float | None) -> tuple[float, float, float, float]:
+        """Colour and opacity as parts of 1; no opacity for None."""
+        if value is None:
+            return (0.0, 0.0, 0.0, 0.0)
+        red, green, blue = (int(self.colour(value)[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return (red, green, blue, self.strength(value))
+
     @property
     def low(self) -> float:
         """The value at the left end."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lensbridge.viz.canvas import Canvas
-from lensbridge.viz.heatmap import legend
-from lensbridge.viz.labels import FONT, width
+from lensbridge.viz.heading import Heading
+from lensbridge.viz.labels import width
+from lensbridge.viz.legend import Legend
 from lensbridge.viz.markup import Html, element, plain, visible
 from lensbridge.viz.numbers import short
 from lensbridge.viz.picture import Picture, framed
@@ -105,9 +106,13 @@ class ColouredText(Picture):
                 x, line = 0.0, line + 1
         return places
 
+    @cached_property
+    def _heading(self) -> Heading:
+        return Heading(self.title, WIDTH)
+
     @property
     def _top(self) -> float:
-        return 28.0 if self.title else 6.0
+        return self._heading.height + 2
 
     @property
     def size(self) -> tuple[float, float]:
@@ -117,7 +122,7 @@ class ColouredText(Picture):
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
-        canvas.text(self.title, 4, 12, bold=True, size=FONT + 1)
+        self._heading.draw(canvas)
         for i, (left, line, room) in enumerate(self._placed):
             value, strength = self.values[i], self.scale.strength(self.values[i])
             x, y = 8 + left, self._top + line * LINE
@@ -128,7 +133,7 @@ class ColouredText(Picture):
             ink = "#ffffff" if strength >= STRONG else canvas.theme.cell_ink
             middle = x + room / 2, y + LINE / 2 - 2
             canvas.text(_readable(self.tokens[i]).strip(), *middle, "center", colour=ink)
-        legend(self.scale, canvas, 8, self.size[1] - 26)
+        Legend(self.scale, WIDTH).draw(canvas, 8, self.size[1] - 26)
 
 
 def _readable(token: str) -> str:
