@@ -12,6 +12,7 @@ from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
+    from lensbridge.comparison import compare
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.loading import load
     from lensbridge.model import LensModel
@@ -32,6 +33,7 @@ __all__ = [
     "LensModel",
     "LensbridgeError",
     "__version__",
+    "compare",
     "get_act_name",
     "load",
     "register",
@@ -43,6 +45,7 @@ _HOMES = {
     "Hook": "hooks.callbacks",
     "LensModel": "model",
     "POINTS": "points.table",
+    "compare": "comparison",
     "get_act_name": "points.short_names",
     "load": "loading",
     "register": "plugins",
@@ -65,8 +68,8 @@ _INSTEAD = {
 """Names that other libraries have at their top, and what to write for them here."""
 
 _ROOMS = (
-    *("analysis", "causal", "compat", "evals", "interventions", "patching", "saes", "testing"),
-    "viz",
+    *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
+    *("testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

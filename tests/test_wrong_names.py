@@ -3,8 +3,7 @@
 import pytest
 import torch
 from tiny_models import Shape, build, tokens
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from word_tokenizer import words
 
 import lensbridge
 from lensbridge.compat.transformer_lens import HookedTransformer
@@ -25,14 +24,6 @@ CHAT = [{"role": "user", "content": "hello"}]
 @pytest.fixture(scope="module")
 def model() -> lensbridge.LensModel:
     return lensbridge.load("demo")
-
-
-def words(*vocabulary: str) -> PreTrainedTokenizerFast:
-    """Whole words, and no decoder, as in toy models."""
-    ids = {word: i for i, word in enumerate(("<unk>", *vocabulary))}
-    backend = Tokenizer(models.WordLevel(ids, "<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
 
 def test_tokens_of_a_tokenizer_without_decoder_are_its_words() -> None:

@@ -139,9 +139,11 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             >>> cache.last_token("resid_post", -1).shape
             torch.Size([2, 128])
         """
-        if layer is not None and not isinstance(name, str):
+        if layer is None:
+            return last_token(self, name)
+        if not isinstance(name, str):
             raise InputError(f"The name {name!r} has a layer: leave layer={layer} out.")
-        return last_token(self, name if layer is None else (name, layer))
+        return last_token(self, (name, layer))
 
     def require(self, names: Iterable[str]) -> None:
         """Require that the cache has activations.

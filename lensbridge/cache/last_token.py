@@ -1,6 +1,5 @@
 """The activation at each text's last token, wherever its padding is."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -20,10 +19,16 @@ class Cached(Protocol):
     tokens: Tensor | None
     model: CachedModel | None
 
-    real_tokens: Callable[..., Tensor | None]
-    axes: Callable[..., str]
-    canonical: Callable[..., str]
-    __getitem__: Callable[..., Tensor]
+    def real_tokens(self, size: int, stack: str | None = None) -> Tensor | None:
+        """Which columns hold tokens."""
+
+    def axes(self, name: Name) -> str:
+        """One letter for each axis."""
+
+    def canonical(self, name: Name) -> str:
+        """The name under which an activation is stored."""
+
+    def __getitem__(self, name: Name) -> Tensor: ...
 
 
 def last_token(cache: Cached, name: Name) -> Tensor:

@@ -1,6 +1,6 @@
 """What a probe is fitted to: activations by layer, and which text each example is from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -162,16 +162,22 @@ def _names(
     cache: ActivationCache, point: Name, layers: int | Sequence[int] | None
 ) -> dict[Layer, str]:
     """The names that are read, by layer."""
-    whole = not isinstance(point, str) or "." in point
-    if whole and layers is not None:
+    if isinstance(point, str) and "." not in point:
+        return _in_layers(cache, point, layers)
+    if layers is not None:
         raise InputError(f"The name {point!r} has a layer: leave layers out.")
-    if whole:
-        name = cache.canonical(point)
-        layer = layer_of(name)
-        return {name if layer is None else layer: name}
+    name = cache.canonical(point)
+    layer = layer_of(name)
+    return {name if layer is None else layer: name}
+
+
+def _in_layers(
+    cache: ActivationCache, short: str, layers: int | Sequence[int] | None
+) -> dict[Layer, str]:
     depth = next(iter(cache.vocabulary.depths.values()))
     if layers is None:
-        held = [i for i in range(depth) if (point, i) in cache]
-        return {i: cache.canonical((str(point), i)) for i in held or [0]}
+        names: Container[object] = cache  # short names too are in it
+        held = [i for i in range(depth) if (short, i) in names]
+        return {i: cache.canonical((short, i)) for i in held or [0]}
     asked = [layers] if isinstance(layers, int) else list(layers)
-    return {i % depth: cache.canonical((str(point), i)) for i in asked}
+    return {i % depth: cache.canonical((short, i)) for i in asked}

@@ -53,7 +53,8 @@ def load(path: str | Path) -> tuple[dict[Layer, Probe], dict[str, Any]]:
             dtypes = known.pop("dtypes")
             probes = {
                 layer: Probe(
-                    *(file.get_tensor(f"{i}.{part}") for part in ("weight", "bias")),
+                    file.get_tensor(f"{i}.weight"),
+                    file.get_tensor(f"{i}.bias"),
                     classes,
                     file.get_tensor(f"{i}.scores"),
                     getattr(torch, dtypes[i]),

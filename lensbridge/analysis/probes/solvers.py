@@ -157,11 +157,11 @@ def _minimum(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     def step() -> Tensor:
         search.zero_grad()
         value = objective(unknown)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        search.step(step)  # type: ignore[no-untyped-call]
+        search.step(step)
         step()
     assert unknown.grad is not None
     left = float(unknown.grad.abs().max())
