@@ -1,8 +1,8 @@
 """How a native model is called, and where the logits are in what it returns.
 
 A transformers model takes `input_ids` and returns logits under that name. A plain module takes ids
-under any name, and returns logits alone, in a tuple, in a mapping or as an attribute. Everything
-else in lensbridge says `input_ids`, and asks here.
+under any name, and returns logits alone, in a tuple, in a mapping or as an attribute. The rest of
+lensbridge always writes `input_ids`; `Calling` translates.
 """
 
 import ast
@@ -28,10 +28,10 @@ class Calling:
     """The arguments of one model's forward.
 
     Args:
-        ids: what it calls its token ids; None where they have to be passed without a name.
+        ids: name of the argument for token ids; None: it has no name, and ids are passed first.
         embeds: whether it takes `inputs_embeds`.
-        accepted: every other keyword that it takes.
-        is_plain: whether it is a plain module, not a transformers model.
+        accepted: all other keywords.
+        is_plain: whether the model is a plain module, not a transformers model.
         needed: arguments of a plain module, other than the ids, that have no default.
     """
 
@@ -43,7 +43,7 @@ class Calling:
 
     @classmethod
     def of(cls, core: nn.Module) -> "Calling":
-        """Of a model."""
+        """Read the arguments from the signature of a model's forward."""
         parameters = inspect.signature(core.forward).parameters
         named = {name: one for name, one in parameters.items() if one.kind not in _VARIADIC}
         if not is_plain(core):
@@ -60,7 +60,7 @@ class Calling:
         return cls(ids, embeds, frozenset(others) - {"inputs_embeds"}, True, tuple(needed))
 
     def call(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """Call a model with inputs under the names that lensbridge has for them."""
+        """Call a model with inputs that have lensbridge's names."""
         if self.ids == "input_ids" or "input_ids" not in inputs:
             return model(**inputs)
         others = {name: value for name, value in inputs.items() if name != "input_ids"}
@@ -70,10 +70,11 @@ class Calling:
 
 
 def _handed_on(core: nn.Module) -> set[str]:
-    """The keywords of base models to which classes with a head hand theirs on.
+    """Keywords that a class with a head passes on to its base model, such as `use_cache` in
+    GraniteMoE.
 
-    `use_cache` of GraniteMoE is one. Other classes take any keyword and hand none of them on, so
-    that they ignore it: only the source of their forward tells which.
+    Other classes accept any keyword and ignore it. Only the source of the forward shows which
+    classes pass keywords on.
     """
     outer = inspect.signature(core.forward).parameters
     if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in outer.values()):
@@ -90,7 +91,7 @@ def _handed_to(core: nn.Module) -> list[nn.Module]:
     """The transformers models that a forward calls with `**kwargs`."""
     try:
         source = inspect.getsource(inspect.unwrap(type(core).forward))
-    except (OSError, TypeError):  # no source, as in a notebook that is gone
+    except (OSError, TypeError):  # there is no source, for example of a closed notebook
         return []
     calls = [one for one in ast.walk(ast.parse(dedent(source))) if isinstance(one, ast.Call)]
     names = [
@@ -98,7 +99,7 @@ def _handed_to(core: nn.Module) -> list[nn.Module]:
         for call in calls
         if isinstance(call.func, ast.Attribute) and any(word.arg is None for word in call.keywords)
     ]
-    names = [name for name in dict.fromkeys(names) if name != "loss_function"]  # it warns if asked
+    names = [name for name in dict.fromkeys(names) if name != "loss_function"]  # reading it warns
     found = [getattr(core, name, None) for name in names]
     return [one for one in found if isinstance(one, nn.Module) and not is_plain(one)]
 
@@ -110,14 +111,16 @@ def _of_transformers() -> frozenset[str]:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether a module, or the one inside a wrapper, is no transformers model."""
+    """Whether a module, without its wrappers, is something else than a transformers model."""
     return not any(cls.__name__ == "PreTrainedModel" for cls in type(core_of(model)).__mro__)
 
 
 def named_arguments(
     module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a model was called with by name; its ids are `input_ids`, whatever it calls them."""
+    """The arguments of a call by name. Token ids are under `input_ids`, whatever name the model has
+    for them.
+    """
     names = inspect.signature(module.forward).parameters if args else ()
     found = {**dict(zip(names, args, strict=False)), **kwargs}
     if "input_ids" in found or "inputs_embeds" in found or not is_plain(module):
@@ -132,14 +135,15 @@ def named_arguments(
 
 
 def logits_in(output: Any, width: int | None = None) -> Tensor:
-    """The head's output in what a model returns, whatever it is called there.
+    """The logits in what a model returned.
 
     Args:
         output: what the model returned.
-        width: logits for each position, by which they are found where no name says it.
+        width: size of the last axis of the logits. They are found by it where no field is called
+            logits; None: any size.
 
     Raises:
-        InputError: there is nothing of that width.
+        InputError: the output has no such tensor.
     """
     if isinstance(output, Mapping) and "start_logits" in output:  # spans: one head's two columns
         return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
@@ -147,15 +151,17 @@ def logits_in(output: Any, width: int | None = None) -> Tensor:
     if place is None:
         wanted = "logits" if width is None else f"logits [batch, pos, {width}]"
         raise InputError(
-            f"The model returned {_shown(output)}, and no {wanted} are there. A model returns "
-            "them alone, in a tuple or a mapping, or as `.logits`; run with return_type=None to "
-            "read activations without them."
+            f"The model returned {_shown(output)}, and no {wanted} are in it. Logits are found "
+            "if the model returns them alone, in a tuple or a mapping, or as `.logits`. To read "
+            "activations without logits, pass return_type=None."
         )
     return _at(output, place)
 
 
 def with_logits(output: Any, logits: Tensor, width: int | None = None) -> Any:
-    """The same output with other logits in their place: written into it, or a copy of a tuple."""
+    """An output with its logits replaced. Tuples and dataclasses are copied, other outputs are
+    changed in place.
+    """
     place: Any = _place_of_logits(output, width)
     if place == "":
         return logits
@@ -172,7 +178,7 @@ def with_logits(output: Any, logits: Tensor, width: int | None = None) -> Any:
 
 
 def _place_of_logits(output: Any, width: int | None) -> str | int | None:
-    """Where the logits are: "" is the output itself; None where they are nowhere."""
+    """The key of the logits in an output; "" if the output is the logits, None if it has none."""
     if isinstance(output, Tensor):
         return "" if output.ndim > 1 else None
     if isinstance(output, Mapping):

@@ -1,7 +1,7 @@
-"""One small call of a model, to learn what only a call tells: which ids it takes and what it gives.
+"""Trial: one small call of a plain module, which shows how it takes ids and returns logits.
 
-A transformers model says this in its config. A plain module is called, and an error says what
-lensbridge needs of a module.
+The config of a transformers model has this information. A plain module has to be called. If the
+call fails, the error lists what lensbridge needs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,10 +27,10 @@ class Trial:
 
     Args:
         calling: how it is called.
-        embed: the module that the ids go into; None where no module does that alone.
+        embed: the module that embeds the ids; None: no single module does.
         vocabulary: how many ids there are.
-        extra: an argument that has to hold the ids too for logits at every position; None where
-            they are there without it, or nothing gives them.
+        extra: an argument, such as `targets`, with which the module returns logits at every
+            position; None: it does so without one, or never.
     """
 
     calling: Calling
@@ -43,7 +43,7 @@ class Trial:
         """Call a module.
 
         Raises:
-            UnsupportedArchitectureError: it takes no ids, or returns no logits.
+            UnsupportedArchitectureError: the module takes no ids, or returns no logits.
         """
         calling = Calling.of(core)
         device = next((one.device for one in core.parameters()), torch.device("cpu"))
@@ -59,7 +59,7 @@ class Trial:
         return cls(calling, embed, vocabulary, extra)
 
     def inputs(self, ids: Tensor) -> dict[str, Tensor]:
-        """Arguments with which the model gives logits at every position, where it can."""
+        """Arguments with which the model returns logits at every position, if it can."""
         return {"input_ids": ids, **({} if self.extra is None else {self.extra: ids})}
 
 
@@ -104,7 +104,7 @@ def _same(given: Tensor, ids: Tensor) -> bool:
 
 
 def _extra(core: nn.Module, calling: Calling, ids: Tensor) -> str | None:
-    """The argument, such as `targets`, that makes a model give logits at every position."""
+    """The argument, such as `targets`, with which a model returns logits at every position."""
     for name in sorted(calling.accepted, key=lambda name: name not in ("targets", "labels")):
         try:
             logits, _ = _call(core, calling, {"input_ids": ids, name: ids})
@@ -129,15 +129,15 @@ def _refusal(core: nn.Module, what: str) -> UnsupportedArchitectureError:
 
 @contextmanager
 def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
-    """For runs that nobody asked for: without dropout or compiled code, and without a trace.
+    """A context for runs that lensbridge makes by itself, without dropout and compiled code.
 
-    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` run as they do under hooks, not on
-    their fast path, which calls no module inside them.
-    Afterwards each module is in the mode in which it was, and so is the random number generator.
+    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast path here,
+    because it calls none of the modules inside them. Afterwards the mode of each module and the
+    state of the random number generators are as before.
 
     Args:
         model: the model that runs.
-        gradients: whether runs may have any.
+        gradients: whether the runs record gradients.
     """
     training = [module for module in model.modules() if module.training]
     cuda = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

@@ -1,4 +1,4 @@
-"""How many positions a model was made for, the scaling of its rotary embedding included."""
+"""The context length of a model, with the scaling of its rotary embedding."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from lensbridge.spec import Dims
 
 
 def context_of(finder: Finder, dims: Dims, pos_embed: str | None) -> int | None:
-    """The number of positions that a model takes, or None where nothing limits it.
+    """The number of positions that a model takes; None if there is no limit.
 
-    Tables of positions with a row for padding (RoBERTa's) count from after that row.
+    In a position table with a row for padding (RoBERTa), positions start after that row.
 
-    Rotary embeddings that are scaled (linear, dynamic, YaRN, longrope, Llama 3) reach `factor`
-    times as far as the positions that the model was trained on. Configs say these positions in
-    `original_max_position_embeddings`, or else in the field of the context itself.
+    A scaled rotary embedding (linear, dynamic, YaRN, longrope, Llama 3) reaches `factor` times as
+    far as the number of positions in training. Configs have that number in
+    `original_max_position_embeddings`, or else in the field of the context length.
     """
     limit = finder.optional_size(dims.context)
     if limit is None:
@@ -28,7 +28,7 @@ def context_of(finder: Finder, dims: Dims, pos_embed: str | None) -> int | None:
 
 
 def _ropes(finder: Finder) -> Iterator[Mapping[str, Any]]:
-    """The settings of the rotary embedding; where they differ between kinds of layers, each."""
+    """The settings of the rotary embedding; all of them if kinds of layers have their own."""
     for name in ("rope_parameters", "rope_scaling"):
         found = finder.optional(name)
         if isinstance(found, Mapping):

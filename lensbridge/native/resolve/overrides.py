@@ -1,8 +1,8 @@
-"""Code in a model that is not the code of the class that a description is of.
+"""Overrides: code in a model that is not the code of the described class.
 
-A description says what a class computes. A subclass with a `forward` of its own, a layer from
-somewhere else or a patched method may compute something else with the same modules. This finds such
-code by where it was defined. Nothing is run, so it costs next to nothing where there is none.
+A description says what a class computes. A subclass with its own `forward`, a layer from another
+package or a patched method may compute something else with the same modules. Such code is found by
+the module that defines it. The model is not run, so the search is cheap.
 """
 
 import sys
@@ -22,10 +22,10 @@ _STAND_INS = frozenset({
     "hqq", "optimum", "quanto", "auto_gptq", "gptqmodel", "awq", "aqlm", "eetq", "fbgemm_gpu",
     "compressed_tensors", "vptq", "spqr_quant", "auto_round", "fp_quant",
 })  # fmt: skip
-"""Packages whose modules stand for those that they replace: adapters, hooks, quantized layers."""
+"""Packages whose modules may replace others: adapters, hooks, quantized layers."""
 
 _PATCHED = (_MODELS, "torch.nn.modules.")
-"""Where the methods of known classes are looked at: somebody may have replaced one."""
+"""Modules in whose classes each method is checked, because it may have been replaced."""
 
 _WRAPPERS = ("accelerate", "peft")
 """Packages that put a function around the `forward` of a module."""
@@ -46,15 +46,15 @@ _NOT_RUN = frozenset({
     "gradient_checkpointing_enable", "gradient_checkpointing_disable", "training_step",
     "validation_step", "configure_optimizers", "compute_loss",
 })  # fmt: skip
-"""Methods that a forward pass does not go through."""
+"""Methods that a forward pass does not call."""
 
 
 def overrides_in(core: nn.Module, claim: Claim) -> list[Override]:
-    """What a model runs that is not code of the described class, each with its first place.
+    """The code that a model runs and the described class does not have, each with its first place.
 
     Args:
         core: the model.
-        claim: the registered description that it would be read with.
+        claim: the registered description with which the model would be read.
     """
     exact = claim.plugin != BUILT_IN and type(core).__name__ in claim.architecture.classes
     home = _root(type(core).__module__) if exact else None  # the plugin is of this very class
@@ -64,8 +64,8 @@ def overrides_in(core: nn.Module, claim: Claim) -> list[Override]:
 class _Search:
     """A walk over the classes of a model.
 
-    In it `folder` is the folder of `transformers.models` whose classes are expected at a place:
-    that of the transformers model around it.
+    `folder` is the folder of `transformers.models` whose classes are expected at a place: the
+    folder of the transformers model that contains the place.
     """
 
     def __init__(self, core: nn.Module, home: str | None) -> None:
@@ -101,7 +101,7 @@ class _Search:
         bases = [one for one in cls.__mro__ if self._is_expected(one.__module__, folder)]
         known = bases[0]
         if known in nn.Module.__mro__:
-            yield f"{cls.__name__} (of {cls.__module__}) is no class that the description knows"
+            yield f"the description does not know the class {cls.__name__} (of {cls.__module__})"
             return
         for one in cls.__mro__[: cls.__mro__.index(nn.Module)]:
             code = {name: v for name, v in vars(one).items() if _is_code(v)}
@@ -116,7 +116,7 @@ class _Search:
                     yield f"{one.__name__}.{name} was replaced by {_name(value)}"
 
     def _is_expected(self, module: str, folder: str) -> bool:
-        """Whether what is defined in a module is expected at a place."""
+        """Whether code of a Python module is expected at a place."""
         if module.startswith(_MODELS) and not self.home:
             return module.startswith(f"{_MODELS}{folder}.")
         root = _root(module)
@@ -125,7 +125,7 @@ class _Search:
     # --- functions ---------------------------------------------------------------------------
 
     def _is_trusted(self, value: Any, folder: str) -> bool:
-        """Whether a function, with all that it wraps, is defined where it is expected."""
+        """Whether a function, and everything that it wraps, is defined in an expected module."""
         return all(
             self._is_expected(_module(one), folder or _folder_of(_module(one)))
             for one in _functions(value)
@@ -153,7 +153,7 @@ class _Search:
         return any(_root(_module(one)) in _WRAPPERS for one in _functions(value))
 
     def _of_file(self, file: str) -> Iterator[str]:
-        """Functions of a modeling file that were replaced, such as its rotary embedding."""
+        """Replaced functions of a modeling file, such as its rotary embedding."""
         if file.startswith(_MODELS):
             for name, value in list(vars(sys.modules[file]).items()):
                 if isinstance(value, FunctionType) and not self._is_trusted(value, ""):
@@ -166,7 +166,7 @@ def _is_whole_model(cls: type) -> bool:
 
 
 def _folder(cls: type) -> str:
-    """The folder of transformers' models that a class comes from; "" where it is from none."""
+    """The folder of transformers' models that a class comes from; "" if there is none."""
     return next((f for one in cls.__mro__ if (f := _folder_of(one.__module__))), "")
 
 
@@ -193,7 +193,7 @@ def _functions(value: Any) -> list[FunctionType]:
 
 
 def _module(function: FunctionType) -> str:
-    """Where the code of a function is, whatever a decorator has written on it."""
+    """The Python module with the code of a function. Decorators may change its `__module__`."""
     return str(function.__globals__.get("__name__", ""))
 
 

@@ -1,4 +1,4 @@
-"""What a model's head is for: the next token of its input, or something that labels say."""
+"""What a model's head predicts: the next token of its input, or labels."""
 
 import re
 from inspect import signature
@@ -15,10 +15,10 @@ _OTHER_TASKS = re.compile(
 
 
 def predicts_next(core: nn.Module, head: Linear | None, d_vocab: int) -> bool:
-    """Whether the logits at a position are for the token after it, which the model has not read.
+    """Whether the logits at a position predict the next token, which the model has not read.
 
-    Then the input has a loss of its own. Names of classes say it, and in families that have masked
-    language models too (BERT's), the config's `is_decoder`.
+    If they do, the loss can be computed from the input alone. The name of the class tells; in
+    families that also have masked language models (BERT), the config's `is_decoder` does.
     """
     if head is None or head.n_out < d_vocab or _OTHER_TASKS.search(type(core).__name__):
         return False
@@ -28,7 +28,7 @@ def predicts_next(core: nn.Module, head: Linear | None, d_vocab: int) -> bool:
 
 
 def label_kind(core: nn.Module, head: Linear | None, d_vocab: int) -> LabelKind | None:
-    """What `labels` of the native forward are of; None where it takes none."""
+    """What each of the `labels` of the native forward belongs to; None: it takes no labels."""
     name = type(core).__name__
     if "labels" not in _parameters(core):
         return None
