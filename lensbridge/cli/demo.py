@@ -1,15 +1,21 @@
 """`lensbridge demo`: three analyses on the bundled model, and an HTML report."""
 
-import argparse
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
 
 from lensbridge import __version__
+from lensbridge.cli.opening import quiet_transformers
+from lensbridge.cli.options import AsJson
+from lensbridge.cli.output import show_json
+from lensbridge.cli.pictures import check_folder
 
 if TYPE_CHECKING:
     from lensbridge.demo.report import Results
@@ -22,36 +28,32 @@ STEPS = 4
 PROMPTS = 8
 
 
-def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the command."""
-    about = "run three classic analyses on the bundled model and write an HTML report"
-    parser = subcommands.add_parser("demo", help=about, description=f"{about.capitalize()}.")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("lensbridge-demo.html"),
-        metavar="PATH",
-        help="where to write the report (default: %(default)s)",
-    )
-    parser.set_defaults(run=run)
+EXAMPLES = ("lensbridge demo", "lensbridge demo --out report.html", "lensbridge demo --json")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the analyses, write the report, print the findings.
+def run(
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Where to write the report.")] = Path(
+        "lensbridge-demo.html"
+    ),
+    as_json: AsJson = False,
+) -> int:
+    """Run three classic analyses on the bundled model and write an HTML report.
 
     Raises:
         LensbridgeError: an analysis fails its own check.
         OSError: the report cannot be written.
     """
-    out: Path = arguments.out
-    if not out.resolve().parent.is_dir():  # before the work, not after it
-        raise FileNotFoundError(f"There is no folder {out.resolve().parent}; create it first.")
-    print(f"lensbridge {__version__}: demo")
-    results = _analyse()
-    from lensbridge.demo.report import findings, render
+    check_folder(out)  # before the work, not after it
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        print(f"lensbridge {__version__}: demo")
+        results = _analyse()
+        from lensbridge.demo.report import findings, render
 
-    page = render(results)
-    out.write_text(page, encoding="utf-8")
+        page = render(results)
+        out.write_text(page, encoding="utf-8")
+    if as_json:
+        show_json({"report": out.resolve(), "findings": list(map(vars, findings(results)))})
+        return 0
     print(f"\n{_table(findings(results))}\n\nReport: {out.resolve()} ({len(page) / 1000:.0f} kB)")
     return 0
 
@@ -84,26 +86,10 @@ def _step(number: int, what: str, work: Callable[[], T]) -> T:
 
 
 def _load(quiet: ExitStack) -> "LensModel":
-    quiet.enter_context(_quiet_transformers())
+    quiet.enter_context(quiet_transformers())
     from lensbridge import load
 
     return load("demo")
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence progress bars and warnings, which would break the line that a step prints."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _about(model: "LensModel") -> str:

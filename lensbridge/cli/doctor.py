@@ -1,11 +1,17 @@
 """`lensbridge doctor`: checks that a model behaves as its description says."""
 
-import argparse
 import sys
 from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from lensbridge.cli import completion
+from lensbridge.cli.opening import opened
+from lensbridge.cli.options import AsJson, Loading
+from lensbridge.cli.output import printable, show_json
+from lensbridge.cli.working import working
 from lensbridge.errors import LoadError, suggest
 from lensbridge.versions import TESTED, installed
 
@@ -15,31 +21,37 @@ if TYPE_CHECKING:
     from lensbridge.testing import Report
 
 
-def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the command."""
-    about = "check by behaviour that a model is what its adapter says"
-    parser = subcommands.add_parser("doctor", help=about, description=f"{about.capitalize()}.")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a hub id, a folder, or 'demo'; without one, versions and plugins are checked alone",
-    )
-    parser.add_argument(
-        "--adapter",
-        metavar="NAME",
-        help="a registered architecture by name, or package.module:NAME; by default the one that "
-        "claims the model",
-    )
-    parser.add_argument("--dtype", help="load the weights in another dtype")
-    parser.add_argument(
-        "--all", action="store_true", help="also list the checks that do not apply, and why"
-    )
-    parser.set_defaults(run=run)
+EXAMPLES = (
+    "lensbridge doctor",
+    "lensbridge doctor demo",
+    "lensbridge doctor gpt2 --adapter my_adapters:MINE --all",
+)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Check a model; print a verdict, the versions, the plugins and the table of checks.
+def run(
+    loading: Loading,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A hub id, a folder, or 'demo'; without one, versions and plugins are checked.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A registered architecture by name, or package.module:NAME; by default the one "
+            "that claims the model.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also list the checks that do not apply, and why.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Check by behaviour that a model is what its description says; the verdict comes first.
 
     Returns:
         0 if the model conforms, else 1. Without a model, 0 if the versions are tested ones.
@@ -47,19 +59,52 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LensbridgeError: the model or the adapter cannot be loaded, or they do not match.
     """
-    if arguments.model is None:
-        untested = _untested()
-        print("\n".join([untested or "The installed versions are tested ones.", *_surroundings()]))
-        return 1 if untested else 0
-    from lensbridge import load
+    if model is None:
+        return _without_model(as_json)
     from lensbridge.conformance.report import conformance
 
-    architecture = None if arguments.adapter is None else adapter(arguments.adapter)
-    model = load(arguments.model, architecture=architecture, dtype=arguments.dtype)
-    report = conformance(model.hf_model, architecture=model.architecture)
-    print("\n".join([_verdict(model, report), *_surroundings(), "", repr(model), ""]))
-    print(_told(report, arguments.all))
+    architecture = None if adapter is None else named_adapter(adapter)
+    lens = opened(model, loading, architecture=architecture)
+    with working(f"checking {model}"):
+        report = conformance(lens.hf_model, architecture=lens.architecture)
+    if as_json:
+        show_json(_as_json(lens, report))
+    else:
+        head = [_verdict(lens, report), *_surroundings(), "", repr(lens), ""]
+        print(printable("\n".join([*head, _told(report, every)])))
     return 0 if report.passed else 1
+
+
+def _without_model(as_json: bool) -> int:
+    untested = _untested()
+    verdict = untested or "The installed versions are tested ones."
+    if as_json:
+        show_json({"passed": not untested, "verdict": verdict, **_versions_and_plugins()})
+    else:
+        print(printable("\n".join([verdict, *_surroundings()])))
+    return 1 if untested else 0
+
+
+def _as_json(lens: "HookedModel", report: "Report") -> dict[str, Any]:
+    rows = [
+        {"check": row.check, "status": row.status, "model": row.model, "detail": row.detail}
+        for row in report.rows
+    ]
+    return {
+        "passed": report.passed,
+        "verdict": _verdict(lens, report),
+        "class": lens.cfg.original_architecture,
+        "architecture": lens.architecture.name,
+        **_versions_and_plugins(),
+        "checks": rows,
+    }
+
+
+def _versions_and_plugins() -> dict[str, Any]:
+    from lensbridge.plugins import registry
+
+    versions = {one.package: installed(one.package) for one in TESTED}
+    return {"versions": versions, "plugins": str(registry()).splitlines()}
 
 
 def _verdict(model: "HookedModel", report: "Report") -> str:
@@ -94,7 +139,7 @@ def _surroundings() -> list[str]:
     return [*versions, *str(registry()).splitlines()]
 
 
-def adapter(name: str) -> "Architecture":
+def named_adapter(name: str) -> "Architecture":
     """An architecture by its registered name, or by where it is defined: `package.module:NAME`.
 
     Raises:

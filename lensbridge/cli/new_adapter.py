@@ -1,8 +1,14 @@
 """`lensbridge new-adapter`: a starter adapter file for a model, and a test next to it."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lensbridge.cli.options import AsJson, Model
+from lensbridge.cli.output import show_json
+from lensbridge.cli.working import working
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,51 +25,78 @@ def test_{stem}_conforms() -> None:
 '''
 
 
-def add_to(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare the command."""
-    about = "derive a starter adapter file from what a model does, and write a test next to it"
-    parser = subcommands.add_parser("new-adapter", help=about, description=f"{about.capitalize()}.")
-    parser.add_argument("model", metavar="MODEL", help="a hub id or a folder")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="the folder to write into (default: this one)",
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code from the repository"
-    )
-    parser.set_defaults(run=run)
+EXAMPLES = (
+    "lensbridge new-adapter ./my-model",
+    "lensbridge new-adapter someone/new-model --output adapters --trust-remote-code",
+)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Derive, write both files, print what was established and what was not.
+def run(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder to write into.", show_default="this one")
+    ] = Path(),
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the repository.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Derive a description (an adapter file) from what a model does; write it and a test of it.
+
+    It tells what was established about the model and what was not.
+
+    Returns:
+        0 if the description conforms to the model, else 1.
 
     Raises:
         LensbridgeError: the model cannot be loaded.
         OSError: the folder cannot be written to, or a file exists already.
     """
-    folder: Path = arguments.output
-    if not folder.is_dir():  # before the work, not after it
-        raise FileNotFoundError(f"There is no folder {folder.resolve()}; create it first.")
-    model = _load(arguments.model, arguments.trust_remote_code)
-    derivation, refusal = _derive(model)
-    print(_told(model, derivation, refusal))
+    if not output.is_dir():  # before the work, not after it
+        raise FileNotFoundError(f"There is no folder {output.resolve()}; create it first.")
+    with working(f"deriving a description of {model}"):
+        module = _load(model, trust_remote_code)
+        derivation, refusal = _derive(module)
+    if not as_json:
+        print(_told(module, derivation, refusal))
+    files = _write(output, model, module, derivation)
+    if as_json:
+        show_json(_as_json(module, derivation, refusal, files))
+    elif files:
+        print("\n".join([*(f"wrote {path}" for path in files), f"Run it with: pytest {files[1]}"]))
+    return 0 if files and refusal is None else 1
+
+
+def _write(
+    folder: Path, source: str, model: "nn.Module", derivation: "Derivation"
+) -> tuple[Path, ...]:
+    """Write the adapter and its test; nothing where no description came about."""
     if derivation.architecture is None:
-        return 1
+        return ()
     stem = _stem(derivation.architecture.name)
-    adapter, test = folder / f"{stem}.py", folder / f"test_{stem}.py"
-    for path, text in (
-        (adapter, derivation.render()),
-        (test, _test(stem, arguments.model, model, derivation)),
-    ):
+    texts = {
+        folder / f"{stem}.py": derivation.render(),
+        folder / f"test_{stem}.py": _test(stem, source, model, derivation),
+    }
+    for path in texts:
         if path.exists():
             raise FileExistsError(f"{path} is there already; pass another --output.")
+    for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
-        print(f"wrote {path}")
-    print(f"Run it with: pytest {test}")
-    return 0 if refusal is None else 1
+    return tuple(texts)
+
+
+def _as_json(
+    model: "nn.Module", derivation: "Derivation", refusal: str | None, files: Sequence[Path]
+) -> dict[str, Any]:
+    return {
+        "class": type(model).__name__,
+        "conforms": bool(files) and refusal is None,
+        "established": derivation.established,
+        "missing": derivation.missing,
+        "refusal": refusal,
+        "files": files,
+    }
 
 
 def _load(source: str, trust_remote_code: bool) -> "nn.Module":

@@ -1,0 +1,184 @@
+"""`lensbridge steer`: a text continued with and without a steering vector."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lensbridge.cli import completion
+from lensbridge.cli.grid import token
+from lensbridge.cli.opening import computing, opened
+from lensbridge.cli.options import Loading, Model, Output, Text, one_of
+from lensbridge.cli.output import console, printable, show, show_json
+from lensbridge.cli.pictures import check_files, save_files, wants_files
+from lensbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lensbridge.interventions import Steer
+    from lensbridge.model import LensModel
+    from lensbridge.viz import Picture
+
+EXAMPLES = (
+    'lensbridge steer demo "The Eiffel Tower is in the city of" --toward "The Galata Tower" '
+    '--away "The Eiffel Tower" --layer 1 --scale 2',
+    'lensbridge steer gpt2 "I think that" --toward "Love" --away "Hate" --layer 6 --scale 5 '
+    "--tokens 30",
+)
+
+_SHOWN = 5
+"""How many next tokens are listed."""
+
+_READ = ("last", "mean")
+Texts = list[str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs: what comes next, and the text that it gives."""
+
+    text: str
+    probs: "Tensor"
+
+
+def run(
+    model: Model,
+    text: Text,
+    loading: Loading,
+    output: Output,
+    toward: Annotated[
+        Texts, typer.Option(metavar="TEXT", help="A text with the property. May be repeated.")
+    ],
+    away: Annotated[
+        Texts, typer.Option(metavar="TEXT", help="A text without it. May be repeated.")
+    ],
+    layer: Annotated[
+        int | None, typer.Option(metavar="N", help="The layer; by default the one in the middle.")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(metavar="X", help="What the vector is multiplied by.")
+    ] = 1.0,
+    point: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Where it is added.", autocompletion=completion.points),
+    ] = "resid_post",
+    read: Annotated[
+        str,
+        typer.Option(
+            parser=one_of(_READ),
+            metavar="WHERE",
+            help="Which tokens of --toward and --away are read: last or mean.",
+            autocompletion=completion.of(_READ),
+        ),
+    ] = "last",
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="New tokens.")] = 10,
+) -> int:
+    """Continue a text with and without a steering vector, side by side.
+
+    The vector is the mean activation of the texts of --toward minus that of the texts of --away. It
+    is added at every position. The likeliest token is taken at each step, so the result is the same
+    every time.
+
+    Raises:
+        LensbridgeError: the model cannot be loaded or does not generate, or there is no such
+            point or layer.
+    """
+    check_files(output)
+    lens = opened(model, loading)
+    with computing("steering"):
+        steer = _vector(lens, toward, away, _site(lens, point, layer), read).at(strength=scale)
+        without, steered = _side(lens, text, tokens, None), _side(lens, text, tokens, steer)
+    if output.as_json:
+        about = {"model": model, "text": text, "toward": toward, "away": away, "scale": scale}
+        show_json({**about, **_as_json(lens, steer, without, steered)})
+    else:
+        _print(lens, without, steered)
+    if wants_files(output):
+        save_files(_picture(lens, without, steered), output)
+    return 0
+
+
+def _site(lens: "LensModel", point: str, layer: int | None) -> str:
+    """The one point that is meant: a full name, or a short name in a layer."""
+    if "." in point:
+        if layer is not None:
+            raise InputError(f"{point} names its layer already: leave --layer out.")
+        return lens.vocabulary.canonical(point)
+    return lens.vocabulary.canonical((point, lens.cfg.n_layers // 2 if layer is None else layer))
+
+
+def _vector(lens: "LensModel", toward: Texts, away: Texts, site: str, read: Any) -> "Steer":
+    from lensbridge.interventions import steering_vector
+
+    return steering_vector(lens, toward, away, site, position=read)
+
+
+def _side(lens: "LensModel", text: str, tokens: int, steer: "Steer | None") -> Side:
+    given = () if steer is None else (steer,)
+    logits = lens.run_with_interventions(text, given)
+    options = {"do_sample": False, "verbose": False, "interventions": given}
+    continued = lens.generate(text, max_new_tokens=tokens, **options)
+    return Side(str(continued), logits[0, -1].detach().float().softmax(-1))
+
+
+def _top(lens: "LensModel", *sides: Side) -> list[tuple[str, list[float]]]:
+    """The likeliest tokens of any side, with their probability in each."""
+    ids = {int(one): None for side in sides for one in side.probs.topk(_SHOWN).indices}
+    return [
+        (lens.to_single_str_token(one), [float(side.probs[one]) for side in sides]) for one in ids
+    ]
+
+
+def _as_json(lens: "LensModel", steer: "Steer", without: Side, steered: Side) -> dict[str, Any]:
+    top = [
+        {"token": word, "without": before, "steered": after}
+        for word, (before, after) in _top(lens, without, steered)
+    ]
+    return {
+        "point": steer.site,
+        "vector_norm": float(steer.vector.norm()),
+        "without": without.text,
+        "steered": steered.text,
+        "next_tokens": top,
+    }
+
+
+def _print(lens: "LensModel", without: Side, steered: Side) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text as RichText
+
+    beside = Table(box=SIMPLE_HEAD, pad_edge=False)
+    out = console()
+    labels = ("without", "steered")
+    if out.width >= 60:
+        for label in labels:
+            beside.add_column(label, ratio=1, overflow="fold")
+        beside.add_row(*(RichText(printable(one.text)) for one in (without, steered)))
+    else:
+        beside.add_column("")
+        beside.add_column("text", overflow="fold")
+        for label, one in zip(labels, (without, steered), strict=True):
+            beside.add_row(label, RichText(printable(one.text)))
+    following = Table(box=SIMPLE_HEAD, pad_edge=False)
+    following.add_column("next token")
+    for label in labels:
+        following.add_column(f"{label} %", justify="right")
+    for word, probs in _top(lens, without, steered):
+        following.add_row(RichText(token(word)), *(f"{100 * one:.1f}" for one in probs))
+    show(beside, following)
+
+
+def _picture(lens: "LensModel", without: Side, steered: Side) -> "Picture":
+    from lensbridge.viz import Bars, Panels
+
+    top = _top(lens, without, steered)
+    words = [word for word, _ in top]
+    return Panels(
+        "The next token, without and with the steering vector",
+        [
+            Bars(side.text, [probs[i] for _, probs in top], words, "probability")
+            for i, side in enumerate((without, steered))
+        ],
+    )
