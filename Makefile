@@ -107,7 +107,7 @@ DIST := build/dist/bin
 
 dist: build/dist/.installed .venv/.installed-test
 	rm -rf dist
-	$(DIST)/python -m build --outdir dist
+	$(DIST)/python -m build --no-isolation --outdir dist
 	$(DIST)/twine check --strict dist/*
 	$(DIST)/check-wheel-contents --toplevel lensbridge,lensbridge_adapters dist/*.whl
 	$(DIST)/zizmor --offline --quiet .github/workflows
@@ -115,7 +115,8 @@ dist: build/dist/.installed .venv/.installed-test
 
 build/dist/.installed: constraints.txt
 	$(PYTHON) -m venv --clear build/dist
-	$(DIST)/python -m pip install --quiet -c constraints.txt build twine check-wheel-contents zizmor
+	$(DIST)/python -m pip install --quiet -c constraints.txt hatchling build twine \
+		check-wheel-contents zizmor
 	@touch $@
 
 benchmark: .venv/.installed-test
