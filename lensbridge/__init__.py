@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lensbridge.points.short_names import get_act_name
     from lensbridge.points.table import POINTS
     from lensbridge.tensors.factored import FactoredMatrix
+    from lensbridge.viz import plot
 
 __version__ = "0.1.0"
 """The version that is installed."""
@@ -36,6 +37,7 @@ __all__ = [
     "compare",
     "get_act_name",
     "load",
+    "plot",
     "register",
 ]
 
@@ -48,28 +50,13 @@ _HOMES = {
     "compare": "comparison",
     "get_act_name": "points.short_names",
     "load": "loading",
+    "plot": "viz",
     "register": "plugins",
 }
 
-_COMPAT = "lensbridge.load(name), or import lensbridge.compat.transformer_lens as transformer_lens"
-_OF_TRANSFORMER_LENS = (
-    *("HookedTransformer", "HookedTransformerConfig", "HookedEncoder", "HookedEncoderDecoder"),
-    *("HookedRootModule", "HookPoint", "TransformerBridge", "utils"),
-)
-_INSTEAD = {
-    "from_pretrained": "lensbridge.load(name)",
-    "load_model": "lensbridge.load(name)",
-    "LanguageModel": "lensbridge.load(name)",
-    "HookedModel": "from lensbridge.hooked_model import HookedModel",
-    "SAE": "import lensbridge.compat.sae_lens as sae_lens",
-    "HookedSAETransformer": "import lensbridge.compat.sae_lens as sae_lens",
-    **dict.fromkeys(_OF_TRANSFORMER_LENS, _COMPAT),
-}
-"""Names that other libraries have at their top, and what to write for them here."""
-
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("testing", "viz"),
+    *("harvest", "testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 
@@ -81,9 +68,34 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"lensbridge.{name}")
     if name not in _HOMES:
-        hint = f" Write {_INSTEAD[name]}." if name in _INSTEAD else suggest(name, __dir__())
-        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}.{hint}")
+        raise AttributeError(f"module 'lensbridge' has no attribute {name!r}.{_hint(name)}")
     return getattr(import_module(f"lensbridge.{_HOMES[name]}"), name)
+
+
+def _hint(name: str) -> str:
+    """What to write instead of a name that is not here, with a space in front."""
+    if name.startswith("_"):
+        return ""
+    from lensbridge.elsewhere.hinted import instead
+    from lensbridge.elsewhere.top import TOP
+
+    rooms = [room for room in _ROOMS if name in _exported(room)]
+    if rooms:
+        return f" It is lensbridge.{rooms[0]}.{name}."
+    return instead(name, TOP) or suggest(name, __dir__())
+
+
+def _exported(room: str) -> set[str]:
+    """The names that a subpackage exports, read without importing it."""
+    import ast
+    from importlib.util import find_spec
+
+    spec = find_spec(f"lensbridge.{room}")
+    source = None if spec is None or spec.loader is None else spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
+    for node in ast.parse(source or "").body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def __dir__() -> list[str]:

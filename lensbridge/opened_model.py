@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lensbridge.elsewhere.hinted import instead
+from lensbridge.elsewhere.model import MODEL, OPENING
 from lensbridge.errors import (
     ArchitectureMismatchError,
     LensbridgeError,
@@ -35,10 +37,6 @@ from lensbridge.weights.methods import WeightMethods
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-OPENING = ("from_pretrained", "from_pretrained_no_processing", "from_hf", "load", "load_model")
-"""How other libraries call a classmethod that opens a model."""
 
 
 class OpeningNames(type):
@@ -108,10 +106,12 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         told = f"A {kind} has no attribute {name!r}."
         if native is None or name.startswith("_"):
             return told
-        if name in OPENING:
-            return f"{told} Open a model with lensbridge.load(name)."
-        if name == "config":
-            return f"{told} Sizes are in model.cfg, and HuggingFace's config is model.cfg.hf."
+        if name in MODEL:
+            there = hasattr(native.core, name) and name not in ("config", *OPENING)
+            own = f" The HuggingFace model has one: model.hf_model.{name}." if there else ""
+            return f"{told}{instead(name, MODEL)}{own}"
+        if name in vars(self.cfg):
+            return f"{told} It is a size or a choice: model.cfg.{name}."
         if hasattr(native.core, name):
             return (
                 f"{told} The HuggingFace model has one: model.hf_model.{name}. Here weights are "

@@ -15,14 +15,18 @@ from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.attribution import AttributionMethods
 from lensbridge.cache.residual.shares import ShareMethods
 from lensbridge.cache.residual.stream import StreamMethods
+from lensbridge.elsewhere.cache import CACHE
+from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.points.names import LAYER, Name, template
+from lensbridge.points.names import LAYER, Name, rows_of_short, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.tensors.slices import PosSlice, taken
 
 
-class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[str, Tensor]):
+class ActivationCache(
+    StreamMethods, ShareMethods, AttributionMethods, Hinted, Mapping[str, Tensor]
+):
     """Activations by name: `cache["blocks.1.attn.hook_q"]`, `cache["q", 1]`, `cache["q", -1]`.
 
     Tensors are those of the run, not copies. If one was overwritten later, reading it raises.
@@ -43,6 +47,7 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
     """
 
     decoder_attention_mask: Tensor | None = None
+    _instead = CACHE
 
     def __init__(
         self,
@@ -96,6 +101,12 @@ class ActivationCache(StreamMethods, ShareMethods, AttributionMethods, Mapping[s
             shortened: Name = plain if isinstance(name, str) else (plain, *name[1:])
             return self.vocabulary.canonical(shortened) + GRAD
         return self.vocabulary.canonical(name)
+
+    def _hint(self, name: str) -> str:
+        if name not in CACHE and rows_of_short(name.removeprefix("hook_")):
+            short = name.removeprefix("hook_")
+            return f" It is a point: cache[{short!r}, 1] is that of a layer. list(cache) has all."
+        return super()._hint(name)
 
     def __getitem__(self, name: Name) -> Tensor:
         """An activation by canonical, other or short name; negative layers count from the end.

@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lensbridge.elsewhere.hinted import Hinted
 
-class AsTensor:
+
+class AsTensor(Hinted):
     """Torch functions, arithmetic, numpy and the attributes of a tensor act on `values`."""
 
     values: Tensor
@@ -15,6 +17,8 @@ class AsTensor:
         """Attributes that only a tensor has are those of `values`: `shape`, `cpu`, `max`..."""
         if name.startswith("__") or name == "values":  # copy and pickle ask before it is set
             raise AttributeError(name)
+        if name in self._instead or not hasattr(self.values, name):
+            raise AttributeError(self._missing(name))
         return getattr(self.values, name)
 
     @classmethod

@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbridge.elsewhere.hinted import Hinted
+from lensbridge.elsewhere.picture import PICTURE, RESULT
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.viz import canvas
 from lensbridge.viz.markup import Html, element, plain
@@ -29,13 +31,14 @@ _KEY = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;color:var(--lb
 _TEXT = "padding:1px 0;text-align:left;white-space:pre-wrap"
 
 
-class Picture(ABC):
+class Picture(Hinted, ABC):
     """A picture. As the last line of a notebook cell it shows itself.
 
     It needs no network and, but for attention and graphs, no script.
     """
 
     title: str
+    _instead = PICTURE
 
     @property
     @abstractmethod
@@ -139,8 +142,10 @@ class Picture(ABC):
         return self.fragment()
 
 
-class Drawn:
+class Drawn(Hinted):
     """A result that draws itself: subclasses have `plot`, which returns a `Picture`."""
+
+    _instead = RESULT
 
     def plot(self, *args: Any, **options: Any) -> Picture:
         """The picture."""

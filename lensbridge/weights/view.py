@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lensbridge.elsewhere.hinted import instead
+from lensbridge.elsewhere.view import VIEW
 from lensbridge.errors import WeightError, suggest
 from lensbridge.points.table import POINTS
 
@@ -36,6 +38,8 @@ class View:
                 f"{kind} has weights, and {name!r} would be an activation.{hint} Activations are "
                 f"read and edited by name: model.run_with_cache(input, {point!r})."
             )
+        if name in VIEW:
+            return f"{kind} has no {name!r}.{instead(name, VIEW)}"
         public = [one for one in dir(type(self)) if not one.startswith("_") and one != "at"]
         same = [one for one in public if one.lower() == name.lower()]
         hint = f" Did you mean {same[0]!r}?" if same else suggest(name, public)
