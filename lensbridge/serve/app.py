@@ -1,21 +1,23 @@
 """The web application: the page's files, and an address for each view."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from fastapi import FastAPI, Request
 from pydantic import ValidationError
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from lensbridge.errors import LensbridgeError
 from lensbridge.serve.guard import Guard
-from lensbridge.serve.offers import absent, told
+from lensbridge.serve.offers import told
 from lensbridge.serve.subject import Subject
 from lensbridge.serve.views import VIEWS, View
 from lensbridge.serve.waiting import until_left
@@ -27,6 +29,7 @@ PAGE = Path(__file__).parent / "page"
 def app_of(subject: Subject, token: str | None, hosts: tuple[str, ...]) -> FastAPI:
     """The application for one model."""
     worker = Worker(subject.limits.max_waiting)
+    card = told(subject)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -34,7 +37,7 @@ def app_of(subject: Subject, token: str | None, hosts: tuple[str, ...]) -> FastA
         worker.close()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
-    answers = _Answers(subject, worker)
+    answers = _Answers(subject, worker, card["absent"])
 
     @app.get("/")
     async def page() -> FileResponse:
@@ -42,7 +45,7 @@ def app_of(subject: Subject, token: str | None, hosts: tuple[str, ...]) -> FastA
 
     @app.get("/api/model")
     async def model() -> JSONResponse:
-        return JSONResponse(told(subject))
+        return JSONResponse(card)
 
     @app.post("/api/{view}")
     async def ask(view: str, request: Request) -> Response:
@@ -62,21 +65,33 @@ class Refused(LensbridgeError):  # noqa: N818
 
 
 class _Answers:
-    """Questions that come in, and the answers that go out."""
+    """Questions that come in, and the answers that go out.
 
-    def __init__(self, subject: Subject, worker: Worker) -> None:
+    Args:
+        subject: the model.
+        worker: runs it.
+        absent: the views that the model does not have, with the reasons.
+    """
+
+    def __init__(self, subject: Subject, worker: Worker, absent: Mapping[str, str]) -> None:
         self.subject = subject
         self.worker = worker
+        self.absent = absent
 
     async def answer(self, name: str, request: Request) -> Response:
         """The answer to one question, or the message of what is wrong with it."""
         try:
             view = self._view(name)
             question = _asked(view, await _body(request, self.subject.limits.max_body))
-            tab = request.headers.get("lensbridge-tab", "")[:64]
-            if view.streams:
-                return await self._stream(view, question, tab, name)
-            return await self._single(view, question, tab, name, request)
+            tab = request.headers.get("lensbridge-tab", "")[:64] or token_hex()
+            with ExitStack() as stack:
+                job = stack.enter_context(self.worker.job(tab, name))
+                answered = self._stream if view.streams else self._single
+                async with until_left(request, job):
+                    answer = await answered(view, question, job)
+                if isinstance(answer, Events):
+                    answer.held = stack.pop_all()
+                return answer
         except Exception as error:
             status, message = _explained(error)
             return JSONResponse({"message": message}, status)
@@ -84,54 +99,66 @@ class _Answers:
     def _view(self, name: str) -> View:
         if name not in VIEWS:
             raise Refused(404, f"There is no view {name!r}; there are {', '.join(VIEWS)}.")
-        why = absent(self.subject).get(name)
-        if why is not None:
-            raise Refused(422, why)
+        if name in self.absent:
+            raise Refused(422, self.absent[name])
         return VIEWS[name]
 
-    async def _single(
-        self, view: View, question: Any, tab: str, name: str, request: Request
-    ) -> Response:
-        with self.worker.job(tab, name) as job:
-            async with until_left(request, job):
-                answer = partial(view.answer, self.subject, question, job)
-                return JSONResponse(await self.worker.run(job, answer))
+    async def _single(self, view: View, question: Any, job: Job) -> Response:
+        def answer() -> bytes:
+            return _encoded(view.answer(self.subject, question, job))
 
-    async def _stream(self, view: View, question: Any, tab: str, name: str) -> Response:
+        return Response(await self.worker.run(job, answer), media_type="application/json")
+
+    async def _stream(self, view: View, question: Any, job: Job) -> Response:
         """Events as lines of JSON. The first is made before the response begins, so that what is
         wrong with the question is its status."""
-        held = self.worker.job(tab, name)
-        job = held.__enter__()
-        events = view.answer(self.subject, question, job)
+        events: Iterator[bytes] = map(_line, view.answer(self.subject, question, job))
+        first = await self.worker.run(job, partial(next, events))
+        return Events(self._lines(first, events, job), media_type="application/x-ndjson")
+
+    async def _lines(self, first: bytes, events: Iterator[bytes], job: Job) -> AsyncIterator[bytes]:
+        """All events; an error is the last one."""
+        line: bytes | None = first
         try:
-            first = await self.worker.run(job, partial(next, events))
-        except BaseException:
-            held.__exit__(None, None, None)
-            raise
-
-        async def lines() -> AsyncIterator[bytes]:
-            try:
-                yield _line(first)
-                async for event in self._rest(events, job):
-                    yield _line(event)
-            finally:
-                held.__exit__(None, None, None)
-                self.worker.later(events.close)
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
-
-    async def _rest(self, events: Iterator[Any], job: Job) -> AsyncIterator[dict[str, Any]]:
-        """The events after the first; an error is the last one."""
-        try:
-            while (event := await self.worker.run(job, partial(next, events, None))) is not None:
-                yield event
+            while line is not None:
+                yield line
+                line = await self.worker.run(job, partial(next, events, None))
         except Exception as error:
             status, message = _explained(error)
-            yield {"type": "error", "status": status, "message": message}
+            yield _line({"type": "error", "status": status, "message": message})
+
+
+class Events(StreamingResponse):
+    """A response that comes bit by bit.
+
+    Attributes:
+        held: what is given back at its end, also if the connection is closed before its beginning.
+    """
+
+    held: ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, until there are no more or the connection is closed."""
+        with self.held:
+            await super().__call__(scope, receive, send)
+
+
+def _encoded(answer: dict[str, Any]) -> bytes:
+    """An answer as JSON.
+
+    Raises:
+        Refused: it has numbers that are not finite.
+    """
+    try:
+        return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise Refused(
+            422, "The model gives numbers here that are not finite (NaN or infinity)."
+        ) from error
 
 
 def _line(event: dict[str, Any]) -> bytes:
-    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+    return _encoded(event) + b"\n"
 
 
 async def _body(request: Request, most: int) -> bytes:

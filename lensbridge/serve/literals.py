@@ -7,8 +7,8 @@ def literal(value: Any) -> str:
     """A value as Python. Characters that cannot be seen are escaped.
 
     Example:
-        >>> literal("a text"), literal('"a" text'), literal(("z", 2)), literal([1, 2])
-        ('"a text"', '\'"a" text\'', '("z", 2)', '[1, 2]')
+        >>> literal("a text"), literal(("z", 2)), literal([1, 2])
+        ('"a text"', '("z", 2)', '[1, 2]')
     """
     if isinstance(value, str):
         return repr(value) if set(value) & set("'\"") else f'"{repr(value)[1:-1]}"'

@@ -3,12 +3,22 @@
 from typing import Any
 
 from lensbridge.serve.subject import Subject
+from lensbridge.serve.views.edits import SITES
 
 _ALL = (
     *("predictions", "lens", "attention", "neurons", "attribution"),
     *("edits", "ablation", "comparison", "steering"),
 )
 _OF_LOGITS = tuple(name for name in _ALL if name not in ("attention", "neurons"))
+
+_POINTS = {
+    "z": "attn.hook_z",
+    "post": "mlp.hook_post",
+    **{name: f"hook_{name}" for name in ("attn_out", "mixer_out", "mlp_out", "resid_pre")},
+}
+"""The points of `SITES` within a layer."""
+
+_COMPARED = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "z")
 
 
 def told(subject: Subject) -> dict[str, Any]:
@@ -28,7 +38,8 @@ def told(subject: Subject) -> dict[str, Any]:
         "predicts_next": model.native.predicts_next,
         "attention_layers": layers_with(subject, "attn.hook_pattern"),
         "neuron_layers": layers_with(subject, "mlp.hook_post"),
-        "head_layers": layers_with(subject, "attn.hook_z"),
+        "parts": [part for part in SITES if layers_with(subject, _POINTS[SITES[part]])],
+        "compared": [what for what in _COMPARED if layers_with(subject, _POINTS[what])],
         "absent": absent(subject),
         **_examples(subject),
     }
@@ -94,7 +105,7 @@ def _why_no_logits(subject: Subject) -> str | None:
 def _examples(subject: Subject) -> dict[str, str]:
     """The prompts that the page begins with: they have as many tokens, and differ in one fact."""
     if not subject.has_tokenizer:
-        ids = [str(i % subject.model.cfg.d_vocab) for i in range(5, 13)]
+        ids = [str(i % max(1, subject.model.cfg.d_vocab)) for i in range(5, 13)]
         return {"prompt": " ".join(ids), "other": " ".join([ids[0], ids[2], *ids[2:]])}
     return {
         "prompt": "The Eiffel Tower is in the city of",

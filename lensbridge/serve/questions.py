@@ -81,7 +81,7 @@ class Edit(BaseModel):
     """One edit of a run.
 
     Attributes:
-        part: a head, a whole attention or MLP, the stream before a layer, or a neuron.
+        part: a head, a whole attention, mixer or MLP, the stream before a layer, or a neuron.
         index: the number of the head or neuron.
         position: where; None is everywhere.
         source: the prompt that a patch takes its values from.
@@ -90,7 +90,7 @@ class Edit(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    part: Literal["head", "attn", "mlp", "stream", "neuron"]
+    part: Literal["head", "attn", "mixer", "mlp", "stream", "neuron"]
     layer: Index
     index: Index | None = None
     position: Index | None = None
@@ -123,7 +123,7 @@ class Comparison(BaseModel):
     corrupted: Text
     answer: Token | None = None
     wrong: Token | None = None
-    what: Literal["resid_pre", "attn_out", "mlp_out", "z"] = "resid_pre"
+    what: Literal["resid_pre", "attn_out", "mixer_out", "mlp_out", "z"] = "resid_pre"
 
 
 class Steering(Question):

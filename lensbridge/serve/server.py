@@ -2,7 +2,7 @@
 
 import socket
 import webbrowser
-from contextlib import closing
+from contextlib import closing, suppress
 from secrets import token_urlsafe
 from threading import Timer
 from typing import Any
@@ -53,7 +53,8 @@ def _answer(app: Any, listening: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # raised again after the server has ended
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _secret(token: str | None, host: str) -> str | None:

@@ -1,5 +1,6 @@
 """Subject: the model that is served, and prompts and tokens as it reads them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,7 +108,8 @@ class Subject:
     def target(self, asked: int | str | None, logits: Tensor) -> int:
         """The token that a question is about; None is the likeliest one.
 
-        A word without its space is taken with one where only that is a single token.
+        A word may be typed without the space that its token begins with: of the tokens with the
+        space and without it the likelier one is taken.
 
         Args:
             asked: an id, or a text that is one token.
@@ -118,27 +120,26 @@ class Subject:
         """
         if asked is None or asked == "":
             return int(logits.argmax())
-        found = self._single(asked) if isinstance(asked, str) else asked
-        if not 0 <= found < logits.shape[-1]:
+        meant = self._meant(asked) if isinstance(asked, str) else [asked]
+        if not all(0 <= one < len(logits) for one in meant):
             raise TokenError(
-                f"There is no token {found}: ids of this model are 0 to {logits.shape[-1] - 1}."
+                f"There is no token {asked}: ids of this model are 0 to {len(logits) - 1}."
             )
-        return found
+        return max(meant, key=lambda one: float(logits[one]))
 
-    def _single(self, text: str) -> int:
+    def _meant(self, text: str) -> list[int]:
+        """The tokens that a typed text may mean.
+
+        Raises:
+            TokenError: it is none.
+        """
         if not self.has_tokenizer:
-            (found,) = _ids_in(text, only=1)
-            return found
-        try:
-            return self.model.to_single_token(text)
-        except TokenError:
-            if text.startswith(" "):
-                raise
-            try:
-                return self.model.to_single_token(f" {text}")
-            except TokenError:
-                pass
-            raise
+            return _ids_in(text, only=1)
+        found = []
+        for one in (text, f" {text}"):
+            with suppress(TokenError):
+                found.append(self.model.to_single_token(one))
+        return found or [self.model.to_single_token(text)]
 
     @property
     def code(self) -> str:

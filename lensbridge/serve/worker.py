@@ -106,8 +106,9 @@ class Worker:
 
         running = asyncio.get_running_loop().run_in_executor(self._pool, guarded)
         told = asyncio.ensure_future(job.cancelled())
+        either: set[asyncio.Future[Any]] = {running, told}
         try:
-            await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 running.add_done_callback(_forget)
                 job.check()
@@ -117,10 +118,6 @@ class Worker:
             raise
         finally:
             told.cancel()
-
-    def later(self, step: Callable[[], Any]) -> None:
-        """Run a step whose result nobody waits for."""
-        self._pool.submit(step)
 
     def close(self) -> None:
         """Cancel every job and end the thread when its step is done."""

@@ -42,8 +42,12 @@ export class Frame {
     }
   }
 
+  // Show a figure in place of the last one; what had the keyboard's focus has it again.
   show(python, ...children) {
+    const inside = () => [...this.figure.querySelectorAll("button, td, canvas")];
+    const focused = inside().indexOf(document.activeElement);
     this.figure.replaceChildren(...children.filter(Boolean));
+    if (focused >= 0 && document.activeElement === document.body) inside()[focused]?.focus();
     this.showPython(python);
   }
 

@@ -28,6 +28,7 @@ const app = {
   edit(edit) {
     change({ edits: [...state.edits, edit] });
     app.open("edits");
+    panel.focus();
   },
   open(id) {
     change({ tab: id });

@@ -123,7 +123,8 @@ export function thumbnail(bytes, count) {
   const image = pen.createImageData(count, count);
   const steps = atob(bytes);
   const [red, green, blue] = colour("--picture").match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
-  for (let i = 0; i < count * count; i++) image.data.set([red, green, blue, steps.charCodeAt(i)], 4 * i);
+  const opaque = new Uint32Array(image.data.buffer).fill(new Uint32Array(new Uint8Array([red, green, blue, 0]).buffer)[0]);
+  for (let i = 0; i < opaque.length; i++) image.data[4 * i + 3] = steps.charCodeAt(i);
   pen.putImageData(image, 0, 0);
   return canvas;
 }

@@ -1,17 +1,24 @@
-"""Ablation: the change of a token's logit when one head or MLP at a time is set to zero."""
+"""Ablation: the change of a token's logit when one head, MLP or mixer at a time is set to zero."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from lensbridge.cache import ActivationCache
 from lensbridge.interventions import Zero
 from lensbridge.interventions.intervention import Intervention
+from lensbridge.serve.literals import literal
 from lensbridge.serve.questions import Ablation
 from lensbridge.serve.subject import Prompt, Subject
 from lensbridge.serve.views.python import assigned, at, program, token
 from lensbridge.serve.views.sweeping import check_cells, swept
 from lensbridge.serve.worker import Job
+
+Part: TypeAlias = "int | str"
+"""The number of a head, or the short name of the point where a mixer or an MLP writes."""
+
+_WHOLE = {"mixer_out": "mixer", "mlp_out": "MLP"}
 
 
 def ablation(subject: Subject, asked: Ablation, job: Job) -> Iterator[dict[str, Any]]:
@@ -19,18 +26,13 @@ def ablation(subject: Subject, asked: Ablation, job: Job) -> Iterator[dict[str, 
     prompt = subject.read(asked.prompt)
     position = prompt.position(asked.position)
     with torch.no_grad():
-        logits, cache = subject.model.run_with_cache(
-            prompt.given, names_filter=lambda name: name.endswith(("hook_z", "hook_mlp_out"))
-        )
+        logits, cache = subject.model.run_with_cache(prompt.given, names_filter=_is_ablated)
     row = logits[0, position].float()
     target = subject.target(asked.target, row)
     base = float(row[target])
-    heads = {i: cache["z", i].shape[2] for i in _layers(subject, cache, "z")}
-    mlps = _layers(subject, cache, "mlp_out")
-    places = [(i, head) for i, count in heads.items() for head in range(count)]
-    places += [(i, None) for i in mlps]
-    places.sort(key=lambda place: (place[0], place[1] is None, place[1] or 0))
+    places = _places(subject, cache)
     check_cells(subject, len(places))
+    columns = sorted({part for _, part in places}, key=_order)
     yield {
         "type": "start",
         "tokens": prompt.labels,
@@ -38,37 +40,58 @@ def ablation(subject: Subject, asked: Ablation, job: Job) -> Iterator[dict[str, 
         "target": subject.token(target),
         "logit": base,
         "layers": subject.model.cfg.n_layers,
-        "heads": max(heads.values(), default=0),
-        "mlp": bool(mlps),
-        "cells": [[layer, head] for layer, head in places],
+        "columns": [_column(part) for part in columns],
+        "cells": [[layer, columns.index(part)] for layer, part in places],
         "python": _python(subject, prompt, position, target, places),
     }
-    cells = [_edit(layer, head) for layer, head in places]
+    cells = [_edit(layer, part) for layer, part in places]
     for start, values in swept(subject, prompt.given, cells, lambda x: x[0, position, target], job):
         yield {"type": "cells", "start": start, "values": [value - base for value in values]}
     yield {"type": "end"}
 
 
-def _layers(subject: Subject, cache: Any, point: str) -> list[int]:
-    prefix = subject.model.native.main.prefix
-    ending = {"z": "attn.hook_z", "mlp_out": "hook_mlp_out"}[point]
-    count = subject.model.cfg.n_layers
-    return [i for i in range(count) if f"{prefix}.{i}.{ending}" in cache]
+def _is_ablated(name: str) -> bool:
+    return name.endswith(("attn.hook_z", "hook_mixer_out", "hook_mlp_out"))
 
 
-def _edit(layer: int, head: int | None) -> Intervention:
-    return Zero(("mlp_out", layer)) if head is None else Zero(("z", layer), heads=head)
+def _places(subject: Subject, cache: ActivationCache) -> list[tuple[int, Part]]:
+    """Each layer with each of its parts."""
+    prefix, found = subject.model.native.main.prefix, list[tuple[int, Part]]()
+    for layer in range(subject.model.cfg.n_layers):
+        name = f"{prefix}.{layer}.attn.hook_z"
+        heads = cache[name].shape[2] if name in cache else 0
+        found += [(layer, head) for head in range(heads)]
+        found += [(layer, one) for one in _WHOLE if f"{prefix}.{layer}.hook_{one}" in cache]
+    return found
 
 
-def _listed(places: list[tuple[int, int | None]]) -> str:
+def _order(part: Part) -> tuple[bool, int, str]:
+    return (False, part, "") if isinstance(part, int) else (True, 0, part)
+
+
+def _column(part: Part) -> dict[str, Any]:
+    """A column of the map: its name, and the part that an edit of it is for."""
+    if isinstance(part, int):
+        return {"label": f"head {part}", "part": "head", "index": part}
+    return {"label": _WHOLE[part], "part": part.removesuffix("_out")}
+
+
+def _edit(layer: int, part: Part) -> Intervention:
+    if isinstance(part, int):
+        return Zero(("z", layer), heads=part)
+    return Zero((part, layer))
+
+
+def _listed(places: list[tuple[int, Part]]) -> str:
     """The places as Python, in short where every layer has the same."""
-    layers = list(dict.fromkeys(layer for layer, _ in places))
-    first = [head for layer, head in places if layer == layers[0]]
-    heads = [head for head in first if head is not None]
-    within = f"range({len(heads)})" if None not in first else f"(*range({len(heads)}), None)"
-    alike = places == [(layer, head) for layer in range(len(layers)) for head in first]
-    short = f"[(layer, head) for layer in range({len(layers)}) for head in {within}]"
-    return short if alike else repr(places)
+    layers = len({layer for layer, _ in places})
+    first = [part for layer, part in places if layer == places[0][0]]
+    heads = sum(isinstance(part, int) for part in first)
+    names = [literal(part) for part in first[heads:]]
+    within = f"({', '.join([f'*range({heads})', *names])},)" if names else f"range({heads})"
+    if places == [(layer, part) for layer in range(layers) for part in first]:
+        return f"[(layer, part) for layer in range({layers}) for part in {within}]"
+    return literal(places)
 
 
 def _python(
@@ -76,17 +99,17 @@ def _python(
     prompt: Prompt,
     position: int,
     target: int,
-    places: list[tuple[int, int | None]],
+    places: list[tuple[int, Part]],
 ) -> str:
     return program(
         subject,
         assigned("prompt", prompt),
         at(prompt, position),
         token(subject, "answer", target),
-        f"places = {_listed(places)}  # layer, head; None is the MLP",
+        f"places = {_listed(places)}",
         "edits = [",
-        '    Zero(("mlp_out", layer)) if head is None else Zero(("z", layer), heads=head)',
-        "    for layer, head in places",
+        '    Zero(("z", layer), heads=part) if isinstance(part, int) else Zero((part, layer))',
+        "    for layer, part in places",
         "]",
         "result = model.sweep(",
         "    prompt, edits, lambda logits: logits[0, position, answer], baseline=True",

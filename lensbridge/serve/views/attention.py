@@ -44,4 +44,4 @@ def attention(subject: Subject, asked: Attention, job: Job) -> dict[str, Any]:
 def _in_bytes(pattern: Tensor) -> str:
     """A pattern in 256 steps, row by row, in base64."""
     steps = (pattern.clamp(0, 1) * 255).round().to(torch.uint8)
-    return b64encode(bytes(steps.flatten().tolist())).decode("ascii")
+    return b64encode(steps.cpu().numpy().tobytes()).decode("ascii")

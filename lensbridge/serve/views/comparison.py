@@ -20,6 +20,29 @@ _FUNCTIONS = {
     "z": "get_act_patch_attn_head_out_all_pos",
 }
 
+_CALLS = {
+    what: (
+        f"result = patching.{function}(",
+        "    model, corrupted, cache, difference, baseline=True",
+        ")",
+    )
+    for what, function in _FUNCTIONS.items()
+} | {
+    "mixer_out": (
+        "result = patching.generic_activation_patch(",
+        "    model,",
+        "    corrupted,",
+        "    cache,",
+        "    difference,",
+        "    patching.layer_pos_patch_setter,",
+        '    "mixer_out",',
+        '    ["layer", "pos"],',
+        "    baseline=True,",
+        ")",
+    )
+}
+"""The call of each kind of patching, in Python."""
+
 _TOO_CLOSE = 1e-3
 """Logit differences that are closer than this say nothing when one is divided by the other."""
 
@@ -139,9 +162,7 @@ def _python(
         "",
         "",
         f'clean_logits, cache = model.run_with_cache(clean, names_filter="{asked.what}")',
-        f"result = patching.{_FUNCTIONS[asked.what]}(",
-        "    model, corrupted, cache, difference, baseline=True",
-        ")",
+        *_CALLS[asked.what],
         "recovered = result.normalized(difference(clean_logits))  # 0: corrupted, 1: clean",
         "print(recovered)",
         imports="from lensbridge import patching",

@@ -19,6 +19,7 @@ from lensbridge.serve.worker import Job
 SITES = {
     "head": "z",
     "attn": "attn_out",
+    "mixer": "mixer_out",
     "mlp": "mlp_out",
     "stream": "resid_pre",
     "neuron": "post",

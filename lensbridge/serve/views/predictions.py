@@ -29,7 +29,7 @@ def predictions(subject: Subject, asked: Predictions, job: Job) -> dict[str, Any
             }
             for one in top.indices.tolist()
         ],
-        "entropy": float(torch.distributions.Categorical(logits=logits).entropy()),
+        "entropy": float(torch.special.entr(chances).sum()),
         "python": program(
             subject,
             assigned("prompt", prompt),
@@ -48,7 +48,9 @@ def logits_at(subject: Subject, given: Any, position: int) -> Tensor:
     return subject.model(given)[0, position].float()
 
 
-def change(subject: Subject, before: Tensor, after: Tensor, k: int, also: int) -> list[dict]:
+def change(
+    subject: Subject, before: Tensor, after: Tensor, k: int, also: int
+) -> list[dict[str, Any]]:
     """The likeliest tokens of two runs, and one more, with both probabilities and logits.
 
     Args:

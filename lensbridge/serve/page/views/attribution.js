@@ -31,9 +31,9 @@ export const attribution = {
 
     function action(label) {
       const head = label.match(/^head (\d+)\.(\d+)$/);
-      const part = label.match(/^(attention|MLP) (\d+)$/);
+      const part = label.match(/^(attention|MLP|mixer) (\d+)$/);
       if (head) return { part: "head", layer: Number(head[1]), index: Number(head[2]), action: "zero" };
-      if (part) return { part: part[1] === "MLP" ? "mlp" : "attn", layer: Number(part[2]), action: "zero" };
+      if (part) return { part: { MLP: "mlp", attention: "attn", mixer: "mixer" }[part[1]], layer: Number(part[2]), action: "zero" };
       return null;
     }
 

@@ -6,8 +6,8 @@ import { Grid, ramp } from "../grid.js";
 import { change, state } from "../state.js";
 import { typed } from "../target.js";
 
-const WHAT = [["resid_pre", "residual stream, by position"], ["attn_out", "attention output, by position"], ["mlp_out", "MLP output, by position"], ["z", "heads"]];
-const PART = { resid_pre: "stream", attn_out: "attn", mlp_out: "mlp", z: "head" };
+const WHAT = [["resid_pre", "residual stream, by position"], ["attn_out", "attention output, by position"], ["mixer_out", "mixer output, by position"], ["mlp_out", "MLP output, by position"], ["z", "heads"]];
+const PART = { resid_pre: "stream", attn_out: "attn", mixer_out: "mixer", mlp_out: "mlp", z: "head" };
 
 export const comparison = {
   id: "comparison",
@@ -17,7 +17,7 @@ export const comparison = {
 
   build(frame, app) {
     const other = el("input", { type: "text", maxLength: 20000, value: state.other || app.other, onchange: () => change({ other: other.value }) });
-    const what = options(el("select"), WHAT, "resid_pre");
+    const what = options(el("select"), WHAT.filter(([name]) => state.model.compared.includes(name)), "resid_pre");
     const [answer, wrong] = ["likeliest after the clean prompt", "likeliest after the corrupted one"].map((placeholder) => el("input", { type: "text", maxLength: 200, placeholder, size: 26 }));
     const run = el("button", { class: "main", type: "submit" }, "Patch");
     const stop = el("button", { type: "button", disabled: true, onclick: () => cancel("comparison") }, "Stop");

@@ -7,7 +7,7 @@ import { Grid, ramp } from "../grid.js";
 import { change, position, state } from "../state.js";
 import { asked, targetField } from "../target.js";
 
-const PARTS = { head: "head", attn: "attention", mlp: "MLP", stream: "stream before layer", neuron: "neuron" };
+const PARTS = { head: "head", attn: "attention", mixer: "mixer", mlp: "MLP", stream: "stream before layer", neuron: "neuron" };
 const ACTIONS = { zero: "set to zero", mean: "set to its mean", scale: "multiply by", patch: "patch from" };
 
 function words(edit) {
@@ -32,6 +32,7 @@ export const edits = {
     const map = el("div");
     let mapped = "";
     frame.controls.append(target.element);
+    frame.controls.after(list);
 
     function showList() {
       list.replaceChildren(
@@ -67,16 +68,15 @@ export const edits = {
     }
 
     function mapGrid(event, readout) {
-      const columns = [...Array(event.heads).keys()].map((head) => `head ${head}`).concat(event.mlp ? ["MLP"] : []);
       const grid = new Grid({
         rows: [...Array(event.layers).keys()].map((layer) => `layer ${layer}`),
-        columns,
+        columns: event.columns.map((column) => column.label),
         corner: "",
         label: "Effect of each ablation",
         onpoint: (row, column) => (readout.textContent = grid.cells[row][column].title),
         onpick: (row, column) =>
           change({
-            edits: [...state.edits, column < event.heads ? { part: "head", layer: row, index: column, action: "zero" } : { part: "mlp", layer: row, action: "zero" }],
+            edits: [...state.edits, { part: event.columns[column].part, layer: row, index: event.columns[column].index, action: "zero" }],
           }),
       });
       return grid;
@@ -86,9 +86,9 @@ export const edits = {
       const all = [...values, ...event.values];
       const most = Math.max(...all.map(Math.abs));
       all.forEach((value, i) => {
-        const [layer, head] = start.cells[i];
-        const column = head ?? start.heads;
-        const name = head === null ? `MLP ${layer}` : `head ${layer}.${head}`;
+        const [layer, column] = start.cells[i];
+        const { label, part, index } = start.columns[column];
+        const name = part === "head" ? `head ${layer}.${index}` : `${label} ${layer}`;
         grid.fill(layer, column, signed(value, 1), most ? value / most : 0, `${name}: ${signed(value)} logits of ${start.target.label}`);
       });
       return all;
@@ -131,7 +131,7 @@ export const edits = {
         target.sync();
         form.sync();
         showList();
-        if (!frame.figure.contains(map)) frame.figure.replaceChildren(el("div", { class: "halves" }, el("div", {}, map), el("div", {}, list, result)), form.element);
+        if (!frame.figure.contains(map)) frame.figure.replaceChildren(el("div", { class: "halves" }, el("div", {}, map), result), form.element);
         await showResult();
         await showMap();
       });
@@ -140,8 +140,8 @@ export const edits = {
 
 // A form for edits of any part.
 function editForm(onadd) {
-  const { layers, tokenizer } = state.model;
-  const part = options(el("select"), Object.entries(PARTS), "head");
+  const { layers, parts, tokenizer } = state.model;
+  const part = options(el("select"), Object.entries(PARTS).filter(([one]) => parts.includes(one)), parts[0]);
   const layer = options(el("select"), [...Array(layers).keys()].map((i) => [i, `${i}`]), 0);
   const index = el("input", { type: "number", min: 0, step: 1, value: 0 });
   const where = options(el("select"), [["all", "every position"], ["chosen", "the chosen token"]], "all");
