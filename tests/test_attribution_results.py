@@ -26,6 +26,7 @@ from lensbridge.causal import (
 )
 from lensbridge.errors import InputError
 from lensbridge.inputs.random import inputs_for
+from lensbridge.viz import Heatmap, Panels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -250,7 +251,11 @@ def test_the_largest_are_a_circuit_and_a_picture() -> None:
     found = attribution_patch(model, CLEAN, CORRUPT, total, positions=True)
     assert found.circuit(5) == Circuit.of(found.top_nodes(5))
     assert found.score("a1.h2@3") == found["head"][1, 2, 3]
-    cells = found.plot("head").values
+    picture, every = found.plot("head"), found.plot()
+    assert isinstance(picture, Heatmap)
+    assert isinstance(every, Panels)
+    assert [one.title for one in every.pictures] == ["input", "head", "mlp"]
+    cells = picture.values
     assert len(cells) == 2 * 4
     assert cells[1 * 4 + 2][3] == pytest.approx(float(found["head"][1, 2, 3]))
     edges = attribution_patch(model, CLEAN, CORRUPT, total, granularity="edge")
@@ -261,7 +266,7 @@ def test_the_largest_are_a_circuit_and_a_picture() -> None:
     )
     assert "a1.h1&lt;k&gt;" in edges.plot(title="Edges").svg()
     for wrong, words in [
-        (lambda: found.plot(), "input, head, mlp"),
+        (lambda: found.plot("z"), "input, head, mlp"),
         (lambda: found.score("a7.h0"), "a7.h0 was not scored"),
         (lambda: found.top_edges(), "granularity='edge'"),
         (lambda: found.top(-1), "not -1"),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.analysis.frames import data_frame
+from lensbridge.errors import InputError
+from lensbridge.viz import Bars, Drawn
 
 Unit = Literal["component", "layer", "head", "neuron"]
 """The size of the parts that a logit is split into."""
@@ -16,8 +18,8 @@ REMAINDER = "remainder"
 """The label of the rest of the stream, where units are heads or neurons."""
 
 
-@dataclass(frozen=True)
-class DirectLogitAttribution:
+@dataclass(frozen=True, repr=False)
+class DirectLogitAttribution(Drawn):
     """The contribution of each unit to a logit, or to the difference of two.
 
     `attribution.sum(0) + bias` is the logit, before a soft-cap where the model has one.
@@ -52,6 +54,49 @@ class DirectLogitAttribution:
         Shapes: `[unit, batch]`, or `[unit, batch, pos]`
         """
         return self.attribution.cumsum(0) + self.bias
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.attribution.shape[1:]))
+        mean = float(self.logit.detach().float().mean())
+        return (
+            f"DirectLogitAttribution({len(self.labels)} {self.unit}s and a bias, of [{shape}] "
+            f"logits, {mean:.3g} on average)"
+        )
+
+    def plot(self, k: int = 20, example: int | None = None, *, title: str = "") -> Bars:
+        """Bars of the contributions, averaged over examples and positions, and of their sum.
+
+        Args:
+            k: how many units have a bar: all in their order if there are no more, otherwise those
+                with the largest absolute contributions. One bar has the others together.
+            example: one example instead of the average.
+            title: written above the picture.
+
+        Raises:
+            InputError: there is no such example, or k is below 1.
+        """
+        if k < 1:
+            raise InputError(f"k is a number of units, 1 or more, not {k}.")
+        bias, *units = self._averaged(example)
+        order = sorted(range(len(units)), key=lambda i: -abs(units[i]))
+        order = order[:k] if len(units) > k else list(range(len(units)))
+        bars = [(self.labels[i], units[i]) for i in order]
+        if len(units) > k:
+            rest = sum(units) - sum(value for _, value in bars)
+            bars.append((f"the other {len(units) - k} {self.unit}s", rest))
+        bars += [("bias", bias), ("= logit", sum(units) + bias)]
+        names, values = zip(*bars, strict=True)
+        title = title or f"Direct logit attribution by {self.unit}"
+        return Bars(title, values, names, unit="logits")
+
+    def _averaged(self, example: int | None) -> list[float]:
+        """The bias and the contribution of each unit, on average or of one example."""
+        count = self.attribution.shape[1]
+        if example is not None and not -count <= example < count:
+            raise InputError(f"Example {example}: there are {count}.")
+        table = torch.cat([self.bias[None], self.attribution]).detach().double()
+        table = table if example is None else table[:, example, None]
+        return table.flatten(1).mean(1).tolist()
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The units that contribute most, averaged over examples and positions, largest first.

@@ -123,7 +123,16 @@ def logit_lens(
         rows = stack.flatten(0, -2)
         readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size)
     labels, layer_of_row = [one.label for one in entries], [one.layer for one in entries]
-    return LogitLensResult(readout, labels, layer_of_row, where, _names(targets))
+    ids = _ids(cache, entries[0].name, where, batch_slice)
+    return LogitLensResult(readout, labels, layer_of_row, where, _names(targets), ids)
+
+
+def _ids(cache: ActivationCache, name: str, where: Positions, batch_slice: Any) -> Tensor | None:
+    """The tokens that were read, if the cache has as many as positions of the stream."""
+    tokens = cache.tokens
+    if tokens is None or tokens.shape != _batched(cache, name).shape[:2]:
+        return None
+    return where.of(tokens if batch_slice is None else tokens[batch_slice]).cpu()
 
 
 def _lenses(lens: Any, count: int) -> list[Callable[[Tensor], Tensor]]:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.analysis.frames import data_frame
+from lensbridge.analysis.lens_picture import of_targets, of_top_tokens
 from lensbridge.analysis.positions import Positions
 from lensbridge.analysis.readout import COLUMN, LogitReadout, decoded
 from lensbridge.errors import InputError
+from lensbridge.viz import Drawn, Picture
 
 
-@dataclass(frozen=True)
-class LogitLensResult:
+@dataclass(frozen=True, repr=False)
+class LogitLensResult(Drawn):
     """What the residual stream predicts, a row for each layer from the embedding to the last.
 
     Args:
@@ -24,6 +26,7 @@ class LogitLensResult:
         layers: the layer after each row; the number of layers for the last row.
         where: the positions that were read in each example.
         target_names: the text of each target that was given as text.
+        input_ids: the tokens at these positions, `[batch, pos]`; None if the input had none.
 
     Shapes: values `[row, batch, selected]`, or `[row, batch, pos, selected]`.
     """
@@ -33,6 +36,15 @@ class LogitLensResult:
     layers: list[int]
     where: Positions
     target_names: list[str | None] | None = None
+    input_ids: Tensor | None = None
+
+    def __repr__(self) -> str:
+        batch, positions = self.positions.shape
+        return (
+            f"LogitLensResult({self.readout.return_type} of {self.readout.selected}; "
+            f"{len(self.labels)} rows {self.labels[0]} to {self.labels[-1]}, {batch} "
+            f"example{'s'[: batch != 1]}, {positions} position{'s'[: positions != 1]})"
+        )
 
     @property
     def values(self) -> Tensor:
@@ -88,6 +100,30 @@ class LogitLensResult:
         texts = decoded(ids, self.readout.tokenizer, tokenizer)
         return dict(zip(self.labels, texts, strict=True))
 
+    def plot(
+        self, example: int = 0, target: str | int | None = None, *, title: str = ""
+    ) -> Picture:
+        """One example: a heatmap with a row for each layer and a column for each token.
+
+        A cell has the likeliest token, on the colour of its value; the pointer over it shows the
+        next ones. Where one position was read, the columns are its likeliest tokens, and targets
+        are lines over the layers.
+
+        Args:
+            example: which example.
+            target: the token whose values are drawn; None: the likeliest ones, or the targets.
+            title: written above the picture.
+
+        Raises:
+            InputError: there is no such example, or this token was not read.
+        """
+        if not -len(self.positions) <= example < len(self.positions):
+            raise InputError(f"Example {example}: there are {len(self.positions)}.")
+        example %= len(self.positions)
+        if target is not None or self.readout.selected == "targets":
+            return of_targets(self, example, target, title)
+        return of_top_tokens(self, example, title)
+
     def rank_trajectory(self, target: str | int | Sequence[str | int] | None = None) -> Tensor:
         """The rank of a target in every row; 0 is the most likely token.
 
@@ -111,6 +147,23 @@ class LogitLensResult:
                 "vocabulary."
             )
         return self.ranks[..., self._column(target)]
+
+    def target_values(self, target: str | int | None = None) -> Tensor:
+        """The values of one token in every row; arguments as in `rank_trajectory`.
+
+        Shapes: `[row, batch]`, or `[row, batch, pos]`
+
+        Raises:
+            InputError: the token was not read.
+        """
+        if self.readout.selected == "all" and target is not None:
+            return self.values[..., self._id(target)]
+        if self.readout.selected not in ("targets", "vocab"):
+            raise InputError(
+                "Single tokens were not read: pass targets=... to logit_lens, or read the whole "
+                "vocabulary."
+            )
+        return self.values[..., self._column(target)]
 
     def _id(self, target: str | int) -> int:
         return self.readout.tokenizer.to_single_token(target) if isinstance(target, str) else target

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
+from lensbridge.viz import Bars, Drawn
+from lensbridge.viz.labels import label_of
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Prediction:
         return f"Logit: {self.logit:6.2f}  Prob: {self.probability:7.2%}  Token: |{self.token}|"
 
 
-@dataclass(frozen=True)
-class PromptResult:
+@dataclass(frozen=True, repr=False)
+class PromptResult(Drawn):
     """How a model answers a prompt.
 
     Args:
@@ -47,6 +49,40 @@ class PromptResult:
     def ranks(self) -> list[list[int]]:
         """The rank of each token of each answer."""
         return [[one.rank for one in answer] for answer in self.answers]
+
+    def plot(self, place: int = 0, *, title: str = "") -> Bars:
+        """Bars of the likeliest tokens and of the answers, which are marked.
+
+        Args:
+            place: which token of the answer is predicted.
+            title: written above the picture; empty: the end of the prompt.
+
+        Raises:
+            InputError: the answer has no such token.
+        """
+        if not 0 <= place < len(self.top):
+            raise InputError(f"Token {place} of the answer: there are {len(self.top)}.")
+        answers = [answer[place] for answer in self.answers if place < len(answer)]
+        right = {one.id for one in answers}
+        listed = {one.id: one for one in [*self.top[place], *answers]}.values()
+        shown = sorted(listed, key=lambda one: one.rank)
+        first = self.answers[0]
+        said = [*self.prompt, *(one.token for one in first[:place])]
+        return Bars(
+            title or f"After “{label_of(''.join(said[-12:]).strip())}”",
+            [one.probability for one in shown],
+            [one.token for one in shown],
+            "probability",
+            remarks=[f"answer, rank {one.rank}" if one.id in right else "" for one in shown],
+        )
+
+    def __repr__(self) -> str:
+        answers = [
+            f"{''.join(one.token for one in answer)!r} of rank "
+            f"{', '.join(str(one.rank) for one in answer)}"
+            for answer in self.answers
+        ]
+        return f"PromptResult({len(self.prompt)} tokens; {'; '.join(answers)})"
 
     def __str__(self) -> str:
         lines = [f"Prompt: {self.prompt}"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from lensbridge.errors import InputError, WeightError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.factored.factors import SVD, upcast
+from lensbridge.viz import Bars, Drawn
 from lensbridge.weights.views import BlockView, MLPView, MoEView
 
 VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
@@ -111,8 +112,8 @@ class SVDInterpreter:
         return self.model.blocks[layer_index]
 
 
-@dataclass(frozen=True)
-class SingularDirection:
+@dataclass(frozen=True, repr=False)
+class SingularDirection(Drawn):
     """One singular vector, read as tokens. Its sign is such that the strongest token is in `top`.
 
     Args:
@@ -128,6 +129,16 @@ class SingularDirection:
     direction: Tensor
     top: list[tuple[str, float]]
     bottom: list[tuple[str, float]]
+
+    def plot(self, *, title: str = "") -> Bars:
+        """Bars of the tokens at both ends."""
+        ends = {**dict(self.top), **dict(reversed(self.bottom))}
+        title = title or f"Singular value {self.value:.3g}, {self.share:.1%} of the squared norm"
+        return Bars(title, list(ends.values()), list(ends), "dot product")
+
+    def __repr__(self) -> str:
+        first = ", ".join(repr(token) for token, _ in self.top[:3])
+        return f"SingularDirection({self.value:.3g}, {self.share:.1%} of the norm: {first}, ...)"
 
     def __str__(self) -> str:
         ends = ("+", self.top), ("-", self.bottom)

@@ -240,7 +240,14 @@ def _of_nodes(pair: Pair, asked: _Options) -> list[AttributionResult]:
     prefix = None if stack is pair.model.native.main else stack.prefix
     return [
         AttributionResult(
-            scores, names, "node", before, after, stack=prefix, signed=not asked.grad_drop
+            scores,
+            names,
+            "node",
+            before,
+            after,
+            stack=prefix,
+            signed=not asked.grad_drop,
+            positions=pair.positions,
         )
         for scores, before, after in zip(tables, *ends, strict=True)
     ]
@@ -269,7 +276,14 @@ def _of_edges(pair: Pair, asked: _Options) -> list[AttributionResult]:
     ends = (pair.metrics.measure(logits) for logits in (base, other.logits))
     return [
         AttributionResult(
-            {"edge": one}, names, "edge", before, after, graph.senders, graph.receivers
+            {"edge": one},
+            names,
+            "edge",
+            before,
+            after,
+            graph.senders,
+            graph.receivers,
+            positions=pair.positions,
         )
         for one, before, after in zip(tables, *ends, strict=True)
     ]

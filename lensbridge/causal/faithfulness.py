@@ -14,6 +14,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import MetricFunction, Reduce
+from lensbridge.viz import Bars, Drawn
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FaithfulnessConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FaithfulnessResult:
+class FaithfulnessResult(Drawn):
     """The metric of a model, of its circuit alone, and of the model without the circuit.
 
     Args:
@@ -87,6 +88,23 @@ class FaithfulnessResult:
         Shapes: `[example]`; `[]` where the metric gave one number.
         """
         return (self.kept - self.empty) / (self.full - self.empty)
+
+    def plot(self, *, title: str = "") -> Bars:
+        """Bars of the metric: of the whole model, of the circuit, without it, of neither."""
+        rows = {
+            "whole model": self.full,
+            "circuit alone": self.kept,
+            "without the circuit": self.removed,
+            "every part replaced": self.empty,
+            "corrupted input": self.corrupt,
+        }
+        values = [value.detach().double() for value in rows.values()]
+        kept = all(value.numel() > 1 for value in values)
+        errors = [float(value.std()) / value.numel() ** 0.5 for value in values] if kept else None
+        shares = ["", f"({self.faithfulness:.0%})", f"({self.completeness:.0%})", "", ""]
+        means = [float(value.mean()) for value in values]
+        title = title or f"A circuit of {len(self.circuit)} {self.circuit.kind}"
+        return Bars(title, means, list(rows), "metric", errors, shares)
 
     def _share(self, value: Tensor, bottom: Tensor) -> float:
         low = bottom.mean()

@@ -12,6 +12,7 @@ from lensbridge.causal.differentiable_pass import DifferentiablePass, Edits
 from lensbridge.causal.gradient_gates import GradientGates
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.sweeps.alignment import check_fit
 from lensbridge.sweeps.base_run import BaseRun
@@ -80,6 +81,14 @@ class Pair:
         """Whether one of the inputs is embeddings rather than tokens."""
         prepare = self.model.prepare
         return any(prepare(one).embeds is not None for one in (self.base, self.other))
+
+    @property
+    def positions(self) -> PositionLabels | None:
+        """The tokens of the base input as labels of positions."""
+        if self.model.native.is_encoder_decoder:
+            return None
+        prepared = self.model.prepare(self.base)
+        return PositionLabels.of(self.model.tokens, prepared.tokens, prepared.mask)
 
     def run_other(self, points: Iterable[str]) -> BaseRun:
         """Run the other input and check the shape of its metric.

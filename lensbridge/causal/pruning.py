@@ -14,6 +14,7 @@ from lensbridge.causal.replacement import AblationMode, Replacement
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.sweeps.metric import MetricFunction
+from lensbridge.viz import Drawn, Lines
 
 Over = Literal["nodes", "edges"]
 """What the circuit is made of."""
@@ -37,7 +38,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Drawn):
     """A circuit, and how it was found.
 
     Args:
@@ -55,6 +56,27 @@ class Pruning:
     metric: float
     total: int
     partial: bool = False
+
+    def plot(self, *, title: str = "") -> Lines:
+        """The metric after each trial, from the whole model to the circuit.
+
+        Raises:
+            InputError: no part was tried.
+        """
+        if not self.trials:
+            raise InputError("No part was tried, so there is no search to draw.")
+        now = self.trials[0].metric - self.trials[0].change
+        after = []
+        for trial in self.trials:
+            now = now if trial.kept else trial.metric
+            after.append(now)
+        return Lines(
+            title or f"Pruning: {len(self.circuit)} of {self.total} {self.circuit.kind} kept",
+            {"metric": after},
+            [f"{trial.part} kept" if trial.kept else trial.part for trial in self.trials],
+            axes=("part tried", "metric"),
+            reference=(self.full, "whole model"),
+        )
 
     def __repr__(self) -> str:
         cut = " interrupted;" if self.partial else ""

@@ -11,10 +11,11 @@ from torch import Tensor
 from lensbridge.causal.circuit import Circuit
 from lensbridge.causal.edge import Edge, at_position, edge_of, edge_text
 from lensbridge.errors import InputError
+from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import UNITS
 from lensbridge.sweeps.grid import pandas
-from lensbridge.viz import Drawn, Heatmap
+from lensbridge.viz import Drawn, Heatmap, Panels
 from lensbridge.viz.drawing import heatmap_of
 from lensbridge.viz.heatmap import Digits
 
@@ -40,6 +41,7 @@ class AttributionResult(Drawn):
         receivers: the nodes along the second axis.
         stack: prefix of the nodes' stack; None for the main one.
         signed: whether scores have signs; with `grad_drop` they are magnitudes.
+        positions: the tokens of the run that is patched, as labels of positions.
 
     Units: those of the metric; a score estimates the metric of the patched run minus `baseline`.
     """
@@ -53,6 +55,7 @@ class AttributionResult(Drawn):
     receivers: tuple[Node, ...] = ()
     stack: str | None = None
     signed: bool = True
+    positions: PositionLabels | None = None
 
     def __repr__(self) -> str:
         parts = []
@@ -201,29 +204,31 @@ class AttributionResult(Drawn):
 
     def plot(
         self, unit: str | None = None, *, title: str = "", digits: Digits = "auto"
-    ) -> Heatmap:
-        """A heatmap of one unit's scores, averaged over examples.
+    ) -> Heatmap | Panels:
+        """A heatmap of one unit's scores, averaged over examples, or of every unit's.
 
         The last axis goes from left to right, the others together from top to bottom.
 
         Args:
-            unit: which unit; None if there is one only.
+            unit: which unit; None: each of them.
             title: title of the picture; if empty, the unit.
             digits: decimals written into the cells; "auto" chooses them, None writes no numbers.
 
         Raises:
-            InputError: no such unit, several units and none chosen, or too many entries.
+            InputError: no such unit, or too many entries.
         """
-        if unit is None and len(self.scores) > 1:
-            raise InputError(f"Say which unit to draw: one of {', '.join(self.scores)}.")
-        unit = next(iter(self.scores)) if unit is None else unit
+        if unit is not None or len(self.scores) == 1:
+            return self._heatmap(unit or next(iter(self.scores)), title, digits)
+        return Panels(title, [self._heatmap(one, "", digits) for one in self.scores])
+
+    def _heatmap(self, unit: str, title: str, digits: Digits) -> Heatmap:
         table = self.mean(unit).detach().cpu()
-        names = [name for name in self.axis_names[unit] if name != "example"] or ["position"]
+        names = [name for name in self.axis_names[unit] if name != "example"]
         table = table if table.ndim else table.unsqueeze(0)
-        axes = {name: self._entries(name, n) for name, n in zip(names, table.shape, strict=True)}
+        axes = {name: self._entries(name, n) for name, n in zip(names, table.shape, strict=False)}
         return heatmap_of(
             table,
-            axes,
+            axes or {"": [unit]},
             title or unit,
             digits=digits,
             advice="Score without positions, or draw a part with lensbridge.viz.Heatmap.",
@@ -231,6 +236,8 @@ class AttributionResult(Drawn):
 
     def _entries(self, axis: str, size: int) -> list[str]:
         """Labels for the entries of an axis."""
+        if axis == "position" and self.positions is not None:
+            return self.positions.along(range(size))
         ends = {"sender": self.senders, "receiver": self.receivers}
         return [str(one) for one in ends[axis]] if axis in ends else [str(i) for i in range(size)]
 

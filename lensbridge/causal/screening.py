@@ -24,10 +24,12 @@ from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.grid import pandas
 from lensbridge.sweeps.metric import MetricFunction
 from lensbridge.sweeps.result import PatchingResult
+from lensbridge.viz import Bars, Drawn
+from lensbridge.viz.numbers import short
 
 
 @dataclass(frozen=True, eq=False)
-class Screening:
+class Screening(Drawn):
     """The parts with the largest estimates, and the measured effects of patching them.
 
     Args:
@@ -68,6 +70,28 @@ class Screening:
         found = zip(self.labels, _averaged(self.exact).tolist(), strict=True)
         pairs = [one for one in found if not isnan(one[1])]
         return sorted(pairs, key=lambda one: -abs(one[1]))
+
+    def plot(self, *, title: str = "") -> Bars:
+        """Bars of the measured effects, each with its estimate in words.
+
+        Parts that were not patched have none.
+
+        Raises:
+            InputError: no part was patched.
+        """
+        pairs = zip(
+            self.labels,
+            _averaged(self.exact).tolist(),
+            _averaged(self.estimated).tolist(),
+            strict=True,
+        )
+        found = [row for row in pairs if not isnan(row[1])]
+        if not found:
+            raise InputError("The screening was interrupted before a part was patched.")
+        names, exact, estimated = zip(*found, strict=True)
+        remarks = [f"(estimate {short(value)})" for value in estimated]
+        title = title or f"Measured effects, rank agreement {self.rank_agreement:.2g}"
+        return Bars(title, exact, names, "change of the metric", remarks=remarks)
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with a row for each part and each example that was kept."""

@@ -15,10 +15,20 @@ from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.intervention import Indices
 from lensbridge.interventions.search import Schedule, Search, Spot, as_far, within
 from lensbridge.points.names import Name
+from lensbridge.viz import Bars, Drawn
+
+CONTROLS = {
+    "none": "nothing interchanged",
+    "whole": "whole vector",
+    "random": "random subspaces",
+    "norm_matched": "random direction, as far",
+    "shuffled": "trained on shuffled labels",
+}
+"""What the controls of `fit_das` are, for pictures."""
 
 
 @dataclass(frozen=True, eq=False)
-class DASResult:
+class DASResult(Drawn):
     """A learned subspace, and how often interchanging it gives the wanted answer.
 
     Args:
@@ -46,6 +56,15 @@ class DASResult:
     positions: Positions
     source_positions: Positions
     heads: Indices = None
+
+    def plot(self, *, title: str = "") -> Bars:
+        """Bars of the accuracy on pairs held out, and of each control."""
+        learned = {"learned subspace": self.accuracy}
+        rows = {**learned, **{CONTROLS.get(k, k): v for k, v in self.controls.items()}}
+        rows = {name: value for name, value in rows.items() if value == value}  # no NaN
+        dims, width = self.subspace.shape[1], self.subspace.shape[0]
+        title = title or f"{self.site}: {dims} of {width} dimensions interchanged"
+        return Bars(title, list(rows.values()), list(rows), "accuracy on pairs held out")
 
     def swap(self, source: ActivationCache) -> Swap:
         """The intervention that interchanges the subspace with activations of a source."""

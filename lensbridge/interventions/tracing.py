@@ -79,17 +79,19 @@ class CausalTrace(Drawn):
             f"{len(self.tokens)} tokens; {', '.join(self.samples)}{partial})"
         )
 
+    def _layers(self, site: str) -> str:
+        """For a title, how many layers are restored together."""
+        return f" of {self.window[site]} layers" if self.window[site] > 1 else ""
+
     def plot(self, site: str | None = None, digits: Digits = "auto") -> Heatmap:
         """The effects at a site (None: the first) as a heatmap. A star marks the subject."""
         site = next(iter(self.samples)) if site is None else site
         values = [
             [None if one != one else float(one) for one in row] for row in self[site].tolist()
         ]
-        names = [
-            text + ("*" if i in self.subject else "") for i, text in enumerate(self.tokens)
-        ]
+        names = [text + ("*" if i in self.subject else "") for i, text in enumerate(self.tokens)]
         return Heatmap(
-            f"Restoring {site}",
+            f"Restoring {site}{self._layers(site)}",
             values,
             [str(layer) for layer in range(len(values))],
             names,

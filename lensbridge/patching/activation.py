@@ -272,4 +272,5 @@ def assemble(prepared: Prepared, metrics: Metrics, run: Measured, baseline: bool
         has_metric_axis=metrics.named,
         partial=run.partial,
         engine=run.engine,
+        positions=prepared.base.positions,
     )

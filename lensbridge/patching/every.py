@@ -154,6 +154,7 @@ def _stacked(
         patch_type_names=types,
         partial=several[-1].partial,
         engine="; ".join(dict.fromkeys(sweep.engine for sweep in several)),
+        positions=first.positions,
     )
     wants_result = lead or options.get("baseline") or options.get("reduce") == "none"
     return result if wants_result or result.partial else result.values

@@ -13,6 +13,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.sweeps.edit import Edit
 
 
@@ -68,6 +69,13 @@ class BaseRun:
     def n_tokens(self) -> int:
         """Number of positions of all examples together."""
         return self.cache.tokens.numel() if self.cache.tokens is not None else self.batch
+
+    @property
+    def positions(self) -> PositionLabels | None:
+        """The tokens as labels of positions; None if they are not those of all points."""
+        if self.model.native.is_encoder_decoder:
+            return None
+        return PositionLabels.of(self.model.tokens, self.cache.tokens, self.cache.attention_mask)
 
     def shape(self, point: str) -> tuple[int, ...]:
         """Shape of an activation that was kept."""

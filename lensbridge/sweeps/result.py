@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.sweeps.as_tensor import AsTensor
 from lensbridge.sweeps.grid import Grid, pandas
 from lensbridge.sweeps.statistics import (
@@ -20,6 +21,9 @@ from lensbridge.sweeps.statistics import (
 from lensbridge.viz import Drawn, Heatmap
 from lensbridge.viz.drawing import heatmap_of
 from lensbridge.viz.heatmap import Digits
+
+POSITION_AXES = ("pos", "dest_pos", "src_pos")
+"""The axes that count positions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,8 @@ class PatchingResult(Drawn, AsTensor):
         patch_type_names: the entries of the first axis of an `_every` result.
         partial: whether the sweep was interrupted, so that some cells did not run.
         engine: whether cells were run in batches, and if not, why.
+        positions: the tokens of the input as labels of positions; None where columns are no
+            positions of one text.
     """
 
     values: Tensor
@@ -48,6 +54,7 @@ class PatchingResult(Drawn, AsTensor):
     patch_type_names: list[str] | None = None
     partial: bool = False
     engine: str = "exact"
+    positions: PositionLabels | None = None
 
     @property
     def axis_names(self) -> list[str]:
@@ -263,9 +270,10 @@ class PatchingResult(Drawn, AsTensor):
         Raises:
             InputError: no such axis or entry, or more cells than fit into a picture.
         """
-        axes, table = self.axis_labels, self.mean().detach().cpu()
+        axes, entries = self.axis_labels, self._entries
+        table = self.mean().detach().cpu()
         for name, value in fixed.items():
-            entry = _entry(axes, name, value)
+            entry = _entry(entries, name, value)
             table = table.select(list(axes).index(name), entry)
             del axes[name]
         metrics = [str(fixed["metric"])] if "metric" in fixed else self.metric_names
@@ -280,7 +288,20 @@ class PatchingResult(Drawn, AsTensor):
 
     @property
     def axis_labels(self) -> dict[str, Sequence[str]]:
-        """The axes and the names of their entries, without the batch axis."""
+        """The axes and the names of their entries, without the batch axis.
+
+        Positions are named by their tokens, if the examples are of the same length.
+        """
+        return {name: self._labels(name, entries) for name, entries in self._entries.items()}
+
+    def _labels(self, name: str, entries: Sequence[str]) -> Sequence[str]:
+        if self.positions is None or name not in POSITION_AXES:
+            return entries
+        return self.positions.along(map(int, entries))
+
+    @property
+    def _entries(self) -> dict[str, Sequence[str]]:
+        """The same, with positions as numbers: what `plot` takes."""
         grid = self.grid
         if grid.axis_values is None:
             swept: dict[str, Sequence[str]] = {"cell": [str(i) for i in range(len(grid.rows))]}

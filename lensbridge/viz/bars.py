@@ -19,7 +19,7 @@ PLOT = 300.0  # width of the bars' area
 LONGEST = 200.0  # of a label in pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bars(Picture):
     """One bar for each name, to the right if positive and to the left if negative.
 

@@ -39,9 +39,10 @@ def plot(
     """Draw numbers with labels.
 
     Args:
-        values: a tensor, an array, lists, or a mapping from names to lines. One axis becomes a
-            line, two a heatmap, three a heatmap for each entry of the first. A result of
-            lensbridge is drawn by its own `plot`.
+        values: a tensor, an array or lists: one axis becomes a line, two a heatmap, three a heatmap
+            for each entry of the first. Or a mapping from names to numbers, which become bars, or
+            to lists of numbers, which become lines. A result of lensbridge is drawn by its own
+            `plot`.
         x: a label for each entry of the last axis: tokens, layers, names of heads.
         y: a label for each entry of the axis before it.
         z: a label for each entry of the first of three axes.
@@ -56,8 +57,8 @@ def plot(
         InputError: labels that do not fit, more than three axes, no numbers, or too many.
 
     Example:
-        >>> plot([0.1, 0.7, 0.2], x=["The", " cat", " sat"], kind="bars")
-        Bars('', 3 values)
+        >>> plot([0.1, 0.7, 0.2], x=["The", " cat", " sat"], kind="bars", title="Attention")
+        Bars('Attention', 387 x 110 pixels)
     """
     if isinstance(values, Picture):
         return values
@@ -65,8 +66,10 @@ def plot(
         drawn: Picture = values.plot(**({"title": title} if title else {}))
         return drawn
     if isinstance(values, Mapping):
-        names, values, kind = list(values), list(values.values()), kind or "lines"
-        y = names if y is None else y
+        names, values = list(values), list(values.values())
+        single = all(map(_is_number, values))
+        kind = kind or ("bars" if single else "lines")
+        x, y = (x or names, y) if single else (x, y or names)
     table = _numbers(values)
     shape = _shape(table)
     request = _Request(table, shape, (z, y, x), title, tuple(axes), unit, digits)
@@ -104,10 +107,12 @@ def heatmap_of(
             f"{list(axes)}. {advice}".rstrip()
         )
     *upper, across = axes
-    rows = [" ".join(parts) for parts in product(*(axes[name] for name in upper))]
+    form = "L{}H{}" if upper in (["layer", "head"], ["layer", "head_index"]) else ""
+    entries = product(*(axes[name] for name in upper))
+    rows = [form.format(*parts) if form else " ".join(parts) for parts in entries]
     cells = _cells(table.reshape(len(rows), -1).tolist())
     names = (", ".join(upper), across)
-    scale = Scale.around_zero(cells, unit=unit)
+    scale = Scale.fitting(cells, unit=unit)
     return Heatmap(title, cells, rows, axes[across], scale, axes=names, digits=digits)
 
 
@@ -116,11 +121,19 @@ def _numbers(values: Any) -> Any:
     if isinstance(values, str):
         raise InputError(f"Numbers are drawn, not text: {values[:40]!r}.")
     values = getattr(values, "values", values) if hasattr(values, "axis_names") else values
-    if callable(getattr(values, "tolist", None)):
-        values = values.tolist()
+    values = _plain(values)
     if isinstance(values, bool | int | float) or not isinstance(values, Sequence):
         raise InputError(f"A tensor, an array or lists of numbers are drawn, not {values!r:.60}.")
-    return [v if isinstance(v, int | float) else _numbers(v) for v in values]
+    return [_plain(one) if _is_number(one) else _numbers(one) for one in values]
+
+
+def _plain(value: Any) -> Any:
+    """Lists or a number in place of a tensor or array."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(_plain(value), int | float)
 
 
 def _shape(table: Any) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ GAP = 1.0
 MOST_TEXT = 76.0  # of a text in a cell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Heatmap(Picture):
     """A labelled grid of numbers.
 
@@ -83,7 +83,8 @@ class Heatmap(Picture):
         contents = widest([text for row in self.texts or () for text in row]) + 8
         least = 44.0 if self.texts else 38.0 if self._wants_numbers else 16.0
         least = max(least, min(contents, MOST_TEXT)) if self.texts else least
-        return Across.of([label_of(entry) for entry in self.columns], least, WIDEST)
+        room = max(WIDEST, least * len(self.columns)) if self.texts else WIDEST
+        return Across.of([label_of(entry) for entry in self.columns], least, room)
 
     @cached_property
     def cell(self) -> tuple[float, float]:

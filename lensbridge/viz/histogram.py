@@ -15,7 +15,7 @@ from lensbridge.viz.picture import Picture
 from lensbridge.viz.theme import PLUS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Histogram(Picture):
     """How many values are in each of a number of intervals of the same width.
 

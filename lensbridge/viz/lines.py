@@ -17,7 +17,7 @@ LONGEST = 90.0  # of a label in pixels
 MOST_DOTS = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lines(Picture):
     """One or several lines over the same labels.
 

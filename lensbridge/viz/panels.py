@@ -12,7 +12,7 @@ from lensbridge.viz.picture import Picture, framed
 GAP = 14.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Panels(Picture):
     """Pictures side by side; in a page as many in a row as there is room for.
 

@@ -40,6 +40,10 @@ class Picture(Hinted, ABC):
     title: str
     _instead = PICTURE
 
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"{type(self).__name__}({self.title!r}, {width:.0f} x {height:.0f} pixels)"
+
     @property
     @abstractmethod
     def size(self) -> tuple[float, float]:

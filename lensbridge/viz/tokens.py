@@ -24,7 +24,7 @@ STYLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ColouredText(Picture):
     """A text, each token on the colour of its value. The pointer over a token shows the number.
 
@@ -73,7 +73,7 @@ class ColouredText(Picture):
         if i in self.marked:
             attributes["data-chosen"] = "true"
         after = Html("<br/>") if "\n" in self.tokens[i] else Html("")
-        return Html(element("span", plain(_readable(self.tokens[i])), **attributes) + after)
+        return Html(element("span", plain(readable(self.tokens[i])), **attributes) + after)
 
     def _tip(self, i: int) -> str:
         if self.tips is not None:
@@ -97,7 +97,7 @@ class ColouredText(Picture):
         """Left edge, line and width of each token."""
         places, x, line = [], 0.0, 0
         for token in self.tokens:
-            room = width(_readable(token)) + 2
+            room = width(readable(token)) + 2
             if x and x + room > WIDTH:
                 x, line = 0.0, line + 1
             places.append((x, float(line), room))
@@ -132,10 +132,15 @@ class ColouredText(Picture):
                 canvas.box(x, y, room, LINE - 3, "", outline=canvas.theme.ink)
             ink = "#ffffff" if strength >= STRONG else canvas.theme.cell_ink
             middle = x + room / 2, y + LINE / 2 - 2
-            canvas.text(_readable(self.tokens[i]).strip(), *middle, "center", colour=ink)
+            canvas.text(readable(self.tokens[i]).strip(), *middle, "center", colour=ink)
         Legend(self.scale, WIDTH).draw(canvas, 8, self.size[1] - 26)
 
 
-def _readable(token: str) -> str:
-    """A token in running text: spaces stay spaces, the rest is made visible."""
+def readable(token: str) -> str:
+    """A token in running text: spaces stay spaces, the rest is made visible.
+
+    Example:
+        >>> readable(" a\\n")
+        ' a↵'
+    """
     return "".join(sign if sign == " " else visible(sign) for sign in token)

@@ -8,9 +8,11 @@ from torch import Tensor
 from lensbridge.errors import ShapeError
 from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.factored.factors import upcast
+from lensbridge.viz import Drawn, Heatmap
+from lensbridge.viz.drawing import heatmap_of
 
 
-class CompositionScores(Tensor):
+class CompositionScores(Drawn, Tensor):
     """Scores `[layer, head, later layer, later head]`, with the names of the layers and heads.
 
     Torch functions return ordinary tensors for it.
@@ -36,6 +38,23 @@ class CompositionScores(Tensor):
     def scores(self) -> Tensor:
         """The same numbers as an ordinary tensor."""
         return self.as_subclass(Tensor)
+
+    def plot(self, *, title: str = "Composition") -> Heatmap:
+        """A heatmap: earlier heads from top to bottom, later heads from left to right.
+
+        Pairs whose second head is not in a later layer have no cell.
+
+        Raises:
+            InputError: there are too many heads for a picture.
+        """
+        count, heads = self.shape[:2]
+        later = torch.ones(count, count).triu(1).bool()
+        table = self.scores.detach().float().cpu().clone()
+        table[~later[:, None, :, None].expand_as(table)] = torch.nan
+        axes = {"earlier head": self.head_labels, "later head": self.head_labels}
+        whole = table.reshape(count * heads, count * heads)
+        advice = "Draw the scores of some layers with lensbridge.viz.plot."
+        return heatmap_of(whole, axes, title, advice=advice, unit="composition score")
 
 
 def composition_scores(
