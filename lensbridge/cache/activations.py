@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.cache import files, labelled
+from lensbridge.cache import attention, files, labelled
 from lensbridge.cache.capture import GRAD, Place, place_of, version_of
 from lensbridge.cache.last_token import last_token
 from lensbridge.cache.owner import CachedModel
@@ -18,10 +18,11 @@ from lensbridge.cache.residual.stream import StreamMethods
 from lensbridge.elsewhere.cache import CACHE
 from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.points.names import LAYER, Name, rows_of_short, template
+from lensbridge.points.names import LAYER, Name, rows_of_short, short_of, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.tensors.slices import PosSlice, taken
+from lensbridge.viz import AttentionView
 
 
 class ActivationCache(
@@ -188,6 +189,10 @@ class ActivationCache(
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def _ipython_key_completions_(self) -> list[Name]:
+        """What a notebook offers after `cache[`: every name, and `("q", 5)`."""
+        return [*self, *filter(None, map(short_of, self))]
+
     def __repr__(self) -> str:
         return f"ActivationCache({len(self)} activations, {self.nbytes / 1e6:.1f} MB)"
 
@@ -341,6 +346,47 @@ class ActivationCache(
             attention_mask=row(self.attention_mask),
             decoder_attention_mask=row(self.decoder_attention_mask),
             has_batch_dim=not alone,
+        )
+
+    # --- pictures ----------------------------------------------------------------------------
+
+    def plot_attention(
+        self,
+        layer: int | Name,
+        head: int | Sequence[int] | None = None,
+        batch: int = 0,
+        *,
+        positions: slice | Sequence[int] | None = None,
+        tokens: Sequence[str] | None = None,
+        key_tokens: Sequence[str] | None = None,
+        title: str = "",
+    ) -> AttentionView:
+        """Where the heads of a layer attend, as a grid and over the text. Padding is left out.
+
+        Args:
+            layer: a layer, or the name of a pattern or of scores, in any spelling
+                ("encoder.0.attn.hook_pattern").
+            head: one head or several; None for all.
+            batch: the example.
+            positions: which queries and keys to show; None for all.
+            tokens: the text of each query, where it should not be the input's.
+            key_tokens: the text of each key, likewise.
+            title: written above it; if empty, the layer.
+
+        Raises:
+            NotCachedError: the run did not keep it.
+            InputError: no such head, example or position, or more than 64 heads or 256 tokens.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> _, cache = model.run_with_cache("The Eiffel Tower is in the city of")
+            >>> cache.plot_attention(1)
+            AttentionView('Attention, layer 1', [head 4, query 9, key 9])
+        """
+        texts = {"tokens": tokens, "key_tokens": key_tokens}
+        return attention.plot_attention(
+            self, layer, head, batch, positions=positions, title=title, **texts
         )
 
     # --- other formats ------------------------------------------------------------------------

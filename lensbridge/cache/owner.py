@@ -4,6 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.point_names import PointNames
@@ -36,3 +37,10 @@ class ReadsLogits(Protocol):
 
     def logit_lens(self, input: Any = None, **options: Any) -> Any:
         """`lensbridge.analysis.logit_lens` of an input or a cache."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A model that knows the text of its tokens; `HookedModel` is one."""
+
+    tokens: Tokens

@@ -4,6 +4,7 @@ A picture shows itself in a notebook, and `save` writes it as HTML, SVG, PNG or 
 `to_matplotlib` give it to these libraries.
 """
 
+from lensbridge.viz.attention import AttentionView, attention
 from lensbridge.viz.bars import Bars
 from lensbridge.viz.drawing import plot
 from lensbridge.viz.heatmap import Heatmap
@@ -16,6 +17,7 @@ from lensbridge.viz.scale import Scale
 from lensbridge.viz.tokens import ColouredText
 
 __all__ = [
+    "AttentionView",
     "Bars",
     "ColouredText",
     "Drawn",
@@ -26,5 +28,6 @@ __all__ = [
     "Panels",
     "Picture",
     "Scale",
+    "attention",
     "plot",
 ]

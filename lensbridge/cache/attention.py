@@ -1,0 +1,166 @@
+"""Attention patterns of a cache as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
+
+from lensbridge.cache.owner import CachedModel, Decodes
+from lensbridge.errors import InputError
+from lensbridge.inputs.position_labels import PositionLabels
+from lensbridge.points.names import Name
+from lensbridge.viz import AttentionView, attention
+
+ENDS = ("attn.hook_pattern", "attn.hook_attn_scores")
+
+
+class Patterns(Protocol):
+    """The parts of a cache that are read."""
+
+    model: CachedModel | None
+    tokens: Tensor | None
+    attention_mask: Tensor | None
+    has_batch_dim: bool
+
+    def __getitem__(self, name: Name) -> Tensor: ...
+
+    def canonical(self, name: Name) -> str:
+        """The name under which an activation is stored."""
+
+
+def plot_attention(
+    cache: Patterns,
+    layer: int | Name,
+    head: int | Sequence[int] | None = None,
+    batch: int = 0,
+    *,
+    positions: slice | Sequence[int] | None = None,
+    tokens: Sequence[str] | None = None,
+    key_tokens: Sequence[str] | None = None,
+    title: str = "",
+) -> AttentionView:
+    """Where the heads of a layer attend; see `ActivationCache.plot_attention`."""
+    name = cache.canonical(("pattern", layer) if isinstance(layer, int) else layer)
+    if not name.endswith(ENDS):
+        raise InputError(
+            f"{name} is no attention pattern. Give a layer, as plot_attention(3), or the name of a "
+            "pattern, as plot_attention('encoder.3.attn.hook_pattern')."
+        )
+    pattern = _example(cache, name, batch)
+    heads = _heads(head, pattern.shape[0])
+    texts = _texts(cache, name, batch, pattern.shape[1:])
+    queries, keys = _given(tokens, texts[0], "tokens"), _given(key_tokens, texts[1], "key_tokens")
+    if key_tokens is None and tokens is not None and len(tokens) == pattern.shape[2]:
+        keys = queries
+    rows, columns = _kept(cache, name, batch, positions, pattern.shape[1:])
+    shown = pattern[heads][:, rows][:, :, columns]
+    drawn = attention(
+        shown,
+        [queries[i] for i in rows],
+        [keys[i] for i in columns],
+        heads=heads,
+        title=title or _titled(name),
+        unit="attention" if name.endswith(ENDS[0]) else "score",
+    )
+    return replace(drawn, places=(rows, columns))
+
+
+def _example(cache: Patterns, name: str, batch: int) -> Tensor:
+    """The pattern of one example, `[head, query, key]`."""
+    pattern = cache[name].detach()
+    if not cache.has_batch_dim:
+        return pattern
+    if not -len(pattern) <= batch < len(pattern):
+        raise InputError(f"There is no example {batch}: the batch has {len(pattern)}.")
+    return pattern[batch]
+
+
+def _heads(head: int | Sequence[int] | None, count: int) -> list[int]:
+    asked = range(count) if head is None else [head] if isinstance(head, int) else list(head)
+    wrong = [one for one in asked if not -count <= one < count]
+    if wrong or not asked:
+        raise InputError(f"There is no head {wrong}: this layer has {count}, 0 to {count - 1}.")
+    return [one % count for one in asked]
+
+
+def _titled(name: str) -> str:
+    kind = "Attention scores" if name.endswith(ENDS[1]) else "Attention"
+    stack, layer, part, _ = name.split(".")[-4:]
+    where = "" if stack in ("blocks", "decoder") else f" of the {stack}"
+    return f"{'Cross-attention' if part == 'cross_attn' else kind}{where}, layer {layer}"
+
+
+# --- tokens ----------------------------------------------------------------------------------
+
+
+def _sides(cache: Patterns, name: str) -> tuple[bool, bool]:
+    """Whether queries and keys are positions of the cache's tokens."""
+    decoder = name.startswith("decoder.")
+    crossing = ".cross_attn." in name
+    native = None if cache.model is None else cache.model.native
+    apart = native is not None and native.is_encoder_decoder
+    return not (apart and decoder), crossing or not (apart and decoder)
+
+
+def _texts(
+    cache: Patterns, name: str, batch: int, counts: Sequence[int]
+) -> tuple[list[str], list[str]]:
+    """The tokens of queries and keys; numbers where the cache does not know them."""
+    known = _tokens(cache, batch)
+    made = []
+    for count, ours in zip(counts, _sides(cache, name), strict=True):
+        fit = ours and known is not None and len(known) == count
+        made.append(list(known) if fit and known else list(map(str, range(count))))
+    return made[0], made[1]
+
+
+def _tokens(cache: Patterns, batch: int) -> Sequence[str] | None:
+    if cache.tokens is None or not isinstance(cache.model, Decodes):
+        return None
+    ids = cache.tokens.reshape(-1, cache.tokens.shape[-1])
+    row = ids[batch if len(ids) > 1 else 0]
+    labels = PositionLabels.of(cache.model.tokens, row[None], None)
+    return None if labels is None else labels.texts
+
+
+def _given(given: Sequence[str] | None, known: list[str], name: str) -> list[str]:
+    if given is None:
+        return known
+    if isinstance(given, str) or len(given) != len(known):
+        n = "one text" if isinstance(given, str) else f"{len(given)}"
+        raise InputError(f"{name} has {n}; the pattern has {len(known)} positions there.")
+    return list(given)
+
+
+def _kept(
+    cache: Patterns,
+    name: str,
+    batch: int,
+    positions: slice | Sequence[int] | None,
+    counts: Sequence[int],
+) -> tuple[list[int], list[int]]:
+    """Which queries and keys are shown: the chosen positions, without padding."""
+    mask = cache.attention_mask
+    row = None if mask is None or mask.ndim != 2 else mask[batch if len(mask) > 1 else 0].tolist()
+    kept = []
+    for count, ours in zip(counts, _sides(cache, name), strict=True):
+        padded = row is not None and ours and len(row) == count
+        there = [i for i in range(count) if not padded or (row is not None and row[i])]
+        kept.append(_chosen(there, positions))
+    return kept[0], kept[1]
+
+
+def _chosen(there: list[int], positions: slice | Sequence[int] | None) -> list[int]:
+    if positions is None:
+        return there
+    if isinstance(positions, slice):
+        found = there[positions]
+    else:
+        wrong = [one for one in positions if not -len(there) <= one < len(there)]
+        if wrong:
+            raise InputError(f"There are {len(there)} positions; {wrong} are none of them.")
+        found = [there[one] for one in positions]
+    if not found:
+        raise InputError(f"positions={positions!r} chooses none of {len(there)} positions.")
+    return found
