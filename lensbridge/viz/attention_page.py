@@ -213,5 +213,5 @@ def _name(side: str) -> Html:
 
 
 def _text(words: str, x: float, y: float, anchor: str, **more: str) -> Html:
-    placed: dict[str, str | float] = {"x": x, "y": y, "text_anchor": anchor, "dominant_baseline": "central"}
-    return element("text", plain(words), **placed, **more)
+    anchored = {"text_anchor": anchor, "dominant_baseline": "central", **more}
+    return element("text", plain(words), x=x, y=y, **anchored)
