@@ -66,6 +66,7 @@ def _told(
 ) -> dict[str, Any]:
     from lensbridge.cli.weightless import stored_bytes
 
+    found.check_length(length)
     cfg = found.lens.cfg
     told: dict[str, Any] = {
         "model": model,
@@ -85,11 +86,9 @@ def _told(
     try:
         cache = found.cache(found.names(asked) if asked else None, batch, length)
     except InputError as error:
-        if length > cfg.n_ctx > 0:
-            raise
         return {**told, "reason": str(error)}
-    kinds = [vars(one) for one in _kinds(dict(cache))]
-    return {**told, "points": kinds, "cache_bytes": stored_bytes(list(dict(cache).values()))}
+    kinds = [vars(one) for one in _kinds(cache)]
+    return {**told, "points": kinds, "cache_bytes": stored_bytes(list(cache.values()))}
 
 
 def _kinds(cache: "Mapping[str, Tensor]") -> Iterator[Kind]:

@@ -90,12 +90,11 @@ def _rows(
         except UnsupportedArchitectureError:
             lens = opened(model, how)
             return list(_described(lens, lens.vocabulary.select(asked or None), {})), repr(lens)
+        found.check_length(length)
         names, cache = found.names(asked), {}
         try:
-            cache = dict(found.cache(names, batch, length))
+            cache = found.cache(names, batch, length)
         except InputError as error:
-            if length > found.lens.cfg.n_ctx > 0:
-                raise
             note(str(error))
         return list(_described(found.lens, names, cache)), repr(found.lens)
 

@@ -12,8 +12,9 @@ from lensbridge.errors import InputError, LensbridgeError, LoadError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lensbridge.cache import ActivationCache
     from lensbridge.model import LensModel
+
+_EMBEDDINGS = "hook_embed"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,17 @@ class Weightless:
             return self.lens.vocabulary.select(asked)
         return [name for name in self.lens.hook_names if ".experts." not in name]
 
-    def cache(self, names: list[str] | None, batch: int, length: int) -> "ActivationCache":
+    def check_length(self, length: int) -> None:
+        """Refuse examples that are longer than the context.
+
+        Raises:
+            InputError: with the context.
+        """
+        most = self.lens.cfg.n_ctx
+        if most and length > most:
+            raise InputError(f"--length {length} is longer than the context, {most} tokens.")
+
+    def cache(self, names: list[str] | None, batch: int, length: int) -> "dict[str, Tensor]":
         """What a run keeps.
 
         Args:
@@ -58,17 +69,12 @@ class Weightless:
             length: tokens of each.
 
         Raises:
-            InputError: it cannot be told without values, or it is longer than the context.
+            InputError: it cannot be told without values.
         """
-        import torch
-
-        most = self.lens.cfg.n_ctx
-        if length > most > 0:
-            raise InputError(f"--length {length} is longer than the context, {most} tokens.")
+        wanted = self.lens.vocabulary.select(names)
         try:
             with self.mode, quiet_transformers():
-                embedded = torch.zeros(batch, length, self.lens.cfg.d_model, dtype=self.lens.dtype)
-                return self.lens.run_with_cache(embedded, names_filter=names)[1]  # type: ignore[return-value]
+                return self._run(wanted, batch, length)
         except LensbridgeError:
             raise
         except Exception as error:
@@ -76,6 +82,21 @@ class Weightless:
                 f"What a run of a {self.lens.cfg.original_architecture} keeps cannot be told "
                 f"without its weights and an input ({type(error).__name__})."
             ) from error
+
+    def _run(self, wanted: list[str], batch: int, length: int) -> "dict[str, Tensor]":
+        """Embeddings are run, since ids without values cannot be checked; so they are kept here."""
+        import torch
+
+        embedded = torch.zeros(batch, length, self.lens.W_E.shape[-1], dtype=self.lens.dtype)
+        passed = [name for name in wanted if name != _EMBEDDINGS]
+        _, cache = self.lens.run_with_cache(embedded, names_filter=passed)
+        found = {**dict(cache), _EMBEDDINGS: embedded.clone()}
+        return {name: self._of_all(batch, name, found[name]) for name in wanted if name in found}
+
+    def _of_all(self, batch: int, name: str, value: "Tensor") -> "Tensor":
+        """A value that examples share, once for each of them, as in a run of ids."""
+        shared = self.lens.explain(name).axes.startswith("b ") and len(value) == 1
+        return value.expand(batch, *value.shape[1:]) if shared else value
 
 
 def weightless(name: str, how: Loading) -> Weightless:
@@ -96,9 +117,17 @@ def weightless(name: str, how: Loading) -> Weightless:
         more = {"trust_remote_code": True} if how.trust_remote_code else {}
         from lensbridge import load
 
-        with mode:
+        with mode, _no_init():
             model = make(config, dtype=wanted, **more).eval()
+            model.tie_weights()  # which comes with drawing weights
             return Weightless(load(model, derive=False), mode)
+
+
+def _no_init() -> AbstractContextManager[Any]:
+    """No weight is drawn: some ways to draw one look at values."""
+    from transformers.initialization import no_init_weights
+
+    return no_init_weights()
 
 
 def stored_bytes(tensors: "list[Tensor]") -> int:

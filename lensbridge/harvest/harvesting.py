@@ -249,5 +249,5 @@ def _finished(manifest: Manifest, options: Options) -> bool:
 
 def _check_length(model: HookedModel, length: int) -> None:
     most = model.cfg.n_ctx
-    if length > most > 0:
+    if most and length > most:
         raise InputError(f"length={length} is longer than the context of the model, {most}.")
