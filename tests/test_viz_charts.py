@@ -60,7 +60,7 @@ def test_errors_of_bars_reach_as_far_as_they_say() -> None:
 
 def test_numbers_and_remarks_of_bars_are_written() -> None:
     drawn = texts(Bars("Title", [1.5, -2.0], [" a", "b"], "nats", remarks=["first", ""]).svg())
-    assert {"Title", "1.5 first", "\N{MINUS SIGN}2", "·a", "b", "nats"} <= set(drawn)
+    assert {"Title", "1.50 first", "\N{MINUS SIGN}2.00", "·a", "b", "nats"} <= set(drawn)
 
 
 @pytest.mark.parametrize(

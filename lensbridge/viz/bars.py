@@ -10,7 +10,7 @@ from lensbridge.viz.canvas import Canvas
 from lensbridge.viz.frame import ticks
 from lensbridge.viz.heading import Heading
 from lensbridge.viz.labels import label_of, shortened, widest
-from lensbridge.viz.numbers import short
+from lensbridge.viz.numbers import rounded, short
 from lensbridge.viz.picture import Picture
 from lensbridge.viz.theme import MINUS, PLUS
 
@@ -60,7 +60,15 @@ class Bars(Picture):
     def _written(self) -> list[str]:
         remarks = self.remarks or [""] * len(self.values)
         pairs = zip(self.values, remarks, strict=True)
-        return [f"{short(value)} {remark}".strip() for value, remark in pairs]
+        return [f"{self._number(value)} {remark}".strip() for value, remark in pairs]
+
+    def _number(self, value: float) -> str:
+        """A value with as many decimals as give the largest three digits, if that is not zero."""
+        largest = max(map(abs, self.values)) or 1.0
+        digits = 2 - math.floor(math.log10(largest))
+        if not 0 <= digits <= 4 or round(value, digits) == 0:
+            return short(value)
+        return rounded(value, digits)
 
     @cached_property
     def _ticks(self) -> list[float]:

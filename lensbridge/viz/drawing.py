@@ -58,7 +58,7 @@ def plot(
 
     Example:
         >>> plot([0.1, 0.7, 0.2], x=["The", " cat", " sat"], kind="bars", title="Attention")
-        Bars('Attention', 387 x 110 pixels)
+        Bars('Attention', 386 x 110 pixels)
     """
     if isinstance(values, Picture):
         return values

@@ -20,7 +20,7 @@ Digits: TypeAlias = int | Literal["auto"] | None
 
 MOST_DRAWN = 2_500  # cells that are marks of their own, with a tip; more become an image
 MOST_NUMBERS = 400
-WIDEST, TALLEST = 700.0, 620.0  # of the cells together
+FEW = 8  # columns that are made a little wider
 LONGEST = 170.0  # of a label
 GAP = 1.0
 MOST_TEXT = 76.0  # of a text in a cell
@@ -43,6 +43,7 @@ class Heatmap(Picture):
         marked: cells to frame, as (row, column).
         texts: what to write into the cells in place of numbers.
         tips: what to show when the pointer is over a cell, in place of its place and value.
+        most: the largest width and height of all cells together, in pixels.
 
     Raises:
         ValueError: labels that do not match the grid, or a value that is not a finite number.
@@ -58,6 +59,7 @@ class Heatmap(Picture):
     marked: Sequence[tuple[int, int]] = ()
     texts: Sequence[Sequence[str]] | None = None
     tips: Sequence[Sequence[str]] | None = None
+    most: tuple[float, float] = (700.0, 620.0)
 
     def __post_init__(self) -> None:
         shape, widths = len(self.values), {len(row) for row in self.values}
@@ -81,15 +83,16 @@ class Heatmap(Picture):
     @cached_property
     def _across(self) -> Across:
         contents = widest([text for row in self.texts or () for text in row]) + 8
-        least = 44.0 if self.texts else 38.0 if self._wants_numbers else 16.0
+        few = 46.0 if len(self.columns) <= FEW else 38.0
+        least = 44.0 if self.texts else few if self._wants_numbers else 16.0
         least = max(least, min(contents, MOST_TEXT)) if self.texts else least
-        room = max(WIDEST, least * len(self.columns)) if self.texts else WIDEST
+        room = max(self.most[0], least * len(self.columns)) if self.texts else self.most[0]
         return Across.of([label_of(entry) for entry in self.columns], least, room)
 
     @cached_property
     def cell(self) -> tuple[float, float]:
         """Width and height of a cell in pixels."""
-        return self._across.cell, min(26.0, max(2.0, TALLEST / len(self.rows)))
+        return self._across.cell, min(26.0, max(2.0, self.most[1] / len(self.rows)))
 
     @property
     def _wants_numbers(self) -> bool:

@@ -57,16 +57,24 @@ def verdict(text: str, good: bool) -> Html:
     return element("p", prose(text), class_="verdict good" if good else "verdict bad")
 
 
-def figure(picture: Html, title: str, caption: str) -> Html:
-    """A picture with a title and a caption; if it is wider than the screen, it scrolls."""
+def figure(picture: Html, title: str, caption: str, *, beside: bool = False) -> Html:
+    """A picture with a title and a caption; if it is wider than the screen, it scrolls.
+
+    Args:
+        picture: the picture.
+        title: the title.
+        caption: what it shows.
+        beside: whether the caption stands on the right of the picture, if there is room.
+    """
     heading = element("h3", plain(title))
     frame = element("div", picture, class_="scroll")
-    return element("figure", heading, frame, element("figcaption", prose(caption)))
+    content = element("div", frame, element("figcaption", prose(caption)), class_="content")
+    return element("figure", heading, content, class_="beside" if beside else "below")
 
 
-def side_by_side(*figures: Html) -> Html:
-    """Figures side by side if there is room, otherwise below each other."""
-    return element("div", *figures, class_="figures")
+def side_by_side(*figures: Html, least: int = 460) -> Html:
+    """Figures side by side if each has as many pixels, otherwise below each other."""
+    return element("div", *figures, class_="figures", style=f"--least:{least}px")
 
 
 def stacked(*figures: Html) -> Html:

@@ -6,7 +6,7 @@ from lensbridge.demo.report.heads import head_grid, head_name
 from lensbridge.demo.report.snippets import ATTRIBUTION
 from lensbridge.demo.workflows import Attribution
 from lensbridge.demo.workflows.runs import largest
-from lensbridge.viz import Bars, Heatmap, Html, Scale, report
+from lensbridge.viz import Bars, ColouredText, Html, Scale, report
 from lensbridge.viz.markup import visible
 from lensbridge.viz.numbers import rounded, signed
 from lensbridge.viz.report import Finding, Section
@@ -35,23 +35,19 @@ def section(result: Attribution) -> Section:
             f"averaged over {len(result.prompts)} sentences whose pairs of names the model never "
             "saw together in training."
         ),
-        _grids(result),
-        _ablation(result),
-        report.paragraph(_indirect(result)),
-        report.figure(
-            _attention(result),
-            f"Where {head_name(result.top)} looks",
-            "Its attention from the last position of the first sentence, most of all to "
-            f"`{visible(result.tokens[int(result.attention.argmax())])}`.",
+        report.side_by_side(*_grids(result), _attention(result), least=260),
+        report.side_by_side(
+            _sum(result),
+            report.stacked(_ablation(result), report.paragraph(_indirect(result))),
+            least=420,
         ),
-        _sum(result),
         report.code(ATTRIBUTION),
     )
     return Section("Direct logit attribution: which head names the receiver?", "attribution", parts)
 
 
-def _grids(result: Attribution) -> Html:
-    return report.side_by_side(
+def _grids(result: Attribution) -> tuple[Html, Html]:
+    return (
         _grid(result, result.heads, "Attributed", "What each head writes towards the right name."),
         _grid(
             result,
@@ -110,14 +106,18 @@ def _indirect(result: Attribution) -> str:
 
 
 def _attention(result: Attribution) -> Html:
-    return Heatmap(
+    picture = ColouredText(
         title="",
-        values=[result.attention.tolist()],
-        rows=[head_name(result.top)],
-        columns=result.tokens,
+        tokens=result.tokens,
+        values=result.attention.tolist(),
         scale=Scale(1.0, diverging=False, unit="attention"),
-        axes=("", "attended position"),
-    ).svg()
+    )
+    return report.figure(
+        picture.fragment(),
+        f"Where {head_name(result.top)} looks",
+        "Its attention from the last position of the first sentence, most of all to "
+        f"`{visible(result.tokens[int(result.attention.argmax())])}`.",
+    )
 
 
 def _sum(result: Attribution) -> Html:
@@ -125,7 +125,7 @@ def _sum(result: Attribution) -> Html:
         **result.embeddings,
         **{f"heads of layer {i}": float(row.sum()) for i, row in enumerate(result.heads)},
         **{f"MLP of layer {i}": float(value) for i, value in enumerate(result.mlps)},
-        "output biases of attention": float(result.attention_biases.sum()),
+        "biases of attention": float(result.attention_biases.sum()),
         **result.constants,
     }
     total, measured = sum(terms.values()), _mean(result.before)

@@ -42,7 +42,8 @@ def _scores(result: Induction) -> Html:
         head_grid(result.scores.tolist(), scale, result.top),
         "Induction scores",
         "1 means that the head, at the second copy of a word, attends only to what followed the "
-        "first.",
+        "first. A frame marks the highest score.",
+        beside=True,
     )
 
 
@@ -55,6 +56,7 @@ def _loss(result: Induction) -> Html:
         axes=("predicted position", "loss in nats"),
         split=(result.period, "first copy", "second copy"),
         reference=(result.chance, "a uniform guess among the words"),
+        measures=(470.0, 290.0),
     )
     return report.figure(
         picture.svg(),
@@ -77,6 +79,7 @@ def _pattern(result: Induction) -> Html:
         scale=Scale(1.0, diverging=False, unit="attention"),
         axes=("from", "to"),
         digits=None,
+        most=(390.0, 390.0),
     )
     return report.figure(
         picture.svg(),

@@ -35,9 +35,10 @@ def section(result: Patching) -> Section:
             f"“{prompt.corrupted}” it should say `{wrong}`. Each cell is one run on the second "
             "text with one activation copied from the first, at one layer and one position. The "
             f"metric is the logit of `{right}` minus the logit of `{wrong}`, scaled so that 0 is "
-            "the corrupted run and 1 the clean one."
+            "the corrupted run and 1 the clean one. A frame marks the largest value of each grid."
         ),
-        report.side_by_side(*_patch_figures(result), _runs(result)),
+        report.side_by_side(*_patch_figures(result), least=280),
+        _runs(result),
         report.code(PATCHING),
     )
     return Section("Activation patching: where is the city decided?", "patching", parts)
@@ -68,12 +69,12 @@ def _patch_grid(result: Patching, point: str, scale: Scale) -> Html:
     grid = result.grids[point].tolist()
     return Heatmap(
         title="",
-        values=grid,
-        rows=list(map(str, range(len(grid)))),
-        columns=result.clean.tokens,
+        values=[list(layers) for layers in zip(*grid, strict=True)],
+        rows=result.clean.tokens,
+        columns=list(map(str, range(len(grid)))),
         scale=scale,
-        axes=("layer", "patched position"),
-        marked=[result.best(point)],
+        axes=("patched position", "layer"),
+        marked=[result.best(point)[::-1]],
     ).svg()
 
 
@@ -102,4 +103,5 @@ def _runs(result: Patching) -> Html:
         f"{_changed(result)} The answer reaches the last position {_arrival(result)}. Attention "
         f"brings it there, most of all that of layer {layer}, whose output restores "
         f"{float(fetched[layer]):.0%}.",
+        beside=True,
     )
