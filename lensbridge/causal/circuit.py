@@ -4,19 +4,23 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from lensbridge.causal.circuit_picture import Scores, graph_of
 from lensbridge.causal.edge import Edge, edge_of, edge_text
 from lensbridge.errors import InputError
 from lensbridge.nodes.node import Node, NodeLike
+from lensbridge.viz import CircuitGraph, Drawn
+from lensbridge.viz.picture import SUFFIXES
 
 SHOWN = 8
 """How many parts the text of a circuit names."""
 
 
 @dataclass(frozen=True, repr=False)
-class Circuit:
+class Circuit(Drawn):
     """Some nodes, or some edges, of a model.
 
     Args:
@@ -108,6 +112,25 @@ class Circuit:
     def __and__(self, other: "Circuit") -> "Circuit":
         return Circuit(self.nodes & other.nodes, self.edges & other.edges)
 
+    def plot(self, scores: Scores | None = None, *, title: str = "") -> CircuitGraph:
+        """A graph: nodes by layer, from the input up; edges as wide as their scores are large.
+
+        Args:
+            scores: scores of its edges: the result that the circuit was taken from, or a mapping
+                from edges to numbers. An edge without a score is grey.
+            title: written above it; if empty, how many parts there are.
+
+        Raises:
+            InputError: the circuit is empty, or too large for a picture.
+
+        Example:
+            >>> Circuit.of(["input->a0.h1<v>", "a0.h1->m1", "m1->logits"]).plot()
+            CircuitGraph('Circuit of 3 edges', [node 4, edge 3])
+        """
+        return graph_of(
+            self.nodes, self.edges, scores, title or f"Circuit of {len(self)} {self.kind}"
+        )
+
     # --- elsewhere ---------------------------------------------------------------------------
 
     def to_json(self) -> str:
@@ -127,9 +150,21 @@ class Circuit:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"This is not the JSON of a circuit: {error}") from error
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+    def save(self, path: str | PathLike[str], **options: Any) -> Path:
+        """Write it to a file: as JSON, for `load`; or its picture.
+
+        Args:
+            path: the file. One that ends in `.html`, `.svg`, `.png` or `.pdf` gets the picture.
+            options: those of `plot`, for a picture.
+
+        Returns:
+            The path.
+        """
+        path = Path(path)
+        if path.suffix.lower() in SUFFIXES:
+            return super().save(path, **options)
+        path.write_text(self.to_json(), encoding="utf-8")
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Circuit":

@@ -15,7 +15,7 @@ from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.nodes.node import Node
 from lensbridge.nodes.units import UNITS
 from lensbridge.sweeps.grid import pandas
-from lensbridge.viz import Drawn, Heatmap, Panels
+from lensbridge.viz import CircuitGraph, Drawn, Heatmap, Panels
 from lensbridge.viz.drawing import heatmap_of
 from lensbridge.viz.heatmap import Digits
 
@@ -233,6 +233,21 @@ class AttributionResult(Drawn):
             digits=digits,
             advice="Score without positions, or draw a part with lensbridge.viz.Heatmap.",
         )
+
+    def plot_circuit(self, k: int = 50, by: Order = "abs", *, title: str = "") -> CircuitGraph:
+        """The k edges with the largest scores as a graph: nodes by layer, width by score.
+
+        Args:
+            k: how many edges.
+            by: "abs", "high" or "low".
+            title: written above it.
+
+        Raises:
+            InputError: nodes were scored, or k is too large for a picture.
+        """
+        if self.granularity != "edge":
+            raise InputError("Nodes were scored, not edges: pass granularity='edge'.")
+        return self.circuit(k, by).plot(self, title=title)
 
     def _entries(self, axis: str, size: int) -> list[str]:
         """Labels for the entries of an axis."""

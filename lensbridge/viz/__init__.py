@@ -7,6 +7,8 @@ A picture shows itself in a notebook, and `save` writes it as HTML, SVG, PNG or 
 from lensbridge.viz.attention import AttentionView, attention
 from lensbridge.viz.bars import Bars
 from lensbridge.viz.drawing import plot
+from lensbridge.viz.graph import CircuitGraph
+from lensbridge.viz.graph_layout import GraphEdge, GraphNode
 from lensbridge.viz.heatmap import Heatmap
 from lensbridge.viz.histogram import Histogram
 from lensbridge.viz.lines import Lines
@@ -19,8 +21,11 @@ from lensbridge.viz.tokens import ColouredText
 __all__ = [
     "AttentionView",
     "Bars",
+    "CircuitGraph",
     "ColouredText",
     "Drawn",
+    "GraphEdge",
+    "GraphNode",
     "Heatmap",
     "Histogram",
     "Html",
