@@ -192,6 +192,26 @@ def _parses(example: str) -> bool:
     return program == "lensbridge"
 
 
+def test_the_page_names_every_command_and_option_and_its_examples_parse() -> None:
+    import shlex
+
+    page = (Path(__file__).parent.parent / "docs/how-to/command-line.md").read_text("utf-8")
+    common, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    told = {section.partition("\n")[0]: section for section in sections}
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert list(told) == list(commands)
+    for name, command in commands.items():
+        for names in (param.opts + param.secondary_opts for param in command.params):
+            shown = [f"`{one}" in common + told[name] for one in names if one.startswith("--")]
+            assert any(shown) or not shown, f"{name}: {names}"
+        examples = re.findall(r"^```sh\n(.+?)^```$", told[name], re.MULTILINE | re.DOTALL)
+        assert examples
+        for example in examples:
+            joined = shlex.join(shlex.split(example.replace("\\\n", " ")))
+            assert joined.startswith(f"lensbridge {name}")
+            assert _parses(joined)
+
+
 def test_every_command_but_the_server_speaks_json() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     without = [

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
-from lensbridge.cli.opening import computing, opened
+from lensbridge.cli.opening import computing, opened, tokens_of
 from lensbridge.cli.options import Loading, Model, Output, Text
 from lensbridge.cli.output import console, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
@@ -47,7 +47,8 @@ def run(
 
     Without --layer: for each head (columns) of each layer (rows), the token to which the last
     position attends most. With --layer: the weights of that position for each head. With --layer
-    and --head: the whole pattern, queries in rows and keys in columns. Weights are in percent.
+    and --head: the whole pattern, queries in rows and keys in columns. Weights are in percent. A
+    picture has at most 64 heads, so that one of a large model needs --layer.
 
     Raises:
         LensbridgeError: the model cannot be loaded, or it has no such layer, head or position.
@@ -57,32 +58,38 @@ def run(
         raise InputError("--head needs --layer: heads are counted in each layer.")
     lens = opened(model, loading)
     with computing("computing attention patterns"):
-        tokens = lens.to_str_tokens(text)
-        patterns = _patterns(lens, text, layer, head)
+        tokens = tokens_of(lens, text)
+        patterns = _patterns(lens, text, layer)
+        if head is not None:
+            head = _head(head, patterns)
+            patterns = {one: value[head, None] for one, value in patterns.items()}
         place = _position(query, len(tokens))
+        picture = _picture(patterns, tokens, head) if wants_files(output) else None
     if output.as_json:
         told = {"model": model, "text": text, "tokens": tokens, "head": head, "query": place}
         show_json({**told, "patterns": patterns})
     else:
         show(*_grid(patterns, tokens, place, layer, head).tables(console()))
-    if wants_files(output):
-        save_files(_picture(patterns, tokens, head), output)
+    if picture is not None:
+        save_files(picture, output)
     return 0
 
 
-def _patterns(lens: "LensModel", text: str, layer: int | None, head: int | None) -> Patterns:
-    from lensbridge.points.names import layer_of
+def _patterns(lens: "LensModel", text: str, layer: int | None) -> Patterns:
+    from lensbridge.points.names import layer_of, stack_of
 
     asked: Any = "pattern" if layer is None else ("pattern", layer)
-    names = lens.vocabulary.select(asked)
+    main = lens.native.main.prefix
+    names = [name for name in lens.vocabulary.select(asked) if stack_of(name) == main]
     _, cache = lens.run_with_cache(text, names_filter=names, return_type=None)
-    found = {layer_of(name) or 0: cache[name][0] for name in names}
-    if head is None:
-        return found
-    count = len(next(iter(found.values())))
+    return {layer_of(name) or 0: cache[name][0] for name in names}
+
+
+def _head(head: int, patterns: Patterns) -> int:
+    count = len(next(iter(patterns.values())))
     if not -count <= head < count:
         raise InputError(f"There is no head {head}: this layer has {count}, 0 to {count - 1}.")
-    return {one: value[head : head + 1 or None] for one, value in found.items()}
+    return head % count
 
 
 def _position(query: int, count: int) -> int:
@@ -130,16 +137,14 @@ def _weights(
 
 
 def _picture(patterns: Patterns, tokens: list[str], head: int | None) -> "Picture":
-    from lensbridge.viz import Panels, plot
+    """The patterns over the text; heads are called layer.head."""
+    import torch
 
-    axes = ("query", "key")
-    if head is not None:
-        number, pattern = next(iter(patterns.items()))
-        title = f"Attention of layer {number}, head {head}"
-        return plot(pattern[0], x=tokens, y=tokens, title=title, axes=axes, unit="attention")
-    pictures = [
-        plot(one, x=tokens, y=tokens, title=f"layer {number}, head {i}", axes=axes, digits=None)
+    from lensbridge.viz.attention import attention
+
+    names = [
+        f"{number}.{i if head is None else head}"
         for number, pattern in patterns.items()
-        for i, one in enumerate(pattern)
+        for i in range(len(pattern))
     ]
-    return Panels("Attention", pictures, columns=max(map(len, patterns.values())))
+    return attention(torch.cat(list(patterns.values())), tokens, heads=names, title="Attention")

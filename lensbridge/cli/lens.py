@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
-from lensbridge.cli.opening import computing, opened
+from lensbridge.cli.opening import computing, opened, tokens_of
 from lensbridge.cli.options import Loading, Model, Output, Text
 from lensbridge.cli.output import console, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
@@ -49,7 +49,7 @@ def run(
     lens = opened(model, loading)
     with computing("applying the logit lens"):
         result = _result(lens, text, target, top)
-        tokens = lens.to_str_tokens(text)
+        tokens = tokens_of(lens, text)
     if output.as_json:
         show_json({"model": model, "text": text, "tokens": tokens, **_as_json(result, target)})
     else:

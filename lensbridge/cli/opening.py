@@ -55,6 +55,11 @@ def refuse_misspelt(name: str) -> None:
         raise LoadError(f"There is no model {name!r}.{hint}")
 
 
+def tokens_of(lens: "LensModel", text: str) -> list[str]:
+    """Each token of a text as text, BOS included."""
+    return [str(one) for one in lens.to_str_tokens(text)]
+
+
 @contextmanager
 def computing(what: str) -> Iterator[None]:
     """Work of a model, shown if it takes long; no graph for gradients is built."""

@@ -7,7 +7,7 @@ import typer
 
 from lensbridge.cli import completion
 from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
-from lensbridge.cli.opening import computing, opened
+from lensbridge.cli.opening import computing, opened, tokens_of
 from lensbridge.cli.options import Loading, Model, Output
 from lensbridge.cli.output import console, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
@@ -148,7 +148,7 @@ def _patched(
     )
     assert isinstance(result, PatchingResult)
     assert result.baseline is not None
-    tokens = lens.to_str_tokens(clean), lens.to_str_tokens(corrupted)
+    tokens = tokens_of(lens, clean), tokens_of(lens, corrupted)
     found = Patched(
         point,
         lens.to_single_str_token(right),

@@ -117,7 +117,7 @@ def _vector(lens: "LensModel", toward: Texts, away: Texts, site: str, read: Any)
 def _side(lens: "LensModel", text: str, tokens: int, steer: "Steer | None") -> Side:
     given = () if steer is None else (steer,)
     logits = lens.run_with_interventions(text, given)
-    options = {"do_sample": False, "verbose": False, "interventions": given}
+    options: dict[str, Any] = {"do_sample": False, "verbose": False, "interventions": given}
     continued = lens.generate(text, max_new_tokens=tokens, **options)
     return Side(str(continued), logits[0, -1].detach().float().softmax(-1))
 
