@@ -114,6 +114,30 @@ def test_noise_scores_as_chance_and_signal_does_not() -> None:
     torch.testing.assert_close(result.direction(0, False), -result.direction(0, True))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_few_steps_are_needed(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    steps = []
+    search = torch.optim.LBFGS.step
+
+    def counted(self: Any, closure: Any) -> Any:
+        found = search(self, closure)
+        steps.append(self.state[self._params[0]]["n_iter"])
+        return found
+
+    monkeypatch.setattr(torch.optim.LBFGS, "step", counted)
+    values, labels = blobs(300, 80, classes)
+    fit_probe(values @ torch.randn(80, 200), labels, penalty=0.1)  # correlated and separable
+    assert sum(steps) < 6 * 150
+
+
+def test_activations_of_inference_mode() -> None:
+    values, labels = blobs(40, 5, 2)
+    with torch.inference_mode():
+        inside = values.double() * 1
+        found = fit_probe(inside, labels)[0]
+    torch.testing.assert_close(found.weight, fit_probe(values.double(), labels)[0].weight)
+
+
 def test_rounding_is_no_feature() -> None:
     labels = [i % 2 for i in range(40)]
     equal = torch.full((40, 3), 1000.0)

@@ -30,6 +30,7 @@ PACKAGES = (
     Package("lensbridge.interventions", (_INTERVENE,)),
     Package("lensbridge.generation", (_INTERVENE,)),
     Package("lensbridge.analysis", (("Analyse a model", "how-to/analyse.md"),)),
+    Package("lensbridge.comparison", (("Compare with a fine-tune", "how-to/compare-models.md"),)),
     Package("lensbridge.evals", (("Analyse a model", "how-to/analyse.md"),)),
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),

@@ -83,7 +83,8 @@ def fit_probe(
         raise InputError("The labels have NaN or infinite values.")
     held_out = splits(examples.texts, known if classes else None, validation, seed)
     fit = _Fit(numbers, classes, held_out, penalty)
-    probes = {layer: fit.probe(value) for layer, value in examples.values.items()}
+    with torch.inference_mode(False), torch.no_grad():
+        probes = {layer: fit.probe(value) for layer, value in examples.values.items()}
     from_cache = isinstance(activations, ActivationCache)
     return ProbeResult(
         probes,

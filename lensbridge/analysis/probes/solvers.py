@@ -16,9 +16,9 @@ from lensbridge.errors import LensbridgeError
 Kind: TypeAlias = Literal["logistic", "ridge"]
 """logistic: classes. ridge: numbers."""
 
-_STEPS = 2000
-_TOLERANCE = 1e-5
-"""The largest derivative of the mean loss that counts as an optimum."""
+_ROUNDS, _STEPS = 60, 30
+_TOLERANCE = 1e-6
+"""The largest derivative that counts as an optimum, where the second derivative is about 1."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,14 @@ class Standardized:
         centred = torch.where(constant, torch.zeros_like(features), (features - mean) / scale)
         if len(centred) > centred.shape[1]:
             return cls(mean, scale, None, centred)
-        left, sizes, right = torch.linalg.svd(centred, full_matrices=False)
-        kept = sizes > 1e-10 * sizes.max().clamp(min=1e-300)
-        return cls(mean, scale, right[kept], left[:, kept] * sizes[kept])
+        basis, values = torch.linalg.qr(centred.T)
+        return cls(mean, scale, basis.T, values.T)
+
+    def gram(self, factors: Tensor | float, penalty: float) -> Tensor:
+        """The products of all dimensions, each example times its factor, with a penalty."""
+        found = (self.values * factors).T @ self.values
+        found.diagonal().add_(penalty)
+        return found
 
     def to_features(self, weight: Tensor, bias: Tensor) -> Linear:
         """A map of `values` as a map of the features. Shapes: weight `[output, dimension]`"""
@@ -92,9 +97,7 @@ def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> Linear:
     """
     given = Standardized.of(features)
     centre = targets.mean()
-    gram = given.values.T @ given.values
-    gram.diagonal().add_(penalty)
-    weight = torch.linalg.solve(gram, given.values.T @ (targets - centre))
+    weight = torch.linalg.solve(given.gram(1.0, penalty), given.values.T @ (targets - centre))
     return given.to_features(weight[None], centre[None])
 
 
@@ -116,18 +119,71 @@ def fit_logistic(features: Tensor, classes: Tensor, count: int, penalty: float) 
     """
     given = Standardized.of(features)
     outputs = 1 if count == 2 else count
-    size, examples = given.values.shape[1], len(classes)
-    unknown = given.values.new_zeros(outputs, size + 1)
     loss = _log_loss(classes, outputs)
+    weight = given.values.new_zeros(outputs, given.values.shape[1])
+    bias = given.values.new_zeros(outputs)
+    left = float("inf")
+    for _ in range(_ROUNDS):
+        search = _Round.at(given, weight, bias, penalty)
+        weight, bias, before, left = search.improved(loss)
+        if before < _TOLERANCE:
+            return given.to_features(weight, bias if outputs == 1 else bias - bias.mean())
+    raise LensbridgeError(
+        f"The logistic regression did not converge: its derivative is still {left:.1e}. Pass a "
+        "larger penalty."
+    )
 
-    def objective(some: Tensor) -> Tensor:
-        weight, bias = some[:, :-1], some[:, -1]
-        fitted = loss(given.values @ weight.T + bias)
-        return (fitted + penalty / 2 * (weight**2).sum()) / examples
 
-    found = _minimum(objective, unknown)
-    bias = found[:, -1] if outputs == 1 else found[:, -1] - found[:, -1].mean()
-    return given.to_features(found[:, :-1], bias)
+@dataclass(frozen=True)
+class _Round:
+    """A search that starts at some weights, in the basis in which the second derivative there is
+    about the identity, so that few steps are needed.
+
+    Args:
+        given: the examples.
+        weight: where it starts.
+        bias: the same.
+        penalty: of the weights.
+        root: the Cholesky factor of the second derivative.
+        step: the inverse root of the second derivative of an intercept.
+    """
+
+    given: Standardized
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    root: Tensor
+    step: float
+
+    @classmethod
+    def at(cls, given: Standardized, weight: Tensor, bias: Tensor, penalty: float) -> "_Round":
+        """The round that starts at some weights."""
+        odds = given.values @ weight.T + bias
+        several = odds.shape[1] > 1
+        likely = odds.softmax(-1) if several else odds.sigmoid()
+        curvature = (likely * (1 - likely)).mean(-1, keepdim=True)
+        root = torch.linalg.cholesky(given.gram(curvature, penalty))
+        return cls(
+            given, weight, bias, penalty, root, float(curvature.sum().clamp(min=1e-6)) ** -0.5
+        )
+
+    def parts(self, some: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and intercepts, from the unknowns."""
+        change = torch.linalg.solve_triangular(self.root, some[:, :-1], upper=False, left=False)
+        return self.weight + change, self.bias + self.step * some[:, -1]
+
+    def improved(self, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, float, float]:
+        """Better weights and intercepts, and the largest derivative before and after."""
+
+        def objective(some: Tensor) -> Tensor:
+            weight, bias = self.parts(some)
+            fitted = loss(self.given.values @ weight.T + bias)
+            return fitted + self.penalty / 2 * (weight**2).sum()
+
+        found, before, after = _improved(
+            objective, self.root.new_zeros(len(self.weight), len(self.root) + 1)
+        )
+        return *self.parts(found), before, after
 
 
 def _log_loss(classes: Tensor, outputs: int) -> Callable[[Tensor], Tensor]:
@@ -138,36 +194,28 @@ def _log_loss(classes: Tensor, outputs: int) -> Callable[[Tensor], Tensor]:
     return lambda given: torch.nn.functional.softplus(signs * given[:, 0]).sum()
 
 
-def _minimum(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Where a convex function is least.
-
-    Raises:
-        LensbridgeError: the derivative is not zero there.
-    """
-    unknown = start.detach().clone().requires_grad_()
+def _improved(objective: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, float, float]:
+    """Some steps from a start to where a convex function is least, and the derivative at both."""
+    unknown = start.clone().requires_grad_()
     search = torch.optim.LBFGS(
         [unknown],
         max_iter=_STEPS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
+        tolerance_grad=_TOLERANCE / 10,
+        tolerance_change=0.0,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
+    seen: list[float] = []
 
     def step() -> Tensor:
         search.zero_grad()
         value = objective(unknown)
         value.backward()
+        assert unknown.grad is not None
+        seen.append(float(unknown.grad.abs().max()))
         return value
 
     with torch.enable_grad():
         search.step(step)
         step()
-    assert unknown.grad is not None
-    left = float(unknown.grad.abs().max())
-    if not left < _TOLERANCE:
-        raise LensbridgeError(
-            f"The logistic regression did not converge: its derivative is still {left:.1e}. "
-            "Pass a larger penalty."
-        )
-    return unknown.detach()
+    return unknown.detach(), seen[0], seen[-1]
