@@ -18,6 +18,7 @@ from lensbridge.generation.collector import (
     last_call,
     whole_logits,
 )
+from lensbridge.generation.comparing import Continuations
 from lensbridge.generation.continuing import continued, rest_of
 from lensbridge.generation.streaming import streamed
 from lensbridge.hooked_model import HookedModel
@@ -28,7 +29,7 @@ from lensbridge.hooks.scope import run_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.plan import callbacks_of
-from lensbridge.interventions.running import Interventions
+from lensbridge.interventions.running import Interventions, run_edited
 from lensbridge.native.kv_cache import name_of_cache
 from lensbridge.points.point_names import NamesFilter, names_points
 
@@ -110,7 +111,7 @@ class GenerationMethods(HookedModel):
         generation.require_generation(self.native.core)
         mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         generation.check_options(self.native.core, hf, self.preparer.accepted)
-        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side}
+        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side()}
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
         read, kept = self._continued(prepared, past, return_cache)
@@ -141,13 +142,73 @@ class GenerationMethods(HookedModel):
         )
         return shown if collector is None else (shown, self._decoded(collector, prepared, found))
 
+    @torch.no_grad()
+    def generate_with_and_without(
+        self,
+        input: str,
+        interventions: Interventions,
+        max_new_tokens: int = 10,
+        *,
+        do_sample: bool = False,
+        top_k: int = 8,
+        **options: Any,
+    ) -> Continuations:
+        """Continue a text twice: without interventions, and with them.
+
+        The result has both texts and the probabilities of the next token; a notebook shows them.
+
+        Args:
+            input: one text.
+            interventions: those of `lensbridge.interventions`, such as a steering vector.
+            max_new_tokens: how many at most.
+            do_sample: sample, or take the likeliest token.
+            top_k: how many likely next tokens of each run are listed.
+            options: other options of `generate`.
+
+        Raises:
+            InputError: several texts, or an intervention that does not fit.
+
+        Example:
+            >>> import lensbridge
+            >>> from lensbridge.interventions import steering_vector
+            >>> model = lensbridge.load("demo")
+            >>> steer = steering_vector(
+            ...     model,
+            ...     ["The Eiffel Tower is in the city of"],
+            ...     ["The Galata Tower is in the city of"],
+            ...     ("resid_post", 2),
+            ... )
+            >>> print(model.generate_with_and_without("The Galata Tower is in the city of", steer, 1))
+            without: The Galata Tower is in the city of Istanbul
+            with:    The Galata Tower is in the city of Paris
+        """
+        if not isinstance(input, str):
+            raise InputError(f"One text is continued twice, not {type(input).__name__}.")
+        given: tuple[Interventions, ...] = ((), interventions)
+        how = {
+            "max_new_tokens": max_new_tokens,
+            "do_sample": do_sample,
+            "verbose": False,
+            **options,
+        }
+        texts = [str(self.generate(input, interventions=one, **how)) for one in given]
+        probs = torch.stack([self._next_probs(input, one, options) for one in given])
+        ids = dict.fromkeys(probs.topk(min(top_k, probs.shape[1])).indices.flatten().tolist())
+        tokens = tuple(map(self.to_single_str_token, ids))
+        return Continuations(input, texts[0], texts[1], tokens, probs[:, list(ids)])
+
+    def _next_probs(self, input: str, given: Interventions, options: dict[str, Any]) -> Tensor:
+        """The probabilities of the next token. Shapes: `[d_vocab]`"""
+        bos = {"prepend_bos": options.get("prepend_bos")}
+        logits: Tensor = run_edited(self, input, given, **bos)
+        return logits[0, -1].float().softmax(-1).cpu()
+
     def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
         prepared = self.prepare(input, **said)
         limit, apart = self.native.sizes.n_ctx, self.native.is_encoder_decoder
         generation.check_room(prepared, new, limit, apart)
         return prepared
 
-    @property
     def _prompt_side(self) -> Side:
         """Where prompts are padded: before new tokens, but never before an encoder's first ones."""
         return "right" if self.native.is_encoder_decoder else "left"

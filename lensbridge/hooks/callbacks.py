@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lensbridge.inputs.prepare import Prepared
 
 Kind = Literal["read", "edit", "grad", "splice"]
+if TYPE_CHECKING:
+    Phase: TypeAlias = Literal["prefill", "decode"]
+else:
+    Phase = str  # jedi, which completes names in notebooks, fails on a property of a Literal type
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 """`fn(activation, hook)`: edits the activation in place, or returns a new value, or None."""
 
@@ -156,7 +160,7 @@ class Hook:
         return max(self._state.progress.step, 0)
 
     @property
-    def phase(self) -> Literal["prefill", "decode"]:
+    def phase(self) -> "Phase":
         """Whether this pass reads a prompt or continues one from a key/value cache."""
         return "decode" if self._state.progress.past else "prefill"
 

@@ -81,6 +81,30 @@ def rows_of_short(name: str) -> list[str]:
     return _short_templates().get(SHORT_ALIASES.get(name, name), [])
 
 
+def short_of(name: str) -> ShortName | None:
+    """The short name of a point in a layer, from its full name; None where there is none.
+
+    Example:
+        >>> short_of("blocks.5.attn.hook_q"), short_of("blocks.1.ln2.hook_scale")
+        (('q', 5), ('scale', 1, 'ln2'))
+        >>> short_of("hook_embed"), short_of("encoder.0.attn.hook_q")
+        (None, None)
+    """
+    layer = layer_of(name)
+    if layer is None:
+        return None
+    path, _, last = name.rpartition(".hook_")
+    shorts: tuple[ShortName, ...] = ((last, layer), (last, layer, path.rpartition(".")[2]))
+    return next((short for short in shorts if _means(short, name)), None)
+
+
+def _means(short: ShortName, name: str) -> bool:
+    try:
+        return expand_short(*short) == name
+    except UnknownPointError:
+        return False
+
+
 def short_names() -> list[str]:
     """Every short name: `q`, `resid_post`, `hook_resid_post`, ..."""
     return [*_short_templates(), *SHORT_ALIASES]

@@ -26,6 +26,14 @@ class View:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             raise WeightError(self._without(name))
 
+    def __dir__(self) -> list[str]:
+        """What there is in this model: no `W_gate` where the MLP is not gated."""
+        return sorted({*super().__dir__()} - {"at", *self._absent()})
+
+    def _absent(self) -> set[str]:
+        """The attributes of this class that this part of this model does not have."""
+        return set()
+
     def _without(self, name: str) -> str:
         kind = type(self).__name__
         rows = [point.name.removeprefix(self.at) for point in POINTS]

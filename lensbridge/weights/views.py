@@ -7,7 +7,7 @@ Otherwise it is a `WeightCopy`, which raises when it is written to.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, overload
+from typing import ClassVar, TypeAlias, Union, overload
 
 from torch import Tensor, nn
 
@@ -162,6 +162,9 @@ class MLPView(View):
         """Shapes: `[d_model]`"""
         return live_or_copy(self.part.down.bias())
 
+    def _absent(self) -> set[str]:
+        return set() if self.part.gate else {"W_gate", "b_gate"}
+
     def _gate(self) -> Role:
         if self.part.gate is None:
             raise WeightError("This model's MLP is not gated, so it has no W_gate or b_gate.")
@@ -235,6 +238,10 @@ class MoEView(View):
             raise WeightError("The experts of this model cannot be read one by one.")
         return self.part.experts
 
+    def _absent(self) -> set[str]:
+        gates = set() if self.part.experts and self.experts.gated else {"W_gate", "b_gate"}
+        return gates if self.part.shared else gates | {"shared"}
+
     def _require_gate(self) -> None:
         if not self.experts.gated:
             raise WeightError("The experts of this model are not gated.")
@@ -243,6 +250,10 @@ class MoEView(View):
         """Shapes: `[batch, pos, d_model]` (after the norm) -> `[batch, pos, d_model]`"""
         out = self.part.module(x)
         return out if isinstance(out, Tensor) else out[0]
+
+
+FeedForwardView: TypeAlias = Union[MLPView, MoEView]  # noqa: UP007
+"""What a layer has after attention. `Union`, because jedi does not complete what `|` makes."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +280,7 @@ class BlockView(View):
         return self._attention("cross-attention", self.part.cross)
 
     @property
-    def mlp(self) -> MLPView | MoEView:
+    def mlp(self) -> FeedForwardView:
         """MLP, or mixture of experts.
 
         Raises:
@@ -279,6 +290,11 @@ class BlockView(View):
         if part is None or isinstance(part, OpaquePart):
             raise WeightError(f"{type(self.part.module).__name__} has no MLP that is described.")
         return MoEView(part) if isinstance(part, MoEPart) else MLPView(part)
+
+    def _absent(self) -> set[str]:
+        there = {"attn": self.part.attn, "cross_attn": self.part.cross, "mlp": self.part.mlp}
+        none = {name for name, part in there.items() if part is None}
+        return none | ({"ln1", "ln2", "ln1_post", "ln2_post"} - set(self.part.norms))
 
     def _attention(self, what: str, part: AttentionPart | None) -> AttentionView:
         if part is None:
@@ -327,7 +343,7 @@ class BlocksView(Sequence[BlockView]):
     @overload
     def __getitem__(self, index: slice) -> "BlocksView": ...
 
-    def __getitem__(self, index: int | slice) -> "BlockView | BlocksView":
+    def __getitem__(self, index: int | slice) -> "Union[BlockView, BlocksView]":  # noqa: UP007
         if isinstance(index, slice):
             return BlocksView(self._views[index])
         if not -len(self) <= index < len(self):
@@ -339,6 +355,9 @@ class BlocksView(Sequence[BlockView]):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def _ipython_key_completions_(self) -> list[int]:
+        return list(range(len(self)))
 
 
 @dataclass(frozen=True)
