@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test lint format docs check-docs conformance benchmark drift drift-with lowest highest \
+.PHONY: demo test browser lint format docs check-docs conformance benchmark drift drift-with lowest highest \
 	peers real dist
 
 demo: .venv/.installed-run
@@ -31,6 +31,10 @@ docs: .venv/.installed-test
 check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
 	$(BIN)/python docs/coverage.py --check
+
+# The page of `lensbridge serve` in Chromium: the system's, or that of `playwright install chromium`.
+browser: .venv/.installed-browser
+	$(BIN)/python -m pytest -m browser tests/serve
 
 conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run

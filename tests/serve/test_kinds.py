@@ -79,6 +79,7 @@ def test_an_encoder_predicts_tokens_in_their_place() -> None:
             ids = model.to_tokens("a cat")
             logits = model.hf_model(ids).logits[0, 3]
         assert [row["id"] for row in found["rows"]] == logits.topk(12).indices.tolist()
+        assert found["expected"] is None
         pattern = site.ask("attention", prompt="a cat", layer=1)["pattern"]
         assert all(weight > 0 for row in pattern for weight in row)
         site.ask("edits", prompt="a cat", **QUESTIONS["edits"])

@@ -66,6 +66,13 @@ def test_predictions(site: Site, bare: Any, ids: Any, position: int | None) -> N
     assert found["entropy"] == pytest.approx(float(-(chances * chances.log()).sum()), abs=1e-4)
 
 
+def test_how_expected_each_token_was(site: Site, bare: Any, ids: Any) -> None:
+    found = site.ask("predictions", prompt=EIFFEL)
+    chances = run(bare, ids(EIFFEL)).softmax(-1)
+    wanted = [chances[i, one] for i, one in enumerate(ids(EIFFEL)[0, 1:])]
+    assert near(found["expected"], torch.stack(wanted))
+
+
 def test_tokens_are_told_as_text_with_their_spaces(site: Site) -> None:
     found = site.ask("predictions", prompt=EIFFEL)
     assert found["tokens"][:4] == ["<|endoftext|>", "The", "·Eiffel", "·Tower"]

@@ -50,6 +50,8 @@ def test_predictions(place: Any, position: int | None) -> None:
     assert names["top"].indices.tolist() == [row["id"] for row in found["rows"]]
     assert near([row["probability"] for row in found["rows"]], names["top"].values)
     assert names["position"] == found["position"]
+    assert near(found["expected"], names["expected"])
+    assert len(found["expected"]) == len(found["tokens"]) - 1
 
 
 @pytest.mark.parametrize("middle", [False, True])

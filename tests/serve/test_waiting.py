@@ -2,17 +2,15 @@
 
 import asyncio
 import json
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from serve.site import EIFFEL, GALATA, Site, serving, until
+from serve.slow import Slow
 
 from lensbridge.interventions import Zero
 from lensbridge.model import LensModel
@@ -27,42 +25,6 @@ CITIES = {
     "The Galata Tower is in the city of": "·Istanbul",
     "The Colosseum is in the city of": "·Rome",
 }
-
-
-class Slow:
-    """A model whose runs take a while, and are counted."""
-
-    def __init__(self, model: LensModel) -> None:
-        self.model = model
-        self.pause = 0.0
-        self.runs = self.now = self.most = 0
-        self.lock = threading.Lock()
-
-    def before(self, module: Any, args: Any) -> None:
-        with self.lock:
-            self.runs += 1
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(self.pause)
-
-    def after(self, module: Any, args: Any, out: Any) -> None:
-        with self.lock:
-            self.now -= 1
-
-    @contextmanager
-    def paused(self, seconds: float) -> Iterator["Slow"]:
-        """Runs take so long while the block runs."""
-        last = self.model.hf_model.transformer.h[-1]
-        hooks = [
-            last.register_forward_pre_hook(self.before),
-            last.register_forward_hook(self.after),
-        ]
-        self.pause = seconds
-        try:
-            yield self
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 @pytest.fixture

@@ -42,6 +42,11 @@ export class Frame {
     }
   }
 
+  // The first answer is there, and more is on its way.
+  settle() {
+    this.element.classList.remove("busy");
+  }
+
   // Show a figure in place of the last one; what had the keyboard's focus has it again.
   show(python, ...children) {
     const inside = () => [...this.figure.querySelectorAll("button, td, canvas")];

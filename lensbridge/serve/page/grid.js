@@ -47,6 +47,14 @@ export class Grid {
     this.table.querySelector("td[aria-selected=true]")?.removeAttribute("aria-selected");
     this.cells[row]?.[column]?.setAttribute("aria-selected", "true");
   }
+
+  // Scroll the grid, and nothing around it, so that a column can be seen.
+  reveal(column) {
+    const cell = this.cells[0]?.[column];
+    if (!cell) return;
+    const room = this.element.clientWidth - cell.parentElement.firstElementChild.offsetWidth;
+    this.element.scrollLeft = cell.offsetLeft + cell.offsetWidth / 2 - this.element.clientWidth + room / 2;
+  }
 }
 
 export function ramp(kind, low, high) {

@@ -16,6 +16,7 @@ export class Matrix {
     this.canvas = el("canvas", { tabIndex: 0, role: "application", "aria-roledescription": "attention pattern" });
     this.element = el("div", { class: "matrix" }, this.canvas);
     this.at = null;
+    this.byRow = false; // whether the strongest weight of each row has the full colour
     this.onpoint = onpoint;
     this.canvas.addEventListener("mousemove", (event) => this.point(this.under(event)));
     this.canvas.addEventListener("click", (event) => {
@@ -56,8 +57,9 @@ export class Matrix {
     this.drawNames(pen, names, { cell, step, left, top });
     const plus = colour("--picture");
     for (let q = 0; q < count; q++) {
+      const full = this.byRow ? Math.max(...this.pattern[q]) || 1 : 1;
       for (let k = 0; k < count; k++) {
-        pen.globalAlpha = Math.min(1, this.pattern[q][k]);
+        pen.globalAlpha = Math.min(1, this.pattern[q][k] / full);
         pen.fillStyle = plus;
         pen.fillRect(left + k * cell, top + q * cell, cell - (cell > 6), cell - (cell > 6));
       }

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from lensbridge.serve.questions import Predictions
-from lensbridge.serve.subject import Subject
+from lensbridge.serve.subject import Prompt, Subject
 from lensbridge.serve.views.python import assigned, at, printed, program
 from lensbridge.serve.worker import Job
 
 
+@torch.no_grad()
 def predictions(subject: Subject, asked: Predictions, job: Job) -> dict[str, Any]:
-    """The likeliest tokens at a position, with their probabilities and logits."""
+    """The likeliest tokens at a position, and how expected each token of the prompt was."""
     prompt = subject.read(asked.prompt)
     position = prompt.position(asked.position)
-    logits = logits_at(subject, prompt.given, position)
+    whole = subject.model(prompt.given)[0].float()
+    logits = whole[position]
     top = logits.topk(min(asked.k, len(logits)))
     chances = logits.softmax(-1)
     return {
@@ -30,16 +32,35 @@ def predictions(subject: Subject, asked: Predictions, job: Job) -> dict[str, Any
             for one in top.indices.tolist()
         ],
         "entropy": float(torch.special.entr(chances).sum()),
-        "python": program(
-            subject,
-            assigned("prompt", prompt),
-            at(prompt, position),
-            "logits = model(prompt)[0, position].detach().float()",
-            f"top = logits.softmax(-1).topk({len(top.indices)})",
-            "for probability, token in zip(top.values.tolist(), top.indices.tolist()):",
-            f'    print(f"{{probability:7.2%}}", {printed(subject, "token")})',
-        ),
+        "expected": _expected(subject, prompt, whole),
+        "python": _python(subject, prompt, position, len(top.indices)),
     }
+
+
+def _expected(subject: Subject, prompt: Prompt, logits: Tensor) -> list[float] | None:
+    """The probability of each token after the first; None for models that see it already."""
+    if not subject.model.native.predicts_next:
+        return None
+    ids = torch.tensor(prompt.ids[1:], device=logits.device).unsqueeze(-1)
+    return logits[:-1].softmax(-1).gather(-1, ids)[:, 0].tolist()
+
+
+def _python(subject: Subject, prompt: Prompt, position: int, count: int) -> str:
+    ids = "model.to_tokens(prompt)[0].tolist()" if subject.has_tokenizer else "prompt"
+    expected = (
+        f"ids = {ids}",
+        "expected = [float(chances[i, token]) for i, token in enumerate(ids[1:])]",
+    )
+    return program(
+        subject,
+        assigned("prompt", prompt),
+        at(prompt, position),
+        "chances = model(prompt)[0].detach().float().softmax(-1)  # position, token",
+        f"top = chances[position].topk({count})",
+        "for chance, token in zip(top.values.tolist(), top.indices.tolist()):",
+        f'    print(f"{{chance:7.2%}}", {printed(subject, "token")})',
+        *(expected if subject.model.native.predicts_next else ()),
+    )
 
 
 @torch.no_grad()

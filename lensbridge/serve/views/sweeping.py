@@ -1,6 +1,7 @@
 """Sweeps that are told to the page as they are run, a few cells at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -10,11 +11,36 @@ from lensbridge.errors import InputError
 from lensbridge.serve.subject import Subject
 from lensbridge.serve.worker import Job
 
-_FIRST, _MOST = 4, 256
-"""Cells of the first step, and of any step."""
+_LEAST, _MOST = 4, 256
+"""Cells of a step. Each step also runs the input unpatched, so that very small ones cost more."""
 
-_SHORT, _LONG = 0.3, 1.0
-"""Steps that take less or more seconds than these are followed by larger or smaller ones."""
+_SECONDS = 0.5
+"""How long a step should take."""
+
+
+@dataclass
+class _Pace:
+    """How many cells the next step has, and whether they are run one by one.
+
+    A batch costs less for each cell only if it is large enough, which depends on the model, the
+    prompt and the machine. So the first step is run one by one and the second as a batch, and the
+    following ones as what was faster.
+    """
+
+    seconds: dict[bool, float] = field(default_factory=dict)
+
+    def next(self) -> tuple[int, bool]:
+        """The number of cells, and whether they are run one by one."""
+        if True not in self.seconds:
+            return _LEAST, True
+        if False not in self.seconds:
+            return 16, False
+        exact = self.seconds[True] < self.seconds[False]
+        return max(_LEAST, min(_MOST, int(_SECONDS / self.seconds[exact]))), exact
+
+    def note(self, exact: bool, cells: int, seconds: float) -> None:
+        """What a step took."""
+        self.seconds[exact] = max(seconds / cells, 1e-6)
 
 
 def swept(
@@ -33,15 +59,14 @@ def swept(
         job.check()
         return metric(logits)
 
-    start, size = 0, _FIRST
+    start, pace = 0, _Pace()
     while start < len(cells):
-        began = monotonic()
-        step = cells[start : start + size]
-        yield start, subject.model.sweep(given, step, checked).values.tolist()
+        count, exact = pace.next()
+        step, began = cells[start : start + count], monotonic()
+        result = subject.model.sweep(given, step, checked, exact=exact or None)
+        pace.note(exact, len(step), monotonic() - began)
+        yield start, result.values.tolist()
         start += len(step)
-        seconds = monotonic() - began
-        size = min(2 * size, _MOST) if seconds < _SHORT else size
-        size = max(1, size // 2) if seconds > _LONG else size
 
 
 def check_cells(subject: Subject, count: int) -> None:

@@ -1,6 +1,7 @@
 // Attention: all heads of a layer as a strip, and one of them large.
 
 import { ask } from "../api.js";
+import { bars } from "../bars.js";
 import { el, field, options, percent, rove } from "../dom.js";
 import { Matrix, thumbnail } from "../matrix.js";
 import { state, position } from "../state.js";
@@ -15,7 +16,8 @@ export const attention = {
   build(frame, app) {
     let [head, strip] = [0, null];
     const layer = options(el("select", { onchange: () => refresh() }), state.model.attention_layers.map((i) => [i, `Layer ${i}`]), state.model.attention_layers[0]);
-    frame.controls.append(field("Layer", layer));
+    const byRow = el("input", { type: "checkbox", onchange: () => Object.assign(matrix, { byRow: byRow.checked }).draw() });
+    frame.controls.append(field("Layer", layer), field("each row's strongest weight in full colour", byRow, "row"));
     const heads = el("div", { class: "heads", role: "radiogroup", "aria-label": "Head" });
     rove(heads, "button");
     const readout = el("p", { class: "readout", "aria-live": "polite" });
@@ -43,7 +45,17 @@ export const attention = {
           describe: (value, k) => `${found.tokens[q]} attends to ${found.tokens[k]}: ${percent(value)}`,
         }),
         el("p", { class: "note" }, "Click a token to see where it attends."),
+        strongest(weights),
       );
+    }
+
+    // A token, with its position where it occurs more than once.
+    const named = (k) => (found.tokens.indexOf(found.tokens[k]) === found.tokens.lastIndexOf(found.tokens[k]) ? found.tokens[k] : `${found.tokens[k]} (${k})`);
+
+    function strongest(weights) {
+      const order = weights.map((weight, k) => [weight, k]).sort((a, b) => b[0] - a[0]);
+      const rows = order.slice(0, 6).map(([value, k]) => ({ label: named(k), value, text: percent(value), title: `${found.tokens[k]}, position ${k}` }));
+      return el("div", { class: "block" }, bars(rows, { label: "Strongest weights", most: 1 }));
     }
 
     function choose(next) {

@@ -68,6 +68,7 @@ export const comparison = {
           grid = begin(begun, readout);
           map.replaceChildren(...heading(event), grid.element, ramp("signed", "−1", "1: the clean answer is back"), readout);
           frame.show(event.python, running, map);
+          frame.settle();
         }
         if (event.type !== "cells") return;
         fill(grid, begun, event);
@@ -86,7 +87,6 @@ export const comparison = {
           stop.disabled = true;
         }
       });
-      frame.element.classList.remove("busy");
     }
 
     function heading(event) {

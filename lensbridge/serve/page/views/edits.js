@@ -49,6 +49,7 @@ export const edits = {
       mapped = JSON.stringify(question);
       let [grid, start, values, code] = [null, null, [], ""];
       const readout = el("p", { class: "readout" });
+      map.replaceChildren(el("p", { class: "note" }, "The map is being made …"));
       try {
         await follow("ablation", question, (event) => {
           if (event.type === "start") {
@@ -57,9 +58,13 @@ export const edits = {
             grid = mapGrid(event, readout);
             const title = el("h3", {}, "Change of the logit of ", el("span", { class: "token" }, event.target.label), " when a part is set to zero");
             map.replaceChildren(title, grid.element, ramp("signed", "lower", "higher"), readout);
+            frame.settle();
             if (!state.edits.length) frame.showPython(code);
           }
-          if (event.type === "cells") values = fillMap(grid, start, values, event);
+          if (event.type === "cells") {
+            values = fillMap(grid, start, values, event);
+            readout.textContent = values.length < start.cells.length ? `${values.length} of ${start.cells.length} parts` : "";
+          }
         });
       } catch (error) {
         mapped = "";
@@ -96,10 +101,10 @@ export const edits = {
 
     async function showResult() {
       if (!state.edits.length) {
-        result.replaceChildren(el("p", { class: "note" }, "No edits yet: click a cell of the map, or add one with the form."));
+        result.replaceChildren(el("h3", {}, "Before and after"), el("p", { class: "note" }, "No edits yet: click a cell of the map, or add one with the form."));
         return;
       }
-      const found = await ask("edits", { prompt: state.prompt, position: state.position, target: asked(), edits: state.edits });
+      const found = await ask("edits", { prompt: state.prompt, position: state.position, target: asked(), edits: state.edits, k: 8 });
       app.tokens(found.tokens);
       result.replaceChildren(
         el("h3", {}, "Predictions after ", el("span", { class: "token" }, found.tokens[found.position])),
@@ -131,8 +136,10 @@ export const edits = {
         target.sync();
         form.sync();
         showList();
-        if (!frame.figure.contains(map)) frame.figure.replaceChildren(el("div", { class: "halves" }, el("div", {}, map), result), form.element);
+        if (!frame.figure.contains(map)) frame.figure.replaceChildren(el("div", { class: "halves" }, el("div", {}, map, form.element), result));
         await showResult();
+        showList(); // with the tokens of the prompt, which are known now
+        form.sync();
         await showMap();
       });
   },

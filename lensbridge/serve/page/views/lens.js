@@ -62,7 +62,9 @@ export const lens = {
         );
         const left = el("div", {}, grid.element, ramp("chance", "0%", "100%"), readout);
         frame.show(found.python, el("div", { class: "beside" }, left, box));
-        detail(found, box, grid, found.rows.length - 1, Math.min(position(), found.tokens.length - 1));
+        const column = Math.min(position(), found.tokens.length - 1);
+        detail(found, box, grid, found.rows.length - 1, column);
+        grid.reveal(column);
       });
     }
     return refresh;
