@@ -81,6 +81,12 @@ def test_the_controls_do_worse(found: DASResult) -> None:
     assert all(value < 0.8 for value in found.controls.values())
 
 
+def test_its_picture_has_the_accuracy_and_every_control(found: DASResult) -> None:
+    picture = found.plot()
+    assert list(picture.values) == [found.accuracy, *found.controls.values()]
+    assert picture.labels[:3] == ["learned subspace", "nothing interchanged", "whole vector"]
+
+
 def test_held_out_accuracy_is_that_of_the_interchange_by_hand(
     planted: tuple[GPT2LMHeadModel, Tensor, Tensor], found: DASResult
 ) -> None:

@@ -421,3 +421,25 @@ def test_a_wrong_call_is_one_clear_error(case: str) -> None:
 def test_a_device_that_is_not_there_is_one_clear_error() -> None:
     with pytest.raises(InputError, match="'cuda' cannot be used here"):
         lensbridge.load(build(Shape("gpt2")), device="cuda")
+
+
+def test_the_demo_model_loads_without_output() -> None:
+    script = (
+        "import lensbridge\n"
+        "from transformers.utils import logging\n"
+        "lensbridge.load('demo').generate('The', 1, verbose=False)\n"
+        "assert logging.is_progress_bar_enabled()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_bar_that_the_user_switched_off_stays_off() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        lensbridge.load("demo")
+        assert not logging.is_progress_bar_enabled()
+    finally:
+        logging.enable_progress_bar()

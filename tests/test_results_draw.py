@@ -20,7 +20,7 @@ from lensbridge.causal import attribution_patch, faithfulness, prune_circuit, sc
 from lensbridge.errors import InputError
 from lensbridge.evals import ioi_eval
 from lensbridge.inputs.position_labels import PositionLabels
-from lensbridge.interventions import causal_trace
+from lensbridge.interventions import causal_trace, steering_vector
 from lensbridge.model import LensModel
 from lensbridge.patching import (
     get_act_patch_attn_head_pattern_dest_src_pos,
@@ -310,3 +310,36 @@ def test_a_point_explains_itself_in_a_few_lines(model: LensModel) -> None:
     assert point.where in words
     assert point.meaning in words
     assert max(len(repr(one)) for one in model.hook_points()) < 600
+
+
+# --- steering --------------------------------------------------------------------------------
+
+
+def test_a_text_is_continued_with_and_without_a_steering_vector(model: LensModel) -> None:
+    steer = steering_vector(model, [CLEAN], [CORRUPT], ("resid_post", 2))
+    found = model.generate_with_and_without(CORRUPT, steer, max_new_tokens=1, top_k=3)
+    assert (found.without, found.steered) == (f"{CORRUPT} Istanbul", f"{CORRUPT} Paris")
+    ids = model.to_tokens(CORRUPT)
+    block = model.hf_model.transformer.h[2]
+    with torch.no_grad():
+        plain = model.hf_model(ids).logits[0, -1].softmax(-1)
+
+        def add(module: Any, args: Any, output: Any) -> Any:
+            streams = output[0] if isinstance(output, tuple) else output
+            moved = streams + steer.vector
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        handle = block.register_forward_hook(add)
+        steered = model.hf_model(ids).logits[0, -1].softmax(-1)
+        handle.remove()
+    places = [model.to_single_token(token) for token in found.tokens]
+    torch.testing.assert_close(found.probabilities, torch.stack([plain, steered])[:, places])
+    assert set(plain.topk(3).indices.tolist()) | set(steered.topk(3).indices.tolist()) == set(
+        places
+    )
+    picture = found.plot()
+    assert picture.rows == ("without", "with")
+    html = "".join(ElementTree.fromstring(found._repr_html_()).itertext())
+    assert f"{CORRUPT} Paris" in html
+    with pytest.raises(InputError, match="One text is continued twice, not list"):
+        model.generate_with_and_without([CORRUPT], steer)  # type: ignore[arg-type]

@@ -178,7 +178,8 @@ class GenerationMethods(HookedModel):
             ...     ["The Galata Tower is in the city of"],
             ...     ("resid_post", 2),
             ... )
-            >>> print(model.generate_with_and_without("The Galata Tower is in the city of", steer, 1))
+            >>> prompt = "The Galata Tower is in the city of"
+            >>> print(model.generate_with_and_without(prompt, steer, max_new_tokens=1))
             without: The Galata Tower is in the city of Istanbul
             with:    The Galata Tower is in the city of Paris
         """
@@ -200,8 +201,9 @@ class GenerationMethods(HookedModel):
     def _next_probs(self, input: str, given: Interventions, options: dict[str, Any]) -> Tensor:
         """The probabilities of the next token. Shapes: `[d_vocab]`"""
         bos = {"prepend_bos": options.get("prepend_bos")}
-        logits: Tensor = run_edited(self, input, given, **bos)
-        return logits[0, -1].float().softmax(-1).cpu()
+        logits: Any = run_edited(self, input, given, **bos)
+        probs: Tensor = logits[0, -1].float().softmax(-1).cpu()
+        return probs
 
     def _prompt(self, input: Any, new: int, **said: Any) -> Prepared:
         prepared = self.prepare(input, **said)
