@@ -20,6 +20,7 @@ from lensbridge.analysis.metrics import (
     logits_to_df,
     sample_logits,
 )
+from lensbridge.analysis.neuron_card import NeuronCard, neuron_card
 from lensbridge.analysis.probes import Probe, ProbeResult, fit_probe
 from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
 from lensbridge.analysis.readout import LogitReadout, logit_readout
@@ -30,6 +31,7 @@ __all__ = [
     "DirectLogitAttribution",
     "LogitLensResult",
     "LogitReadout",
+    "NeuronCard",
     "Prediction",
     "Probe",
     "ProbeResult",
@@ -52,6 +54,7 @@ __all__ = [
     "logit_lens",
     "logit_readout",
     "logits_to_df",
+    "neuron_card",
     "sample_logits",
     "singular_readout",
     "test_prompt",

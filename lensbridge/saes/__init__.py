@@ -2,11 +2,13 @@
 
 Any object with `encode` and `decode` is accepted, those of SAELens among them. `methods` has the
 methods of `LensModel`, `dictionary` what is known of an SAE, `fit` how it fits a point, `request`
-what a user asked for, and `splice` what an SAE does in a run.
+what a user asked for, `splice` what an SAE does in a run, and `feature_card` where a feature is
+active.
 """
 
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
+from lensbridge.saes.feature_card import FeatureCard, feature_card
 from lensbridge.saes.fit import Fit
 from lensbridge.saes.splice import Splice
 
-__all__ = ["Dictionary", "Fit", "SparseAutoencoder", "Splice"]
+__all__ = ["Dictionary", "FeatureCard", "Fit", "SparseAutoencoder", "Splice", "feature_card"]

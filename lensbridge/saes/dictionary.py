@@ -108,6 +108,22 @@ class Dictionary:
             held = (vars(self.sae) if hasattr(self.sae, "__dict__") else {}).values()
         return next((t for t in held if isinstance(t, Tensor) and t.is_floating_point()), None)
 
+    def direction(self, feature: int, features: Tensor) -> Tensor:
+        """What one unit of a feature adds to the reconstruction.
+
+        It is the feature's row of `W_dec`, or where the SAE has no such weight the difference that
+        the feature makes to what `decode` returns for no features.
+
+        Shapes: features `[d_sae]`, any of them, for size, dtype and device; result `[d_out]`
+        """
+        weight = _said(self.sae, "W_dec")
+        if isinstance(weight, Tensor) and weight.ndim == 2 and len(weight) == len(features):
+            return weight[feature].detach()
+        rows = features.new_zeros(2, len(features))
+        rows[1, feature] = 1.0
+        none, one = self.sae.decode(rows)
+        return (one - none).detach()
+
     @contextmanager
     def showing(self, show: Show) -> Iterator[None]:
         """Pass the values at its own hook points through `show`, whose result replaces them.

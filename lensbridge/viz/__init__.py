@@ -6,6 +6,7 @@ A picture shows itself in a notebook, and `save` writes it as HTML, SVG, PNG or 
 
 from lensbridge.viz.attention import AttentionView, attention
 from lensbridge.viz.bars import Bars
+from lensbridge.viz.cards import Card, CardText
 from lensbridge.viz.drawing import plot
 from lensbridge.viz.graph import CircuitGraph
 from lensbridge.viz.graph_layout import GraphEdge, GraphNode
@@ -21,6 +22,8 @@ from lensbridge.viz.tokens import ColouredText
 __all__ = [
     "AttentionView",
     "Bars",
+    "Card",
+    "CardText",
     "CircuitGraph",
     "ColouredText",
     "Drawn",

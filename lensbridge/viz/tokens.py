@@ -36,6 +36,7 @@ class ColouredText(Picture):
         unit: what is measured, for the legend and the tips.
         marked: tokens to frame.
         tips: what to show when the pointer is over a token, in place of its value.
+        explained: whether the colours are explained below it.
 
     Raises:
         ValueError: another number of values than of tokens, or a value that is not finite.
@@ -48,6 +49,7 @@ class ColouredText(Picture):
     unit: str = ""
     marked: Sequence[int] = ()
     tips: Sequence[str] | None = None
+    explained: bool = True
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.values):
@@ -60,8 +62,12 @@ class ColouredText(Picture):
     def fragment(self) -> Html:
         """The text as a piece of HTML that can stand in any page."""
         head = [element("strong", plain(self.title))] if self.title else []
-        words = element("div", *map(self._token, range(len(self.tokens))), class_="lb-text")
-        return framed(*head, words, self._legend(), style=STYLE)
+        legend = [self.legend()] if self.explained else []
+        return framed(*head, self.words(), *legend, style=STYLE)
+
+    def words(self) -> Html:
+        """The coloured tokens alone, for a page that has the style rules `STYLE`."""
+        return element("div", *map(self._token, range(len(self.tokens))), class_="lb-text")
 
     def _token(self, i: int) -> Html:
         value = self.values[i]
@@ -80,7 +86,7 @@ class ColouredText(Picture):
             return self.tips[i]
         return f"{i} {visible(self.tokens[i])}: {self.values[i]:.4g} {self.unit}".strip()
 
-    def _legend(self) -> Html:
+    def legend(self) -> Html:
         """From which value to which the colours run."""
         scale = self.scale
         ends = f"{short(scale.low)} to {short(scale.limit)} {scale.unit}".strip()
@@ -118,7 +124,7 @@ class ColouredText(Picture):
     def size(self) -> tuple[float, float]:
         """Width and height of the picture in pixels."""
         lines = self._placed[-1][1] + 1 if self._placed else 1
-        return WIDTH + 16, self._top + lines * LINE + 36
+        return WIDTH + 16, self._top + lines * LINE + (36 if self.explained else 4)
 
     def draw(self, canvas: Canvas) -> None:
         """Draw it onto a canvas of its size."""
@@ -133,7 +139,8 @@ class ColouredText(Picture):
             ink = "#ffffff" if strength >= STRONG else canvas.theme.cell_ink
             middle = x + room / 2, y + LINE / 2 - 2
             canvas.text(readable(self.tokens[i]).strip(), *middle, "center", colour=ink)
-        Legend(self.scale, WIDTH).draw(canvas, 8, self.size[1] - 26)
+        if self.explained:
+            Legend(self.scale, WIDTH).draw(canvas, 8, self.size[1] - 26)
 
 
 def readable(token: str) -> str:
