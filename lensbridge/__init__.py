@@ -56,7 +56,7 @@ _HOMES = {
 
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("harvest", "testing", "viz"),
+    *("harvest", "serve", "testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

@@ -7,7 +7,11 @@ const share = (value, most) => `${Math.min(100, (100 * Math.abs(value)) / (most 
 function name(row) {
   const shared = { class: row.plain ? "name" : "name token", title: row.title ?? row.label };
   if (!row.onpick) return el("span", shared, row.label);
-  return el("button", { ...shared, type: "button", onclick: row.onpick, "aria-label": row.action }, row.label);
+  return el(
+    "button",
+    { ...shared, type: "button", onclick: row.onpick, "aria-label": row.action },
+    row.label,
+  );
 }
 
 // Rows are { label, value, text, title, onpick, action, chosen }.
@@ -17,8 +21,19 @@ export function bars(rows, { label, both = false, most }) {
     const fill = el("span", { class: `fill ${row.value < 0 ? "minus" : "plus"}` });
     fill.style.width = both ? `calc(${share(row.value, most)} / 2)` : share(row.value, most);
     if (both) fill.style[row.value < 0 ? "right" : "left"] = "50%";
-    const track = el("span", { class: "track", "aria-hidden": "true" }, fill, both ? el("span", { class: "zero" }) : null);
-    return el("li", { class: row.chosen ? "chosen" : "" }, name(row), track, el("span", { class: "number" }, row.text));
+    const track = el(
+      "span",
+      { class: "track", "aria-hidden": "true" },
+      fill,
+      both ? el("span", { class: "zero" }) : null,
+    );
+    return el(
+      "li",
+      { class: row.chosen ? "chosen" : "" },
+      name(row),
+      track,
+      el("span", { class: "number" }, row.text),
+    );
   });
   return el("ol", { class: "bars", "aria-label": label }, ...lines);
 }
@@ -26,7 +41,9 @@ export function bars(rows, { label, both = false, most }) {
 // Rows are { label, before, after, text, moved, chosen }, with chances from 0 to 1.
 export function pairs(rows, { label, onpick }) {
   const lines = rows.map((row) => {
-    const [before, after] = ["before", "after plus"].map((kind) => el("span", { class: `fill ${kind}` }));
+    const [before, after] = ["before", "after plus"].map((kind) =>
+      el("span", { class: `fill ${kind}` }),
+    );
     before.style.width = share(row.before, 1);
     after.style.width = share(row.after, 1);
     const track = el("span", { class: "track", "aria-hidden": "true" }, before, after);

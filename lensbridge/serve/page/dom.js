@@ -25,13 +25,17 @@ export function field(label, control, kind = "") {
 
 export function options(select, values, chosen) {
   select.replaceChildren(
-    ...values.map(([value, text]) => el("option", { value, selected: String(value) === String(chosen) }, text)),
+    ...values.map(([value, text]) =>
+      el("option", { value, selected: String(value) === String(chosen) }, text),
+    ),
   );
   return select;
 }
 
 export const number = (value, digits = 2) =>
-  Object.is(Math.round(value * 10 ** digits), -0) ? (0).toFixed(digits) : value.toFixed(digits).replace("-", "−");
+  Object.is(Math.round(value * 10 ** digits), -0)
+    ? (0).toFixed(digits)
+    : value.toFixed(digits).replace("-", "−");
 
 export const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits);
 

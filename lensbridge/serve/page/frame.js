@@ -12,7 +12,12 @@ export class Frame {
     this.copied = el("button", { type: "button", onclick: () => this.copy() }, "Copy");
     const head = el("div", {}, el("h3", {}, "The same in Python"), this.copied);
     this.pre = el("pre", { tabIndex: 0, "aria-label": "Python" }, this.code);
-    this.python = el("section", { class: "python", "aria-label": "The same in Python", hidden: true }, head, this.pre);
+    this.python = el(
+      "section",
+      { class: "python", "aria-label": "The same in Python", hidden: true },
+      head,
+      this.pre,
+    );
     this.element = el(
       "section",
       { class: "view" },

@@ -6,10 +6,24 @@ export class Grid {
   // `corner` names the rows; `onpick(row, column)` is called on a click or Enter.
   constructor({ rows, columns, corner, label, words = false, onpick, onpoint }) {
     this.columns = columns.length;
-    this.cells = rows.map(() => columns.map(() => el("td", { role: "gridcell", class: "none", tabIndex: -1 })));
-    const head = el("tr", {}, el("th", { scope: "col" }, corner), ...columns.map((name) => el("th", { scope: "col", title: name }, name)));
-    const body = rows.map((name, i) => el("tr", {}, el("th", { scope: "row" }, name), ...this.cells[i]));
-    this.table = el("table", { class: `grid ${words ? "words" : ""}`, role: "grid", "aria-label": label }, el("thead", {}, head), el("tbody", {}, ...body));
+    this.cells = rows.map(() =>
+      columns.map(() => el("td", { role: "gridcell", class: "none", tabIndex: -1 })),
+    );
+    const head = el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, corner),
+      ...columns.map((name) => el("th", { scope: "col", title: name }, name)),
+    );
+    const body = rows.map((name, i) =>
+      el("tr", {}, el("th", { scope: "row" }, name), ...this.cells[i]),
+    );
+    this.table = el(
+      "table",
+      { class: `grid ${words ? "words" : ""}`, role: "grid", "aria-label": label },
+      el("thead", {}, head),
+      el("tbody", {}, ...body),
+    );
     this.element = el("div", { class: "scroll", tabIndex: -1 }, this.table);
     this.cells[0]?.[0]?.setAttribute("tabindex", "0");
     rove(this.table, "td", () => this.columns);
@@ -53,10 +67,17 @@ export class Grid {
     const cell = this.cells[0]?.[column];
     if (!cell) return;
     const room = this.element.clientWidth - cell.parentElement.firstElementChild.offsetWidth;
-    this.element.scrollLeft = cell.offsetLeft + cell.offsetWidth / 2 - this.element.clientWidth + room / 2;
+    this.element.scrollLeft =
+      cell.offsetLeft + cell.offsetWidth / 2 - this.element.clientWidth + room / 2;
   }
 }
 
 export function ramp(kind, low, high) {
-  return el("p", { class: "legend" }, el("span", {}, low), el("span", { class: `ramp ${kind}` }), el("span", {}, high));
+  return el(
+    "p",
+    { class: "legend" },
+    el("span", {}, low),
+    el("span", { class: `ramp ${kind}` }),
+    el("span", {}, high),
+  );
 }

@@ -17,7 +17,9 @@ import { steering } from "./views/steering.js";
 const VIEWS = [predictions, lens, attention, neurons, attribution, edits, comparison, steering];
 const PAUSE = 350; // milliseconds without a key before a prompt is run
 const built = new Map();
-const [prompt, strip, tabs, panel] = ["prompt", "strip", "tabs", "panel"].map((id) => document.getElementById(id));
+const [prompt, strip, tabs, panel] = ["prompt", "strip", "tabs", "panel"].map((id) =>
+  document.getElementById(id),
+);
 
 const app = {
   tokens(tokens) {
@@ -33,14 +35,28 @@ const app = {
   open(id) {
     change({ tab: id });
     show();
-    tabs.querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
+    tabs
+      .querySelector("[aria-selected=true]")
+      .scrollIntoView({ block: "nearest", inline: "nearest" });
   },
 };
 
 function describe(model) {
-  const size = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(model.parameters);
-  const facts = [model.kind, `${model.layers} layers`, `${model.heads} heads`, `width ${model.width}`, `${size} parameters`, `up to ${model.max_tokens} tokens`];
-  document.getElementById("model").replaceChildren(el("b", {}, model.name), ` · ${facts.join(" · ")}`);
+  const size = new Intl.NumberFormat("en", {
+    notation: "compact",
+    maximumSignificantDigits: 3,
+  }).format(model.parameters);
+  const facts = [
+    model.kind,
+    `${model.layers} layers`,
+    `${model.heads} heads`,
+    `width ${model.width}`,
+    `${size} parameters`,
+    `up to ${model.max_tokens} tokens`,
+  ];
+  document
+    .getElementById("model")
+    .replaceChildren(el("b", {}, model.name), ` · ${facts.join(" · ")}`);
   document.title = `${model.name} · lensbridge`;
 }
 
@@ -125,7 +141,9 @@ async function begin() {
   Object.assign(app, { other: model.other, contrast: [model.other, model.prompt] });
   restore();
   prompt.value = state.prompt;
-  if (!model.tokenizer) document.querySelector("label[for=prompt]").textContent = "Prompt: token ids with spaces between them, because this model has no tokenizer";
+  if (!model.tokenizer)
+    document.querySelector("label[for=prompt]").textContent =
+      "Prompt: token ids with spaces between them, because this model has no tokenizer";
   describe(model);
   makeTabs();
   watchPrompt();

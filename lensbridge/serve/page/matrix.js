@@ -13,7 +13,11 @@ function shortened(text, most) {
 
 export class Matrix {
   constructor({ onpoint, onpick }) {
-    this.canvas = el("canvas", { tabIndex: 0, role: "application", "aria-roledescription": "attention pattern" });
+    this.canvas = el("canvas", {
+      tabIndex: 0,
+      role: "application",
+      "aria-roledescription": "attention pattern",
+    });
     this.element = el("div", { class: "matrix" }, this.canvas);
     this.at = null;
     this.byRow = false; // whether the strongest weight of each row has the full colour
@@ -124,8 +128,12 @@ export function thumbnail(bytes, count) {
   const pen = canvas.getContext("2d");
   const image = pen.createImageData(count, count);
   const steps = atob(bytes);
-  const [red, green, blue] = colour("--picture").match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
-  const opaque = new Uint32Array(image.data.buffer).fill(new Uint32Array(new Uint8Array([red, green, blue, 0]).buffer)[0]);
+  const [red, green, blue] = colour("--picture")
+    .match(/[0-9a-f]{2}/gi)
+    .map((part) => parseInt(part, 16));
+  const opaque = new Uint32Array(image.data.buffer).fill(
+    new Uint32Array(new Uint8Array([red, green, blue, 0]).buffer)[0],
+  );
   for (let i = 0; i < opaque.length; i++) image.data[4 * i + 3] = steps.charCodeAt(i);
   pen.putImageData(image, 0, 0);
   return canvas;

@@ -25,7 +25,10 @@ export function restore() {
 
 export function change(changes) {
   Object.assign(state, changes);
-  sessionStorage.setItem("lensbridge", JSON.stringify(Object.fromEntries(KEPT.map((name) => [name, state[name]]))));
+  sessionStorage.setItem(
+    "lensbridge",
+    JSON.stringify(Object.fromEntries(KEPT.map((name) => [name, state[name]]))),
+  );
   for (const listener of listeners) listener(Object.keys(changes));
 }
 

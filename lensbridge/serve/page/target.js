@@ -7,7 +7,13 @@ import { change, state } from "./state.js";
 export const typed = (text) => (text === "" ? null : text.replace(/^·/, " "));
 
 export function targetField() {
-  const input = el("input", { type: "text", maxLength: 200, placeholder: "the likeliest", autocomplete: "off", spellcheck: false });
+  const input = el("input", {
+    type: "text",
+    maxLength: 200,
+    placeholder: "the likeliest",
+    autocomplete: "off",
+    spellcheck: false,
+  });
   input.addEventListener("change", () => {
     if (input.value === (state.target?.label ?? "")) return;
     change({ target: input.value === "" ? null : { ask: typed(input.value), label: input.value } });

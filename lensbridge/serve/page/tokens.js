@@ -25,7 +25,11 @@ export function showStrip(box) {
       label,
     ),
   );
-  const group = el("div", { class: "tokens", role: "radiogroup", "aria-label": "Token to look at" }, ...chips);
+  const group = el(
+    "div",
+    { class: "tokens", role: "radiogroup", "aria-label": "Token to look at" },
+    ...chips,
+  );
   rove(group, ".chip");
   box.replaceChildren(group);
   if (focused) chips[chosen]?.focus();

@@ -15,9 +15,22 @@ export const attribution = {
   uses: ["prompt", "position", "target"],
 
   build(frame, app) {
-    const unit = options(el("select", { onchange: () => refresh() }), [["component", "attention and MLPs"], ["head", "heads"], ["layer", "layers"]], "component");
+    const unit = options(
+      el("select", { onchange: () => refresh() }),
+      [
+        ["component", "attention and MLPs"],
+        ["head", "heads"],
+        ["layer", "layers"],
+      ],
+      "component",
+    );
     const target = targetField();
-    const against = el("input", { type: "text", maxLength: 200, placeholder: "nothing", onchange: () => refresh() });
+    const against = el("input", {
+      type: "text",
+      maxLength: 200,
+      placeholder: "nothing",
+      onchange: () => refresh(),
+    });
     frame.controls.append(field("Parts", unit), target.element, field("Compared with", against));
 
     function shown(rows) {
@@ -26,14 +39,23 @@ export const attribution = {
       const least = [...rows].sort((a, b) => strength(b) - strength(a))[MOST - 1];
       const kept = rows.filter((row) => strength(row) >= strength(least));
       const rest = rows.filter((row) => strength(row) < strength(least));
-      return [...kept, { label: `${rest.length} others`, value: rest.reduce((sum, row) => sum + row.value, 0) }];
+      return [
+        ...kept,
+        { label: `${rest.length} others`, value: rest.reduce((sum, row) => sum + row.value, 0) },
+      ];
     }
 
     function action(label) {
       const head = label.match(/^head (\d+)\.(\d+)$/);
       const part = label.match(/^(attention|MLP|mixer) (\d+)$/);
-      if (head) return { part: "head", layer: Number(head[1]), index: Number(head[2]), action: "zero" };
-      if (part) return { part: { MLP: "mlp", attention: "attn", mixer: "mixer" }[part[1]], layer: Number(part[2]), action: "zero" };
+      if (head)
+        return { part: "head", layer: Number(head[1]), index: Number(head[2]), action: "zero" };
+      if (part)
+        return {
+          part: { MLP: "mlp", attention: "attn", mixer: "mixer" }[part[1]],
+          layer: Number(part[2]),
+          action: "zero",
+        };
       return null;
     }
 
@@ -51,7 +73,15 @@ export const attribution = {
         const rows = [...shown(found.rows), { label: "bias", value: found.bias }];
         const name = (token) => el("span", { class: "token" }, token.label);
         const title = found.against
-          ? el("h3", {}, "Logit of ", name(found.target), " minus logit of ", name(found.against), `: ${number(found.logit)}`)
+          ? el(
+              "h3",
+              {},
+              "Logit of ",
+              name(found.target),
+              " minus logit of ",
+              name(found.against),
+              `: ${number(found.logit)}`,
+            )
           : el("h3", {}, "Logit of ", name(found.target), `: ${number(found.logit)}`);
         frame.show(
           found.python,

@@ -18,10 +18,19 @@ export const lens = {
 
     function detail(found, box, grid, row, column) {
       grid.choose(row, column);
-      const cell = found.ids[row][column].map((id, rank) => ({ label: found.names[id], id, value: found.probabilities[row][column][rank] }));
+      const cell = found.ids[row][column].map((id, rank) => ({
+        label: found.names[id],
+        id,
+        value: found.probabilities[row][column][rank],
+      }));
       const layer = Number(found.rows[row].match(/\d+/)?.[0] ?? -1);
       box.replaceChildren(
-        el("h3", {}, `${found.rows[row]}, at `, el("span", { class: "token" }, found.tokens[column])),
+        el(
+          "h3",
+          {},
+          `${found.rows[row]}, at `,
+          el("span", { class: "token" }, found.tokens[column]),
+        ),
         bars(
           cell.map((one) => ({
             label: one.label,
@@ -34,7 +43,15 @@ export const lens = {
         ),
         el("p", { class: "note" }, `Entropy ${number(found.entropy[row][column])} nats.`),
         layer >= 0 && found.rows[row].startsWith("before")
-          ? el("button", { type: "button", onclick: () => app.edit({ part: "stream", layer, position: column, action: "zero" }) }, "Ablate the stream here")
+          ? el(
+              "button",
+              {
+                type: "button",
+                onclick: () =>
+                  app.edit({ part: "stream", layer, position: column, action: "zero" }),
+              },
+              "Ablate the stream here",
+            )
           : "",
       );
     }
@@ -57,7 +74,13 @@ export const lens = {
         found.ids.forEach((line, row) =>
           line.forEach((ids, column) => {
             const [name, chance] = [found.names[ids[0]], found.probabilities[row][column][0]];
-            grid.fill(row, column, name, chance, `${found.rows[row]}, at ${found.tokens[column]}: ${name} ${percent(chance)}`);
+            grid.fill(
+              row,
+              column,
+              name,
+              chance,
+              `${found.rows[row]}, at ${found.tokens[column]}: ${name} ${percent(chance)}`,
+            );
           }),
         );
         const left = el("div", {}, grid.element, ramp("chance", "0%", "100%"), readout);

@@ -15,10 +15,16 @@ export const neurons = {
 
   build(frame, app) {
     let neuron = null;
-    const layer = options(el("select"), state.model.neuron_layers.map((i) => [i, `Layer ${i}`]), state.model.neuron_layers.at(-1));
+    const layer = options(
+      el("select"),
+      state.model.neuron_layers.map((i) => [i, `Layer ${i}`]),
+      state.model.neuron_layers.at(-1),
+    );
     const typed = el("input", { type: "number", min: 0, step: 1, placeholder: "strongest" });
     layer.addEventListener("change", () => choose(null));
-    typed.addEventListener("change", () => choose(typed.value === "" ? null : Math.max(0, Math.round(Number(typed.value)))));
+    typed.addEventListener("change", () =>
+      choose(typed.value === "" ? null : Math.max(0, Math.round(Number(typed.value)))),
+    );
     frame.controls.append(field("Layer", layer), field("Neuron", typed));
 
     function choose(next) {
@@ -30,7 +36,12 @@ export const neurons = {
     async function refresh() {
       await frame.run(async () => {
         const chosen = Number(layer.value);
-        const found = await ask("neurons", { prompt: state.prompt, position: state.position, layer: chosen, neuron });
+        const found = await ask("neurons", {
+          prompt: state.prompt,
+          position: state.position,
+          layer: chosen,
+          neuron,
+        });
         app.tokens(found.tokens);
         const most = Math.max(...found.activations.map(Math.abs));
         const text = colouredText(found.tokens, found.activations, {
@@ -58,7 +69,17 @@ export const neurons = {
           text,
           ramp("signed", number(-most), signed(most)),
           el("button", { type: "button", onclick: () => app.edit(silence) }, "Ablate this neuron"),
-          el("div", { class: "block" }, el("h3", {}, "Strongest at ", el("span", { class: "token" }, found.tokens[found.position])), top),
+          el(
+            "div",
+            { class: "block" },
+            el(
+              "h3",
+              {},
+              "Strongest at ",
+              el("span", { class: "token" }, found.tokens[found.position]),
+            ),
+            top,
+          ),
         );
       });
     }

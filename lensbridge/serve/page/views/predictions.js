@@ -18,7 +18,10 @@ export const predictions = {
       frame.run(async () => {
         const found = await ask("predictions", { prompt: state.prompt, position: state.position });
         app.tokens(found.tokens);
-        frame.show(found.python, el("div", { class: "halves" }, next(found), found.expected ? expected(found) : null));
+        frame.show(
+          found.python,
+          el("div", { class: "halves" }, next(found), found.expected ? expected(found) : null),
+        );
       });
   },
 };
@@ -32,13 +35,21 @@ function next(found) {
     title: `${row.label}: ${percent(row.probability)}, logit ${number(row.logit)}`,
     chosen: state.target?.ask === row.id,
     action: `Follow ${row.label}, ${percent(row.probability)}`,
-    onpick: () => change({ target: state.target?.ask === row.id ? null : { ask: row.id, label: row.label } }),
+    onpick: () =>
+      change({ target: state.target?.ask === row.id ? null : { ask: row.id, label: row.label } }),
   }));
-  const followed = state.target ? `You follow ${state.target.label}: attributions and edits are about its logit.` : "Attributions and edits are about the likeliest token.";
+  const followed = state.target
+    ? `You follow ${state.target.label}: attributions and edits are about its logit.`
+    : "Attributions and edits are about the likeliest token.";
   return el(
     "div",
     {},
-    el("h3", {}, `Likeliest ${where} `, el("span", { class: "token" }, found.tokens[found.position])),
+    el(
+      "h3",
+      {},
+      `Likeliest ${where} `,
+      el("span", { class: "token" }, found.tokens[found.position]),
+    ),
     bars(rows, { label: "Likeliest tokens", most: 1 }),
     el("p", { class: "note" }, `Entropy ${number(found.entropy)} nats. ${followed}`),
   );
@@ -51,7 +62,16 @@ function expected(found) {
     most: 1,
     chosen: found.position,
     onpick: (i) => change({ position: i === found.tokens.length - 1 ? null : i }),
-    describe: (value, i) => (i ? `${found.tokens[i]}: ${percent(value)} was expected` : `${found.tokens[i]}: the first token is not predicted`),
+    describe: (value, i) =>
+      i
+        ? `${found.tokens[i]}: ${percent(value)} was expected`
+        : `${found.tokens[i]}: the first token is not predicted`,
   });
-  return el("div", {}, el("h3", {}, "How expected each token was"), text, ramp("chance", "0%", "100%"));
+  return el(
+    "div",
+    {},
+    el("h3", {}, "How expected each token was"),
+    text,
+    ramp("chance", "0%", "100%"),
+  );
 }

@@ -12,21 +12,45 @@ export const steering = {
   uses: ["prompt"],
 
   build(frame, app) {
-    const [toward, away] = app.contrast.map((value) => el("input", { type: "text", maxLength: 20000, value }));
+    const [toward, away] = app.contrast.map((value) =>
+      el("input", { type: "text", maxLength: 20000, value }),
+    );
     const layers = state.model.layers;
-    const layer = options(el("select"), [...Array(layers).keys()].map((i) => [i, `after layer ${i}`]), Math.floor(layers / 2));
+    const layer = options(
+      el("select"),
+      [...Array(layers).keys()].map((i) => [i, `after layer ${i}`]),
+      Math.floor(layers / 2),
+    );
     const strength = el("input", { type: "range", min: -8, max: 8, step: 0.25, value: 1 });
     const shown = el("output", {}, "1");
-    const count = el("input", { type: "number", min: 1, max: state.model.max_new_tokens, value: Math.min(12, state.model.max_new_tokens) });
-    strength.addEventListener("input", () => (shown.textContent = number(Number(strength.value)).replace(/\.?0+$/, "")));
+    const count = el("input", {
+      type: "number",
+      min: 1,
+      max: state.model.max_new_tokens,
+      value: Math.min(12, state.model.max_new_tokens),
+    });
+    strength.addEventListener(
+      "input",
+      () => (shown.textContent = number(Number(strength.value)).replace(/\.?0+$/, "")),
+    );
     const slider = field("Strength", strength, "slider");
     slider.append(shown);
-    frame.controls.append(field("Toward", toward, "wide"), field("Away from", away, "wide"), field("Where", layer), slider, field("New tokens", count));
-    for (const one of [toward, away, layer, strength, count]) one.addEventListener("change", () => refresh());
+    frame.controls.append(
+      field("Toward", toward, "wide"),
+      field("Away from", away, "wide"),
+      field("Where", layer),
+      slider,
+      field("New tokens", count),
+    );
+    for (const one of [toward, away, layer, strength, count])
+      one.addEventListener("change", () => refresh());
 
     function text(title) {
       const box = el("p", { class: "text", "aria-live": "polite" });
-      return { box, element: el("div", {}, el("h3", {}, title), el("div", { class: "continued" }, box)) };
+      return {
+        box,
+        element: el("div", {}, el("h3", {}, title), el("div", { class: "continued" }, box)),
+      };
     }
 
     async function refresh() {
@@ -47,7 +71,11 @@ export const steering = {
             if (event.type === "start") {
               tokens = event.tokens;
               app.tokens(tokens);
-              frame.show(event.python, el("div", { class: "halves" }, sides.plain.element, sides.steered.element), next(event));
+              frame.show(
+                event.python,
+                el("div", { class: "halves" }, sides.plain.element, sides.steered.element),
+                next(event),
+              );
             }
             if (event.type === "text") {
               const old = tokens.map((label) => el("span", {}, label));
