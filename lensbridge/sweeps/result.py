@@ -272,18 +272,21 @@ class PatchingResult(Drawn, AsTensor):
         """
         axes, entries = self.axis_labels, self._entries
         table = self.mean().detach().cpu()
+        if self.has_metric_axis and len(self.metric_names) == 1:
+            fixed = {"metric": self.metric_names[0], **fixed}
         for name, value in fixed.items():
             entry = _entry(entries, name, value)
             table = table.select(list(axes).index(name), entry)
             del axes[name]
         metrics = [str(fixed["metric"])] if "metric" in fixed else self.metric_names
+        named = metrics != ["metric"]
         return heatmap_of(
             table,
             axes,
-            title or ", ".join(metrics),
+            title or (", ".join(metrics) if named else ""),
             digits=digits,
             advice="Say which to draw: plot(layer=3), plot(metric='loss').",
-            unit=metrics[0] if len(metrics) == 1 and metrics != ["metric"] else "",
+            unit=metrics[0] if len(metrics) == 1 else "",
         )
 
     @property
