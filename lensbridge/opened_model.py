@@ -19,6 +19,7 @@ from lensbridge.errors import (
 )
 from lensbridge.hooks.engine import Engine
 from lensbridge.hooks.methods import HookMethods
+from lensbridge.hooks.tree import tree_of
 from lensbridge.inputs.methods import TextMethods
 from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.tokens import Tokens
@@ -91,6 +92,10 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
             f"{cfg.n_layers} layers, d_model {cfg.d_model}, read as '{spec.name}' from "
             f"{cfg.plugin}{over})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: facts, and the points as a tree."""
+        return tree_of(type(self).__name__, self.native, self.cfg, self.engine.sites).fragment()
 
     if not TYPE_CHECKING:
 

@@ -15,6 +15,7 @@ from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.attribution import AttributionMethods
 from lensbridge.cache.residual.shares import ShareMethods
 from lensbridge.cache.residual.stream import StreamMethods
+from lensbridge.cache.tree import tree_of
 from lensbridge.elsewhere.cache import CACHE
 from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
@@ -195,6 +196,10 @@ class ActivationCache(
 
     def __repr__(self) -> str:
         return f"ActivationCache({len(self)} activations, {self.nbytes / 1e6:.1f} MB)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the names as a tree, with shapes, dtypes and bytes."""
+        return tree_of(self).fragment()
 
     def _put(self, name: str, tensor: Tensor) -> None:
         self._tensors[name] = tensor

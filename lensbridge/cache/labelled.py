@@ -5,27 +5,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lensbridge.errors import LensbridgeError
+from lensbridge.points.axes import AXES
 from lensbridge.points.names import Name
-
-AXES = {
-    "b": "batch",
-    "p": "pos",
-    "h": "head",
-    "g": "kv_head",
-    "d": "d_head",
-    "m": "d_model",
-    "f": "d_mlp",
-    "v": "d_vocab",
-    "q": "query_pos",
-    "k": "key_pos",
-    "e": "expert",
-    "c": "channel",
-    "t": "routed_token",
-    "l": "latent",
-    "s": "padded_pos",
-    "r": "stream",
-    "1": "one",
-}
 
 
 class Labelled(Protocol):
