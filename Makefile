@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test browser lint format docs check-docs conformance benchmark drift drift-with lowest highest \
-	peers real dist
+.PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
+	peers real dist site tutorials
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -19,6 +19,7 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
 format: .venv/.installed-dev
@@ -35,6 +36,15 @@ check-docs: .venv/.installed-test
 # The page of `lensbridge serve` in Chromium: the system's, or that of `playwright install chromium`.
 browser: .venv/.installed-browser
 	$(BIN)/python -m pytest -m browser tests/serve
+
+# The documentation as a site in build/site/html, with its links checked, also in a browser.
+site: .venv/.installed-docs
+	$(BIN)/python docs/site build
+	$(BIN)/python -m pytest -m browser tests/documentation
+
+# Run the notebooks of docs/tutorials: all, or ONLY=steering. WRITE=1 keeps what they print and draw.
+tutorials: .venv/.installed-docs build/real/models/.converted
+	$(BIN)/python docs/site tutorials $(if $(WRITE),--write) $(ONLY)
 
 conformance: .venv/.installed-test
 	$(BIN)/python docs/coverage.py --run
@@ -125,6 +135,27 @@ build/dist/.installed: constraints.txt
 
 benchmark: .venv/.installed-test
 	$(BIN)/python -m benchmarks
+
+# Beside the field's tools, for docs/comparison.md; one part: make comparison ONLY="--only speed".
+# The transformers is the newest with which all of them run as they should.
+comparison: build/comparison/.installed
+	$(PYTHON) -m benchmarks.comparison $(ONLY)
+
+SHARED_PINS := $(shell grep -v '^\#' constraints-comparison.txt | grep -v nnterp | grep -v circuit-tracer)
+NNTERP_PINS := $(shell grep '^nnterp' constraints-comparison.txt) nnsight==0.7.0
+
+build/comparison/.installed: pyproject.toml constraints.txt constraints-comparison.txt
+	for name in shared nnterp circuit-tracer; do \
+		$(PYTHON) -m venv --clear build/comparison/$$name || exit 1; done
+	grep -v '^transformers==' constraints.txt > build/comparison/pins.txt
+	build/comparison/shared/bin/python -m pip install --quiet -c build/comparison/pins.txt \
+		-e '.[test]' $(SHARED_PINS)
+	build/comparison/nnterp/bin/python -m pip install --quiet -c build/comparison/pins.txt \
+		-e '.[test]' $(NNTERP_PINS) $(filter transformers==%,$(SHARED_PINS))
+	build/comparison/circuit-tracer/bin/python -m pip install --quiet \
+		$(shell grep '^torch==' constraints.txt) \
+		$(shell grep '^circuit-tracer' constraints-comparison.txt)
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
