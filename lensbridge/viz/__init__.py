@@ -17,7 +17,9 @@ from lensbridge.viz.markup import Html
 from lensbridge.viz.panels import Panels
 from lensbridge.viz.picture import Drawn, Picture
 from lensbridge.viz.scale import Scale
+from lensbridge.viz.text import text
 from lensbridge.viz.tokens import ColouredText
+from lensbridge.viz.tree import Tree
 
 __all__ = [
     "AttentionView",
@@ -36,6 +38,8 @@ __all__ = [
     "Panels",
     "Picture",
     "Scale",
+    "Tree",
     "attention",
     "plot",
+    "text",
 ]
