@@ -9,7 +9,8 @@ import torch
 from command import run
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from word_tokenizer import words
 
 import lensbridge
 from lensbridge.errors import InputError
@@ -294,3 +295,20 @@ def test_lines_know_where_they_are(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match=r"Line 1 .* is not UTF-8"):
         list(TextFile(path).lines())
+
+
+def test_padding_does_not_reach_the_tokens_of_an_encoder(texts: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=40, num_hidden_layers=2, **sizes)
+    encoder = BertForMaskedLM(config).eval()
+    model = lensbridge.load(encoder, tokenizer=words(*dict.fromkeys(WORDS)))
+    point = "blocks.0.hook_resid_post"
+    harvest(model, texts, [point], tmp_path / "out", Options(batch=8))
+    found = joined(tmp_path / "out")
+    rows = [found["tokens"][found["lines"] == line] for line in found["lines"].unique()]
+    assert len({len(ids) for ids in rows}) > 3  # so that some were padded
+    with torch.no_grad():
+        alone = [encoder(ids[None], output_hidden_states=True).hidden_states[1][0] for ids in rows]
+    torch.testing.assert_close(found[point], torch.cat(alone), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="no EOS token"):
+        harvest(model, texts, [point], tmp_path / "packed", Options("packed"))
