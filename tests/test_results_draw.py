@@ -61,7 +61,7 @@ def test_a_sweep_over_positions_has_tokens_on_its_axis(model: LensModel, metric:
     for layer in range(4):
         for position, token in enumerate(TOKENS, 1):
             value = float(result.values[layer, position])
-            assert f"layer {layer}, pos {token}: {value:.4g}" in tips(picture)
+            assert f"layer {layer}, pos {token}: {value:.4g} metric" in tips(picture)
     assert set(TOKENS) < set(texts(picture.svg()))
     one = result.plot(pos=2)
     assert (

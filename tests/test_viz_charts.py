@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import MINUS, PLUS, blend, channels, contrast, marks, parsed, pixels, texts
 
@@ -222,8 +222,11 @@ def test_panels_hold_every_picture() -> None:
         Panels("t", [])
 
 
-@given(st.text("ab ", max_size=60), st.floats(20, 200))
-def test_a_broken_text_keeps_its_words_in_order(text: str, room: float) -> None:
-    lines = wrapped(text, room)
-    assert " ".join(lines).split() == text.split()
+@given(st.lists(st.text("ab", min_size=1, max_size=9), max_size=12), st.floats(20, 200))
+@example(["one", "two", "three"], 60.0)
+def test_a_broken_text_keeps_its_words_in_order(words: list[str], room: float) -> None:
+    lines = wrapped(" ".join(words), room)
+    assert " ".join(lines).split() == words
     assert all(width(line) <= room or " " not in line for line in lines)
+    for line, after in pairwise(lines):  # no line ends before it has to
+        assert width(f"{line} {after.split()[0]}") > room

@@ -28,7 +28,7 @@ _CHUNK = 2**24
 """How many logits are computed at once by default: 64 MB in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogitReadout:
     """The next token that vectors predict.
 
@@ -54,6 +54,10 @@ class LogitReadout:
     ranks: Tensor | None
     entropy: Tensor
     tokenizer: Tokens
+
+    def __repr__(self) -> str:
+        shape = list(self.values.shape)
+        return f"LogitReadout({self.return_type} {shape} of {self.selected})"
 
     @property
     def tokens(self) -> Any:
