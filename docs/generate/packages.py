@@ -33,6 +33,7 @@ PACKAGES = (
     Package("lensbridge.comparison", (("Compare with a fine-tune", "how-to/compare-models.md"),)),
     Package("lensbridge.evals", (("Analyse a model", "how-to/analyse.md"),)),
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
+    Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.errors", (_README,)),
     Package("lensbridge.spec", (_VOCABULARY, _ARCHITECTURE)),

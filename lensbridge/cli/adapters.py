@@ -89,10 +89,10 @@ def _table(claims: Sequence["Claim"]) -> Any:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for label in ("description", "plugin", "classes", "only if the config has"):
+    for label in ("description", "plugin", "only if the config has", "classes"):
         table.add_column(label)
     for one in claims:
         needs = ", ".join(f"{key}={value!r}" for key, value in one.architecture.requires.items())
-        told = (one.architecture.name, one.plugin, ", ".join(one.architecture.classes), needs)
+        told = (one.architecture.name, one.plugin, needs, ", ".join(one.architecture.classes))
         table.add_row(*map(Text, told))
     return table
