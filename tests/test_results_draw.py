@@ -13,12 +13,13 @@ import lensbridge
 from lensbridge.analysis import (
     direct_logit_attribution,
     logit_lens,
+    logit_readout,
     singular_readout,
     test_prompt,
 )
 from lensbridge.causal import attribution_patch, faithfulness, prune_circuit, screen
 from lensbridge.errors import InputError
-from lensbridge.evals import ioi_eval
+from lensbridge.evals import IOIDataset, ioi_eval
 from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.interventions import causal_trace, steering_vector
 from lensbridge.model import LensModel
@@ -343,3 +344,10 @@ def test_a_text_is_continued_with_and_without_a_steering_vector(model: LensModel
     assert f"{CORRUPT} Paris" in html
     with pytest.raises(InputError, match="One text is continued twice, not list"):
         model.generate_with_and_without([CORRUPT], steer)  # type: ignore[arg-type]
+
+
+def test_large_objects_have_short_descriptions(model: LensModel) -> None:
+    assert repr(model.vocabulary) == f"PointNames({len(model.hook_names)} names; 4 blocks)"
+    assert repr(IOIDataset(model.tokenizer, num_samples=3)).startswith("IOIDataset(3 sentences, ")
+    readout = logit_readout(model, model.W_U[:, 5], top_k=2)
+    assert repr(readout) == "LogitReadout(logits [2] of top_k)"

@@ -57,6 +57,9 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         dropped_names: the names that are not one token of the tokenizer.
     """
 
+    def __repr__(self) -> str:
+        return f"IOIDataset({len(self.samples)} sentences, {len(self.names)} names)"
+
     def __init__(
         self,
         tokenizer: Any,

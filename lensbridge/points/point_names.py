@@ -27,7 +27,7 @@ NamesFilter: TypeAlias = (
 """A name, a short name, a glob, a function of canonical names, or a list of these; None is all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PointNames:
     """The names of the points of one model, and why it lacks others.
 
@@ -44,6 +44,10 @@ class PointNames:
     depths: dict[str, int]
     gated: bool = False
     main_names: frozenset[str] = frozenset({"blocks"})
+
+    def __repr__(self) -> str:
+        stacks = ", ".join(f"{n} {prefix}" for prefix, n in self.depths.items())
+        return f"PointNames({len(self.names)} names; {stacks})"
 
     def canonical(self, name: Name) -> str:
         """The canonical name for what the user wrote.
