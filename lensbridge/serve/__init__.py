@@ -42,7 +42,8 @@ def run(
 
     Raises:
         LensbridgeError: fastapi or uvicorn is not installed, or the model cannot be loaded.
-        InputError: the address is taken or not allowed, or the token is not usable in an address.
+        InputError: the address is taken or not allowed, the token is not usable in an address, or
+            the model is in training mode.
     """
     _require_extra()
     from lensbridge.serve.server import serve
@@ -68,6 +69,7 @@ def make_app(
 
     Raises:
         LensbridgeError: fastapi is not installed.
+        InputError: the model is in training mode.
     """
     _require_extra()
     from lensbridge.serve.app import app_of

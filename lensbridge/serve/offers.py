@@ -1,5 +1,6 @@
 """What the page can show of a model: its sizes, and for each view why it cannot be shown."""
 
+from pathlib import Path
 from typing import Any
 
 from lensbridge.serve.subject import Subject
@@ -25,7 +26,7 @@ def told(subject: Subject) -> dict[str, Any]:
     """The model for the page: name, sizes, layers of each view, and what it lacks."""
     model, cfg = subject.model, subject.model.cfg
     return {
-        "name": subject.load or cfg.model_name,
+        "name": Path(subject.load or cfg.model_name).name,
         "kind": cfg.original_architecture,
         "layers": cfg.n_layers,
         "heads": cfg.n_heads,

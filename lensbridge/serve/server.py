@@ -37,7 +37,6 @@ def _app(model: Any, token: str | None, host: str, limits: Limits) -> Any:
 
         print("Loading the model ...", flush=True)
         model = load(model)
-    model.eval()
     hosts = () if host in _LOCAL else (host, socket.gethostname().lower())
     return make_app(model, token, name, limits, hosts)
 

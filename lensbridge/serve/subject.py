@@ -54,11 +54,21 @@ class Subject:
         model: the model.
         load: what `lensbridge.load` was passed; None if the model came as an object.
         limits: how much one question may ask for.
+
+    Raises:
+        InputError: the model is in training mode.
     """
 
     model: LensModel
     load: str | None
     limits: Limits
+
+    def __post_init__(self) -> None:
+        if any(module.training for module in self.model.hf_model.modules()):
+            raise InputError(
+                "The model is in training mode, in which dropout makes every run different. Call "
+                "model.eval() first."
+            )
 
     @cached_property
     def has_tokenizer(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -52,13 +53,12 @@ def test_others_are_not_answered(site: Site, headers: Any) -> None:
 )
 @pytest.mark.parametrize("path", ["/", f"/?token={TOKEN}", "/api/model", "/static/main.js"])
 def test_a_name_that_is_not_ours_is_refused(site: Site, host: str, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", site.port)
-    connection.putrequest("GET", path, skip_host=True)
-    connection.putheader("Host", host)
-    connection.putheader("Authorization", f"Bearer {TOKEN}")
-    connection.endheaders()
-    assert connection.getresponse().status in (400, 421)
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", site.port)) as connection:
+        connection.putrequest("GET", path, skip_host=True)
+        connection.putheader("Host", host)
+        connection.putheader("Authorization", f"Bearer {TOKEN}")
+        connection.endheaders()
+        assert connection.getresponse().status in (400, 421)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "192.168.1.5"])

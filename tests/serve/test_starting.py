@@ -15,6 +15,7 @@ import pytest
 
 from lensbridge import serve
 from lensbridge.errors import InputError, LensbridgeError
+from lensbridge.model import LensModel
 
 LARGE = ("torch", "transformers", "fastapi", "uvicorn", "pydantic", "starlette", "numpy")
 
@@ -81,13 +82,22 @@ def test_ctrl_c_ends_it_while_a_sweep_runs() -> None:
     with started(call) as (process, address):
         answer(address)
         headers = {"Authorization": "Bearer t"}
-        question = {"prompt": "a " * 120, "positive": "a", "negative": "b", "new_tokens": 1}
-        url = address.replace("?token=t", "api/steering")
+        question = {"clean": "a " * 120, "corrupted": "b " * 120, "answer": 5, "wrong": 6}
+        url = address.replace("?token=t", "api/comparison")
         with httpx.stream("POST", url, json=question, headers=headers, timeout=20) as response:
-            assert response.status_code == 200
+            assert '"start"' in next(response.iter_lines())
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=15)
         assert process.returncode == 0
+
+
+def test_a_model_in_training_mode_is_refused(model: LensModel) -> None:
+    model.train()
+    try:
+        with pytest.raises(InputError, match=r"Call model\.eval\(\) first"):
+            serve.run(model, port=0, open_browser=False)
+    finally:
+        model.eval()
 
 
 def test_an_address_that_is_taken() -> None:

@@ -62,13 +62,14 @@ export class Grid {
     this.cells[row]?.[column]?.setAttribute("aria-selected", "true");
   }
 
-  // Scroll the grid, and nothing around it, so that a column can be seen.
-  reveal(column) {
-    const cell = this.cells[0]?.[column];
+  // Scroll the grid, and nothing around it, so that a cell can be seen.
+  reveal(row, column) {
+    const cell = this.cells[row]?.[column];
     if (!cell) return;
-    const room = this.element.clientWidth - cell.parentElement.firstElementChild.offsetWidth;
-    this.element.scrollLeft =
-      cell.offsetLeft + cell.offsetWidth / 2 - this.element.clientWidth + room / 2;
+    const [box, left] = [this.element, cell.parentElement.firstElementChild.offsetWidth];
+    const middle = cell.offsetLeft + cell.offsetWidth / 2;
+    box.scrollLeft = middle - left - (box.clientWidth - left) / 2;
+    box.scrollTop = cell.offsetTop + cell.offsetHeight - box.clientHeight;
   }
 }
 

@@ -11,7 +11,7 @@ export const attention = {
   id: "attention",
   title: "Attention",
   lead: "Where each head looks: a row is the token that attends (the query), a column the token that is attended to (the key).",
-  uses: ["prompt"],
+  uses: ["prompt", "position"],
 
   build(frame, app) {
     let [head, strip] = [0, null];

@@ -10,7 +10,7 @@ export const lens = {
   id: "lens",
   title: "Logit lens",
   lead: "What the residual stream already predicts before each layer, read with the model's own final norm and head. A cell shows the likeliest token; its colour is the probability.",
-  uses: ["prompt"],
+  uses: ["prompt", "position"],
 
   build(frame, app) {
     const middle = el("input", { type: "checkbox", onchange: () => refresh() });
@@ -87,7 +87,7 @@ export const lens = {
         frame.show(found.python, el("div", { class: "beside" }, left, box));
         const column = Math.min(position(), found.tokens.length - 1);
         detail(found, box, grid, found.rows.length - 1, column);
-        grid.reveal(column);
+        grid.reveal(found.rows.length - 1, column);
       });
     }
     return refresh;
