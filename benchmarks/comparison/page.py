@@ -113,11 +113,14 @@ def _cases(found: dict[str, Any]) -> str:
         _row(*["---"] * (len(TOOLS) + 1)),
     ]
     for key, title in cases["titles"].items():
-        lines.append(_row(title, *(_cell(summary(cases["outcomes"][one][key])) for one in TOOLS)))
+        cells = [_worst(cases["outcomes"].get(tool, {}).get(key)) for tool in TOOLS]
+        lines.append(_row(title, *cells))
     return "\n".join([*lines, ""])
 
 
 def _coverage(found: dict[str, Any]) -> str:
+    if "coverage" not in found:
+        return ""
     one = found["coverage"]["recorded"]
     sample = one["sample"]
     lines = [
@@ -125,7 +128,8 @@ def _coverage(found: dict[str, Any]) -> str:
         "",
         f"Of {one['types']} model types of transformers, {one['lensbridge']} pass the checks",
         f"of lensbridge ([coverage](coverage.md)). Of the {one['tried']} of them",
-        f"that read token ids alone {one['lensbridge_of_tried']} do; TransformerLens gives the model's logits for",
+        f"that read token ids alone {one['lensbridge_of_tried']} do; TransformerLens gives the",
+        "model's logits for",
         f"{one['TransformerLens']}, and for {one['TransformerLens_patterns']} of those",
         "an edited pattern changes them.",
         "",
@@ -207,6 +211,10 @@ def _ratio(one: dict[str, Any], tool: str) -> str:
         low, middle, high = one["ratios"][tool]
         return f"{middle:.2f}x ({low:.2f} to {high:.2f})"
     return one["missing"].get(tool, "").replace("|", "/")
+
+
+def _worst(outcomes: dict[str, dict[str, str]] | None) -> str:
+    return "" if outcomes is None else _cell(summary(outcomes))
 
 
 def _cell(outcome: dict[str, str]) -> str:

@@ -121,6 +121,8 @@ def judged(found: Any) -> Outcome:
         return found
     if isinstance(found, Tensor) and not bool(torch.isfinite(found).all()):
         return Outcome("wrong", "not finite")
+    if isinstance(found, Tensor):
+        return Outcome("works" if found.numel() else "wrong")
     if found is None or (hasattr(found, "__len__") and not len(found)):
         return Outcome("wrong", "nothing came back")
     return Outcome("works")

@@ -13,7 +13,7 @@ from benchmarks.comparison.probes.models import CLEAN, CORRUPTED, metric
 from lensbridge import patching
 from lensbridge.analysis import detect_head, direct_logit_attribution
 from lensbridge.causal import attribution_patch, prune_circuit
-from lensbridge.interventions import Scale, causal_trace, fit_das, from_json
+from lensbridge.interventions import Scale, causal_trace, fit_das, from_json, to_json
 from lensbridge.testing import conformance
 
 
@@ -33,7 +33,7 @@ def _edited(model: Any, point: str, *given: Any, **more: Any) -> Outcome:
 
 def _saved() -> Any:
     one = Scale(("resid_post", 0), 0.5)
-    return from_json(one.to_json())
+    return from_json(to_json([one]))
 
 
 def _das() -> Any:
@@ -41,7 +41,7 @@ def _das() -> Any:
     lens = lensbridge.load(models.gpt2())
     return str(
         fit_das(
-            lens, ids, ids.flip(0), [0, 1, 0, 1], "blocks.0.hook_resid_post", -1, 2,
+            lens, ids, ids.flip(0), [5, 9, 5, 9], "blocks.0.hook_resid_post", -1, 2,
             epochs=1, answers=[5, 9], held_out=0.5,
         )
     )  # fmt: skip
@@ -81,15 +81,15 @@ def _terms() -> Outcome:
 
 
 def _unknown() -> Any:
-    from odd_model import OddConfig, OddForCausalLM  # type: ignore[attr-defined]
+    from odd_model import OddConfig, OddModel  # type: ignore[attr-defined]
 
-    lens = lensbridge.load(OddForCausalLM(OddConfig()).eval())
+    lens = lensbridge.load(OddModel(OddConfig()).eval())
     return lens.run_with_cache(CLEAN)[0]
 
 
 def _prune() -> Any:
     lens = lensbridge.load(models.gpt2())
-    return str(prune_circuit(lens, CLEAN, CORRUPTED, metric))
+    return str(prune_circuit(lens, CLEAN, CORRUPTED, metric, 0.1))
 
 
 PROBES = {

@@ -1,5 +1,6 @@
 """circuit-tracer, on a small HookedTransformer with random transcoders."""
 
+import tempfile
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ def _tokenizer() -> Any:
 
     words = {f"w{index}": index for index in range(61)}
     inner = Tokenizer(WordLevel(words, unk_token="w0"))
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="w1", eos_token="w2", pad_token="w0", unk_token="w0"
     )
+    folder = tempfile.mkdtemp()  # it is read again, with other options, from where it came
+    made.save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _model() -> Any:
