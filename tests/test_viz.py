@@ -1,13 +1,24 @@
 """Heatmaps: what is drawn is what the numbers say, in every kind of file."""
 
 import math
-import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import MINUS, PLUS, blend, channels, contrast, marks, parsed, pixels, texts
+from pictures import (
+    MINUS,
+    PLUS,
+    SVG,
+    blend,
+    channels,
+    contrast,
+    marks,
+    parsed,
+    pixels,
+    styles,
+    texts,
+)
 
 from lensbridge.viz import Heatmap, Scale
 from lensbridge.viz.across import TURNED, Across
@@ -87,8 +98,9 @@ def test_numbers_can_be_read_at_every_strength(theme: Any, sign: int) -> None:
     values = [sign * step / 50 for step in range(51)]
     picture = grid_of(*values, scale=Scale(1.0), digits=2)
     svg = picture.svg("light" if theme is LIGHT else "dark")
-    found = re.findall(r"font-size: 10px; text-anchor: middle(?:; fill: (#\w{6}))?", svg)
-    inks = [ink or "#000000" for ink in found]
+    small = [node for node in parsed(svg).iter(f"{SVG}text") if "10px" in node.attrib["style"]]
+    found = [styles(node) for node in small]
+    inks = [one.get("fill", "#000000") for one in found if one["text-anchor"] == "middle"]
     written = [value for value in values if round(value, 2)]
     assert len(inks) - 1 == len(written)  # and the middle of the legend
     for value, ink in zip(written, inks[:-1], strict=True):

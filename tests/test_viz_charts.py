@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pictures import MINUS, PLUS, blend, channels, contrast, marks, parsed, pixels, texts
+from pictures import MINUS, PLUS, SVG, blend, channels, contrast, marks, parsed, pixels, texts
 
 from lensbridge.viz import Bars, ColouredText, Heatmap, Histogram, Lines, Panels
 from lensbridge.viz.frame import ticks
@@ -97,7 +97,7 @@ def test_lines_have_colours_of_their_own_and_their_names() -> None:
 def test_many_names_of_lines_stay_inside_the_picture() -> None:
     series = {f"a line with a long name {i}": [float(i), 1.0] for i in range(8)}
     picture = Lines("", series, ["0", "1"])
-    for node in parsed(picture.svg()).iter("{http://www.w3.org/2000/svg}text"):
+    for node in parsed(picture.svg()).iter(f"{SVG}text"):
         name = node.text or ""
         if name in series:
             assert float(node.attrib["x"]) + width(name) <= picture.size[0]
@@ -112,11 +112,7 @@ def test_gaps_are_left_where_values_are_missing() -> None:
 def test_the_name_of_a_level_keeps_away_from_the_line() -> None:
     values = [5.0] * 10 + [0.0] * 10  # the level runs along the first half
     picture = Lines("", {"a": values}, list(map(str, range(20))), reference=(5.0, "chance"))
-    (node,) = (
-        n
-        for n in parsed(picture.svg()).iter("{http://www.w3.org/2000/svg}text")
-        if n.text == "chance"
-    )
+    (node,) = (n for n in parsed(picture.svg()).iter(f"{SVG}text") if n.text == "chance")
     x, y = float(node.attrib["x"]), float(node.attrib["y"])
     near = [d for d in marks(picture.svg()) if x - width("chance") < d.middle[0] < x]
     assert near
@@ -167,7 +163,7 @@ def test_the_counts_of_a_histogram_are_those_of_the_values(
 
 def test_a_histogram_is_labelled_at_round_numbers_in_their_places() -> None:
     picture = Histogram("t", np.random.default_rng(0).normal(size=500).tolist(), bins=7)
-    nodes = {n.text: n for n in parsed(picture.svg()).iter("{http://www.w3.org/2000/svg}text")}
+    nodes = {n.text: n for n in parsed(picture.svg()).iter(f"{SVG}text")}
     zero, two = (float(nodes[name].attrib["x"]) for name in ("0", "2"))
     bars, (_, edges) = [mark.box for mark in marks(picture.svg())], picture.counted
     each = (bars[-1][0] - bars[0][0]) / (edges[-2] - edges[0])
