@@ -33,9 +33,9 @@ check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
 	$(BIN)/python docs/coverage.py --check
 
-# The page of `lensbridge serve` in Chromium: the system's, or that of `playwright install chromium`.
+# Notebooks and the page of `lensbridge serve` in Chromium: the system's, or that of `playwright install chromium`.
 browser: .venv/.installed-browser
-	$(BIN)/python -m pytest -m browser tests/serve
+	$(BIN)/python -m pytest -m browser tests/serve tests/browser
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs
