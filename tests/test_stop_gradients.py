@@ -124,3 +124,34 @@ def test_head_results_without_a_graph(family: str) -> None:
     found.pop(weight, None)
     wanted.pop(weight)
     assert_same(found, wanted)
+
+
+def test_a_leaf_at_a_projection_that_is_clipped_in_place() -> None:
+    """OLMo clips what the hook returned in place: the gradient still arrives at the hook's leaf."""
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0}
+    config = OlmoConfig(**sizes, **heads, clip_qkv=0.3, bos_token_id=1, eos_token_id=2)
+    hf_model = OlmoForCausalLM(config).eval()
+    projection = hf_model.model.layers[0].self_attn.v_proj
+    leaves: list[Tensor] = []
+
+    def leaf(value: Tensor, hook: Any) -> Tensor:
+        leaves.append(value.detach().requires_grad_())
+        return leaves[-1]
+
+    def raw(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()
+
+    model = lensbridge.load(hf_model)
+    ids = torch.randint(3, 64, (1, 6))
+    logits = model.run_with_hooks(ids, fwd_hooks=[("blocks.0.attn.hook_v", leaf)])
+    (found,) = torch.autograd.grad(logits.square().sum(), leaves.pop())
+    with projection.register_forward_hook(raw):
+        (wanted,) = torch.autograd.grad(hf_model(ids).logits.square().sum(), leaves.pop())
+    inside = wanted.abs() > 0  # beyond the bound the raw leaf has no gradient
+    torch.testing.assert_close(found.flatten(2)[inside], wanted[inside])
+    assert 0 < inside.sum()

@@ -200,7 +200,8 @@ class ClippedSite(Site):
                     f"{self.name}: the model clips this to {self.bound:g}, and the edit goes to "
                     f"{float(new.detach().abs().max()):g}. Stay within, or edit a later point."
                 )
-            call.replace_result(self.layout.merge(whole, new))
+            # a copy: a hook may return a leaf of autograd, which the model could not clip in place
+            call.replace_result(self.layout.merge(whole, new).clone())
 
         return [Stage(self.module, "output", 2, act)]
 
