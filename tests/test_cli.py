@@ -394,11 +394,13 @@ def test_serve_hands_the_model_over(
     signature, calls = inspect.signature(serve.run), []
     monkeypatch.setattr(serve, "run", lambda *a, **k: calls.append(signature.bind(*a, **k)))
     assert run(capsys, "serve", "demo", "--port", "0", "--no-browser").status == 0
-    assert run(capsys, "serve", "demo", "--dtype", "float64").status == 0
+    options = ["--dtype", "float64", "--max-tokens", "99"]
+    assert run(capsys, "serve", "demo", *options).status == 0
     first, second = (one.arguments for one in calls)
     assert (first["model"], first["port"], first["open_browser"]) == ("demo", 0, False)
     assert second["model"].cfg.dtype.itemsize == 8
     assert second["host"] == "127.0.0.1"
+    assert (first["limits"].max_tokens, second["limits"].max_tokens) == (256, 99)
 
 
 def test_serve_without_its_extra_says_what_to_install(

@@ -24,6 +24,9 @@ def run(
         int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
     ] = 8765,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens that a prompt may have.")
+    ] = 256,
 ) -> int:
     """Serve a page on which a model is explored, until Ctrl-C.
 
@@ -40,6 +43,10 @@ def run(
 
     plain = loading == Loading()  # then the page knows the name, and shows it in its Python
     serve.run(
-        model if plain else opened(model, loading), host=host, port=port, open_browser=browser
+        model if plain else opened(model, loading),
+        host=host,
+        port=port,
+        open_browser=browser,
+        limits=serve.Limits(max_tokens=max_tokens),
     )
     return 0

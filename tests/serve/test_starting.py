@@ -82,7 +82,7 @@ def test_ctrl_c_ends_it_while_a_sweep_runs() -> None:
     with started(call) as (process, address):
         answer(address)
         headers = {"Authorization": "Bearer t"}
-        question = {"clean": "a " * 120, "corrupted": "b " * 120, "answer": 5, "wrong": 6}
+        question = {"clean": " a" * 120, "corrupted": " the" * 120, "answer": 5, "wrong": 6}
         url = address.replace("?token=t", "api/comparison")
         with httpx.stream("POST", url, json=question, headers=headers, timeout=20) as response:
             assert '"start"' in next(response.iter_lines())
