@@ -25,7 +25,6 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import STAYING
 from lensbridge.hooks.progress import Progress
-from lensbridge.hooks.scope import run_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.plan import callbacks_of
@@ -297,7 +296,7 @@ class GenerationMethods(HookedModel):
             **options,
         )
         if self.engine.is_idle and not callbacks and collector is None:
-            with run_of(self.engine):
+            with self.engine.run():
                 return call()
         readers = [] if collector is None else collector.callbacks()
         wants_logits = collector is not None and "hook_logits" in collector.names
@@ -306,7 +305,7 @@ class GenerationMethods(HookedModel):
         # an attachment of its own, so that `hook.step` starts at 0
         with (
             whole,
-            run_of(self.engine),
+            self.engine.run(),
             self.engine.attached([*callbacks, *readers]) as attachment,
         ):
             attachment.count_run()

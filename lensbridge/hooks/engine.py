@@ -26,7 +26,8 @@ from lensbridge.hooks.callbacks import (
     RunState,
     require_fired,
 )
-from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of
+from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of, run_of
+from lensbridge.hooks.standing import Replaced, standing_in
 from lensbridge.native.wrappers import eager_while
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
@@ -150,7 +151,7 @@ class Attachment:
         for name, listeners in self._by_name(callbacks).items():
             site = sites[name]
             chain = self.chains[name] = self._chain(site, listeners)
-            steps += [Step(stage, chain) for stage in site.stages_now]
+            steps += [Step(self.engine.placed(name, stage), chain) for stage in site.stages_now]
         found: dict[tuple[nn.Module, str], list[Step]] = {}
         for step in steps:
             found.setdefault((step.stage.module, step.stage.phase), []).append(step)
@@ -290,6 +291,7 @@ class Engine:
         version: grows when `permanent` changes.
         contexts: the `hook.ctx` of each point.
         splices: what stands at points in every context.
+        replaced: modules with something else in their place in the lens's own runs.
         follow: takes in modules that were replaced since they were last looked at; gives whether
             there were any.
         base: what carries the permanent callbacks.
@@ -302,6 +304,7 @@ class Engine:
     version: int = 0
     contexts: Contexts = field(default_factory=dict)
     splices: Splices = field(default_factory=dict)
+    replaced: tuple[Replaced, ...] = ()
     follow: Callable[[], bool] = lambda: False
     base: Attachment | None = None
     _with_splices: SitesWithSplices | None = None
@@ -346,8 +349,8 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody listens here."""
-        return self.current is None and not self.listening
+        """Whether nobody listens here and nothing is replaced."""
+        return self.current is None and not self.listening and not self.replaced
 
     @property
     def works_by_row(self) -> bool:
@@ -355,6 +358,24 @@ class Engine:
         here = self.current
         splices = self.splices if here is None else {**self.splices, **here.splices}
         return not splices and all(one.by_row for one in self.listening)
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Inside, the lens runs its model itself, with what stands in the place of its modules."""
+        with run_of(self), standing_in({one.module: one.stand_in for one in self.replaced}):
+            yield
+
+    def replace(self, replaced: Iterable[Replaced]) -> None:
+        """Let these be all that stands in the place of modules in the lens's runs."""
+        self.replaced = tuple(replaced)
+        self.version += 1
+        self._reattach_base()
+
+    def placed(self, name: str, stage: Stage) -> Stage:
+        """A stage of a point, where it is now that modules may be replaced."""
+        for one in self.replaced:
+            stage = one.placed(name, stage)
+        return stage
 
     def in_force(self) -> Attachment | None:
         """The attachment that a plain call would run under, if it is up to date."""
@@ -443,6 +464,13 @@ class Engine:
             raise HookError(
                 f"The model was changed and has no {lost[0]} any more, where a hook listens. Take "
                 "the hook off: reset_hooks(including_permanent=True)."
+            )
+        here = {id(module) for module in self.root.modules()}
+        gone = [one.path for one in self.replaced if id(one.module) not in here]
+        if gone:
+            raise HookError(
+                f"The model was changed at {gone[0]}, where something else stands in this lens's "
+                "runs. Take that off first, then change the model."
             )
         self.native_sites, self.entries, self._with_splices = sites, entries, None
         self.version += 1

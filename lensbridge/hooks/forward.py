@@ -12,7 +12,6 @@ from torch import Tensor
 from lensbridge.errors import HookError, InputError
 from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
-from lensbridge.hooks.scope import run_of
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.parts import BlockPart, ResolvedModel
@@ -123,7 +122,7 @@ def _call(
     if attachment is not None:
         attachment.count_run()
     try:
-        with run_of(engine):
+        with engine.run():
             return Outcome(native.call(kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)

@@ -17,11 +17,11 @@ class Scope(NamedTuple):
 
     Args:
         acting: the attachment that acts for each lens, by the lens's engine.
-        skipped: layers that are skipped.
+        stand_ins: modules with something in their place -> what that is.
     """
 
     acting: Mapping[int, Any] = {}
-    skipped: frozenset[nn.Module] = frozenset()
+    stand_ins: Mapping[nn.Module, Any] = {}
 
 
 _scope: ContextVar[Scope] = ContextVar("lensbridge_scope", default=Scope())  # noqa: B039
@@ -68,23 +68,23 @@ def is_own_run(engine: object) -> bool:
 
 
 @contextmanager
-def skipping(layers: frozenset[nn.Module]) -> Iterator[None]:
-    """Inside, these layers are skipped too."""
+def with_stand_ins(stand_ins: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Inside, these stand in for their modules."""
     scope = _scope.get()
-    token = _scope.set(scope._replace(skipped=scope.skipped | layers))
+    token = _scope.set(scope._replace(stand_ins={**scope.stand_ins, **stand_ins}))
     try:
         yield
     finally:
         _scope.reset(token)
 
 
-def is_skipped(layer: nn.Module) -> bool:
-    """Whether a layer is to be skipped here."""
-    return layer in _scope.get().skipped
+def stand_in_of(module: nn.Module) -> Any:
+    """What is called here in a module's place, or None."""
+    return _scope.get().stand_ins.get(module)
 
 
 class Aside:
-    """While a hook of a lens runs, no hook of that lens acts and no layer is skipped.
+    """While a hook of a lens runs, no hook of that lens acts and nothing stands in for a module.
 
     One for each lens, entered for every call of a hook.
     """

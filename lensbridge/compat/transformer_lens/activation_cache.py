@@ -1,12 +1,14 @@
 """`ActivationCache` with the constructor, the names and the in-place methods of TransformerLens."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
-from lensbridge.compat.transformer_lens.lens_point import by_head, spelled, unspelled
+from lensbridge.compat.transformer_lens.lens_point import GRAD, by_head, spelled, unspelled
+from lensbridge.points.names import Name
 
 
 class ActivationCache(LensCache):
@@ -27,6 +29,12 @@ class ActivationCache(LensCache):
         stored = {unspelled(name): tensor for name, tensor in cache_dict.items()}
         super().__init__(stored, lens.vocabulary, model=lens, has_batch_dim=has_batch_dim)
 
+    _shown: Mapping[str, str] = MappingProxyType({})
+    """Canonical names -> the names of points inside what stands in a model."""
+
+    _beside: frozenset[str] = frozenset()
+    """Names of points that are not the native model's."""
+
     @classmethod
     def of(cls, cache: Any) -> "ActivationCache":
         """The same cache as this class."""
@@ -35,11 +43,39 @@ class ActivationCache(LensCache):
         return found
 
     def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
-        stored = {unspelled(name): tensor for name, tensor in tensors.items()}
-        return type(self).of(super().with_tensors(stored, **changes))
+        own = {shown: name for name, shown in self._shown.items()}
+        stored = {own.get(name) or unspelled(name): tensor for name, tensor in tensors.items()}
+        found = type(self).of(super().with_tensors(stored, **changes))
+        found._shown, found._beside = self._shown, self._beside
+        return found
 
     def __iter__(self) -> Iterator[str]:
-        return (spelled(name) for name in self._tensors)
+        return (self._shown.get(name) or spelled(name) for name in self._tensors)
+
+    def show(self, names: Mapping[str, str], beside: Mapping[str, Tensor]) -> None:
+        """Take the names of a model in which something stands, and the values there.
+
+        Args:
+            names: a point of the native model -> its name there.
+            beside: the values of points that the native model does not have.
+        """
+        renamed = {own: name for own, name in names.items() if own != name}
+        plain = {unspelled(own): name for own, name in renamed.items()}
+        self._shown = {**plain, **{own + GRAD: name + GRAD for own, name in plain.items()}}
+        self._beside = frozenset(beside)
+        for name, tensor in beside.items():
+            self._put(name, tensor)
+
+    def canonical(self, name: Name) -> str:
+        if isinstance(name, str) and name not in self._tensors:
+            name = {shown: own for own, shown in self._shown.items()}.get(name, name)
+        return super().canonical(name)
+
+    def axes(self, name: Name) -> str:
+        if name in self._beside:
+            batch = "b " if self.has_batch_dim else ""
+            return batch + " ".join("x" * (self[name].ndim - len(batch) // 2))
+        return super().axes(name)
 
     @property
     def cache_dict(self) -> dict[str, Tensor]:

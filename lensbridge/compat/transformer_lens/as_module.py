@@ -8,6 +8,7 @@ from torch import nn
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.parameters import as_parameter
+from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.weights import Weights
 from lensbridge.model import LensModel
@@ -39,27 +40,47 @@ class ModuleMethods(HookedRootModule):
     lens: LensModel
     hf_model: nn.Module
     cfg: HookedTransformerConfig
+    replacements: Replacements
 
     @cached_property
     def weights(self) -> Weights:
         """Every weight by name."""
         return Weights.of(self.lens, str(self.cfg.normalization_type).endswith("Pre"))
 
+    @property
+    def foreign(self) -> dict[str, nn.Module]:
+        """Modules of the user's in the model, by path: attributes, and what stands in places."""
+        own = {name: one for name, one in self._modules.items() if one is not None}
+        own.pop("hf_model", None)
+        return {**own, **self.replacements.foreign}
+
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         """Every weight under its TransformerLens name; train with `parameters()`.
 
         Setting `requires_grad` freezes the native parameter.
         """
-        known = list(self.parameters())
-        return ((name, as_parameter(read(), known)) for name, read in self.weights.stored.items())
+        known = list(self.hf_model.parameters())
+        for name, read in self.weights.stored.items():
+            yield name, as_parameter(read(), known)
+        seen = {id(parameter) for parameter in known}
+        for path, module in self.foreign.items():
+            for name, one in module.named_parameters(prefix=path):
+                if id(one) not in seen:
+                    seen.add(id(one))
+                    yield name, one
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The HuggingFace model's own parameters, for an optimizer."""
-        return self.hf_model.parameters(recurse)
+        """The HuggingFace model's own parameters and those of your modules, for an optimizer."""
+        modules = [self.hf_model, *self.foreign.values()]
+        every = {id(one): one for module in modules for one in module.parameters(recurse)}
+        return iter(every.values())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Every weight under its TransformerLens name."""
-        return {name: read().detach() for name, read in self.weights.stored.items()}
+        """Every weight under its TransformerLens name, and those of your modules."""
+        state = {name: read().detach() for name, read in self.weights.stored.items()}
+        for path, module in self.foreign.items():
+            state.update(module.state_dict(prefix=f"{path}."))
+        return state
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -69,6 +90,11 @@ class ModuleMethods(HookedRootModule):
         Raises:
             WeightError: with `strict`, weights that are missing or that the model does not have.
         """
+        for path, module in self.foreign.items():
+            inside = [name for name in module.state_dict() if f"{path}.{name}" in state_dict]
+            module.load_state_dict({name: state_dict[f"{path}.{name}"] for name in inside}, False)
+            taken = {f"{path}.{name}" for name in inside}
+            state_dict = {name: one for name, one in state_dict.items() if name not in taken}
         native = self.hf_model.state_dict()
         if set(state_dict) <= set(native):
             self.hf_model.load_state_dict(state_dict, strict=strict, assign=assign)
@@ -77,7 +103,8 @@ class ModuleMethods(HookedRootModule):
 
     def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:
         """Move the model in place, or change its dtype."""
-        self.hf_model.to(*args, **kwargs)
+        for module in (self.hf_model, *self.foreign.values()):
+            module.to(*args, **kwargs)
         self.cfg.device, self.cfg.dtype = str(self.lens.device), self.lens.dtype
         return self
 

@@ -151,7 +151,7 @@ class TransformerBridge(HookedTransformer):
 
     def get_hook_point(self, hook_name: str) -> Any:
         """The point of a name, or None."""
-        return self.points.get(hook_name)
+        return self.hook_dict.get(hook_name)
 
     def hf_generate(self, input: Any, **generation: Any) -> Any:
         """HuggingFace's `generate` on text or ids."""

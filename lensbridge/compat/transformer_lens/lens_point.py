@@ -11,6 +11,7 @@ from lensbridge.compat.transformer_lens.point import (
     HookPoint,
     LensHandle,
     call,
+    directions,
 )
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.methods import HookHandle
@@ -46,20 +47,35 @@ def unspelled(name: str) -> str:
     return RENAMED.get(plain, plain) + end
 
 
+def _nothing() -> None:
+    """A function that is on no model has nothing to be taken off."""
+
+
 class LensPoint(HookPoint):
     """A point of an open model: its hooks are added at lensbridge's own point.
 
     Args:
         lens: the model.
         name: its name in TransformerLens.
+
+    Attributes:
+        own_name: this name; `name` is another while the point is inside a wrapper of its part.
+        is_there: False while something else stands in its place. Then it is a plain `HookPoint`.
     """
 
     def __init__(self, lens: LensModel, name: str) -> None:
         super().__init__()
         self.name: str = name
+        self.own_name = name
         self.canonical = RENAMED.get(name, name)
+        self.is_there = True
         self.lens = lens
         self.ctx: dict[str, Any] = lens.engine.contexts.setdefault(self.canonical, {})
+
+    @property
+    def is_hooked_by_lens(self) -> bool:
+        """Whether the lens calls its functions."""
+        return self.is_there
 
     def adapted(self, hook: HookFunction, dir: Dir) -> HookFunction:
         """A function for lensbridge that calls the user's with this point as `hook`."""
@@ -79,6 +95,9 @@ class LensPoint(HookPoint):
         prepend: bool = False,
     ) -> None:
         """Add a function for every run from now on; see `HookPoint.add_hook`."""
+        if not self.is_there:
+            super().add_hook(hook, dir, is_permanent, level, prepend)
+            return
         handles = self._handles(dir)
         attached = self.lens.add_hook(self.canonical, self.adapted(hook, dir), dir, is_permanent)
         handle = LensHandle(hook, is_permanent, level, attached.remove)
@@ -93,8 +112,33 @@ class LensPoint(HookPoint):
         engine.remove(others)
         engine.add(others)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LensPoint":
+        return type(self)(memo.get(id(self.lens), self.lens), self.own_name)
+
+    def leave(self) -> None:
+        """Let something else stand in its place; its functions go with it."""
+        for handle in self.listeners():
+            handle.detach()
+            handle.detach = _nothing
+        self.is_there = False
+
+    def come_back(self) -> None:
+        """Stand in its place again, with its functions."""
+        self.is_there = True
+        for dir in directions("both"):
+            for handle in self._handles(dir):
+                hook = self.adapted(handle.user_hook, dir)
+                added = self.lens.add_hook(self.canonical, hook, dir, handle.is_permanent)
+                handle.detach = added.remove
+
     def forward(self, value: Tensor) -> Tensor:
-        """Refused: the model computes the value of this point."""
+        """The value after the functions here, while something else stands in its place.
+
+        Raises:
+            HookError: the point is in its place, where the model computes its value.
+        """
+        if not self.is_there:
+            return super().forward(value)
         raise HookError(f"{self.name} is a point of a model: run the model, not the point.")
 
     def clear_context(self) -> None:
@@ -110,11 +154,13 @@ class TokensPoint(LensPoint):
     """
 
     called = "hook_tokens"
+    is_hooked_by_lens = False
 
     def __init__(self, lens: LensModel) -> None:
         HookPoint.__init__(self)
-        self.name = self.called
+        self.name = self.own_name = self.called
         self.canonical = self.called
+        self.is_there = True
         self.lens = lens
 
     def add_hook(

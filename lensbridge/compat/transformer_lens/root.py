@@ -1,24 +1,28 @@
 """`LensRoot`: a model of lensbridge as a `HookedRootModule`."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from functools import cached_property, partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
-from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
-from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED, LensPoint, TokensPoint
-from lensbridge.compat.transformer_lens.parameters import with_grad
-from lensbridge.compat.transformer_lens.point import Dir, Dirs, FwdHooks, HookFunction, NamesFilter
+from lensbridge.compat.transformer_lens.hooking import Hooking
+from lensbridge.compat.transformer_lens.lens_point import (
+    RENAMED,
+    SPELLED,
+    LensPoint,
+    TokensPoint,
+    unspelled,
+)
+from lensbridge.compat.transformer_lens.part_methods import PartMethods
+from lensbridge.compat.transformer_lens.point import Dir, Dirs, FwdHooks, HookPoint, NamesFilter
+from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
-from lensbridge.compat.transformer_lens.tree import Branches, branches_of, part_at
-from lensbridge.errors import InputError
 from lensbridge.model import LensModel
 
 
@@ -52,7 +56,7 @@ class Points(Mapping[str, LensPoint]):
         return len(self._lens.vocabulary.index) + (self.tokens is not None)
 
 
-class LensRoot(ModuleMethods):
+class LensRoot(PartMethods):
     """What the classes of models share.
 
     Attributes:
@@ -66,76 +70,25 @@ class LensRoot(ModuleMethods):
     def __init__(self, lens: LensModel, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.replacements = Replacements(self)
         self.open_lens(lens)
 
     def open_lens(self, lens: LensModel) -> None:
         """Use another `LensModel` from now on."""
         self.lens = lens
         self.hf_model = lens.hf_model
+        self.__dict__.pop("points", None)
         self.setup()
+        self.replacements.move()
 
     def setup(self) -> None:
-        """Find the points again."""
-        tokens = TokensPoint(self.lens) if self.cfg.use_hook_tokens else None
-        self.points = Points(self.lens, tokens)
-        self.hook_dict = self.points
-        for cached in ("weights", "branches"):
+        """Find the points again, those of modules that stand in the model among them."""
+        known = self.__dict__.get("points")
+        if known is None or (known.tokens is not None) != self.cfg.use_hook_tokens:
+            tokens = TokensPoint(self.lens) if self.cfg.use_hook_tokens else None
+            self.points = Points(self.lens, tokens)
+        for cached in ("weights", "branches", "shown"):
             self.__dict__.pop(cached, None)
-
-    @property
-    def mod_dict(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Every point and every part by name."""
-        parts = {path: part_at(self, path) for path in self.branches if path}
-        return {**parts, **self.points}
-
-    # --- parts -------------------------------------------------------------------------------
-
-    @cached_property
-    def branches(self) -> Branches:
-        """The names below each path."""
-        return branches_of([*self.points, *self.weights.names])
-
-    def lookup(self, full: str) -> Any:
-        """The weight, point or part at a path, or None."""
-        if full in self.weights:
-            return with_grad(self.weights[full](), self.parameters())
-        if full in self.points:
-            return self.points[full]
-        return part_at(self, full)
-
-    def __getattr__(self, name: str) -> Any:
-        own = getattr(type(self), name, None)
-        if isinstance(own, property) and own.fget is not None:
-            return own.fget(self)  # it raised; again, for its own message
-        if not name.startswith("_") and name not in ("lens", "points", "hf_model"):
-            found = self.lookup(name)
-            if found is not None:
-                return found
-        if name in INSTEAD:
-            raise AttributeError(f"There is no {name} here. {INSTEAD[name]}")
-        lens = self.__dict__.get("lens")
-        if lens is not None and not name.startswith("_") and hasattr(lens.native.core, name):
-            raise AttributeError(f"There is no {name} here. It is model.lens.hf_model.{name}.")
-        return super().__getattr__(name)
-
-    def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the native module of a part.
-
-        Raises:
-            InputError: it cannot be run alone.
-        """
-        parts: Any = self.lens
-        for step in path.split("."):
-            parts = parts[int(step)] if step.isdigit() else getattr(parts, step)
-        if path == "pos_embed":
-            count = args[0].shape[-1]
-            return self.lens.W_pos[:count].expand(*args[0].shape, -1)
-        if path.endswith(("attn", "cross_attn")):
-            raise InputError(
-                f"{path} cannot be run alone: its masks and rotations come from the model. Run the "
-                f"layer: model.{path.rpartition('.')[0]}(resid)."
-            )
-        return parts(*args, **kwargs)
 
     # --- hooks -------------------------------------------------------------------------------
 
@@ -148,11 +101,18 @@ class LensRoot(ModuleMethods):
         """The names of the points that a filter matches."""
         if self.points.tokens is not None and asked == self.points.tokens.name:
             return [self.points.tokens.name]
-        return [SPELLED.get(name, name) for name in self.selection.names(asked)]
+        if self.shown is None:
+            return [SPELLED.get(name, name) for name in self.selection.names(asked)]
+        return self.shown.select(asked, self.selection)
+
+    def _every_point(self) -> list[HookPoint]:
+        """The points of the model, and those of what stands in it."""
+        own = list(self.points.made.values())
+        return own if self.shown is None else list({*own, *self.shown.points.values()})
 
     def clear_contexts(self) -> None:
         """Empty the `ctx` of every point."""
-        for point in list(self.points.made.values()):
+        for point in self._every_point():
             point.clear_context()
 
     def remove_all_hook_fns(
@@ -162,7 +122,7 @@ class LensRoot(ModuleMethods):
         level: int | None = None,
     ) -> None:
         """Remove functions from every point."""
-        for point in list(self.points.made.values()):
+        for point in self._every_point():
             point.remove_hooks(direction, including_permanent, level)
 
     @contextmanager
@@ -186,14 +146,13 @@ class LensRoot(ModuleMethods):
             HookNeverFiredError: at the end, if a named point was never passed.
         """
         self.context_level += 1
-        fwd_hooks = list(fwd_hooks)
         try:
             if reset_hooks_end:
-                of_tokens = [hook for name, hook in fwd_hooks if name == TokensPoint.called]
-                others = [pair for pair in fwd_hooks if pair[0] != TokensPoint.called]
-                fwd, bwd = self._pairs(others, "fwd"), self._pairs(bwd_hooks, "bwd")
-                with self._on_tokens(of_tokens), self.lens.hooks(fwd, bwd):
-                    yield self
+                fwd, bwd = self._pairs(fwd_hooks, "fwd"), self._pairs(bwd_hooks, "bwd")
+                with self._beside_lens([*fwd, *bwd]):
+                    ours = self._of_lens(fwd), self._of_lens(bwd)
+                    with self.lens.hooks(*ours) if any(ours) else nullcontext():
+                        yield self
             else:
                 for name, hook in fwd_hooks:
                     HookedRootModule.add_hook(self, name, hook, "fwd", level=self.context_level)
@@ -205,23 +164,29 @@ class LensRoot(ModuleMethods):
             if clear_contexts:
                 self.clear_contexts()
 
+    def _pairs(self, hooks: FwdHooks, dir: Dir) -> list[Hooking]:
+        return [
+            Hooking(self.hook_dict[name], hook, dir, isinstance(asked, str))
+            for asked, hook in hooks
+            for name in self.point_names(asked)
+        ]
+
     @contextmanager
-    def _on_tokens(self, hooks: list[HookFunction]) -> Iterator[None]:
-        for hook in hooks:
-            self.add_hook(TokensPoint.called, hook, level=self.context_level)
+    def _beside_lens(self, hooks: list[Hooking]) -> Iterator[None]:
+        """Functions at points that the lens does not know."""
+        level, beside = self.context_level, [one for one in hooks if not one.is_of_lens]
+        for one in beside:
+            one.point.add_hook(one.hook, one.dir, level=level)
         try:
             yield
         finally:
-            if hooks:
-                self.points[TokensPoint.called].remove_hooks("fwd", level=self.context_level)
+            for one in beside:
+                one.point.remove_hooks(one.dir, level=level)
 
-    def _pairs(self, hooks: FwdHooks, dir: Dir) -> list[Any]:
-        return [
-            (point.canonical if isinstance(asked, str) else _only(point.canonical), fn)
-            for asked, hook in hooks
-            for point in [self.points[name] for name in self.point_names(asked)]
-            for fn in [point.adapted(hook, dir)]
-        ]
+    @staticmethod
+    def _of_lens(hooks: list[Hooking]) -> list[Any]:
+        """The others, as the lens takes them."""
+        return [one.pair for one in hooks if one.is_of_lens]
 
     # --- running -----------------------------------------------------------------------------
 
@@ -254,28 +219,43 @@ class LensRoot(ModuleMethods):
         Returns:
             What `forward` returns, and the cache: an `ActivationCache`, or a dictionary.
         """
-        result, cache = self.lens.run_with_cache(
-            **self.arguments(*model_args, **model_kwargs),
-            names_filter=self._asked(names_filter),
-            device=device,
-            incl_bwd=incl_bwd,
-            pos_slice=None if pos_slice is None else Slice.unwrap(pos_slice).slice,
-            count="columns",
-        )
+        beside = self._names_beside_lens(names_filter)
+        kept, fwd, bwd = self.get_caching_hooks(beside, incl_bwd, device, pos_slice=pos_slice)
+        with self.hooks(fwd, bwd):
+            result, cache = self.lens.run_with_cache(
+                **self.arguments(*model_args, **model_kwargs),
+                names_filter=self._asked(names_filter),
+                device=device,
+                incl_bwd=incl_bwd,
+                pos_slice=None if pos_slice is None else Slice.unwrap(pos_slice).slice,
+                count="columns",
+            )
         if clear_contexts:
             self.clear_contexts()
         found = ActivationCache.of(cache)
         found.spread(self.cfg.n_heads)
+        if self.shown is not None:
+            found.show(self.shown.names, kept)
         found = found.remove_batch_dim() if remove_batch_dim else found
         return result, found if return_cache_object else dict(found)
 
     def _asked(self, names_filter: NamesFilter) -> Any:
         """If points were named, their names, which a run must pass; otherwise a filter."""
-        names = self.selection.names(names_filter)
-        if names_filter is None or callable(names_filter):
+        if self.shown is None:
+            names = self.selection.names(names_filter)
+        else:
+            found = self.point_names(names_filter)
+            names = [unspelled(own) for own, name in self.shown.names.items() if name in found]
+        if names and (names_filter is None or callable(names_filter)):
             wanted = frozenset(names)
             return lambda name: name in wanted
         return names
+
+    def _names_beside_lens(self, names_filter: NamesFilter) -> list[str]:
+        """The points that a filter matches and that the lens does not know."""
+        if self.shown is None:
+            return []
+        return [name for name in self.point_names(names_filter) if not self.shown.is_own(name)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LensRoot":
         from lensbridge.compat.transformer_lens.opening import reopened
@@ -284,10 +264,9 @@ class LensRoot(ModuleMethods):
         nn.Module.__init__(other)
         plain = {"is_caching": False, "context_level": 0, "cfg": deepcopy(self.cfg, memo)}
         other.__dict__.update(plain)
+        other.replacements = Replacements(other)
         other.open_lens(reopened(self.lens, deepcopy(self.hf_model, memo)))
+        memo.update({id(self): other, id(self.lens): other.lens})
+        self.replacements.copy_to(other.replacements, memo)
+        other.setup()
         return other
-
-
-def _only(name: str) -> Callable[[str], bool]:
-    """A filter that matches one point, which a run need not pass (it has to if it is named)."""
-    return partial(str.__eq__, name)

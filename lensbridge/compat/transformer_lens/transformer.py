@@ -1,5 +1,6 @@
 """`HookedTransformer`: a decoder with TransformerLens's names and defaults."""
 
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,11 @@ from lensbridge.inputs.prompts import Side
 from lensbridge.model import LensModel
 
 T = TypeVar("T", bound="HookedTransformer")
+
+_being_opened: ContextVar[tuple[Any, LensModel, HookedTransformerConfig] | None] = ContextVar(
+    "lensbridge_being_opened", default=None
+)
+"""The object that `of` makes, with the model that it is to have."""
 
 
 class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
@@ -48,6 +54,11 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         move_to_device: bool = True,
         default_padding_side: Side | None = None,
     ) -> None:
+        opened = _being_opened.get()
+        if opened is not None and opened[0] is self:
+            super().__init__(*opened[1:])
+            self._note_processing()
+            return
         asked = HookedTransformerConfig.unwrap(cfg)
         lens, known = fresh_model(asked, tokenizer, move_to_device)
         super().__init__(lens, known)
@@ -58,13 +69,19 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
     def of(cls: type[T], lens: LensModel, **known: Any) -> T:
         """A model that `lensbridge.load` returned.
 
+        The class's own `__init__` is called, with a config, as TransformerLens calls it.
+
         Args:
             lens: the `LensModel`.
             known: fields of the config to set.
         """
-        self = object.__new__(cls)
-        LensRoot.__init__(self, lens, config_of(lens, **known))
-        self._note_processing()
+        self = cls.__new__(cls)
+        cfg = config_of(lens, **known)
+        token = _being_opened.set((self, lens, cfg))
+        try:
+            cls.__init__(self, cfg, None, move_to_device=False)
+        finally:
+            _being_opened.reset(token)
         return self
 
     def _note_processing(self) -> None:

@@ -1,21 +1,17 @@
-"""A model's parts as attributes: `model.blocks[0].attn.W_Q`, `model.ln_final.hook_scale`."""
+"""A model's parts as modules: `model.blocks[0].attn.W_Q`, `model.ln_final.hook_scale`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, overload
 
-from torch import Tensor
+from torch import nn
 
 from lensbridge.errors import WeightError, suggest
 
 Branches: TypeAlias = dict[str, list[str]]
 """Path -> the names one step below it."""
 
-
-class Weights(Protocol):
-    """The weights of a model by name."""
-
-    def write(self, values: dict[str, Any]) -> None:
-        """Write some of them into the model."""
+_OF_THE_MODULE = ("training", "forward")
+"""Attributes of a part that are its own as a torch module."""
 
 
 class Rooted(Protocol):
@@ -25,28 +21,43 @@ class Rooted(Protocol):
     def branches(self) -> Branches:
         """The names below each path."""
 
-    @property
-    def weights(self) -> Weights:
-        """Its weights."""
-
     def lookup(self, full: str) -> Any:
-        """The weight, point or part at a path, or None."""
+        """The weight, point, part or replacement at a path, or None."""
 
-    def call_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
+    def part(self, path: str) -> "Part":
+        """The model's own part at a path."""
+
+    def put(self, full: str, value: Any) -> None:
+        """Write a weight, or let a module stand at a path."""
+
+    def take_off(self, full: str) -> None:
+        """Let the model's own part or point stand at a path again."""
+
+    def native_at(self, path: str) -> nn.Module | None:
+        """The native module of a part."""
+
+    def call_part(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Run the native module at a path."""
 
+    def modules_at(self, path: str, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+        """The points of a part and the modules that were added to it, by name."""
 
-class Part:
+
+class Part(nn.Module):
     """One part of a model: its points, its weights and the parts inside it.
 
-    Setting a weight (`part.W_Q = value`) writes into the model. Calling a part runs its native
-    module.
+    Setting a weight (`part.W_Q = value`) writes into the model. Setting a part or a point
+    (`block.mlp = wrapper`) lets that stand there in the runs of this model; `del block.mlp` or
+    setting the old one takes it off again. Calling a part runs its native module.
     """
 
     def __init__(self, model: Rooted, path: str) -> None:
         self.__dict__.update(_model=model, _path=path)
+        super().__init__()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         full = f"{self._path}.{name}"
         found = self._model.lookup(full)
         if found is None:
@@ -54,7 +65,35 @@ class Part:
         return found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._model.weights.write({f"{self._path}.{name}": value})
+        if name == "forward":
+            self._shadow_forward(value)
+        elif name in _OF_THE_MODULE or name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self._model.put(f"{self._path}.{name}", value)
+
+    def __delattr__(self, name: str) -> None:
+        if name == "forward":
+            self._shadow_forward(None)
+        else:
+            self._model.take_off(f"{self._path}.{name}")
+
+    def _shadow_forward(self, function: Callable[..., Any] | None) -> None:
+        """Let a function be what this part computes, as `part.forward = function` asks."""
+        own = function is None or getattr(function, "__self__", None) is self
+        if own:
+            self.__dict__.pop("forward", None)
+            self._model.take_off(self._path)
+        else:
+            self.__dict__["forward"] = function
+            self._model.put(self._path, self)
+
+    @property
+    def has_own_call(self) -> bool:
+        """Whether calling it does more than running the native module."""
+        hooks = (self._forward_hooks, self._forward_pre_hooks)
+        back = (self._backward_hooks, self._backward_pre_hooks)
+        return "forward" in self.__dict__ or any((*hooks, *back))
 
     def __dir__(self) -> list[str]:
         return sorted(self._model.branches[self._path])
@@ -62,30 +101,104 @@ class Part:
     def __repr__(self) -> str:
         return f"{self._path}: {', '.join(dir(self))}"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the native module."""
         return self._model.call_part(self._path, *args, **kwargs)
+
+    # --- as a torch module --------------------------------------------------------------------
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter | None]:
+        """The native module's own, so that what holds a part has them."""
+        native = self._model.native_at(self._path)
+        return {} if native is None else dict(native.named_parameters())
+
+    @_parameters.setter
+    def _parameters(self, value: Any) -> None:
+        """Set by torch, to nothing."""
+
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """This part, its points, and the modules that were added to it."""
+        seen = set() if memo is None else memo
+        for name, module in [(prefix, self), *self._model.modules_at(self._path, prefix)]:
+            if module not in seen or not remove_duplicate:
+                seen.add(module)
+                yield name, module
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Part":
+        native = self._model.native_at(self._path)
+        if native is not None:
+            native._apply(fn, recurse)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing beside what is there: the weights of a part are in its model's state."""
+        destination = kwargs.get("destination", args[0] if args else None)
+        return {} if destination is None else destination
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Part":
+        model: Rooted = memo.get(id(self._model), self._model)
+        return model.part(self._path)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's: the hook acts in the runs of this model."""
+        return self._with_hook(super().register_forward_hook, *args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's: the hook acts in the runs of this model."""
+        return self._with_hook(super().register_forward_pre_hook, *args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's: the hook acts in the runs of this model."""
+        return self._with_hook(super().register_full_backward_hook, *args, **kwargs)
+
+    def register_full_backward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's: the hook acts in the runs of this model."""
+        return self._with_hook(super().register_full_backward_pre_hook, *args, **kwargs)
+
+    def _with_hook(self, register: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        handle = register(*args, **kwargs)
+        try:
+            self._model.put(self._path, self)
+        except Exception:
+            handle.remove()
+            raise
+        return handle
 
 
 class Parts:
     """Layers by number: `model.blocks[-1]`, `len(model.blocks)`."""
 
-    def __init__(self, parts: list[Part]) -> None:
-        self._parts = parts
+    def __init__(self, model: Rooted, path: str, parts: list[nn.Module]) -> None:
+        self._model, self._path, self._parts = model, path, parts
 
     @overload
-    def __getitem__(self, index: int) -> Part: ...
+    def __getitem__(self, index: int) -> Any: ...
 
     @overload
     def __getitem__(self, index: slice) -> "Parts": ...
 
-    def __getitem__(self, index: int | slice) -> "Part | Parts":
-        return Parts(self._parts[index]) if isinstance(index, slice) else self._parts[index]
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Parts(self._model, self._path, self._parts[index])
+        return self._parts[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self._model.put(self._name(index), value)
+
+    def __delitem__(self, index: int) -> None:
+        self._model.take_off(self._name(index))
+
+    def _name(self, index: int) -> str:
+        """The path of the layer in the model, also of a slice's."""
+        return f"{self._path}.{range(len(self._parts))[index]}"
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._parts)
 
     def __repr__(self) -> str:
@@ -110,10 +223,11 @@ def branches_of(names: Iterable[str]) -> Branches:
 
 
 def part_at(model: Rooted, full: str) -> "Part | Parts | None":
-    """The part at a path, or the list of layers there."""
+    """The model's own part at a path, or the list of layers there."""
     below = model.branches.get(full)
     if below is None:
         return None
     if all(step.isdigit() for step in below):
-        return Parts([Part(model, f"{full}.{i}") for i in sorted(map(int, below))])
-    return Part(model, full)
+        layers = [model.lookup(f"{full}.{i}") for i in sorted(map(int, below))]
+        return Parts(model, full, layers)
+    return model.part(full)

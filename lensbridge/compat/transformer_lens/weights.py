@@ -59,7 +59,7 @@ class Weights:
                 stored[name] = read
         return cls(stored, beside)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.stored or name in self.beside
 
     def __getitem__(self, name: str) -> Reader:
