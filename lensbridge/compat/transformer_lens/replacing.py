@@ -34,8 +34,8 @@ class Model(Protocol):
     points: Mapping[str, LensPoint]
 
     @property
-    def weights(self) -> Container[str]:
-        """The names of its weights."""
+    def weights(self) -> Any:
+        """Its weights, by name."""
 
     @property
     def branches(self) -> Container[str]:
