@@ -33,7 +33,8 @@ check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
 	$(BIN)/python docs/coverage.py --check
 
-# Notebooks and the page of `lensbridge serve` in Chromium: the system's, or that of `playwright install chromium`.
+# The page of `lensbridge serve` and notebooks in Chromium: the system's, or that of
+# `playwright install chromium`.
 browser: .venv/.installed-browser
 	$(BIN)/python -m pytest -m browser tests/serve tests/browser
 

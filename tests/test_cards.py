@@ -212,7 +212,7 @@ def test_the_picture_shows_what_the_card_knows(model: Any, tmp_path: Path) -> No
     for suffix in (".html", ".svg", ".png", ".pdf"):
         assert card.save(tmp_path / f"x{suffix}").stat().st_size > 1000
     assert "Neuron 17 of layer 2: largest" in repr(card)
-    assert card._repr_html_() == picture.fragment()
+    assert picture.fragment() in card._repr_html_()
 
 
 def test_a_card_of_ones_own() -> None:

@@ -11,6 +11,7 @@ from lensbridge.elsewhere.picture import PICTURE, RESULT
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.viz import canvas
 from lensbridge.viz.markup import Html, element, plain
+from lensbridge.viz.still import with_still
 from lensbridge.viz.svg import standalone
 from lensbridge.viz.theme import THEMES, ThemeName, css
 
@@ -143,7 +144,10 @@ class Picture(Hinted, ABC):
         return Figure(**self.figure)
 
     def _repr_html_(self) -> str:
-        return self.fragment()
+        if type(self).fragment is not Picture.fragment:
+            return with_still(self.fragment(), self.svg("light"), self.title)
+        svg = self.svg()
+        return with_still(framed(svg), svg, self.title)
 
 
 class Drawn(Hinted):

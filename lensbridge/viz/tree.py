@@ -22,7 +22,7 @@ STYLE = (
     ".lb .lb-tree>ul{margin:0;padding:0;border:0}"
     ".lb .lb-tree li{margin:0;padding:1px 0}"
     ".lb .lb-tree code{font:12px/1.5 ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',"
-    "monospace;color:var(--lb-ink);background:none;padding:0;border:0}"
+    "monospace;color:var(--lb-ink)!important;background:none!important;padding:0!important;border:0}"
     ".lb .lb-tree i{font-style:normal;color:var(--lb-muted);font-size:12px;margin-left:8px}"
     ".lb-facts{margin:4px 0 8px;color:var(--lb-muted)}"
     ".lb-facts span{display:inline-block}"
