@@ -1,10 +1,12 @@
 """Subject: the model that is served, and prompts and tokens as it reads them."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError
@@ -87,7 +89,8 @@ class Subject:
             raise InputError("The prompt is empty: type a text.")
         self._check_length(ids.shape[-1])
         row = ids[0].tolist()
-        return Prompt(given, row, [self.label(one) for one in row])
+        labels = self.labels(row)
+        return Prompt(given, row, [labels[one] for one in row])
 
     def _check_length(self, count: int) -> None:
         if count > self.limits.max_tokens:
@@ -102,14 +105,22 @@ class Subject:
 
     def label(self, token: int) -> str:
         """A token as text, with spaces and line breaks made visible."""
-        if token not in self._labels:
-            self._labels[token] = self._label(token)
-        return self._labels[token]
+        return self.labels([token])[token]
 
-    def _label(self, token: int) -> str:
+    def labels(self, tokens: Iterable[int]) -> dict[int, str]:
+        """Several tokens as text."""
+        wanted = set(tokens)
+        new = sorted(wanted - set(self._labels))
+        if new:
+            self._labels.update(zip(new, self._texts(new), strict=True))
+        return {one: self._labels[one] for one in wanted}
+
+    def _texts(self, tokens: list[int]) -> list[str]:
         if not self.has_tokenizer:
-            return f"id {token}"
-        return label_of(self.model.to_single_str_token(token)) or f"(empty token {token})"
+            return [f"id {one}" for one in tokens]
+        texts = self.model.to_str_tokens(torch.tensor(tokens))
+        pairs = zip(tokens, map(label_of, texts), strict=True)
+        return [text or f"(empty token {one})" for one, text in pairs]
 
     def token(self, token: int) -> dict[str, Any]:
         """A token for the page: its id and its label."""

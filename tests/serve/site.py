@@ -90,3 +90,12 @@ def whole(events: list[dict[str, Any]]) -> list[float]:
     assert events[0]["type"] == "start"
     assert events[-1]["type"] == "end"
     return [value for event in events if event["type"] == "cells" for value in event["values"]]
+
+
+def written(events: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The generated tokens of each side."""
+    found: dict[str, list[str]] = {"plain": [], "steered": []}
+    for event in events:
+        if event["type"] == "text":
+            found[event["side"]] += event["labels"]
+    return found

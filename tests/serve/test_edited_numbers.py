@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from serve.bare import as_zero, compare, continued, run, without_head
-from serve.site import EIFFEL, GALATA, Site, whole
+from serve.site import EIFFEL, GALATA, Site, whole, written
 from torch import Tensor, nn
 
 from lensbridge.model import LensModel
@@ -138,7 +138,7 @@ def test_comparison_of_heads(site: Site, bare: Any, ids: Any) -> None:
 
 def test_steering(site: Site, model: LensModel, bare: Any, ids: Any) -> None:
     question = {"positive": EIFFEL, "negative": GALATA, "layer": 2, "strength": 1.5}
-    events = site.events("steering", prompt=GALATA, new_tokens=4, **question)
+    events = site.events("steering", prompt=GALATA, new_tokens=7, **question)
     kept: dict[str, Tensor] = {}
     block = bare.transformer.h[2]
 
@@ -157,9 +157,9 @@ def test_steering(site: Site, model: LensModel, bare: Any, ids: Any) -> None:
         moved = value(out) + 1.5 * vector
         return (moved, *out[1:]) if isinstance(out, tuple) else moved
 
-    start, texts = events[0], {e["side"]: e["labels"] for e in events if e["type"] == "text"}
+    start, texts = events[0], written(events)
     compare(start, run(bare, ids(GALATA))[-1], run(bare, ids(GALATA), (block, steer, False))[-1])
     assert start["norm"] == pytest.approx(float(vector.norm()), abs=1e-3)
     for side, hooks in (("plain", []), ("steered", [(block, steer, False)])):
-        made = continued(bare, ids(GALATA), 4, *hooks)
+        made = continued(bare, ids(GALATA), 7, *hooks)
         assert texts[side] == [label_of(model.to_single_str_token(one)) for one in made]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from serve.site import EIFFEL, GALATA, Site, serving, whole
+from serve.site import EIFFEL, GALATA, Site, serving, whole, written
 from test_tokens import letters
 from tiny_models import Shape, build
 
@@ -139,14 +139,14 @@ def test_comparison(place: Any, what: str) -> None:
 def test_steering(place: Any) -> None:
     site, model, prompt, other = place
     question = {"positive": other, "negative": prompt, "layer": 1, "strength": 2.5}
-    events = site.events("steering", prompt=prompt, new_tokens=5, **question)
+    events = site.events("steering", prompt=prompt, new_tokens=9, **question)
     names = did(events[0]["python"], model)
     told = [row["id"] for row in events[0]["rows"]]
     assert near([row["logit"][0] for row in events[0]["rows"]], names["before"][told])
     assert near([row["logit"][1] for row in events[0]["rows"]], names["after"][told])
     start = len(events[0]["tokens"])
     counts = [names[side].shape[1] - start for side in ("plain", "steered")]
-    assert [len(e["labels"]) for e in events if e["type"] == "text"] == counts
+    assert [len(labels) for labels in written(events).values()] == counts
 
 
 def test_a_prompt_with_signs_that_cannot_be_seen_is_written_with_escapes(site: Site) -> None:

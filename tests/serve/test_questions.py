@@ -64,6 +64,11 @@ HEAD = {"part": "head", "layer": 0, "index": 0}
         ),
         (
             "steering",
+            {"prompt": " a" * 100, "positive": "a", "negative": "b", "new_tokens": 30},
+            "the context is 128",
+        ),
+        (
+            "steering",
             {"prompt": EIFFEL, "positive": "a", "negative": "b", "layer": 7},
             "layer",
         ),

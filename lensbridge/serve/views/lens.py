@@ -26,7 +26,7 @@ def lens(subject: Subject, asked: Lens, job: Job) -> dict[str, Any]:
         "ids": ids,
         "probabilities": values,
         "entropy": result.entropy[:, 0].tolist(),
-        "names": {one: subject.label(one) for row in ids for cell in row for one in cell},
+        "names": subject.labels(one for row in ids for cell in row for one in cell),
         "python": program(
             subject,
             assigned("prompt", prompt),

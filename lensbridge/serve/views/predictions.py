@@ -42,7 +42,9 @@ def _expected(subject: Subject, prompt: Prompt, logits: Tensor) -> list[float] |
     if not subject.model.native.predicts_next:
         return None
     ids = torch.tensor(prompt.ids[1:], device=logits.device).unsqueeze(-1)
-    return logits[:-1].softmax(-1).gather(-1, ids)[:, 0].tolist()
+    read = logits[:-1]
+    chances: list[float] = (read.gather(-1, ids)[:, 0] - read.logsumexp(-1)).exp().tolist()
+    return chances
 
 
 def _python(subject: Subject, prompt: Prompt, position: int, count: int) -> str:

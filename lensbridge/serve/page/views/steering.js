@@ -56,7 +56,6 @@ export const steering = {
     async function refresh() {
       await frame.run(async () => {
         const sides = { plain: text("Without"), steered: text("With steering") };
-        let tokens = [];
         await follow(
           "steering",
           {
@@ -69,18 +68,20 @@ export const steering = {
           },
           (event) => {
             if (event.type === "start") {
-              tokens = event.tokens;
-              app.tokens(tokens);
+              app.tokens(event.tokens);
+              for (const { box } of Object.values(sides)) {
+                box.replaceChildren(...event.tokens.map((label) => el("span", {}, label)));
+              }
               frame.show(
                 event.python,
                 el("div", { class: "halves" }, sides.plain.element, sides.steered.element),
                 next(event),
               );
+              frame.settle();
             }
             if (event.type === "text") {
-              const old = tokens.map((label) => el("span", {}, label));
               const made = event.labels.map((label) => el("span", { class: "new" }, label));
-              sides[event.side].box.replaceChildren(...old, ...made);
+              sides[event.side].box.append(...made);
             }
           },
         );
