@@ -5,6 +5,15 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from lensbridge.compat.transformer_lens import loading_from_pretrained as loading
+from lensbridge.compat.transformer_lens import utils
+from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
+from lensbridge.compat.transformer_lens.cache import TransformerLensKeyValueCache
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.FactoredMatrix import FactoredMatrix
+from lensbridge.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
+from lensbridge.compat.transformer_lens.point import HookPoint
+from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.transformer import HookedTransformer
 
 SingleLoss: TypeAlias = Tensor
@@ -19,4 +28,19 @@ class Output(NamedTuple):
     loss: Loss
 
 
-__all__ = ["HookedTransformer", "Loss", "LossPerToken", "Output", "SingleLoss"]
+__all__ = [
+    "ActivationCache",
+    "FactoredMatrix",
+    "HookPoint",
+    "HookedRootModule",
+    "HookedTransformer",
+    "HookedTransformerConfig",
+    "HookedTransformerKeyValueCache",
+    "Loss",
+    "LossPerToken",
+    "Output",
+    "SingleLoss",
+    "TransformerLensKeyValueCache",
+    "loading",
+    "utils",
+]

@@ -55,6 +55,11 @@ class Part(nn.Module):
         self.__dict__.update(_model=model, _path=path)
         super().__init__()
 
+    @property
+    def path(self) -> str:
+        """Where it is in its model: `blocks.0.mlp`."""
+        return str(self.__dict__["_path"])
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

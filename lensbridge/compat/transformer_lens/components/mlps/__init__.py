@@ -1,0 +1,1 @@
+"""Where TransformerLens has its MLPs."""
