@@ -103,7 +103,7 @@ def told_apart(costs: dict[str, Any]) -> str:
     return (
         "lensbridge, TransformerLens, nnsight and pyvene share one environment. nnterp "
         f"{nnterp['version']} does not import with the newest nnsight and runs with nnsight "
-        f"{nnterp['with']['nnsight']}. circuit-tracer asks for {' and '.join(tracer['pins'])}, "
+        f"{nnterp['with']['nnsight']}. circuit-tracer asks for {tracer['pins'][-1]}, "
         "so it runs apart with TransformerLens "
         f"{tracer['with']['transformer-lens']} and is not in the tables of correctness and time."
     )

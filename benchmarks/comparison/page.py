@@ -20,8 +20,8 @@ HEAD = """\
 <!-- Written by benchmarks/comparison from docs/comparison.json. Run: make comparison -->
 
 lensbridge beside TransformerLens, nnsight, nnterp, pyvene and circuit-tracer. Each cell is the
-outcome of code that ran: the cases are in `benchmarks/comparison/cases.py`, the uses of each tool
-in `benchmarks/comparison/tools` and `probes`, and `make comparison` runs all of it again.
+outcome of code that ran: the cases are in `benchmarks/comparison/cases`, the uses of each tool in
+`benchmarks/comparison/tools` and `probes`, and `make comparison` runs all of it again.
 
 - **yes**: it gives what the bare HuggingFace model gives under plain PyTorch hooks.
 - **yes, but**: the same, under the condition that stands there.
@@ -43,7 +43,7 @@ def _behind(found: dict[str, Any]) -> str:
     good = ("works", "caveat")
     for key, title in titles.items():
         better = [one for one in ALL if one in features and features[one][key]["kind"] in good]
-        if "lensbridge" not in better and better:
+        if "lensbridge" in features and "lensbridge" not in better and better:
             lines.append(
                 f"- {title}: {', '.join(better)} {'has' if len(better) == 1 else 'have'} it."
             )
