@@ -31,6 +31,7 @@ def stage(root: Path, folder: Path) -> None:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_text(_adapted(text, source, root), encoding="utf-8")
     shutil.copytree(root / "docs" / "site" / "theme", folder, dirs_exist_ok=True)
+    shutil.copytree(root / "docs" / "images", folder / "images")
 
 
 def _places(root: Path) -> dict[Path, Path]:
