@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, part in PARTS.items():
         if asked.only in (None, name):
             part(found)
-            RECORD.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            RECORD.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(found), encoding="utf-8")
     return 0
 
