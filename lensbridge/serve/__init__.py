@@ -42,8 +42,8 @@ def run(
 
     Raises:
         LensbridgeError: fastapi or uvicorn is not installed, or the model cannot be loaded.
-        InputError: the address is taken or not allowed, the token is not usable in an address, or
-            the model is in training mode.
+        InputError: the address is taken or not allowed, the token is not usable in an address, the
+            model is in training mode, or this is the cell of a notebook.
     """
     _require_extra()
     from lensbridge.serve.server import serve

@@ -1,5 +1,6 @@
 """The server: a model behind an address, until Ctrl-C."""
 
+import asyncio
 import socket
 import webbrowser
 from contextlib import closing, suppress
@@ -17,6 +18,7 @@ def serve(
     model: Any, host: str, port: int, token: str | None, open_browser: bool, limits: Limits
 ) -> None:
     """See `lensbridge.serve.run`."""
+    _refuse_notebook()
     secret = _secret(token, host)
     with closing(_listening(host, port)) as listening:
         app = _app(model, secret, host, limits)
@@ -25,6 +27,23 @@ def serve(
         if open_browser:
             Timer(0.3, webbrowser.open, [address]).start()
         _answer(app, listening)
+
+
+def _refuse_notebook() -> None:
+    """Refuse to serve where an event loop runs already, as in the cells of a notebook.
+
+    Raises:
+        InputError: with what to do instead.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise InputError(
+        "run() serves until Ctrl-C, which a notebook's cell cannot. Start it in a thread: "
+        "threading.Thread(target=lensbridge.serve.run, args=(model,), daemon=True).start(). Or "
+        "write lensbridge serve MODEL in a terminal."
+    )
 
 
 def _app(model: Any, token: str | None, host: str, limits: Limits) -> Any:

@@ -101,9 +101,12 @@ class Opened:
 
 
 @contextmanager
-def opened(browser: Any, site: Site, width: int = 1280, **options: Any) -> Iterator[Opened]:
+def opened(
+    browser: Any, site: Site, width: int = 1280, script: str = "", **options: Any
+) -> Iterator[Opened]:
     """Open the page; at the end, nothing may have gone wrong in it."""
     context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    context.add_init_script(script)
     page = Opened(context.new_page())
     try:
         page.page.goto(f"{site.url}/?token={TOKEN}")

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
+INSECURE = "delete Crypto.prototype.randomUUID; delete Navigator.prototype.clipboard"
+
 TABS = (
     *("predictions", "lens", "attention", "neurons", "attribution"),
     *("edits", "comparison", "steering"),
@@ -306,6 +308,15 @@ def test_a_model_without_attention_says_so(browser: Any) -> None:
         page.see("[role=alert] >> text=No layer of this model has attention patterns.")
         page.open("edits")
         page.see("td[aria-label^='mixer 0']")
+
+
+def test_a_page_that_is_not_a_secure_context_works(browser: Any, site: Site) -> None:
+    """As at the address of another machine, where these do not exist."""
+    with opened(browser, site, script=INSECURE) as page:
+        page.see(".bars li:first-child >> text=·Paris")
+        page.click("text=Copy")
+        page.see("#status >> text=The Python is selected")
+        assert page.page.evaluate("String(getSelection())").strip() == page.code().strip()
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Opened, site: Site) -> None:

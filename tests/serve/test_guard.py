@@ -95,7 +95,7 @@ def test_every_response_has_the_policy(site: Site, path: str) -> None:
     headers = httpx.get(f"{site.url}{path}", headers=site.headers()).headers
     assert headers["content-security-policy"] == POLICY
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert "unsafe" not in POLICY
     assert "http" not in POLICY
 

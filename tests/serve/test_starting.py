@@ -1,11 +1,13 @@
 """Starting and ending: what is printed, how long it takes, and what cannot be started."""
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +122,24 @@ def test_an_address_that_is_taken() -> None:
 def test_what_cannot_be_started(options: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
         serve.run("demo", open_browser=False, **options)  # type: ignore[arg-type]
+
+
+def test_a_notebook_is_told_to_use_a_thread(
+    model: LensModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def cell() -> None:
+        serve.run(model, port=0, open_browser=False)
+
+    with pytest.raises(InputError, match=r"threading\.Thread\(target=lensbridge\.serve\.run"):
+        asyncio.run(cell())
+    options = {"port": 0, "token": "t", "open_browser": False}
+    threading.Thread(target=serve.run, args=(model,), kwargs=options, daemon=True).start()
+    told = ""
+    while "http" not in told:
+        told += capsys.readouterr().out
+        time.sleep(0.02)
+    address = re.findall(r"http://\S+", told)[0]
+    assert answer(address).status_code == 200
 
 
 def test_without_fastapi_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 // Questions to the server. A newer question of a view takes the place of the older one.
 
 const token = new URLSearchParams(location.search).get("token") ?? "";
-const tab = crypto.randomUUID();
+const tab = String(crypto.getRandomValues(new Uint32Array(4))); // randomUUID needs HTTPS or localhost
 const running = new Map();
 
 export class Stale extends Error {}
