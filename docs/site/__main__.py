@@ -37,7 +37,8 @@ def tutorials(names: list[str], write: bool) -> int:
     changed = [path.name for path in chosen if run(path, BUILD / "tutorials", write)]
     if write or not changed:
         return 0
-    print(*changed, "print something else than they say; run: make tutorials WRITE=1")
+    for name in changed:
+        print(f"{name} prints something else than it says; to keep it: make tutorials WRITE=1")
     return 1
 
 
