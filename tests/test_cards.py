@@ -17,7 +17,7 @@ from saes import Plain, Told
 import lensbridge
 from lensbridge.analysis import neuron_card, tokenize_and_concatenate
 from lensbridge.errors import AbsentPointError, HookError, InputError
-from lensbridge.maxima import Tally
+from lensbridge.maxima.tally import Tally
 from lensbridge.saes import feature_card
 from lensbridge.viz import Card, CardText
 

@@ -3,10 +3,3 @@
 Texts are run in batches, and what is kept does not grow with their number. `neuron_card` of
 `lensbridge.analysis` and `feature_card` of `lensbridge.saes` are made of it.
 """
-
-from lensbridge.maxima.card import ActivationCard
-from lensbridge.maxima.effects import LogitEffects
-from lensbridge.maxima.peaks import Peak
-from lensbridge.maxima.tally import Tally
-
-__all__ = ["ActivationCard", "LogitEffects", "Peak", "Tally"]
