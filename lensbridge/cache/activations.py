@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.cache import attention, files, labelled
+from lensbridge.cache import files, labelled
 from lensbridge.cache.capture import GRAD, Place, place_of, version_of
 from lensbridge.cache.last_token import last_token
 from lensbridge.cache.owner import CachedModel
+from lensbridge.cache.pictures import PictureMethods
 from lensbridge.cache.residual.attribution import AttributionMethods
 from lensbridge.cache.residual.shares import ShareMethods
 from lensbridge.cache.residual.stream import StreamMethods
-from lensbridge.cache.tree import tree_of
 from lensbridge.elsewhere.cache import CACHE
 from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
@@ -23,11 +23,15 @@ from lensbridge.points.names import LAYER, Name, rows_of_short, short_of, templa
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.tensors.slices import PosSlice, taken
-from lensbridge.viz import AttentionView
 
 
 class ActivationCache(
-    StreamMethods, ShareMethods, AttributionMethods, Hinted, Mapping[str, Tensor]
+    StreamMethods,
+    ShareMethods,
+    AttributionMethods,
+    PictureMethods,
+    Hinted,
+    Mapping[str, Tensor],
 ):
     """Activations by name: `cache["blocks.1.attn.hook_q"]`, `cache["q", 1]`, `cache["q", -1]`.
 
@@ -197,10 +201,6 @@ class ActivationCache(
     def __repr__(self) -> str:
         return f"ActivationCache({len(self)} activations, {self.nbytes / 1e6:.1f} MB)"
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the names as a tree, with shapes, dtypes and bytes."""
-        return tree_of(self).fragment()
-
     def _put(self, name: str, tensor: Tensor) -> None:
         self._tensors[name] = tensor
         self._versions[name] = version_of(tensor)
@@ -351,47 +351,6 @@ class ActivationCache(
             attention_mask=row(self.attention_mask),
             decoder_attention_mask=row(self.decoder_attention_mask),
             has_batch_dim=not alone,
-        )
-
-    # --- pictures ----------------------------------------------------------------------------
-
-    def plot_attention(
-        self,
-        layer: int | Name,
-        head: int | Sequence[int] | None = None,
-        batch: int = 0,
-        *,
-        positions: slice | Sequence[int] | None = None,
-        tokens: Sequence[str] | None = None,
-        key_tokens: Sequence[str] | None = None,
-        title: str = "",
-    ) -> AttentionView:
-        """Where the heads of a layer attend, as a grid and over the text. Padding is left out.
-
-        Args:
-            layer: a layer, or the name of a pattern or of scores, in any spelling
-                ("encoder.0.attn.hook_pattern").
-            head: one head or several; None for all.
-            batch: the example.
-            positions: which queries and keys to show; None for all.
-            tokens: the text of each query, where it should not be the input's.
-            key_tokens: the text of each key, likewise.
-            title: written above it; if empty, the layer.
-
-        Raises:
-            NotCachedError: the run did not keep it.
-            InputError: no such head, example or position, or more than 64 heads or 256 tokens.
-
-        Example:
-            >>> import lensbridge
-            >>> model = lensbridge.load("demo")
-            >>> _, cache = model.run_with_cache("The Eiffel Tower is in the city of")
-            >>> cache.plot_attention(1)
-            AttentionView('Attention, layer 1', [head 4, query 9, key 9])
-        """
-        texts = {"tokens": tokens, "key_tokens": key_tokens}
-        return attention.plot_attention(
-            self, layer, head, batch, positions=positions, title=title, **texts
         )
 
     # --- other formats ------------------------------------------------------------------------
