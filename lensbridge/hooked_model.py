@@ -1,5 +1,7 @@
 """HookedModel: a model that runs with hooks, caches, and shows its weights."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload

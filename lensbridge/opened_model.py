@@ -1,5 +1,7 @@
 """OpenedModel: a HuggingFace model with its parts found and named, kept up with as it changes."""
 
+from __future__ import annotations
+
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -190,7 +192,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
 
     # --- copies ------------------------------------------------------------------------------
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A lens on a copy of the model. Hooks are not copied."""
         return self._on(deepcopy(self.hf_model, memo))
 
@@ -208,7 +210,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         OpenedModel.__init__(self, state["hf_model"], lambda: tokenizer, *state["description"])
         self.tokens.default_prepend_bos = default
 
-    def _on(self, hf_model: nn.Module) -> "Self":
+    def _on(self, hf_model: nn.Module) -> Self:
         """A lens like this one on another model."""
         other = type(self)(hf_model, self.tokens.find, *self._description)
         other.tokens.default_prepend_bos = self.tokens.default_prepend_bos
@@ -245,17 +247,17 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         """Of the parameters."""
         return next(self.hf_model.parameters()).dtype
 
-    def to(self, *args: Any, **kwargs: Any) -> "Self":
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the model in place, as `hf_model.to` does."""
         self.hf_model.to(*args, **kwargs)
         return self
 
-    def eval(self) -> "Self":
+    def eval(self) -> Self:
         """Switch dropout off."""
         self.hf_model.eval()
         return self
 
-    def train(self, mode: bool = True) -> "Self":
+    def train(self, mode: bool = True) -> Self:
         """Switch dropout on."""
         self.hf_model.train(mode)
         return self

@@ -1,10 +1,13 @@
 """What a notebook completes: asked of a real IPython shell with its default settings (jedi)."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
+
+from lensbridge.model import LensModel
 
 SETUP = """
 import lensbridge
@@ -81,3 +84,11 @@ def test_what_a_run_returns(complete: Complete) -> None:
 
 def test_what_a_module_offers(complete: Complete) -> None:
     assert {"load", "LensModel", "ActivationCache", "patching", "viz"} <= complete("lensbridge.")
+
+
+@pytest.mark.parametrize("name", ["run_with_cache", "run_with_hooks", "hooks", "generate"])
+def test_a_signature_shows_the_names_of_types(name: str) -> None:
+    """`model.run_with_cache?` prints NamesFilter, not the union that it stands for."""
+    signature = str(inspect.signature(getattr(LensModel, name)))
+    assert "collections.abc" not in signature
+    assert len(signature) < 700

@@ -97,7 +97,7 @@ GROUPS = (
         ),
         guides=(_README, ("Ids are taken at face value", "decisions/0002-ids-at-face-value.md")),
     ),
-    Group("Generate", ("generate", "stream"), guides=(_INTERVENE,)),
+    Group("Generate", ("generate", "generate_with_and_without", "stream"), guides=(_INTERVENE,)),
     Group(
         "Intervene",
         ("intervene", "run_with_interventions", "interchange"),

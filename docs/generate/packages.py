@@ -35,12 +35,17 @@ PACKAGES = (
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
+    Package("lensbridge.serve", (("A page in the browser", "how-to/serve.md"),)),
     Package("lensbridge.errors", (_README,)),
     Package("lensbridge.spec", (_VOCABULARY, _ARCHITECTURE)),
     Package("lensbridge.hookspecs", (_ARCHITECTURE,)),
     Package("lensbridge.plugins", (_ARCHITECTURE,)),
     Package("lensbridge.derive", (_ARCHITECTURE,)),
     Package("lensbridge.testing", (_ARCHITECTURE,)),
+    Package(
+        "lensbridge.compat",
+        (("Come from TransformerLens", "how-to/from-transformer-lens.md"),),
+    ),
     Package(
         "lensbridge.compat.transformer_lens",
         (("Come from TransformerLens", "how-to/from-transformer-lens.md"),),

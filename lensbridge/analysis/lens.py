@@ -1,5 +1,7 @@
 """The logit lens: logits of the residual stream at every layer, by the model's own head."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,7 @@
 """Methods of `LensModel` for generation, with hooks at every step."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial

@@ -4,6 +4,8 @@ The model runs as it is; autograd gives gradients of the tensors that the model 
 Parameters' `.grad` stay as they are.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ class GradientMethods(HookedModel):
         pos_slice: PosSlice = None,
         count: Count = "tokens",
         **forward: Any,
-    ) -> "Gradients | GradientsAndActivations":
+    ) -> Gradients | GradientsAndActivations:
         """Run the model forward and back, and keep gradients at some points.
 
         Each gradient is that of the unmodified model, whatever else is asked for. One run gives

@@ -1,5 +1,7 @@
 """The points of one model as its user meets them: listing, explaining, hooking."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,7 +69,7 @@ class HookPoint:
 
     def add_hook(
         self, hook: HookFunction, dir: Direction = "fwd", is_permanent: bool = False
-    ) -> "HookHandle":
+    ) -> HookHandle:
         """Listen here until the handle is removed."""
         return add_hooks(self.engine, [self.name], self.name, hook, dir, is_permanent)
 

@@ -1,5 +1,7 @@
 """Methods of `LensModel` for text and tokens."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import torch

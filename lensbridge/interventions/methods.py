@@ -1,5 +1,7 @@
 """Methods of `LensModel` for interventions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, overload

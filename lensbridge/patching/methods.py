@@ -1,5 +1,7 @@
 """Methods of `LensModel` for sweeps."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +19,7 @@ class SweepMethods(HookedModel):
         cells: Iterable[CellLike],
         metric: Any,
         **options: Any,
-    ) -> "PatchingResult":
+    ) -> PatchingResult:
         """Run an input once for each cell, with that cell's value in its place.
 
         Args:

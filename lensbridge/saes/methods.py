@@ -1,5 +1,7 @@
 """Methods of `LensModel` for sparse autoencoders: splice them in, run with them, see features."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -178,7 +180,7 @@ class SAEMethods(HookedModel):
         use_error_term: bool | None = None,
         exclude_special_tokens: Excluded = False,
         **model_kwargs: Any,
-    ) -> "Result":
+    ) -> Result:
         """`forward` with SAEs for this run; arguments as in `saes` and `forward`."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
             return model.forward(*model_args, **model_kwargs)
@@ -206,7 +208,7 @@ class SAEMethods(HookedModel):
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
         **model_kwargs: Any,
-    ) -> "Result":
+    ) -> Result:
         """`run_with_hooks` with SAEs for this run; hooks can be on their features too."""
         with self.saes(saes, reset_saes_end, use_error_term, exclude_special_tokens) as model:
             return model.run_with_hooks(

@@ -18,6 +18,7 @@ from lensbridge.viz.scale import Row, Scale
 from lensbridge.viz.tokens import ColouredText
 
 Kind: TypeAlias = Literal["heatmap", "lines", "bars", "histogram", "text"]
+"""How `plot` draws."""
 
 MOST_CELLS = 250_000
 MOST_BARS = 200

@@ -17,6 +17,7 @@ from lensbridge.viz.scale import STRONG, Row, Scale
 from lensbridge.viz.theme import MINUS, PLUS
 
 Digits: TypeAlias = int | Literal["auto"] | None
+"""Decimals written into cells: a number of them, "auto" for as many as help, None for none."""
 
 MOST_DRAWN = 2_500  # cells that are marks of their own, with a tip; more become an image
 MOST_NUMBERS = 400

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 ThemeName: TypeAlias = Literal["auto", "light", "dark"]
+"""The colours of a picture; "auto" takes those of the page around it."""
 
 PLUS, MINUS = "#2464b4", "#b93d0a"
 """Blue and vermilion, told apart by all common kinds of colour blindness. As dark as needed for

@@ -18,6 +18,7 @@ def lens(subject: Subject, asked: Lens, job: Job) -> dict[str, Any]:
     result = subject.model.logit_lens(
         prompt.given, positions=None, top_k=k, return_type="probs", incl_mid=asked.middle
     )
+    assert result.ids is not None  # because of top_k
     ids, values = result.ids[:, 0].tolist(), result.values[:, 0].tolist()
     kind = 'return_type="probs"' + (", incl_mid=True" if asked.middle else "")
     return {
