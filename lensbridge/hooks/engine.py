@@ -105,6 +105,7 @@ class Attachment:
     def attach(self) -> None:
         """Put one PyTorch hook on each side of each module that has steps."""
         self.version = self.engine.version
+        self.chains.clear()
         self.handles += eager_while(self.engine.root)
         steps = self._steps()
         around = {
@@ -141,7 +142,9 @@ class Attachment:
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
         sites = self.engine.sites_with(self.splices, self.alone)
         callbacks = [one for one in callbacks if one.name in sites]  # a splice may have left
-        if any(one.kind != "read" or one.follows or sites[one.name].remembers for one in callbacks):
+        follows = [one.kind != "read" or one.follows for one in callbacks]
+        remembers = [sites[one.name].remembers for one in callbacks]
+        if any((self.engine.replaced, *follows, *remembers)):
             for module in self.engine.entries:
                 begin = Stage(module, "input", -99, self._begin)
                 steps.append(Step(begin, NO_CALLBACKS))
@@ -163,15 +166,17 @@ class Attachment:
         return [*(() if self.alone else self.engine.permanent), *self.scoped]
 
     def _begin(self, call: Call, chain: Chain) -> None:
-        """A pass begins: it goes through the modules that the model has now."""
+        """A pass begins: through the modules and with the permanent callbacks that there are now."""
         self.count_run()
         here = self
-        if not is_own_run(self.engine) and self.engine.follow():  # a lens looks before it runs
+        # a lens looks before it runs, but a hook of an earlier pass may have added or removed some
+        changed = not is_own_run(self.engine) and self.engine.follow()
+        if changed or self.version != self.engine.version:
             here = self._attached_anew()
         here.state.begin_forward(call, chain)
 
     def _attached_anew(self) -> "Attachment":
-        """The attachment that takes this one's place after modules were replaced."""
+        """The attachment that takes this one's place after modules or callbacks changed."""
         if self.always:  # the engine has made another
             return self.engine.base or self
         self.detach()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.skip import form_of, in_form
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, ResolvedModel, StackPart
+from lensbridge.native.parts import AttentionPart, BlockPart, ResolvedModel, StackPart
 from lensbridge.sites.site import Call
 
 Kind = Literal["module", "attention", "block"]
@@ -91,7 +91,10 @@ def _in_layers(stack: StackPart, path: str) -> Place | None:
         return Place(path, block.module, "block")
     if name == "attn" and block.attn is not None:
         outside = frozenset({f"{stack.prefix}.{number}.hook_attn_out"})
-        return Place(path, _branch(path, block, block.attn), "attention", outside)
+        module = _branch(path, block, block.attn)
+        if "residual" in inspect.signature(type(module).forward).parameters:
+            raise _refused(path, "its module adds the stream to what it computes")
+        return Place(path, module, "attention", outside)
     if name == "cross_attn":
         raise _refused(path, "it reads another stack's output beside the stream")
     if name == "mlp" and block.mlp is not None:
@@ -111,12 +114,9 @@ def _branch(path: str, block: BlockPart, part: Any) -> nn.Module:
         )
     if not part.writer.scale.is_one:
         raise _refused(path, "the model multiplies what it gives before adding it to the stream")
-    own = {id(one) for one in module.modules()}
-    projections = part.out.module if isinstance(part, AttentionPart) else module
-    if isinstance(part, MLPPart):
-        projections = part.down.module
-    if id(projections) not in own or any(id(one) not in own for one in part.writer.modules):
-        raise _refused(path, "part of it is computed in the layer, outside its module")
+    down = part.out if isinstance(part, AttentionPart) else getattr(part, "down", None)
+    if down is not None and not any(one is down.module for one in module.modules()):
+        raise _refused(path, "its last projection is in the layer, outside its module")
     return module
 
 

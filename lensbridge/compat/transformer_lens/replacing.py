@@ -229,17 +229,16 @@ class Replacements:
     def _refuse_cached(self, frame: Frame) -> None:
         """Keys and values of earlier positions are lost where the old module is not run."""
         caches = [one for one in (*frame.args, *frame.kwargs.values()) if is_cache(one)]
-        if caches and self._has_past():
+        engine, mask = self._root.lens.engine, self._mask()
+        here = engine.current or engine.base
+        later = here is not None and (here.state.progress.past or here.state.progress.step > 0)
+        longer = mask is not None and mask.shape[1] > frame.given.shape[1]
+        if caches and (later or longer):
             raise HookError(
                 f"What stands at {frame.place.path} did not call the module that was there before, "
                 "which keeps the keys and values of earlier positions. Generate with "
                 "use_past_kv_cache=False."
             )
-
-    def _has_past(self) -> bool:
-        engine = self._root.lens.engine
-        here = engine.current or engine.base
-        return here is not None and bool(here.state.progress.past)
 
     def call_native(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """What the native module at a path gives; None where nothing stands in its place."""
