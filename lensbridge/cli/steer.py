@@ -1,6 +1,5 @@
 """`lensbridge steer`: a text continued with and without a steering vector."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +13,9 @@ from lensbridge.cli.pictures import check_files, save_files, wants_files
 from lensbridge.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from lensbridge.generation import Continuations
     from lensbridge.interventions import Steer
     from lensbridge.model import LensModel
-    from lensbridge.viz import Picture
 
 EXAMPLES = (
     'lensbridge steer demo "The Eiffel Tower is in the city of" --toward "The Galata Tower" '
@@ -28,18 +25,10 @@ EXAMPLES = (
 )
 
 _SHOWN = 5
-"""How many next tokens are listed."""
+"""How many likely next tokens of each side are listed."""
 
 _READ = ("last", "mean")
 Texts = list[str]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two runs: what comes next, and the text that it gives."""
-
-    text: str
-    probs: "Tensor"
 
 
 def run(
@@ -88,14 +77,14 @@ def run(
     lens = opened(model, loading)
     with computing("steering"):
         steer = _vector(lens, toward, away, _site(lens, point, layer), read).at(strength=scale)
-        without, steered = _side(lens, text, tokens, None), _side(lens, text, tokens, steer)
+        both = lens.generate_with_and_without(text, steer, tokens, top_k=_SHOWN)
     if output.as_json:
         about = {"model": model, "text": text, "toward": toward, "away": away, "scale": scale}
-        show_json({**about, **_as_json(lens, steer, without, steered)})
+        show_json({**about, **_as_json(steer, both)})
     else:
-        _print(lens, without, steered)
+        _print(both)
     if wants_files(output):
-        save_files(_picture(lens, without, steered), output)
+        save_files(both.plot(), output)
     return 0
 
 
@@ -114,71 +103,45 @@ def _vector(lens: "LensModel", toward: Texts, away: Texts, site: str, read: Any)
     return steering_vector(lens, toward, away, site, position=read)
 
 
-def _side(lens: "LensModel", text: str, tokens: int, steer: "Steer | None") -> Side:
-    given = () if steer is None else (steer,)
-    logits = lens.run_with_interventions(text, given)
-    options: dict[str, Any] = {"do_sample": False, "verbose": False, "interventions": given}
-    continued = lens.generate(text, max_new_tokens=tokens, **options)
-    return Side(str(continued), logits[0, -1].detach().float().softmax(-1))
-
-
-def _top(lens: "LensModel", *sides: Side) -> list[tuple[str, list[float]]]:
-    """The likeliest tokens of any side, with their probability in each."""
-    ids = {int(one): None for side in sides for one in side.probs.topk(_SHOWN).indices}
-    return [
-        (lens.to_single_str_token(one), [float(side.probs[one]) for side in sides]) for one in ids
-    ]
-
-
-def _as_json(lens: "LensModel", steer: "Steer", without: Side, steered: Side) -> dict[str, Any]:
+def _as_json(steer: "Steer", both: "Continuations") -> dict[str, Any]:
     top = [
-        {"token": word, "without": before, "steered": after}
-        for word, (before, after) in _top(lens, without, steered)
+        {"token": word, "without": before, "steered": after} for word, (before, after) in _top(both)
     ]
     return {
         "point": steer.site,
         "vector_norm": float(steer.vector.norm()),
-        "without": without.text,
-        "steered": steered.text,
+        "without": both.without,
+        "steered": both.steered,
         "next_tokens": top,
     }
 
 
-def _print(lens: "LensModel", without: Side, steered: Side) -> None:
+def _top(both: "Continuations") -> list[tuple[str, list[float]]]:
+    """The likeliest tokens of either side, with their probability in each."""
+    return list(zip(both.tokens, both.probabilities.T.tolist(), strict=True))
+
+
+def _print(both: "Continuations") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text as RichText
 
     beside = Table(box=SIMPLE_HEAD, pad_edge=False)
-    out = console()
-    labels = ("without", "steered")
-    if out.width >= 60:
+    labels, texts = ("without", "steered"), (both.without, both.steered)
+    written = [RichText(printable(one)) for one in texts]
+    if console().width >= 60:
         for label in labels:
             beside.add_column(label, ratio=1, overflow="fold")
-        beside.add_row(*(RichText(printable(one.text)) for one in (without, steered)))
+        beside.add_row(*written)
     else:
         beside.add_column("")
         beside.add_column("text", overflow="fold")
-        for label, one in zip(labels, (without, steered), strict=True):
-            beside.add_row(label, RichText(printable(one.text)))
+        for label, text in zip(labels, written, strict=True):
+            beside.add_row(label, text)
     following = Table(box=SIMPLE_HEAD, pad_edge=False)
     following.add_column("next token")
     for label in labels:
         following.add_column(f"{label} %", justify="right")
-    for word, probs in _top(lens, without, steered):
+    for word, probs in _top(both):
         following.add_row(RichText(token(word)), *(f"{100 * one:.1f}" for one in probs))
     show(beside, following)
-
-
-def _picture(lens: "LensModel", without: Side, steered: Side) -> "Picture":
-    from lensbridge.viz import Bars, Panels
-
-    top = _top(lens, without, steered)
-    words = [word for word, _ in top]
-    return Panels(
-        "The next token, without and with the steering vector",
-        [
-            Bars(side.text, [probs[i] for _, probs in top], words, "probability")
-            for i, side in enumerate((without, steered))
-        ],
-    )
