@@ -80,6 +80,23 @@ def hook_function(fn: HookFunction) -> HookFunction:
     return fn
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """A hook function that gets the very tensor that the edit before it left, without a clone.
+
+    PyTorch's own hooks get it so, and some programs count on it: they put a gradient into a tensor
+    that they kept in one hook, and expect it in what another hook kept at the same point.
+
+    Args:
+        fn: `fn(value, hook)`.
+    """
+
+    fn: HookFunction
+
+    def __call__(self, value: Tensor, hook_: Any) -> Tensor | None:
+        return self.fn(value, hook_)
+
+
 class RunState(local):
     """What one run remembers between its hooks; one for each thread."""
 
@@ -246,21 +263,21 @@ class EditChain:
                 # an edit is written into this very tensor later: a reader keeps a copy
                 callback.fn(current.clone() if in_place and current is value else current)
             elif callback.kind == "edit":
-                current = self._edited(callback, current)
+                shared = current is not value and isinstance(callback.fn, Sharing)
+                current = self._edited(callback, current if shared else current.clone())
             elif callback.kind == "splice":
                 current = fitting(callback.fn(current, self.hook), value, self.hook)
             else:
                 current = self._with_grad(callback, current)
         return current
 
-    def _edited(self, callback: Callback, value: Tensor) -> Tensor:
-        given = value.clone()
+    def _edited(self, callback: Callback, given: Tensor) -> Tensor:
         token = self.aside.enter()
         try:
             returned = callback.fn(given, self.hook)
         finally:
             self.aside.leave(token)
-        return given if returned is None else fitting(returned, value, self.hook)
+        return given if returned is None else fitting(returned, given, self.hook)
 
     def _with_grad(self, callback: Callback, value: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

@@ -166,7 +166,7 @@ class Attachment:
         return [*(() if self.alone else self.engine.permanent), *self.scoped]
 
     def _begin(self, call: Call, chain: Chain) -> None:
-        """A pass begins: through the modules and with the permanent callbacks that there are now."""
+        """A pass begins, with the modules and the permanent callbacks that there are now."""
         self.count_run()
         here = self
         # a lens looks before it runs, but a hook of an earlier pass may have added or removed some

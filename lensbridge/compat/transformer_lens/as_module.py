@@ -45,7 +45,8 @@ class ModuleMethods(HookedRootModule):
     @cached_property
     def weights(self) -> Weights:
         """Every weight by name."""
-        return Weights.of(self.lens, str(self.cfg.normalization_type).endswith("Pre"))
+        folded = str(self.cfg.normalization_type).endswith("Pre")
+        return Weights.of(self.lens, folded, scales=self.keys == "repeated")
 
     @property
     def foreign(self) -> dict[str, nn.Module]:
@@ -77,7 +78,7 @@ class ModuleMethods(HookedRootModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Every weight under its TransformerLens name, and those of your modules."""
-        state = {name: read().detach() for name, read in self.weights.stored.items()}
+        state = {name: one.detach() for name, one in self.weights.in_state().items()}
         for path, module in self.foreign.items():
             state.update(module.state_dict(prefix=f"{path}."))
         return state

@@ -37,7 +37,7 @@ class CircuitMethods:
     @property
     def W_E(self) -> Tensor:
         """Shapes: `[d_vocab, d_model]`"""
-        return with_grad(self.lens.W_E, self.lens.hf_model.parameters())
+        return with_grad(self.weights["embed.W_E"](), self.lens.hf_model.parameters())
 
     @property
     def W_pos(self) -> Tensor:

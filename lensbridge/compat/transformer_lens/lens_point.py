@@ -14,6 +14,7 @@ from lensbridge.compat.transformer_lens.point import (
     directions,
 )
 from lensbridge.errors import EditError, HookError
+from lensbridge.hooks.callbacks import Sharing
 from lensbridge.hooks.methods import HookHandle
 from lensbridge.model import LensModel
 
@@ -84,7 +85,7 @@ class LensPoint(HookPoint):
         if self.canonical.endswith(PER_HEAD) and dir == "fwd":
             heads = self.lens.cfg.n_heads
             return lambda value, hook_: _for_every_head(hook, value, self, heads)
-        return lambda value, hook_: call(hook, value, self)
+        return Sharing(lambda value, hook_: call(hook, value, self))
 
     def add_hook(
         self,

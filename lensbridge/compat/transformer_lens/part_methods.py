@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
+from lensbridge.compat.transformer_lens.masks import mask_or_type, refuse_other_mask
 from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.point import HookPoint
 from lensbridge.compat.transformer_lens.replacing import Replacements
@@ -71,7 +72,8 @@ class PartMethods(ModuleMethods):
             return self.replacements.points.get(point.own_name, point)
         if full in self.replacements:
             return self.replacements[full]
-        return part_at(self, full)
+        part = part_at(self, full)
+        return mask_or_type(self, full) if part is None else part
 
     def modules_at(self, path: str, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         """The points of a part and the modules that were added to it, by name."""
@@ -118,6 +120,9 @@ class PartMethods(ModuleMethods):
         Raises:
             HookError: nothing can stand there.
         """
+        if mask_or_type(self, full) is not None:
+            refuse_other_mask(self, full, value)
+            return
         if isinstance(value, Tensor):
             self.weights.write({full: value})
             return

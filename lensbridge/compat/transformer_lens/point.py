@@ -140,8 +140,10 @@ class HookPoint(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """The value, after the functions here."""
-        for handle in self.fwd_hooks:
-            value = changed(handle.user_hook, value, self)
+        value = value.clone() if self.fwd_hooks else value  # the functions may edit in place
+        for handle in list(self.fwd_hooks):  # a function may remove and add some, for the next run
+            returned = call(handle.user_hook, value, self)
+            value = value if returned is None else returned
         return self._with_gradient_hooks(value) if self.bwd_hooks else value
 
     def _with_gradient_hooks(self, value: Tensor) -> Tensor:

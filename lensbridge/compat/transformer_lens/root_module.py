@@ -226,7 +226,7 @@ class HookedRootModule(nn.Module):
 
         def saver(end: str) -> HookFunction:
             def save(value: Tensor, hook: HookPoint) -> None:
-                given = value.detach()
+                given = value.detach().clone()  # a later function may edit it in place
                 given = given if device is None else given.to(device)
                 given = given[0] if remove_batch_dim else given
                 axis = position_axis(str(hook.name), given.ndim)

@@ -1,12 +1,12 @@
 """Weights under TransformerLens's names: ordinary tensors, one key for each query head."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.model import LensModel
@@ -29,18 +29,22 @@ class Weights:
             `attn._W_K`.
         beside: weights that can be read and are not in a state: then `attn.W_K` and the like, with
             a copy for each query head; and the ones and zeros of norms that were folded.
+        scaled: embeddings that the model multiplies after they are looked up -> by how much. They
+            are read multiplied, as TransformerLens has them, so `W_E[tokens]` is `hook_embed`.
     """
 
     stored: dict[str, Reader]
     beside: dict[str, Reader]
+    scaled: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lens: LensModel, folded: bool = False) -> "Weights":
+    def of(cls, lens: LensModel, folded: bool = False, scales: bool = True) -> "Weights":
         """The weights of a model. An RMSNorm has no bias, and a norm that was folded no weights.
 
         Args:
             lens: the model.
             folded: whether its norms were folded into the weights that read them.
+            scales: whether embeddings are read multiplied.
         """
         grouped, rms = _grouped(lens), lens.cfg.normalization_type == "RMS"
         stored: dict[str, Reader] = {}
@@ -57,13 +61,19 @@ class Weights:
                 beside[name] = partial(_repeated, read, grouped[path])
             else:
                 stored[name] = read
-        return cls(stored, beside)
+        return cls(stored, beside, _scaled(lens) if scales else {})
 
     def __contains__(self, name: object) -> bool:
         return name in self.stored or name in self.beside
 
     def __getitem__(self, name: str) -> Reader:
+        if name in self.scaled:
+            return partial(_multiplied, self.stored[name], self.scaled[name])
         return self.stored[name] if name in self.stored else self.beside[name]
+
+    def in_state(self) -> dict[str, Tensor]:
+        """Every weight that is in a state."""
+        return {name: self[name]() for name in self.stored}
 
     @property
     def names(self) -> list[str]:
@@ -95,20 +105,24 @@ class Weights:
         """
         for name, value in values.items():
             self._check(name, value)
-        self._check_tied(values)
+        native = {name: one / self.scaled.get(name, 1.0) for name, one in values.items()}
+        self._check_tied(native)
         with torch.no_grad():
-            for name, value in values.items():
-                target = self[name]()
+            for name, value in native.items():
+                target = self._native(name)()
                 if type(target) is not WeightCopy:  # a copy has the value already
                     target.copy_(value.to(target))
+
+    def _native(self, name: str) -> Reader:
+        return self.stored.get(name) or self.beside[name]
 
     def _check(self, name: str, value: Tensor) -> None:
         if name not in self:
             raise WeightError(f"There is no weight {name!r} to set.")
-        held = self[name]()
+        held = self._native(name)()
         if held.shape != value.shape:
             raise WeightError(f"{name} has shape {tuple(held.shape)}, not {tuple(value.shape)}.")
-        copied = held.data_ptr() != self[name]().data_ptr()
+        copied = held.data_ptr() != self._native(name)().data_ptr()
         if copied and not torch.equal(held, value.to(held)):
             raise WeightError(
                 f"{name} is computed when it is read (quantized, offloaded, adapted, one copy for "
@@ -120,7 +134,7 @@ class Weights:
         ends = ("embed.W_E", "unembed.W_U")
         if not all(end in values for end in ends):
             return
-        embed, unembed = (self[end]().data_ptr() for end in ends)
+        embed, unembed = (self._native(end)().data_ptr() for end in ends)
         if embed == unembed and not torch.equal(values[ends[0]], values[ends[1]].mT):
             raise WeightError(
                 "W_E and W_U are one tied tensor in this model, and these are two different ones."
@@ -136,6 +150,33 @@ def _grouped(lens: LensModel) -> dict[str, int]:
         for name, part in (("attn", block.attn), ("cross_attn", block.cross))
         if part is not None and part.n_kv < part.n_heads
     }
+
+
+def _scaled(lens: LensModel) -> dict[str, float]:
+    """Names of embeddings that a model multiplies by a number -> the number."""
+    found = {}
+    for stack in lens.native.stacks:
+        name = f"{lens.native.front_of(stack)}embed.W_E"
+        if stack.embed is not None and name in lens.components.weights:
+            inside = _factor(stack.embed, lens.components.weights[name][0]())
+            found[name] = inside * stack.embed_scale.number
+    return {name: number for name, number in found.items() if number != 1.0}
+
+
+def _factor(embed: nn.Module, table: Tensor) -> float:
+    """What a module multiplies the rows of its table by: Gemma's does, and others do nothing."""
+    own = getattr(embed, "weight", None)
+    if not isinstance(own, Tensor) or own.device.type == "meta" or own.shape != table.shape:
+        return 1.0
+    with torch.no_grad():
+        token = torch.tensor([[1 % len(own)]], device=own.device)
+        given, row = embed.forward(token)[0, 0].double(), own[token[0, 0]].double()
+    at = row.abs().argmax()
+    return 1.0 if torch.equal(given, row) or not bool(row[at]) else float(given[at] / row[at])
+
+
+def _multiplied(read: Reader, number: float) -> Tensor:
+    return WeightCopy.of(read() * number)
 
 
 def _repeated(read: Reader, heads: int) -> Tensor:
