@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,27 @@ class TextMethods:
         """The tokenizer itself, or None."""
         return self.tokens.tokenizer
 
+    @overload
+    def to_tokens(
+        self,
+        input: Prompts,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        move_to_device: bool = True,
+        truncate: bool = False,
+        return_mask: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def to_tokens(
+        self,
+        input: Prompts,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        move_to_device: bool = True,
+        truncate: bool = False,
+        *,
+        return_mask: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
     def to_tokens(
         self,
         input: Prompts,
@@ -33,7 +54,7 @@ class TextMethods:
         move_to_device: bool = True,
         truncate: bool = False,
         return_mask: bool = False,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Token ids of one text or several.
 
         Args:

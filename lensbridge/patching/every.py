@@ -9,7 +9,7 @@ from torch import Tensor
 from lensbridge.errors import AbsentPointError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.patching import published
-from lensbridge.patching.published import PatchingFunction
+from lensbridge.patching.signatures import PatchingFunction, StackedPatchingFunction
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.metric import MetricFunction
 from lensbridge.sweeps.result import PatchingResult
@@ -34,7 +34,7 @@ def _every(
     axes: tuple[str, ...],
     what: str,
     shapes: str,
-) -> PatchingFunction:
+) -> StackedPatchingFunction:
     """A function that runs several and stacks their results on a first axis, in their order."""
 
     def patch(

@@ -4,18 +4,17 @@ Names, arguments and axes are those of TransformerLens's `patching` module. Posi
 the batch, also where texts are padded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from lensbridge.hooked_model import HookedModel
 from lensbridge.patching.activation import generic_activation_patch
+from lensbridge.patching.signatures import PatchingFunction
 from lensbridge.sweeps import setters
 from lensbridge.sweeps.edit import Setter
 from lensbridge.sweeps.metric import MetricFunction
-
-PatchingFunction = Callable[..., Any]
 
 _ARGUMENTS = """
 

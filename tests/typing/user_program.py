@@ -86,8 +86,23 @@ def patch(model: LensModel, corrupted: Tensor, clean: ActivationCache) -> Tensor
     def metric(logits: Tensor) -> Tensor:
         return logits[0, -1, 3] - logits[0, -1, 4]
 
-    effects: Tensor = patching.get_act_patch_resid_pre(model, corrupted, clean, metric)
+    both = patching.get_act_patch_resid_pre(model, corrupted, clean, metric, baseline=True)
+    assert_type(both, PatchingResult)
+    kept = patching.get_act_patch_resid_pre(model, corrupted, clean, metric, reduce="none")
+    assert_type(kept, PatchingResult)
+    named = patching.get_act_patch_block_every(model, corrupted, clean, {"difference": metric})
+    assert_type(named, PatchingResult)
+    assert_type(patching.get_act_patch_block_every(model, corrupted, clean, metric), Tensor)
+    effects = patching.get_act_patch_resid_pre(model, corrupted, clean, metric, verbose=True)
+    assert_type(effects, Tensor)
     return effects
+
+
+def tokenized(model: LensModel) -> Tensor:
+    ids, mask = model.to_tokens(["a", "b c"], return_mask=True)
+    assert_type(mask, Tensor)
+    assert_type(model.to_tokens("a", truncate=True), Tensor)
+    return ids
 
 
 def caught(model: LensModel) -> str:
