@@ -125,8 +125,11 @@ class ContextLengthError(InputError):
     """More positions than the model has."""
 
 
-class ShapeError(LensbridgeError, ValueError):
-    """Matrices whose sizes do not fit."""
+class ShapeError(LensbridgeError, ValueError, RuntimeError, AssertionError):
+    """Matrices whose sizes do not fit.
+
+    torch raises RuntimeError for these, and TransformerLens AssertionError: it is both.
+    """
 
 
 class WeightError(LensbridgeError, AttributeError):

@@ -458,7 +458,7 @@ def test_configs() -> None:
     assert cfg.attn_scale == 6**0.5
     assert cfg.n_params == 2 * (4 * 24 * 24 + 2 * 24 * 96)
     assert cfg.to_dict()["d_model"] == 24
-    assert HookedTransformerConfig.unwrap(cfg) is not cfg
+    assert HookedTransformerConfig.unwrap(cfg) is cfg
     with pytest.raises(InputError, match="n_layers"):
         HookedTransformerConfig.from_dict({**SMALL, "n_layer": 3})
     with pytest.raises(InputError, match="act_fn"):

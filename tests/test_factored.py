@@ -92,7 +92,7 @@ def test_products_with_tensors_and_factored_ones(product: FactoredMatrix, data: 
     width = data.draw(st.sampled_from([1, 3, 9]))
     other = FactoredMatrix(rand(product.rdim, width), rand(*leading, width, n))
     assert_close((product @ other).AB, whole @ (other.A @ other.B))
-    assert (product @ other).mdim == min(product.mdim, width)
+    assert (product @ other).mdim == min(product.mdim, product.rdim, width)
     assert_close((other.T @ product.T).AB, (whole @ (other.A @ other.B)).mT)
 
 

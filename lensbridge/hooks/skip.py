@@ -6,7 +6,6 @@ layers meanwhile get the native forward.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from lensbridge.hooks.standing import StandIn, standing_in
-from lensbridge.native.kv_cache import is_cache
+from lensbridge.native.kv_cache import copy_of, is_cache
 
 _forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
 
@@ -41,7 +40,7 @@ def form_of(module: nn.Module, native: Callable[..., Any], args: Any, kwargs: An
     cls = type(module)
     if cls not in _forms:
         copies = {id(cache): cache for cache in (*args, *kwargs.values()) if is_cache(cache)}
-        own = {key: deepcopy(cache) for key, cache in copies.items()}
+        own = {key: copy_of(cache) for key, cache in copies.items()}
         with torch.no_grad():
             output = native(
                 *(own.get(id(one), one) for one in args),

@@ -64,6 +64,8 @@ _OWNERS = {
         *(f"gemma-2-{size}{kind}" for size in ("2b", "9b", "27b") for kind in ("", "-it")),
         *(f"gemma-3-{size}-{kind}" for size in ("1b", "4b", "12b", "27b") for kind in ("pt", "it")),
         *(f"gemma-3-270m{kind}" for kind in ("", "-it")),
+        *(f"medgemma-{size}-it" for size in ("4b", "27b", "27b-text")),
+        "medgemma-4b-pt",
     ),
     "google-bert": tuple(
         f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased")

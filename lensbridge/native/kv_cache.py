@@ -5,7 +5,8 @@ state-space models). Layers, older models and those from outside have names of t
 module knows these names; lensbridge's own argument is `past_key_values`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -53,3 +54,22 @@ def columns_in(cache: Any) -> int | None:
         return int(cache.get_seq_length()) if is_cache(cache) else None
     except ValueError:  # the state of a recurrent model
         return None
+
+
+def copy_of(cache: Any) -> Any:
+    """A cache of its own with the same keys and values, without their graph."""
+    held = _tensors(cache, set())
+    return deepcopy(cache, {id(tensor): tensor.detach().clone() for tensor in held})
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors inside a value, each once."""
+    if id(value) in seen or callable(value):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+        return
+    held = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    for one in [*(value if isinstance(value, list | tuple) else ()), *held.values()]:
+        yield from _tensors(one, seen)

@@ -3,6 +3,7 @@
 
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens import loading_from_pretrained as loading
@@ -21,6 +22,16 @@ LossPerToken: TypeAlias = Tensor
 Loss: TypeAlias = Tensor
 
 
+DTYPE_FROM_STRING = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
+
+
 class Output(NamedTuple):
     """What `return_type="both"` returns."""
 
@@ -29,6 +40,7 @@ class Output(NamedTuple):
 
 
 __all__ = [
+    "DTYPE_FROM_STRING",
     "ActivationCache",
     "FactoredMatrix",
     "HookPoint",

@@ -4,6 +4,7 @@
 from typing import Any
 
 from lensbridge.analysis import svd
+from lensbridge.compat.transformer_lens.raised import asserting
 from lensbridge.compat.transformer_lens.translation import lens_of
 
 
@@ -16,3 +17,5 @@ class SVDInterpreter(svd.SVDInterpreter):
 
     def __init__(self, model: Any) -> None:
         super().__init__(lens_of(model))
+
+    get_singular_vectors = asserting(svd.SVDInterpreter.get_singular_vectors)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
 from lensbridge.compat.transformer_lens.lens_point import GRAD, by_head, spelled, unspelled
+from lensbridge.compat.transformer_lens.slices import taking_slices
 from lensbridge.points.names import Name
 
 
+@taking_slices
 class ActivationCache(LensCache):
     """Activations by name.
 

@@ -1,6 +1,6 @@
 """`HookedTransformerConfig`: what a model is, under the names that notebooks use."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -157,8 +157,8 @@ class HookedTransformerConfig:
     def unwrap(
         cls, config: "dict[str, Any] | HookedTransformerConfig"
     ) -> "HookedTransformerConfig":
-        """A copy of a config, from a config or a dictionary."""
-        return cls.from_dict(config) if isinstance(config, dict) else replace(config)
+        """The config itself, or a config from a dictionary."""
+        return cls.from_dict(config) if isinstance(config, dict) else config
 
     def to_dict(self) -> dict[str, Any]:
         """Every field."""

@@ -96,3 +96,17 @@ def download_file_from_hf(
                 "weights_only=False."
             ) from error
     return json.loads(Path(found).read_text()) if file_name.endswith(".json") else found
+
+
+def clear_huggingface_cache() -> None:
+    """Delete every model and data set that was downloaded from the hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        known = scan_cache_dir()
+    except CacheNotFound:
+        return
+    known.delete_revisions(
+        *(one.commit_hash for repo in known.repos for one in repo.revisions)
+    ).execute()

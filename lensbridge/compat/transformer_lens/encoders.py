@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.circuits import CircuitMethods
-from lensbridge.compat.transformer_lens.config import config_of
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, config_of
+from lensbridge.compat.transformer_lens.fresh import fresh_encoder
 from lensbridge.compat.transformer_lens.names_of_models import get_official_model_name
 from lensbridge.compat.transformer_lens.opening import Order
 from lensbridge.compat.transformer_lens.root import LensRoot
 from lensbridge.compat.transformer_lens.switches import Switches
 from lensbridge.compat.transformer_lens.texts import TextMethods
+from lensbridge.compat.transformer_lens.tokenizing import tokenizer_of
+from lensbridge.errors import InputError
 from lensbridge.model import LensModel
 
 T = TypeVar("T", bound="_Encoding")
@@ -62,7 +65,24 @@ class _Encoding(TextMethods, CircuitMethods, Switches, LensRoot):
 
 
 class HookedEncoder(_Encoding):
-    """An encoder with a masked-language-model head: BERT and its relatives."""
+    """An encoder with a masked-language-model head: BERT and its relatives.
+
+    Args:
+        cfg: the config of a new model with random weights; see `from_pretrained` for trained ones.
+        tokenizer: for text, used as it is.
+        move_to_device: put the model on `cfg.device`.
+    """
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig | dict[str, Any],
+        tokenizer: Any = None,
+        move_to_device: bool = True,
+    ) -> None:
+        asked = HookedTransformerConfig.unwrap(cfg)
+        given = tokenizer_of(asked, tokenizer)
+        super().__init__(*fresh_encoder(asked, given, move_to_device))
+        self.lens.tokens.find = lambda: given
 
     def arguments(
         self,
@@ -77,7 +97,7 @@ class HookedEncoder(_Encoding):
 
         Args:
             input: text, a list of texts, or ids.
-            return_type: "logits", or None to compute none.
+            return_type: "logits", None to compute none, or "predictions": the words at the masks.
             token_type_ids: which of two sentences each token is in.
             attention_mask: 1 for tokens, 0 for padding.
             one_zero_attention_mask: its name in TransformerLens.
@@ -87,11 +107,35 @@ class HookedEncoder(_Encoding):
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         given = {**self._encoded(input), **more}
         masked = {} if mask is None else {"attention_mask": mask}
-        return {"return_type": return_type, **given, **masked, **hf}
+        kind = "logits" if return_type == "predictions" else return_type
+        return {"return_type": kind, **given, **masked, **hf}
+
+    def forward(self, input: Any, return_type: Any = "logits", *args: Any, **kwargs: Any) -> Any:
+        """Run the model; the arguments are those of `arguments`.
+
+        With "predictions", the word at the one mask, or a list "Prediction 0: ..." for several.
+
+        Raises:
+            TokenizerMissingError: "predictions" without a tokenizer.
+        """
+        result = super().forward(input, return_type, *args, **kwargs)
+        if return_type != "predictions":
+            return result
+        masks = self._encoded(input)["input"] == self.lens.tokens.need().mask_token_id
+        words = self.tokenizer.decode(result[masks].argmax(-1))
+        if " " not in words:
+            return words
+        return [f"Prediction {i}: {word}" for i, word in enumerate(words.split(" "))]
 
 
 class HookedEncoderDecoder(_Encoding):
     """An encoder and a decoder: T5 and its relatives."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise InputError(
+            "A HookedEncoderDecoder is opened with HookedEncoderDecoder.from_pretrained(name), or "
+            "with hf_model=... for a model object, also one that is made from a config."
+        )
 
     def arguments(
         self,
@@ -114,6 +158,52 @@ class HookedEncoderDecoder(_Encoding):
         mask = one_zero_attention_mask
         masked = {} if mask is None else {"attention_mask": mask}
         return {"return_type": return_type, **self._encoded(input), **more, **masked, **hf}
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input: Any = "",
+        one_zero_attention_mask: Tensor | None = None,
+        max_new_tokens: int = 10,
+        stop_at_eos: bool = True,
+        eos_token_id: int | list[int] | None = None,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        freq_penalty: float = 0.0,
+        return_type: str | None = "input",
+        verbose: bool = True,
+        **generation: Any,
+    ) -> Any:
+        """Let the decoder write, with HuggingFace's `generate`.
+
+        The arguments are those of lensbridge's `generate`, which `generation` is passed to.
+
+        Returns:
+            Ids of the decoder, or the text if text was passed or `return_type` is "str".
+        """
+        given = self._encoded(input)
+        mask = given.get("attention_mask", one_zero_attention_mask)
+        generation.update({} if mask is None else {"attention_mask": mask})
+        found = self.lens.generate(
+            given["input"],
+            max_new_tokens,
+            stop_at_eos,
+            eos_token_id,
+            do_sample,
+            top_k,
+            top_p,
+            temperature,
+            freq_penalty,
+            return_type="tokens",
+            verbose=verbose,
+            **generation,
+        )
+        if return_type == "tokens" or (return_type == "input" and isinstance(input, Tensor)):
+            return found
+        texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)
+        return texts[0] if len(texts) == 1 else texts
 
 
 __all__ = ["HookedEncoder", "HookedEncoderDecoder"]

@@ -1,5 +1,6 @@
 """A new model from a config, of a HuggingFace class that computes what the config describes."""
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,10 +9,16 @@ from torch import nn
 
 import lensbridge
 from lensbridge.compat.transformer_lens.config import config_of
-from lensbridge.compat.transformer_lens.offers import FREE, OFFERS, Config, Offer
+from lensbridge.compat.transformer_lens.offers import ENCODER, FREE, OFFERS, Config, Offer
 from lensbridge.compat.transformer_lens.opening import default_device
+from lensbridge.compat.transformer_lens.raised import assertion
 from lensbridge.errors import InputError, UnsupportedArchitectureError
 from lensbridge.model import LensModel
+from lensbridge.plugins import registry
+from lensbridge.spec import Architecture
+
+_BIASED = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
+"""Projections that have a bias in TransformerLens in every model."""
 
 
 def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:
@@ -37,11 +44,36 @@ def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[Le
     return lens, config_of(lens, **said)
 
 
+def fresh_encoder(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:
+    """A BERT with random weights, as lensbridge opens it, and its config.
+
+    The arguments are those of `fresh_model`.
+
+    Raises:
+        UnsupportedArchitectureError: BERT does not compute this.
+    """
+    from transformers import BertForMaskedLM
+
+    cfg = _with_vocabulary(asked, tokenizer)
+    with torch.random.fork_rng():
+        if cfg.seed is not None:
+            torch.manual_seed(cfg.seed)
+        hf_model: Any = BertForMaskedLM(_chosen(cfg, (ENCODER,)).build(cfg)).eval()
+    place = (cfg.device or default_device()) if move_to_device else "cpu"
+    lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
+    said = {name: vars(cfg)[name] for name in FREE - {"device", "attn_scale", "n_params"}}
+    said["original_architecture"] = type(hf_model).__name__
+    return lens, config_of(lens, **said, attention_dir="bidirectional")
+
+
 def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:
     if cfg.d_vocab != -1:
         return cfg
     if tokenizer is None:
-        raise InputError("A new model needs cfg.d_vocab, or a tokenizer to take it from.")
+        raise assertion(InputError)(
+            "Must provide a tokenizer if d_vocab is not provided: a new model needs cfg.d_vocab, "
+            "or a tokenizer to take it from."
+        )
     size = max(tokenizer.get_vocab().values()) + 1
     out = size if cfg.d_vocab_out == -1 else cfg.d_vocab_out
     return replace(cfg, d_vocab=size, d_vocab_out=out)
@@ -55,12 +87,40 @@ def _built(cfg: Config) -> Any:
         model = _of_class(hf_config)
         if not (cfg.tie_word_embeddings or _is_plain(hf_config)):
             model.set_output_embeddings(_head(cfg))
+    if hf_config.model_type == "gemma2":
+        _plain_gains(model, cfg)
     for name, module in model.named_modules():
-        if name.endswith(("gate_proj", "up_proj")) and cfg.gated_mlp:
-            module.bias = None  # TransformerLens adds b_in after the product of the two
+        _fit(name.rpartition(".")[2], module, cfg)
     if cfg.normalization_type in ("LNPre", "RMSPre"):
         _freeze_norms(model)
     return model.eval()
+
+
+def _fit(name: str, module: Any, cfg: Config) -> None:
+    """Give a module the weights that TransformerLens's has."""
+    if name in ("gate_proj", "up_proj") and cfg.gated_mlp:
+        module.bias = None  # TransformerLens adds b_in after the product of the two
+    elif name in _BIASED and isinstance(module, nn.Linear) and module.bias is None:
+        module.bias = nn.Parameter(torch.zeros(module.out_features))
+    elif hasattr(module, "embed_scale"):
+        module.embed_scale = torch.ones_like(module.embed_scale)
+        module.scalar_embed_scale = 1.0
+
+
+def _plain_gains(model: Any, cfg: Config) -> None:
+    """Norms that multiply by their weight, as TransformerLens's do, not by 1 + weight."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    for path, module in list(model.named_modules()):
+        if type(module).__name__ == "Gemma2RMSNorm":
+            model.set_submodule(path, LlamaRMSNorm(cfg.d_model, cfg.eps))
+
+
+def _with_plain_gains(hf_model: nn.Module) -> Architecture:
+    """The description of Gemma 2, with such norms."""
+    known = registry().select([type(hf_model).__name__], {}).architecture
+    block: Any = known.block
+    return replace(known, block=replace(block, norms=replace(block.norms, unit_offset=False)))
 
 
 def _of_class(hf_config: Any) -> Any:
@@ -87,6 +147,8 @@ def _head(cfg: Config) -> nn.Linear:
 
 def _opened(hf_model: nn.Module) -> LensModel:
     config: Any = hf_model.config
+    if config.model_type == "gemma2":
+        return lensbridge.load(hf_model, architecture=_with_plain_gains(hf_model))
     if not _is_plain(config):
         return lensbridge.load(hf_model)
     from lensbridge.compat.transformer_lens.plain import architecture
@@ -94,8 +156,8 @@ def _opened(hf_model: nn.Module) -> LensModel:
     return lensbridge.load(hf_model, architecture=architecture(config))
 
 
-def _chosen(cfg: Config) -> Offer:
-    judged = [(offer.objections(cfg), offer) for offer in OFFERS]
+def _chosen(cfg: Config, offers: Iterable[Offer] = OFFERS) -> Offer:
+    judged = [(offer.objections(cfg), offer) for offer in offers]
     fewest, offer = min(judged, key=lambda pair: len(pair[0]))
     if fewest:
         raise UnsupportedArchitectureError(

@@ -5,18 +5,12 @@ from dataclasses import dataclass, fields
 from math import isclose
 from typing import Any, TypeAlias
 
+from lensbridge.compat.transformer_lens import hf_configs
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.hf_configs import ACTIVATIONS
 
 Config: TypeAlias = HookedTransformerConfig
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_new",
-    "gelu_fast": "gelu_fast",
-    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
-    "relu": "relu",
-    "silu": "silu",
-}
 FREE = frozenset(
     {
         "n_layers",
@@ -87,116 +81,8 @@ class Offer:
         return found + [message for holds, message in self.demands if not holds(cfg)]
 
 
-def _special() -> dict[str, None]:
-    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-
-
-def _gpt2(cfg: Config) -> Any:
-    from transformers import GPT2Config
-
-    return GPT2Config(
-        vocab_size=cfg.d_vocab,
-        n_positions=cfg.n_ctx,
-        n_embd=cfg.d_model,
-        n_layer=cfg.n_layers,
-        n_head=cfg.n_heads,
-        n_inner=cfg.d_mlp,
-        activation_function=_ACTIVATIONS[str(cfg.act_fn)],
-        layer_norm_epsilon=cfg.eps,
-        initializer_range=cfg.initializer_range,
-        scale_attn_weights=cfg.use_attn_scale,
-        scale_attn_by_inverse_layer_idx=cfg.scale_attn_by_inverse_layer_idx,
-        tie_word_embeddings=cfg.tie_word_embeddings,
-        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
-        **_special(),
-    )
-
-
-def _common(cfg: Config) -> dict[str, Any]:
-    rotated = (cfg.rotary_dim or cfg.d_head) / cfg.d_head
-    return {
-        "vocab_size": cfg.d_vocab,
-        "hidden_size": cfg.d_model,
-        "num_hidden_layers": cfg.n_layers,
-        "num_attention_heads": cfg.n_heads,
-        "intermediate_size": cfg.d_mlp,
-        "hidden_act": _ACTIVATIONS[str(cfg.act_fn)],
-        "max_position_embeddings": cfg.n_ctx,
-        "initializer_range": cfg.initializer_range,
-        "tie_word_embeddings": cfg.tie_word_embeddings,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": float(cfg.rotary_base),
-            "partial_rotary_factor": rotated,
-        },
-        **_special(),
-    }
-
-
-def _neox(cfg: Config) -> Any:
-    from transformers import GPTNeoXConfig
-
-    return GPTNeoXConfig(
-        layer_norm_eps=cfg.eps, use_parallel_residual=cfg.parallel_attn_mlp, **_common(cfg)
-    )
-
-
-def _llama(cfg: Config) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(attention_bias=True, mlp_bias=True, **_grouped(cfg))
-
-
-def _mistral(cfg: Config) -> Any:
-    from transformers import MistralConfig
-
-    return MistralConfig(sliding_window=cfg.window_size, **_grouped(cfg))
-
-
-def _mixtral(cfg: Config) -> Any:
-    from transformers import MixtralConfig
-
-    return MixtralConfig(
-        num_local_experts=cfg.num_experts,
-        num_experts_per_tok=cfg.experts_per_token,
-        sliding_window=None,
-        **_grouped(cfg),
-    )
-
-
-def _grouped(cfg: Config) -> dict[str, Any]:
-    return {
-        **_common(cfg),
-        "head_dim": cfg.d_head,
-        "num_key_value_heads": cfg.n_key_value_heads or cfg.n_heads,
-        "rms_norm_eps": cfg.eps,
-    }
-
-
-def _plain(cfg: Config) -> Any:
-    from lensbridge.compat.transformer_lens.plain import PlainConfig
-
-    return PlainConfig(
-        vocab_size=cfg.d_vocab,
-        hidden_size=cfg.d_model,
-        num_hidden_layers=cfg.n_layers,
-        num_attention_heads=cfg.n_heads,
-        head_dim=cfg.d_head,
-        intermediate_size=None if cfg.attn_only else cfg.d_mlp,
-        hidden_act=cfg.act_fn,
-        max_position_embeddings=cfg.n_ctx,
-        norm_eps=None if cfg.normalization_type is None else cfg.eps,
-        shortformer=cfg.positional_embedding_type == "shortformer",
-        causal=cfg.attention_dir == "causal",
-        attn_scale=cfg.attn_scale,
-        out_size=cfg.d_vocab_out,
-        initializer_range=cfg.initializer_range,
-        **_special(),
-    )
-
-
 _PLAIN_ACTIVATION = (
-    lambda cfg: cfg.act_fn in _ACTIVATIONS,
+    lambda cfg: cfg.act_fn in ACTIVATIONS,
     "an activation that HuggingFace does not have (solu, solu_ln, ...)",
 )
 _USUAL_SCALE = (
@@ -212,20 +98,38 @@ _WHOLE_ROTARY = (
     "rotary_dim other than d_head",
 )
 _KNOWN_ACTIVATION = (
-    lambda cfg: cfg.attn_only or cfg.act_fn in {*_ACTIVATIONS, "solu"},
+    lambda cfg: cfg.attn_only or cfg.act_fn in {*ACTIVATIONS, "solu"},
     "a norm after its activation (solu_ln)",
 )
 _ALL_LOCAL = (
     lambda cfg: set(cfg.attn_types or ["local"]) == {"local"} and cfg.window_size is not None,
     "layers of which only some are local",
 )
+_WHOLE_SCALE = (
+    lambda cfg: isclose(cfg.attn_scale**2, round(cfg.attn_scale**2), rel_tol=1e-6),
+    "an attn_scale whose square is not a whole number",
+)
+_WINDOWED = (
+    lambda cfg: not cfg.use_local_attn or (cfg.window_size is not None and bool(cfg.attn_types)),
+    "local attention without window_size and attn_types",
+)
+_ROPE: dict[str, tuple[Any, ...] | None] = dict.fromkeys(
+    (
+        "rotary_dim",
+        "rotary_base",
+        "use_NTK_by_parts_rope",
+        "NTK_by_parts_low_freq_factor",
+        "NTK_by_parts_high_freq_factor",
+        "NTK_by_parts_factor",
+        "NTK_original_ctx_len",
+    )
+)
 _TIES: dict[str, tuple[Any, ...] | None] = {"tie_word_embeddings": None}
 _RMS: dict[str, tuple[Any, ...] | None] = {
     **_TIES,
     "normalization_type": ("RMS", "RMSPre"),
     "positional_embedding_type": ("rotary",),
-    "rotary_dim": None,
-    "rotary_base": None,
+    **_ROPE,
     "gated_mlp": (True,),
     "final_rms": None,
     "n_key_value_heads": None,
@@ -241,7 +145,7 @@ OFFERS = (
             "scale_attn_by_inverse_layer_idx": None,
         },
         (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
-        _gpt2,
+        hf_configs.gpt2,
     ),
     Offer(
         "GPTNeoXForCausalLM",
@@ -249,25 +153,41 @@ OFFERS = (
             **_TIES,
             "normalization_type": ("LN", "LNPre"),
             "positional_embedding_type": ("rotary",),
-            "rotary_dim": None,
-            "rotary_base": None,
+            **_ROPE,
             "parallel_attn_mlp": None,
         },
         (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
-        _neox,
+        hf_configs.neox,
     ),
-    Offer("LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY), _llama),
+    Offer(
+        "LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY), hf_configs.llama
+    ),
     Offer(
         "MistralForCausalLM",
         {**_RMS, "use_local_attn": (True,), "window_size": None, "attn_types": None},
         (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY, _ALL_LOCAL),
-        _mistral,
+        hf_configs.mistral,
+    ),
+    Offer(
+        "Gemma2ForCausalLM",
+        {
+            **_RMS,
+            "use_normalization_before_and_after": (True,),
+            "attn_scores_soft_cap": None,
+            "output_logits_soft_cap": None,
+            "use_attn_scale": None,
+            "use_local_attn": None,
+            "window_size": None,
+            "attn_types": None,
+        },
+        (_PLAIN_ACTIVATION, _WHOLE_SCALE, _WHOLE_ROTARY, _WINDOWED),
+        hf_configs.gemma2,
     ),
     Offer(
         "MixtralForCausalLM",
         {**_RMS, "num_experts": None, "experts_per_token": None},
         (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY),
-        _mixtral,
+        hf_configs.mixtral,
     ),
     Offer(
         "a plain decoder of this package",
@@ -277,8 +197,17 @@ OFFERS = (
             "attention_dir": ("causal", "bidirectional"),
             "attn_only": None,
             "use_attn_scale": None,
+            "n_key_value_heads": None,
         },
         (_KNOWN_ACTIVATION,),
-        _plain,
+        hf_configs.plain,
     ),
 )
+
+ENCODER = Offer(
+    "BertForMaskedLM",
+    {**_TIES, "normalization_type": ("LN",), "attention_dir": ("causal", "bidirectional")},
+    (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
+    hf_configs.bert,
+)
+"""The class of a new `HookedEncoder`, which attends in both directions whatever the config says."""

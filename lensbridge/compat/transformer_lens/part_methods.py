@@ -12,6 +12,7 @@ from lensbridge.compat.transformer_lens.parameters import with_grad
 from lensbridge.compat.transformer_lens.point import HookPoint
 from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.shown import Shown, walk
+from lensbridge.compat.transformer_lens.tensors import positions_of
 from lensbridge.compat.transformer_lens.tree import Branches, Part, branches_of, part_at
 from lensbridge.errors import HookError, InputError, LensbridgeError
 
@@ -169,8 +170,7 @@ class PartMethods(ModuleMethods):
         for step in path.split("."):
             parts = parts[int(step)] if step.isdigit() else getattr(parts, step)
         if path == "pos_embed":
-            count = args[0].shape[-1]
-            return self.lens.W_pos[:count].expand(*args[0].shape, -1)
+            return positions_of(self.lens.W_pos, *args, **kwargs)
         if path.endswith(("attn", "cross_attn")):
             raise InputError(
                 f"{path} cannot be run alone: its masks and rotations come from the model. Run the "

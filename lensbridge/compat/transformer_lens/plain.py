@@ -15,7 +15,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lensbridge.compat.transformer_lens.activations import ACTIVATION_FN_DICT
 from lensbridge.native.kv_cache import name_of_cache
-from lensbridge.spec import MLP, Architecture, Attention, Block, Norms, SplitQKV
+from lensbridge.spec import MLP, Architecture, Attention, Block, Dims, Norms, SplitQKV
+from lensbridge.tensors.layouts import repeat_kv
 
 _CACHE = name_of_cache({field.name for field in fields(CausalLMOutputWithPast)}) or ""
 """The name of keys and values in the output."""
@@ -26,6 +27,7 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
 
     Args:
         head_dim: width of a head; all heads together may be wider or narrower than the stream.
+        num_key_value_heads: how many heads keys and values have; None: as many as queries.
         norm_eps: eps of LayerNorms; None for no norms.
         shortformer: add positions to the input of queries and keys instead of the stream.
         causal: whether a position attends only to itself and earlier ones.
@@ -41,6 +43,7 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
         hidden_size: int = 4,
         num_hidden_layers: int = 1,
         num_attention_heads: int = 1,
+        num_key_value_heads: int | None = None,
         head_dim: int = 4,
         intermediate_size: int | None = None,
         hidden_act: str | None = None,
@@ -57,6 +60,7 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
         self.head_dim = head_dim
         self.intermediate_size = intermediate_size
         self.hidden_act = hidden_act
@@ -85,9 +89,10 @@ class PlainAttention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         width = config.num_attention_heads * config.head_dim
+        shared = config.num_key_value_heads * config.head_dim
         self.q_proj = PlacedLinear(config.hidden_size, width)
-        self.k_proj = PlacedLinear(config.hidden_size, width)
-        self.v_proj = nn.Linear(config.hidden_size, width)
+        self.k_proj = PlacedLinear(config.hidden_size, shared)
+        self.v_proj = nn.Linear(config.hidden_size, shared)
         self.o_proj = nn.Linear(width, config.hidden_size)
 
     def forward(
@@ -102,10 +107,11 @@ class PlainAttention(nn.Module):
             kept: keys and values of earlier runs, or None.
         """
         parts = self.q_proj(hidden, places), self.k_proj(hidden, places), self.v_proj(hidden)
-        split = (self.config.num_attention_heads, self.config.head_dim)
+        split = (-1, self.config.head_dim)
         q, k, v = (part.unflatten(-1, split).transpose(1, 2) for part in parts)
         if kept is not None:
             k, v = kept.update(k, v, self.layer)
+        k, v = (repeat_kv(part, self.config.num_attention_heads, axis=1) for part in (k, v))
         scores = (q @ k.mT) / self.config.attn_scale
         pattern = F.softmax(scores.masked_fill(hidden_from, torch.finfo(scores.dtype).min), dim=-1)
         out: Tensor = self.o_proj((pattern @ v).transpose(1, 2).flatten(2))
@@ -224,6 +230,7 @@ def architecture(config: PlainConfig) -> Architecture:
     block = Block(norms=norms, attn=Attention("attn", qkv=SplitQKV(), out="o_proj"), mlp=mlp)
     return Architecture(
         name="plain decoder",
+        dims=Dims(kv_heads="num_key_value_heads"),
         classes=("PlainForCausalLM",),
         embed="embed",
         pos_embed="pos_embed",

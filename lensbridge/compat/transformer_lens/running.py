@@ -12,6 +12,7 @@ from lensbridge.compat.transformer_lens.cache import TransformerLensKeyValueCach
 from lensbridge.compat.transformer_lens.point import NamesFilter
 from lensbridge.compat.transformer_lens.streaming import chunks
 from lensbridge.compat.transformer_lens.texts import TextMethods
+from lensbridge.compat.transformer_lens.tokenizing import get_attention_mask
 from lensbridge.errors import InputError
 from lensbridge.inputs.prompts import Side
 
@@ -34,7 +35,7 @@ class RunMethods(TextMethods):
         padding_side: Side | None = None,
         start_at_layer: int | None = None,
         tokens: Tensor | None = None,
-        shortformer_pos_embed: None = None,
+        shortformer_pos_embed: Tensor | None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
         past_kv_cache: TransformerLensKeyValueCache | None = None,
@@ -51,7 +52,8 @@ class RunMethods(TextMethods):
             padding_side: for lists of texts; None means the tokenizer's.
             start_at_layer: skip the layers before it.
             tokens: the ids of a residual stream, for the loss.
-            shortformer_pos_embed: refused: no HuggingFace model has such positions.
+            shortformer_pos_embed: what `input_to_embed` returned for a residual of a shortformer
+                model; the model adds its own, so others are refused.
             attention_mask: 1 for tokens, 0 for padding; made from ids that are padded on the left.
             stop_at_layer: return the residual stream that this layer reads.
             past_kv_cache: keys and values of the positions before; pass HuggingFace's own cache as
@@ -59,22 +61,19 @@ class RunMethods(TextMethods):
             hf: for the HuggingFace model.
         """
         if shortformer_pos_embed is not None:
-            raise InputError("No HuggingFace model has shortformer positions.")
+            self._check_positions(shortformer_pos_embed, start_at_layer)
         listening = self.points.tokens
         if listening is not None and listening.fwd_hooks and start_at_layer is None:
             input = listening(self._as_ids(input, prepend_bos, padding_side))
         if attention_mask is None and start_at_layer is None and "past_key_values" not in hf:
             attention_mask = self._mask(input, prepend_bos, padding_side)
         if past_kv_cache is not None:
-            if not isinstance(past_kv_cache, TransformerLensKeyValueCache):
-                raise InputError(
-                    "past_kv_cache is a TransformerLensKeyValueCache; pass HuggingFace's own "
-                    "caches as past_key_values."
-                )
+            _check_cache(past_kv_cache, start_at_layer)
             input = self._as_ids(input, prepend_bos, padding_side)
-            new = torch.ones_like(input) if attention_mask is None else attention_mask
+            if attention_mask is None:
+                attention_mask = self._mask_of_new(input, prepend_bos, padding_side)
             hf.update(past_key_values=past_kv_cache.given_to(len(input)), use_cache=True)
-            attention_mask = past_kv_cache.append_attention_mask(new)
+            attention_mask = past_kv_cache.whole_mask(attention_mask, input.shape[1])
         texts = isinstance(input, list | tuple) and bool(input) and isinstance(input[0], str)
         return {
             "input": input,
@@ -96,18 +95,60 @@ class RunMethods(TextMethods):
         padding_side: Side | None = None,
         attention_mask: Tensor | None = None,
         past_kv_cache: TransformerLensKeyValueCache | None = None,
-    ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
-        """What the first layer reads: `(residual, tokens, None, attention_mask)`."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """What the first layer reads: `(residual, tokens, shortformer_pos_embed, attention_mask)`.
+
+        The third is None but for shortformer models. The mask is None where there is no padding to
+        look for; with `past_kv_cache` it is that of the positions before, too.
+        """
         tokens = self._as_ids(input, prepend_bos, padding_side)
-        if attention_mask is None:
+        if attention_mask is None and past_kv_cache is None:
             attention_mask = self._mask(tokens, prepend_bos, padding_side)
         kept = None if past_kv_cache is None else past_kv_cache.as_frozen()
         asked = self.arguments(
-            tokens, attention_mask=attention_mask, past_kv_cache=kept, stop_at_layer=0
+            tokens,
+            prepend_bos=prepend_bos,
+            padding_side=padding_side,
+            attention_mask=attention_mask,
+            past_kv_cache=kept,
+            stop_at_layer=0,
         )
         residual = self.lens.forward(**asked)
         assert isinstance(residual, Tensor)
-        return residual, tokens, None, attention_mask
+        if past_kv_cache is not None:
+            attention_mask = asked["attention_mask"]
+        elif attention_mask is None and self._side(padding_side) == "left":
+            attention_mask = self._mask_of_new(tokens, prepend_bos, padding_side)
+        return residual, tokens, self._shortformer(residual), attention_mask
+
+    def _shortformer(self, residual: Tensor) -> Tensor | None:
+        """The positions that a shortformer model adds to the input of queries and keys."""
+        if self.cfg.positional_embedding_type != "shortformer":
+            return None
+        return self.lens.W_pos[: residual.shape[1]].expand(len(residual), -1, -1)
+
+    def _check_positions(self, given: Tensor, start_at_layer: int | None) -> None:
+        if self.cfg.positional_embedding_type != "shortformer" or start_at_layer is None:
+            raise InputError(
+                "shortformer_pos_embed goes with start_at_layer, and with a model whose "
+                "cfg.positional_embedding_type is 'shortformer'."
+            )
+        if not torch.allclose(given, self._shortformer(given)):  # type: ignore[arg-type]
+            raise InputError(
+                "shortformer_pos_embed differs from the model's own positions, which it adds "
+                "itself. Pass what input_to_embed returned, or change model.W_pos."
+            )
+
+    def _mask_of_new(self, input: Tensor, prepend_bos: bool | None, side: Side | None) -> Tensor:
+        """The mask of ids that are added to a cache, padded on either side, or of a residual.
+
+        Shapes: `[batch, pos]`
+        """
+        ones = torch.ones(input.shape[:2], dtype=torch.int, device=input.device)
+        if input.ndim > 2 or self.tokenizer is None:
+            return ones
+        bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
+        return get_attention_mask(self.tokenizer, input, bos, self._side(side))
 
     def _as_ids(self, input: Any, prepend_bos: bool | None, padding_side: Side | None) -> Tensor:
         """Shapes: `[batch, pos]`"""
@@ -227,3 +268,16 @@ class RunMethods(TextMethods):
             **generation,
         )
         return chunks(run, ids, max_new_tokens, max_tokens_per_yield, known if stop_at_eos else [])
+
+
+def _check_cache(past_kv_cache: Any, start_at_layer: int | None) -> None:
+    if not isinstance(past_kv_cache, TransformerLensKeyValueCache):
+        raise InputError(
+            "past_kv_cache is a TransformerLensKeyValueCache; pass HuggingFace's own caches as "
+            "past_key_values."
+        )
+    if start_at_layer and not past_kv_cache.frozen:
+        raise InputError(
+            f"start_at_layer={start_at_layer} would add keys to the later layers of past_kv_cache "
+            "and none to the earlier ones. Freeze it first: past_kv_cache.freeze()."
+        )

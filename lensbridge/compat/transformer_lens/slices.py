@@ -1,7 +1,9 @@
 """`Slice`: an index along one axis, given as an int, a tuple, a list, a tensor, or None for all."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -54,12 +56,10 @@ class Slice:
         """The indices that it takes, as an array.
 
         Raises:
-            InputError: it counts from the end and `max_ctx` is not given.
+            InputError: `max_ctx` is not given, and it is not one index.
         """
         if self.mode == "int":
             return np.array([self.slice])
-        if self.mode == "array":
-            return np.asarray(self.slice)
         if max_ctx is None:
             raise InputError("This slice needs the size of the axis: indices(max_ctx).")
         return np.arange(max_ctx)[self.slice]
@@ -91,3 +91,35 @@ def position_axis(name: str, ndim: int) -> int:
     last = name.rpartition(".")[2]
     per_head = {f"hook_{one}" for one in ("q", "k", "v", "z", "result", "rot_q", "rot_k")}
     return ndim - (3 if last in per_head else 2)
+
+
+C = TypeVar("C", bound=type)
+
+
+def taking_slices(cls: C) -> C:
+    """A class whose methods take a `Slice` for every parameter that is called `..._slice`."""
+    for name in dir(cls):
+        method = getattr(cls, name)
+        if name.startswith("_") or not callable(method) or isinstance(method, type):
+            continue
+        if any(one.endswith("_slice") for one in signature(method).parameters):
+            setattr(cls, name, _with_plain_slices(method))
+    return cls
+
+
+def _with_plain_slices(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return method(*map(_plain, args), **{key: _plain(one) for key, one in kwargs.items()})
+
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """What a `Slice` was made of; any other value is returned as it is."""
+    if not isinstance(value, Slice):
+        return value
+    if value.mode != "array":
+        return value.slice
+    chosen = value.slice.nonzero()[0] if value.slice.dtype == bool else value.slice
+    return chosen.tolist()

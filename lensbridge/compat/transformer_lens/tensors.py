@@ -1,7 +1,9 @@
 """Small functions on tensors and names."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from inspect import signature
 from operator import attrgetter
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lensbridge.errors import InputError
 
 
 def to_numpy(tensor: Any) -> Any:
@@ -77,6 +81,51 @@ def get_offset_position_ids(past_kv_pos_offset: int, attention_mask: Tensor) -> 
     """
     positions = attention_mask.cumsum(-1) - 1
     return positions.clamp(min=0)[:, past_kv_pos_offset:]
+
+
+def positions_of(
+    W_pos: Tensor,
+    tokens: Tensor,
+    past_kv_pos_offset: int = 0,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
+    """Position embeddings of tokens; padding is not counted and has zeros.
+
+    Args:
+        W_pos: `[position, d_model]`
+        tokens: `[batch, pos]`
+        past_kv_pos_offset: how many columns come before.
+        attention_mask: `[batch, past_kv_pos_offset + pos]`, 1 for tokens and 0 for padding.
+
+    Shapes: `[batch, pos, d_model]`
+    """
+    end = past_kv_pos_offset + tokens.shape[-1]
+    if attention_mask is None:
+        return W_pos[past_kv_pos_offset:end].expand(*tokens.shape, -1).clone()
+    if attention_mask.shape[-1] != end:
+        raise InputError(
+            f"attention_mask has {attention_mask.shape[-1]} columns; {past_kv_pos_offset} before "
+            f"and {tokens.shape[-1]} tokens are {end}."
+        )
+    given = W_pos[get_offset_position_ids(past_kv_pos_offset, attention_mask)]
+    padding = attention_mask[:, past_kv_pos_offset:, None] == 0
+    return torch.where(padding, 0.0, given)
+
+
+def whole_numbers(ids: Tensor) -> Tensor:
+    """Ids that were given as floats, as integers.
+
+    Raises:
+        InputError: they are not whole numbers.
+    """
+    if not bool((ids == ids.round()).all()):
+        raise InputError("Token ids are integers; these floats are not whole numbers.")
+    return ids.long()
+
+
+def is_library_available(name: str) -> bool:
+    """Whether a library is installed; it is not imported."""
+    return name in sys.modules or find_spec(name) is not None
 
 
 def repeat_along_head_dimension(tensor: Tensor, n_heads: int, clone_tensor: bool = True) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.tensors import whole_numbers
 from lensbridge.compat.transformer_lens.tokenizing import completed, get_attention_mask
 from lensbridge.inputs.prompts import Side
 from lensbridge.model import LensModel
@@ -98,6 +99,8 @@ class TextMethods:
     ) -> int:
         """The position of a token in a text or in one row of ids, in which padding counts."""
         bos = self._bos(prepend_bos)
+        if isinstance(input, Tensor) and input.is_floating_point():
+            input = whole_numbers(input)
         return self.lens.get_token_position(single_token, input, mode, bos, count="columns")
 
     def _mask(self, tokens: Any, prepend_bos: bool | None, side: Side | None) -> Tensor | None:

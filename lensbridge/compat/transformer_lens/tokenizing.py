@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.names_of_models import get_official_model_name
 from lensbridge.errors import LoadError, TokenizerMissingError
 from lensbridge.loading import demo_folder
 from lensbridge.loading.tokenizer import named_tokenizer
@@ -55,6 +57,19 @@ class Tokenizers:
     def _named(self, name: str) -> Any:
         options = {key: self.options[key] for key in _FROM_WHERE if key in self.options}
         return named_tokenizer(demo_folder() if name == "demo" else name, options)
+
+
+def tokenizer_of(cfg: HookedTransformerConfig, tokenizer: Any) -> Any:
+    """The tokenizer of a new model: what was passed, or else the one that the config names.
+
+    Raises:
+        LoadError: there is no tokenizer of that name.
+    """
+    if tokenizer is not None or not cfg.tokenizer_name:
+        return tokenizer
+    name, options = cfg.tokenizer_name, {"trust_remote_code": cfg.trust_remote_code}
+    official = "demo" if name == "demo" else get_official_model_name(name)
+    return named_tokenizer(demo_folder() if official == "demo" else official, options)
 
 
 def completed(tokenizer: Any) -> Any:

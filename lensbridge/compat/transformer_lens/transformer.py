@@ -17,6 +17,7 @@ from lensbridge.compat.transformer_lens.opening import Order
 from lensbridge.compat.transformer_lens.root import LensRoot
 from lensbridge.compat.transformer_lens.running import RunMethods
 from lensbridge.compat.transformer_lens.switches import Switches
+from lensbridge.compat.transformer_lens.tokenizing import tokenizer_of
 from lensbridge.errors import InputError
 from lensbridge.inputs.prompts import Side
 from lensbridge.model import LensModel
@@ -60,6 +61,7 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
             self._note_processing()
             return
         asked = HookedTransformerConfig.unwrap(cfg)
+        tokenizer = tokenizer_of(asked, tokenizer)
         lens, known = fresh_model(asked, tokenizer, move_to_device)
         super().__init__(lens, known)
         if tokenizer is not None:

@@ -290,6 +290,8 @@ class FactoredMatrix:
 
 def _chained(left: FactoredMatrix, right: FactoredMatrix) -> FactoredMatrix:
     require_meeting(left.shape, right.shape)
+    if left.rdim < min(left.mdim, right.mdim):
+        return FactoredMatrix(left.AB, right.AB)
     middle = left.B @ right.A
     if right.mdim < left.mdim:
         return FactoredMatrix(left.A @ middle, right.B)

@@ -83,6 +83,21 @@ class TransformerLensKeyValueCache:
             self.previous_attention_mask = whole
         return whole
 
+    def whole_mask(self, attention_mask: Tensor, new: int) -> Tensor:
+        """The mask of a run: that of all positions as it is, that of the new ones added.
+
+        Args:
+            attention_mask: `[batch, new]` or `[batch, pos + new]`
+            new: how many positions the run adds.
+
+        Shapes: `[batch, pos + new]`
+        """
+        if attention_mask.shape[-1] == new:
+            return self.append_attention_mask(attention_mask)
+        if not self.frozen:
+            self.previous_attention_mask = attention_mask.int()
+        return attention_mask
+
     def given_to(self, rows: int) -> Any:
         """HuggingFace's cache for one run.
 

@@ -11,9 +11,11 @@ from lensbridge.analysis import test_prompt as _test_prompt
 from lensbridge.compat.transformer_lens.activations import (
     ACTIVATION_FN_DICT,
     SUPPORTED_ACTIVATIONS,
+    XIELU,
     gelu_fast,
     gelu_new,
     solu,
+    xielu,
 )
 from lensbridge.compat.transformer_lens.defaults import (
     USE_DEFAULT_VALUE,
@@ -21,6 +23,7 @@ from lensbridge.compat.transformer_lens.defaults import (
     override_or_use_default_value,
 )
 from lensbridge.compat.transformer_lens.downloads import (
+    clear_huggingface_cache,
     download_file_from_hf,
     get_dataset,
     keep_single_column,
@@ -41,6 +44,7 @@ from lensbridge.compat.transformer_lens.tensors import (
     get_device,
     get_nested_attr,
     get_offset_position_ids,
+    is_library_available,
     is_lower_triangular,
     is_square,
     print_gpu_mem,
@@ -69,11 +73,13 @@ __all__ = [
     "ACTIVATION_FN_DICT",
     "SUPPORTED_ACTIVATIONS",
     "USE_DEFAULT_VALUE",
+    "XIELU",
     "LocallyOverridenDefaults",
     "Slice",
     "SliceInput",
     "calc_fan_in_and_fan_out",
     "check_structure",
+    "clear_huggingface_cache",
     "composition_scores",
     "download_file_from_hf",
     "filter_dict_by_prefix",
@@ -95,6 +101,7 @@ __all__ = [
     "init_kaiming_uniform_",
     "init_xavier_normal_",
     "init_xavier_uniform_",
+    "is_library_available",
     "is_lower_triangular",
     "is_square",
     "keep_single_column",
@@ -114,4 +121,5 @@ __all__ = [
     "to_numpy",
     "tokenize_and_concatenate",
     "transpose",
+    "xielu",
 ]
