@@ -27,6 +27,11 @@ for _kind in (_viz.Picture, _viz.Drawn):
         shown if isinstance(shown, _viz.Picture) else shown.plot()).png(scale=1.5))
 """
 """What a run adds to a notebook: pictures are PNG too, and results do not depend on the machine."""
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+"""The least by which Jupyter and ruff know that the cells are Python."""
 COLOURS = 128
 
 
@@ -83,7 +88,7 @@ def _printed(notebook: Any) -> Iterator[str]:
 
 def _committed(notebook: Any) -> Any:
     """A notebook with small PNGs in place of markup and drawings."""
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook.metadata = METADATA
     for output in _outputs(notebook):
         if "image/png" in output.get("data", ()):
             small = _small(base64.b64decode(output.data["image/png"]))
