@@ -8,8 +8,8 @@ from lensbridge.errors import InputError, WeightError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.special import Excluded
 from lensbridge.maxima.card import ActivationCard
-from lensbridge.maxima.effects import LogitEffects, logit_effects, text_of
-from lensbridge.maxima.peaks import peaks_of
+from lensbridge.maxima.effects import LogitEffects, logit_effects
+from lensbridge.maxima.peaks import Search, maxima_of
 from lensbridge.weights.views import MLPView
 
 
@@ -77,23 +77,11 @@ def neuron_card(
     def activation(cache: ActivationCache) -> Any:
         return cache[name][..., neuron]
 
-    found = peaks_of(
-        model,
-        name,
-        activation,
-        texts,
-        k=k,
-        context=context,
-        batch_size=batch_size,
-        limit=max_tokens,
-        excluded=exclude_special_tokens,
-    )
+    search = Search(k, context, batch_size, max_tokens, exclude_special_tokens)
+    found = maxima_of(model, name, activation, texts, search)
     return NeuronCard(
         f"Neuron {neuron} of layer {layer}",
-        tuple(found.found),
-        tuple(tuple(text_of(model, one) for one in peak.ids) for peak in found.found),
-        found.tally,
-        found.texts,
+        *found,
         _effects(model, layer, neuron, logits),
         False,
         layer,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prompts import Encoded
 from lensbridge.inputs.special import Excluded, is_special, known_special_ids
+from lensbridge.maxima.effects import text_of
 from lensbridge.maxima.tally import Tally
 
 Pick = Callable[[ActivationCache], Tensor]
@@ -81,38 +82,62 @@ class Peaks:
         return Peak(float(values[place]), self.texts + row, place, place - start, *shown)
 
 
+@dataclass(frozen=True)
+class Search:
+    """How texts are searched.
+
+    Args:
+        k: how many texts are kept.
+        context: how many tokens are kept on each side of the largest.
+        batch_size: texts that are run together.
+        limit: where texts are cut; None: at the model's context.
+        excluded: special tokens that are left out.
+
+    Raises:
+        InputError: a number that is too small.
+    """
+
+    k: int
+    context: int
+    batch_size: int
+    limit: int | None
+    excluded: Excluded
+
+    def __post_init__(self) -> None:
+        least = {"k": 1, "batch_size": 1, "context": 0}
+        for what, smallest in least.items():
+            if getattr(self, what) < smallest:
+                raise InputError(f"{what}={getattr(self, what)} is too small.")
+
+
+class Maxima(NamedTuple):
+    """What was found in some texts: the first fields of a card."""
+
+    peaks: tuple[Peak, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    tally: Tally
+    texts: int
+
+
 @torch.no_grad()
-def peaks_of(
-    model: HookedModel,
-    name: str,
-    pick: Pick,
-    texts: Any,
-    *,
-    k: int,
-    context: int,
-    batch_size: int,
-    limit: int | None,
-    excluded: Excluded,
-) -> Peaks:
+def maxima_of(model: HookedModel, name: str, pick: Pick, texts: Any, search: Search) -> Maxima:
     """The largest values in some texts, which are run one batch after another.
 
     Raises:
-        InputError: there are no texts, or a number that is not positive.
+        InputError: there are no texts.
     """
-    for what, number in (("k", k), ("batch_size", batch_size), ("context", context + 1)):
-        if number < 1:
-            raise InputError(f"{what}={number} is too small.")
-    special = known_special_ids(model.tokens, model.native, excluded)
-    peaks = Peaks(k, context)
-    for rows in _batches(model, texts, batch_size, limit or model.cfg.n_ctx):
+    special = known_special_ids(model.tokens, model.native, search.excluded)
+    peaks = Peaks(search.k, search.context)
+    for rows in _batches(model, texts, search.batch_size, search.limit or model.cfg.n_ctx):
         _, cache = model.run_with_cache(rows, names_filter=[name], return_type=None)
         mask = rows.mask.bool()
         values = pick(cache).masked_fill(~mask.to(cache[name].device), 0.0)  # of padding
-        there = _trimmed(rows)
-        peaks.add(there, values, mask & ~is_special(rows.ids, special))
+        peaks.add(_trimmed(rows), values, mask & ~is_special(rows.ids, special))
     if not peaks.tally.count:
         raise InputError("There are no tokens to count in the texts (special tokens are left out).")
-    return peaks
+    found = tuple(peaks.found)
+    tokens = tuple(tuple(text_of(model, one) for one in peak.ids) for peak in found)
+    return Maxima(found, tokens, peaks.tally, peaks.texts)
 
 
 def _trimmed(rows: Encoded) -> Tensor:

@@ -11,8 +11,8 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.special import Excluded
 from lensbridge.maxima.card import ActivationCard
-from lensbridge.maxima.effects import logit_effects, text_of
-from lensbridge.maxima.peaks import peaks_of
+from lensbridge.maxima.effects import logit_effects
+from lensbridge.maxima.peaks import Search, maxima_of
 from lensbridge.points.names import Name
 from lensbridge.saes.dictionary import SparseAutoencoder
 from lensbridge.saes.request import SpliceRequests
@@ -72,6 +72,7 @@ def feature_card(
         HookError: the SAE does not say at which point it belongs, and `hook_name` is None.
         EditError: the SAE does not fit the point.
     """
+    search = Search(k, context, batch_size, max_tokens, exclude_special_tokens)
     saes: Any = sae if hook_name is None else {(hook_name, hook_name_out): sae}
     orders = SpliceRequests(model.engine, model.vocabulary, model.native, model.tokens)
     (splice,) = orders.splices(saes, True, False)
@@ -84,24 +85,11 @@ def feature_card(
         return values[..., feature]
 
     with model.listening(splice.callbacks, {splice.target.name: splice.points}):
-        found = peaks_of(
-            model,
-            name,
-            activation,
-            texts,
-            k=k,
-            context=context,
-            batch_size=batch_size,
-            limit=max_tokens,
-            excluded=exclude_special_tokens,
-        )
+        found = maxima_of(model, name, activation, texts, search)
         direction = splice.dictionary.direction(feature, example[0])
     return FeatureCard(
         f"Feature {feature} of the SAE at {splice.target.name}",
-        tuple(found.found),
-        tuple(tuple(text_of(model, one) for one in peak.ids) for peak in found.found),
-        found.tally,
-        found.texts,
+        *found,
         logit_effects(model, direction, logits),
         True,
         splice.target.name,
