@@ -1,7 +1,6 @@
-"""Attention patterns of a cache as pictures."""
+"""Attention patterns of a cache: which one is meant, its heads, and the text of its tokens."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -10,9 +9,9 @@ from lensbridge.cache.owner import CachedModel, Decodes
 from lensbridge.errors import InputError
 from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.points.names import Name
-from lensbridge.viz import AttentionView, attention
 
 ENDS = ("attn.hook_pattern", "attn.hook_attn_scores")
+"""How the names of weights and of scores end."""
 
 
 class Patterns(Protocol):
@@ -29,44 +28,27 @@ class Patterns(Protocol):
         """The name under which an activation is stored."""
 
 
-def plot_attention(
-    cache: Patterns,
-    layer: int | Name,
-    head: int | Sequence[int] | None = None,
-    batch: int = 0,
-    *,
-    positions: slice | Sequence[int] | None = None,
-    tokens: Sequence[str] | None = None,
-    key_tokens: Sequence[str] | None = None,
-    title: str = "",
-) -> AttentionView:
-    """Where the heads of a layer attend; see `ActivationCache.plot_attention`."""
+def pattern_name(cache: Patterns, layer: int | Name) -> str:
+    """The name of the pattern that is meant.
+
+    Raises:
+        InputError: it is no pattern.
+    """
     name = cache.canonical(("pattern", layer) if isinstance(layer, int) else layer)
     if not name.endswith(ENDS):
         raise InputError(
             f"{name} is no attention pattern. Give a layer, as plot_attention(3), or the name of a "
             "pattern, as plot_attention('encoder.3.attn.hook_pattern')."
         )
-    pattern = _example(cache, name, batch)
-    heads = _heads(head, pattern.shape[0])
-    texts = _texts(cache, name, batch, pattern.shape[1:])
-    queries, keys = _given(tokens, texts[0], "tokens"), _given(key_tokens, texts[1], "key_tokens")
-    if key_tokens is None and tokens is not None and len(tokens) == pattern.shape[2]:
-        keys = queries
-    rows, columns = _kept(cache, name, batch, positions, pattern.shape[1:])
-    shown = pattern[heads][:, rows][:, :, columns]
-    drawn = attention(
-        shown,
-        [queries[i] for i in rows],
-        [keys[i] for i in columns],
-        heads=heads,
-        title=title or _titled(name),
-        unit="attention" if name.endswith(ENDS[0]) else "score",
-    )
-    return replace(drawn, places=(rows, columns))
+    return name
 
 
-def _example(cache: Patterns, name: str, batch: int) -> Tensor:
+def is_scores(name: str) -> bool:
+    """Whether a pattern is of scores, before the softmax."""
+    return name.endswith(ENDS[1])
+
+
+def example_of(cache: Patterns, name: str, batch: int) -> Tensor:
     """The pattern of one example, `[head, query, key]`."""
     pattern = cache[name].detach()
     if not cache.has_batch_dim:
@@ -76,7 +58,12 @@ def _example(cache: Patterns, name: str, batch: int) -> Tensor:
     return pattern[batch]
 
 
-def _heads(head: int | Sequence[int] | None, count: int) -> list[int]:
+def heads_of(head: int | Sequence[int] | None, count: int) -> list[int]:
+    """The numbers of the heads that are meant.
+
+    Raises:
+        InputError: there is no such head, or none is named.
+    """
     asked = range(count) if head is None else [head] if isinstance(head, int) else list(head)
     wrong = [one for one in asked if not -count <= one < count]
     if wrong or not asked:
@@ -84,8 +71,9 @@ def _heads(head: int | Sequence[int] | None, count: int) -> list[int]:
     return [one % count for one in asked]
 
 
-def _titled(name: str) -> str:
-    kind = "Attention scores" if name.endswith(ENDS[1]) else "Attention"
+def title_of(name: str) -> str:
+    """A pattern in words."""
+    kind = "Attention scores" if is_scores(name) else "Attention"
     stack, layer, part, _ = name.split(".")[-4:]
     where = "" if stack in ("blocks", "decoder") else f" of the {stack}"
     return f"{'Cross-attention' if part == 'cross_attn' else kind}{where}, layer {layer}"
@@ -103,7 +91,26 @@ def _sides(cache: Patterns, name: str) -> tuple[bool, bool]:
     return not (apart and decoder), crossing or not (apart and decoder)
 
 
-def _texts(
+def texts_of(
+    cache: Patterns,
+    name: str,
+    batch: int,
+    counts: Sequence[int],
+    given: tuple[Sequence[str] | None, Sequence[str] | None],
+) -> tuple[list[str], list[str]]:
+    """The texts of queries and keys: those that are given, or the tokens of the input.
+
+    Raises:
+        InputError: other than one text for each position is given.
+    """
+    known = _known(cache, name, batch, counts)
+    queries = _checked(given[0], known[0], "tokens")
+    keys = _checked(given[1], known[1], "key_tokens")
+    both = given[1] is None and given[0] is not None and counts[0] == counts[1]
+    return queries, queries if both else keys
+
+
+def _known(
     cache: Patterns, name: str, batch: int, counts: Sequence[int]
 ) -> tuple[list[str], list[str]]:
     """The tokens of queries and keys; numbers where the cache does not know them."""
@@ -124,7 +131,7 @@ def _tokens(cache: Patterns, batch: int) -> Sequence[str] | None:
     return None if labels is None else labels.texts
 
 
-def _given(given: Sequence[str] | None, known: list[str], name: str) -> list[str]:
+def _checked(given: Sequence[str] | None, known: list[str], name: str) -> list[str]:
     if given is None:
         return known
     if isinstance(given, str) or len(given) != len(known):
@@ -133,7 +140,7 @@ def _given(given: Sequence[str] | None, known: list[str], name: str) -> list[str
     return list(given)
 
 
-def _kept(
+def kept_positions(
     cache: Patterns,
     name: str,
     batch: int,

@@ -1,11 +1,21 @@
 """Methods of `ActivationCache` that draw it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lensbridge.cache.attention import Patterns, plot_attention
+from lensbridge.cache.attention import (
+    Patterns,
+    example_of,
+    heads_of,
+    is_scores,
+    kept_positions,
+    pattern_name,
+    texts_of,
+    title_of,
+)
 from lensbridge.cache.tree import Named, tree_of
 from lensbridge.points.names import Name
-from lensbridge.viz import AttentionView
+from lensbridge.viz import AttentionView, attention
 
 
 class PictureMethods:
@@ -49,5 +59,17 @@ class PictureMethods:
             >>> cache.plot_attention(1)
             AttentionView('Attention, layer 1', [head 4, query 9, key 9])
         """
-        texts = {"tokens": tokens, "key_tokens": key_tokens}
-        return plot_attention(self, layer, head, batch, positions=positions, title=title, **texts)
+        name = pattern_name(self, layer)
+        pattern = example_of(self, name, batch)
+        heads, counts = heads_of(head, pattern.shape[0]), pattern.shape[1:]
+        queries, keys = texts_of(self, name, batch, counts, (tokens, key_tokens))
+        rows, columns = kept_positions(self, name, batch, positions, counts)
+        drawn = attention(
+            pattern[heads][:, rows][:, :, columns],
+            [queries[i] for i in rows],
+            [keys[i] for i in columns],
+            heads=heads,
+            title=title or title_of(name),
+            unit="score" if is_scores(name) else "attention",
+        )
+        return replace(drawn, places=(rows, columns))

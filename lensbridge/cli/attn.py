@@ -140,7 +140,7 @@ def _picture(patterns: Patterns, tokens: list[str], head: int | None) -> "Pictur
     """The patterns over the text; heads are called layer.head."""
     import torch
 
-    from lensbridge.viz.attention import attention
+    from lensbridge.viz import attention
 
     names = [
         f"{number}.{i if head is None else head}"
