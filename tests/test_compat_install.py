@@ -4,9 +4,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+import transformers
 
 import lensbridge.compat
 from lensbridge.compat.transformer_lens import HookedRootModule, HookedTransformer, HookPoint
@@ -49,6 +52,14 @@ def test_the_end_of_a_redirection() -> None:
     assert not [name for name in sys.modules if name.startswith("transformer_lens")]
     assert not any("compat.redirect" in type(one).__module__ for one in sys.meta_path)
     lensbridge.compat.uninstall()
+
+
+def test_packages_that_ask_for_the_version() -> None:
+    """They find the one whose interface this is, which is the one that it is compared with."""
+    pins = (Path(__file__).parents[1] / "constraints-peers.txt").read_text()
+    with lensbridge.compat.install():
+        assert f"transformer-lens=={version('transformer-lens')}\n" in pins
+        assert version("transformers") == transformers.__version__
 
 
 def test_installing_twice_is_installing_once() -> None:

@@ -1,11 +1,13 @@
 """Imports of `transformer_lens` that find lensbridge's interface instead."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder
 from importlib.util import find_spec
+from os import PathLike
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -13,6 +15,8 @@ from lensbridge.errors import LensbridgeError
 
 _NAME = "transformer_lens"
 _HERE = "lensbridge.compat.transformer_lens"
+VERSION = "3.9.0"
+"""The version of TransformerLens whose interface this is, for packages that ask."""
 
 
 class _Loader(Loader):
@@ -33,8 +37,31 @@ class _Loader(Loader):
             sys.modules.setdefault(f"{_NAME}{name.removeprefix(_HERE)}", sys.modules[name])
 
 
-class _Finder(MetaPathFinder):
+_ANY = DistributionFinder.Context()
+
+
+class _Distribution(Distribution):
+    """What `importlib.metadata` finds under TransformerLens's name."""
+
+    def read_text(self, filename: str) -> str | None:
+        """The metadata; None for every other file."""
+        about = f"Metadata-Version: 2.1\nName: transformer-lens\nVersion: {VERSION}\n"
+        return about if filename == "METADATA" else None
+
+    def locate_file(self, path: str | PathLike[str]) -> Any:
+        """Refused: it has no files of its own."""
+        raise FileNotFoundError(f"{path}: imports of {_NAME} are redirected to lensbridge.")
+
+
+class _Finder(DistributionFinder):
     """Finds `transformer_lens` and its modules in this package."""
+
+    def find_distributions(
+        self, context: DistributionFinder.Context = _ANY
+    ) -> Iterator[Distribution]:
+        """TransformerLens under its name, and nothing else."""
+        if (context.name or "").replace("-", "_").lower() == _NAME:
+            yield _Distribution()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -27,6 +27,8 @@ INSTEAD = {
     ),
     "fill_missing_keys": "load_state_dict(state, strict=False) leaves what is missing as it is.",
     "get_residual": "model.input_to_embed(input)[0] is what the first layer reads.",
+    "hook_aliases": "Attach SAEs to SAELens's HookedSAETransformer: its SAETransformerBridge "
+    "writes into lists of TransformerLens's own.",
     "init_weights": "HookedTransformer(cfg) makes a model with fresh weights.",
     "load_sample_training_dataset": "model.dataset = utils.get_dataset('openwebtext'), 'pile', ...",
     "move_model_modules_to_device": "model.to(device) moves all of it.",
@@ -41,12 +43,13 @@ class ModuleMethods(HookedRootModule):
     hf_model: nn.Module
     cfg: HookedTransformerConfig
     replacements: Replacements
+    grouped_lens: LensModel | None
 
     @cached_property
     def weights(self) -> Weights:
         """Every weight by name."""
         folded = str(self.cfg.normalization_type).endswith("Pre")
-        return Weights.of(self.lens, folded, scales=self.keys == "repeated")
+        return Weights.of(self.grouped_lens or self.lens, folded, scales=self.keys == "repeated")
 
     @property
     def foreign(self) -> dict[str, nn.Module]:
