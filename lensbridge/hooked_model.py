@@ -24,6 +24,7 @@ from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.opened_model import OpenedModel
 from lensbridge.points.point_names import NamesFilter, names_points
+from lensbridge.tensors.dtypes import dtype_of
 from lensbridge.tensors.loss import lm_cross_entropy_loss
 from lensbridge.tensors.positions import Count
 from lensbridge.tensors.slices import PosSlice
@@ -358,7 +359,7 @@ class HookedModel(OpenedModel):
         input: Any,
         names_filter: NamesFilter = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         pos_slice: PosSlice = None,
         incl_bwd: bool = False,
         remove_batch_dim: bool = False,
@@ -375,7 +376,7 @@ class HookedModel(OpenedModel):
             names_filter: what to keep: None (all but what comes only when named), a name, a short
                 name, a glob, a callable on names, or a list of these.
             device: where to keep it.
-            dtype: as what to keep it.
+            dtype: as what to keep it: a dtype or its name.
             pos_slice: which positions to keep, of the tokens of each text; -1 or "last" is its
                 last token. The axis stays.
             incl_bwd: also run backward from the (scalar) result and keep gradients under
@@ -395,7 +396,7 @@ class HookedModel(OpenedModel):
         names = self.vocabulary.select(names_filter)
         if incl_bwd:
             refuse_apart(names, self.engine.sites)
-        keep = Keep(device, dtype, pos_slice, detach, count)
+        keep = Keep(device, dtype_of(dtype), pos_slice, detach, count)
         collector = Collector(self.engine.sites, names, keep, self.native)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
         # nobody could follow a graph to activations that are cut from it

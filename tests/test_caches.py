@@ -131,6 +131,15 @@ def test_moved_and_converted_tensors_are_still_shared(llama: LensModel) -> None:
     assert cache.to("cpu")["resid_pre", 0].data_ptr() == cache["resid_pre", 0].data_ptr()
 
 
+def test_a_dtype_may_be_given_by_its_name(llama: LensModel) -> None:
+    whole = run(llama, tokens(), names_filter="resid_pre")
+    half = run(llama, tokens(), names_filter="resid_pre", dtype="bf16")
+    assert torch.equal(half["resid_pre", 1], whole["resid_pre", 1].bfloat16())
+    assert whole.to(dtype="float16").dtype == torch.float16
+    with pytest.raises(InputError, match=r"no dtype 'float7'.*float32"):
+        run(llama, tokens(), names_filter="resid_pre", dtype="float7")
+
+
 def test_gradients_are_switched_for_all_that_follows(llama: LensModel) -> None:
     cache = run(llama, tokens(), names_filter="resid_pre")
     try:

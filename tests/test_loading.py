@@ -402,7 +402,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "module": (nn.Linear(2, 2), {}, UnsupportedArchitectureError, "Linear"),
     "device": ("demo", {"device": "banana"}, InputError, "'banana' cannot be used here"),
     "dtype": ("demo", {"dtype": "float7"}, InputError, "no dtype 'float7'.*float32, float16"),
-    "integers": ("demo", {"dtype": torch.int8}, InputError, "torch.int8 for weights"),
+    "integers": ("demo", {"dtype": torch.int8}, InputError, "torch.int8 of real numbers"),
     "old name": ("demo", {"torch_dtype": "float16"}, TypeError, "Did you mean 'dtype'"),
     "two places": ("demo", {"device": "cpu", "device_map": "auto"}, LoadError, "not both"),
     "kernel": ("demo", {"attn_implementation": "magic"}, LoadError, "magic"),

@@ -22,6 +22,7 @@ from lensbridge.errors import InputError, NotCachedError, StaleActivationError, 
 from lensbridge.points.names import LAYER, Name, rows_of_short, short_of, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.tensors.dtypes import dtype_of
 from lensbridge.tensors.slices import PosSlice, taken
 
 
@@ -243,12 +244,16 @@ class ActivationCache(
         return ActivationCache(tensors, self.vocabulary, **{**about, **changes})
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> "ActivationCache":
         """The cache on another device or as another floating type; unchanged tensors are shared.
 
         Names that share one tensor share it in the result too.
+
+        Raises:
+            InputError: there is no such dtype.
         """
+        dtype = dtype_of(dtype)
         moved: dict[Place, Tensor] = {}
         for tensor in self.values():
             kind = dtype if tensor.is_floating_point() else None

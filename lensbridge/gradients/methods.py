@@ -24,6 +24,7 @@ from lensbridge.gradients.points import Gradients, GradientsAndActivations, grad
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import Name
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.tensors.dtypes import dtype_of
 from lensbridge.tensors.positions import Count
 from lensbridge.tensors.slices import PosSlice
 
@@ -42,7 +43,7 @@ class GradientMethods(HookedModel):
         at: NamesFilter = None,
         return_activations: bool = False,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         pos_slice: PosSlice = None,
         count: Count = "tokens",
         **forward: Any,
@@ -88,7 +89,7 @@ class GradientMethods(HookedModel):
             input,
             names_filter,
             of,
-            Keep(device, dtype, pos_slice, count=count),
+            Keep(device, dtype_of(dtype), pos_slice, count=count),
             at=at,
             return_activations=return_activations,
             **forward,

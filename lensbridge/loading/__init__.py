@@ -23,12 +23,12 @@ from lensbridge.loading.quiet import no_progress_bar
 from lensbridge.loading.tokenizer import tokenizer_from
 from lensbridge.native.resolve import unwrap
 from lensbridge.spec import Architecture
+from lensbridge.tensors.dtypes import dtype_of
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
 
 DEMO = "demo"
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CONFIG_OPTIONS = (
     "revision",
     "token",
@@ -117,11 +117,11 @@ def load(
             "attn_implementation": attn_implementation,
             **hf_kwargs,
         }
-        hf_model, source = _as_it_is(model, where, _dtype(dtype), asked), None
+        hf_model, source = _as_it_is(model, where, dtype_of(dtype), asked), None
     else:
         source = _source(model, hf_kwargs.get("subfolder") or "")
         options = {
-            "dtype": _dtype(dtype) or "auto",
+            "dtype": dtype_of(dtype) or "auto",
             "device_map": _placement(where, device_map),
             "revision": revision,
             "attn_implementation": attn_implementation,
@@ -194,18 +194,6 @@ def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise LoadError(f"There is no folder {text!r}.")
     return hub_id_of(text)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    named = {str(one).removeprefix("torch."): one for one in _FLOATS}
-    if dtype is None or dtype == "auto" or dtype in _FLOATS:
-        return dtype if isinstance(dtype, torch.dtype) else None
-    short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
-    plain = str(dtype).removeprefix("torch.")
-    plain = {"half": "float16", "double": "float64", "float": "float32", **short}.get(plain, plain)
-    if plain not in named:
-        raise InputError(f"There is no dtype {dtype!r} for weights; use one of {', '.join(named)}.")
-    return named[plain]
 
 
 def _device(device: str | torch.device) -> torch.device:
