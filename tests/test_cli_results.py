@@ -166,7 +166,7 @@ def test_patch_gives_what_raw_hooks_give(
     out = run(capsys, "patch", "demo", CLEAN, CORRUPTED).out
     line = next(line.split() for line in out.splitlines() if line.strip().startswith("3 "))
     assert line[1:] == [f"{round(100 * one)}" for one in told["restored"][3]]
-    assert "·Eiffel/·Gala…" in out
+    assert "2:·Eiffel/Galata" in out
 
 
 def test_patch_takes_other_answers_points_and_heads(

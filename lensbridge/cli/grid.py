@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lensbridge.viz.markup import visible
+from lensbridge.viz.labels import label_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,7 @@ def token(text: str) -> str:
         >>> token(" Paris"), token("incomprehensibilities")
         ('·Paris', 'incomprehensi…')
     """
-    shown = visible(text)
+    shown = label_of(text)
     return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 1]}…"
 
 

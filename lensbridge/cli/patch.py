@@ -7,7 +7,7 @@ import typer
 
 from lensbridge.cli import completion
 from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
-from lensbridge.cli.opening import computing, opened, tokens_of
+from lensbridge.cli.opening import computing, opened
 from lensbridge.cli.options import Loading, Model, Output
 from lensbridge.cli.output import console, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
@@ -16,7 +16,10 @@ from lensbridge.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lensbridge.cache import ActivationCache
     from lensbridge.model import LensModel
+    from lensbridge.patching import PatchingResult
+    from lensbridge.sweeps.metric import MetricFunction
     from lensbridge.viz import Picture
 
 EXAMPLES = (
@@ -123,32 +126,14 @@ def _patched(
     point: str,
     heads: bool,
 ) -> Patched:
-    from lensbridge.patching import (
-        PatchingResult,
-        generic_activation_patch,
-        layer_head_vector_patch_setter,
-        layer_pos_patch_setter,
-    )
-
     clean_logits, cache = lens.run_with_cache(clean)
     right, wrong = _answers(lens, clean_logits, lens(corrupted), answers)
 
     def difference(logits: "Tensor") -> "Tensor":
         return logits[0, -1, right] - logits[0, -1, wrong]
 
-    result = generic_activation_patch(
-        lens,
-        corrupted,
-        cache,
-        difference,
-        layer_head_vector_patch_setter if heads else layer_pos_patch_setter,
-        point,
-        ("layer", "head" if heads else "pos"),
-        baseline=True,
-    )
-    assert isinstance(result, PatchingResult)
+    result = _sweep(lens, corrupted, cache, difference, point, heads)
     assert result.baseline is not None
-    tokens = tokens_of(lens, clean), tokens_of(lens, corrupted)
     found = Patched(
         point,
         lens.to_single_str_token(right),
@@ -156,7 +141,7 @@ def _patched(
         difference(clean_logits).item(),
         result.baseline.item(),
         result.values,
-        _head_labels(result.values) if heads else _position_labels(*tokens),
+        _head_labels(result.values) if heads else _position_labels(lens, clean, corrupted),
     )
     if found.clean == found.corrupted:
         raise InputError(
@@ -165,6 +150,26 @@ def _patched(
             "that differ, or other answers."
         )
     return found
+
+
+def _sweep(
+    lens: "LensModel",
+    corrupted: str,
+    cache: "ActivationCache",
+    metric: "MetricFunction",
+    point: str,
+    heads: bool,
+) -> "PatchingResult":
+    """The metric with the clean activation at each place, and without any."""
+    from lensbridge import patching
+
+    setter = patching.layer_head_vector_patch_setter if heads else patching.layer_pos_patch_setter
+    axes = ("layer", "head" if heads else "pos")
+    result = patching.generic_activation_patch(
+        lens, corrupted, cache, metric, setter, point, axes, baseline=True
+    )
+    assert isinstance(result, patching.PatchingResult)
+    return result
 
 
 def _answers(
@@ -187,10 +192,14 @@ def _head_labels(values: "Tensor") -> list[str]:
     return [f"head {i}" for i in range(values.shape[1])]
 
 
-def _position_labels(clean: list[str], corrupted: list[str]) -> list[str]:
+def _position_labels(lens: "LensModel", clean: str, corrupted: str) -> list[str]:
     """Each token, or both where the prompts differ."""
-    pairs = zip(clean, corrupted, strict=True)
-    return [one if one == other else f"{one}/{other}" for one, other in pairs]
+    import torch
+
+    from lensbridge.inputs.position_labels import PositionLabels
+
+    ids = torch.cat([lens.to_tokens(clean), lens.to_tokens(corrupted)])
+    return list(PositionLabels(ids, lens.tokens).texts)
 
 
 def _summary(found: Patched) -> str:

@@ -12,13 +12,6 @@ _ALL = (
 )
 _OF_LOGITS = tuple(name for name in _ALL if name not in ("attention", "neurons"))
 
-_POINTS = {
-    "z": "attn.hook_z",
-    "post": "mlp.hook_post",
-    **{name: f"hook_{name}" for name in ("attn_out", "mixer_out", "mlp_out", "resid_pre")},
-}
-"""The points of `SITES` within a layer."""
-
 _COMPARED = ("resid_pre", "attn_out", "mixer_out", "mlp_out", "z")
 
 
@@ -37,20 +30,13 @@ def told(subject: Subject) -> dict[str, Any]:
         "max_new_tokens": subject.limits.max_new_tokens,
         "tokenizer": subject.has_tokenizer,
         "predicts_next": model.native.predicts_next,
-        "attention_layers": layers_with(subject, "attn.hook_pattern"),
-        "neuron_layers": layers_with(subject, "mlp.hook_post"),
-        "parts": [part for part in SITES if layers_with(subject, _POINTS[SITES[part]])],
-        "compared": [what for what in _COMPARED if layers_with(subject, _POINTS[what])],
+        "attention_layers": list(subject.points("pattern")),
+        "neuron_layers": list(subject.points("post")),
+        "parts": [part for part in SITES if subject.points(SITES[part])],
+        "compared": [what for what in _COMPARED if subject.points(what)],
         "absent": absent(subject),
         **_examples(subject),
     }
-
-
-def layers_with(subject: Subject, ending: str) -> list[int]:
-    """The layers of the main stack that have a point."""
-    names, prefix = set(subject.model.hook_names), subject.model.native.main.prefix
-    count = subject.model.cfg.n_layers
-    return [i for i in range(count) if f"{prefix}.{i}.{ending}" in names]
 
 
 def absent(subject: Subject) -> dict[str, str]:
@@ -59,9 +45,9 @@ def absent(subject: Subject) -> dict[str, str]:
     if whole:
         return dict.fromkeys(_ALL, whole)
     found = {}
-    if not layers_with(subject, "attn.hook_pattern"):
+    if not subject.points("pattern"):
         found["attention"] = "No layer of this model has attention patterns."
-    if not layers_with(subject, "mlp.hook_post"):
+    if not subject.points("post"):
         found["neurons"] = "No layer of this model has an MLP whose neurons can be read."
     why = _why_no_logits(subject)
     if why:

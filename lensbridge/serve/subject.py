@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.errors import InputError, TokenError
+from lensbridge.errors import AbsentPointError, InputError, TokenError
 from lensbridge.model import LensModel
 from lensbridge.serve.limits import Limits
 from lensbridge.serve.literals import literal
@@ -76,6 +76,14 @@ class Subject:
     def has_tokenizer(self) -> bool:
         """Whether prompts are text; otherwise they are token ids."""
         return self.model.tokenizer is not None
+
+    def points(self, short: str) -> dict[int, str]:
+        """The point in each layer that has it, by its short name."""
+        found = {}
+        for layer in range(self.model.cfg.n_layers):
+            with suppress(AbsentPointError):
+                found[layer] = self.model.vocabulary.canonical((short, layer))
+        return found
 
     def read(self, text: str) -> Prompt:
         """A prompt from what was typed.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensbridge.errors import AbsentPointError, InputError
+from lensbridge.errors import InputError
 from lensbridge.serve.questions import Comparison
 from lensbridge.serve.subject import Prompt, Subject
 from lensbridge.serve.views.python import assigned, program, token
@@ -55,7 +55,9 @@ def comparison(subject: Subject, asked: Comparison, job: Job) -> Iterator[dict[s
     """
     clean, corrupted = subject.read(asked.clean), subject.read(asked.corrupted)
     _check_lengths(clean, corrupted)
-    points = _points(subject, asked.what)
+    points = subject.points(asked.what)
+    if not points:
+        raise InputError(f"No layer of this model has {asked.what}.")
     with torch.no_grad():
         clean_logits, cache = subject.model.run_with_cache(
             clean.given, names_filter=[*points.values()]
@@ -100,19 +102,6 @@ def _check_lengths(clean: Prompt, corrupted: Prompt) -> None:
         )
     if clean.ids == corrupted.ids:
         raise InputError("Both prompts are the same. Change one fact in the corrupted prompt.")
-
-
-def _points(subject: Subject, what: str) -> dict[int, str]:
-    """The point in each layer that has it."""
-    found = {}
-    for layer in range(subject.model.cfg.n_layers):
-        try:
-            found[layer] = subject.model.vocabulary.canonical((what, layer))
-        except AbsentPointError:
-            continue
-    if not found:
-        raise InputError(f"No layer of this model has {what}.")
-    return found
 
 
 def _index(what: str, i: int) -> tuple[Any, ...]:
