@@ -85,7 +85,8 @@ class Sharing:
     """A hook function that gets the very tensor that the edit before it left, without a clone.
 
     PyTorch's own hooks get it so, and some programs count on it: they put a gradient into a tensor
-    that they kept in one hook, and expect it in what another hook kept at the same point.
+    that they kept in one hook, and expect it in what another hook kept at the same point. Hooks on
+    gradients are not called where a value depends on nothing that has a gradient.
 
     Args:
         fn: `fn(value, hook)`.
@@ -285,6 +286,8 @@ class EditChain:
                 f"{self.hook.name}: a backward hook needs gradients, and they are switched off "
                 "(torch.no_grad or set_grad_enabled(False))."
             )
+        if not value.requires_grad and isinstance(callback.fn, Sharing):
+            return value
         given = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
         hook, aside = self.hook, self.aside
 

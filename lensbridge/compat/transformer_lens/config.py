@@ -1,5 +1,6 @@
 """`HookedTransformerConfig`: what a model is, under the names that notebooks use."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -177,6 +178,24 @@ class HookedTransformerConfig:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
+
+    def followed_by(self, follower: Callable[[str], None]) -> None:
+        """Call a function with the name of each field that is set from now on."""
+        self.__dict__["_follower"] = follower
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        self.__dict__[name] = value
+        follower = self.__dict__.get("_follower")
+        if follower is not None:
+            try:
+                follower(name)
+            except Exception:
+                self.__dict__[name] = before
+                raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: one for name, one in self.__dict__.items() if name != "_follower"}
 
     def __getitem__(self, name: str) -> Any:
         return self.to_dict()[name]

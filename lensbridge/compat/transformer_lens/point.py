@@ -147,7 +147,9 @@ class HookPoint(nn.Module):
         return self._with_gradient_hooks(value) if self.bwd_hooks else value
 
     def _with_gradient_hooks(self, value: Tensor) -> Tensor:
-        passed = value.clone() if value.requires_grad else value.detach().requires_grad_()
+        if not value.requires_grad:
+            return value
+        passed = value.clone()
         for handle in self.bwd_hooks:
             hook = handle.user_hook
             passed.register_hook(lambda grad, hook=hook: changed(hook, grad, self))

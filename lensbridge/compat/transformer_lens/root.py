@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
+from weakref import ref
 
 from torch import nn
 
@@ -23,6 +24,7 @@ from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
+from lensbridge.compat.transformer_lens.ungrouping import regroup
 from lensbridge.model import LensModel
 
 
@@ -62,16 +64,31 @@ class LensRoot(PartMethods):
     Attributes:
         lens: the `LensModel`, with everything that is not here.
         hf_model: the HuggingFace model.
+        grouped_lens: the model with shared keys, while `lens` has one for each query head.
         cfg: its sizes and choices; `use_attn_result` and the like are read when a run begins.
     """
 
     cfg: HookedTransformerConfig
+    grouped_lens: LensModel | None = None
 
     def __init__(self, lens: LensModel, cfg: HookedTransformerConfig) -> None:
         super().__init__()
         self.cfg = cfg
         self.replacements = Replacements(self)
         self.open_lens(lens)
+        self._follow_cfg()
+
+    def _follow_cfg(self) -> None:
+        """Do what the config asks for, now and when it is set later."""
+        regroup(self)
+        here = ref(self)
+
+        def follow(name: str) -> None:
+            model = here()
+            if model is not None and name == "ungroup_grouped_query_attention":
+                regroup(model)
+
+        self.cfg.followed_by(follow)
 
     def open_lens(self, lens: LensModel) -> None:
         """Use another `LensModel` from now on."""
@@ -105,14 +122,14 @@ class LensRoot(PartMethods):
             return [SPELLED.get(name, name) for name in self.selection.names(asked)]
         return self.shown.select(asked, self.selection)
 
-    def _every_point(self) -> list[HookPoint]:
+    def every_point(self) -> list[HookPoint]:
         """The points of the model, and those of what stands in it."""
         own = list(self.points.made.values())
         return own if self.shown is None else list({*own, *self.shown.points.values()})
 
     def clear_contexts(self) -> None:
         """Empty the `ctx` of every point."""
-        for point in self._every_point():
+        for point in self.every_point():
             point.clear_context()
 
     def remove_all_hook_fns(
@@ -122,7 +139,7 @@ class LensRoot(PartMethods):
         level: int | None = None,
     ) -> None:
         """Remove functions from every point."""
-        for point in self._every_point():
+        for point in self.every_point():
             point.remove_hooks(direction, including_permanent, level)
 
     @contextmanager
@@ -265,7 +282,9 @@ class LensRoot(PartMethods):
         plain = {"is_caching": False, "context_level": 0, "cfg": deepcopy(self.cfg, memo)}
         other.__dict__.update(plain)
         other.replacements = Replacements(other)
-        other.open_lens(reopened(self.lens, deepcopy(self.hf_model, memo)))
+        stored = self.grouped_lens or self.lens
+        other.open_lens(reopened(stored, deepcopy(stored.hf_model, memo)))
+        other._follow_cfg()
         memo.update({id(self): other, id(self.lens): other.lens})
         self.replacements.copy_to(other.replacements, memo)
         other.setup()

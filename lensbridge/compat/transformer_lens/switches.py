@@ -25,5 +25,7 @@ class Switches:
         self.cfg.use_attn_in = use_attn_in
 
     def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
-        """Set the flag in `cfg`, which has no other effect: keys stay shared as in the model."""
+        """Whether each query head has a key and a value of its own: `hook_k`, `hook_v` and their
+        inputs then have the query heads' axis.
+        """
         self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention

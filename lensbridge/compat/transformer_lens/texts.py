@@ -69,7 +69,7 @@ class TextMethods:
         ids: Tensor = self.lens.to_tokens(
             input, self._bos(prepend_bos), side, move_to_device, truncate
         )
-        return ids
+        return ids[:, : self.cfg.n_ctx] if truncate else ids
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """Text of ids: one string for one row, a list for several."""

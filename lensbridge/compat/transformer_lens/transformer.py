@@ -220,6 +220,8 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         fold_value_biases: bool = True,
     ) -> None:
         """Process the weights of this model, for good, as far as it allows."""
+        ungrouped = self.cfg.ungroup_grouped_query_attention
+        self.cfg.ungroup_grouped_query_attention = False  # the weights as they are stored
         self.lens.process_weights_(
             fold_ln=fold_ln,
             center_writing_weights=center_writing_weights,
@@ -230,6 +232,7 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         )
         self._note_processing()
         self.setup()
+        self.cfg.ungroup_grouped_query_attention = ungrouped
 
     def load_and_process_state_dict(self, state_dict: dict[str, Tensor], **steps: bool) -> None:
         """Write weights into the model, and process them."""
