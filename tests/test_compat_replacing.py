@@ -287,6 +287,9 @@ def test_a_point_is_replaced(name: str) -> None:
             return self.hook_inner(value) / 2  # type: ignore[no-any-return]
 
     put(model, name, Half())
+    with model.hooks():
+        assert torch.equal(model.hf_model(IDS).logits, base)
+    assert torch.equal(model.hf_model(IDS).logits, base)
     lens = lensbridge.load(model.hf_model)
     halved = lens.run_with_hooks(IDS, fwd_hooks=[(name, lambda value, hook: value / 2)])
     got, cache = model.run_with_cache(IDS)

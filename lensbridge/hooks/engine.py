@@ -9,7 +9,7 @@ the call; readers (caches) come last in the call. Order between points is the da
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -163,7 +163,8 @@ class Attachment:
     @property
     def callbacks(self) -> list[Callback]:
         """Everything that listens in it, in order."""
-        return [*(() if self.alone else self.engine.permanent), *self.scoped]
+        own = () if self.always else self.engine.own
+        return [*own, *(() if self.alone else self.engine.permanent), *self.scoped]
 
     def _begin(self, call: Call, chain: Chain) -> None:
         """A pass begins, with the modules and the permanent callbacks that there are now."""
@@ -297,6 +298,7 @@ class Engine:
         contexts: the `hook.ctx` of each point.
         splices: what stands at points in every context.
         replaced: modules with something else in their place in the lens's own runs.
+        own: callbacks that act in the lens's own runs only, before all others.
         follow: takes in modules that were replaced since they were last looked at; gives whether
             there were any.
         base: what carries the permanent callbacks.
@@ -310,6 +312,7 @@ class Engine:
     contexts: Contexts = field(default_factory=dict)
     splices: Splices = field(default_factory=dict)
     replaced: tuple[Replaced, ...] = ()
+    own: tuple[Callback, ...] = ()
     follow: Callable[[], bool] = lambda: False
     base: Attachment | None = None
     _with_splices: SitesWithSplices | None = None
@@ -350,7 +353,7 @@ class Engine:
         here = self.current
         if here is not None:
             return here.callbacks
-        return [] if acting(self) is NOBODY else self.permanent
+        return [*self.own, *([] if acting(self) is NOBODY else self.permanent)]
 
     @property
     def is_idle(self) -> bool:
@@ -362,17 +365,19 @@ class Engine:
         """Whether all that listens here does the same to a row in whatever batch it is."""
         here = self.current
         splices = self.splices if here is None else {**self.splices, **here.splices}
-        return not splices and all(one.by_row for one in self.listening)
+        by_row = all(one.by_row for one in self.listening)
+        return by_row and not splices and not self.replaced
 
     @contextmanager
     def run(self) -> Iterator[None]:
         """Inside, the lens runs its model itself, with what stands in the place of its modules."""
-        with run_of(self), standing_in({one.module: one.stand_in for one in self.replaced}):
+        stand_ins = {one.module: one.stand_in for one in self.replaced}
+        with run_of(self), standing_in(stand_ins) if stand_ins else nullcontext():
             yield
 
-    def replace(self, replaced: Iterable[Replaced]) -> None:
-        """Let these be all that stands in the place of modules in the lens's runs."""
-        self.replaced = tuple(replaced)
+    def replace(self, replaced: Iterable[Replaced], own: Iterable[Callback]) -> None:
+        """Let these be all that stands in the place of modules and points in the lens's runs."""
+        self.replaced, self.own = tuple(replaced), tuple(own)
         self.version += 1
         self._reattach_base()
 
@@ -384,7 +389,8 @@ class Engine:
 
     def in_force(self) -> Attachment | None:
         """The attachment that a plain call would run under, if it is up to date."""
-        here = self.base if acting(self) is None else self.current
+        base = None if self.own else self.base
+        here = base if acting(self) is None else self.current
         return here if here is not None and here.version == self.version else None
 
     @contextmanager

@@ -18,7 +18,7 @@ from lensbridge.compat.transformer_lens.places import Frame, Place, place_at
 from lensbridge.compat.transformer_lens.tree import Part
 from lensbridge.errors import HookError, InputError
 from lensbridge.hooks.callbacks import Callback
-from lensbridge.hooks.scope import NOBODY, entered
+from lensbridge.hooks.scope import NOBODY, entered, is_own_run
 from lensbridge.hooks.standing import Replaced, StandIn, twin_of
 from lensbridge.model import LensModel
 from lensbridge.native.kv_cache import is_cache
@@ -123,25 +123,25 @@ class Replacements:
             place = place_at(self._root.lens.native, path)
             self._replaced[path] = self._replacing(place)
         self.modules[path] = module
-        self._root.lens.engine.replace(self._replaced.values())
+        self._stand()
 
     def _put_at_point(self, point: LensPoint, module: nn.Module) -> None:
         path = point.own_name
         if module is point:
             self.take_off(path)
             return
-        self._remove_callback(path)
         point.leave()
 
         adapted = point.adapted(lambda value, hook: module(value.clone()), "fwd")
+        engine = self._root.lens.engine
 
         def stand_in(value: Tensor, hook: Any) -> Any:
-            returned = adapted(value, hook)
+            returned = adapted(value, hook) if is_own_run(engine) else None
             return value if returned is None else returned
 
         here = Callback(point.canonical, "splice", stand_in, path, required=False, permanent=True)
-        self._root.lens.engine.add([here])
         self._callbacks[path], self.points[path] = here, module
+        self._stand()
 
     def take_off(self, full: str) -> None:
         """Let the model's own stand at a path again.
@@ -151,22 +151,20 @@ class Replacements:
         """
         if full in self._root.points and self._root.points[full].own_name in self.points:
             point = self._root.points[full]
-            del self.points[point.own_name]
-            self._remove_callback(point.own_name)
+            del self.points[point.own_name], self._callbacks[point.own_name]
+            self._stand()
             point.come_back()
         elif full in self.modules:
             self._root.part(full).__dict__.pop("forward", None)
             del self.modules[full], self._replaced[full]
-            self._root.lens.engine.replace(self._replaced.values())
+            self._stand()
         elif full in self.added:
             del self.added[full]
         elif full not in self._root.points and full not in self._root.branches:
             raise HookError(f"There is no {full} to take off.")
 
-    def _remove_callback(self, path: str) -> None:
-        callback = self._callbacks.pop(path, None)
-        if callback is not None:
-            self._root.lens.engine.remove([callback])
+    def _stand(self) -> None:
+        self._root.lens.engine.replace(self._replaced.values(), self._callbacks.values())
 
     def move(self) -> None:
         """Stand in the places of the model's new lens."""
