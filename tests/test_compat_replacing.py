@@ -367,6 +367,8 @@ def test_pytorch_hooks_on_a_part_act_in_its_runs() -> None:
     assert torch.equal(model(IDS), zeroed)
     handle.remove()
     assert torch.equal(model(IDS), native(IDS).logits)
+    with pytest.raises(HookError, match="add_hook"):
+        model.blocks[0].hook_mlp_out.register_forward_hook(lambda module, args, out: out * 0)
 
 
 def test_parameters_states_copies_and_ties() -> None:

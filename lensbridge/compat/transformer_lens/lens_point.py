@@ -1,5 +1,6 @@
 """The points of an open model as `HookPoint`s: `model.blocks[0].attn.hook_pattern`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -112,6 +113,30 @@ class LensPoint(HookPoint):
         others = [one for one in here if one not in attached.callbacks]
         engine.remove(others)
         engine.add(others)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the model never calls the point as a module.
+
+        Raises:
+            HookError: always, while the point is in its place.
+        """
+        return self._with_hook(super().register_forward_hook, *args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as `register_forward_hook`."""
+        return self._with_hook(super().register_forward_pre_hook, *args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as `register_forward_hook`."""
+        return self._with_hook(super().register_full_backward_hook, *args, **kwargs)
+
+    def _with_hook(self, register: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.is_there:
+            raise HookError(
+                f"{self.name} is a point of a model, where PyTorch's own hooks do not act. Use "
+                "add_hook(function), or add_hook(function, dir='bwd') for gradients."
+            )
+        return register(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LensPoint":
         return type(self)(memo.get(id(self.lens), self.lens), self.own_name)

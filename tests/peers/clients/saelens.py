@@ -87,6 +87,9 @@ def attached(model: Any, ids: Tensor) -> dict[str, Any]:
                 model(ids, return_type="loss").backward()
             found[f"{kind}: gradient"] = grads[0]
         assert isinstance(get_deep_attr(model, at), HookPoint)
+    left = [int(ids[0, 0]), int(ids[1, 3])]
+    asked = {"saes": [dictionaries()["stream"]], "exclude_special_tokens": left}
+    found["tokens left out"] = model.run_with_saes(ids, **asked)
     for sae in dictionaries().values():
         model.add_sae(sae)
     found["all"] = model(ids)
