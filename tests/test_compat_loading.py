@@ -54,6 +54,9 @@ def close(found: Tensor, wanted: Tensor, atol: float = 1e-4) -> None:
         ("tiny-stories-1L-21M", "roneneldan/TinyStories-1Layer-21M"),
         ("stanford-gpt2-small-a", "stanford-crfm/alias-gpt2-small-x21"),
         ("someone/a-model", "someone/a-model"),
+        ("someone/solu-2l", "someone/solu-2l"),
+        ("someone/gelu-4l-tuned", "someone/gelu-4l-tuned"),
+        ("medgemma-4b-it", "google/medgemma-4b-it"),
         ("demo", "demo"),
     ],
 )

@@ -164,6 +164,9 @@ _NOT_HUGGINGFACE = {
 }
 """Models in TransformerLens's format for which transformers has no class, and why."""
 
+_OWN_OWNERS = ("", "neelnanda", "arthurconmy", "baidicoot")
+"""Whose models on the hub these are; "" for short names. Others use such names for other models."""
+
 
 def _pythia() -> dict[str, tuple[str, ...]]:
     old = {new: count for count, new in _PYTHIA_BY_OLD_COUNT.items()}
@@ -234,7 +237,9 @@ def hub_id_of(name: str) -> str:
 
 
 def _refuse_own_format(name: str) -> None:
-    short = name.lower().rpartition("/")[2]
+    owner, _, short = name.lower().rpartition("/")
+    if owner not in _OWN_OWNERS:
+        return
     for start, reason in _NOT_HUGGINGFACE.items():
         if short.startswith(start):
             raise LoadError(

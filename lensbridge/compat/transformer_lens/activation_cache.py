@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
 from lensbridge.compat.transformer_lens.lens_point import GRAD, by_head, spelled, unspelled
+from lensbridge.compat.transformer_lens.raised import asserting
 from lensbridge.compat.transformer_lens.slices import taking_slices
 from lensbridge.points.names import Name
 
@@ -93,6 +94,7 @@ class ActivationCache(LensCache):
         tensors = {name: by_head(name, one, heads) for name, one in self._tensors.items()}
         self._tensors = tensors
 
+    @asserting
     def remove_batch_dim(self) -> "ActivationCache":
         """Drop the batch axis of a batch of one, in place."""
         self.__dict__.update(super().remove_batch_dim().__dict__)

@@ -63,7 +63,7 @@ def fresh_encoder(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[
     lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
     said = {name: vars(cfg)[name] for name in FREE - {"device", "attn_scale", "n_params"}}
     said["original_architecture"] = type(hf_model).__name__
-    return lens, config_of(lens, **said, attention_dir="bidirectional")
+    return lens, config_of(lens, **said, attention_dir=cfg.attention_dir)
 
 
 def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:

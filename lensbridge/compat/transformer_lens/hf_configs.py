@@ -102,7 +102,8 @@ def gemma2(cfg: Config) -> Any:
     from transformers import Gemma2Config
 
     kinds = {"global": "full_attention", "local": "sliding_attention"}
-    layers = (cfg.attn_types or ["global"] * cfg.n_layers)[: cfg.n_layers]
+    local = cfg.attn_types if cfg.use_local_attn else None
+    layers = (local or ["global"] * cfg.n_layers)[: cfg.n_layers]
     caps = (cfg.attn_scores_soft_cap, cfg.output_logits_soft_cap)
     scores, logits = (cap if cap > 0 else None for cap in caps)
     return Gemma2Config(
@@ -110,7 +111,7 @@ def gemma2(cfg: Config) -> Any:
         query_pre_attn_scalar=round(cfg.attn_scale**2),
         attn_logit_softcapping=scores,
         final_logit_softcapping=logits,
-        sliding_window=cfg.window_size,
+        sliding_window=cfg.window_size or cfg.n_ctx,
         layer_types=[kinds[kind] for kind in layers],
         hidden_activation=ACTIVATIONS[str(cfg.act_fn)],
         **_grouped(cfg),
@@ -177,6 +178,7 @@ def bert(cfg: Config) -> Any:
         layer_norm_eps=cfg.eps,
         initializer_range=cfg.initializer_range,
         tie_word_embeddings=cfg.tie_word_embeddings,
+        is_decoder=cfg.attention_dir == "causal",
         **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
         **_special(),
     )

@@ -96,6 +96,6 @@ def get_pretrained_model_config(
         "checkpoint_value": checkpoint_value,
         "normalization_type": f"{found.normalization_type}Pre" if fold_ln else None,
     }
-    known = {name: value for name, value in said.items() if value is not None}
+    known: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     place = str(device or default_device())
     return replace(found, device=place, n_devices=n_devices, **known)

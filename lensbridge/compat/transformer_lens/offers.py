@@ -210,4 +210,4 @@ ENCODER = Offer(
     (_PLAIN_ACTIVATION, _USUAL_SCALE, _HEADS_FILL),
     hf_configs.bert,
 )
-"""The class of a new `HookedEncoder`, which attends in both directions whatever the config says."""
+"""The class of a new `HookedEncoder`."""

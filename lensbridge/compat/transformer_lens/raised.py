@@ -1,7 +1,7 @@
 """Errors that a program written for TransformerLens catches: it checks arguments with `assert`."""
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from lensbridge.errors import LensbridgeError
@@ -10,7 +10,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@cache
 def assertion(kind: type[LensbridgeError]) -> type[LensbridgeError]:
     """A class of error that is an AssertionError too.
 

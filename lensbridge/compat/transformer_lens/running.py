@@ -11,6 +11,7 @@ from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
 from lensbridge.compat.transformer_lens.cache import TransformerLensKeyValueCache
 from lensbridge.compat.transformer_lens.point import NamesFilter
 from lensbridge.compat.transformer_lens.streaming import chunks
+from lensbridge.compat.transformer_lens.tensors import get_offset_position_ids
 from lensbridge.compat.transformer_lens.texts import TextMethods
 from lensbridge.compat.transformer_lens.tokenizing import get_attention_mask
 from lensbridge.errors import InputError
@@ -74,6 +75,10 @@ class RunMethods(TextMethods):
                 attention_mask = self._mask_of_new(input, prepend_bos, padding_side)
             hf.update(past_key_values=past_kv_cache.given_to(len(input)), use_cache=True)
             attention_mask = past_kv_cache.whole_mask(attention_mask, input.shape[1])
+            if self.cfg.positional_embedding_type == "rotary" and not bool(attention_mask.all()):
+                before = attention_mask.shape[-1] - input.shape[1]
+                places = get_offset_position_ids(before, attention_mask)
+                hf.setdefault("position_ids", places)
         texts = isinstance(input, list | tuple) and bool(input) and isinstance(input[0], str)
         return {
             "input": input,
