@@ -4,20 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-CONTRAST = """() => {
-  const parse = (text) => {
-    if (text === "none") return [0, 0, 0, 0];
-    const numbers = (text.match(/-?[\\d.]+(e-?\\d+)?/g) ?? [0, 0, 0, 0]).map(Number);
-    const scale = text.startsWith("color(srgb") ? 255 : 1;
-    const [r, g, b] = numbers.slice(0, 3).map((one) => one * scale);
-    return [r, g, b, numbers[3] ?? 1];
-  };
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
-  const light = (rgb) => {
-    const linear = (one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = rgb.map((one) => linear(one / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
+from chromium import COLOURS, Tab
+
+CONTRAST = """() => {@COLOURS@
   const drawn = (element) => element instanceof SVGGraphicsElement && element.tagName !== "svg";
   const paint = (element) => {
     const style = getComputedStyle(element);
@@ -47,14 +36,12 @@ CONTRAST = """() => {
       if (!document.elementsFromPoint(...middle).some((one) => root.contains(one))) continue;
       const below = behind(element, box);
       const style = getComputedStyle(element);
-      const ink = over(parse(drawn(element) ? style.fill : style.color), below);
-      const [a, b] = [light(ink), light(below)];
-      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      const contrast = contrastOf(parse(drawn(element) ? style.fill : style.color), below);
       found.push({ text: walk.currentNode.data.slice(0, 30), contrast });
     }
   }
   return found;
-}"""
+}""".replace("@COLOURS@", COLOURS)
 """The contrast of every text of every picture with what is painted behind it; not of text that is
 scrolled out of sight."""
 
@@ -73,21 +60,10 @@ BOXES = """() => [...document.querySelectorAll(".lb")].map((root) => {
 """The size of each picture, and of the smallest part in it."""
 
 
-class Watched:
-    """A page of which everything that goes wrong is kept."""
+class Watched(Tab):
+    """A page with pictures."""
 
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        page.set_default_timeout(60_000)
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
-
-    def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.errors.append(message.text)
+    patience = 60_000
 
     @property
     def elsewhere(self) -> list[str]:

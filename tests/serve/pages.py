@@ -4,21 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from chromium import COLOURS, Tab
 from serve.site import TOKEN, Site
 
-CONTRAST = """() => {
-  const parse = (text) => {
-    const numbers = text.match(/-?[\\d.]+(e-?\\d+)?/g).map(Number);
-    const scale = text.startsWith("color(srgb") ? 255 : 1;
-    const [r, g, b] = numbers.slice(0, 3).map((one) => one * scale);
-    return [r, g, b, numbers[3] ?? 1];
-  };
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
-  const light = (rgb) => {
-    const linear = (one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = rgb.map((one) => linear(one / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
+CONTRAST = """() => {@COLOURS@
   const behind = (element) => {
     const layers = [];
     for (let one = element; one; one = one.parentElement) {
@@ -33,31 +22,20 @@ CONTRAST = """() => {
     if (!walk.currentNode.data.trim() || !element.checkVisibility()) continue;
     if (element.closest(".unseen, .skip, noscript, option")) continue;
     const below = behind(element);
-    const [a, b] = [light(over(parse(getComputedStyle(element).color), below)), light(below)];
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const contrast = contrastOf(parse(getComputedStyle(element).color), below);
     found.push({ text: walk.currentNode.data.slice(0, 30), contrast });
   }
   return found;
-}"""
+}""".replace("@COLOURS@", COLOURS)
 """The contrast of every text of the page with what is behind it."""
 
 
-class Opened:
+class Opened(Tab):
     """A page in one tab of a browser."""
 
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        page.set_default_timeout(15_000)
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
-
-    def _console(self, message: Any) -> None:
-        refused = "the server responded with a status of 4" in message.text
-        if message.type in ("error", "warning") and not refused:
-            self.errors.append(message.text)
+    def is_harmless(self, said: str) -> bool:
+        """Whether the console only tells that a question was refused, as tests provoke it."""
+        return "the server responded with a status of 4" in said
 
     def type(self, text: str) -> None:
         """Type a prompt."""

@@ -1,7 +1,6 @@
 """The page in a real browser, from typing to patching. `make browser` runs this."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from lensbridge.model import LensModel
 
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
 INSECURE = "delete Crypto.prototype.randomUUID; delete Navigator.prototype.clipboard"
 
@@ -22,16 +21,6 @@ TABS = (
     *("predictions", "lens", "attention", "neurons", "attribution"),
     *("edits", "comparison", "steering"),
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"]
-        found = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield found
-        found.close()
 
 
 @pytest.fixture
