@@ -207,6 +207,18 @@ def test_the_class_of_a_config(more: dict[str, Any], kind: str) -> None:
     assert torch.equal(kept, whole)
 
 
+def test_keys_of_a_grouped_decoder_are_ungrouped() -> None:
+    model = HookedTransformer({**SMALL, "d_vocab": 30, "n_key_value_heads": 2})
+    model.set_use_split_qkv_input(True)
+    ids = torch.randint(30, (1, 6))
+    names = ["blocks.0.attn.hook_k", "blocks.0.hook_k_input"]
+    before, cache = model.run_with_cache(ids, names_filter=names)
+    model.set_ungroup_grouped_query_attention(True)
+    after, wide = model.run_with_cache(ids, names_filter=names)
+    torch.testing.assert_close(after, before)
+    assert [(cache[name].shape[2], wide[name].shape[2]) for name in names] == [(2, 4), (2, 4)]
+
+
 def test_what_gemma_2_cannot_compute_is_refused() -> None:
     cfg = {
         **SMALL, "d_vocab": 30, "normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu",

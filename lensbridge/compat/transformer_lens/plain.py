@@ -90,8 +90,10 @@ class PlainAttention(nn.Module):
         self.config, self.layer = config, layer
         width = config.num_attention_heads * config.head_dim
         shared = config.num_key_value_heads * config.head_dim
-        self.q_proj = PlacedLinear(config.hidden_size, width)
-        self.k_proj = PlacedLinear(config.hidden_size, shared)
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        projection = PlacedLinear if config.shortformer else nn.Linear
+        self.q_proj = projection(config.hidden_size, width)
+        self.k_proj = projection(config.hidden_size, shared)
         self.v_proj = nn.Linear(config.hidden_size, shared)
         self.o_proj = nn.Linear(width, config.hidden_size)
 
@@ -106,7 +108,8 @@ class PlainAttention(nn.Module):
             hidden_from: `[batch, 1, query, key]`, true where a key is masked.
             kept: keys and values of earlier runs, or None.
         """
-        parts = self.q_proj(hidden, places), self.k_proj(hidden, places), self.v_proj(hidden)
+        beside = () if places is None else (places,)
+        parts = self.q_proj(hidden, *beside), self.k_proj(hidden, *beside), self.v_proj(hidden)
         split = (-1, self.config.head_dim)
         q, k, v = (part.unflatten(-1, split).transpose(1, 2) for part in parts)
         if kept is not None:
