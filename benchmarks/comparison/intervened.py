@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.comparison import speed
+from benchmarks.comparison import workload
+from benchmarks.comparison.workload import CELLS, LAYERS, gpt2, metric, places, prompts, shrink
 
 
 class Intervened:
     """pyvene."""
 
     def __init__(self) -> None:
-        self.hf = speed.gpt2()
-        self.clean, self.corrupted = ({"input_ids": one} for one in speed.prompts())
+        self.hf = gpt2()
+        self.clean, self.corrupted = ({"input_ids": one} for one in prompts())
 
     def _model(self, interventions: list[dict[str, Any]]) -> Any:
         import pyvene
@@ -32,13 +33,16 @@ class Intervened:
     def _collecting(self) -> Any:
         import pyvene
 
-        how = {"intervention_type": pyvene.CollectIntervention, "max_number_of_units": speed.TOKENS}
+        how = {
+            "intervention_type": pyvene.CollectIntervention,
+            "max_number_of_units": workload.TOKENS,
+        }
         return self._model(
-            [{"layer": i, "component": "block_output", **how} for i in range(speed.LAYERS)]
+            [{"layer": i, "component": "block_output", **how} for i in range(LAYERS)]
         )
 
     def stream(self) -> Tensor:
-        at = {"base": list(range(speed.TOKENS))}
+        at = {"base": list(range(workload.TOKENS))}
         return self._collecting(self.clean, unit_locations=at)[1].logits
 
     @cached_property
@@ -53,9 +57,9 @@ class Intervened:
                 {
                     "layer": layer,
                     "component": names[part],
-                    "intervention": lambda base, source: speed.shrink(base),
+                    "intervention": lambda base, source: shrink(base),
                 }
-                for part, layer in speed.places()
+                for part, layer in places()
             ]
         )
 
@@ -67,15 +71,15 @@ class Intervened:
         import pyvene
 
         how = {"component": "block_input", "intervention_type": pyvene.VanillaIntervention}
-        return [self._model([{"layer": i, **how}]) for i in range(speed.LAYERS)]
+        return [self._model([{"layer": i, **how}]) for i in range(LAYERS)]
 
     def sweep(self) -> Tensor:
         found = [
-            speed.metric(
+            metric(
                 self._patching[layer](
                     self.corrupted, [self.clean], unit_locations={"sources->base": pos}
                 )[1].logits
             )[0]
-            for layer, pos in speed.CELLS
+            for layer, pos in CELLS
         ]
         return torch.stack(found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.comparison import runs, speed
+from benchmarks.comparison import runs, workload
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SHAPE = (8, 128)
@@ -22,7 +22,7 @@ def peak(tool: str, work: str) -> int | None:
         contender.clean = torch.randint(0, 50257, SHAPE)
         if tool == "pyvene":
             contender.clean = {"input_ids": contender.clean}
-            speed.TOKENS = SHAPE[1]
+            workload.TOKENS = SHAPE[1]
             vars(contender).pop("_collecting", None)
         before = _status("VmRSS")
         _CLEAR.write_text("5")

@@ -90,8 +90,7 @@ def _features(found: dict[str, Any]) -> str:
         "Each cell is a call on a tiny model. Where a tool has no probe, its source was searched",
         "for public names that match; what was found and not tried stands there.",
         "",
-        _row("", *ALL),
-        _row(*["---"] * (len(ALL) + 1)),
+        *_head("", *ALL),
     ]
     outcomes = found["features"]["outcomes"]
     for key, title in found["features"]["titles"].items():
@@ -109,8 +108,7 @@ def _cases(found: dict[str, Any]) -> str:
         f"{', '.join(cases['families'])}. Models have the sdpa attention that they load",
         "with, but for Gemma 2, which has eager attention.",
         "",
-        _row("", *TOOLS),
-        _row(*["---"] * (len(TOOLS) + 1)),
+        *_head("", *TOOLS),
     ]
     for key, title in cases["titles"].items():
         cells = [_worst(cases["outcomes"].get(tool, {}).get(key)) for tool in TOOLS]
@@ -137,8 +135,7 @@ def _coverage(found: dict[str, Any]) -> str:
         "*named*: the tool has its own name for a layer's output, and an edit there changes the",
         "logits; *opened*: the tool runs the model, and the user may have to write module paths.",
         "",
-        _row("", "named", "opened", "other"),
-        _row(*["---"] * 4),
+        *_head("", "named", "opened", "other"),
         _row("lensbridge", *_tally([about["lensbridge"] for about in sample.values()])),
         _row("TransformerLens", *_tally([_of_bridge(about) for about in sample.values()])),
     ]
@@ -163,8 +160,7 @@ def _costs(found: dict[str, Any]) -> str:
         "What `pip install` brings beyond torch and transformers, and processor time of the import",
         "that a user needs before there is a model, as a multiple of `import torch, transformers`.",
         "",
-        _row("", "other packages", "size on disk", "import"),
-        _row(*["---"] * 4),
+        *_head("", "other packages", "size on disk", "import"),
     ]
     for tool in ALL:
         if tool in found["costs"]:
@@ -189,14 +185,13 @@ def _speed(found: dict[str, Any]) -> str:
         "one thread, all tools of an environment in one process, in turn. Results are",
         "checked first.",
         "",
-        _row("", "bare model", *TOOLS),
-        _row(*["---"] * (len(TOOLS) + 2)),
+        *_head("", "bare model", *TOOLS),
     ]
     for work, one in speed["works"].items():
         cells = [_ratio(one, tool) for tool in TOOLS]
         lines.append(_row(speed["titles"][work], f"{one['seconds'] * 1e3:.0f} ms", *cells))
     lines += ["", "Peak memory above what the process had before, in MB, for 8 x 128 tokens:", ""]
-    lines += [_row("", "bare model", *TOOLS), _row(*["---"] * (len(TOOLS) + 2))]
+    lines += _head("", "bare model", *TOOLS)
     for work, tools in speed["memory"].items():
         cells = [
             "" if tools.get(one) is None else f"{tools[one] / 1e6:.0f}" for one in ("bare", *TOOLS)
@@ -225,3 +220,8 @@ def _cell(outcome: dict[str, str]) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _head(*cells: str) -> list[str]:
+    """The first two lines of a table."""
+    return [_row(*cells), _row(*["---"] * len(cells))]

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.comparison import speed
+from benchmarks.comparison import workload
 from benchmarks.comparison.intervened import Intervened
 from benchmarks.comparison.oracle import changed
 from benchmarks.comparison.tokenizer import demo_tokenizer
+from benchmarks.comparison.workload import CELLS, LAYERS, gpt2, metric, places, prompts
 
 PATHS = {"z": ("attn.c_proj", "input"), "mlp_out": ("mlp", "output"), "resid_post": ("", "output")}
 POINTS = {"z": "attn.hook_z", "mlp_out": "hook_mlp_out", "resid_post": "hook_resid_post"}
@@ -32,8 +33,8 @@ class Bare:
     """The model and PyTorch hooks."""
 
     def __init__(self) -> None:
-        self.hf = speed.gpt2()
-        self.clean, self.corrupted = speed.prompts()
+        self.hf = gpt2()
+        self.clean, self.corrupted = prompts()
 
     def idle(self) -> Tensor:
         return self.hf(self.clean).logits
@@ -57,19 +58,19 @@ class Bare:
 
     def edits(self) -> Tensor:
         with ExitStack() as stack:
-            for place in speed.places():
+            for place in places():
                 module, side = path(*place)
-                stack.enter_context(changed(self.hf, module, speed.shrink, side))
+                stack.enter_context(changed(self.hf, module, workload.shrink, side))
             return self.hf(self.clean).logits
 
     @cached_property
     def stream_clean(self) -> list[Tensor]:
         """`resid_pre` of each layer on the clean prompt."""
-        return list(self.hf(self.clean, output_hidden_states=True).hidden_states[: speed.LAYERS])
+        return list(self.hf(self.clean, output_hidden_states=True).hidden_states[:LAYERS])
 
     def sweep(self) -> Tensor:
         clean = self.stream_clean
-        return torch.stack([self._patched(clean[layer], layer, pos) for layer, pos in speed.CELLS])
+        return torch.stack([self._patched(clean[layer], layer, pos) for layer, pos in CELLS])
 
     def _patched(self, clean: Tensor, layer: int, pos: int) -> Tensor:
         def patch(value: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Bare:
             return value
 
         with changed(self.hf, f"transformer.h.{layer}", patch, "input"):
-            return speed.metric(self.hf(self.corrupted).logits)[0]
+            return metric(self.hf(self.corrupted).logits)[0]
 
 
 class _Named:
@@ -86,13 +87,13 @@ class _Named:
 
     def __init__(self, model: Any, patching: Any) -> None:
         self.model, self.patching = model, patching
-        self.clean, self.corrupted = speed.prompts()
+        self.clean, self.corrupted = prompts()
 
     def idle(self) -> Tensor:
         return self.model(self.clean)
 
     def stream(self) -> Tensor:
-        names = [f"blocks.{layer}.hook_resid_post" for layer in range(speed.LAYERS)]
+        names = [f"blocks.{layer}.hook_resid_post" for layer in range(LAYERS)]
         return self.model.run_with_cache(self.clean, names_filter=names)[0]
 
     def everything(self) -> Tensor:
@@ -100,9 +101,9 @@ class _Named:
 
     def edits(self) -> Tensor:
         def shrink(value: Tensor, hook: Any) -> Tensor:
-            return speed.shrink(value)
+            return workload.shrink(value)
 
-        hooks = [(f"blocks.{layer}.{POINTS[part]}", shrink) for part, layer in speed.places()]
+        hooks = [(f"blocks.{layer}.{POINTS[part]}", shrink) for part, layer in places()]
         return self.model.run_with_hooks(self.clean, fwd_hooks=hooks)
 
     @cached_property
@@ -117,10 +118,10 @@ class _Named:
             self.model,
             self.corrupted,
             self.cache,
-            lambda logits: speed.metric(logits)[0],
+            lambda logits: metric(logits)[0],
             self.patching.layer_pos_patch_setter,
             "resid_pre",
-            index_df=pandas.DataFrame(speed.CELLS, columns=["layer", "pos"]),
+            index_df=pandas.DataFrame(CELLS, columns=["layer", "pos"]),
         )
         return torch.as_tensor(done)
 
@@ -132,7 +133,7 @@ class _Lens(_Named):
 
     def sweep(self) -> Tensor:
         run = self.patching.get_act_patch_resid_pre
-        return run(self.model, self.corrupted, self.cache, lambda logits: speed.metric(logits)[0])
+        return run(self.model, self.corrupted, self.cache, lambda logits: metric(logits)[0])
 
 
 def lens() -> Any:
@@ -140,7 +141,7 @@ def lens() -> Any:
     import lensbridge
     from lensbridge import patching
 
-    return _Lens(lensbridge.load(speed.gpt2()), patching)
+    return _Lens(lensbridge.load(gpt2()), patching)
 
 
 def bridge() -> Any:
@@ -149,7 +150,7 @@ def bridge() -> Any:
 
     from benchmarks.comparison.tools.bridge import boot
 
-    return _Named(boot(speed.gpt2()), patching)
+    return _Named(boot(gpt2()), patching)
 
 
 class Traced:
@@ -158,9 +159,9 @@ class Traced:
     def __init__(self) -> None:
         from nnsight import TransformersModel
 
-        self.hf = speed.gpt2()
+        self.hf = gpt2()
         self.model = TransformersModel(self.hf, tokenizer=demo_tokenizer())
-        self.clean, self.corrupted = speed.prompts()
+        self.clean, self.corrupted = prompts()
 
     def idle(self) -> Tensor:
         with self.model.trace(self.clean):
@@ -170,7 +171,7 @@ class Traced:
     def stream(self) -> Tensor:
         with self.model.trace(self.clean):
             kept = list().save()  # noqa: C408
-            for layer in range(speed.LAYERS):
+            for layer in range(LAYERS):
                 kept.append(self.model.transformer.h[layer].output)
             logits = self.model.output.logits.save()
         return logits
@@ -183,28 +184,28 @@ class Traced:
 
     def edits(self) -> Tensor:
         with self.model.trace(self.clean):
-            for place in speed.places():
+            for place in places():
                 module, side = path(*place)
                 spot = self.model.get(module)
-                setattr(spot, side, speed.shrink(getattr(spot, side)))
+                setattr(spot, side, workload.shrink(getattr(spot, side)))
             logits = self.model.output.logits.save()
         return logits
 
     @cached_property
     def stream_clean(self) -> list[Tensor]:
         """`resid_pre` of each layer on the clean prompt."""
-        return list(self.hf(self.clean, output_hidden_states=True).hidden_states[: speed.LAYERS])
+        return list(self.hf(self.clean, output_hidden_states=True).hidden_states[:LAYERS])
 
     def sweep(self) -> Tensor:
         clean = self.stream_clean
         with self.model.trace() as tracer:  # one batch
             saved = list().save()  # noqa: C408
-            for layer, pos in speed.CELLS:
+            for layer, pos in CELLS:
                 with tracer.invoke(self.corrupted):
                     block = self.model.transformer.h[layer]
                     block.input[:, pos, :] = clean[layer][:, pos, :]
                     saved.append(self.model.lm_head.output[:, -1:])
-        return torch.stack([speed.metric(one)[0] for one in saved])
+        return torch.stack([metric(one)[0] for one in saved])
 
 
 class Standard:
@@ -213,8 +214,8 @@ class Standard:
     def __init__(self) -> None:
         from nnterp import StandardizedTransformer
 
-        self.model = StandardizedTransformer(speed.gpt2(), tokenizer=demo_tokenizer())
-        self.clean, self.corrupted = speed.prompts()
+        self.model = StandardizedTransformer(gpt2(), tokenizer=demo_tokenizer())
+        self.clean, self.corrupted = prompts()
 
     def idle(self) -> Tensor:
         with self.model.trace(self.clean):
@@ -224,23 +225,23 @@ class Standard:
     def stream(self) -> Tensor:
         with self.model.trace(self.clean):
             kept = list().save()  # noqa: C408
-            for layer in range(speed.LAYERS):
+            for layer in range(LAYERS):
                 kept.append(self.model.layers_output[layer])
             logits = self.model.logits.save()
         return logits
 
     def sweep(self) -> Tensor:
         hf = self.model._model
-        clean = list(hf(self.clean, output_hidden_states=True).hidden_states[: speed.LAYERS])
+        clean = list(hf(self.clean, output_hidden_states=True).hidden_states[:LAYERS])
         with self.model.trace() as tracer:  # one batch
             saved = list().save()  # noqa: C408
-            for layer, pos in speed.CELLS:
+            for layer, pos in CELLS:
                 with tracer.invoke(self.corrupted):
                     value = self.model.layers_input[layer].clone()
                     value[:, pos] = clean[layer][:, pos]
                     self.model.layers_input[layer] = value
                     saved.append(self.model.logits[:, -1:])
-        return torch.stack([speed.metric(one)[0] for one in saved])
+        return torch.stack([metric(one)[0] for one in saved])
 
 
 CONTENDERS: dict[str, Any] = {

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.comparison import tools
 from benchmarks.comparison.outcomes import NotOffered, Outcome
 
 
@@ -90,14 +91,7 @@ PACKAGES = {
     "pyvene": "pyvene",
     "circuit-tracer": "circuit_tracer",
 }
-MODULES = {
-    "lensbridge": "lens",
-    "TransformerLens": "bridge",
-    "nnsight": "trace",
-    "nnterp": "standard",
-    "pyvene": "interventions",
-    "circuit-tracer": "tracer",
-}
+MODULES = {**tools.MODULES, "circuit-tracer": "tracer"}
 Probe = Callable[[], Any]
 
 
