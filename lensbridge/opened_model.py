@@ -47,6 +47,14 @@ class OpeningNames(type):
 
     if not TYPE_CHECKING:
 
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[0], str):
+                raise TypeError(
+                    f"{cls.__name__} takes a model object. Open {args[0]!r} with "
+                    f"lensbridge.load({args[0]!r})."
+                )
+            return super().__call__(*args, **kwargs)
+
         def __getattr__(cls, name: str) -> Any:
             if name in OPENING:
                 raise AttributeError(

@@ -127,7 +127,7 @@ def _refused(error: Exception) -> int:
 
 def _explained(error: Exception) -> str:
     if isinstance(error, UnknownPointError):
-        return f"{error} So does 'lensbridge points MODEL'."
+        return f"{error} 'lensbridge points MODEL' lists the points with their layers."
     if isinstance(error, LensbridgeError | OSError):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

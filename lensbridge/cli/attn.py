@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
+from lensbridge.cli.grid import DOT, Cell, Grid, numbered, percent, token
 from lensbridge.cli.opening import computing, opened, tokens_of
 from lensbridge.cli.options import Loading, Model, Output, Text
-from lensbridge.cli.output import console, show, show_json
+from lensbridge.cli.output import console, note, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
 from lensbridge.errors import InputError
 
@@ -70,6 +70,7 @@ def run(
         show_json({**told, "patterns": patterns})
     else:
         show(*_grid(patterns, tokens, place, layer, head).tables(console()))
+        note(DOT)
     if picture is not None:
         save_files(picture, output)
     return 0

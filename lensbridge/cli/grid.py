@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.style import Style
     from rich.table import Table
 
+DOT = "\N{MIDDLE DOT} is a space."
+"""What the tokens of a grid need said."""
+
 _WIDEST = 14
 """Columns of the terminal that one token may take."""
 

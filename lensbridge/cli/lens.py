@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
+from lensbridge.cli.grid import DOT, Cell, Grid, numbered, percent, token
 from lensbridge.cli.opening import computing, opened, tokens_of
 from lensbridge.cli.options import Loading, Model, Output, Text
-from lensbridge.cli.output import console, show, show_json
+from lensbridge.cli.output import console, note, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def run(
     else:
         grid = _grid(result, tokens, target)
         show(*grid.tables(console()))
+        note(DOT)
+        note("0_pre is before layer 0, final_post at the end.")
     if wants_files(output):
         save_files(result.plot(), output)
     return 0

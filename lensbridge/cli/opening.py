@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from lensbridge.cli.options import Loading
 from lensbridge.cli.working import working
-from lensbridge.errors import LoadError, suggest
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -25,6 +24,8 @@ def opened(name: str, how: Loading, **options: Any) -> "LensModel":
     Raises:
         LensbridgeError: the model cannot be loaded.
     """
+    from lensbridge.loading.aliases import refuse_misspelt
+
     refuse_misspelt(name)
     local = name == "demo" or Path(name).expanduser().is_dir()
     shown = working(f"loading {name}") if local else nullcontext()
@@ -39,20 +40,6 @@ def opened(name: str, how: Loading, **options: Any) -> "LensModel":
             trust_remote_code=how.trust_remote_code,
             **options,
         )
-
-
-def refuse_misspelt(name: str) -> None:
-    """Refuse a misspelt 'demo' at once; otherwise the hub would be asked for it.
-
-    Raises:
-        LoadError: with what was probably meant.
-    """
-    from lensbridge.loading.aliases import hub_id_of
-
-    known = name == "demo" or "/" in name or Path(name).exists() or hub_id_of(name) != name
-    hint = "" if known else suggest(name, ["demo"])
-    if hint:
-        raise LoadError(f"There is no model {name!r}.{hint}")
 
 
 def tokens_of(lens: "LensModel", text: str) -> list[str]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lensbridge.cli import completion
-from lensbridge.cli.grid import Cell, Grid, numbered, percent, token
+from lensbridge.cli.grid import DOT, Cell, Grid, numbered, percent, token
 from lensbridge.cli.opening import computing, opened
 from lensbridge.cli.options import Loading, Model, Output
-from lensbridge.cli.output import console, show, show_json
+from lensbridge.cli.output import console, note, show, show_json
 from lensbridge.cli.pictures import check_files, save_files, wants_files
 from lensbridge.errors import InputError
 
@@ -113,6 +113,7 @@ def run(
     else:
         out = console()
         show(_summary(found), *_grid(found, heads).tables(out))
+        note(DOT)
     if wants_files(output):
         save_files(_picture(found, heads), output)
     return 0

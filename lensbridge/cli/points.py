@@ -12,6 +12,7 @@ from lensbridge.cli.options import AsJson, Loading, Model
 from lensbridge.cli.output import bytes_as_text, note, show, show_json
 from lensbridge.cli.working import working
 from lensbridge.errors import InputError, UnsupportedArchitectureError
+from lensbridge.points.axes import AXES
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -74,6 +75,8 @@ def run(
         show_json({"model": model, "batch": batch, "length": length, "points": points})
         return 0
     show(_tree(title, rows))
+    letters = dict.fromkeys(letter for one in rows for letter in one.axes.split())
+    note(f"axes: {', '.join(f'{letter} {AXES[letter]}' for letter in letters)}.")
     if any(one.on_request for one in rows):
         note("on request: a cache has it only if it is named.")
     return 0

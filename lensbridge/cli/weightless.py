@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lensbridge.cli.opening import quiet_transformers, refuse_misspelt
+from lensbridge.cli.opening import quiet_transformers
 from lensbridge.cli.options import Loading
 from lensbridge.errors import InputError, LensbridgeError, LoadError
 
@@ -144,7 +144,6 @@ def id_of(tensor: "Tensor") -> int:
 def _class_and_config(name: str, how: Loading) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
-    refuse_misspelt(name)
     from lensbridge.loading import _model_class, _source
     from lensbridge.loading.hub_errors import explained
 

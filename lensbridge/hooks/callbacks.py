@@ -67,17 +67,27 @@ class Callback:
 
 
 def hook_function(fn: HookFunction) -> HookFunction:
-    """`fn` as something to be called with `(value, hook)`, by keyword where it has that name."""
+    """`fn` as something to be called with `(value, hook)`, by keyword where it has that name.
+
+    Raises:
+        HookError: it cannot be called so.
+    """
     if not callable(fn):
         raise HookError(f"A hook is a function of (activation, hook); got {type(fn).__name__}.")
     try:
-        parameters = inspect.signature(fn).parameters
+        signature = inspect.signature(fn)
     except ValueError:  # builtins without a signature
         return fn
-    kinds = {p.kind for p in parameters.values()}
-    if "hook" in parameters or inspect.Parameter.VAR_KEYWORD in kinds:
-        return lambda value, hook: fn(value, hook=hook)
-    return fn
+    kinds = {p.kind for p in signature.parameters.values()}
+    by_keyword = "hook" in signature.parameters or inspect.Parameter.VAR_KEYWORD in kinds
+    try:
+        signature.bind(None, hook=None) if by_keyword else signature.bind(None, None)
+    except TypeError as error:
+        raise HookError(
+            f"A hook is called with (activation, hook), and {getattr(fn, '__name__', fn)!r} takes "
+            f"{signature}: {error}. Write def edit(activation, hook)."
+        ) from error
+    return (lambda value, hook: fn(value, hook=hook)) if by_keyword else fn
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,10 @@ class HookMethods:
     ) -> Iterator[Callback]:
         for pair in pairs:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise HookError(f"A hook is a pair (name, function); got {pair!r}.")
+                raise HookError(
+                    f"{direction}_hooks is a list of pairs (name, function), and {pair!r} in it is "
+                    "none."
+                )
             asked, fn = pair
             yield from callbacks_for(self._named(asked), asked, fn, direction)
 

@@ -188,12 +188,27 @@ class Tokens:
         if len(ids) != 1:
             raise TokenError(
                 f"{text!r} is {len(ids)} tokens, not one: {self._strings(torch.tensor(ids))}."
+                f"{self._with_a_space(text)}"
             )
         return ids[0]
 
+    def _with_a_space(self, text: str) -> str:
+        """A hint, where the text is one token if it follows a space."""
+        spaced = f" {text}"
+        if text.startswith(" ") or len(self._row(spaced, None)) != 1:
+            return ""
+        return f" {spaced!r}, with a space in front, is one token."
+
     def to_single_str_token(self, token: int) -> str:
-        """The text of one id."""
-        return self._strings(torch.tensor([token]))[0]
+        """The text of one id.
+
+        Raises:
+            InputError: it is not an id.
+        """
+        ids = as_ids(token).flatten()
+        if len(ids) != 1:
+            raise InputError(f"One id has a text of one token; got {len(ids)} ids.")
+        return self._strings(ids)[0]
 
 
 def as_ids(given: Any) -> Tensor:

@@ -15,7 +15,7 @@ from lensbridge.errors import (
     LoadError,
     UnsupportedArchitectureError,
 )
-from lensbridge.loading.aliases import hub_id_of
+from lensbridge.loading.aliases import hub_id_of, refuse_misspelt
 from lensbridge.loading.description import derived, description_of
 from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
@@ -193,6 +193,7 @@ def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
         return str(folder)
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise LoadError(f"There is no folder {text!r}.")
+    refuse_misspelt(text)
     return hub_id_of(text)
 
 

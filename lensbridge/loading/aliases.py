@@ -248,6 +248,18 @@ def _refuse_own_format(name: str) -> None:
             )
 
 
+def refuse_misspelt(name: str) -> None:
+    """Refuse a misspelt 'demo' at once; otherwise the hub would be asked for it.
+
+    Raises:
+        LoadError: with what was probably meant.
+    """
+    known = name == "demo" or "/" in name or Path(name).exists() or hub_id_of(name) != name
+    hint = "" if known else suggest(name, ["demo"])
+    if hint:
+        raise LoadError(f"There is no model {name!r}.{hint}")
+
+
 def similar_to(name: str) -> str:
     """A sentence with the short names that are like a name, or nothing."""
     known = "/" in name or name.lower() in _BY_NAME

@@ -61,15 +61,32 @@ def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -
 
 
 def named_tokenizer(name: str, options: dict[str, Any]) -> Any:
+    """The tokenizer of a hub id or a folder.
+
+    Raises:
+        LoadError: there is none.
+    """
     from huggingface_hub.errors import HTTPError
     from transformers import AutoTokenizer
 
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        return AutoTokenizer.from_pretrained(name, **given)
-    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
+        found = AutoTokenizer.from_pretrained(name, **given)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, HTTPError) as error:
         told = explained(name, error, options)
         if not isinstance(told, HubError):
             reason = str(error).partition("\n")[0]
             told = LoadError(f"The tokenizer {name!r} could not be loaded: {reason}")
         raise told from error
+    if _is_empty(found):
+        raise LoadError(
+            f"{name!r} has no tokenizer files. Save the tokenizer there with "
+            "tokenizer.save_pretrained(folder)."
+        )
+    return found
+
+
+def _is_empty(tokenizer: Any) -> bool:
+    """Whether it has no words: transformers makes such a one where there are no files."""
+    word_start = "\N{LOWER ONE EIGHTH BLOCK}"
+    return set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, word_start}

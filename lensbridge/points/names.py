@@ -150,7 +150,8 @@ def expand_short(name: str, layer: int | None = None, kind: str | None = None) -
         raise UnknownPointError(
             f"({asked}) could be {' or '.join(rows)}; say which, as in ('scale', 0, 'ln1')."
         )
-    raise UnknownPointError(
-        f"There is no point ({asked}).{suggest(name, _short_templates())}"
-        f"{'' if layer is not None else ' Points inside blocks need a layer: (name, layer).'}"
-    )
+    if layer is None and (named := rows_of_short(name)):
+        raise UnknownPointError(
+            f"{name!r} means {' or '.join(named)}, so each layer has one. Say which: ({name!r}, 0)."
+        )
+    raise UnknownPointError(f"There is no point ({asked}).{suggest(name, _short_templates())}")

@@ -81,6 +81,7 @@ class LayerStack(Tensor):
             whole = self._copied()
             with torch._C.DisableTorchFunctionSubclass():
                 return guarded(whole[index], [whole])
+        self._refuse_missing(layer)
         one = live_or_copy(self._layers[layer]())
         return one[rest] if rest else one
 
@@ -91,6 +92,7 @@ class LayerStack(Tensor):
                 "A stack is written one layer at a time: stack[layer, ...] = value. For all of "
                 "them: for layer in range(len(stack)): stack[layer, ...] = value."
             )
+        self._refuse_missing(layer)
         one = self._live(layer)
         with torch.no_grad():
             one[rest if rest else ...] = value
@@ -111,6 +113,19 @@ class LayerStack(Tensor):
         """The whole stack, counting writes to it in inference mode too."""
         with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
             return self.full()
+
+    def _refuse_missing(self, layer: int) -> None:
+        """Refuse a layer that there is not.
+
+        Raises:
+            IndexError: with the layers that there are; iteration relies on this type.
+        """
+        count = len(self._layers)
+        if not -count <= layer < count:
+            raise IndexError(
+                f"There is no layer {layer}: this weight has {count} layers, 0 to {count - 1} (or "
+                f"-{count} to -1)."
+            )
 
     def _live(self, layer: int) -> Tensor:
         """One layer, for writing.

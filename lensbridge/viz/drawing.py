@@ -149,8 +149,8 @@ def _shape(table: Any) -> tuple[int, ...]:
         table = table[0]
     if len(shape) > 3:
         raise InputError(
-            f"One to three axes are drawn, not {len(shape)}: {shape}. Choose an entry of the "
-            "others, or take a mean over them."
+            f"One to three axes are drawn, and these numbers have {len(shape)}: {shape}. Pass one "
+            "entry of the first axis (values[0]), or a mean over an axis."
         )
     return tuple(shape)
 
