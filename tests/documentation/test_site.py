@@ -97,17 +97,25 @@ def test_pages_and_pictures_follow_the_theme(browser: Any, theme: str) -> None:
         paper, ink = luminance(page, "body", "backgroundColor"), luminance(page, "body", "color")
         assert (paper > 200) if theme == "light" else (paper < 40)
         assert (ink < 100) if theme == "light" else (ink > 140)
-        text = luminance(page, ".shown .lb", "color")
+        text = luminance(page, picture_of(page), "color")
         assert abs(text - paper) > 120, "text of a picture cannot be read"
+
+
+def picture_of(page: Any) -> str:
+    """Where a tutorial's pictures are, which are images until `make tutorials` has run."""
+    if not page.locator(".shown .lb").count():
+        pytest.skip("the notebooks were not run here: make tutorials")
+    return ".shown .lb"
 
 
 def test_the_switch_changes_the_theme_of_pictures(browser: Any) -> None:
     with reader(browser, theme="dark") as page:
         visit(page, "tutorials/first-hour.html")
-        dark = luminance(page, ".shown .lb", "color")
+        picture = picture_of(page)
+        dark = luminance(page, picture, "color")
         page.locator("label[for^='__palette']").locator("visible=true").first.click()
         page.wait_for_function("document.body.dataset.mdColorScheme == 'default'")
-        assert luminance(page, ".shown .lb", "color") < dark - 100
+        assert luminance(page, picture, "color") < dark - 100
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
