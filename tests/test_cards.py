@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import ids, parsed, texts
 from saes import Plain, Told
+from tiny_models import FAMILIES, Shape, build, final_norm_of
 
 import lensbridge
 from lensbridge.analysis import neuron_card, tokenize_and_concatenate
 from lensbridge.errors import AbsentPointError, HookError, InputError
+from lensbridge.maxima.effects import logit_effects
 from lensbridge.maxima.tally import Tally
 from lensbridge.saes import feature_card
 from lensbridge.viz import Card, CardText
@@ -224,6 +226,24 @@ def test_a_card_of_ones_own() -> None:
         Card("", {}, [], [1, 2], [0.0, 1.0])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_effects_are_those_of_a_direction_in_the_final_stream(family: str) -> None:
+    hf = build(Shape(family))
+    norm, head = final_norm_of(hf, family), hf.get_output_embeddings()
+    direction = torch.randn(hf.config.hidden_size)
+    centred = direction - direction.mean() if isinstance(norm, torch.nn.LayerNorm) else direction
+    wanted = head.weight @ (norm.weight * centred)
+    found = logit_effects(lensbridge.load(hf), direction, 3)
+    assert found is not None
+    order = wanted.argsort(descending=True)
+    assert [int(token) for token, _ in found.promoted] == order[:3].tolist()
+    assert [int(token) for token, _ in found.suppressed] == order.flip(0)[:3].tolist()
+    values = torch.tensor([value for _, value in (*found.promoted, *found.suppressed)])
+    torch.testing.assert_close(
+        values, wanted[torch.cat([order[:3], order.flip(0)[:3]])].detach(), atol=1e-4, rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -233,6 +253,8 @@ def test_a_card_of_ones_own() -> None:
         ({"texts": [3]}, "strings that are not empty"),
         ({"texts": torch.zeros(3)}, r"are \[row, pos\], not \[3\]"),
         ({"k": 0}, "k=0 is too small"),
+        ({"context": -1}, "context=-1 is too small"),
+        ({"batch_size": 0}, "batch_size=0 is too small"),
         ({"logits": 0}, "logits=0 is too small"),
     ],
 )

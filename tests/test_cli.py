@@ -18,6 +18,7 @@ from typer.main import get_command
 import lensbridge
 from lensbridge.cli import COMMANDS, app, completion, demo, output
 from lensbridge.cli.grid import Cell, Grid
+from lensbridge.viz.numbers import bytes_as_text
 
 # --- start-up --------------------------------------------------------------------------------
 
@@ -330,10 +331,14 @@ def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (123_456_789, "123 MB")]
+    ("count", "text"),
+    [
+        *((0, "0 B"), (999, "999 B"), (1000, "1 kB"), (123_456_789, "123 MB")),
+        *((999_499, "999 kB"), (999_600, "1 MB"), (3 * 10**18, "3e+03 PB")),
+    ],
 )
 def test_bytes_have_a_unit(count: int, text: str) -> None:
-    assert output.bytes_as_text(count) == text
+    assert bytes_as_text(count) == text
 
 
 def test_what_is_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:

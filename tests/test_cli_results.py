@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from command import CLEAN, CORRUPTED, run, run_alone
+from pictures import marks, texts
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -410,6 +411,27 @@ def test_pictures_are_written_where_they_are_asked_for(
     assert "Eiffel" in html or "head 0" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_steering_has_the_probabilities_of_both_runs(
+    bare: Any, ids: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "steer.svg"
+    told = run(capsys, "steer", *RUNS["steer"], "--scale", 2, "--png", path, "--json").json
+    shown = {mark.tip for mark in marks(path.read_text(encoding="utf-8"))}
+    with torch.no_grad():
+        plain = bare(ids[CLEAN]).logits[0, -1].softmax(-1)
+    assert any(f"{float(plain.max()):.3g}" in tip and "Paris" in tip for tip in shown), shown
+    assert len(shown) == 2 * len(told["next_tokens"])
+
+
+def test_a_picture_of_all_layers_names_heads_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "attn.svg"
+    assert run(capsys, "attn", "demo", CLEAN, "--png", path).status == 0
+    heads = {f"{layer}.{head}" for layer in range(4) for head in range(4)}
+    assert heads <= set(texts(path.read_text(encoding="utf-8")))
 
 
 def test_a_run_of_its_own_writes_nothing_but_json() -> None:

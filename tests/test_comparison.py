@@ -123,6 +123,13 @@ def test_prompts_compare_streams_and_predictions() -> None:
     assert found.texts[0][1:] == demo().to_str_tokens(PROMPTS[0])[1:]
     first = found.most_changed(1)[0]
     assert first.kl == pytest.approx(float(found.kl.nan_to_num(-1).max()))
+    every = found.most_changed(10**6)
+    assert [one.kl for one in every] == sorted((one.kl for one in every), reverse=True)
+    assert len(every) == sum(len(demo().to_tokens(text)[0]) for text in PROMPTS)
+    for layer in range(5):  # of all tokens alike, however long their prompt is
+        real = [found.relative[layer, row, : len(t)] for row, t in enumerate(found.texts)]
+        mean = torch.cat(real).mean()
+        torch.testing.assert_close(found.relative_by_layer[layer], mean)
     torch.testing.assert_close(found.cosine_by_layer[0], torch.ones(()).double())
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ from test_tokens import letters
 from tiny_models import FAMILIES, Shape, build, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 import lensbridge
 from lensbridge.errors import (
@@ -30,6 +32,7 @@ from lensbridge.errors import (
     TokenizerMissingError,
     UnsupportedArchitectureError,
 )
+from lensbridge.loading.quiet import no_progress_bar
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 
@@ -443,3 +446,16 @@ def test_a_bar_that_the_user_switched_off_stays_off() -> None:
         assert not logging.is_progress_bar_enabled()
     finally:
         logging.enable_progress_bar()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_users_choice_of_progress_bars_is_restored(shown: bool) -> None:
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        with suppress(KeyError), no_progress_bar():
+            assert not logging.is_progress_bar_enabled()
+            raise KeyError
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()

@@ -57,6 +57,9 @@ def test_rows_are_the_native_norm_and_head_on_the_native_streams(family: str) ->
     close(result.values[-1], bare.logits)
     single = logit_lens(lensbridge.load(hf), ids)
     close(single.values, by_hand[:, :, -1])
+    close(result.target_values(5), by_hand[..., 5])
+    named = logit_lens(lensbridge.load(hf), ids, targets=[9, 5], positions=None)
+    close(named.target_values(5), by_hand[..., 5])
 
 
 @torch.no_grad()

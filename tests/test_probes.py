@@ -114,6 +114,18 @@ def test_noise_scores_as_chance_and_signal_does_not() -> None:
     torch.testing.assert_close(result.direction(0, False), -result.direction(0, True))
 
 
+def test_the_best_layer_is_the_one_with_the_signal() -> None:
+    draw = torch.Generator().manual_seed(1)
+    layers = torch.randn(3, 80, 6, generator=draw)
+    labels = [i % 2 == 0 for i in range(80)]
+    layers[1, :, 4] += 6 * torch.tensor(labels)
+    result = fit_probe(layers, labels)
+    assert (result.best_layer, result.score_name) == (1, "accuracy")
+    assert torch.equal(result.direction(), result[1].direction())
+    assert int(result.direction().abs().argmax()) == 4
+    assert result.predict(layers[1]).tolist() == result[1].predict(layers[1]).tolist()
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_few_steps_are_needed(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     steps = []

@@ -120,7 +120,7 @@ def test_a_cache_shows_shapes_types_and_bytes() -> None:
         ).groups()  # type: ignore[union-attr]
         assert [int(n) for n in shape.split(", ")] == list(tensor.shape)
         assert f"torch.{kind}" == str(tensor.dtype)
-        scale = {"B": 1, "KB": 1e3, "MB": 1e6}[unit]
+        scale = {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
         assert float(size) * scale == pytest.approx(tensor.nbytes, rel=0.006)
     assert "prompt 0, 9 tokens: &lt;|endoftext|&gt; The ·Eiffel" in html
     assert "<b> Tom" not in html

@@ -7,6 +7,7 @@ from torch import Tensor
 from lensbridge.cache.owner import CachedModel, Decodes
 from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.viz.labels import label_of
+from lensbridge.viz.numbers import bytes_as_text
 from lensbridge.viz.tree import Tree
 
 MOST_PROMPTS, MOST_TOKENS = 4, 60
@@ -30,25 +31,12 @@ def tree_of(cache: Named) -> Tree:
     tensors = cache._tensors
     details = {
         name: f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}, "
-        f"{size_text(tensor.nbytes)}"
+        f"{bytes_as_text(tensor.nbytes)}"
         for name, tensor in tensors.items()
     }
-    facts = {"activations": str(len(tensors)), "memory": size_text(cache.nbytes)}
+    facts = {"activations": str(len(tensors)), "memory": bytes_as_text(cache.nbytes)}
     stacks = {name.partition(".")[0] for name in tensors}
     return Tree("ActivationCache", facts, details, sorted(stacks), _prompts(cache))
-
-
-def size_text(count: int) -> str:
-    """Bytes with a unit.
-
-    Example:
-        >>> size_text(512), size_text(36_864), size_text(5 * 10**9)
-        ('512 B', '36.9 KB', '5 GB')
-    """
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
 
 
 def _prompts(cache: Named) -> list[str]:

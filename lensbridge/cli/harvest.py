@@ -8,9 +8,10 @@ import typer
 from lensbridge.cli import completion
 from lensbridge.cli.opening import opened
 from lensbridge.cli.options import DTYPES, AsJson, Loading, Model, one_of
-from lensbridge.cli.output import bytes_as_text, show, show_json
+from lensbridge.cli.output import show, show_json
 from lensbridge.cli.working import working
 from lensbridge.errors import InputError
+from lensbridge.viz.numbers import bytes_as_text
 
 if TYPE_CHECKING:
     from lensbridge.harvest import Manifest

@@ -75,24 +75,3 @@ def printable(text: str) -> str:
         sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode()
         for sign in text
     )
-
-
-def bytes_as_text(count: int) -> str:
-    """A number of bytes with a unit.
-
-    Example:
-        >>> bytes_as_text(512), bytes_as_text(4_600_000)
-        ('512 B', '4.60 MB')
-    """
-    size, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return (
-        f"{count} B"
-        if unit == "B"
-        else f"{size:.3g} {unit}"
-        if size >= 100
-        else (f"{size:.2f} {unit}")
-    )

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lensbridge.cli.options import AsJson, Loading, Model
-from lensbridge.cli.output import bytes_as_text, note, show, show_json
+from lensbridge.cli.output import note, show, show_json
 from lensbridge.cli.points import Batch, Length, Point
 from lensbridge.cli.working import working
 from lensbridge.errors import InputError
+from lensbridge.viz.numbers import bytes_as_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,10 +9,11 @@ import typer
 from lensbridge.cli import completion
 from lensbridge.cli.opening import opened
 from lensbridge.cli.options import AsJson, Loading, Model
-from lensbridge.cli.output import bytes_as_text, note, show, show_json
+from lensbridge.cli.output import note, show, show_json
 from lensbridge.cli.working import working
 from lensbridge.errors import InputError, UnsupportedArchitectureError
 from lensbridge.points.axes import AXES
+from lensbridge.viz.numbers import bytes_as_text
 
 if TYPE_CHECKING:
     from rich.tree import Tree

@@ -9,6 +9,7 @@ from lensbridge.native.parts import AttentionPart, MLPPart, ResolvedModel, Stack
 from lensbridge.plugins import BUILT_IN
 from lensbridge.points.axes import AXES
 from lensbridge.sites.site import Site
+from lensbridge.viz.numbers import count_as_text
 from lensbridge.viz.tree import Tree
 
 
@@ -42,25 +43,12 @@ def _facts(core: nn.Module, cfg: LensConfig) -> dict[str, str]:
     devices = {str(p.device) for p in parameters}
     sizes = {"layers": cfg.n_layers, "d_model": cfg.d_model, "heads": cfg.n_heads}
     return {
-        "parameters": short_count(sum(p.numel() for p in parameters)),
+        "parameters": count_as_text(sum(p.numel() for p in parameters)),
         "dtype": ", ".join(sorted(dtypes)),
         "device": ", ".join(sorted(devices)),
         **{name: str(size) for name, size in sizes.items() if size},
         **({"context": f"{cfg.n_ctx:,}"} if cfg.n_ctx else {}),
     }
-
-
-def short_count(number: int) -> str:
-    """A large number with three digits.
-
-    Example:
-        >>> short_count(124_439_808), short_count(512)
-        ('124 M', '512')
-    """
-    for size, unit in ((10**9, " B"), (10**6, " M"), (10**3, " K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
 
 
 def _said(native: ResolvedModel, name: str, site: Site) -> str:

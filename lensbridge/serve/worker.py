@@ -38,11 +38,6 @@ class Job:
         self._stopped.set()
         self._told.set()
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits any more."""
-        return self._stopped.is_set()
-
     def check(self) -> None:
         """Leave a step that runs; called on the thread.
 
