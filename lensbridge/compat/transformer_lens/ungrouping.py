@@ -61,7 +61,7 @@ def ungrouped(lens: LensModel) -> Any:
         HookError: its attention does not allow it.
     """
     shared = [*lens.hf_model.parameters(), *lens.hf_model.buffers()]
-    copied = deepcopy(lens.hf_model, {id(one): one for one in shared})
+    copied: Any = deepcopy(lens.hf_model, {id(one): one for one in shared})
     paths = {module: path for path, module in lens.hf_model.named_modules()}
     for part in _sharing(lens):
         _ungroup(copied.get_submodule(paths[part.module]), part)
