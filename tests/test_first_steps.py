@@ -91,3 +91,15 @@ def test_a_weight_of_a_layer_that_there_is_not(demo: LensModel, layer: int) -> N
     with pytest.raises(IndexError, match=f"no layer {layer}"):
         demo.W_O[layer] = 0
     assert len(list(demo.W_O)) == 4
+
+
+def test_a_short_generation_shows_no_bar(
+    demo: LensModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.generate(TEXT, max_new_tokens=1).endswith(" Paris")
+    assert "generating" not in capsys.readouterr().err
+
+
+def test_a_keyword_of_another_name(demo: LensModel) -> None:
+    with pytest.raises(TypeError, match=r"Tools take positions=\.\.\."):
+        demo.logit_lens(TEXT, pos=None)

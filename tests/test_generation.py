@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import sleep
 from typing import Any
 
 import pytest
@@ -347,7 +348,8 @@ def test_text_for_text_and_ids_for_ids() -> None:
 
 def test_a_progress_bar_goes_to_stderr_and_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
     model, ids = lensbridge.load(build(Shape("llama"))), tokens()
-    with_bar = model.generate(ids, max_new_tokens=NEW, do_sample=False)
+    with model.hooks([("blocks.0.hook_resid_pre", lambda value, hook: sleep(0.6))]):
+        with_bar = model.generate(ids, max_new_tokens=NEW, do_sample=False)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "generating" in shown.err

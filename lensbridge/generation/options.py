@@ -62,12 +62,12 @@ class FrequencyPenalty:
 
 
 class Progress:
-    """A progress bar on stderr that moves once a step; it leaves the scores alone."""
+    """A progress bar on stderr that moves once a step, shown if it takes more than a second."""
 
     def __init__(self, total: int) -> None:
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=total, desc="generating", unit="tok", leave=False)
+        self.bar = tqdm(total=total, desc="generating", unit="tok", leave=False, delay=1)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.bar.update()

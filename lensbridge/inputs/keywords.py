@@ -19,6 +19,7 @@ _INSTEAD = {
     "past_kv_cache": "Pass HuggingFace's cache as past_key_values=....",
     "prepend_space_to_answer": "Put the space into the text.",
     "interventions": "Write `with model.intervene(...):` around the call.",
+    "pos": "Tools take positions=..., and run_with_cache takes pos_slice=....",
     "hooks": "Pass fwd_hooks=... to run_with_hooks.",
 }
 
