@@ -102,7 +102,7 @@ class LensPoint(HookPoint):
             return
         handles = self._handles(dir)
         attached = self.lens.add_hook(self.canonical, self.adapted(hook, dir), dir, is_permanent)
-        handle = LensHandle(hook, is_permanent, level, attached.remove)
+        handle = LensHandle(hook, is_permanent, level, attached.remove, handles)
         if prepend:
             self._last_goes_first(attached)
         handles.insert(0 if prepend else len(handles), handle)

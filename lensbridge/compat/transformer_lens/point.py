@@ -38,18 +38,53 @@ class LensHandle:
         is_permanent: whether `reset_hooks` leaves it on.
         context_level: how many `hooks()` contexts it was added in; None outside all of them.
         detach: removes the hook that calls it, if that is outside the point.
+        beside: the functions at the point in its direction, this one among them.
     """
 
     user_hook: HookFunction
     is_permanent: bool = False
     context_level: int | None = None
     detach: Callable[[], None] = field(default=lambda: None, repr=False)
+    beside: "list[LensHandle]" = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        def called(value: Any, hook: Any = None) -> Any:
+            return self.user_hook(value, hook=hook)
+
+        called.__name__ = repr(self.user_hook)
+        self.called = called
+
+    @property
+    def hook(self) -> "Removable":
+        """What PyTorch returns for a hook."""
+        return Removable(self)
 
     def stays(self, including_permanent: bool, level: int | None) -> bool:
         """Whether a removal of one kind leaves it on."""
         if self.is_permanent:
             return not including_permanent
         return level is not None and self.context_level != level
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A function at a point, as PyTorch's `RemovableHandle` has it.
+
+    Args:
+        handle: of the function.
+    """
+
+    handle: LensHandle
+
+    def hooks_dict_ref(self) -> dict[int, Callable[..., Any]]:
+        """The functions at the point, each with its description as `__name__`."""
+        return {id(one): one.called for one in self.handle.beside}
+
+    def remove(self) -> None:
+        """Take the function off. Removing twice does no harm."""
+        if self.handle in self.handle.beside:
+            self.handle.detach()
+            self.handle.beside.remove(self.handle)
 
 
 class HookPoint(nn.Module):
@@ -93,7 +128,7 @@ class HookPoint(nn.Module):
             prepend: call it before the functions that are here already.
         """
         handles = self._handles(dir)
-        handle = LensHandle(hook, is_permanent, level)
+        handle = LensHandle(hook, is_permanent, level, beside=handles)
         handles.insert(0 if prepend else len(handles), handle)
 
     def add_perma_hook(self, hook: HookFunction, dir: Dir = "fwd") -> None:

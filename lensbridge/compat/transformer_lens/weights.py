@@ -166,7 +166,7 @@ def _scaled(lens: LensModel) -> dict[str, float]:
 def _factor(embed: nn.Module, table: Tensor) -> float:
     """What a module multiplies the rows of its table by: Gemma's does, and others do nothing."""
     own = getattr(embed, "weight", None)
-    if not isinstance(own, Tensor) or own.device.type == "meta" or own.shape != table.shape:
+    if not isinstance(own, Tensor) or own.is_meta or own.shape != table.shape or not len(own):
         return 1.0
     with torch.no_grad():
         token = torch.tensor([[1 % len(own)]], device=own.device)
