@@ -45,7 +45,7 @@ def launched() -> Iterator[Any]:
 class Tab:
     """A page of which everything that goes wrong, and every request, is kept."""
 
-    patience = 15_000
+    patience = 60_000
     """Milliseconds to wait for something."""
 
     def __init__(self, page: Any) -> None:

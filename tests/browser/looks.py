@@ -63,7 +63,6 @@ BOXES = """() => [...document.querySelectorAll(".lb")].map((root) => {
 class Watched(Tab):
     """A page with pictures."""
 
-    patience = 60_000
 
     @property
     def elsewhere(self) -> list[str]:

@@ -58,7 +58,7 @@ def answer(address: str) -> httpx.Response:
     end = time.monotonic() + 20
     while True:
         try:
-            return httpx.get(address, timeout=20)
+            return httpx.get(address, timeout=60)
         except httpx.TransportError:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -73,7 +73,7 @@ def test_it_starts_soon_asks_for_its_token_and_ends_with_ctrl_c() -> None:
         assert httpx.get(plain).status_code == 403
         assert len(token) >= 20
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=15)
+        out, err = process.communicate(timeout=60)
         assert out.splitlines()[-1] == "the end"
         assert "Traceback" not in err
         assert process.returncode == 0
@@ -86,10 +86,10 @@ def test_ctrl_c_ends_it_while_a_sweep_runs() -> None:
         headers = {"Authorization": "Bearer t"}
         question = {"clean": " a" * 120, "corrupted": " the" * 120, "answer": 5, "wrong": 6}
         url = address.replace("?token=t", "api/comparison")
-        with httpx.stream("POST", url, json=question, headers=headers, timeout=20) as response:
+        with httpx.stream("POST", url, json=question, headers=headers, timeout=60) as response:
             assert '"start"' in next(response.iter_lines())
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=15)
+            process.communicate(timeout=60)
         assert process.returncode == 0
 
 
