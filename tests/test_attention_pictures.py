@@ -166,11 +166,11 @@ def test_encoders_and_cross_attention() -> None:
     ("asked", "message"),
     [
         ({"layer": "hook_embed"}, "hook_embed is no attention pattern"),
-        ({"layer": 0, "head": 4}, r"no head \[4\]: this layer has 4"),
+        ({"layer": 0, "head": 4}, r"no head 4: this layer has 4"),
         ({"layer": 0, "batch": 1}, "no example 1: the batch has 1"),
         ({"layer": 0, "positions": [9]}, r"There are 9 positions; \[9\]"),
         ({"layer": 0, "positions": slice(9, 20)}, "chooses none of 9 positions"),
-        ({"layer": 0, "tokens": ["a"]}, "tokens has 1; the pattern has 9 positions"),
+        ({"layer": 0, "tokens": ["a"]}, "tokens has 1 texts; the pattern has 9 positions"),
         ({"layer": 0, "tokens": "a text"}, "tokens has one text"),
     ],
 )

@@ -331,7 +331,7 @@ def test_wrong_arguments_say_what_to_do() -> None:
     with pytest.raises(InputError, match=r"features of shape \[5\]"):
         result.predict(values[:, :3])
     several = fit_probe(*blobs(30, 5, 4))
-    with pytest.raises(InputError, match="Say which class"):
+    with pytest.raises(InputError, match="Name a class with label="):
         several.direction(0)
     _, cache = demo().run_with_cache(["John", "Mary and Tom"], ["resid_post", "pattern"])
     for point, options, message in (

@@ -186,7 +186,7 @@ def test_the_lens_leaves_padding_out_and_draws_each_example(model: LensModel) ->
     assert all(value is None for row in short.values for value in row[real:])
     assert short.columns[:real] == model.to_str_tokens("The Colosseum")
     assert result.plot(example=-1).title == short.title
-    with pytest.raises(InputError, match="Example 2: there are 2"):
+    with pytest.raises(InputError, match="no example 2: there are 2"):
         result.plot(example=2)
     with pytest.raises(InputError, match="Only a part of the vocabulary"):
         logit_lens(model, CLEAN, vocab=[3, 4]).plot()
@@ -207,7 +207,7 @@ def test_direct_attribution_has_bars_that_sum_to_the_logit(model: LensModel) -> 
         assert sum(parts) == pytest.approx(total, abs=1e-4)
         assert len(parts) <= 14
     assert picture.labels[-3:-1] == (f"the other {len(result.labels) - 12} neurons", "bias")
-    with pytest.raises(InputError, match="Example 1: there are 1"):
+    with pytest.raises(InputError, match="no example 1: there are 1"):
         result.plot(example=1)
 
 
@@ -224,7 +224,7 @@ def test_a_prompt_has_its_answer_marked(model: LensModel) -> None:
     assert remarks[" Paris"] == "answer, rank 0"
     assert remarks[" Rome"].startswith("answer, rank ")
     assert sum(map(bool, remarks.values())) == 2
-    with pytest.raises(InputError, match="Token 1 of the answer"):
+    with pytest.raises(InputError, match="The answer has no token 1"):
         result.plot(place=1)
 
 

@@ -93,7 +93,7 @@ class DirectLogitAttribution(Drawn):
         """The bias and the contribution of each unit, on average or of one example."""
         count = self.attribution.shape[1]
         if example is not None and not -count <= example < count:
-            raise InputError(f"Example {example}: there are {count}.")
+            raise InputError(f"There is no example {example}: there are {count}.")
         table = torch.cat([self.bias[None], self.attribution]).detach().double()
         table = table if example is None else table[:, example, None]
         return table.flatten(1).mean(1).tolist()

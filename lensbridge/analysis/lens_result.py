@@ -118,7 +118,7 @@ class LogitLensResult(Drawn):
             InputError: there is no such example, or this token was not read.
         """
         if not -len(self.positions) <= example < len(self.positions):
-            raise InputError(f"Example {example}: there are {len(self.positions)}.")
+            raise InputError(f"There is no example {example}: there are {len(self.positions)}.")
         example %= len(self.positions)
         if target is not None or self.readout.selected == "targets":
             return of_targets(self, example, target, title)

@@ -61,7 +61,7 @@ class PromptResult(Drawn):
             InputError: the answer has no such token.
         """
         if not 0 <= place < len(self.top):
-            raise InputError(f"Token {place} of the answer: there are {len(self.top)}.")
+            raise InputError(f"The answer has no token {place}: it has {len(self.top)}.")
         answers = [answer[place] for answer in self.answers if place < len(answer)]
         right = {one.id for one in answers}
         listed = {one.id: one for one in [*self.top[place], *answers]}.values()

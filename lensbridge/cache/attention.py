@@ -67,7 +67,8 @@ def heads_of(head: int | Sequence[int] | None, count: int) -> list[int]:
     asked = range(count) if head is None else [head] if isinstance(head, int) else list(head)
     wrong = [one for one in asked if not -count <= one < count]
     if wrong or not asked:
-        raise InputError(f"There is no head {wrong}: this layer has {count}, 0 to {count - 1}.")
+        named = ", ".join(map(str, wrong)) or "to draw"
+        raise InputError(f"There is no head {named}: this layer has {count}, 0 to {count - 1}.")
     return [one % count for one in asked]
 
 
@@ -135,7 +136,7 @@ def _checked(given: Sequence[str] | None, known: list[str], name: str) -> list[s
     if given is None:
         return known
     if isinstance(given, str) or len(given) != len(known):
-        n = "one text" if isinstance(given, str) else f"{len(given)}"
+        n = "one text" if isinstance(given, str) else f"{len(given)} texts"
         raise InputError(f"{name} has {n}; the pattern has {len(known)} positions there.")
     return list(given)
 

@@ -70,7 +70,7 @@ def run(
 def _write(
     folder: Path, source: str, model: "nn.Module", derivation: "Derivation"
 ) -> tuple[Path, ...]:
-    """Write the adapter and its test; nothing where no description came about."""
+    """Write the adapter and its test; nothing if no description was derived."""
     if derivation.architecture is None:
         return ()
     stem = _stem(derivation.architecture.name)

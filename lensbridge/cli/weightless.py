@@ -124,7 +124,7 @@ def weightless(name: str, how: Loading) -> Weightless:
 
 
 def _no_init() -> AbstractContextManager[Any]:
-    """No weight is drawn: some ways to draw one look at values."""
+    """A context in which weights are not initialised: some initialisers read values."""
     from transformers.initialization import no_init_weights
 
     return no_init_weights()

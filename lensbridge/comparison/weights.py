@@ -150,7 +150,7 @@ class _Touched(TorchFunctionMode):
         self.seen |= {id(one) for one in tree_leaves(values) if isinstance(one, nn.Parameter)}
 
     def read(self, side: Side, name: str) -> Tensor:
-        """One weight."""
+        """The tensor of one weight; its parameters count as seen."""
         with side.without(), torch.no_grad(), self:
             value = side.model.weight(name)
         self._note(value)
@@ -219,7 +219,7 @@ def _row(a: Side, name: str, size: float, difference: float, shapes: Any) -> Wei
 
 
 def _ties(a: Side, b: Side) -> Iterator[str]:
-    """What is to be said of heads that are the embedding."""
+    """Notes on heads that are tied to the embedding."""
     tied = [_is_tied(side) for side in (a, b)]
     if all(tied):
         yield "unembed.W_U is embed.W_E in both models (tied), so it changes with it"

@@ -55,8 +55,9 @@ class Options:
             )
         for name in ("length", "batch", "shard_bytes", "max_tokens"):
             value = getattr(self, name)
-            if value is not None and value < (2 if name == "length" else 1):
-                raise InputError(f"{name}={value} is too small.")
+            least = 2 if name == "length" else 1
+            if value is not None and value < least:
+                raise InputError(f"{name}={value} is too small: it is {least} or more.")
 
 
 def harvest(

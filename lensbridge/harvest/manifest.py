@@ -88,7 +88,7 @@ class Manifest:
             raise InputError(f"{path} is not the manifest of a harvest: {error!r}.") from error
 
     def require_same(self, other: "Manifest") -> None:
-        """Refuse to go on with something else than what was begun.
+        """Refuse to continue a different harvest.
 
         Raises:
             InputError: with what differs.

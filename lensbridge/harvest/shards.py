@@ -41,7 +41,7 @@ class Gathered:
         self.tokens += len(tensors[TOKENS])
 
     def write(self, folder: Path, number: int) -> Shard:
-        """Write a shard; a crash leaves no part of one under its name."""
+        """Write a shard. It gets its name once it is complete, so a crash leaves no broken one."""
         name = f"shard-{number:05d}.safetensors"
         path, new = folder / name, folder / f"{name}.new"
         tensors = {}

@@ -37,7 +37,7 @@ def logit_effects(model: HookedModel, direction: Tensor, k: int) -> LogitEffects
     if native.head_hidden is not None or direction.shape != (model.cfg.d_model,):
         return None
     if k < 1:
-        raise InputError(f"logits={k} is too small.")
+        raise InputError(f"logits={k} is too small: it is 1 or more.")
     row = upcast(direction)[None]
     norm = native.ln_final
     read = row if norm is None else norm.linear(row, torch.ones_like(row[:, :1])).to(row)

@@ -1,4 +1,4 @@
-"""The texts in which a value is largest, and how often it is what: one pass over many texts."""
+"""The texts in which a value is largest, and the distribution of its values, in one pass."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -106,8 +106,9 @@ class Search:
     def __post_init__(self) -> None:
         least = {"k": 1, "batch_size": 1, "context": 0}
         for what, smallest in least.items():
-            if getattr(self, what) < smallest:
-                raise InputError(f"{what}={getattr(self, what)} is too small.")
+            given = getattr(self, what)
+            if given < smallest:
+                raise InputError(f"{what}={given} is too small: it is {smallest} or more.")
 
 
 class Maxima(NamedTuple):

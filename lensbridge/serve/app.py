@@ -162,7 +162,7 @@ def _line(event: dict[str, Any]) -> bytes:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """What was sent.
+    """The body of a request.
 
     Raises:
         Refused: it is larger than a question may be.

@@ -1,4 +1,4 @@
-"""Attention in a page: buttons for the heads, a grid, the text. `attention.js` makes them answer.
+"""Attention in a page: buttons for the heads, a grid, the text. `attention.js` is their script.
 
 Without a script the heads are small pictures, the chosen one is large, and the text shows where the
 last token attends.

@@ -103,7 +103,7 @@ class Card(Picture):
 
     @cached_property
     def coloured(self) -> list[ColouredText]:
-        """Its texts."""
+        """The texts around the largest values."""
         return [
             ColouredText(
                 f"{short(text.values[text.peak])}, {text.where}",

@@ -102,7 +102,7 @@ class Layout:
 
     @property
     def rise(self) -> float:
-        """From row to row."""
+        """The distance from one row to the next."""
         return CLOSE_RISE if len(self.rows) > MANY else RISE
 
     @property

@@ -1,4 +1,4 @@
-"""A circuit in a page, as SVG. `graph.js` makes it answer; without a script all of it is shown."""
+"""A circuit in a page, as SVG. `graph.js` makes it interactive; without it all is shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

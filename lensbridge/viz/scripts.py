@@ -1,4 +1,4 @@
-"""Scripts and style rules of pictures that answer, as parts of a page."""
+"""Scripts and style rules of interactive pictures, as parts of a page."""
 
 from functools import cache
 from importlib.resources import files

@@ -73,7 +73,9 @@ def fit_probe(
         ([0, 1, 2, 3], (False, True))
     """
     if not penalty > 0:
-        raise InputError(f"penalty is above 0, not {penalty}: without it there is no one optimum.")
+        raise InputError(
+            f"penalty is above 0, not {penalty}: without one the best weights may not be unique."
+        )
     examples = examples_of(activations, point, layers, position)
     known = examples.labels(labels)
     kind = _kind(known) if kind is None else kind

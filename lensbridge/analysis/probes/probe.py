@@ -125,7 +125,7 @@ class Probe:
                 raise InputError("The labels of this probe are numbers: leave label out.")
             return self.weight[0]
         if label is None and len(self.classes) > 2:
-            raise InputError(f"Say which class: label= one of {_listed(self.classes)}.")
+            raise InputError(f"Name a class with label=, one of {_listed(self.classes)}.")
         label = self.classes[1] if label is None else label
         if label not in self.classes:
             raise InputError(f"There is no class {label!r}; there are {_listed(self.classes)}.")
