@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -59,9 +60,10 @@ def _executed(notebook: Any) -> Any:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     notebook.cells.insert(0, nbformat.v4.new_code_cell(PREPARE))
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
     where = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(notebook, km=kernel, timeout=900, resources=where).execute()
+    with TemporaryDirectory() as sockets:
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        NotebookClient(notebook, km=kernel, timeout=900, resources=where).execute()
     del notebook.cells[0]
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
         cell.execution_count = number
