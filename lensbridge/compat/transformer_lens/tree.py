@@ -190,6 +190,12 @@ class Parts:
             return Parts(self._model, self._path, self._parts[index])
         return self._parts[index]
 
+    def __getattr__(self, name: str) -> Any:
+        """A layer by its name in a path, as PyTorch's `ModuleList` has it."""
+        if name.isdigit() and int(name) < len(self._parts):
+            return self._parts[int(name)]
+        raise AttributeError(name)
+
     def __setitem__(self, index: int, value: Any) -> None:
         self._model.put(self._name(index), value)
 
