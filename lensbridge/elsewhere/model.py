@@ -135,7 +135,8 @@ MODEL: Table = {
         ("intervention", "interventions", "edit_activations", "set_activation"),
         [
             (
-                "with model.intervene([lensbridge.interventions.Zero(('mlp_out', 1))]): model(input)",
+                "with model.intervene([lensbridge.interventions.Zero(('mlp_out', 1))]): "
+                "model(input)",
                 "edits all runs in the block",
             )
         ],
