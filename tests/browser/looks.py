@@ -63,7 +63,6 @@ BOXES = """() => [...document.querySelectorAll(".lb")].map((root) => {
 class Watched(Tab):
     """A page with pictures."""
 
-
     @property
     def elsewhere(self) -> list[str]:
         """Requests that left this machine."""

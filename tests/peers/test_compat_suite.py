@@ -93,8 +93,13 @@ def test_detection_patterns(kind: str) -> None:
 
 @pytest.mark.parametrize("direction", ["bidirectional", "causal"])
 def test_a_new_encoder_computes_what_theirs_does(direction: str) -> None:
-    fields = {**TL, "attention_dir": direction, "act_fn": "gelu", "original_architecture": "BertForMaskedLM"}
-    mine = ours.HookedEncoder({**fields, "tie_word_embeddings": True})  # as the converter takes it
+    fields = {
+        **TL,
+        "attention_dir": direction,
+        "act_fn": "gelu",
+        "original_architecture": "BertForMaskedLM",
+    }
+    mine = ours.HookedEncoder({**fields, "tie_word_embeddings": True})
     with torch.no_grad():
         for parameter in mine.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
