@@ -24,6 +24,7 @@ from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
+from lensbridge.compat.transformer_lens.soft_cap import uncapped
 from lensbridge.compat.transformer_lens.ungrouping import regroup
 from lensbridge.model import LensModel
 
@@ -213,7 +214,9 @@ class LensRoot(PartMethods):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model."""
-        return self.lens.forward(**self.arguments(*args, **kwargs))
+        asked = self.arguments(*args, **kwargs)
+        with uncapped(self.lens, self.cfg, asked.get("return_type")) as head:
+            return head.of(self.lens.forward(**asked))
 
     def run_with_cache(
         self,
@@ -238,9 +241,10 @@ class LensRoot(PartMethods):
         """
         beside = self._names_beside_lens(names_filter)
         kept, fwd, bwd = self.get_caching_hooks(beside, incl_bwd, device, pos_slice=pos_slice)
-        with self.hooks(fwd, bwd):
+        asked = self.arguments(*model_args, **model_kwargs)
+        with self.hooks(fwd, bwd), uncapped(self.lens, self.cfg, asked.get("return_type")) as head:
             result, cache = self.lens.run_with_cache(
-                **self.arguments(*model_args, **model_kwargs),
+                **asked,
                 names_filter=self._asked(names_filter),
                 device=device,
                 incl_bwd=incl_bwd,
@@ -254,7 +258,7 @@ class LensRoot(PartMethods):
         if self.shown is not None:
             found.show(self.shown.names, kept)
         found = found.remove_batch_dim() if remove_batch_dim else found
-        return result, found if return_cache_object else dict(found)
+        return head.of(result), found if return_cache_object else dict(found)
 
     def _asked(self, names_filter: NamesFilter) -> Any:
         """If points were named, their names, which a run must pass; otherwise a filter."""
