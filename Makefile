@@ -12,8 +12,9 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
 
+# In two processes, each with the tests of whole files.
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check

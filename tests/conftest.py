@@ -1,4 +1,4 @@
-"""Offline, on the CPU, two threads; hypothesis without deadlines (the machine sets the pace)."""
+"""Offline, on the CPU, two threads or processes; hypothesis without deadlines (the machine sets the pace)."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("lensbridge")
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)

@@ -198,9 +198,12 @@ CASES = {
     "base model": Case(lambda: whole(llama()), "model: ScalingModel has a forward of its own"),
     "norm": Case(
         with_each("input_layernorm", OwnNorm),
-        f"model.layers.0.input_layernorm: OwnNorm (of {HERE}) is no class",
+        f"input_layernorm: the description does not know the class OwnNorm (of {HERE})",
     ),
-    "MLP": Case(with_each("mlp", OwnMLP), f"model.layers.0.mlp: OwnMLP (of {HERE})"),
+    "MLP": Case(
+        with_each("mlp", OwnMLP),
+        f"layers.0.mlp: the description does not know the class OwnMLP (of {HERE})",
+    ),
     "closure": Case(with_each("mlp", by_closure), "this LlamaMLP has a forward of its own"),
 }
 
@@ -433,7 +436,7 @@ FOUND: dict[str, tuple[Callable[[pytest.MonkeyPatch], Any], str]] = {
     ),
     "norm of another family": (
         lambda _: with_each("input_layernorm", gemma_norm)(),
-        "GemmaRMSNorm (of transformers.models.gemma.modeling_gemma) is no class",
+        "the class GemmaRMSNorm (of transformers.models.gemma.modeling_gemma)",
     ),
     "class of the same name": (
         lambda _: with_each("input_layernorm", as_class(another(LlamaRMSNorm)))(),
