@@ -1,4 +1,4 @@
-"""Offline, on the CPU, two threads or processes; hypothesis without deadlines (the machine sets the pace)."""
+"""Offline, on the CPU, two threads or processes; hypothesis without deadlines (machines differ)."""
 
 import os
 from collections.abc import Iterator

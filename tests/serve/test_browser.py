@@ -108,7 +108,7 @@ def test_a_click_on_the_map_ablates_a_head_and_the_logits_move(
     page.see("td[aria-label^='MLP 3']")
     page.click("td[aria-label^='head 2.2']")
     page.see(".edits li >> text=head 2.2: set to zero")
-    page.see("text=The logit of ·Paris moves by \u22124.95, from 12.51 to 7.56.")
+    page.see("text=/The logit of ·Paris moves by \u22124.9\\d, from 12.5\\d to 7.5\\d/")
     page.see(".pairs li:first-child >> text=98.6% → 4.4%")
     assert 'Zero(("z", 2), heads=2)' in page.code()
     page.click("[aria-label='Remove: head 2.2: set to zero']")
