@@ -198,13 +198,12 @@ class LensRoot(PartMethods):
         try:
             yield
         finally:
-            for one in beside:
+            for one in hooks:
                 one.point.remove_hooks(one.dir, level=level)
 
-    @staticmethod
-    def _of_lens(hooks: list[Hooking]) -> list[Any]:
-        """The others, as the lens takes them."""
-        return [one.pair for one in hooks if one.is_of_lens]
+    def _of_lens(self, hooks: list[Hooking]) -> list[Any]:
+        """The others, as the lens takes them; they are listed at their points, too."""
+        return [one.pair(self.context_level) for one in hooks if one.is_of_lens]
 
     # --- running -----------------------------------------------------------------------------
 
