@@ -206,7 +206,6 @@ def test_a_metric_that_turns_to_other_positions_gets_their_logits(case: Case) ->
         ({"max_batch_tokens": 7}, "one run alone has 8 positions"),
         ({"metric": metric}, "reduce='mean'"),
     ],
-    ids=str,
 )
 def test_what_is_refused(options: dict[str, Any], told: str, case: Case) -> None:
     model, bare = case

@@ -35,9 +35,10 @@ def uncapped(lens: LensModel, cfg: HookedTransformerConfig, return_type: Any) ->
     Raises:
         InputError: another cap than the model's own, or a loss without the cap.
     """
-    text_config = lens.hf_model.config.get_text_config()
+    hf_model: Any = lens.hf_model
+    text_config = hf_model.config.get_text_config()
     found, own = Uncapped(), getattr(text_config, "final_logit_softcapping", None) or -1.0
-    head = lens.hf_model.get_output_embeddings() if own > 0 else None
+    head = hf_model.get_output_embeddings() if own > 0 else None
     if head is None or cfg.output_logits_soft_cap == own:
         yield found
         return
