@@ -8,10 +8,12 @@ from lensbridge_adapters.gemma2 import GEMMA2
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.llama import LLAMA
 from lensbridge_adapters.mixtral import MIXTRAL
+from tiny_models import Shape, build
 
 from lensbridge.errors import LoadError
 from lensbridge.plugins import registry
 from lensbridge.spec import Architecture
+from lensbridge.testing import conformance
 from lensbridge.testing.mutation import Trial, kill_rate, mutants, survivors, trials
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,3 +79,11 @@ def test_the_wrong_descriptions_of_every_adapter_are_rejected() -> None:
         except LoadError:  # a variant that no tiny config has
             continue
     hold_rate(tried)
+
+
+def test_a_wrong_embedding_without_parameters_is_rejected_by_the_checks() -> None:
+    """Ids go to the model's device, so that the checks come to say what is wrong."""
+    wrong = replace(GPT2, embed="transformer.drop")
+    report = conformance(build(Shape("gpt2")), architecture=wrong)
+    assert "hook_embed" in report.to_table()
+    assert not report.passed

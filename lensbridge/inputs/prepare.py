@@ -57,8 +57,11 @@ class Preparer:
     @property
     def device(self) -> torch.device:
         """Where ids go."""
-        module = self.native.main.embed or self.native.core
-        return execution_device(module) or next(module.parameters()).device
+        places = [self.native.main.embed or self.native.core, self.native.core]
+        found = execution_device(places[0])
+        if found is not None:
+            return found
+        return next(held for module in places for held in module.parameters()).device
 
     def prepare(
         self,
