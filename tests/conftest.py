@@ -6,6 +6,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.pop("COLUMNS", None)  # set by pytest's own processes; tests choose the width they need
 
 import pytest
 import torch
