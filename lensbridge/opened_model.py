@@ -37,6 +37,7 @@ from lensbridge.spec import Architecture
 from lensbridge.weights.circuits import CircuitMethods
 from lensbridge.weights.components import Components
 from lensbridge.weights.methods import WeightMethods
+from lensbridge.weights.view import PointsHere
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,8 +148,13 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         self.native = native
         self.vocabulary = vocabulary_of(native, sites)
         me = weakref.ref(self)
+        points = PointsHere(
+            f"{native.main.prefix}.",
+            lambda: _alive(me()).vocabulary.names,
+            lambda name: _alive(me()).explain(name),
+        )
         self._components = Components(
-            native, lambda layer, resid: _alive(me())._run_block(layer, resid)
+            native, lambda layer, resid: _alive(me())._run_block(layer, resid), points
         )
         self.preparer = Preparer(native, self.tokens, native.calling.accepted)
         head = () if native.unembed is None else (native.unembed.module,)

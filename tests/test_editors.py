@@ -7,6 +7,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
+import lensbridge
 from lensbridge.model import LensModel
 
 SETUP = """
@@ -92,3 +93,21 @@ def test_a_signature_shows_the_names_of_types(name: str) -> None:
     signature = str(inspect.signature(getattr(LensModel, name)))
     assert "collections.abc" not in signature
     assert len(signature) < 700
+
+
+def test_a_part_of_a_layer_lists_its_points_and_they_say_what_they_are(complete: Complete) -> None:
+    model = lensbridge.load("demo")
+    found = complete("attn.")
+    assert {"hook_q", "hook_pattern", "hook_z", "W_Q"} <= found
+    assert "hook_rot_q" not in found  # the demo model has no rotary positions
+    layer = model.blocks[1]
+    for view, where in (
+        (layer, ""),
+        (layer.attn, "attn."),
+        (layer.mlp, "mlp."),
+        (layer.ln1, "ln1."),
+    ):
+        names = {f"blocks.1.{where}{one}" for one in dir(view) if one.startswith("hook_")}
+        known = [one for one in model.hook_names if one.startswith(f"blocks.1.{where}")]
+        assert names == {one for one in known if one.count(".") == 2 + where.count(".")}
+    assert layer.attn.hook_q.where == model.explain("blocks.1.attn.hook_q").where

@@ -160,16 +160,16 @@ def test_attributes_that_are_elsewhere(model: lensbridge.LensModel) -> None:
         _ = HookedTransformer.from_pretrained("demo").transformer
 
 
-def test_activations_are_no_attributes_of_views(model: lensbridge.LensModel) -> None:
+def test_points_of_views_say_what_they_are_and_other_names_what_to_write(
+    model: lensbridge.LensModel,
+) -> None:
     block = model.blocks[1]
+    assert str(block.attn.hook_z) == str(model.explain("blocks.1.attn.hook_z"))
+    assert str(block.ln1.hook_scale) == str(model.explain("blocks.1.ln1.hook_scale"))
     for view, name, hint in (
         (block.attn, "hook_zz", r"Did you mean 'hook_z'.*run_with_cache"),
-        (block.attn, "hook_z", r"blocks\.0\.attn\.hook_z"),
         (block.attn, "W_q", "Did you mean 'W_Q'"),
-        (block.mlp, "hook_post", r"blocks\.0\.mlp\.hook_post"),
-        (block, "hook_resid_post", r"blocks\.0\.hook_resid_post"),
         (block, "self_attn", "model.hf_model"),
-        (block.ln1, "hook_scale", r"ln1\.hook_scale"),
         (model.embed, "hook_out", "run_with_cache"),
     ):
         assert not hasattr(view, name)

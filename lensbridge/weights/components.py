@@ -20,6 +20,7 @@ from lensbridge.native.parts import (
     StackPart,
 )
 from lensbridge.weights import effective
+from lensbridge.weights.view import PointsHere
 from lensbridge.weights.views import (
     AttentionView,
     BlocksView,
@@ -39,11 +40,18 @@ _MLP_SIDES = ("in", "gate", "out")
 class Components:
     """Every part of one model, and its weights by name."""
 
-    def __init__(self, native: ResolvedModel, run_block: Callable[[int, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        native: ResolvedModel,
+        run_block: Callable[[int, Tensor], Tensor],
+        points: PointsHere | None = None,
+    ) -> None:
         self.native = native
         self.blocks = BlocksView(
             [
-                BlockView(part, lambda resid, i=i: run_block(i, resid))  # type: ignore[misc]
+                BlockView(part, lambda resid, i=i: run_block(i, resid)).with_points(  # type: ignore[misc]
+                    points, f"{i}."
+                )
                 for i, part in enumerate(native.blocks)
             ]
         )

@@ -1,11 +1,36 @@
 """`View`: attributes of a part of the model, and what to write for those that it does not have."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lensbridge.elsewhere.hinted import instead
 from lensbridge.elsewhere.view import VIEW
 from lensbridge.errors import WeightError, suggest
 from lensbridge.points.table import POINTS
+
+V = TypeVar("V", bound="View")
+
+
+@dataclass(frozen=True)
+class PointsHere:
+    """The points of a part of a model.
+
+    Args:
+        where: what their names begin with: "blocks.1.attn.".
+        every: the names of all points of the model.
+        explain: what a point is, by its name.
+    """
+
+    where: str
+    every: Callable[[], Iterable[str]]
+    explain: Callable[[str], Any]
+
+    @property
+    def names(self) -> set[str]:
+        """Their names, without the beginning."""
+        here = (one.removeprefix(self.where) for one in self.every() if one.startswith(self.where))
+        return {one for one in here if "." not in one}
 
 
 class View:
@@ -15,6 +40,7 @@ class View:
     """
 
     at: ClassVar[str] = ""
+    points_here: ClassVar[PointsHere | None] = None
 
     if not TYPE_CHECKING:
 
@@ -24,11 +50,23 @@ class View:
                 return own.fget(self)  # it raised; again, for its own message
             if name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            here = self.points_here
+            if here is not None and name in here.names:
+                return here.explain(here.where + name)
             raise WeightError(self._without(name))
 
     def __dir__(self) -> list[str]:
         """What there is in this model: no `W_gate` where the MLP is not gated."""
-        return sorted({*super().__dir__()} - {"at", *self._absent()})
+        points = set() if self.points_here is None else self.points_here.names
+        mine = {*super().__dir__()} - {"at", "points_here", "with_points", *self._absent()}
+        return sorted(mine | points)
+
+    def with_points(self: V, points: PointsHere | None, part: str = "") -> V:
+        """The same view, which also knows its points. They say what they are."""
+        if points is not None:
+            points = replace(points, where=points.where + part)
+            object.__setattr__(self, "points_here", points)  # views are frozen
+        return self
 
     def _absent(self) -> set[str]:
         """The attributes of this class that this part of this model does not have."""
@@ -48,7 +86,8 @@ class View:
             )
         if name in VIEW:
             return f"{kind} has no {name!r}.{instead(name, VIEW)}"
-        public = [one for one in dir(type(self)) if not one.startswith("_") and one != "at"]
+        public = [one for one in dir(type(self)) if not one.startswith("_")]
+        public = [one for one in public if one not in ("at", "points_here", "with_points")]
         same = [one for one in public if one.lower() == name.lower()]
         hint = f" Did you mean {same[0]!r}?" if same else suggest(name, public)
         return (

@@ -272,12 +272,12 @@ class BlockView(View):
         Raises:
             WeightError: this layer has none that the description names.
         """
-        return self._attention("attention", self.part.attn)
+        return self._attention("attention", self.part.attn, "attn.")
 
     @property
     def cross_attn(self) -> AttentionView:
         """Attention to the encoder."""
-        return self._attention("cross-attention", self.part.cross)
+        return self._attention("cross-attention", self.part.cross, "cross_attn.")
 
     @property
     def mlp(self) -> FeedForwardView:
@@ -289,17 +289,18 @@ class BlockView(View):
         part = self.part.mlp
         if part is None or isinstance(part, OpaquePart):
             raise WeightError(f"{type(self.part.module).__name__} has no MLP that is described.")
-        return MoEView(part) if isinstance(part, MoEPart) else MLPView(part)
+        view = MoEView(part) if isinstance(part, MoEPart) else MLPView(part)
+        return view.with_points(self.points_here, "mlp.")
 
     def _absent(self) -> set[str]:
         there = {"attn": self.part.attn, "cross_attn": self.part.cross, "mlp": self.part.mlp}
         none = {name for name, part in there.items() if part is None}
         return none | ({"ln1", "ln2", "ln1_post", "ln2_post"} - set(self.part.norms))
 
-    def _attention(self, what: str, part: AttentionPart | None) -> AttentionView:
+    def _attention(self, what: str, part: AttentionPart | None, at: str) -> AttentionView:
         if part is None:
             raise WeightError(f"{type(self.part.module).__name__} has no {what} that is described.")
-        return AttentionView(part)
+        return AttentionView(part).with_points(self.points_here, at)
 
     @property
     def ln1(self) -> NormView:
@@ -324,7 +325,7 @@ class BlockView(View):
     def _norm(self, slot: NormSlot) -> NormView:
         if slot not in self.part.norms:
             raise WeightError(f"{type(self.part.module).__name__} has no {slot}.")
-        return NormView(self.part.norms[slot])
+        return NormView(self.part.norms[slot]).with_points(self.points_here, f"{slot}.")
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_model]`"""
