@@ -162,35 +162,3 @@ def test_places_of_names() -> None:
     assert gelu_new is utils.gelu_new
     cfg = transformer_lens.HookedTransformerConfig(**SMALL)
     assert get_device_for_block_index(1, cfg) == torch.device("cpu")
-
-
-# --- functions of a context ----------------------------------------------------------------------
-
-
-def test_functions_of_a_context_are_listed_at_their_points_and_can_be_taken_off(
-    model: HookedTransformer,
-) -> None:
-    seen: list[str] = []
-
-    def note(value: Tensor, hook: Any) -> None:
-        seen.append(hook.name)
-
-    name = "blocks.1.hook_resid_pre"
-    point = model.hook_dict[name]
-    with model.hooks(fwd_hooks=[(name, note)]):
-        assert [handle.user_hook for handle in point.fwd_hooks] == [note]
-        model("The Eiffel Tower")
-        with model.hooks(fwd_hooks=[(name, lambda value, hook: value * 0)]):
-            assert [handle.context_level for handle in point.fwd_hooks] == [1, 2]
-            silenced = model("The Eiffel Tower")
-        assert len(point.fwd_hooks) == 1
-        assert seen == [name, name]
-        model.reset_hooks()
-        assert point.fwd_hooks == []
-        untouched = model("The Eiffel Tower")
-        assert seen == [name, name]
-    assert not torch.equal(silenced, untouched)
-    with torch.no_grad():
-        bare = model.hf_model(model.to_tokens("The Eiffel Tower")).logits
-    assert torch.equal(untouched, bare)
-    assert point.fwd_hooks == []

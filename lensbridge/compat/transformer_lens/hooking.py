@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from lensbridge.compat.transformer_lens.lens_point import LensPoint
-from lensbridge.compat.transformer_lens.point import Dir, HookFunction, HookPoint, call
+from lensbridge.compat.transformer_lens.point import Dir, HookFunction, HookPoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +29,10 @@ class Hooking:
         """Whether the lens knows the point: the native model has it, and nothing replaces it."""
         return isinstance(self.point, LensPoint) and self.point.is_hooked_by_lens
 
-    def pair(self, level: int) -> tuple[Any, HookFunction]:
-        """The point and the function, as the lens takes them, and shown at the point.
-
-        Args:
-            level: how many contexts it is in. What takes the function off the point ends its calls.
-        """
+    @property
+    def pair(self) -> tuple[Any, HookFunction]:
+        """The point and the function, as the lens takes them."""
         point = self.point
         assert isinstance(point, LensPoint)
         asked = point.canonical if self.named else partial(str.__eq__, point.canonical)
-        handle = point.show(self.hook, self.dir, level)
-
-        def while_on(value: Any, hook: HookPoint) -> Any:
-            return call(self.hook, value, hook) if handle.is_on else None
-
-        return asked, point.adapted(while_on, self.dir)
+        return asked, point.adapted(self.hook, self.dir)

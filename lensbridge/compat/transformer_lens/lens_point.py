@@ -49,11 +49,6 @@ def unspelled(name: str) -> str:
     return RENAMED.get(plain, plain) + end
 
 
-def _check_callable(hook: Any) -> None:
-    if not callable(hook):
-        raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
-
-
 def _nothing() -> None:
     """A function that is on no model has nothing to be taken off."""
 
@@ -86,7 +81,8 @@ class LensPoint(HookPoint):
 
     def adapted(self, hook: HookFunction, dir: Dir) -> HookFunction:
         """A function for lensbridge that calls the user's with this point as `hook`."""
-        _check_callable(hook)
+        if not callable(hook):
+            raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
         if self.canonical.endswith(PER_HEAD) and dir == "fwd":
             heads = self.lens.cfg.n_heads
             return lambda value, hook_: _for_every_head(hook, value, self, heads)
@@ -110,21 +106,6 @@ class LensPoint(HookPoint):
         if prepend:
             self._last_goes_first(attached)
         handles.insert(0 if prepend else len(handles), handle)
-
-    def show(self, hook: HookFunction, dir: Dir, level: int) -> LensHandle:
-        """List a function that a context of the lens calls, until it is taken off.
-
-        Returns:
-            Its handle. The function is called while `is_on`.
-
-        Raises:
-            HookError: it is no function.
-        """
-        _check_callable(hook)
-        handles = self._handles(dir)
-        handle = LensHandle(hook, context_level=level, beside=handles, ends=True)
-        handles.append(handle)
-        return handle
 
     def _last_goes_first(self, attached: HookHandle) -> None:
         engine = self.lens.engine
@@ -172,8 +153,6 @@ class LensPoint(HookPoint):
         self.is_there = True
         for dir in directions("both"):
             for handle in self._handles(dir):
-                if handle.ends:
-                    continue
                 hook = self.adapted(handle.user_hook, dir)
                 added = self.lens.add_hook(self.canonical, hook, dir, handle.is_permanent)
                 handle.detach = added.remove

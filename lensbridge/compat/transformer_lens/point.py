@@ -39,7 +39,6 @@ class LensHandle:
         context_level: how many `hooks()` contexts it was added in; None outside all of them.
         detach: removes the hook that calls it, if that is outside the point.
         beside: the functions at the point in its direction, this one among them.
-        ends: whether it was added by `hooks()`, whose end takes it off.
     """
 
     user_hook: HookFunction
@@ -47,7 +46,6 @@ class LensHandle:
     context_level: int | None = None
     detach: Callable[[], None] = field(default=lambda: None, repr=False)
     beside: "list[LensHandle]" = field(default_factory=list, repr=False)
-    ends: bool = False
 
     def __post_init__(self) -> None:
         def called(value: Any, hook: Any = None) -> Any:
@@ -60,11 +58,6 @@ class LensHandle:
     def hook(self) -> "Removable":
         """What PyTorch returns for a hook."""
         return Removable(self)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it is at its point: `reset_hooks` and the like take it off."""
-        return self in self.beside
 
     def stays(self, including_permanent: bool, level: int | None) -> bool:
         """Whether a removal of one kind leaves it on."""
@@ -89,7 +82,7 @@ class Removable:
 
     def remove(self) -> None:
         """Take the function off. Removing twice does no harm."""
-        if self.handle.is_on:
+        if self.handle in self.handle.beside:
             self.handle.detach()
             self.handle.beside.remove(self.handle)
 

@@ -198,12 +198,13 @@ class LensRoot(PartMethods):
         try:
             yield
         finally:
-            for one in hooks:
+            for one in beside:
                 one.point.remove_hooks(one.dir, level=level)
 
-    def _of_lens(self, hooks: list[Hooking]) -> list[Any]:
-        """The others, as the lens takes them; they are listed at their points, too."""
-        return [one.pair(self.context_level) for one in hooks if one.is_of_lens]
+    @staticmethod
+    def _of_lens(hooks: list[Hooking]) -> list[Any]:
+        """The others, as the lens takes them."""
+        return [one.pair for one in hooks if one.is_of_lens]
 
     # --- running -----------------------------------------------------------------------------
 
