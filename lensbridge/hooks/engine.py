@@ -11,8 +11,7 @@ the call; readers (caches) come last in the call. Order between points is the da
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from lensbridge.hooks.callbacks import (
     RunState,
     require_fired,
 )
+from lensbridge.hooks.native_hook import Step, after, before
 from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of, run_of
 from lensbridge.hooks.standing import Replaced, standing_in
 from lensbridge.native.wrappers import eager_while
@@ -40,34 +40,8 @@ class StopForward(Exception):  # noqa: N818  (not an error: it ends a forward pa
         self.value = value
 
 
-class Step(NamedTuple):
-    """A stage of a site and the callbacks that it is for."""
-
-    stage: Stage
-    chain: Chain
-
-
-Look: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | None]]
 NO_CALLBACKS = ReadChain([])
 STAYING = " The hook stays on the model: take it off with reset_hooks(including_permanent=True)."
-
-
-def _inert(*_: Any, **__: Any) -> None:
-    """What a copy or a pickle of a model has in the place of a hook."""
-
-
-def _no_hook() -> Callable[..., None]:
-    return _inert
-
-
-class NativeHook(partial[Any]):
-    """A function as a PyTorch hook. It belongs to one model: copies of the model do not have it."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return _inert
-
-    def __reduce__(self) -> Any:
-        return _no_hook, ()
 
 
 @dataclass(eq=False)
@@ -116,11 +90,11 @@ class Attachment:
         for (module, phase), group in steps.items():
             group.sort(key=lambda step: step.stage.rank)
             if phase == "input":
-                hook = NativeHook(self._before(group))
+                hook = before(group, self.is_active, self.state)
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
                 closes = module in around
-                hook = NativeHook(self._after(group, closes))
+                hook = after(group, self.is_active, self.state, closes=closes)
                 edits = any(step.chain.edits for step in group)
                 handle = module.register_forward_hook(
                     hook,
@@ -213,75 +187,6 @@ class Attachment:
         """Whether the code that is running now runs for this attachment."""
         current = acting(self.engine)
         return current is self or (current is None and self.always and is_run_of(self.engine))
-
-    def _before(self, steps: list[Step]) -> Callable[..., Any]:
-        looks = _looks(steps)
-        if looks is not None:
-            return self._look_before(looks)
-        acts = [(step.stage.act, step.chain) for step in steps]
-        opens = any(step.stage.around for step in steps)
-        state = self.state
-
-        def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if not self.is_active():
-                return None
-            call = Call(module, args, kwargs or {}, state.memory)
-            state.run(acts, call)
-            if opens:
-                state.open_contexts(module, call.around.values())
-            return (call.args, call.kwargs) if call.replaced else None
-
-        return before
-
-    def _look_before(self, looks: list[Look]) -> Callable[..., None]:
-        def before(module: nn.Module, args: Any, kwargs: Any = None) -> None:
-            if self.is_active():
-                value = args[0] if args else Call(module, args, kwargs, {}).input
-                for look, run in looks:
-                    run(look(value))
-
-        return before
-
-    def _after(self, steps: list[Step], closes: bool) -> Callable[..., Any]:
-        looks = None if closes else _looks(steps)
-        if looks is not None:
-            return self._look_after(looks)
-        acts = [(step.stage.act, step.chain) for step in steps]
-        state = self.state
-
-        def after(module: nn.Module, args: Any, *rest: Any) -> Any:
-            if not self.is_active():
-                return None
-            output = rest[-1]
-            if closes:
-                state.close_contexts(module, clean=output is not None)
-            if output is None:  # called only to clean up after an error
-                return None
-            call = Call(module, args, rest[0] if len(rest) == 2 else {}, state.memory, output)
-            state.run(acts, call)
-            return call.output if call.replaced else None
-
-        return after
-
-    def _look_after(self, looks: list[Look]) -> Callable[..., None]:
-        def after(module: nn.Module, args: Any, *rest: Any) -> None:
-            if self.is_active():
-                output = rest[-1]
-                value = output if isinstance(output, Tensor) else output[0]
-                for look, run in looks:
-                    run(look(value))
-
-        return after
-
-
-def _looks(steps: list[Step]) -> list[Look] | None:
-    """How to read at a module where nobody does anything but read; None where somebody does."""
-    found: list[Look] = [
-        (step.stage.look, step.chain.run)
-        for step in steps
-        if step.stage.look is not None and not step.chain.edits
-    ]
-    return found if len(found) == len(steps) else None
 
 
 @dataclass(eq=False)
