@@ -79,8 +79,7 @@ def test_a_result_of_the_search_leads_to_its_page(browser: Any) -> None:
         visit(page, "index.html")
         page.keyboard.press("Control+k")
         page.keyboard.type("suppresses the repeated name")
-        page.locator("a[href*='indirect-objects']").locator("visible=true").last.wait_for()
-        page.keyboard.press("Enter")
+        page.locator("a[href*='indirect-objects']").locator("visible=true").last.click()
         page.wait_for_url("**/tutorials/indirect-objects.html*")
 
 
