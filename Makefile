@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	peers real dist site tutorials
+	peers real dist site tutorials ranks
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -38,6 +38,10 @@ check-docs: .venv/.installed-test
 # `playwright install chromium`.
 browser: .venv/.installed-browser
 	$(BIN)/python -m pytest -m browser tests/serve tests/browser
+
+# Models that are spread over processes: two or more, with the gloo backend on the CPU.
+ranks: .venv/.installed-test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m ranks tests/distributed
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs
