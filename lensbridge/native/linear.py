@@ -1,25 +1,22 @@
-"""Projections and their weights as the model uses them: plain, offloaded, adapted or quantized.
+"""Projections and their weights as the model uses them, whatever way the weight is held.
 
 `Linear.weight` gives a plain weight as a view, so writing to it edits the model. The others come as
-copies, and `Linear.state` says why.
+copies, and `Linear.held` says why.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lensbridge.errors import WeightError
+from lensbridge.native.holding import Held, Holding, execution_device, held, proof, read
 
-State = Literal["plain", "offloaded", "adapted", "opaque", "composed"]
-"""How a weight is stored. Every state but "plain" gives copies.
+State: TypeAlias = Holding | Literal["composed"]
+"""How a weight under one of the field's names is held. composed: a product of several weights
+(latent attention, a multiplier), so a copy."""
 
-plain: the module's own tensor. offloaded: fetched when it is read, from where accelerate keeps it
-or from the processes that have its parts. adapted: a LoRA layer, base plus
-delta. opaque: quantized or unknown, read by running the module on the identity matrix. composed: a
-product of several weights (latent attention).
-"""
+fetch = read
 
 
 @dataclass(frozen=True)
@@ -39,102 +36,68 @@ class Linear:
     n_out: int
 
     @property
-    def state(self) -> State:
-        """How the weight is stored, which decides whether a read is a view or a copy."""
-        if "base_layer" in self.module._modules:
-            return "adapted"
+    def state(self) -> Holding:
+        """How the weight is held, which decides whether a read is a view or a copy."""
+        return self.held.holding
+
+    @property
+    def held(self) -> Held:
+        """How the weight is held, and by what. The first time, two rows go through the module."""
+        found = held(self.module)
+        if found.holding not in ("plain", "offloaded"):
+            return found
         weight = self.module._parameters.get("weight")
-        if weight is not None and _is_sharded(weight):
-            return "offloaded"
-        if (
-            weight is None
-            or not _is_plain_float(weight)
-            or weight.numel() != self.n_in * self.n_out
-        ):
-            return "opaque"
-        return "offloaded" if weight.is_meta else "plain"
+        if weight is None or weight.numel() != self.n_in * self.n_out:
+            return _opaque(f"not stored as one matrix of {self.n_in} by {self.n_out}")
+        why = proof.hindrance(self.module, "weight", self._prove)
+        return _opaque(f"not used as it is: {why}") if why else found
 
     def weight(self) -> Tensor:
         """Shapes: `[in, out]`. A view of the native parameter when `state` is "plain"."""
-        if self.state in ("plain", "offloaded"):
-            stored = fetch(self.module, "weight")
-            return stored if self.transposed else stored.mT
-        return self._by_identity()
+        stored = read(self.module, "weight", self._by_identity, self.held)
+        return stored if self.transposed else stored.mT
 
     def bias(self) -> Tensor:
         """Shapes: `[out]`. Zeros where the module has none."""
-        if self.state in ("plain", "offloaded"):
-            if self.module._parameters.get("bias") is not None:
-                return fetch(self.module, "bias")
-            weight = self.module._parameters["weight"]
-            assert weight is not None
-            device = execution_device(self.module) or weight.device
-            return torch.zeros(self.n_out, dtype=weight.dtype, device=device)
-        return self._apply(torch.zeros(1, self.n_in))[0]
+        if self.state in ("adapted", "opaque"):
+            return self._apply(torch.zeros(1, self.n_in))[0]
+        if getattr(self.module, "bias", None) is not None:
+            return read(self.module, "bias")
+        like = read(self.module, "weight", self._by_identity)
+        return torch.zeros(self.n_out, dtype=like.dtype, device=like.device)
+
+    def _prove(self, module: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A row of random numbers, and one that picks a single input channel."""
+        rows = torch.zeros(2, self.n_in, dtype=weight.dtype, device=weight.device)
+        rows[0] = proof.rows_like(weight, self.n_in)
+        rows[1, self.n_in // 2] = 1.0
+        added = rows @ (weight if self.transposed else weight.mT)
+        bias = module._parameters.get("bias")
+        wanted = added if bias is None else added + bias
+        size = added.abs() + wanted.abs()
+        size[0] = 4 * size[0].amax()
+        return type(module).forward(module, rows), wanted, size
 
     def _by_identity(self) -> Tensor:
+        """The weight as it is stored, measured: what the module makes of each input channel."""
         out = self._apply(torch.cat([torch.eye(self.n_in), torch.zeros(1, self.n_in)]))
-        return out[:-1] - out[-1]
+        found = out[:-1] - out[-1]
+        return found if self.transposed else found.mT
 
     def _apply(self, rows: Tensor) -> Tensor:
         like = next(
-            (p for p in self.module.parameters() if p.is_floating_point()),
+            (p for p in self.module.parameters() if p.is_floating_point() and p.itemsize > 1),
             torch.empty(0, device=execution_device(self.module)),
         )
         device = execution_device(self.module) or like.device
-        was_training = self.module.training
-        self.module.eval()  # no LoRA dropout in a weight
-        try:
+        with proof.settled(self.module):  # no LoRA dropout in a weight
             out: Tensor = self.module.forward(rows.to(device, like.dtype))
-        finally:
-            self.module.train(was_training)
         return out
 
 
-def _is_sharded(weight: Tensor) -> bool:
-    """Whether other processes have parts of it (fully_shard, tensor parallelism)."""
-    return hasattr(weight, "full_tensor")
-
-
-def _is_plain_float(weight: Tensor) -> bool:
-    return type(weight) is nn.Parameter and weight.is_floating_point()
-
-
-def execution_device(module: nn.Module) -> torch.device | None:
-    """The device on which accelerate runs an offloaded module; None for any other module."""
-    hook = module.__dict__.get("_hf_hook")
-    if hook is None or not any(p.is_meta for p in module.parameters(recurse=False)):
-        return None
-    from accelerate.hooks import AlignDevicesHook, SequentialHook
-
-    hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
-    for one in hooks:
-        if isinstance(one, AlignDevicesHook) and one.execution_device is not None:
-            return torch.device(one.execution_device)
-    return None
-
-
-def fetch(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer; a fetched copy where accelerate keeps it off the device."""
-    parameter = _held(module, name)
-    if parameter is None:
-        raise WeightError(f"{type(module).__name__} has no {name}.")
-    if _is_sharded(parameter):
-        sharded: Any = parameter
-        return sharded.full_tensor().detach()
-    if not parameter.is_meta:
-        return parameter
-    from accelerate.utils import align_module_device
-
-    with align_module_device(module):
-        loaded = _held(module, name)
-        if loaded is None or loaded.is_meta:
-            raise WeightError(
-                f"The {name} of {type(module).__name__} is on the meta device, and no offload hook "
-                "says where its values are. Load the model with weights, or with an offload_folder."
-            )
-        return loaded.detach().clone()
-
-
-def _held(module: nn.Module, name: str) -> Tensor | None:
-    return module._parameters[name] if name in module._parameters else module._buffers[name]
+def _opaque(by: str) -> Held:
+    return Held(
+        "opaque",
+        by,
+        "Change the parameters from which the module computes it, in model.hf_model.",
+    )

@@ -1,0 +1,54 @@
+"""The closed list of ways in which a weight is held."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from lensbridge.errors import WeightError
+
+Holding = Literal["plain", "sharded", "quantized", "adapted", "offloaded", "opaque"]
+"""How a weight is held. A read of a "plain" one is a view, which can be written to; of all others
+it is a copy, and a write raises.
+
+plain: an ordinary float parameter, which the module uses as it is. sharded: other processes have
+parts of it (`fully_shard`, tensor parallelism). quantized: stored as codes of a quantization
+library. adapted: a layer of PEFT around another one, such as LoRA. offloaded: accelerate keeps it
+on the CPU or on disk and fetches it for each run. opaque: the module computes something else from
+it, so it is read by running the module.
+"""
+
+Measure: TypeAlias = Callable[[], Tensor]
+"""Reads a weight by running its module."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """How one weight is held.
+
+    Args:
+        holding: the kind.
+        by: what holds it, after "it is": "quantized by bitsandbytes".
+        instead: what to do to be able to write to it, as a sentence.
+    """
+
+    holding: Holding
+    by: str
+    instead: str = ""
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write to it changes the model."""
+        return self.holding == "plain"
+
+    def refusal(self, what: str) -> WeightError:
+        """The error for a write to it.
+
+        Args:
+            what: what was to be done: "zero_ would write to W_E".
+        """
+        return WeightError(f"{what}, and it is {self.by}. {self.instead}".rstrip())
+
+
+PLAIN = Held("plain", "an ordinary parameter")

@@ -1,0 +1,147 @@
+"""Proof that a module computes with a weight what its kind says, by one run of a few rows.
+
+The run calls `forward` itself, so no hook sees it, on rows from a generator of its own. What it
+finds is kept until the module gets another parameter, class or `forward`.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.native.holding.offloaded import fetched
+
+Check: TypeAlias = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Of a module and its weight: what the module computes for some rows, what it should, and the sizes
+of the numbers that are added up for it, to which rounding is relative."""
+
+_SEED = 20_113
+_KNOWN = {"torch.nn.modules.linear.Linear.forward", "transformers.pytorch_utils.Conv1D.forward"}
+
+_found: "WeakKeyDictionary[nn.Module, dict[str, tuple[Any, str]]]" = WeakKeyDictionary()
+
+
+def hindrance(module: nn.Module, name: str, check: Check) -> str:
+    """Why a module may not use its parameter as its kind does; "" where it does.
+
+    Args:
+        module: the module.
+        name: the name of the parameter.
+        check: runs it.
+    """
+    stamp = _stamp(module, name)
+    kept = _found.setdefault(module, {})
+    if name not in kept or kept[name][0] != stamp:
+        kept[name] = (stamp, _examine(module, name, check))
+    return kept[name][1]
+
+
+def _stamp(module: nn.Module, name: str) -> Any:
+    parameter = module._parameters.get(name)
+    held = None if parameter is None else ref(parameter)
+    return held, type(module), module.__dict__.get("forward"), len(module._modules)
+
+
+def _examine(module: nn.Module, name: str, check: Check) -> str:
+    called = type(module).__name__
+    if not _own_forward(module):
+        return f"the forward of this {called} was replaced"
+    inside = [one for one in module._modules.values() if one is not None]
+    if inside:
+        return f"{called} has other modules in it"
+    with fetched(module), settled(module), torch.no_grad():
+        parameter = module._parameters[name]
+        if parameter is None or parameter.is_meta:
+            return ""  # there are no values, and a read says so
+        if not _holds(module, parameter, check):
+            return f"{called} computes something else with it than {_usual(module)}"
+        if _is_known(module):
+            return ""
+        if _more_tensors(module):
+            return f"{called} is of an unknown kind and has other tensors beside it"
+        twin = _twin(module)
+        other = twin._parameters[name]
+        assert other is not None
+        if not _holds(twin, other, check):
+            return f"{called} computes something else with it than {_usual(module)}"
+    return ""
+
+
+def _usual(module: nn.Module) -> str:
+    return "a product" if module._parameters["weight"] is not None else "its kind does"
+
+
+def _holds(module: nn.Module, weight: Tensor, check: Check) -> bool:
+    try:
+        found, wanted, size = check(module, weight.detach())
+    except Exception:  # whatever a foreign forward raises: it does not take these rows
+        return False
+    return isinstance(found, Tensor) and found.shape == wanted.shape and _close(found, wanted, size)
+
+
+def _close(found: Tensor, wanted: Tensor, size: Tensor) -> bool:
+    """Whether two results are the same up to the rounding of their dtype."""
+    eps = max(torch.finfo(one.dtype).eps for one in (found, wanted))
+    if wanted.is_cuda and wanted.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        eps = 2.0**-10
+    wide = torch.promote_types(wanted.dtype, torch.float32)
+    off = (found.to(wide) - wanted.to(wide)).abs()
+    return bool((off <= 4 * eps * size.to(wide).abs()).all())
+
+
+def _own_forward(module: nn.Module) -> bool:
+    """Whether `forward` is the class's own, called by accelerate or compiled perhaps."""
+    given = module.__dict__.get("forward")
+    if given is None:
+        return True
+    if "_hf_hook" in module.__dict__:
+        given = module.__dict__.get("_old_forward")
+    given = getattr(given, "_torchdynamo_orig_callable", given)
+    return getattr(given, "__func__", None) is type(module).forward
+
+
+def _is_known(module: nn.Module) -> bool:
+    forward: Any = type(module).forward
+    name = f"{forward.__module__}.{forward.__qualname__}"
+    return name in _KNOWN and not hasattr(forward, "__wrapped__")
+
+
+def _more_tensors(module: nn.Module) -> bool:
+    own = [one for one in module._parameters.values() if one is not None]
+    others = [one for one in module.__dict__.values() if isinstance(one, Tensor)]
+    return bool(module._buffers or others) or len(own) > 2
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """The same module with other values: whatever it does to them shows in large ones."""
+    twin = copy.copy(module)
+    twin.__dict__["_parameters"] = {
+        name: None if one is None else nn.Parameter(rows_like(one, *one.shape), False)
+        for name, one in module._parameters.items()
+    }
+    return twin
+
+
+def rows_like(tensor: Tensor, *shape: int) -> Tensor:
+    """Normal numbers, the same in each call, with the dtype and device of a tensor."""
+    source = torch.Generator(tensor.device).manual_seed(_SEED)
+    return torch.randn(*shape, generator=source, device=tensor.device, dtype=tensor.dtype)
+
+
+@contextmanager
+def settled(module: nn.Module) -> Iterator[None]:
+    """Run a module for its weights: as in evaluation, without autocast; each mode is put back."""
+    modes = [(one, one.training) for one in module.modules()]
+    device = next((p.device.type for p in module.parameters()), "cpu")
+    try:
+        for one, _ in modes:
+            one.training = False
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for one, mode in modes:
+            one.training = mode

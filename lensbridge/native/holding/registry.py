@@ -1,0 +1,115 @@
+"""The rules that say how a weight is held, and one reader for each kind."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from lensbridge.errors import WeightError
+from lensbridge.native.holding import adapted, offloaded, quantized, sharded
+from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure
+
+Rule: TypeAlias = Callable[[nn.Module, str], Held | None]
+Reader: TypeAlias = Callable[[nn.Module, str, Measure | None], Tensor]
+
+
+def held(module: nn.Module, name: str = "weight") -> Held:
+    """How a parameter or buffer of a module is held. Runs nothing."""
+    return next(one for rule in _RULES if (one := rule(module, name)) is not None)
+
+
+def read(
+    module: nn.Module,
+    name: str = "weight",
+    measure: Measure | None = None,
+    how: Held | None = None,
+) -> Tensor:
+    """The whole float value: the parameter itself where it is plain, otherwise a copy.
+
+    Args:
+        module: the module that has it.
+        name: the name of the parameter or buffer there.
+        measure: reads it by running the module, for what has no other way.
+        how: how it is held, where more is known than `held` says.
+
+    Raises:
+        WeightError: the module has no such tensor, or it has no values.
+    """
+    how = held(module, name) if how is None else how
+    return READERS[how.holding](module, name, measure)
+
+
+def require_writable(module: nn.Module, name: str, what: str) -> None:
+    """Refuse a write to what is not plain.
+
+    Args:
+        module: the module that has it.
+        name: the name of the parameter there.
+        what: what was to be done, for the message: "fold_ln would write to W_E".
+
+    Raises:
+        WeightError: it is not plain; the message says what holds it, and what to do.
+    """
+    found = held(module, name)
+    if not found.writable:
+        raise found.refusal(what)
+
+
+def stored(module: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer as the module has it at the moment.
+
+    Raises:
+        WeightError: the module has no such tensor.
+    """
+    tensor: Tensor | None = module._parameters.get(name)
+    if tensor is None:
+        tensor = module._buffers.get(name)
+    if tensor is None:
+        raise WeightError(f"{type(module).__name__} has no {name}.")
+    return tensor
+
+
+def _ordinary(module: nn.Module, name: str) -> Held | None:
+    """Opaque unless it is a parameter or buffer of one of torch's own float types."""
+    tensor = module._parameters.get(name)
+    if tensor is None:
+        tensor = module._buffers.get(name)  # type: ignore[assignment]
+    if tensor is None:
+        return Held("opaque", f"no parameter of {type(module).__name__}", _RUN)
+    if type(tensor) not in (nn.Parameter, Tensor):
+        return Held("opaque", f"stored as a {type(tensor).__name__}", _RUN)
+    if not tensor.is_floating_point() or tensor.itemsize < 2:
+        return Held("opaque", f"stored as {str(tensor.dtype).removeprefix('torch.')}", _RUN)
+    return None
+
+
+_RUN = "Change the parameters from which the module computes it, in model.hf_model."
+
+_RULES: tuple[Rule, ...] = (
+    adapted.found,
+    sharded.found,
+    quantized.found,
+    offloaded.found,
+    _ordinary,
+    lambda module, name: PLAIN,
+)
+
+
+def _dequantized(module: nn.Module, name: str, measure: Measure | None) -> Tensor:
+    found = quantized.read(module, name)
+    return _measured(module, name, measure) if found is None else found
+
+
+def _measured(module: nn.Module, name: str, measure: Measure | None) -> Tensor:
+    return stored(module, name).detach().clone() if measure is None else measure()
+
+
+READERS: dict[Holding, Reader] = {
+    "plain": lambda module, name, measure: stored(module, name),
+    "sharded": lambda module, name, measure: sharded.read(module, name),
+    "quantized": _dequantized,
+    "adapted": _measured,
+    "offloaded": lambda module, name, measure: offloaded.read(module, name),
+    "opaque": _measured,
+}
+"""How the whole float value of each kind is read."""

@@ -1,0 +1,34 @@
+"""Weights that are spread over processes: `fully_shard` (FSDP2), tensor parallelism, `DTensor`.
+
+A weight is sharded because of what owns it, not because of the type that its tensor has at the
+moment: `fully_shard` puts whole ordinary parameters into the module while it runs, and takes them
+away again.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lensbridge.native.holding.kinds import Held
+
+_INSTEAD = (
+    "A write would be lost when the parts are put together again. Write to the whole model before "
+    "it is sharded, or to the parts, in every process, in model.hf_model."
+)
+
+
+def found(module: nn.Module, name: str) -> Held | None:
+    """How a parameter of a module is held if it is sharded, otherwise None."""
+    if getattr(module, "_is_fsdp_managed_module", False):
+        return Held("sharded", "sharded over processes by fully_shard", _INSTEAD)
+    parameter = module._parameters.get(name)
+    if parameter is not None and hasattr(parameter, "full_tensor"):
+        return Held("sharded", "a DTensor, whose parts are in several processes", _INSTEAD)
+    return None
+
+
+def read(module: nn.Module, name: str) -> Tensor:
+    """The whole value, as a copy. Every process has to ask for it."""
+    parameter: Any = module._parameters[name]
+    whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.clone()
+    return whole.detach()
