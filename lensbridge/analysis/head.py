@@ -10,7 +10,8 @@ from lensbridge.errors import LensbridgeError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.skip import layers_skipped
-from lensbridge.native.linear import execution_device, fetch
+from lensbridge.native.holding import execution_device
+from lensbridge.native.linear import fetch
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """How far logits may differ, relative to the largest: norms compute in float32 inside."""

@@ -12,7 +12,7 @@ from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prompts import Encoded, Side, is_text, plain_input
 from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor, refuse_chat
 from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
-from lensbridge.native.linear import execution_device
+from lensbridge.native.holding import execution_device
 from lensbridge.native.parts import ResolvedModel, StackPart
 
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lensbridge.native.linear import execution_device, fetch
+from lensbridge.native.holding import execution_device
+from lensbridge.native.linear import fetch
 from lensbridge.spec import NormKind
 
 _GAINS = ("weight", "w", "gain", "gamma", "g")
