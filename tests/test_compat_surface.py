@@ -10,7 +10,7 @@ from torch import Tensor
 import lensbridge.compat.transformer_lens as transformer_lens
 from lensbridge.compat.transformer_lens import HookedTransformer, downloads, evals, utils
 from lensbridge.compat.transformer_lens.train import HookedTransformerTrainConfig, train
-from lensbridge.errors import InputError
+from lensbridge.errors import HookNeverFiredError, InputError
 
 SMALL = {
     "n_layers": 2, "d_model": 24, "n_ctx": 16, "d_head": 6, "d_vocab": 40, "device": "cpu",
@@ -162,3 +162,84 @@ def test_places_of_names() -> None:
     assert gelu_new is utils.gelu_new
     cfg = transformer_lens.HookedTransformerConfig(**SMALL)
     assert get_device_for_block_index(1, cfg) == torch.device("cpu")
+
+
+# --- functions of a context ----------------------------------------------------------------------
+
+
+def test_functions_of_a_context_are_listed_at_their_points_and_can_be_taken_off(
+    model: HookedTransformer,
+) -> None:
+    seen: list[str] = []
+
+    def note(value: Tensor, hook: Any) -> None:
+        seen.append(hook.name)
+
+    name = "blocks.1.hook_resid_pre"
+    point = model.hook_dict[name]
+    with model.hooks(fwd_hooks=[(name, note)]):
+        assert [handle.user_hook for handle in point.fwd_hooks] == [note]
+        model("The Eiffel Tower")
+        with model.hooks(fwd_hooks=[(name, lambda value, hook: value * 0)]):
+            assert [handle.context_level for handle in point.fwd_hooks] == [1, 2]
+            silenced = model("The Eiffel Tower")
+        assert len(point.fwd_hooks) == 1
+        assert seen == [name, name]
+        model.reset_hooks()
+        assert point.fwd_hooks == []
+        untouched = model("The Eiffel Tower")
+        assert seen == [name, name]
+    assert not torch.equal(silenced, untouched)
+    with torch.no_grad():
+        bare = model.hf_model(model.to_tokens("The Eiffel Tower")).logits
+    assert torch.equal(untouched, bare)
+    assert point.fwd_hooks == []
+
+
+def test_reset_hooks_in_a_context_that_runs_nothing(model: HookedTransformer) -> None:
+    name = "blocks.1.hook_resid_pre"
+    with model.hooks(fwd_hooks=[(name, lambda value, hook: value * 0)]):
+        model.reset_hooks()
+    context = model.hooks(fwd_hooks=[(name, lambda value, hook: value * 0)])
+    with pytest.raises(HookNeverFiredError, match="not run inside"), context:
+        model.hook_dict[name].remove_hooks("bwd")
+
+
+def test_the_end_of_a_context_leaves_functions_of_others_on(model: HookedTransformer) -> None:
+    name = "blocks.1.hook_resid_pre"
+    point, seen = model.hook_dict[name], []
+
+    def noting(word: str) -> Any:
+        return lambda value, hook: seen.append(word)
+
+    with model.hooks(fwd_hooks=[(name, noting("outer"))]):
+        point.add_hook(noting("second"), level=2)  # as many contexts as the next one is in
+        with model.hooks(fwd_hooks=[(name, noting("inner"))]):
+            model("The Eiffel Tower")
+        assert [handle.context_level for handle in point.fwd_hooks] == [1, 2]
+        model("The Eiffel Tower")
+    model("The Eiffel Tower")
+    assert sorted(seen) == ["inner", "outer", "outer", "second", "second", "second"]
+    model.reset_hooks()
+    assert point.fwd_hooks == []
+
+
+def test_gradients_of_a_run_in_a_context_reach_its_functions_after_the_end(
+    model: HookedTransformer,
+) -> None:
+    name, seen = "blocks.1.hook_resid_pre", []
+    with model.hooks(bwd_hooks=[(name, lambda grad, hook: seen.append(grad.clone()))]):
+        assert len(model.hook_dict[name].bwd_hooks) == 1
+        loss = model("The Eiffel Tower", return_type="loss")
+    assert model.hook_dict[name].bwd_hooks == []
+    layer, kept = model.hf_model.transformer.h[1], []
+    attached = layer.register_forward_pre_hook(
+        lambda module, args: args[0].register_hook(lambda grad: kept.append(grad.clone())) and None
+    )
+    loss.backward()
+    tokens = model.to_tokens("The Eiffel Tower")
+    model.hf_model(tokens, labels=tokens).loss.backward()
+    attached.remove()
+    model.zero_grad()
+    assert len(seen) == 1
+    torch.testing.assert_close(seen, kept)

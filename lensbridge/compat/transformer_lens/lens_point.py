@@ -49,6 +49,11 @@ def unspelled(name: str) -> str:
     return RENAMED.get(plain, plain) + end
 
 
+def _check_callable(hook: Any) -> None:
+    if not callable(hook):
+        raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
+
+
 def _nothing() -> None:
     """A function that is on no model has nothing to be taken off."""
 
@@ -81,8 +86,7 @@ class LensPoint(HookPoint):
 
     def adapted(self, hook: HookFunction, dir: Dir) -> HookFunction:
         """A function for lensbridge that calls the user's with this point as `hook`."""
-        if not callable(hook):
-            raise HookError(f"A hook is a function of (value, hook), not {type(hook).__name__}.")
+        _check_callable(hook)
         if self.canonical.endswith(PER_HEAD) and dir == "fwd":
             heads = self.lens.cfg.n_heads
             return lambda value, hook_: _for_every_head(hook, value, self, heads)
@@ -106,6 +110,21 @@ class LensPoint(HookPoint):
         if prepend:
             self._last_goes_first(attached)
         handles.insert(0 if prepend else len(handles), handle)
+
+    def show(self, hook: HookFunction, dir: Dir, level: int) -> LensHandle:
+        """List a function that a context of the lens calls, until it is taken off.
+
+        Returns:
+            Its handle. The function is not called once it `is_off`.
+
+        Raises:
+            HookError: it is no function.
+        """
+        _check_callable(hook)
+        handles = self._handles(dir)
+        handle = LensHandle(hook, context_level=level, beside=handles, in_context=True)
+        handles.append(handle)
+        return handle
 
     def _last_goes_first(self, attached: HookHandle) -> None:
         engine = self.lens.engine
@@ -153,6 +172,8 @@ class LensPoint(HookPoint):
         self.is_there = True
         for dir in directions("both"):
             for handle in self._handles(dir):
+                if handle.in_context:
+                    continue
                 hook = self.adapted(handle.user_hook, dir)
                 added = self.lens.add_hook(self.canonical, hook, dir, handle.is_permanent)
                 handle.detach = added.remove

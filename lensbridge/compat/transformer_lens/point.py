@@ -39,6 +39,8 @@ class LensHandle:
         context_level: how many `hooks()` contexts it was added in; None outside all of them.
         detach: removes the hook that calls it, if that is outside the point.
         beside: the functions at the point in its direction, this one among them.
+        in_context: whether a context of the lens calls it, until the context ends.
+        is_off: whether something else than the end of its context took it off.
     """
 
     user_hook: HookFunction
@@ -46,6 +48,8 @@ class LensHandle:
     context_level: int | None = None
     detach: Callable[[], None] = field(default=lambda: None, repr=False)
     beside: "list[LensHandle]" = field(default_factory=list, repr=False)
+    in_context: bool = False
+    is_off: bool = False
 
     def __post_init__(self) -> None:
         def called(value: Any, hook: Any = None) -> Any:
@@ -58,6 +62,20 @@ class LensHandle:
     def hook(self) -> "Removable":
         """What PyTorch returns for a hook."""
         return Removable(self)
+
+    def remove(self) -> None:
+        """Take the function off. Removing twice does no harm."""
+        if self in self.beside:
+            self.detach()
+            self.beside.remove(self)
+            self.is_off = True
+
+    def end(self) -> None:
+        """Take it off with its context. Gradients of runs inside the context still reach it."""
+        if not self.in_context:
+            self.remove()
+        elif self in self.beside:
+            self.beside.remove(self)
 
     def stays(self, including_permanent: bool, level: int | None) -> bool:
         """Whether a removal of one kind leaves it on."""
@@ -82,9 +100,7 @@ class Removable:
 
     def remove(self) -> None:
         """Take the function off. Removing twice does no harm."""
-        if self.handle in self.handle.beside:
-            self.handle.detach()
-            self.handle.beside.remove(self.handle)
+        self.handle.remove()
 
 
 class HookPoint(nn.Module):
@@ -140,11 +156,9 @@ class HookPoint(nn.Module):
     ) -> None:
         """Remove functions: all that are not permanent, or those of one level."""
         for one in directions(dir):
-            handles = self._handles(one)
-            for handle in handles:
+            for handle in list(self._handles(one)):
                 if not handle.stays(including_permanent, level):
-                    handle.detach()
-            handles[:] = [h for h in handles if h.stays(including_permanent, level)]
+                    handle.remove()
 
     def has_hooks(
         self, dir: Dirs = "both", including_permanent: bool = True, level: int | None = None

@@ -1,7 +1,7 @@
 """`LensRoot`: a model of lensbridge as a `HookedRootModule`."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 from weakref import ref
@@ -10,7 +10,7 @@ from torch import nn
 
 from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
-from lensbridge.compat.transformer_lens.hooking import Hooking
+from lensbridge.compat.transformer_lens.hooking import Hooking, in_context
 from lensbridge.compat.transformer_lens.lens_point import (
     RENAMED,
     SPELLED,
@@ -166,11 +166,9 @@ class LensRoot(PartMethods):
         self.context_level += 1
         try:
             if reset_hooks_end:
-                fwd, bwd = self._pairs(fwd_hooks, "fwd"), self._pairs(bwd_hooks, "bwd")
-                with self._beside_lens([*fwd, *bwd]):
-                    ours = self._of_lens(fwd), self._of_lens(bwd)
-                    with self.lens.hooks(*ours) if any(ours) else nullcontext():
-                        yield self
+                fwd, bwd = self._hookings(fwd_hooks, "fwd"), self._hookings(bwd_hooks, "bwd")
+                with in_context(self.lens, fwd, bwd, self.context_level):
+                    yield self
             else:
                 for name, hook in fwd_hooks:
                     HookedRootModule.add_hook(self, name, hook, "fwd", level=self.context_level)
@@ -182,29 +180,12 @@ class LensRoot(PartMethods):
             if clear_contexts:
                 self.clear_contexts()
 
-    def _pairs(self, hooks: FwdHooks, dir: Dir) -> list[Hooking]:
+    def _hookings(self, hooks: FwdHooks, dir: Dir) -> list[Hooking]:
         return [
             Hooking(self.hook_dict[name], hook, dir, isinstance(asked, str))
             for asked, hook in hooks
             for name in self.point_names(asked)
         ]
-
-    @contextmanager
-    def _beside_lens(self, hooks: list[Hooking]) -> Iterator[None]:
-        """Functions at points that the lens does not know."""
-        level, beside = self.context_level, [one for one in hooks if not one.is_of_lens]
-        for one in beside:
-            one.point.add_hook(one.hook, one.dir, level=level)
-        try:
-            yield
-        finally:
-            for one in beside:
-                one.point.remove_hooks(one.dir, level=level)
-
-    @staticmethod
-    def _of_lens(hooks: list[Hooking]) -> list[Any]:
-        """The others, as the lens takes them."""
-        return [one.pair for one in hooks if one.is_of_lens]
 
     # --- running -----------------------------------------------------------------------------
 
@@ -256,7 +237,7 @@ class LensRoot(PartMethods):
         found = ActivationCache.of(cache)
         found.spread(self.cfg.n_heads)
         if self.shown is not None:
-            found.show(self.shown.names, kept)
+            found.show(self.shown.names, kept, self.shown.moved)
         found = found.remove_batch_dim() if remove_batch_dim else found
         return head.of(result), found if return_cache_object else dict(found)
 
