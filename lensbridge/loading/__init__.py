@@ -17,6 +17,7 @@ from lensbridge.errors import (
 )
 from lensbridge.loading.aliases import hub_id_of, refuse_misspelt
 from lensbridge.loading.description import derived, description_of
+from lensbridge.loading.gguf import converted, from_gguf, named_by, present_in
 from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
 from lensbridge.loading.quiet import no_progress_bar
@@ -55,6 +56,7 @@ def load(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     token: str | bool | None = None,
+    save_converted: "bool | str | os.PathLike[str]" = False,
     fold_ln: bool | None = False,
     center_writing_weights: bool | None = False,
     center_unembed: bool | None = False,
@@ -66,9 +68,10 @@ def load(
 
     Args:
         model: a hub id or a short name of one ("gpt2-small", "pythia-160m"), a local folder, "demo"
-            (a small trained model that ships with lensbridge), or a model object, which is used as
-            it is: a transformers model, a plain module whose forward takes token ids first and
-            returns logits, or either of these in a wrapper such as `torch.compile`'s.
+            (a small trained model that ships with lensbridge), a GGUF file ("model.gguf"; or a
+            folder or hub id with `gguf_file=`), or a model object, which is used as it is: a
+            transformers model, a plain module whose forward takes token ids first and returns
+            logits, or either of these in a wrapper such as `torch.compile`'s.
         tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
             loaded when text is first passed. With a model object, only a local folder is looked
             into for one.
@@ -84,6 +87,8 @@ def load(
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
         token: a hub token; by default HF_TOKEN or the one that is logged in.
+        save_converted: keep the model of a GGUF file in safetensors, in this folder or, with True,
+            in one beside the file, and open it from there as long as the file stays the same.
         fold_ln: rewrite the weights in place, as `LensModel.process_weights_` does: True, or None
             for as far as this model allows. So the next four; by default no weight is touched.
         center_writing_weights: what is added to the stream less its mean.
@@ -115,11 +120,14 @@ def load(
             "device_map": device_map,
             "revision": revision,
             "attn_implementation": attn_implementation,
+            "save_converted": save_converted or None,
             **hf_kwargs,
         }
         hf_model, source = _as_it_is(model, where, dtype_of(dtype), asked), None
+        options = {"token": token, "trust_remote_code": trust_remote_code or None}
     else:
-        source = _source(model, hf_kwargs.get("subfolder") or "")
+        model, hf_kwargs = named_by(model, hf_kwargs)
+        source = _source(model, hf_kwargs)
         options = {
             "dtype": dtype_of(dtype) or "auto",
             "device_map": _placement(where, device_map),
@@ -129,16 +137,12 @@ def load(
             "trust_remote_code": trust_remote_code or None,
             **hf_kwargs,
         }
+        if save_converted:
+            source, options = converted(source, options, save_converted, _from_pretrained)
         with no_progress_bar() if source == demo_folder() else nullcontext():
             hf_model = _from_pretrained(source, options)
     how = description_of(hf_model, architecture, derive)
-    access = {
-        "token": token,
-        "trust_remote_code": trust_remote_code or None,
-        "revision": revision,
-        **hf_kwargs,
-    }
-    lens = _lens(hf_model, tokenizer_from(tokenizer, source, hf_model, access), how, derive)
+    lens = _lens(hf_model, tokenizer_from(tokenizer, source, hf_model, options), how, derive)
     steps: dict[str, Any] = {
         "fold_ln": fold_ln,
         "center_writing_weights": center_writing_weights,
@@ -174,7 +178,7 @@ def demo_folder() -> str:
     return str(files("lensbridge") / "demo" / "model")
 
 
-def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
+def _source(name: "str | os.PathLike[str]", options: dict[str, Any]) -> str:
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(
             f"load() takes a hub id, a folder or a model object, not {type(name).__name__}."
@@ -184,11 +188,12 @@ def _source(name: "str | os.PathLike[str]", subfolder: str) -> str:
         return demo_folder()
     folder = Path(text).expanduser()
     if folder.is_dir():
-        kinds = ("config.json", "adapter_config.json")
-        if not any((folder / subfolder / kind).is_file() for kind in kinds):
+        kinds, inside = ("config.json", "adapter_config.json"), options.get("subfolder") or ""
+        found = any((folder / inside / kind).is_file() for kind in kinds)
+        if not found and options.get("gguf_file") is None:
             raise LoadError(
                 f"The folder {text!r} has no config.json, so it is not a saved model. "
-                "Save one there with hf_model.save_pretrained(folder)."
+                + (present_in(folder) or "Save one there with hf_model.save_pretrained(folder).")
             )
         return str(folder)
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
@@ -239,7 +244,8 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> nn.Module:
     given = {name: value for name, value in options.items() if value is not None}
     given = {"ignore_mismatched_sizes": True, **given, "output_loading_info": True}
     try:
-        model, report = _model_class(source, given).from_pretrained(source, **given)
+        read = from_gguf if "gguf_file" in given else _model_class(source, given).from_pretrained
+        model, report = read(source, **given)
     except (OSError, ValueError, ImportError, HTTPError, SafetensorError) as error:
         raise explained(source, error, options) from error
     except UnpicklingError as error:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lensbridge.errors import HubError, LoadError, TokenizerMissingError
+from lensbridge.loading.gguf import gguf_tokenizer
 from lensbridge.loading.hub_errors import explained
 from lensbridge.native.settings import raw_config
 from lensbridge.native.wrappers import core_of
 
 _WHERE_FROM = ("cache_dir", "force_download", "local_files_only")
 """Options of `from_pretrained` that say where files come from, for tokenizers as well."""
-_OF_THE_MODEL = ("revision", "subfolder")
+_OF_THE_MODEL = ("revision", "subfolder", "gguf_file")
 """Options that say what is meant in the model's own repository, and nothing in another."""
 
 
@@ -48,10 +49,13 @@ def _own_tokenizer(source: str | None, hf_model: Any, options: dict[str, Any]) -
     """
     saved = str(getattr(raw_config(core_of(hf_model)), "name_or_path", ""))
     places = [source, saved if saved and Path(saved).is_dir() else None]
+    found = list(dict.fromkeys(one for one in places if one is not None))
+    beside = {**options, "gguf_file": None}
+    tries = [(place, options) for place in found]
     reasons = []
-    for place in dict.fromkeys(one for one in places if one is not None):
+    for place, given in tries + [(place, beside) for place in found if options.get("gguf_file")]:
         try:
-            return named_tokenizer(place, options)
+            return named_tokenizer(place, given)
         except LoadError as error:
             reasons.append(f" {error}")
     raise TokenizerMissingError(
@@ -71,7 +75,8 @@ def named_tokenizer(name: str, options: dict[str, Any]) -> Any:
 
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        found = AutoTokenizer.from_pretrained(name, **given)
+        read = gguf_tokenizer if "gguf_file" in given else AutoTokenizer.from_pretrained
+        found = read(name, **given)
     except (OSError, ValueError, KeyError, ImportError, TypeError, HTTPError) as error:
         told = explained(name, error, options)
         if not isinstance(told, HubError):

@@ -1,0 +1,158 @@
+"""A model and its tokenizer from a GGUF file."""
+
+import struct
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lensbridge.errors import LoadError
+from lensbridge.loading.gguf.naming import WHERE, file_of
+
+INSTALL = "pip install 'lensbridge[gguf]'"
+_MAGIC = b"GGUF"
+_DAMAGED = (ValueError, IndexError, KeyError, OverflowError, struct.error)
+"""What gguf's reader raises for a file that is cut short or not in the format."""
+
+
+def from_gguf(source: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model of a GGUF file, as `from_pretrained` returns it, with its loading report.
+
+    Its weights are dequantized: it is a plain model, which can be edited, trained and saved.
+
+    Args:
+        source: a folder or a hub id.
+        options: for `from_pretrained`, with `gguf_file`.
+
+    Raises:
+        LoadError: gguf is not installed, the file is damaged, or transformers cannot read it.
+        OSError: the hub has no such file, or is out of reach.
+        ValueError: transformers refuses an option.
+    """
+    _check_installed()
+    _refuse_disk(options.get("device_map"))
+    path = file_of(source, options)
+    _check_magic(path)
+    from lensbridge.loading.gguf.reader import fast_reading
+    from lensbridge.loading.gguf.rotary import rotary_of
+
+    with fast_reading():
+        reader = _header(path)
+        config = _config(source, options, path)
+        more = {**_vocabulary(reader), **rotary_of(reader, config, path.name), **_dequantized()}
+        try:
+            return _class_of(config).from_pretrained(source, **{**more, **options})
+        except (NotImplementedError, KeyError, IndexError) as error:
+            raise _unreadable(path, error) from error
+
+
+def gguf_tokenizer(source: str, **options: Any) -> Any:
+    """The tokenizer that a GGUF file describes.
+
+    Raises:
+        LoadError: gguf is not installed, or there is no such file.
+        OSError, ValueError, KeyError: the file describes none that transformers knows.
+    """
+    _check_installed()
+    file_of(source, options)
+    from transformers import AutoTokenizer
+
+    from lensbridge.loading.gguf.reader import fast_reading
+
+    given = {key: value for key, value in options.items() if value is not None}
+    with fast_reading():
+        return AutoTokenizer.from_pretrained(source, **given)
+
+
+def _check_installed() -> None:
+    if find_spec("gguf") is None:
+        raise LoadError(f"GGUF files are read with the package gguf: {INSTALL}")
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        found = file.read(len(_MAGIC))
+    if found != _MAGIC:
+        raise LoadError(
+            f"{str(path)!r} is not a GGUF file: it begins with {found!r}, not with {_MAGIC!r}. "
+            "Download it again, or convert the model with llama.cpp."
+        )
+
+
+def _refuse_disk(device_map: Any) -> None:
+    places = device_map.values() if isinstance(device_map, dict) else [device_map]
+    if "disk" in {str(place) for place in places}:
+        raise LoadError(
+            "Weights of a GGUF file cannot stay on disk: they are dequantized in memory. Pass "
+            "save_converted=True, and transformers offloads from the converted copy."
+        )
+
+
+def _header(path: Path) -> Any:
+    """The file's header, which is what transformers will read too."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(str(path))
+    except _DAMAGED as error:
+        raise LoadError(
+            f"{str(path)!r} is damaged or cut short ({error}). Download it again."
+        ) from error
+    if "general.architecture" not in reader.fields:
+        raise LoadError(f"{str(path)!r} does not say of which architecture its model is.")
+    return reader
+
+
+def _config(source: str, options: dict[str, Any], path: Path) -> Any:
+    from transformers import AutoConfig
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    where = {key: options[key] for key in (*WHERE, "gguf_file") if options.get(key) is not None}
+    try:
+        return AutoConfig.from_pretrained(source, **where)
+    except ValueError as error:
+        known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES))
+        raise LoadError(
+            f"{path.name!r} could not be loaded: {error} transformers reads from GGUF: {known}. "
+            "Load the model in safetensors instead."
+        ) from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> LoadError:
+    said = f"{type(error).__name__}: {error}"
+    return LoadError(f"{str(path)!r} cannot be read by transformers, which raised {said}")
+
+
+def _class_of(config: Any) -> Any:
+    """The class with a head for language, or the model without one."""
+    import transformers
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    for name in config.architectures or ():
+        if hasattr(transformers, name):
+            return getattr(transformers, name)
+    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
+    return next((kind for kind in kinds if type(config) in kind._model_mapping), AutoModel)
+
+
+def _vocabulary(reader: Any) -> dict[str, Any]:
+    """The size of the vocabulary, where a file without a tokenizer leaves it to the embedding."""
+    from lensbridge.loading.gguf.reader import value_of
+
+    architecture = value_of(reader, "general.architecture")
+    if {"tokenizer.ggml.tokens", f"{architecture}.vocab_size"} & set(reader.fields):
+        return {}
+    sizes = {one.name: int(one.shape[-1]) for one in reader.tensors}
+    found = sizes.get("token_embd.weight")
+    return {} if found is None else {"vocab_size": found}
+
+
+def _dequantized() -> dict[str, Any]:
+    """The option that asks transformers for plain weights, where it could keep packed ones."""
+    with suppress(ImportError):
+        from transformers import GgufConfig
+
+        return {"quantization_config": GgufConfig(dequantize=True)}
+    return {}
