@@ -20,6 +20,7 @@
     ├── ShapeError                    matrices whose sizes do not fit
     ├── WeightError                   this model has no such weight
     ├── ProcessingError               weights cannot be rewritten as asked
+    ├── RanksError                    processes that share a model do not do the same
     └── ConformanceError              a model does not behave as its description says
 
 A message says what was asked, what there is, and what to do.
@@ -43,6 +44,7 @@ __all__ = [
     "NotCachedError",
     "PluginError",
     "ProcessingError",
+    "RanksError",
     "ShapeError",
     "StaleActivationError",
     "TokenError",
@@ -138,6 +140,10 @@ class WeightError(LensbridgeError, AttributeError):
 
 class ProcessingError(LensbridgeError, ValueError):
     """The weights cannot be rewritten as asked without changing what the model computes."""
+
+
+class RanksError(LensbridgeError, RuntimeError):
+    """Processes that share one model do not do the same, as they have to."""
 
 
 class ConformanceError(LensbridgeError, AssertionError):

@@ -25,11 +25,14 @@ import torch.distributed as distributed
 Test = TypeVar("Test", bound=Callable[..., None])
 
 IMPORTED = (
-    "distributed.ranks",
-    "lensbridge.model",
-    "torch.distributed.fsdp",
-    "torch.distributed.pipelining",
+    *("pytest", "hypothesis", "accelerate", "peft"),
+    *("torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.pipelining"),
+    *(f"transformers.models.{one}.modeling_{one}" for one in ("gpt2", "gpt_neox", "llama")),
+    *("transformers.models.mistral.modeling_mistral", "transformers.models.qwen2.modeling_qwen2"),
+    *("lensbridge.loading", "lensbridge.model", "lensbridge_adapters"),
 )
+"""What the server imports, so that the processes do not have to; it knows no modules of tests."""
+
 LIMIT = 100.0
 """Seconds for the body of a test, on a busy machine."""
 

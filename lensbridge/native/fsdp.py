@@ -1,0 +1,101 @@
+"""Parameters that `fully_shard` (FSDP2) spreads over processes.
+
+Around a forward pass a module holds the whole parameter for a while, as an ordinary tensor which is
+dropped later. What counts is the owner: the shard that this process keeps all the time.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import Tensor, nn
+
+from lensbridge.native.agreement import agree
+
+__all__ = ["gathered", "is_fully_sharded", "name_modules", "settle", "shard_of"]
+
+_OWNERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+"""Module -> name of a parameter -> a weak reference to what FSDP keeps of it."""
+
+_PATHS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Module -> its path in the model that was opened, which is the same on every rank."""
+
+
+def name_modules(paths: dict[nn.Module, str]) -> None:
+    """Note what the modules of a model are called, for `gathered`."""
+    _PATHS.update(paths)
+
+
+def is_fully_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` was called on the module or on one around it."""
+    return bool(module.__dict__.get("_is_fsdp_managed_module", False))
+
+
+def shard_of(module: nn.Module, name: str) -> Tensor | None:
+    """The piece of a parameter that this process keeps, a DTensor; None without `fully_shard`."""
+    if not is_fully_sharded(module):
+        return None
+    if module not in _OWNERS:
+        _look()
+    owner = _OWNERS.get(module, {}).get(name, lambda: None)()
+    return None if owner is None else owner.sharded_param
+
+
+def gathered(module: nn.Module, name: str, shard: Any) -> Tensor:
+    """The whole of a parameter, on every rank. All ranks have to ask for it.
+
+    Args:
+        module: that has it.
+        name: of the parameter in the module.
+        shard: the piece of this process.
+
+    Raises:
+        RanksError: another rank reads another parameter, or none.
+    """
+    path = _PATHS.get(module, type(module).__name__)
+    for dim, placement in enumerate(shard.placements):
+        if not placement.is_replicate():
+            agree(
+                f"read {path}.{name} {tuple(shard.shape)}",
+                shard.device_mesh.get_group(dim),
+                "Weights of this model are spread over the ranks, and reading one gathers it: "
+                "read the same weights on every rank, in the same order.",
+            )
+    return shard.full_tensor().detach()
+
+
+def settle(root: nn.Module) -> None:
+    """Let go of what a forward pass that was cut short has gathered."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(root, FSDPModule) and hasattr(root, "reset_iter_state"):
+        root.reset_iter_state()
+
+
+def _look() -> None:
+    """Find what FSDP keeps, in all models."""
+    for params in _groups():
+        for one in params:
+            info = one._module_info
+            places = [
+                (info.module, info.param_name),
+                *zip(info.shared_modules, info.shared_param_names, strict=True),
+            ]
+            for module, name in places:
+                _OWNERS.setdefault(module, {})[name] = ref(one)
+
+
+def _groups() -> Iterator[list[Any]]:
+    from torch.distributed._composable_state import _module_state_mapping
+
+    for held in list(_module_state_mapping.values()):
+        state: Any = held() if isinstance(held, ref) else held
+        found = getattr(state, "_fsdp_param_groups", None)
+        if found is None:  # before torch 2.12 there was one
+            found = [getattr(state, "_fsdp_param_group", None)]
+        for group in found:
+            if group is not None:
+                yield group.fsdp_params
