@@ -59,10 +59,12 @@ class Linear:
 
     def bias(self) -> Tensor:
         """Shapes: `[out]`. Zeros where the module has none."""
-        if self.state in ("adapted", "opaque"):
+        holding = self.state
+        if holding in ("adapted", "opaque"):
             return self._apply(torch.zeros(1, self.n_in))[0]
         if getattr(self.module, "bias", None) is not None:
-            return read(self.module, "bias")
+            own = read(self.module, "bias")
+            return own if holding == "plain" else own.clone()
         like = read(self.module, "weight", self._by_identity)
         return torch.zeros(self.n_out, dtype=like.dtype, device=like.device)
 
@@ -100,4 +102,5 @@ def _opaque(by: str) -> Held:
         "opaque",
         by,
         "Change the parameters from which the module computes it, in model.hf_model.",
+        "by running the module",
     )

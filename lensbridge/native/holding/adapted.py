@@ -15,5 +15,6 @@ def found(module: nn.Module, name: str) -> Held | None:
             f"adapted by PEFT ({type(module).__name__}): it is made of several parameters",
             "Merge the adapter first (merge_and_unload()), or write to its parameters in "
             "model.hf_model.",
+            "by running the module",
         )
     return None

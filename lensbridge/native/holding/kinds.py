@@ -31,11 +31,13 @@ class Held:
         holding: the kind.
         by: what holds it, after "it is": "quantized by bitsandbytes".
         instead: what to do to be able to write to it, as a sentence.
+        readable: how its value is read.
     """
 
     holding: Holding
     by: str
     instead: str = ""
+    readable: str = "as a view"
 
     @property
     def writable(self) -> bool:

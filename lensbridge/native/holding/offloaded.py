@@ -13,9 +13,7 @@ from lensbridge.native.holding.kinds import Held
 
 def found(module: nn.Module, name: str) -> Held | None:
     """How a tensor of a module is held if it is offloaded, otherwise None."""
-    tensor = module._parameters.get(name)
-    if tensor is None:
-        tensor = module._buffers.get(name)
+    tensor = {**module._buffers, **module._parameters}.get(name)
     if tensor is None or not tensor.is_meta:
         return None
     if "_hf_hook" not in module.__dict__:
@@ -23,11 +21,13 @@ def found(module: nn.Module, name: str) -> Held | None:
             "offloaded",
             "on the meta device, without values",
             "Load the model with weights, or with an offload_folder.",
+            "not at all",
         )
     return Held(
         "offloaded",
         "offloaded by accelerate, which fetches a copy for each run",
         "Load the model with a device_map that keeps this layer on a device.",
+        "as a fetched copy",
     )
 
 
@@ -50,9 +50,7 @@ def read(module: nn.Module, name: str) -> Tensor:
         WeightError: it has no value anywhere.
     """
     with fetched(module):
-        loaded = module._parameters.get(name)
-        if loaded is None:
-            loaded = module._buffers.get(name)  # type: ignore[assignment]
+        loaded = {**module._buffers, **module._parameters}.get(name)
         if loaded is None or loaded.is_meta:
             raise WeightError(
                 f"The {name} of {type(module).__name__} is on the meta device, and no offload hook "

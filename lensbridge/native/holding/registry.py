@@ -61,28 +61,32 @@ def stored(module: nn.Module, name: str) -> Tensor:
     Raises:
         WeightError: the module has no such tensor.
     """
-    tensor: Tensor | None = module._parameters.get(name)
-    if tensor is None:
-        tensor = module._buffers.get(name)
+    tensor = _tensor(module, name)
     if tensor is None:
         raise WeightError(f"{type(module).__name__} has no {name}.")
     return tensor
 
 
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    found: Tensor | None = module._parameters.get(name)
+    return module._buffers.get(name) if found is None else found
+
+
 def _ordinary(module: nn.Module, name: str) -> Held | None:
     """Opaque unless it is a parameter or buffer of one of torch's own float types."""
-    tensor = module._parameters.get(name)
+    tensor = _tensor(module, name)
     if tensor is None:
-        tensor = module._buffers.get(name)  # type: ignore[assignment]
-    if tensor is None:
-        return Held("opaque", f"no parameter of {type(module).__name__}", _RUN)
+        return Held("opaque", f"no parameter of {type(module).__name__}", _RUN, _MEASURED)
     if type(tensor) not in (nn.Parameter, Tensor):
-        return Held("opaque", f"stored as a {type(tensor).__name__}", _RUN)
+        return Held("opaque", f"stored as a {type(tensor).__name__}", _RUN, _MEASURED)
     if not tensor.is_floating_point() or tensor.itemsize < 2:
-        return Held("opaque", f"stored as {str(tensor.dtype).removeprefix('torch.')}", _RUN)
+        return Held(
+            "opaque", f"stored as {str(tensor.dtype).removeprefix('torch.')}", _RUN, _MEASURED
+        )
     return None
 
 
+_MEASURED = "by running the module"
 _RUN = "Change the parameters from which the module computes it, in model.hf_model."
 
 _RULES: tuple[Rule, ...] = (

@@ -9,26 +9,35 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lensbridge.native.fsdp import gathered, shard_of
 from lensbridge.native.holding.kinds import Held
 
 _INSTEAD = (
     "A write would be lost when the parts are put together again. Write to the whole model before "
     "it is sharded, or to the parts, in every process, in model.hf_model."
 )
+_READ = "gathered from all processes"
 
 
 def found(module: nn.Module, name: str) -> Held | None:
     """How a parameter of a module is held if it is sharded, otherwise None."""
-    if getattr(module, "_is_fsdp_managed_module", False):
-        return Held("sharded", "sharded over processes by fully_shard", _INSTEAD)
+    if shard_of(module, name) is not None:
+        return Held("sharded", "sharded over processes by fully_shard", _INSTEAD, _READ)
     parameter = module._parameters.get(name)
     if parameter is not None and hasattr(parameter, "full_tensor"):
-        return Held("sharded", "a DTensor, whose parts are in several processes", _INSTEAD)
+        return Held("sharded", "a DTensor, whose parts are in several processes", _INSTEAD, _READ)
     return None
 
 
 def read(module: nn.Module, name: str) -> Tensor:
-    """The whole value, as a copy. Every process has to ask for it."""
+    """The whole value, as a copy. Every process has to ask for it.
+
+    Raises:
+        RanksError: another process does not ask for it.
+    """
+    shard = shard_of(module, name)
+    if shard is not None:
+        return gathered(module, name, shard)
     parameter: Any = module._parameters[name]
     whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.clone()
     return whole.detach()
