@@ -300,6 +300,7 @@ class GenerationMethods(HookedModel):
         if self.engine.is_idle and not callbacks and collector is None:
             with self.engine.run():
                 return call()
+        config.disable_compile = True  # transformers compiles passes over a static key/value cache
         readers = [] if collector is None else collector.callbacks()
         wants_logits = collector is not None and "hook_logits" in collector.names
         keeps = wants_logits and "logits_to_keep" in self.preparer.accepted

@@ -25,10 +25,11 @@ from lensbridge.hooks.callbacks import (
     RunState,
     require_fired,
 )
+from lensbridge.hooks.forked import bare_when_forked
 from lensbridge.hooks.native_hook import Step, after, before
 from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of, run_of
 from lensbridge.hooks.standing import Replaced, standing_in
-from lensbridge.native.wrappers import eager_while
+from lensbridge.native.compiled import Compilable
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
@@ -58,6 +59,7 @@ class Attachment:
         outer: the attachment around it.
         splices: what stands at points in this context, beside the engine's own splices.
         alone: whether it is inside a hook, where the engine's permanent callbacks do not act.
+        for_run: whether it is there for one call of the model, and no other code runs meanwhile.
         runs: how many passes it has seen.
         version: the engine's when it was attached.
     """
@@ -70,6 +72,7 @@ class Attachment:
     outer: "Attachment | None" = None
     splices: Splices = field(default_factory=dict)
     alone: bool = False
+    for_run: bool = False
     runs: int = 0
     version: int = -1
     chains: dict[str, Chain] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class Attachment:
         """Put one PyTorch hook on each side of each module that has steps."""
         self.version = self.engine.version
         self.chains.clear()
-        self.handles += eager_while(self.engine.root)
+        self.handles += self.engine.compilable.eagerly(others=not self.for_run)
         steps = self._steps()
         around = {
             step.stage.module for group in steps.values() for step in group if step.stage.around
@@ -186,7 +189,9 @@ class Attachment:
     def is_active(self) -> bool:
         """Whether the code that is running now runs for this attachment."""
         current = acting(self.engine)
-        return current is self or (current is None and self.always and is_run_of(self.engine))
+        if current is not None or not self.always:
+            return current is self
+        return bool(self.handles) and is_run_of(self.engine)  # compiled code may keep it
 
 
 @dataclass(eq=False)
@@ -224,6 +229,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.aside = Aside(self)
+        self.compilable = Compilable.of(self.root)
+        bare_when_forked(self)
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -305,12 +312,18 @@ class Engine:
         extra: Iterable[Stage] = (),
         muted: Callable[[str], bool] = lambda name: False,
         splices: Splices = NO_SPLICES,
+        for_run: bool = False,
     ) -> Iterator[Attachment]:
-        """Attach callbacks, with those that are already in force here, for the time inside."""
+        """Attach callbacks, with those that are already in force here, for the time inside.
+
+        Raises:
+            HookError: the code that runs inside is compiled, so that no hook would act.
+        """
+        self.compilable.refuse_compiled_runs()
         outer = self.current
         inherited, standing = ([], NO_SPLICES) if outer is None else (outer.scoped, outer.splices)
         scoped = [*inherited, *callbacks]
-        attachment = Attachment(self, scoped, list(extra), muted, outer=outer)
+        attachment = Attachment(self, scoped, list(extra), muted, outer=outer, for_run=for_run)
         attachment.splices = {**standing, **splices}
         attachment.alone = acting(self) is NOBODY or (outer is not None and outer.alone)
         with ExitStack() as stack:
@@ -350,7 +363,12 @@ class Engine:
                 return
 
     def add(self, callbacks: Iterable[Callback], splices: Splices = NO_SPLICES) -> None:
-        """Listen in every context until `remove`; splices stand in every context until then."""
+        """Listen in every context until `remove`; splices stand in every context until then.
+
+        Raises:
+            HookError: the code that runs here is compiled, so that no hook would act.
+        """
+        self.compilable.refuse_compiled_runs()
         self.permanent.extend(callbacks)
         self.splices = {**self.splices, **splices}
         self.version += 1
@@ -389,6 +407,7 @@ class Engine:
                 "runs. Take that off first, then change the model."
             )
         self.native_sites, self.entries, self._with_splices = sites, entries, None
+        self.compilable = Compilable.of(self.root)
         self.version += 1
         self._reattach_base()
 
@@ -397,6 +416,13 @@ class Engine:
         self.permanent.clear()
         self.splices = {}
         self._reattach_base()
+
+    def forget(self) -> None:
+        """Have no callbacks, where the hooks are off the model already."""
+        self.permanent.clear()
+        self.contexts.clear()
+        self.aside.forget()
+        self.splices, self.base, self.version = {}, None, self.version + 1
 
     def _reattach_base(self) -> None:
         if self.base is not None:

@@ -108,7 +108,8 @@ def run_forward(
         kwargs.setdefault("use_cache", prepared.cache is not None)
     with ExitStack() as stack:
         stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
-        attachment = stack.enter_context(engine.attached(callbacks, stages, span.misses))
+        attached = engine.attached(callbacks, stages, span.misses, for_run=True)
+        attachment = stack.enter_context(attached)
         outcome = _call(engine, native, attachment, kwargs)
     require_fired(callbacks, str(span))
     if span.start is None and span.stop is None and not attachment.alone:

@@ -67,6 +67,12 @@ def is_own_run(engine: object) -> bool:
     return _running.get() is engine
 
 
+def leave_all() -> None:
+    """Go on with nobody's hooks, as a process does that was forked off."""
+    _scope.set(Scope())
+    _running.set(None)
+
+
 @contextmanager
 def with_stand_ins(stand_ins: Mapping[nn.Module, Any]) -> Iterator[None]:
     """Inside, these stand in for their modules."""

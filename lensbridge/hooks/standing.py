@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lensbridge.forks import in_forked
 from lensbridge.hooks.scope import stand_in_of, with_stand_ins
 from lensbridge.sites.site import Stage
 
@@ -55,14 +56,31 @@ def _dispatcher(module: nn.Module, native: Callable[..., Any], own: bool) -> Cal
 
 def _uncover(module: nn.Module) -> None:
     with _lock:
+        if module not in _users:  # a forked process is in the middle of a call of its parent
+            return
         _users[module] -= 1
         if _users[module] == 0:
             del _users[module]
-            restore = module.__dict__["forward"].restore
-            if restore is None:
-                del module.__dict__["forward"]
-            else:
-                module.forward = restore
+            _restore(module)
+
+
+def _restore(module: nn.Module) -> None:
+    native = module.__dict__["forward"].restore
+    if native is None:
+        del module.__dict__["forward"]
+    else:
+        module.forward = native
+
+
+@in_forked
+def _uncover_all() -> None:
+    """A forked process has the native forwards."""
+    global _lock
+    _lock = Lock()
+    for module in list(_users):
+        if hasattr(module.__dict__.get("forward"), "restore"):
+            _restore(module)
+    _users.clear()
 
 
 @dataclass(frozen=True, eq=False)

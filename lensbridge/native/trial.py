@@ -15,8 +15,9 @@ from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
 
 from lensbridge.errors import InputError, UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, logits_in
+from lensbridge.native.compiled import Compilable
 from lensbridge.native.settings import settings_of
-from lensbridge.native.wrappers import eager_while, named_parts
+from lensbridge.native.wrappers import named_parts
 
 _BATCH, _POSITIONS = 2, 3
 
@@ -147,7 +148,7 @@ def undisturbed(model: nn.Module, gradients: bool = False) -> Iterator[None]:
         set_fastpath_enabled(False)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
-        for handle in eager_while(model):
+        for handle in Compilable.of(model).eagerly():
             stack.callback(handle.remove)
         for module in training:
             module.training = False

@@ -4,10 +4,8 @@
 given to them and compute what it computes. PyTorch hooks belong on the modules inside.
 """
 
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from threading import RLock
 from typing import Any
 
 from torch import nn
@@ -84,58 +82,3 @@ def named_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield from walk(f"{path}.{name}" if path else name, child)
 
     yield from walk("", module)
-
-
-# --- compiled modules ----------------------------------------------------------------------------
-
-
-class EagerWhile:
-    """Until `remove`, what `torch.compile` has compiled runs as plain Python.
-
-    Compiled code does not look at the hooks of the modules in it.
-    """
-
-    _lock = RLock()
-    _users = 0
-    _stance: Any = None
-
-    def __init__(self) -> None:
-        from torch.compiler import set_stance
-
-        cls = EagerWhile
-        with cls._lock:
-            if not cls._users:
-                cls._stance = set_stance("force_eager")
-                cls._stance.__enter__()
-            cls._users += 1
-
-    def remove(self) -> None:
-        """Let compiled code run again, unless others need it not to."""
-        cls = EagerWhile
-        with cls._lock:
-            cls._users -= 1
-            if not cls._users:
-                cls._stance.__exit__(None, None, None)
-
-
-def eager_while(root: nn.Module) -> list[EagerWhile]:
-    """A handle that keeps a model's compiled modules from running compiled; none without any."""
-    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
-        return []
-    pending: list[nn.Module | None] = [root]
-    while pending:
-        module = pending.pop()
-        if module is not None:
-            if _is_compiled(module):
-                return [EagerWhile()]
-            pending += module._modules.values()
-    return []
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    own = module.__dict__
-    return (
-        module._compiled_call_impl is not None
-        or "_orig_mod" in own["_modules"]
-        or ("forward" in own and hasattr(own["forward"], "_torchdynamo_orig_callable"))
-    )
