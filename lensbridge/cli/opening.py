@@ -27,7 +27,7 @@ def opened(name: str, how: Loading, **options: Any) -> "LensModel":
     from lensbridge.loading.aliases import refuse_misspelt
 
     refuse_misspelt(name)
-    local = name == "demo" or Path(name).expanduser().is_dir()
+    local = name == "demo" or Path(name).expanduser().exists()
     shown = working(f"loading {name}") if local else nullcontext()
     with quiet_transformers(downloads=not local), shown:
         from lensbridge import load

@@ -137,10 +137,11 @@ def load(
             "trust_remote_code": trust_remote_code or None,
             **hf_kwargs,
         }
+        place = source, options
         if save_converted:
-            source, options = converted(source, options, save_converted, _from_pretrained)
+            place = converted(source, options, save_converted, _from_pretrained)
         with no_progress_bar() if source == demo_folder() else nullcontext():
-            hf_model = _from_pretrained(source, options)
+            hf_model = _from_pretrained(*place)
     how = description_of(hf_model, architecture, derive)
     lens = _lens(hf_model, tokenizer_from(tokenizer, source, hf_model, options), how, derive)
     steps: dict[str, Any] = {

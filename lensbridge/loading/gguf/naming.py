@@ -60,7 +60,7 @@ def file_of(source: str, options: dict[str, Any]) -> Path:
         folder = Path(source) / (options.get("subfolder") or "")
         for one in names:
             if not (folder / one).is_file():
-                raise LoadError(f"{str(folder)!r} has no file {one!r}.{present_in(folder)}")
+                raise LoadError(f"{str(folder)!r} has no file {one!r}. {present_in(folder)}")
         return folder / name
     from transformers.utils import cached_file
 

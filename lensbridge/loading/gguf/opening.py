@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbridge.errors import LoadError
+from lensbridge.loading.gguf.leftovers import refuse_leftovers
 from lensbridge.loading.gguf.naming import WHERE, file_of
 
 INSTALL = "pip install 'lensbridge[gguf]'"
@@ -41,27 +42,32 @@ def from_gguf(source: str, **options: Any) -> tuple[Any, dict[str, Any]]:
         config = _config(source, options, path)
         more = {**_vocabulary(reader), **rotary_of(reader, config, path.name), **_dequantized()}
         try:
-            return _class_of(config).from_pretrained(source, **{**more, **options})
+            model, report = _class_of(config).from_pretrained(source, **{**more, **options})
         except (NotImplementedError, KeyError, IndexError) as error:
             raise _unreadable(path, error) from error
+        refuse_leftovers(reader, model, path.name)
+    return model, report
 
 
 def gguf_tokenizer(source: str, **options: Any) -> Any:
     """The tokenizer that a GGUF file describes.
+
+    Args:
+        source: a folder or a hub id.
+        options: for `from_pretrained`, with `gguf_file`.
 
     Raises:
         LoadError: gguf is not installed, or there is no such file.
         OSError, ValueError, KeyError: the file describes none that transformers knows.
     """
     _check_installed()
-    file_of(source, options)
     from transformers import AutoTokenizer
 
     from lensbridge.loading.gguf.reader import fast_reading
 
-    given = {key: value for key, value in options.items() if value is not None}
+    path = file_of(source, options)  # transformers forgets cache_dir when it looks for a tokenizer
     with fast_reading():
-        return AutoTokenizer.from_pretrained(source, **given)
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def _check_installed() -> None:
