@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lensbridge.native.agreement import agree
 
-__all__ = ["gathered", "is_fully_sharded", "name_modules", "settle", "shard_of"]
+__all__ = ["finished", "gathered", "is_fully_sharded", "name_modules", "shard_of"]
 
 _OWNERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 """Module -> name of a parameter -> a weak reference to what FSDP keeps of it."""
@@ -65,14 +65,35 @@ def gathered(module: nn.Module, name: str, shard: Any) -> Tensor:
     return shard.full_tensor().detach()
 
 
-def settle(root: nn.Module) -> None:
-    """Let go of what a forward pass that was cut short has gathered."""
-    if "torch.distributed.fsdp" not in sys.modules:
-        return
-    from torch.distributed.fsdp import FSDPModule
+def finished(root: nn.Module, value: Any) -> Any:
+    """Let FSDP end a forward pass that an exception cut short, as it ends one that returns.
 
-    if isinstance(root, FSDPModule) and hasattr(root, "reset_iter_state"):
-        root.reset_iter_state()
+    It lets go of what it has gathered, and gathers again when gradients come back to the value.
+
+    Args:
+        root: the model that was run.
+        value: what the pass has come to, or None.
+
+    Returns:
+        The value, from which gradients can be computed.
+    """
+    running = [one for one in _states_in(root) if one._training_state.name == "FORWARD"]
+    if running and isinstance(value, Tensor) and value._base is not None:
+        value = value.clone()  # an in-place edit of a view would take off FSDP's hook
+    for state in reversed(running):  # those inside before those around them
+        getattr(state, "_modules_to_run_forward", set()).clear()
+        value = state._post_forward(root, (), value)
+    return value
+
+
+def _states_in(root: nn.Module) -> list[Any]:
+    """What `fully_shard` made for the modules of a model, from the outside in."""
+    if "torch.distributed.fsdp" not in sys.modules:  # nothing can have been sharded
+        return []
+    from torch.distributed._composable_state import _get_module_state
+
+    states = [_get_module_state(one) for one in root.modules() if is_fully_sharded(one)]
+    return list({id(one): one for one in states if hasattr(one, "_post_forward")}.values())
 
 
 def _look() -> None:

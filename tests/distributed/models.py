@@ -8,10 +8,9 @@ from tiny_models import Shape, build
 from torch import Tensor, nn
 
 
-def whole(family: str = "gpt2", **config: Any) -> nn.Module:
+def whole(family: str = "gpt2", **sizes: Any) -> nn.Module:
     """The same model on every rank."""
-    torch.manual_seed(0)
-    return build(Shape(family), **config)
+    return build(Shape(family, **sizes))
 
 
 def ids(rank: int | None = None) -> Tensor:

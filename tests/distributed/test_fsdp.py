@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as distributed
-from distributed.models import ids, whole
+from distributed.models import double, ids, whole
 from distributed.ranks import on_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -123,3 +123,134 @@ def test_the_stored_precision_is_read(reshard: bool) -> None:
     for name in others:
         assert torch.equal(cache[name], others[name]), name
     hold_equal(model, wanted)
+
+
+EDITS = [("blocks.0.hook_resid_post", double), ("blocks.1.attn.hook_z", double)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("reshard", [True, False])
+@pytest.mark.parametrize("how", ["layers and root", "root", "layers"])
+@on_ranks(2)
+def test_activations_edits_and_generated_text(family: str, reshard: bool, how: str) -> None:
+    """Each rank has inputs of its own."""
+    wanted = lensbridge.load(whole(family))
+    model = lensbridge.load(sharded(whole(family), how, reshard_after_forward=reshard))
+    everything = {"names_filter": wanted.hook_names}
+    with torch.no_grad():
+        for _ in range(2):
+            logits, cache = model.run_with_cache(ids(), **everything)
+            expected, others = wanted.run_with_cache(ids(), **everything)
+            assert torch.equal(logits, expected)
+            for name in others:
+                assert torch.equal(cache[name], others[name]), name
+        edited = wanted.run_with_hooks(ids(), fwd_hooks=EDITS)
+        assert not torch.equal(edited, expected)
+        assert torch.equal(model.run_with_hooks(ids(), fwd_hooks=EDITS), edited)
+        for name, function in EDITS:
+            model.add_hook(name, function)
+        assert torch.equal(model.hf_model(ids()).logits, edited)
+        model.reset_hooks(including_permanent=True)
+        middle = model(ids(), stop_at_layer=1)
+        assert torch.equal(middle, wanted(ids(), stop_at_layer=1))
+        assert torch.equal(model(ids()), expected)
+        assert torch.equal(model(middle, start_at_layer=1), expected)
+        options = {"max_new_tokens": 4, "do_sample": False, "verbose": False}
+        with wanted.hooks(fwd_hooks=EDITS):
+            text = wanted.generate(ids(), **options)
+        with model.hooks(fwd_hooks=EDITS):
+            assert torch.equal(model.generate(ids(), **options), text)
+        assert torch.equal(model(ids()), expected)
+    hold_equal(model, wanted)
+
+
+def averaged(model: Any, run: Any) -> dict[str, Any]:
+    """Gradients of the whole model's parameters, the mean over the inputs of all ranks."""
+    model.zero_grad()
+    for rank in range(distributed.get_world_size()):
+        (run(model, ids(rank)) / distributed.get_world_size()).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("reshard", [True, False])
+@pytest.mark.parametrize("how", ["layers and root", "root", "layers"])
+@on_ranks(2)
+def test_gradients_with_edits(reshard: bool, how: str) -> None:
+    """Those of activations are the rank's own, those of parameters the mean over the ranks."""
+    wanted = lensbridge.load(whole())
+    model = lensbridge.load(sharded(whole(), how, reshard_after_forward=reshard))
+    _, cache = model.run_with_cache(ids(), incl_bwd=True, return_type="loss")
+    _, others = wanted.run_with_cache(ids(), incl_bwd=True, return_type="loss")
+    assert set(cache) == set(others)
+    for name in others:
+        assert torch.equal(cache[name], others[name]), name
+    assert all(p.grad is None for p in model.parameters())
+
+    def run(one: Any, tokens: Any) -> Any:
+        return one.run_with_hooks(tokens, fwd_hooks=EDITS, return_type="loss")
+
+    expected = averaged(wanted, run)
+    for _ in range(2):
+        model.zero_grad()
+        run(model, ids()).backward()
+        found = {name: p.grad for name, p in model.named_parameters()}
+        assert set(found) == set(expected)
+        for name, grad in expected.items():
+            held = found[name]
+            assert held is not None, name
+            whole_grad = held.full_tensor() if hasattr(held, "full_tensor") else held
+            if how == "layers" and not hasattr(held, "full_tensor"):
+                continue  # nothing adds up the gradients of what is not sharded
+            torch.testing.assert_close(whole_grad, grad, msg=name)
+    hold_equal(model, wanted)
+
+
+def failing(value: Any, hook: Any) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("reshard", [True, False])
+@pytest.mark.parametrize("how", ["layers and root", "root", "layers"])
+@on_ranks(2)
+def test_runs_after_one_that_was_cut_short(reshard: bool, how: str) -> None:
+    wanted = lensbridge.load(whole(layers=3))
+    model = lensbridge.load(sharded(whole(layers=3), how, reshard_after_forward=reshard))
+
+    def early(one: Any, tokens: Any) -> Any:
+        return one(tokens, stop_at_layer=2).square().mean()
+
+    def full(one: Any, tokens: Any) -> Any:
+        return one(tokens, return_type="loss")
+
+    for run in (early, full, early, full):
+        model.zero_grad()  # before it is run: later it may hold whole parameters for a while
+        with pytest.raises(ZeroDivisionError):
+            model.run_with_hooks(ids(), fwd_hooks=[("blocks.1.hook_mlp_out", failing)])
+        expected = averaged(wanted, run)
+        run(model, ids()).backward()
+        for name, held in model.named_parameters():
+            if hasattr(held.grad, "full_tensor"):
+                torch.testing.assert_close(held.grad.full_tensor(), expected[name], msg=name)
+            elif how != "layers":
+                assert held.grad is None or not held.grad.any(), name
+                assert expected[name] is None or not expected[name].any(), name
+        hold_equal(model, wanted)
+        if how == "layers and root" and reshard:
+            spread = [hasattr(p, "full_tensor") for p in model.hf_model.transformer.h.parameters()]
+            assert all(spread)
+
+
+@pytest.mark.parametrize("how", ["layers and root", "root", "layers"])
+@on_ranks(2)
+def test_a_run_inside_a_hook(how: str) -> None:
+    wanted = lensbridge.load(whole(layers=3))
+    model = lensbridge.load(sharded(whole(layers=3), how, reshard_after_forward=False))
+
+    def loss(one: Any) -> Any:
+        def inner(value: Any, hook: Any) -> Any:
+            return value + one(ids() + 1, stop_at_layer=1) + one(ids(), return_type="loss")
+
+        hooks = [("blocks.1.hook_resid_post", inner)]
+        return one.run_with_hooks(ids(), fwd_hooks=hooks, return_type="loss")
+
+    assert torch.equal(loss(model), loss(wanted))
