@@ -144,7 +144,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         native = resolve(self.hf_model, *self._description)
         self._refuse_new_code(native)
         sites = sites_of(native)
-        self.engine.move_to(sites, tuple({self.hf_model, native.core}))
+        self.engine.move_to(sites, tuple({self.hf_model, native.core}), native.sharding)
         self.native = native
         self.vocabulary = vocabulary_of(native, sites)
         me = weakref.ref(self)

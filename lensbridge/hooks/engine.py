@@ -26,10 +26,12 @@ from lensbridge.hooks.callbacks import (
     require_fired,
 )
 from lensbridge.hooks.forked import bare_when_forked
+from lensbridge.hooks.meeting import Meeting
 from lensbridge.hooks.native_hook import Step, after, before
 from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of, run_of
 from lensbridge.hooks.standing import Replaced, standing_in
 from lensbridge.native.compiled import Compilable
+from lensbridge.native.pieces import Sharding
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
@@ -82,6 +84,8 @@ class Attachment:
     def attach(self) -> None:
         """Put one PyTorch hook on each side of each module that has steps."""
         self.version = self.engine.version
+        if self.engine.meeting is not None:
+            self.engine.meeting.to_hook(self.callbacks)
         self.chains.clear()
         self.handles += self.engine.compilable.eagerly(others=not self.for_run)
         steps = self._steps()
@@ -211,6 +215,7 @@ class Engine:
         own: callbacks that act in the lens's own runs only, before all others.
         follow: takes in modules that were replaced since they were last looked at; gives whether
             there were any.
+        meeting: where the ranks meet that share the model; None: there is one rank.
         base: what carries the permanent callbacks.
     """
 
@@ -224,6 +229,7 @@ class Engine:
     replaced: tuple[Replaced, ...] = ()
     own: tuple[Callback, ...] = ()
     follow: Callable[[], bool] = lambda: False
+    meeting: Meeting | None = None
     base: Attachment | None = None
     _with_splices: SitesWithSplices | None = None
 
@@ -281,8 +287,10 @@ class Engine:
         return by_row and not splices and not self.replaced
 
     @contextmanager
-    def run(self) -> Iterator[None]:
+    def run(self, inputs: Mapping[str, Any]) -> Iterator[None]:
         """Inside, the lens runs its model itself, with what stands in the place of its modules."""
+        if self.meeting is not None:
+            self.meeting.to_run(self.listening, inputs)
         stand_ins = {one.module: one.stand_in for one in self.replaced}
         with run_of(self), standing_in(stand_ins) if stand_ins else nullcontext():
             yield
@@ -385,7 +393,12 @@ class Engine:
         self.version += 1
         self._reattach_base()
 
-    def move_to(self, sites: Mapping[str, Site], entries: tuple[nn.Module, ...]) -> None:
+    def move_to(
+        self,
+        sites: Mapping[str, Site],
+        entries: tuple[nn.Module, ...],
+        sharding: Sharding | None = None,
+    ) -> None:
         """Go on with the sites of a model whose modules were replaced.
 
         Raises:
@@ -407,6 +420,7 @@ class Engine:
                 "runs. Take that off first, then change the model."
             )
         self.native_sites, self.entries, self._with_splices = sites, entries, None
+        self.meeting = None if sharding is None else Meeting(sharding)
         self.compilable = Compilable.of(self.root)
         self.version += 1
         self._reattach_base()

@@ -123,7 +123,7 @@ def _call(
     if attachment is not None:
         attachment.count_run()
     try:
-        with engine.run():
+        with engine.run(kwargs):
             return Outcome(native.call(kwargs), None)
     except StopForward as stop:
         return Outcome(None, stop.value)

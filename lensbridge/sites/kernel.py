@@ -31,6 +31,10 @@ Role = Literal["rot_q", "rot_k", "scores", "pattern", "z"]
 VISIBLE_KERNELS = frozenset({"sdpa", "eager", OWN_KERNEL})
 
 
+def _as_it_is(chain: Chain) -> Chain:
+    return chain
+
+
 @dataclass(frozen=True)
 class KernelSite(Site):
     """A value inside one attention module's kernel."""
@@ -40,6 +44,8 @@ class KernelSite(Site):
     n_heads: int
     n_kv: int
     sinks: tuple[nn.Module, str] | None = None
+    through: Callable[[Chain], Chain] = _as_it_is
+    """What a chain is made into before the kernel's values pass it."""
 
     @property
     def may_be_part(self) -> bool:
@@ -52,7 +58,7 @@ class KernelSite(Site):
                 tap = KernelTap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
                 call.around["attention"] = tap
             assert isinstance(tap, KernelTap)
-            tap.chains[self.role] = chain
+            tap.chains[self.role] = self.through(chain)
 
         return [Stage(self.module, "input", 9, act, around=True)]
 

@@ -35,6 +35,15 @@ def free_bytes(device: torch.device) -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
+def least_free(base: BaseRun) -> int | None:
+    """Free memory of the model's device; of ranks that share a model, that of the one with least.
+
+    Ranks that made batches of different sizes could not run them together.
+    """
+    free, sharding = free_bytes(base.logits.device), base.model.native.sharding
+    return free if free is None or sharding is None else sharding.least(free)
+
+
 def position_bytes(base: BaseRun) -> int:
     """Bytes that one position of a batch takes at most: the activations of a layer, and logits.
 
@@ -77,7 +86,7 @@ def batch_tokens(base: BaseRun, asked: int | None) -> int:
         return asked
     device, each = base.logits.device, position_bytes(base)
     most = MOST_TOKENS if device.type == "cuda" else MAX_BATCH_TOKENS
-    free = free_bytes(device)
+    free = least_free(base)
     if free is None:
         return max(one, most)
     check_room(one * each, free, "one patched run")
@@ -102,7 +111,7 @@ def check_values(base: BaseRun, count: int, metrics: Metrics) -> None:
         InputError: with the memory that they need.
     """
     each = len(metrics.names) * (base.batch if metrics.per_example else 1) * 4
-    free = free_bytes(base.logits.device)
+    free = least_free(base)
     if free is not None:
         check_room(count * each, free, f"the values of {count:,} cells")
 

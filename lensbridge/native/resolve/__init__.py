@@ -15,7 +15,9 @@ from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.context import context_of
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.resolve.overrides import overrides_in
+from lensbridge.native.resolve.parallel_styles import styles_in
 from lensbridge.native.resolve.task import label_kind, predicts_next
+from lensbridge.native.resolve.tensor_parallel import sharding_of
 from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.plugins import Claim, registry
@@ -68,14 +70,17 @@ def resolve(
     Raises:
         UnsupportedArchitectureError: no architecture describes the model's class.
         ArchitectureMismatchError: a module, config field or shape is not as described.
+        LoadError: the model is spread over ranks in a way that cannot be read.
     """
     root = unwrapped(model)
     core = unwrap(root)
     claim = select(core, architecture, source)
     spec = claim.architecture
+    styles = styles_in(core)
     finder = Finder(core, spec.name, claim.plugin, settings_of(core))
     inner = finder.at_config(spec.config)
     main, head = _stack(finder, spec), _head(finder, spec)
+    towers = tuple(_stack(finder, tower) for tower in spec.towers)
     return ResolvedModel(
         root=root,
         core=core,
@@ -84,7 +89,7 @@ def resolve(
         rivals=tuple(map(str, claim.rivals)),
         overrides=() if architecture is not None else tuple(overrides_in(core, claim)),
         main=main,
-        towers=tuple(_stack(finder, tower) for tower in spec.towers),
+        towers=towers,
         act_fn=_activation(inner, _variants(spec)),
         unembed=head,
         returns_logits=head is not None or is_plain(core) or _native_head(core) is not None,
@@ -106,6 +111,7 @@ def resolve(
         checkpointers=tuple(
             one for one in finder.parts.values() if hasattr(one, "gradient_checkpointing")
         ),
+        sharding=sharding_of(core, styles, (main, *towers)),
     )
 
 
