@@ -298,7 +298,7 @@ class GenerationMethods(HookedModel):
             **options,
         )
         if self.engine.is_idle and not callbacks and collector is None:
-            with self.engine.run():
+            with self.engine.run(given):
                 return call()
         config.disable_compile = True  # transformers compiles passes over a static key/value cache
         readers = [] if collector is None else collector.callbacks()
@@ -308,8 +308,8 @@ class GenerationMethods(HookedModel):
         # an attachment of its own, so that `hook.step` starts at 0
         with (
             whole,
-            self.engine.run(),
             self.engine.attached([*callbacks, *readers]) as attachment,
+            self.engine.run(given),
         ):
             attachment.count_run()
             progress = attachment.state.progress

@@ -11,6 +11,7 @@ from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
+from lensbridge.native.pieces import Sharding
 from lensbridge.spec import Architecture, QKNormAxes, Residual
 from lensbridge.tensors.layouts import Layout
 
@@ -265,6 +266,7 @@ class ResolvedModel:
         label_kind: what the `labels` of `core.forward` are of; None where it takes none.
         paths: module -> its dotted path in `core`, for messages.
         checkpointers: the modules with a `gradient_checkpointing` switch.
+        sharding: which native tensors are in pieces on several ranks; None: none is.
     """
 
     root: nn.Module
@@ -293,6 +295,7 @@ class ResolvedModel:
     label_kind: LabelKind | None
     paths: dict[nn.Module, str]
     checkpointers: tuple[Any, ...]
+    sharding: Sharding | None = None
 
     def call(self, inputs: Mapping[str, Any]) -> Any:
         """Call the model with inputs under the names that lensbridge has for them."""

@@ -16,6 +16,7 @@ from lensbridge.errors import EditError
 from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
+from lensbridge.native.pieces import Pieces
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.tensors.layouts import Layout
 
@@ -264,6 +265,8 @@ class HeadInputSite(Site):
     layout: Layout
     n_heads: int
     in_scale: float
+    pieces: Pieces | None = None
+    """Set where each rank projects to some of the heads."""
 
     def _stages(self) -> list[Stage]:
         key = f"{self.name} edited"
@@ -294,4 +297,6 @@ class HeadInputSite(Site):
             return native[..., i, :]
         normed = new[..., i, :] if self.norm is None else self.norm.forward(new[..., i, :])
         projected = self.projection.forward(normed * self.in_scale)
+        if self.pieces is not None:
+            projected = self.pieces.whole(projected)
         return substitute(native[..., i, :], self.layout.split(projected)[..., i, :], how)

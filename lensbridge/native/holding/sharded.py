@@ -35,9 +35,9 @@ def read(module: nn.Module, name: str) -> Tensor:
     Raises:
         RanksError: another process does not ask for it.
     """
-    shard = shard_of(module, name)
-    if shard is not None:
-        return gathered(module, name, shard)
     parameter: Any = module._parameters[name]
-    whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.clone()
-    return whole.detach()
+    kept = shard_of(module, name)
+    shard = parameter if kept is None else kept
+    if hasattr(shard, "full_tensor"):
+        return gathered(module, name, shard)
+    return parameter.detach().clone()

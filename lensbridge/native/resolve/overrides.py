@@ -27,8 +27,8 @@ _STAND_INS = frozenset({
 _PATCHED = (_MODELS, "torch.nn.modules.")
 """Modules in whose classes each method is checked, because it may have been replaced."""
 
-_WRAPPERS = ("accelerate", "peft")
-"""Packages that put a function around the `forward` of a module."""
+_WRAPPERS = ("accelerate.", "peft.", "transformers.distributed.")
+"""What puts a function around the `forward` of a module: the beginnings of Python modules."""
 
 _NOT_RUN = frozenset({
     "__init__", "__init_subclass__", "__repr__", "__str__", "__deepcopy__", "__getstate__",
@@ -150,7 +150,7 @@ class _Search:
         methods = [one for one in _layers(value) if isinstance(one, MethodType)]
         if all(one.__self__ is module and one.__func__ is own for one in methods) and methods:
             return True
-        return any(_root(_module(one)) in _WRAPPERS for one in _functions(value))
+        return any(_module(one).startswith(_WRAPPERS) for one in _functions(value))
 
     def _of_file(self, file: str) -> Iterator[str]:
         """Replaced functions of a modeling file, such as its rotary embedding."""

@@ -10,6 +10,7 @@ from lensbridge.points.names import LAYER, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.sites.sharded import whole_site
 from lensbridge.sites.site import OutputSite, Site
 from lensbridge.sites.wiring.absence import reason
 from lensbridge.sites.wiring.block import BlockWiring
@@ -21,6 +22,8 @@ def sites_of(native: ResolvedModel) -> SiteIndex:
     """Every point of a model, in data-flow order: towers, then the main stack."""
     wiring = _ModelWiring(native)
     found = {site.name: site for site in wiring.sites()}
+    if native.sharding is not None:
+        found = {name: whole_site(site, native.sharding) for name, site in found.items()}
     order = {row: i for i, row in enumerate(BY_TEMPLATE)}
     first_in_block = order["blocks.{i}.hook_resid_pre"]
     fronts = [native.front_of(tower) for tower in native.towers]
