@@ -1,11 +1,12 @@
 """Experts that transformers stacks in three-dimensional parameters: the weights of each one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lensbridge.native.holding import Held, held, opaque, proof
 from lensbridge.native.linear import fetch
 
 
@@ -28,6 +29,39 @@ class Experts:
     gated: bool
     interleaved: bool
     biased: bool
+
+    def held(self, name: str) -> Held:
+        """How one of the stacked parameters is held. The first time, a token goes to an expert."""
+        found = held(self.module, name)
+        if found.holding not in ("plain", "offloaded"):
+            return found
+        why = proof.hindrance(self.module, name, self._kind)
+        return opaque(f"not used as it is: {why}", "as stored") if why else found
+
+    @property
+    def _kind(self) -> proof.Kind:
+        names = tuple(
+            f"{one}{end}" for one in (self.entrance, "down_proj") for end in ("", "_bias")
+        )
+        return proof.Kind(
+            "compute what experts do", names, ("transformers.models.",), self._prove, True
+        )
+
+    def _prove(self, module: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A token that goes to one expert."""
+        here = replace(self, module=module)
+        w_in, w_out, expert = here.w_in(), here.w_out(), self.n - 1
+        row = proof.rows_like(w_in, 1, w_in.shape[1])
+        linear = row @ w_in[expert] + here.b_in()[expert]
+        if self.gated:
+            gate = row @ here.w_gate()[expert] + here.b_gate()[expert]
+            neurons = here.activate(gate, linear)
+        else:
+            neurons = here.activate(linear, None)
+        wanted = neurons @ w_out[expert] + here.b_out()[expert]
+        chosen = torch.tensor([[expert]], device=row.device)
+        found = type(module).forward(module, row, chosen, row.new_ones(1, 1))
+        return found, wanted, (8 * wanted.abs().amax()).expand_as(wanted)
 
     def _stacked(self, name: str) -> Tensor:
         """Shapes: `[expert, in, out]`, a view of the parameter."""

@@ -10,13 +10,15 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.native.holding import Held, Holding, execution_device, held, proof, read
+from lensbridge.native.holding import Held, Holding, execution_device, held, opaque, proof, read
 
 State: TypeAlias = Holding | Literal["composed"]
 """How a weight under one of the field's names is held. composed: a product of several weights
 (latent attention, a multiplier), so a copy."""
 
 fetch = read
+
+_KNOWN = ("torch.nn.modules.linear.Linear.", "transformers.pytorch_utils.Conv1D.")
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Linear:
             return found
         weight = self.module._parameters.get("weight")
         if weight is None or weight.numel() != self.n_in * self.n_out:
-            return _opaque(f"not stored as one matrix of {self.n_in} by {self.n_out}")
-        why = proof.hindrance(self.module, "weight", self._prove)
-        return _opaque(f"not used as it is: {why}") if why else found
+            return opaque(f"not stored as one matrix of {self.n_in} by {self.n_out}")
+        why = proof.hindrance(self.module, "weight", self._kind)
+        return opaque(f"not used as it is: {why}") if why else found
 
     def weight(self) -> Tensor:
         """Shapes: `[in, out]`. A view of the native parameter when `state` is "plain"."""
@@ -67,6 +69,10 @@ class Linear:
             return own if holding == "plain" else own.clone()
         like = read(self.module, "weight", self._by_identity)
         return torch.zeros(self.n_out, dtype=like.dtype, device=like.device)
+
+    @property
+    def _kind(self) -> proof.Kind:
+        return proof.Kind("multiply its input by it", ("weight", "bias"), _KNOWN, self._prove)
 
     def _prove(self, module: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A row of random numbers, and one that picks a single input channel."""
@@ -95,12 +101,3 @@ class Linear:
         with proof.settled(self.module):  # no LoRA dropout in a weight
             out: Tensor = self.module.forward(rows.to(device, like.dtype))
         return out
-
-
-def _opaque(by: str) -> Held:
-    return Held(
-        "opaque",
-        by,
-        "Change the parameters from which the module computes it, in model.hf_model.",
-        "by running the module",
-    )

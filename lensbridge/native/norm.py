@@ -1,17 +1,21 @@
 """A norm of the model taken apart: divisor, normalized value, gain and bias."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lensbridge.native.holding import execution_device
+from lensbridge.native.holding import PLAIN, Held, execution_device, held, opaque, proof
 from lensbridge.native.linear import fetch
 from lensbridge.spec import NormKind
 
 _GAINS = ("weight", "w", "gain", "gamma", "g")
 _BIASES = ("bias", "b", "beta")
+_KNOWN = (
+    "torch.nn.modules.normalization.LayerNorm.",
+    "torch.nn.modules.normalization.RMSNorm.",
+)
 
 
 def affine_names(module: nn.Module) -> tuple[str, str]:
@@ -66,6 +70,29 @@ class Norm:
             return F.layer_norm(x, x.shape[-1:], None, None, self.eps)
         wide = x.float()
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+    @property
+    def held(self) -> Held:
+        """How the gain is held. The first time, a row goes through the module."""
+        if self.module._parameters.get(self.gain_name) is None:
+            return PLAIN  # there is none, and it reads as ones
+        found = held(self.module, self.gain_name)
+        if found.holding not in ("plain", "offloaded"):
+            return found
+        tensors = (self.gain_name, self.bias_name)
+        kind = proof.Kind("compute the norm that it is described as", tensors, _KNOWN, self._prove)
+        why = proof.hindrance(self.module, self.gain_name, kind)
+        return opaque(f"not used as it is: {why}", "as stored") if why else found
+
+    def _prove(self, module: nn.Module, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = proof.rows_like(gain, 2, gain.shape[-1])
+        here = replace(self, module=module)
+        wanted = here.affine(here.normalize(rows))
+        size = 4 * wanted.abs().amax(-1, keepdim=True).expand_as(wanted)
+        found = type(module).forward(module, rows)
+        if found.dtype == torch.float64:  # many norms compute in float32 whatever they are given
+            found, wanted = found.float(), wanted.float()
+        return found, wanted, size
 
     def gain(self) -> Tensor:
         """Shapes: `[d_model]`. Ones where the module has none; with an offset, a copy."""

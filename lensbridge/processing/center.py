@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lensbridge.native.holding import held
 from lensbridge.native.linear import fetch
 from lensbridge.native.parts import (
     AttentionPart,
@@ -17,6 +18,7 @@ from lensbridge.native.parts import (
     StackPart,
     Writer,
 )
+from lensbridge.native.table import table_held
 from lensbridge.processing import matrix
 from lensbridge.processing.accounting import outsiders, strangers
 from lensbridge.processing.matrix import Matrix, untie, wide
@@ -93,6 +95,8 @@ def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
         yield "the output of a branch is multiplied channel by channel"
     if isinstance(part, MoEPart) and part.experts is None:
         yield "experts cannot be read one by one"
+    if part.writer.bias is not None and (why := matrix.obstacle(held(*part.writer.bias))):
+        yield f"the bias of a branch {why}"
     yield from (found for found in _outputs(part) if isinstance(found, str))
 
 
@@ -114,8 +118,8 @@ def _of_embeddings(native: ResolvedModel, stack: StackPart) -> Iterator[str]:
         weight = module._parameters.get("weight")
         if weight is None or weight.ndim != 2 or weight.shape[1] != stack.sizes.d_model:
             yield f"the embeddings of a {type(module).__name__} are not the rows of a table"
-        elif type(weight) is not nn.Parameter or weight.is_meta or not weight.is_floating_point():
-            yield "the embedding is offloaded or quantized"
+        elif (why := matrix.obstacle(table_held(module))) is not None:
+            yield f"the embedding {why}"
     if stack.embed is None:
         yield "no token embedding is described"
     if stack.ln_embed is not None:
@@ -182,6 +186,9 @@ def _obstacles_of_the_head(native: ResolvedModel) -> Iterator[str]:
     found = matrix.of_linear(head)
     if isinstance(found, str):
         yield found
+    added = native.unembed_bias
+    if added is not None and (why := matrix.obstacle(held(*added))):
+        yield f"the bias of the head {why}"
 
 
 def _center_unembed(native: ResolvedModel, undo_log: UndoLog) -> None:

@@ -7,9 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lensbridge.native.holding import held as held_as
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import ResolvedModel
-from lensbridge.processing.matrix import Matrix, places, untie, wide
+from lensbridge.processing.matrix import Matrix, obstacle, places, untie, wide
 from lensbridge.processing.plan import Plan
 from lensbridge.processing.readers import Reading, readings
 from lensbridge.processing.undo_log import UndoLog
@@ -63,8 +64,11 @@ def _obstacles(reading: Reading) -> Iterator[str]:
     if not set(parameters) <= {norm.gain_name, norm.bias_name}:
         yield f"{type(norm.module).__name__} has more than a gain and a bias"
         return
-    if any(one.is_meta or not one.is_floating_point() for one in parameters.values()):
-        yield "the norm is offloaded or quantized"
+    if (
+        norm.gain_name in parameters
+        and (why := obstacle(held_as(norm.module, norm.gain_name))) is not None
+    ):
+        yield f"the norm {why}"
         return
     biased = norm.bias_name in parameters and bool(parameters[norm.bias_name].any())
     for one in reading.readers:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.native.experts import Experts
-from lensbridge.native.linear import Linear, State
+from lensbridge.native.holding import Held, held
+from lensbridge.native.linear import Linear
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.processing.undo_log import UndoLog
 
@@ -102,28 +103,23 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-_HELD: dict[State, str] = {
-    "adapted": "has a LoRA adapter (merge it first: merge_and_unload())",
-    "opaque": "is quantized, or not stored as a plain matrix",
-    "offloaded": "is offloaded (load the model without CPU or disk offload)",
-}
-
-
 def of_linear(linear: Linear, in_scale: float = 1.0) -> "Matrix | str":
     """The matrix of a projection; or the reason why it cannot be rewritten."""
-    if linear.state in _HELD:
-        return f"the weight of a {type(linear.module).__name__} {_HELD[linear.state]}"
+    if (why := obstacle(linear.held)) is not None:
+        return f"the weight of a {type(linear.module).__name__} {why}"
     return Matrix(linear.module, "weight", "bias", linear.transposed, in_scale)
 
 
 def of_experts(experts: Experts, name: str) -> "Matrix | str":
     """One stacked parameter of a mixture; or the reason why it cannot be rewritten."""
-    weight = experts.module._parameters.get(name)
-    if weight is None or type(weight) is not nn.Parameter or not weight.is_floating_point():
-        return f"{name} of the experts {_HELD['opaque']}"
-    if weight.is_meta:
-        return f"{name} of the experts {_HELD['offloaded']}"
+    if (why := obstacle(experts.held(name))) is not None:
+        return f"{name} of the experts {why}"
     return Matrix(experts.module, name, f"{name}_bias", experts.transposed)
+
+
+def obstacle(how: Held) -> str | None:
+    """Why a weight that is held like this cannot be rewritten; None where it is plain."""
+    return None if how.writable else f"is {how.by} ({how.instead.rstrip('.')})"
 
 
 def of_router(router: nn.Module, n_experts: int, d_model: int) -> "Matrix | str":
@@ -136,9 +132,8 @@ def of_router(router: nn.Module, n_experts: int, d_model: int) -> "Matrix | str"
         return "its router is more than one matrix"
     path, _, name = found[0].rpartition(".")
     holder = router.get_submodule(path)
-    weight = holder._parameters[name]
-    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.is_meta:
-        return f"the weight of its router {_HELD['opaque']}, or offloaded"
+    if (why := obstacle(held(holder, name))) is not None:
+        return f"the weight of its router {why}"
     return Matrix(holder, name, "bias", transposed=False)
 
 

@@ -5,12 +5,17 @@ The work is done in `lensbridge.processing`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from lensbridge.errors import ProcessingError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.processing import Rewriting
 from lensbridge.processing.plan import OnImpossible, Processing, ProcessingOptions, Wanted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ProcessingMethods(HookedModel):
@@ -24,6 +29,18 @@ class ProcessingMethods(HookedModel):
         super().__init__(*args, **kwargs)
         self.processings: list[Processing] = []
         self._rewritings: list[Rewriting] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "processings": [*self.processings]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.processings = state["processings"]
+
+    def _on(self, hf_model: nn.Module) -> "Self":
+        other = super()._on(hf_model)
+        other.processings = [*self.processings]
+        return other
 
     @property
     def processed_by(self) -> tuple[str, ...]:

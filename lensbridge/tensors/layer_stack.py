@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lensbridge.errors import WeightError
-from lensbridge.tensors.weight_copy import guarded, live_or_copy, version, written_to
+from lensbridge.tensors.weight_copy import WeightCopy, guarded, live_or_copy, version, written_to
 
 _tensor: Any = Tensor  # whose stubs do not know that properties are descriptors
 
@@ -134,12 +134,11 @@ class LayerStack(Tensor):
             WeightError: each read of it is a fresh copy.
         """
         one = self._layers[layer]()
-        if one.data_ptr() != self._layers[layer]().data_ptr():
+        if type(one) is WeightCopy or one.data_ptr() != self._layers[layer]().data_ptr():
+            why = (type(one) is WeightCopy and one.why) or _COMPUTED
             raise WeightError(
                 f"Layer {layer} of this weight is a copy, so writing to it would not reach the "
-                "model: it is offloaded, adapted, quantized, computed from other weights (as "
-                "expanded K and V are), or a bias that does not exist. Change the parameters from "
-                "which it is computed in model.hf_model. To change only a copy, take stack.full()."
+                f"model. {why} To change only a copy, take stack.full()."
             )
         return one
 
@@ -188,6 +187,12 @@ class LayerStack(Tensor):
         written = [x for one, x in pairs if one.alias_info is not None and one.alias_info.is_write]
         meant = [one for one in tree_leaves(written) if isinstance(one, LayerStack)]
         return _on_copies(func, args, kwargs, meant, counted=False)
+
+
+_COMPUTED = (
+    "It is computed from other weights (as expanded K and V are), or a bias that does not exist. "
+    "Change the parameters from which it is computed, in model.hf_model."
+)
 
 
 def _taken_apart(index: Any) -> tuple[int | None, tuple[Any, ...]]:

@@ -44,10 +44,19 @@ class WeightCopy(Tensor, metaclass=_BesideParameters):
         lensbridge.errors.WeightError: mul_ would write to a copy of the model's weights...
     """
 
+    why: str = ""
+
     @staticmethod
-    def of(tensor: Tensor) -> Tensor:
-        """A `WeightCopy` with the values and the graph of a tensor."""
-        return tensor.as_subclass(WeightCopy)
+    def of(tensor: Tensor, why: str = "") -> Tensor:
+        """A `WeightCopy` with the values and the graph of a tensor.
+
+        Args:
+            tensor: the values.
+            why: why it is a copy and what to do to change the model, as sentences.
+        """
+        copy = tensor.as_subclass(WeightCopy)
+        copy.why = why
+        return copy
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         return self.detach().clone()
@@ -58,23 +67,29 @@ class WeightCopy(Tensor, metaclass=_BesideParameters):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(type(one) is cls for one in written_to(func, args, kwargs)):
-            raise refusal(func)
+        written = [one for one in written_to(func, args, kwargs) if type(one) is cls]
+        if written:
+            raise refusal(func, written[0].why)
         copies = [one for one in tree_leaves((args, kwargs)) if type(one) is cls]
         with torch._C.DisableTorchFunctionSubclass():
             before = [version(one) for one in copies]
             result = func(*args, **kwargs)
             if [version(one) for one in copies] != before:
-                raise refusal(func)
+                raise refusal(func, copies[0].why)
             return guarded(result, copies)
 
 
-def live_or_copy(weight: Tensor) -> Tensor:
-    """The weight itself where it is a view of a native parameter; otherwise a `WeightCopy`."""
+def live_or_copy(weight: Tensor, why: str = "") -> Tensor:
+    """The weight itself where it is a view of a native parameter; otherwise a `WeightCopy`.
+
+    Args:
+        weight: what was read.
+        why: why it would be a copy, for the error of a write to it.
+    """
     if type(weight) is WeightCopy:
         return weight
     root = weight if weight._base is None else weight._base
-    return weight if isinstance(root, nn.Parameter) else WeightCopy.of(weight)
+    return weight if isinstance(root, nn.Parameter) else WeightCopy.of(weight, why)
 
 
 def written_to(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
@@ -108,26 +123,36 @@ def guarded(result: Any, copies: Sequence[Tensor]) -> Any:
         result.flags.writeable = False
         return result
     held = {_storage(one) for one in copies} - {None}
+    why = next((one.why for one in copies if isinstance(one, WeightCopy)), "")
 
     def guard(one: Any) -> Any:
         shares = isinstance(one, Tensor) and _storage(one) in held
-        return WeightCopy.of(one) if shares and type(one) is Tensor else one
+        return WeightCopy.of(one, why) if shares and type(one) is Tensor else one
 
     return guard(result) if isinstance(result, Tensor) else tree_map(guard, result)
 
 
-def refusal(func: Any) -> WeightError:
-    """The error for a write to a copy of weights."""
+def refusal(func: Any, why: str = "") -> WeightError:
+    """The error for a write to a copy of weights.
+
+    Args:
+        func: what would write.
+        why: why it is a copy and what to do, if that is known.
+    """
     name = getattr(func, "__name__", str(func))
     what = f"Setting .{func.__self__.__name__}" if name == "__set__" else name
     return WeightError(
         f"{what} would write to a copy of the model's weights, and the model would not change. "
-        "To change the model, write to each layer that it has as a parameter: "
-        "with torch.no_grad(): for layer in model.W_O: layer[2].zero_(). Weights that are computed "
-        "(expanded K and V, zeros for a missing bias, adapted, quantized or offloaded weights) "
-        "cannot be written to; change the parameters that they are made of, in model.hf_model. To "
-        "change only the copy, take .clone() first."
+        f"{why or _USUAL} To change only the copy, take .clone() first."
     )
+
+
+_USUAL = (
+    "To change the model, write to each layer that it has as a parameter: "
+    "with torch.no_grad(): for layer in model.W_O: layer[2].zero_(). Weights that are computed "
+    "(expanded K and V, zeros for a missing bias, products of weights) cannot be written to; "
+    "change the parameters that they are made of, in model.hf_model."
+)
 
 
 def _plain(tensor: Tensor) -> Tensor:

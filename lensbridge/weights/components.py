@@ -5,11 +5,11 @@ from functools import cached_property, partial
 from operator import attrgetter
 from typing import TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
-from lensbridge.native.linear import State
+from lensbridge.native.holding import Held, held
+from lensbridge.native.linear import Linear
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     AttentionPart,
@@ -19,7 +19,9 @@ from lensbridge.native.parts import (
     ResolvedModel,
     StackPart,
 )
+from lensbridge.native.table import table_held
 from lensbridge.weights import effective
+from lensbridge.weights.entry import Source, Weight
 from lensbridge.weights.view import PointsHere
 from lensbridge.weights.views import (
     AttentionView,
@@ -32,9 +34,7 @@ from lensbridge.weights.views import (
     UnembedView,
 )
 
-Entry: TypeAlias = tuple[str, tuple[Callable[[], Tensor], State]]
-
-_MLP_SIDES = ("in", "gate", "out")
+Entry: TypeAlias = tuple[str, Weight]
 
 
 class Components:
@@ -101,24 +101,29 @@ class Components:
         return EmbedView(self.native.main.pos_embed)
 
     @cached_property
-    def weights(self) -> dict[str, tuple[Callable[[], Tensor], State]]:
-        """Every weight: canonical name -> a function that reads it, and how it is stored."""
+    def weights(self) -> dict[str, Weight]:
+        """Every weight: canonical name -> a function that reads it, and where it comes from."""
         return dict(self._weights())
 
     def _weights(self) -> Iterator[Entry]:
         for stack in self.native.stacks:
             yield from _stack_weights(self.native.front_of(stack), stack)
-        if self.native.unembed is not None:
+        head = self.native.unembed
+        if head is not None:
             for name in ("W_U", "b_U"):
-                yield f"unembed.{name}", (_reader(self.unembed, name), self.native.unembed.state)
+                yield _entry("unembed.", name, self.unembed, _of_linear(head, name))
 
 
 def _stack_weights(at: str, stack: StackPart) -> Iterator[Entry]:
-    for name, module in (("embed.W_E", stack.embed), ("pos_embed.W_pos", stack.pos_embed)):
-        if module is not None and module._parameters.get("weight") is not None:
-            yield f"{at}{name}", (_reader(EmbedView(module), "W"), _table_state(module))
+    for part, name, module in (
+        ("embed.", "W_E", stack.embed),
+        ("pos_embed.", "W_pos", stack.pos_embed),
+    ):
+        if module is not None and _has_rows(module):
+            source = Source(module, "weight", partial(table_held, module))
+            yield _entry(f"{at}{part}", name, EmbedView(module), source)
     if stack.ln_embed is not None:
-        yield from _norm_weights(f"{at}ln_embed", stack.ln_embed)
+        yield from _norm_weights(f"{at}ln_embed.", stack.ln_embed)
     for i, block in enumerate(stack.blocks):
         here = f"{stack.prefix}.{i}."
         for name, attn in (("attn", block.attn), ("cross_attn", block.cross)):
@@ -127,9 +132,9 @@ def _stack_weights(at: str, stack: StackPart) -> Iterator[Entry]:
         if block.mlp is not None:
             yield from _mlp_weights(f"{here}mlp.", block.mlp)
         for slot, norm in block.norms.items():
-            yield from _norm_weights(f"{here}{slot}", norm)
+            yield from _norm_weights(f"{here}{slot}.", norm)
     if stack.ln_final is not None:
-        yield from _norm_weights(f"{at}ln_final", stack.ln_final)
+        yield from _norm_weights(f"{at}ln_final.", stack.ln_final)
 
 
 def _attention_weights(at: str, part: AttentionPart) -> Iterator[Entry]:
@@ -138,40 +143,58 @@ def _attention_weights(at: str, part: AttentionPart) -> Iterator[Entry]:
     for kind in "Wb":
         for letter, own in there.items():
             if own is not None:
-                held = part.out.state if letter == "O" else effective.state(part, letter.lower())
-                yield f"{at}{kind}_{letter}", (_reader(view, f"{kind}_{letter}"), held)
+                name = f"{kind}_{letter}"
+                how = partial(effective.held, part, letter.lower()) if letter != "O" else None
+                linear = own if isinstance(own, Linear) else own.linear
+                yield _entry(at, name, view, _of_linear(linear, name, how))
 
 
 def _mlp_weights(at: str, part: FeedForward) -> Iterator[Entry]:
-    if isinstance(part, MLPPart):
-        linears = {"in": part.up.linear, "gate": part.gate and part.gate.linear, "out": part.down}
-        view: MLPView | MoEView = MLPView(part)
-        held = {side: effective.state_of(linear) for side, linear in linears.items() if linear}
-    elif isinstance(part, OpaquePart):
+    if isinstance(part, OpaquePart):
         return
-    else:
-        view = MoEView(part)
-        if part.shared is not None:
-            yield from _mlp_weights(f"{at}shared.", part.shared)
-        if part.experts is None:
-            return
-        state = _table_state(part.experts.module, "down_proj")
-        held = {side: state for side in _MLP_SIDES if side != "gate" or part.experts.gated}
+    if isinstance(part, MLPPart):
+        yield from _dense_weights(at, part)
+        return
+    if part.shared is not None:
+        yield from _mlp_weights(f"{at}shared.", part.shared)
+    if part.experts is not None:
+        view, experts = MoEView(part), part.experts
+        entrances = ("in", "gate") if experts.gated else ("in",)
+        held = {**dict.fromkeys(entrances, experts.entrance), "out": "down_proj"}
+        for kind, end in (("W", ""), ("b", "_bias")):
+            for side, name in held.items():
+                source = Source(experts.module, f"{name}{end}", partial(experts.held, name))
+                yield _entry(at, f"{kind}_{side}", view, source)
+
+
+def _dense_weights(at: str, part: MLPPart) -> Iterator[Entry]:
+    roles = {"in": part.up, "gate": part.gate}
     for kind in "Wb":
-        for side in held:
-            yield f"{at}{kind}_{side}", (_reader(view, f"{kind}_{side}"), held[side])
-
-
-def _reader(view: object, name: str) -> Callable[[], Tensor]:
-    return partial(attrgetter(name), view)
+        for side, role in roles.items():
+            if role is not None:
+                name, how = f"{kind}_{side}", partial(effective.share_held, role)
+                yield _entry(at, name, MLPView(part), _of_linear(role.linear, name, how))
+        yield _entry(at, f"{kind}_out", MLPView(part), _of_linear(part.down, f"{kind}_out"))
 
 
 def _norm_weights(at: str, norm: Norm) -> Iterator[Entry]:
-    state, view = _table_state(norm.module, norm.gain_name), NormView(norm)
-    yield f"{at}.w", (_reader(view, "w"), state)
-    yield f"{at}.b", (_reader(view, "b"), state)
+    for name, parameter in (("w", norm.gain_name), ("b", norm.bias_name)):
+        source = Source(norm.module, parameter, lambda: norm.held)
+        yield _entry(at, name, NormView(norm), source)
 
 
-def _table_state(module: nn.Module, name: str = "weight") -> State:
-    weight = module._parameters.get(name)
-    return "offloaded" if weight is not None and weight.device == torch.device("meta") else "plain"
+def _of_linear(linear: Linear, name: str, how: Callable[[], Held] | None = None) -> Source:
+    parameter = "bias" if name.startswith("b") else "weight"
+    return Source(linear.module, parameter, how or (lambda: linear.held))
+
+
+def _entry(at: str, name: str, view: object, source: Source) -> Entry:
+    return f"{at}{name}", Weight(partial(attrgetter(name), view), source)
+
+
+def _has_rows(module: nn.Module) -> bool:
+    """Whether a table of rows is there: not in a module that computes them."""
+    return module._parameters.get("weight") is not None or held(module).holding in (
+        "adapted",
+        "quantized",
+    )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import WeightError
-from lensbridge.native.linear import Linear, State
+from lensbridge.native.holding import Held, opaque
 from lensbridge.native.parts import AttentionPart, LatentPart, Role
 from lensbridge.tensors.layouts import per_head_in
 
@@ -21,13 +21,21 @@ def role(part: AttentionPart, letter: str) -> Role:
     return found
 
 
-def state(part: AttentionPart, letter: str) -> State:
-    """How the weight is stored; "composed" where it is a product of several."""
+COMPOSED = opaque("a product of several weights", "computed from them")
+
+
+def held(part: AttentionPart, letter: str) -> Held:
+    """How the weight of q, k or v is held; `COMPOSED` where it is a product of several."""
     latent = part.latent
     own = role(part, letter)
-    composed = latent is not None and (letter != "q" or latent.q_down is not None)
-    scaled = own.scale * own.in_scale != 1.0
-    return "composed" if composed or scaled else own.linear.state
+    if latent is not None and (letter != "q" or latent.q_down is not None):
+        return COMPOSED
+    return share_held(own)
+
+
+def share_held(own: Role) -> Held:
+    """How a part of a weight is held; `COMPOSED` where it is multiplied by a number."""
+    return own.linear.held if own.scale * own.in_scale == 1.0 else COMPOSED
 
 
 def weight(part: AttentionPart, letter: str) -> Tensor:
@@ -79,8 +87,3 @@ def share_of_bias(own: Role) -> Tensor:
 
 def _scaled(tensor: Tensor, scale: float) -> Tensor:
     return tensor if scale == 1.0 else tensor * scale
-
-
-def state_of(linear: Linear | None) -> State:
-    """How the weight of a projection is stored; "plain" where there is no projection."""
-    return "plain" if linear is None else linear.state

@@ -1,7 +1,7 @@
 """Weights of the whole model: `model.W_Q[5, 3]`, `model.weight("blocks.5.attn.W_Q")`."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from lensbridge.errors import WeightError, suggest
 from lensbridge.native.linear import State
 from lensbridge.tensors.layer_stack import LayerStack
 from lensbridge.weights.components import Components
+from lensbridge.weights.entry import Weight
 from lensbridge.weights.views import BlocksView, EmbedView, NormView, UnembedView
 
 
@@ -55,11 +56,15 @@ class WeightMethods:
         Raises:
             WeightError: the model has no such weight.
         """
-        return self._known(name)[0]()
+        return self._known(name).read()
 
     def weight_state(self, name: str) -> State:
-        """How a weight is stored. Reads of a "plain" one are views, all others copies."""
-        return self._known(name)[1]
+        """How a weight is held: "plain", "quantized", "offloaded"...
+
+        Reads of a "plain" one are views, which can be written to; all others are copies, which
+        raise. `describe_weights` says what holds each.
+        """
+        return self._known(name).source.state
 
     @property
     def weight_names(self) -> list[str]:
@@ -68,9 +73,9 @@ class WeightMethods:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight with its name."""
-        return ((name, read()) for name, (read, _) in self.components.weights.items())
+        return ((name, one.read()) for name, one in self.components.weights.items())
 
-    def _known(self, name: str) -> tuple[Callable[[], Tensor], State]:
+    def _known(self, name: str) -> Weight:
         weights = self.components.weights
         if name not in weights:
             raise WeightError(f"There is no weight {name!r}.{suggest(name, weights)}")
@@ -93,7 +98,7 @@ class WeightMethods:
                 f"Only layers {there} have {name}, so it cannot be stacked over all {count}. "
                 f"Take them one by one: model.weight({names[there[0]]!r})."
             )
-        return LayerStack.of([weights[one][0] for one in names])
+        return LayerStack.of([weights[one].read for one in names])
 
     @property
     def W_E(self) -> Tensor:

@@ -4,12 +4,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from torch import Tensor
+
 from lensbridge.elsewhere.hinted import instead
 from lensbridge.elsewhere.view import VIEW
 from lensbridge.errors import WeightError, suggest
+from lensbridge.native.holding import Held
 from lensbridge.points.table import POINTS
+from lensbridge.tensors.weight_copy import WeightCopy, live_or_copy
 
 V = TypeVar("V", bound="View")
+
+
+def given(weight: Tensor, held: Held) -> Tensor:
+    """A weight as a user gets it: itself where it is plain, else a copy that refuses writes."""
+    if held.writable:
+        return live_or_copy(weight)
+    here = live_or_copy(weight, held.why)
+    return here if type(here) is WeightCopy else WeightCopy.of(here.clone(), held.why)
 
 
 @dataclass(frozen=True)

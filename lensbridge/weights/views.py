@@ -24,11 +24,12 @@ from lensbridge.native.parts import (
     OpaquePart,
     Role,
 )
+from lensbridge.native.table import table_held, table_rows
 from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.layouts import per_head_out, repeat_kv
 from lensbridge.tensors.weight_copy import live_or_copy
 from lensbridge.weights import effective
-from lensbridge.weights.view import View
+from lensbridge.weights.view import View, given
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class NormView(View):
     @property
     def w(self) -> Tensor:
         """Shapes: `[d_model]`"""
-        return live_or_copy(self.norm.gain())
+        return given(self.norm.gain(), self.norm.held)
 
     @property
     def b(self) -> Tensor:
         """Shapes: `[d_model]`. Zeros where there is no bias."""
-        return live_or_copy(self.norm.bias())
+        return given(self.norm.bias(), self.norm.held)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[..., d_model]` -> `[..., d_model]`"""
@@ -65,22 +66,22 @@ class AttentionView(View):
     @property
     def W_Q(self) -> Tensor:
         """Shapes: `[head, d_model, d_head]`"""
-        return live_or_copy(effective.weight(self.part, "q"))
+        return given(effective.weight(self.part, "q"), effective.held(self.part, "q"))
 
     @property
     def W_K(self) -> Tensor:
         """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return live_or_copy(effective.weight(self.part, "k"))
+        return given(effective.weight(self.part, "k"), effective.held(self.part, "k"))
 
     @property
     def W_V(self) -> Tensor:
         """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return live_or_copy(effective.weight(self.part, "v"))
+        return given(effective.weight(self.part, "v"), effective.held(self.part, "v"))
 
     @property
     def W_O(self) -> Tensor:
         """Shapes: `[head, d_head, d_model]`"""
-        return live_or_copy(per_head_out(self.part.out.weight(), self.part.n_heads))
+        return given(per_head_out(self.part.out.weight(), self.part.n_heads), self.part.out.held)
 
     @property
     def W_K_expanded(self) -> Tensor:
@@ -105,23 +106,24 @@ class AttentionView(View):
     @property
     def b_Q(self) -> Tensor:
         """Shapes: `[head, d_head]`. Zeros where there is no bias, as in every `b_*`."""
-        return live_or_copy(effective.bias(self.part, "q"))
+        return given(effective.bias(self.part, "q"), effective.held(self.part, "q"))
 
     @property
     def b_K(self) -> Tensor:
         """Shapes: `[kv_head, d_head]`"""
-        return live_or_copy(effective.bias(self.part, "k"))
+        return given(effective.bias(self.part, "k"), effective.held(self.part, "k"))
 
     @property
     def b_V(self) -> Tensor:
         """Shapes: `[kv_head, d_head]`"""
-        return live_or_copy(effective.bias(self.part, "v"))
+        return given(effective.bias(self.part, "v"), effective.held(self.part, "v"))
 
     @property
     def b_O(self) -> Tensor:
         """Shapes: `[d_model]`"""
         own, added = self.part.out.bias(), self.part.writer.bias
-        return live_or_copy(own if added is None else own + fetch(*added).to(own.device))
+        whole = own if added is None else own + fetch(*added).to(own.device)
+        return given(whole, self.part.out.held)
 
 
 @dataclass(frozen=True)
@@ -135,32 +137,34 @@ class MLPView(View):
     @property
     def W_in(self) -> Tensor:
         """Shapes: `[d_model, d_mlp]`. The linear branch of a gated MLP."""
-        return live_or_copy(effective.share(self.part.up))
+        return given(effective.share(self.part.up), effective.share_held(self.part.up))
 
     @property
     def W_gate(self) -> Tensor:
         """Shapes: `[d_model, d_mlp]`. Only a gated MLP has one."""
-        return live_or_copy(effective.share(self._gate()))
+        gate = self._gate()
+        return given(effective.share(gate), effective.share_held(gate))
 
     @property
     def W_out(self) -> Tensor:
         """Shapes: `[d_mlp, d_model]`"""
-        return live_or_copy(self.part.down.weight())
+        return given(self.part.down.weight(), self.part.down.held)
 
     @property
     def b_in(self) -> Tensor:
         """Shapes: `[d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return live_or_copy(effective.share_of_bias(self.part.up))
+        return given(effective.share_of_bias(self.part.up), effective.share_held(self.part.up))
 
     @property
     def b_gate(self) -> Tensor:
         """Shapes: `[d_mlp]`. Only a gated MLP has one."""
-        return live_or_copy(effective.share_of_bias(self._gate()))
+        gate = self._gate()
+        return given(effective.share_of_bias(gate), effective.share_held(gate))
 
     @property
     def b_out(self) -> Tensor:
         """Shapes: `[d_model]`"""
-        return live_or_copy(self.part.down.bias())
+        return given(self.part.down.bias(), self.part.down.held)
 
     def _absent(self) -> set[str]:
         return set() if self.part.gate else {"W_gate", "b_gate"}
@@ -187,34 +191,34 @@ class MoEView(View):
     @property
     def W_in(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. The linear branch of gated experts."""
-        return live_or_copy(self.experts.w_in())
+        return given(self.experts.w_in(), self.experts.held(self.experts.entrance))
 
     @property
     def W_gate(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. Only gated experts have one."""
         self._require_gate()
-        return live_or_copy(self.experts.w_gate())
+        return given(self.experts.w_gate(), self.experts.held(self.experts.entrance))
 
     @property
     def W_out(self) -> Tensor:
         """Shapes: `[expert, d_mlp, d_model]`"""
-        return live_or_copy(self.experts.w_out())
+        return given(self.experts.w_out(), self.experts.held("down_proj"))
 
     @property
     def b_in(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return live_or_copy(self.experts.b_in())
+        return given(self.experts.b_in(), self.experts.held(self.experts.entrance))
 
     @property
     def b_gate(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`"""
         self._require_gate()
-        return live_or_copy(self.experts.b_gate())
+        return given(self.experts.b_gate(), self.experts.held(self.experts.entrance))
 
     @property
     def b_out(self) -> Tensor:
         """Shapes: `[expert, d_model]`"""
-        return live_or_copy(self.experts.b_out())
+        return given(self.experts.b_out(), self.experts.held("down_proj"))
 
     @property
     def shared(self) -> MLPView:
@@ -370,7 +374,7 @@ class EmbedView(View):
     @property
     def W(self) -> Tensor:
         """Shapes: `[row, d_model]`"""
-        return live_or_copy(fetch(self.module, "weight"))
+        return given(table_rows(self.module), table_held(self.module))
 
     @property
     def W_E(self) -> Tensor:
@@ -400,13 +404,14 @@ class UnembedView(View):
     @property
     def W_U(self) -> Tensor:
         """Shapes: `[d_model, d_vocab]`. A view of the embedding where the two are tied."""
-        return live_or_copy(self.linear.weight())
+        return given(self.linear.weight(), self.linear.held)
 
     @property
     def b_U(self) -> Tensor:
         """Shapes: `[d_vocab]`. Zeros where there is no bias."""
         own, added = self.linear.bias(), self.added
-        return live_or_copy(own if added is None else own + fetch(*added).flatten().to(own.device))
+        whole = own if added is None else own + fetch(*added).flatten().to(own.device)
+        return given(whole, self.linear.held)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[batch, pos, d_model]` -> `[batch, pos, d_vocab]`"""

@@ -5,7 +5,7 @@ value, and `require_writable(module, name)` refuses a write. Every weight that l
 writes goes through these.
 """
 
-from lensbridge.native.holding.kinds import Held, Holding, Measure
+from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure, opaque
 from lensbridge.native.holding.offloaded import execution_device
 from lensbridge.native.holding.registry import (
     READERS,
@@ -16,12 +16,14 @@ from lensbridge.native.holding.registry import (
 )
 
 __all__ = [
+    "PLAIN",
     "READERS",
     "Held",
     "Holding",
     "Measure",
     "execution_device",
     "held",
+    "opaque",
     "read",
     "require_writable",
     "stored",

@@ -44,13 +44,28 @@ class Held:
         """Whether a write to it changes the model."""
         return self.holding == "plain"
 
+    @property
+    def why(self) -> str:
+        """Why a read of it is a copy, and what to do instead of writing to it; "" where plain."""
+        return "" if self.writable else f"The weight is {self.by}. {self.instead}"
+
     def refusal(self, what: str) -> WeightError:
         """The error for a write to it.
 
         Args:
             what: what was to be done: "zero_ would write to W_E".
         """
-        return WeightError(f"{what}, and it is {self.by}. {self.instead}".rstrip())
+        return WeightError(f"{what}, and the model would not keep it. {self.why}")
 
 
 PLAIN = Held("plain", "an ordinary parameter")
+
+
+def opaque(by: str, readable: str = "by running the module") -> Held:
+    """What a module computes from other tensors, or in a way of its own."""
+    return Held(
+        "opaque",
+        by,
+        "Change the parameters from which the module computes it, in model.hf_model.",
+        readable,
+    )

@@ -7,6 +7,7 @@ finds is kept until the module gets another parameter, class or `forward`.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -20,59 +21,65 @@ Check: TypeAlias = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
 of the numbers that are added up for it, to which rounding is relative."""
 
 _SEED = 20_113
-_KNOWN = {"torch.nn.modules.linear.Linear.forward", "transformers.pytorch_utils.Conv1D.forward"}
 
 _found: "WeakKeyDictionary[nn.Module, dict[str, tuple[Any, str]]]" = WeakKeyDictionary()
 
 
-def hindrance(module: nn.Module, name: str, check: Check) -> str:
-    """Why a module may not use its parameter as its kind does; "" where it does.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of module, as which a module is examined.
 
     Args:
-        module: the module.
-        name: the name of the parameter.
-        check: runs it.
+        computes: what a module of this kind does with its weight, for messages.
+        tensors: the names of its parameters and buffers.
+        known: the classes whose `forward` is of this kind, by the beginning of the full name of it.
+        check: runs a module.
+        holds_modules: whether it has other modules in it, such as an activation.
     """
+
+    computes: str
+    tensors: tuple[str, ...]
+    known: tuple[str, ...]
+    check: Check
+    holds_modules: bool = False
+
+
+def hindrance(module: nn.Module, name: str, kind: Kind) -> str:
+    """Why a module may not use its parameter as its kind does; "" where it does."""
     stamp = _stamp(module, name)
     kept = _found.setdefault(module, {})
-    if name not in kept or kept[name][0] != stamp:
-        kept[name] = (stamp, _examine(module, name, check))
+    if name not in kept or any(a is not b for a, b in zip(kept[name][0], stamp, strict=True)):
+        kept[name] = (stamp, _examine(module, name, kind))
     return kept[name][1]
 
 
-def _stamp(module: nn.Module, name: str) -> Any:
+def _stamp(module: nn.Module, name: str) -> tuple[Any, ...]:
+    """What has to be the same objects for an earlier examination to hold."""
     parameter = module._parameters.get(name)
     held = None if parameter is None else ref(parameter)
-    return held, type(module), module.__dict__.get("forward"), len(module._modules)
+    return held, type(module), module.__dict__.get("forward")
 
 
-def _examine(module: nn.Module, name: str, check: Check) -> str:
+def _examine(module: nn.Module, name: str, kind: Kind) -> str:
     called = type(module).__name__
     if not _own_forward(module):
         return f"the forward of this {called} was replaced"
-    inside = [one for one in module._modules.values() if one is not None]
-    if inside:
+    if not kind.holds_modules and any(one is not None for one in module._modules.values()):
         return f"{called} has other modules in it"
     with fetched(module), settled(module), torch.no_grad():
         parameter = module._parameters[name]
         if parameter is None or parameter.is_meta:
             return ""  # there are no values, and a read says so
-        if not _holds(module, parameter, check):
-            return f"{called} computes something else with it than {_usual(module)}"
-        if _is_known(module):
+        if not _holds(module, parameter, kind.check):
+            return f"{called} does not {kind.computes}"
+        if _is_known(module, kind.known):
             return ""
-        if _more_tensors(module):
+        if _more_tensors(module, kind.tensors):
             return f"{called} is of an unknown kind and has other tensors beside it"
         twin = _twin(module)
         other = twin._parameters[name]
         assert other is not None
-        if not _holds(twin, other, check):
-            return f"{called} computes something else with it than {_usual(module)}"
-    return ""
-
-
-def _usual(module: nn.Module) -> str:
-    return "a product" if module._parameters["weight"] is not None else "its kind does"
+        return "" if _holds(twin, other, kind.check) else f"{called} does not {kind.computes}"
 
 
 def _holds(module: nn.Module, weight: Tensor, check: Check) -> bool:
@@ -104,16 +111,14 @@ def _own_forward(module: nn.Module) -> bool:
     return getattr(given, "__func__", None) is type(module).forward
 
 
-def _is_known(module: nn.Module) -> bool:
+def _is_known(module: nn.Module, known: tuple[str, ...]) -> bool:
     forward: Any = type(module).forward
-    name = f"{forward.__module__}.{forward.__qualname__}"
-    return name in _KNOWN and not hasattr(forward, "__wrapped__")
+    return f"{forward.__module__}.{forward.__qualname__}".startswith(known)
 
 
-def _more_tensors(module: nn.Module) -> bool:
-    own = [one for one in module._parameters.values() if one is not None]
-    others = [one for one in module.__dict__.values() if isinstance(one, Tensor)]
-    return bool(module._buffers or others) or len(own) > 2
+def _more_tensors(module: nn.Module, names: tuple[str, ...]) -> bool:
+    own = {**module._parameters, **module._buffers, **module.__dict__}
+    return any(isinstance(one, Tensor) and name not in names for name, one in own.items())
 
 
 def _twin(module: nn.Module) -> nn.Module:

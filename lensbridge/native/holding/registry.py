@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.native.holding import adapted, offloaded, quantized, sharded
-from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure
+from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure, opaque
 
 Rule: TypeAlias = Callable[[nn.Module, str], Held | None]
 Reader: TypeAlias = Callable[[nn.Module, str, Measure | None], Tensor]
@@ -76,18 +76,13 @@ def _ordinary(module: nn.Module, name: str) -> Held | None:
     """Opaque unless it is a parameter or buffer of one of torch's own float types."""
     tensor = _tensor(module, name)
     if tensor is None:
-        return Held("opaque", f"no parameter of {type(module).__name__}", _RUN, _MEASURED)
+        return opaque(f"no parameter of {type(module).__name__}")
     if type(tensor) not in (nn.Parameter, Tensor):
-        return Held("opaque", f"stored as a {type(tensor).__name__}", _RUN, _MEASURED)
+        return opaque(f"stored as a {type(tensor).__name__}")
     if not tensor.is_floating_point() or tensor.itemsize < 2:
-        return Held(
-            "opaque", f"stored as {str(tensor.dtype).removeprefix('torch.')}", _RUN, _MEASURED
-        )
+        return opaque(f"stored as {str(tensor.dtype).removeprefix('torch.')}")
     return None
 
-
-_MEASURED = "by running the module"
-_RUN = "Change the parameters from which the module computes it, in model.hf_model."
 
 _RULES: tuple[Rule, ...] = (
     adapted.found,
