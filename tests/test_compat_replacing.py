@@ -131,6 +131,9 @@ def test_a_wrapper_stands_at_its_place_and_is_taken_off(family: str, path: str) 
     through, inside = model.run_with_cache(IDS)
     assert torch.equal(through, base)
     assert wrapper.calls == 1
+    assert all(torch.equal(inside[name], value) for name, value in cache.items())
+    model.setup()
+    inside = model.run_with_cache(IDS)[1]
     for name, value in cache.items():
         moved = f"{path}.old{name.removeprefix(path)}" if name.startswith(f"{path}.") else name
         assert torch.equal(inside[moved], value), name
@@ -145,6 +148,7 @@ def test_a_wrapper_stands_at_its_place_and_is_taken_off(family: str, path: str) 
     assert get(model, path) is old
     assert torch.equal(model(IDS), base)
     assert list(model.run_with_cache(IDS)[1]) == list(cache)
+    assert all(point.name == name for name, point in model.hook_dict.items())
     assert before.keys() == native.state_dict().keys()
     assert all(torch.equal(one, before[name]) for name, one in native.state_dict().items())
     assert not any("forward" in vars(module) for module in native.modules())
@@ -197,6 +201,7 @@ def test_the_old_module_runs_alone_and_its_points_fire() -> None:
     native, model = opened("gpt2")
     old = model.blocks[0].mlp
     model.blocks[0].mlp = Wrapper(old, 0.5)
+    model.setup()
     x = torch.randn(2, 3, model.cfg.d_model)
     fired: list[str] = []
     with model.hooks([("blocks.0.mlp.old.hook_pre", lambda _, hook: fired.append(hook.name))]):
@@ -325,12 +330,16 @@ def test_a_point_inside_its_own_wrapper() -> None:
             return self.inner(value)  # type: ignore[no-any-return]
 
     model.blocks[0].hook_mlp_out = Around()
-    name = "blocks.0.hook_mlp_out.inner"
-    base = model(IDS)
-    zeroed = model.run_with_hooks(IDS, fwd_hooks=[(name, lambda value, hook: value * 0)])
-    lens = lensbridge.load(model.hf_model)
-    hook = ("blocks.0.hook_mlp_out", lambda value, hook: value * 0)
-    assert torch.equal(zeroed, lens.run_with_hooks(IDS, fwd_hooks=[hook]))
+    lens, outside = lensbridge.load(model.hf_model), "blocks.0.hook_mlp_out"
+    hook = (outside, lambda value, hook: value * 0)
+    expected, base = lens.run_with_hooks(IDS, fwd_hooks=[hook]), model(IDS)
+    for name in (outside, f"{outside}.inner"):
+        zeroed = model.run_with_hooks(IDS, fwd_hooks=[(name, lambda value, hook: value * 0)])
+        assert torch.equal(zeroed, expected)
+        value = model.run_with_cache(IDS)[1][name]
+        assert torch.equal(value, lens.run_with_cache(IDS)[1][outside])
+        assert old.name == name
+        model.setup()
     assert torch.equal(model(IDS), base)
     assert not old.fwd_hooks
 

@@ -1,4 +1,4 @@
-"""circuit-tracer's package, and what EAP-IG and ACDC ask, on lensbridge and on TransformerLens."""
+"""circuit-tracer's and auto-circuit's packages, and what EAP-IG and ACDC ask, on both libraries."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +51,18 @@ def test_circuit_tracer_gives_the_same_graphs_and_interventions(shape: str, tmp_
     assert ours["mlp, whole: edges"].abs().max() > 0.1
     assert not torch.allclose(ours["mlp, free: logits"], ours["mlp, logits"], atol=1e-2)
     assert torch.equal(ours["mlp, after"], ours["mlp, logits"])
+
+
+@pytest.mark.skipif(find_spec("auto_circuit") is None, reason="auto-circuit is not installed")
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_auto_circuit_gives_the_same_scores_and_circuits(shape: str, tmp_path: Path) -> None:
+    ours, theirs = results_of("auto_circuit_prunes", weights(SHAPES[shape]), tmp_path)
+    require_equal(ours, theirs)
+    gradient = [one for name, one in ours.items() if name.startswith("gradient: ")]
+    assert max(one.abs().max() for one in gradient) > 0.1
+    for name, one in ours.items():
+        if name.startswith("again: "):
+            assert torch.equal(one, ours[name.replace("again", "gradient")])
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])  # Gemma 2: hook_result is another value

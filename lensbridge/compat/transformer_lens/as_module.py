@@ -51,6 +51,10 @@ class ModuleMethods(HookedRootModule):
         folded = str(self.cfg.normalization_type).endswith("Pre")
         return Weights.of(self.grouped_lens or self.lens, folded, scales=self.keys == "repeated")
 
+    def modules_by_path(self) -> Mapping[str, Any]:
+        """Every part, every point, and what stands in their places, by path."""
+        raise NotImplementedError
+
     @property
     def foreign(self) -> dict[str, nn.Module]:
         """Modules of the user's in the model, by path: attributes, and what stands in places."""
@@ -79,11 +83,34 @@ class ModuleMethods(HookedRootModule):
         every = {id(one): one for module in modules for one in module.parameters(recurse)}
         return iter(every.values())
 
+    def named_modules(
+        self, memo: set[Any] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """This model, the HuggingFace model's modules, then parts, points and your modules."""
+        seen = set() if memo is None else memo
+        yield from super().named_modules(seen, prefix, remove_duplicate)
+        for name, module in self.modules_by_path().items():
+            if isinstance(module, nn.Module) and (module not in seen or not remove_duplicate):
+                seen.add(module)
+                yield f"{prefix}.{name}".lstrip("."), module
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The HuggingFace model and your modules."""
+        yield from super().named_children()
+        yield from self.replacements.foreign.items()
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Every weight under its TransformerLens name, and those of your modules."""
-        state = {name: one.detach() for name, one in self.weights.in_state().items()}
+        """Every weight under its TransformerLens name, and those of your modules.
+
+        The arguments are PyTorch's; a module that holds this one passes them.
+        """
+        given = {**dict(zip(("destination", "prefix"), args, strict=False)), **kwargs}
+        state, prefix = given.get("destination"), given.get("prefix", "")
+        state = {} if state is None else state
+        read = self.weights.in_state()
+        state.update({f"{prefix}{name}": one.detach() for name, one in read.items()})
         for path, module in self.foreign.items():
-            state.update(module.state_dict(prefix=f"{path}."))
+            state.update(module.state_dict(prefix=f"{prefix}{path}."))
         return state
 
     def load_state_dict(

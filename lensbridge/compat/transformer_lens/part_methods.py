@@ -16,7 +16,7 @@ from lensbridge.compat.transformer_lens.tensors import positions_of
 from lensbridge.compat.transformer_lens.tree import Branches, Part, branches_of, part_at
 from lensbridge.errors import HookError, InputError, LensbridgeError
 
-_OWN = ("lens", "points", "hf_model", "cfg", "replacements", "hook_dict", "mod_dict")
+_OWN = ("lens", "points", "hf_model", "cfg", "replacements", "hook_dict", "mod_dict", "known_names")
 """Attributes that are never parts of the model."""
 
 
@@ -26,10 +26,12 @@ class PartMethods(ModuleMethods):
     Attributes:
         points: the model's own points by name.
         replacements: what stands in the place of parts and points.
+        known_names: the names of points at the last `setup()`, if something was replaced since.
     """
 
     points: Any
     replacements: Replacements
+    known_names: Mapping[HookPoint, str] | None = None
 
     @cached_property
     def branches(self) -> Branches:
@@ -45,7 +47,11 @@ class PartMethods(ModuleMethods):
         """The points as they are found by walking through the model; None if they are its own."""
         children = any(point._modules for point in self.points.made.values())
         changed = self.replacements.hidden or self.replacements.added or children
-        return Shown(self) if changed else None
+        if changed:
+            return Shown(self)
+        for point in self.points.made.values():
+            point.name = point.own_name
+        return None
 
     @property
     def hook_dict(self) -> Mapping[str, HookPoint]:  # type: ignore[override]
@@ -55,8 +61,12 @@ class PartMethods(ModuleMethods):
     @property
     def mod_dict(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Every point and every part by name."""
+        return {**self.modules_by_path(), **self.hook_dict}
+
+    def modules_by_path(self) -> dict[str, Any]:
+        """Every part, every point, and what stands in their places, by path."""
         parts = {path: self.lookup(path) for path in self.branches if path}
-        return {**parts, **dict(walk(self, "", set())), **self.hook_dict}
+        return {**parts, **dict(walk(self, "", set()))}
 
     def part(self, path: str) -> Part:
         """The model's own part at a path, also while something else stands there."""
@@ -129,13 +139,21 @@ class PartMethods(ModuleMethods):
             return
         if self.branches.get(full, [""])[0].isdigit():
             raise HookError(f"Layers are replaced one by one: model.{full}[0] = module.")
+        self._keep_names()
         self.replacements.put(full, value)
         self._walk_again()
 
     def take_off(self, full: str) -> None:
         """Let the model's own part or point stand at a path again."""
+        self._keep_names()
         self.replacements.take_off(full)
         self._walk_again()
+
+    def _keep_names(self) -> None:
+        """Points keep their names until `setup()`."""
+        if self.known_names is None:
+            points = {} if self.shown is None else self.shown.points
+            self.known_names = {point: name for name, point in points.items()}
 
     def _walk_again(self) -> None:
         self.__dict__.pop("shown", None)

@@ -105,6 +105,7 @@ class LensRoot(PartMethods):
         if known is None or (known.tokens is not None) != self.cfg.use_hook_tokens:
             tokens = TokensPoint(self.lens) if self.cfg.use_hook_tokens else None
             self.points = Points(self.lens, tokens)
+        self.known_names = None
         for cached in ("weights", "branches", "shown"):
             self.__dict__.pop(cached, None)
 
@@ -237,7 +238,7 @@ class LensRoot(PartMethods):
         found = ActivationCache.of(cache)
         found.spread(self.cfg.n_heads)
         if self.shown is not None:
-            found.show(self.shown.names, kept, self.shown.moved)
+            found.show(self.shown.names, kept)
         found = found.remove_batch_dim() if remove_batch_dim else found
         return head.of(result), found if return_cache_object else dict(found)
 

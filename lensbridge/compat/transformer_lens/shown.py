@@ -1,10 +1,11 @@
 """The hook points of a model in which something stands in the place of parts or points.
 
-TransformerLens finds names by walking through the modules, so a point inside a wrapper is called by
-its path in the wrapper: `blocks.0.mlp.old_mlp.hook_pre`.
+TransformerLens finds names by walking through the modules in `setup()`, so a point inside a wrapper
+is called by its path in the wrapper: `blocks.0.mlp.old_mlp.hook_pre`. Until `setup()` is called it
+keeps the name that it had before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import nn
@@ -21,6 +22,7 @@ class Model(Protocol):
 
     points: Any
     replacements: Replacements
+    known_names: Mapping[HookPoint, str] | None
 
 
 class Shown:
@@ -36,10 +38,11 @@ class Shown:
         self.names: dict[str, str] = {}
         for point in root.points.made.values():
             point.name = point.own_name
-        for name, module in walk(root, "", set()):
-            if isinstance(module, HookPoint):
-                module.name = name
-                self.points[name] = module
+        paths = {one: path for path, one in walk(root, "", set()) if isinstance(one, HookPoint)}
+        kept = _kept_names(paths, root.known_names)
+        for point, path in paths.items():
+            point.name = kept.get(point, path)
+            self.points[point.name] = point
         self.names = {
             point.own_name: name
             for name, point in self.points.items()
@@ -98,6 +101,24 @@ class Shown:
         """Whether the native model has the point of this name, in its place."""
         point = self.points[name]
         return isinstance(point, LensPoint) and point.is_hooked_by_lens
+
+
+def _kept_names(
+    paths: Mapping[HookPoint, str], known: Mapping[HookPoint, str] | None
+) -> dict[HookPoint, str]:
+    """The names that points have had since the last `setup()`.
+
+    Args:
+        paths: the path of each point now.
+        known: names then; None if nothing was replaced since. A point that has none is the model's
+            own, or new.
+    """
+    if known is None:
+        return {}
+    own = {point: point.own_name for point in paths if isinstance(point, LensPoint)}
+    kept = {point: name for point, name in {**own, **known}.items() if point in paths}
+    new = {path for point, path in paths.items() if point not in kept}
+    return {point: name for point, name in kept.items() if name not in new}
 
 
 def walk(root: Model, path: str, memo: set[Any]) -> Iterator[tuple[str, nn.Module]]:
