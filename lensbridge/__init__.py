@@ -56,7 +56,7 @@ _HOMES = {
 
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("harvest", "serve", "testing", "viz"),
+    *("harvest", "plans", "serve", "testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import torch
@@ -23,6 +24,8 @@ from lensbridge.hooks.methods import HookPair
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.opened_model import OpenedModel
+from lensbridge.plans.budget import require_room
+from lensbridge.plans.methods import PlanMethods
 from lensbridge.points.point_names import NamesFilter, names_points
 from lensbridge.tensors.dtypes import dtype_of
 from lensbridge.tensors.loss import lm_cross_entropy_loss
@@ -47,7 +50,7 @@ class LogitsAndLoss(NamedTuple):
     loss: Tensor
 
 
-class HookedModel(OpenedModel):
+class HookedModel(PlanMethods, OpenedModel):
     """A HuggingFace model, not modified, with named activations and weights.
 
     This is what every tool of lensbridge works on; `LensModel` is this with the tools' methods.
@@ -367,6 +370,7 @@ class HookedModel(OpenedModel):
         return_cache_object: bool = True,
         detach: bool = True,
         count: Count = "tokens",
+        max_bytes: int | str | None = None,
         **forward: Any,
     ) -> tuple[Result, ActivationCache | dict[str, Tensor]]:
         """Run the model and keep activations.
@@ -386,13 +390,28 @@ class HookedModel(OpenedModel):
             return_cache_object: False gives a plain dictionary.
             detach: False keeps the activations in the autograd graph.
             count: "columns": `pos_slice` counts columns of the batch, padding included.
+            max_bytes: the most that may be kept on one device that computes, such as "2GB". A run
+                that would keep more is not run; the error says what fits. See `plan`.
             forward: other arguments of `forward`.
 
         Raises:
             UnknownPointError: a name or glob that matches nothing.
             HookNeverFiredError: a named point that the run did not pass.
-            InputError: gradients of points that no one run can give; a position that a text lacks.
+            InputError: gradients of points that no one run can give; a position that a text lacks;
+                more than `max_bytes`.
         """
+        if max_bytes is not None:
+            options = {
+                "device": device,
+                "dtype": dtype,
+                "pos_slice": pos_slice,
+                "incl_bwd": incl_bwd,
+                "return_type": return_type,
+                "detach": detach,
+                "count": count,
+            }
+            planned = partial(self.plan, **{"names_filter": names_filter, **options, **forward})
+            require_room(partial(planned, input), max_bytes, names_filter, options)
         names = self.vocabulary.select(names_filter)
         if incl_bwd:
             refuse_apart(names, self.engine.sites)

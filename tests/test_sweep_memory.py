@@ -17,7 +17,7 @@ from lensbridge.errors import InputError
 from lensbridge.patching import Cell
 from lensbridge.sweeps import memory
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.footprint import Footprint
+from lensbridge.plans.footprint import Footprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -190,7 +190,8 @@ class Collector:
 
     def _join_graph(self, name: str) -> Callable[[Tensor, Hook], None]:
         def join(value: Tensor, hook: Hook) -> None:
-            self.graph[name] = value if value.requires_grad else value.requires_grad_()
+            if value.is_floating_point():  # choices of experts have no gradient
+                self.graph[name] = value if value.requires_grad else value.requires_grad_()
 
         return join
 

@@ -102,7 +102,7 @@ def _as_json(
 def _load(source: str, trust_remote_code: bool) -> "nn.Module":
     from lensbridge.loading import _from_pretrained, _source
 
-    return _from_pretrained(_source(source, ""), {"trust_remote_code": trust_remote_code or None})
+    return _from_pretrained(_source(source, {}), {"trust_remote_code": trust_remote_code or None})
 
 
 def _derive(model: "nn.Module") -> "tuple[Derivation, str | None]":

@@ -1,8 +1,9 @@
 """`lensbridge plan`: what a run takes, before the weights are loaded."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lensbridge.cli.options import AsJson, Loading, Model
 from lensbridge.cli.output import note, show, show_json
@@ -12,26 +13,18 @@ from lensbridge.errors import InputError
 from lensbridge.viz.numbers import bytes_as_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lensbridge.cli.weightless import Weightless
+    from lensbridge.plans.plan import Plan
 
 EXAMPLES = (
     "lensbridge plan demo",
     "lensbridge plan gpt2-xl --batch 8 --length 512 --point resid_post",
-    "lensbridge plan meta-llama/Llama-3.1-70B --dtype bfloat16 --json",
+    "lensbridge plan meta-llama/Llama-3.1-70B --tokens 2048 --dtype bfloat16 --json",
 )
 
-
-@dataclass(frozen=True)
-class Kind:
-    """The points that one row of the table stands for, all layers together."""
-
-    name: str
-    points: int
-    shape: list[int]
-    dtype: str
-    bytes: int
+Gradients = Annotated[
+    bool, typer.Option("--gradients", help="Also keep the gradients of the loss at these points.")
+]
 
 
 def run(
@@ -40,9 +33,10 @@ def run(
     point: Point = None,
     batch: Batch = 1,
     length: Length = 128,
+    gradients: Gradients = False,
     as_json: AsJson = False,
 ) -> int:
-    """Tell what a run with a cache takes: parameters, bytes of each point, size of the cache.
+    """Tell what a run with a cache takes: parameters, bytes of each point, the cache, the peak.
 
     Only the config is read: the model is made without weights, so that a large one costs nothing.
     With --point, the cache holds these points; otherwise what a cache holds by default.
@@ -54,18 +48,24 @@ def run(
 
     with working(f"planning {model}"):
         found = weightless(model, loading)
-        told = _told(found, model, point, batch, length)
+        told, plan = _told(found, model, point, batch, length, gradients)
     if as_json:
-        show_json(told)
+        points = None if plan is None else [vars(kind) for kind in plan.kinds]
+        show_json({**told, "points": points})
     else:
-        _print(told)
+        _print(told, plan)
     return 0
 
 
 def _told(
-    found: "Weightless", model: str, asked: list[str] | None, batch: int, length: int
-) -> dict[str, Any]:
-    from lensbridge.cli.weightless import stored_bytes
+    found: "Weightless",
+    model: str,
+    asked: list[str] | None,
+    batch: int,
+    length: int,
+    gradients: bool,
+) -> tuple[dict[str, Any], "Plan | None"]:
+    from lensbridge.plans.rehearsal import weight_bytes
 
     found.check_length(length)
     cfg = found.lens.cfg
@@ -77,31 +77,19 @@ def _told(
         "d_model": cfg.d_model,
         "dtype": str(found.lens.dtype).removeprefix("torch."),
         "parameters": found.parameters,
-        "weight_bytes": found.weight_bytes,
+        "weight_bytes": sum(weight_bytes(found.lens.hf_model).values()),
         "batch": batch,
         "length": length,
-        "points": None,
         "cache_bytes": None,
+        "peak_bytes": None,
         "memory_available": _available(),
     }
     try:
-        cache = found.cache(found.names(asked) if asked else None, batch, length)
+        plan = found.plan(found.names(asked) if asked else None, batch, length, gradients)
     except InputError as error:
-        return {**told, "reason": str(error)}
-    kinds = [vars(one) for one in _kinds(cache)]
-    return {**told, "points": kinds, "cache_bytes": stored_bytes(list(cache.values()))}
-
-
-def _kinds(cache: "Mapping[str, Tensor]") -> Iterator[Kind]:
-    """One entry for each row of the table of points, shape and dtype."""
-    from lensbridge.points.names import template
-
-    groups: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
-    for name, value in cache.items():
-        key = (template(name), tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        groups.setdefault(key, []).append(value.nbytes)
-    for (name, shape, dtype), sizes in groups.items():
-        yield Kind(name, len(sizes), list(shape), dtype, sum(sizes))
+        return {**told, "reason": str(error)}, None
+    sizes = {"cache_bytes": plan.total, "peak_bytes": sum(plan.peak.values())}
+    return {**told, **sizes, "assumes": list(plan.assumes)}, plan
 
 
 def _available() -> int | None:
@@ -113,34 +101,39 @@ def _available() -> int | None:
     return free_bytes(torch.device("cpu"))
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def _print(told: Mapping[str, Any], plan: "Plan | None") -> None:
     head = (
         f"{told['class']}, read as '{told['architecture']}': {told['layers']} layers, "
         f"d_model {told['d_model']}\n"
         f"weights      {told['parameters']:,} parameters, {bytes_as_text(told['weight_bytes'])} "
         f"in {told['dtype']}"
     )
-    if told["points"] is None:
+    if plan is None:
         show(head)
         note(told["reason"])
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for label in ("point", "layers", "shape", "dtype", "bytes, all layers"):
-        table.add_column(label, justify="left" if label in ("point", "dtype") else "right")
-    for one in sorted(told["points"], key=lambda one: -one["bytes"]):
-        shape = " x ".join(map(str, one["shape"]))
-        size = bytes_as_text(one["bytes"])
-        table.add_row(one["name"], str(one["points"]), shape, one["dtype"], size)
-    needed = told["weight_bytes"] + told["cache_bytes"]
+    needed = told["weight_bytes"] + told["peak_bytes"]
     free = told["memory_available"]
     left = "" if free is None else f"; this machine has {bytes_as_text(free)} free"
     show(
         head,
-        f"cache        {bytes_as_text(told['cache_bytes'])} for {told['batch']} x "
+        f"cache        {bytes_as_text(plan.total)} for {told['batch']} x "
         f"{told['length']} tokens (what points share counts once)\n"
+        f"at its peak  {bytes_as_text(told['peak_bytes'])} at most, the cache included\n"
         f"together     {bytes_as_text(needed)}{left}",
-        table,
+        *(f"assumed      {one}" for one in plan.assumes),
+        _table(plan),
     )
+
+
+def _table(plan: "Plan") -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for label in ("point", "layers", "shape", "dtype", "bytes, all layers"):
+        table.add_column(label, justify="left" if label in ("point", "dtype") else "right")
+    for one in plan.kinds:
+        name, points, shape, dtype, _, size = one.cells()
+        table.add_row(name, points, shape, dtype, size)
+    return table

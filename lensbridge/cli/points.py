@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from lensbridge.hooked_model import HookedModel
+    from lensbridge.plans.plan import PlannedValue
 
 EXAMPLES = (
     "lensbridge points demo",
@@ -30,13 +31,16 @@ Point = Annotated[
     list[str] | None,
     typer.Option(
         "--point",
+        "--points",
         metavar="NAME",
         help="Only these: a name, a short name (resid_post) or a glob. May be repeated.",
         autocompletion=completion.points,
     ),
 ]
 Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Examples of a run.")]
-Length = Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of an example.")]
+Length = Annotated[
+    int, typer.Option("--length", "--tokens", min=1, metavar="N", help="Tokens of an example.")
+]
 
 
 @dataclass(frozen=True)
@@ -95,23 +99,25 @@ def _rows(
             lens = opened(model, how)
             return list(_described(lens, lens.vocabulary.select(asked or None), {})), repr(lens)
         found.check_length(length)
-        names, cache = found.names(asked), {}
+        names, values = found.names(asked), {}
         try:
-            cache = found.cache(names, batch, length)
+            values = dict(found.plan(names, batch, length, gradients=False).values)
         except InputError as error:
             note(str(error))
-        return list(_described(found.lens, names, cache)), repr(found.lens)
+        return list(_described(found.lens, names, values)), repr(found.lens)
 
 
-def _described(lens: "HookedModel", names: Sequence[str], cache: dict[str, Any]) -> Iterator[Row]:
+def _described(
+    lens: "HookedModel", names: Sequence[str], values: dict[str, "PlannedValue"]
+) -> Iterator[Row]:
     for name in names:
-        one, value = lens.explain(name), cache.get(name)
+        one, value = lens.explain(name), values.get(name)
         yield Row(
             name,
             one.axes,
             None if value is None else list(value.shape),
             None if value is None else str(value.dtype).removeprefix("torch."),
-            None if value is None else value.nbytes,
+            None if value is None else value.bytes,
             one.derived,
             one.editable,
             one.on_request,

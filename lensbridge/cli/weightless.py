@@ -7,38 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from lensbridge.cli.opening import quiet_transformers
 from lensbridge.cli.options import Loading
-from lensbridge.errors import InputError, LensbridgeError, LoadError
+from lensbridge.errors import InputError, LoadError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lensbridge.model import LensModel
-
-_EMBEDDINGS = "hook_embed"
+    from lensbridge.plans.plan import Plan
 
 
 @dataclass(frozen=True)
 class Weightless:
-    """A model whose tensors have shapes and dtypes and no values, so it takes no memory.
-
-    Args:
-        lens: the model.
-        mode: in which tensors are made that have no values either.
-    """
+    """A model whose tensors have shapes and dtypes and no values, so it takes no memory."""
 
     lens: "LensModel"
-    mode: AbstractContextManager[Any]
 
     @cached_property
     def parameters(self) -> int:
         """How many parameters the model has; shared ones count once."""
         return sum(one.numel() for one in self.lens.parameters())
-
-    @cached_property
-    def weight_bytes(self) -> int:
-        """Bytes of parameters and buffers."""
-        model = self.lens.hf_model
-        return sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
 
     def names(self, asked: list[str] | None) -> list[str]:
         """Canonical names of points; all except the insides of experts if none are asked for.
@@ -60,43 +45,26 @@ class Weightless:
         if most and length > most:
             raise InputError(f"--length {length} is longer than the context, {most} tokens.")
 
-    def cache(self, names: list[str] | None, batch: int, length: int) -> "dict[str, Tensor]":
+    def plan(self, names: list[str] | None, batch: int, length: int, gradients: bool) -> "Plan":
         """What a run keeps.
 
         Args:
             names: which points; None: what a cache has by default.
             batch: examples.
             length: tokens of each.
+            gradients: whether gradients of the loss are kept too.
 
         Raises:
             InputError: it cannot be told without values.
         """
-        wanted = self.lens.vocabulary.select(names)
-        try:
-            with self.mode, quiet_transformers():
-                return self._run(wanted, batch, length)
-        except LensbridgeError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"What a run of a {self.lens.cfg.original_architecture} keeps cannot be told "
-                f"without its weights and an input ({type(error).__name__})."
-            ) from error
-
-    def _run(self, wanted: list[str], batch: int, length: int) -> "dict[str, Tensor]":
-        """Embeddings are run, since ids without values cannot be checked; so they are kept here."""
-        import torch
-
-        embedded = torch.zeros(batch, length, self.lens.W_E.shape[-1], dtype=self.lens.dtype)
-        passed = [name for name in wanted if name != _EMBEDDINGS]
-        _, cache = self.lens.run_with_cache(embedded, names_filter=passed)
-        found = {**dict(cache), _EMBEDDINGS: embedded.clone()}
-        return {name: self._of_all(batch, name, found[name]) for name in wanted if name in found}
-
-    def _of_all(self, batch: int, name: str, value: "Tensor") -> "Tensor":
-        """A value that examples share, once for each of them, as in a run of ids."""
-        shared = self.lens.explain(name).axes.startswith("b ") and len(value) == 1
-        return value.expand(batch, *value.shape[1:]) if shared else value
+        head = "logits" if self.lens.native.returns_logits else None
+        with quiet_transformers():
+            return self.lens.plan(
+                (batch, length),
+                names,
+                incl_bwd=gradients,
+                return_type="loss" if gradients else head,
+            )
 
 
 def weightless(name: str, how: Loading) -> Weightless:
@@ -120,7 +88,7 @@ def weightless(name: str, how: Loading) -> Weightless:
         with mode, _no_init():
             model = make(config, dtype=wanted, **more).eval()
             model.tie_weights()  # which comes with drawing weights
-            return Weightless(load(model, derive=False), mode)
+            return Weightless(load(model, derive=False))
 
 
 def _no_init() -> AbstractContextManager[Any]:
@@ -130,24 +98,13 @@ def _no_init() -> AbstractContextManager[Any]:
     return no_init_weights()
 
 
-def stored_bytes(tensors: "list[Tensor]") -> int:
-    """The memory that tensors take together; what they share counts once."""
-    storages = {id_of(one): one.untyped_storage().nbytes() for one in tensors}
-    return sum(storages.values())
-
-
-def id_of(tensor: "Tensor") -> int:
-    """The storage of a tensor, as a number."""
-    return tensor.untyped_storage()._cdata
-
-
 def _class_and_config(name: str, how: Loading) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
     from lensbridge.loading import _model_class, _source
     from lensbridge.loading.hub_errors import explained
 
-    source = _source(name, "")
+    source = _source(name, {})
     options: dict[str, Any] = {}
     if how.revision:
         options["revision"] = how.revision

@@ -7,7 +7,7 @@ import torch
 
 from lensbridge.errors import InputError
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.footprint import Footprint
+from lensbridge.plans.footprint import Footprint
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
 

@@ -13,6 +13,10 @@ from torch.utils._pytree import tree_leaves
 class Footprint(TorchDispatchMode):
     """Counts the memory that is allocated inside the context, and freed again.
 
+    Attributes:
+        peak: the most bytes at one time, of all devices together.
+        peaks: the most bytes at one time on each device.
+
     Example:
         >>> import torch
         >>> with Footprint() as found:
@@ -25,8 +29,9 @@ class Footprint(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
-        self._now = 0
+        self.peaks: dict[str, int] = {}
+        self._alive: dict[int, tuple[str, int, weakref.ref[Any]]] = {}
+        self._now: dict[str, int] = {}
 
     def __torch_dispatch__(
         self,
@@ -49,9 +54,12 @@ class Footprint(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes() if counts else 0
         if key in self._alive:  # a view, or written in place
             return
-        self._alive[key] = size, weakref.ref(storage, partial(self._free, key))
-        self._now += size
-        self.peak = max(self.peak, self._now)
+        place = str(value.device)
+        self._alive[key] = place, size, weakref.ref(storage, partial(self._free, key))
+        self._now[place] = self._now.get(place, 0) + size
+        self.peaks[place] = max(self.peaks.get(place, 0), self._now[place])
+        self.peak = max(self.peak, sum(self._now.values()))
 
     def _free(self, key: int, ref: Any) -> None:
-        self._now -= self._alive.pop(key)[0]
+        place, size, _ = self._alive.pop(key)
+        self._now[place] -= size
