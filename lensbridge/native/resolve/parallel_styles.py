@@ -6,11 +6,11 @@ model with any other style is refused at load.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch.distributed as distributed
 from torch import nn
 
 from lensbridge.errors import LoadError
@@ -114,9 +114,9 @@ class _Reading:
             if not isinstance(module, style.kind):
                 yield f"{path}: {told} on a {type(module).__name__}"
                 continue
-            for name, parameter in module.named_parameters(recurse=False):
+            for name, parameter in module._parameters.items():
                 wanted = {"weight": style.weight, "bias": style.bias}.get(name)
-                if _split_axis(parameter) != wanted:
+                if parameter is not None and _split_axis(parameter) != wanted:
                     yield f"{path}.{name}: {told}, and it is held as {_placed(parameter)}"
 
 
@@ -125,7 +125,7 @@ def _rule(path: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
 
 
-def is_split(parameter: nn.Parameter) -> bool:
+def is_split(parameter: nn.Parameter | None) -> bool:
     """Whether ranks have parts of a parameter."""
     return _split_axis(parameter) is not None
 
@@ -147,12 +147,12 @@ def _placed(parameter: Any) -> str:
 
 def _refuse_split_by_hand(core: nn.Module) -> None:
     """Refuse modules that were split without transformers, whose tensors nothing describes."""
-    if "torch.distributed.tensor" not in sys.modules:
+    if not (distributed.is_available() and distributed.is_initialized()):
         return
     wrong = [
         f"{path}.{name}: held as {_placed(parameter)}"
         for path, module in core.named_modules()
-        for name, parameter in module.named_parameters(recurse=False)
+        for name, parameter in module._parameters.items()
         if is_split(parameter) and not getattr(module, "_is_fsdp_managed_module", False)
     ]
     if wrong:
