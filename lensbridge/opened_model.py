@@ -27,13 +27,16 @@ from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.fsdp import name_modules
 from lensbridge.native.resolve import GIVEN, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
 from lensbridge.native.wrappers import unwrapped
 from lensbridge.points.names import rows_of_short
 from lensbridge.sites.wiring import sites_of, vocabulary_of
+from lensbridge.points.point_names import PointNames
 from lensbridge.spec import Architecture
+from lensbridge.sites.wiring.index import SiteIndex
 from lensbridge.weights.circuits import CircuitMethods
 from lensbridge.weights.components import Components
 from lensbridge.weights.methods import WeightMethods
@@ -141,12 +144,13 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
 
     def _look(self) -> None:
         """Find every part of the model as it is now."""
-        native = resolve(self.hf_model, *self._description)
+        native = self._resolved()
         self._refuse_new_code(native)
-        sites = sites_of(native)
+        sites, vocabulary = self._points(native)
         self.engine.move_to(sites, tuple({self.hf_model, native.core}), native.sharding)
         self.native = native
-        self.vocabulary = vocabulary_of(native, sites)
+        name_modules(native.paths)
+        self.vocabulary = vocabulary
         me = weakref.ref(self)
         points = PointsHere(
             f"{native.main.prefix}.",
@@ -162,6 +166,15 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         self._structure = Structure.of(self.hf_model, [one for one in tables if one is not None])
 
     def _refuse_new_code(self, native: ResolvedModel) -> None:
+    def _resolved(self) -> ResolvedModel:
+        """The parts of the model as it is now."""
+        return resolve(self.hf_model, *self._description)
+
+    def _points(self, native: ResolvedModel) -> tuple[SiteIndex, PointNames]:
+        """Where its points are, and what they are called."""
+        sites = sites_of(native)
+        return sites, vocabulary_of(native, sites)
+
         """Code that came after the model was loaded has not been checked."""
         before = self.__dict__.get("native")
         known = () if before is None else {one.what for one in before.overrides}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import local
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,12 @@ class Sharing:
         return self.fn(value, hook_)
 
 
+class HasNumber(Protocol):
+    """Which microbatch of a pipeline is computed now."""
+
+    number: int | None
+
+
 class RunState(local):
     """What one run remembers between its hooks; one for each thread."""
 
@@ -158,13 +164,21 @@ class Hook:
         axes: its axes, one letter each (`points/table.py`).
     """
 
-    __slots__ = ("_contexts", "_state", "axes", "name")
+    __slots__ = ("_chunk", "_contexts", "_state", "axes", "name")
 
-    def __init__(self, name: str, axes: str, contexts: Contexts, state: RunState) -> None:
+    def __init__(
+        self,
+        name: str,
+        axes: str,
+        contexts: Contexts,
+        state: RunState,
+        chunk: HasNumber | None = None,
+    ) -> None:
         self.name = name
         self.axes = axes
         self._contexts = contexts
         self._state = state
+        self._chunk = chunk
 
     @property
     def ctx(self) -> dict[str, Any]:
@@ -188,6 +202,11 @@ class Hook:
         return max(self._state.progress.step, 0)
 
     @property
+    def microbatch(self) -> int | None:
+        """The number of the microbatch, in a stage of a pipeline; None elsewhere."""
+        return None if self._chunk is None else self._chunk.number
+
+    @property
     def phase(self) -> "Phase":
         """Whether this pass reads a prompt or continues one from a key/value cache."""
         return "decode" if self._state.progress.past else "prefill"
@@ -199,7 +218,7 @@ class Hook:
         Shapes: `[batch, pos]`
         """
         given = self._state.progress.named.get("input_ids")
-        return given if isinstance(given, Tensor) else None
+        return given if isinstance(given, Tensor) and not given.is_floating_point() else None
 
     @property
     def positions(self) -> Tensor:

@@ -20,6 +20,7 @@ from lensbridge.hooks.callbacks import (
     Callback,
     Contexts,
     EditChain,
+    HasNumber,
     Hook,
     ReadChain,
     RunState,
@@ -180,7 +181,7 @@ class Attachment:
     def _chain(self, site: Site, listeners: list[Callback]) -> Chain:
         if all(callback.kind == "read" for callback in listeners):
             return ReadChain(listeners)
-        hook = Hook(site.name, site.axes, self.engine.contexts, self.state)
+        hook = Hook(site.name, site.axes, self.engine.contexts, self.state, self.engine.chunk)
         return EditChain(hook, listeners, self.engine.aside)
 
     def count_run(self) -> None:
@@ -220,6 +221,7 @@ class Engine:
     """
 
     root: nn.Module
+        chunk: which microbatch of a pipeline is computed.
     native_sites: Mapping[str, Site]
     entries: tuple[nn.Module, ...]
     permanent: list[Callback] = field(default_factory=list)
@@ -234,6 +236,7 @@ class Engine:
     _with_splices: SitesWithSplices | None = None
 
     def __post_init__(self) -> None:
+    chunk: HasNumber | None = None
         self.aside = Aside(self)
         self.compilable = Compilable.of(self.root)
         bare_when_forked(self)

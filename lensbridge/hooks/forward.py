@@ -14,6 +14,7 @@ from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.native.fsdp import finished
 from lensbridge.native.parts import BlockPart, ResolvedModel
 from lensbridge.points.names import layer_of
 from lensbridge.sites.site import Call, Chain, Stage
@@ -126,9 +127,13 @@ def _call(
         with engine.run(kwargs):
             return Outcome(native.call(kwargs), None)
     except StopForward as stop:
-        return Outcome(None, stop.value)
+        return Outcome(None, finished(native.root, stop.value))
     except (ValueError, RuntimeError) as error:
+        finished(native.root, None)
         _explain(error, native, kwargs)
+        raise
+    except BaseException:
+        finished(native.root, None)
         raise
 
 

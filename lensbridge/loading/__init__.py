@@ -22,11 +22,14 @@ from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
 from lensbridge.loading.quiet import no_progress_bar
 from lensbridge.loading.tokenizer import tokenizer_from
+from lensbridge.native.partial import is_stage
 from lensbridge.native.resolve import unwrap
 from lensbridge.spec import Architecture
 from lensbridge.tensors.dtypes import dtype_of
 
 if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
+
     from lensbridge.model import LensModel
 
 DEMO = "demo"
@@ -44,7 +47,7 @@ CONFIG_OPTIONS = (
 
 
 def load(
-    model: "str | os.PathLike[str] | nn.Module",
+    model: "str | os.PathLike[str] | nn.Module | PipelineStage",
     *,
     tokenizer: Any = None,
     device: str | torch.device | None = None,
@@ -71,7 +74,8 @@ def load(
             (a small trained model that ships with lensbridge), a GGUF file ("model.gguf"; or a
             folder or hub id with `gguf_file=`), or a model object, which is used as it is: a
             transformers model, a plain module whose forward takes token ids first and returns
-            logits, or either of these in a wrapper such as `torch.compile`'s.
+            logits, or either of these in a wrapper such as `torch.compile`'s. Of a pipeline, pass
+            the `PipelineStage` of this process.
         tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
             loaded when text is first passed. With a model object, only a local folder is looked
             into for one.
@@ -115,19 +119,28 @@ def load(
     """
     refuse_known(hf_kwargs)
     where = None if device is None else _device(device)
+    asked = {
+        "device_map": device_map,
+        "revision": revision,
+        "attn_implementation": attn_implementation,
+        "save_converted": save_converted or None,
+        **hf_kwargs,
+    }
+    if is_stage(model):
+        from lensbridge.pipelines import open_stage
+
+        _as_it_is(model.submod, where, dtype_of(dtype), asked)
+        find_tokenizer = tokenizer_from(tokenizer, None, model.submod, {"token": token})
+        return open_stage(model, find_tokenizer, architecture)
     if isinstance(model, nn.Module):
-        asked = {
-            "device_map": device_map,
-            "revision": revision,
-            "attn_implementation": attn_implementation,
-            "save_converted": save_converted or None,
-            **hf_kwargs,
-        }
         hf_model, source = _as_it_is(model, where, dtype_of(dtype), asked), None
-        options = {"token": token, "trust_remote_code": trust_remote_code or None}
+        options: dict[str, Any] = {
+            "token": token,
+            "trust_remote_code": trust_remote_code or None,
+        }
     else:
-        model, hf_kwargs = named_by(model, hf_kwargs)
-        source = _source(model, hf_kwargs)
+        name, hf_kwargs = named_by(model, hf_kwargs)
+        source = _source(name, hf_kwargs)
         options = {
             "dtype": dtype_of(dtype) or "auto",
             "device_map": _placement(where, device_map),

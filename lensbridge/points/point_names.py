@@ -37,6 +37,7 @@ class PointNames:
         depths: the prefix of each stack -> its number of layers; the main stack comes first.
         gated: whether `mlp.in` of other libraries is the linear branch here.
         main_names: other prefixes that mean the main stack.
+        elsewhere: where a point of this model is, if not in this process.
     """
 
     index: Collection[str]
@@ -44,6 +45,7 @@ class PointNames:
     depths: dict[str, int]
     gated: bool = False
     main_names: frozenset[str] = frozenset({"blocks"})
+    elsewhere: Callable[[str], str | None] = lambda name: None
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{n} {prefix}" for prefix, n in self.depths.items())
@@ -127,6 +129,9 @@ class PointNames:
         }
 
     def _missing(self, full: str) -> UnknownPointError | AbsentPointError:
+        where = self.elsewhere(full)
+        if where:
+            return AbsentPointError(f"{full} is not in this process: {where}.")
         reason = self.absent.get(template(full))
         if reason:
             return AbsentPointError(f"This model has no {full}: {reason}.")

@@ -44,6 +44,16 @@ _OF_PARAMETERS = frozenset(
 )
 
 
+def _one_of(layers: Sequence[Callable[[], Tensor]]) -> Tensor:
+    """The weight of the first layer that has its weights in this process."""
+    for layer in layers[:-1]:
+        try:
+            return layer()
+        except WeightError:
+            continue
+    return layers[-1]()
+
+
 class LayerStack(Tensor):
     """One weight of every layer, `[layer, ...]`, stacked only when the whole stack is needed.
 
@@ -59,7 +69,7 @@ class LayerStack(Tensor):
     @staticmethod
     def of(layers: Sequence[Callable[[], Tensor]]) -> "LayerStack":
         """A stack over functions, each of which returns the weight of one layer."""
-        first = layers[0]()
+        first = _one_of(layers)
         stack = Tensor._make_wrapper_subclass(
             LayerStack, (len(layers), *first.shape), dtype=first.dtype, device=first.device
         )

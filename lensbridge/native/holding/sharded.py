@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lensbridge.errors import WeightError
+from lensbridge.native.elsewhere import where_is
 from lensbridge.native.fsdp import gathered, shard_of
 from lensbridge.native.holding.kinds import Held
 
@@ -17,10 +19,14 @@ _INSTEAD = (
     "it is sharded, or to the parts, in every process, in model.hf_model."
 )
 _READ = "gathered from all processes"
+_THERE = "Write to it in the process that has it."
 
 
 def found(module: nn.Module, name: str) -> Held | None:
     """How a parameter of a module is held if it is sharded, otherwise None."""
+    where = where_is(module)
+    if where is not None:
+        return Held("sharded", f"not in this process: {where}", _THERE)
     if shard_of(module, name) is not None:
         return Held("sharded", "sharded over processes by fully_shard", _INSTEAD, _READ)
     parameter = module._parameters.get(name)
@@ -34,7 +40,11 @@ def read(module: nn.Module, name: str) -> Tensor:
 
     Raises:
         RanksError: another process does not ask for it.
+        WeightError: another process has all of it.
     """
+    where = where_is(module)
+    if where is not None:
+        raise WeightError(f"This {name} of {type(module).__name__} is not here: {where}.")
     parameter: Any = module._parameters[name]
     kept = shard_of(module, name)
     shard = parameter if kept is None else kept
