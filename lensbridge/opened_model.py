@@ -26,17 +26,17 @@ from lensbridge.inputs.methods import TextMethods
 from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig, config_of
-from lensbridge.native.parts import ResolvedModel
 from lensbridge.native.fsdp import name_modules
+from lensbridge.native.parts import ResolvedModel
 from lensbridge.native.resolve import GIVEN, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
 from lensbridge.native.wrappers import unwrapped
 from lensbridge.points.names import rows_of_short
-from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.points.point_names import PointNames
-from lensbridge.spec import Architecture
+from lensbridge.sites.wiring import sites_of, vocabulary_of
 from lensbridge.sites.wiring.index import SiteIndex
+from lensbridge.spec import Architecture
 from lensbridge.weights.circuits import CircuitMethods
 from lensbridge.weights.components import Components
 from lensbridge.weights.methods import WeightMethods
@@ -165,7 +165,6 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         tables = (native.main.embed, native.main.pos_embed, *head)
         self._structure = Structure.of(self.hf_model, [one for one in tables if one is not None])
 
-    def _refuse_new_code(self, native: ResolvedModel) -> None:
     def _resolved(self) -> ResolvedModel:
         """The parts of the model as it is now."""
         return resolve(self.hf_model, *self._description)
@@ -175,6 +174,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         sites = sites_of(native)
         return sites, vocabulary_of(native, sites)
 
+    def _refuse_new_code(self, native: ResolvedModel) -> None:
         """Code that came after the model was loaded has not been checked."""
         before = self.__dict__.get("native")
         known = () if before is None else {one.what for one in before.overrides}

@@ -218,10 +218,10 @@ class Engine:
             there were any.
         meeting: where the ranks meet that share the model; None: there is one rank.
         base: what carries the permanent callbacks.
+        chunk: which microbatch of a pipeline is computed.
     """
 
     root: nn.Module
-        chunk: which microbatch of a pipeline is computed.
     native_sites: Mapping[str, Site]
     entries: tuple[nn.Module, ...]
     permanent: list[Callback] = field(default_factory=list)
@@ -233,10 +233,10 @@ class Engine:
     follow: Callable[[], bool] = lambda: False
     meeting: Meeting | None = None
     base: Attachment | None = None
+    chunk: HasNumber | None = None
     _with_splices: SitesWithSplices | None = None
 
     def __post_init__(self) -> None:
-    chunk: HasNumber | None = None
         self.aside = Aside(self)
         self.compilable = Compilable.of(self.root)
         bare_when_forked(self)
