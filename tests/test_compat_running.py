@@ -163,3 +163,23 @@ def test_logits_and_activations_of_what_was_generated(
         PROMPT, return_cache=True, names_filter="blocks.1.hook_mlp_out", **options
     )
     assert list(only[1]) == ["blocks.1.hook_mlp_out"]
+
+
+def test_embeddings_of_what_was_generated(model: HookedTransformer, ids: Tensor) -> None:
+    wte = model.hf_model.get_input_embeddings()
+    whole = model.generate(ids, max_new_tokens=4, **GREEDY)
+    wanted = wte(whole)
+    found = model.generate(PROMPT, max_new_tokens=4, return_type="embeds", **GREEDY)
+    assert torch.equal(found, wanted)
+    for return_type in ("input", "embeds"):
+        found = model.generate(wte(ids), max_new_tokens=4, return_type=return_type, **GREEDY)
+        assert torch.equal(found, wanted)
+    new = model.generate(wte(ids), max_new_tokens=4, return_type="tokens", **GREEDY)
+    assert torch.equal(new, whole[:, ids.shape[1] :])
+    found, cache = model.generate(
+        ids, max_new_tokens=4, return_type="embeds", return_cache=True, **GREEDY
+    )
+    assert torch.equal(found[:, : cache["hook_embed"].shape[1]], cache["hook_embed"])
+    assert not found.requires_grad
+    sampled = model.generate(wte(ids), max_new_tokens=4, num_return_sequences=3, verbose=False)
+    assert torch.equal(sampled[:, : ids.shape[1]], wte(ids).expand(3, -1, -1))

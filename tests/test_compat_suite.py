@@ -28,7 +28,13 @@ from lensbridge.compat.transformer_lens import (
 from lensbridge.compat.transformer_lens.HookedTransformer import DTYPE_FROM_STRING
 from lensbridge.compat.transformer_lens.raised import asserting
 from lensbridge.conformance.tiny import tiny_from
-from lensbridge.errors import InputError, LoadError, ShapeError, UnsupportedArchitectureError
+from lensbridge.errors import (
+    InputError,
+    LoadError,
+    ShapeError,
+    TokenizerMissingError,
+    UnsupportedArchitectureError,
+)
 from lensbridge.loading import demo_folder
 
 TEXT = "The Eiffel Tower is in the city of"
@@ -326,3 +332,44 @@ def test_a_decoder_writes() -> None:
     found = model.generate(ids, mask, do_sample=False, max_new_tokens=5, verbose=False)
     wanted = t5.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=5)
     assert torch.equal(found, wanted)
+
+
+# --- text without a model ------------------------------------------------------------------------
+
+
+class TokenizerOnly(HookedTransformer):
+    """What TransformerLens's tests and some programs do: no modules are made."""
+
+    def __init__(self, cfg: HookedTransformerConfig, tokenizer: Any) -> None:
+        self.cfg = cfg
+        self.set_tokenizer(tokenizer, default_padding_side="left")
+
+
+def test_a_subclass_that_makes_no_modules_has_the_methods_of_text(demo: Any) -> None:
+    tokenizer = demo.tokenizer
+    model = TokenizerOnly(HookedTransformerConfig(**SMALL, d_vocab=len(tokenizer)), tokenizer)
+    assert model.tokenizer is not tokenizer
+    bare = tokenizer(TEXT)["input_ids"]
+    bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    assert model.to_tokens(TEXT).tolist() == [[bos, *bare]]
+    assert model.to_tokens(TEXT * 9).shape == (1, 30)  # the context
+    assert model.to_tokens(TEXT * 9, truncate=False).shape[1] > 30
+    short = tokenizer("The")["input_ids"]
+    rows = model.to_tokens([TEXT, "The"], prepend_bos=False)
+    assert rows.tolist() == [bare, [pad] * (len(bare) - len(short)) + short]
+    assert model.to_str_tokens(TEXT) == [tokenizer.decode([one]) for one in (bos, *bare)]
+    assert model.get_token_position(bare[2], TEXT) == 3
+    model.cfg.default_prepend_bos = False
+    assert model.to_tokens(TEXT).tolist() == [bare]
+    assert model.to_string(rows[0]) == TEXT
+    assert model.to_single_token(" Paris") == tokenizer(" Paris")["input_ids"][0]
+    assert model.to_single_str_token(bare[0]) == "The"
+    with pytest.raises(AssertionError, match="does not occur"):
+        model.get_token_position(bos, TEXT)
+    with pytest.raises(AssertionError):
+        model.to_single_token(TEXT)
+    model.tokenizer = None
+    with pytest.raises(TokenizerMissingError):
+        model.to_tokens(TEXT)
+    with pytest.raises(AttributeError):
+        model(rows)

@@ -8,24 +8,31 @@ run, tiny random models stand under names of the hub, with one tokenizer that kn
 tests. Tests that compare with numbers of trained models fail on them, whatever library runs.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from pkgutil import walk_packages
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+CONTROL = "LENSBRIDGE_CONTROL"
 ROOT = Path(__file__).parents[2]
-INTERNALS = ("components", "factories", "lit", "pretrained")
-OLD = {"n_embd": 64, "n_head": 4, "n_positions": 1024}
+INTERNALS = ("components", "factories", "lit", "pretrained", "utilities.attention")
+OLD = {"n_embd": 64, "n_head": 4, "n_positions": 1024, "n_ctx": 1024}
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 NEO = {"hidden_size": 64, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 96}
-T5 = {"d_model": 64, "num_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 96}
+T5 = {"d_model": 64, "num_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 96, "n_positions": 512}
 STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(("gpt2", "gpt2-small"), ("GPT2LMHeadModel", {**OLD, "n_layer": 7})),
     **dict.fromkeys(("gpt2-medium", "solu-3l"), ("GPT2LMHeadModel", {**OLD, "n_layer": 3})),
@@ -44,9 +51,29 @@ STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen/Qwen2-0.5B": ("Qwen2ForCausalLM", GROUPED),
     "bigscience/bloom-560m": ("BloomForCausalLM", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
     "bert-base-cased": ("BertForPreTraining", {**SIZES, "intermediate_size": 96}),
-    "t5-small": ("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 0}),
+    "t5-small": ("T5ForConditionalGeneration", T5),
 }
 """Names of the hub -> the class and the sizes of what stands there."""
+
+END, PAD, CLS, SEP, MASK, CLOSE = "<|endoftext|>", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "</s>"
+SPECIAL = [END, PAD, CLS, SEP, MASK, CLOSE]
+ROLES = {
+    "BertForPreTraining": {
+        "pad_token": PAD,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
+    },
+    "T5ForConditionalGeneration": {"pad_token": PAD, "eos_token": CLOSE},
+    "": {"bos_token": END, "eos_token": END},
+}
+"""Special tokens of BERT, of T5 and of all others."""
+
+FRAMES = {
+    "BertForPreTraining": {"single": f"{CLS} $A {SEP}", "pair": f"{CLS} $A {SEP} $B:1 {SEP}:1"},
+    "T5ForConditionalGeneration": {"single": f"$A {CLOSE}"},
+}
+"""What stands around a text."""
 
 # --- before the tests ---
 
@@ -56,27 +83,55 @@ def build_stand_ins(folder: Path, tests: Path) -> None:
     import torch
     import transformers
 
-    tokenizer = tokenizer_of(tests)
-    end = dict.fromkeys((f"{one}_token_id" for one in ("bos", "eos", "pad")), 0)
+    words = words_of(tests)
     for name, (kind, fields) in STAND_INS.items():
         torch.manual_seed(0)
+        tokenizer = tokenizer_for(kind, words)
+        ids = {f"{one}_token_id": SPECIAL.index(END) for one in ("bos", "eos", "pad")}
+        ids.update({f"{role}_id": SPECIAL.index(one) for role, one in roles_of(kind).items()})
+        if kind.startswith("T5"):
+            ids["decoder_start_token_id"] = ids["pad_token_id"]
         cls = getattr(transformers, kind)
-        model = cls(cls.config_class(vocab_size=len(tokenizer), **end, **fields))
+        model = cls(cls.config_class(vocab_size=len(tokenizer), **ids, **fields))
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+        if kind.startswith("Bert"):
+            rename_class(folder / name / "config.json", "BertForMaskedLM")
 
 
-def tokenizer_of(tests: Path) -> Any:
-    """A byte-level BPE for which the words of the tests are single tokens."""
+def rename_class(config: Path, name: str) -> None:
+    """Name a class in a config, as on the hub."""
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({**fields, "architectures": [name]}))
+
+
+def roles_of(kind: str) -> dict[str, str]:
+    """The special tokens of a class of models."""
+    return ROLES.get(kind, ROLES[""])
+
+
+def words_of(tests: Path) -> str:
+    """A byte-level BPE for which the words of the tests are single tokens, as JSON."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     files = [str(one) for one in sorted(tests.rglob("*.py"))]
-    end = "<|endoftext|>"
-    bpe.train(files, vocab_size=20_000, min_frequency=1, show_progress=False, special_tokens=[end])
-    roles = dict.fromkeys(("bos_token", "eos_token", "unk_token"), end)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=1024, **roles)
+    bpe.train(files, 20_000, min_frequency=1, show_progress=False, special_tokens=SPECIAL)
+    return str(bpe.to_str())
+
+
+def tokenizer_for(kind: str, words: str) -> Any:
+    """The tokenizer of a class of models."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer.from_str(words)
+    if kind in FRAMES:
+        known = [(one, number) for number, one in enumerate(SPECIAL)]
+        bpe.post_processor = TemplateProcessing(**FRAMES[kind], special_tokens=known)
+    roles = {"unk_token": END, **roles_of(kind)}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=1024, **roles)
 
 
 # --- while the tests run, as a plugin of pytest ---
@@ -86,9 +141,9 @@ class _Internals(MetaPathFinder, Loader):
     """Modules of TransformerLens's own: their names can be imported, and not used."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        parts = fullname.split(".")
-        mine = parts[0] == "transformer_lens" and len(parts) > 1 and parts[1] in INTERNALS
-        return ModuleSpec(fullname, self, is_package=True) if mine else None
+        mine = (f"transformer_lens.{name}" for name in INTERNALS)
+        known = any(f"{fullname}.".startswith(f"{name}.") for name in mine)
+        return ModuleSpec(fullname, self, is_package=True) if known else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Internal(spec.name)
@@ -99,9 +154,16 @@ class _Internals(MetaPathFinder, Loader):
 
 class _Internal(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {"__init__": _refuse})
+        return _internal(name)
+
+
+def _internal(name: str, known: Callable[[str], Any] | None = None) -> Any:
+    if known is not None:
+        with suppress(AttributeError, ImportError):
+            return known(name)
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {"__init__": _refuse})
 
 
 def _refuse(self: Any, *_: Any, **__: Any) -> None:
@@ -110,10 +172,33 @@ def _refuse(self: Any, *_: Any, **__: Any) -> None:
 
 def pytest_configure(config: Any) -> None:
     """Redirect before any test is imported."""
+    if CONTROL in os.environ:
+        _find_stand_ins()
+        return
     import lensbridge.compat
 
     lensbridge.compat.install()
     sys.meta_path.insert(0, _Internals())
+    for module in modules_of("lensbridge.compat.transformer_lens"):
+        vars(module)["__getattr__"] = partial(_internal, known=vars(module).get("__getattr__"))
+
+
+def modules_of(package: str) -> Iterator[ModuleType]:
+    """A package and all modules in it."""
+    here = import_module(package)
+    yield here
+    for found in walk_packages(here.__path__, f"{package}."):
+        yield import_module(found.name)
+
+
+def _find_stand_ins() -> None:
+    """TransformerLens itself looks for a name where the tests run, too."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    known = loading.get_official_model_name
+    loading.get_official_model_name = lambda name: (
+        name if (Path(name) / "config.json").exists() else known(name)
+    )
 
 
 # --- the command ---

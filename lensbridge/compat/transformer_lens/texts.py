@@ -5,10 +5,20 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.raised import asserting
 from lensbridge.compat.transformer_lens.tensors import whole_numbers
 from lensbridge.compat.transformer_lens.tokenizing import completed, get_attention_mask
+from lensbridge.inputs import methods
 from lensbridge.inputs.prompts import Side
+from lensbridge.inputs.tokens import Tokens
 from lensbridge.model import LensModel
+
+
+class TokenizerAlone(methods.TextMethods):
+    """The text methods of a tokenizer whose model was never opened: ids are on the CPU."""
+
+    def __init__(self) -> None:
+        self.tokens = Tokens(find=lambda: None)
 
 
 class TextMethods:
@@ -22,7 +32,13 @@ class TextMethods:
     @property
     def tokenizer(self) -> Any:
         """The tokenizer, a private copy of the one that was passed; None if there is none."""
-        return self.lens.tokenizer
+        return self._texts.tokenizer
+
+    @property
+    def _texts(self) -> methods.TextMethods:
+        """The model, or a tokenizer alone in a subclass that does not call `super().__init__()`."""
+        own = self.__dict__
+        return own["lens"] if "lens" in own else own.setdefault("_alone", TokenizerAlone())
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Any) -> None:
@@ -33,11 +49,11 @@ class TextMethods:
         own: Any = None if tokenizer is None else completed(tokenizer)
         if default_padding_side is not None:
             own.padding_side = default_padding_side
-        self.lens.tokens.find = lambda: own
-        self.lens.tokens._found.clear()
+        self._texts.tokens.find = lambda: own
+        self._texts.tokens._found.clear()
 
     def _bos(self, prepend_bos: bool | None) -> bool | None:
-        self.lens.tokens.default_prepend_bos = self.cfg.default_prepend_bos
+        self._texts.tokens.default_prepend_bos = self.cfg.default_prepend_bos
         return prepend_bos
 
     def _side(self, padding_side: Side | None) -> Side:
@@ -66,29 +82,33 @@ class TextMethods:
         Shapes: `[batch, pos]`
         """
         side = self._side(padding_side)
-        ids: Tensor = self.lens.to_tokens(
-            input, self._bos(prepend_bos), side, move_to_device, truncate
-        )
+        bos, texts = self._bos(prepend_bos), self._texts
+        if isinstance(texts, TokenizerAlone):
+            ids = texts.to_tokens(input, bos, side, move_to_device=False)
+        else:
+            ids = texts.to_tokens(input, bos, side, move_to_device, truncate)
         return ids[:, : self.cfg.n_ctx] if truncate else ids
 
     def to_string(self, tokens: Any) -> str | list[str]:
         """Text of ids: one string for one row, a list for several."""
-        return self.lens.to_string(tokens)
+        return self._texts.to_string(tokens)
 
     def to_str_tokens(
         self, input: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
     ) -> Any:
         """Each token as text, of a text, a list of texts, or ids."""
-        return self.lens.to_str_tokens(input, self._bos(prepend_bos), padding_side)
+        return self._texts.to_str_tokens(input, self._bos(prepend_bos), padding_side)
 
+    @asserting
     def to_single_token(self, string: str) -> int:
         """The id of a text that is one token."""
-        return self.lens.to_single_token(string)
+        return self._texts.to_single_token(string)
 
     def to_single_str_token(self, int_token: int) -> str:
         """The text of one id."""
-        return self.lens.to_single_str_token(int(int_token))
+        return self._texts.to_single_str_token(int(int_token))
 
+    @asserting
     def get_token_position(
         self,
         single_token: str | int,
@@ -101,7 +121,7 @@ class TextMethods:
         bos = self._bos(prepend_bos)
         if isinstance(input, Tensor) and input.is_floating_point():
             input = whole_numbers(input)
-        return self.lens.get_token_position(single_token, input, mode, bos, count="columns")
+        return self._texts.get_token_position(single_token, input, mode, bos, count="columns")
 
     def _mask(self, tokens: Any, prepend_bos: bool | None, side: Side | None) -> Tensor | None:
         """The mask of ids that were padded on the left, if padding is known."""
