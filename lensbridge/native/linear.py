@@ -56,19 +56,28 @@ class Linear:
 
     def weight(self) -> Tensor:
         """Shapes: `[in, out]`. A view of the native parameter when `state` is "plain"."""
-        stored = read(self.module, "weight", self._by_identity, self.held)
+        shape = (self.n_in, self.n_out) if self.transposed else (self.n_out, self.n_in)
+        stored = read(self.module, "weight", self._by_identity, self.held, shape)
         return stored if self.transposed else stored.mT
 
     def bias(self) -> Tensor:
         """Shapes: `[out]`. Zeros where the module has none."""
-        holding = self.state
-        if holding in ("adapted", "opaque"):
-            return self._apply(torch.zeros(1, self.n_in))[0]
-        if getattr(self.module, "bias", None) is not None:
-            own = read(self.module, "bias")
-            return own if holding == "plain" else own.clone()
-        like = read(self.module, "weight", self._by_identity)
-        return torch.zeros(self.n_out, dtype=like.dtype, device=like.device)
+        how = self.held
+        measured = how.holding in ("adapted", "opaque")
+        if measured or getattr(self.module, "bias", None) is not None:
+            own = read(
+                self.module, "bias", self._by_zeros, how if measured else None, (self.n_out,)
+            )
+            return own if how.writable else own.clone()
+        like = self._float()
+        device = execution_device(self.module) or like.device
+        return torch.zeros(self.n_out, dtype=like.dtype, device=device)
+
+    def _float(self) -> Tensor:
+        """The stored weight where it is one of floats, which need not be fetched for its dtype."""
+        held = self.module._parameters.get("weight")
+        is_float = held is not None and held.is_floating_point() and held.itemsize > 1
+        return held if held is not None and is_float else self.weight()
 
     @property
     def _kind(self) -> proof.Kind:
@@ -91,6 +100,10 @@ class Linear:
         out = self._apply(torch.cat([torch.eye(self.n_in), torch.zeros(1, self.n_in)]))
         found = out[:-1] - out[-1]
         return found if self.transposed else found.mT
+
+    def _by_zeros(self) -> Tensor:
+        """The bias, measured: what the module makes of nothing."""
+        return self._apply(torch.zeros(1, self.n_in))[0]
 
     def _apply(self, rows: Tensor) -> Tensor:
         like = next(

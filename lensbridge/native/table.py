@@ -19,12 +19,21 @@ def table_held(module: nn.Module) -> Held:
 
 def table_rows(module: nn.Module) -> Tensor:
     """Shapes: `[row, d_model]`: the parameter itself where it is plain, otherwise a copy."""
-    return read(module, "weight", lambda: _looked_up(module), table_held(module))
+    inner = _inner(module)
+    sizes = (getattr(inner, "num_embeddings", None), getattr(inner, "embedding_dim", None))
+    shape = None if None in sizes else sizes
+    return read(module, "weight", lambda: _looked_up(module), table_held(module), shape)
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The table inside a layer of PEFT."""
+    found: nn.Module = getattr(module, "base_layer", getattr(module, "original_module", module))
+    return found
 
 
 def _looked_up(module: nn.Module) -> Tensor:
     """All rows as the module gives them; as they are stored where it takes no ids."""
-    inner = getattr(module, "base_layer", getattr(module, "original_module", module))
+    inner = _inner(module)
     weight = inner._parameters.get("weight")
     count = getattr(inner, "num_embeddings", None) or (0 if weight is None else len(weight))
     if getattr(inner, "max_norm", None) is None:

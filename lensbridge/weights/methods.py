@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from lensbridge.errors import WeightError, suggest
 from lensbridge.native.linear import State
 from lensbridge.tensors.layer_stack import LayerStack
 from lensbridge.weights.components import Components
+from lensbridge.weights.description import DescribedWeights, described
 from lensbridge.weights.entry import Weight
 from lensbridge.weights.views import BlocksView, EmbedView, NormView, UnembedView
 
@@ -65,6 +67,33 @@ class WeightMethods:
         raise. `describe_weights` says what holds each.
         """
         return self._known(name).source.state
+
+    def describe_weights(self, name: str | None = None) -> DescribedWeights:
+        """How each weight is held, what it takes, how it is read, and whether it can be written to.
+
+        Plain weights can be written to. Those that are sharded over processes, quantized, adapted,
+        offloaded, or that their module uses in a way of its own, are read as whole float copies,
+        and a write raises. Each module is run once on two rows, to see that it uses its weight as
+        it is; nothing else is fetched, gathered or run.
+
+        Args:
+            name: a name, or a pattern with `*`: "blocks.0.*". None is all of them.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> description = model.describe_weights()
+            >>> description.counts
+            {'plain': 70}
+            >>> description["blocks.0.attn.W_Q"].shape
+            (4, 128, 32)
+            >>> print(model.describe_weights("embed.*"))
+            weight     layers      shape  dtype    device  held   module      bytes  read
+            embed.W_E       1  564 x 128  float32  cpu     plain  Embedding  289 kB  as a view
+        """
+        return described(
+            self.components.weights, lambda one: name is None or fnmatchcase(one, name)
+        )
 
     @property
     def weight_names(self) -> list[str]:

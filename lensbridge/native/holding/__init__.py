@@ -14,6 +14,7 @@ from lensbridge.native.holding.registry import (
     require_writable,
     stored,
 )
+from lensbridge.native.holding.shapes import shapes_only
 
 __all__ = [
     "PLAIN",
@@ -26,5 +27,6 @@ __all__ = [
     "opaque",
     "read",
     "require_writable",
+    "shapes_only",
     "stored",
 ]

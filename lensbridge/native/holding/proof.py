@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.native.holding.offloaded import fetched
+from lensbridge.native.holding.shapes import shapes_only
 
 Check: TypeAlias = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Of a module and its weight: what the module computes for some rows, what it should, and the sizes
@@ -66,7 +67,7 @@ def _examine(module: nn.Module, name: str, kind: Kind) -> str:
         return f"the forward of this {called} was replaced"
     if not kind.holds_modules and any(one is not None for one in module._modules.values()):
         return f"{called} has other modules in it"
-    with fetched(module), settled(module), torch.no_grad():
+    with shapes_only(False), fetched(module), settled(module), torch.no_grad():
         parameter = module._parameters[name]
         if parameter is None or parameter.is_meta:
             return ""  # there are no values, and a read says so

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.native.holding import adapted, offloaded, quantized, sharded
 from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure, opaque
+from lensbridge.native.holding.shapes import reads_shapes
 
 Rule: TypeAlias = Callable[[nn.Module, str], Held | None]
 Reader: TypeAlias = Callable[[nn.Module, str, Measure | None], Tensor]
@@ -23,6 +25,7 @@ def read(
     name: str = "weight",
     measure: Measure | None = None,
     how: Held | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> Tensor:
     """The whole float value: the parameter itself where it is plain, otherwise a copy.
 
@@ -31,12 +34,23 @@ def read(
         name: the name of the parameter or buffer there.
         measure: reads it by running the module, for what has no other way.
         how: how it is held, where more is known than `held` says.
+        shape: of the float value, where the stored tensor does not say it.
 
     Raises:
         WeightError: the module has no such tensor, or it has no values.
     """
+    if reads_shapes():
+        return _without_values(module, name, shape)
     how = held(module, name) if how is None else how
     return READERS[how.holding](module, name, measure)
+
+
+def _without_values(module: nn.Module, name: str, shape: tuple[int, ...] | None) -> Tensor:
+    held = _tensor(module, name)
+    floats = held is not None and held.is_floating_point() and held.itemsize > 1
+    dtype = held.dtype if held is not None and floats else torch.float32
+    sizes = stored(module, name).shape if shape is None else shape
+    return torch.empty(sizes, dtype=dtype, device="meta")
 
 
 def require_writable(module: nn.Module, name: str, what: str) -> None:
