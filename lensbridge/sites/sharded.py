@@ -15,7 +15,7 @@ from lensbridge.native.pieces import Pieces, Sharding
 from lensbridge.sites.composed import OuterSite
 from lensbridge.sites.derived import HeadInputSite, ResultSite
 from lensbridge.sites.kernel import KernelSite, Role
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Call, Chain, PointInfo, Site, Stage
 
 
 def whole_site(site: Site, sharding: Sharding) -> Site:
@@ -27,8 +27,12 @@ def whole_site(site: Site, sharding: Sharding) -> Site:
     if isinstance(site, ResultSite):
         site = replace(site, out=LiveLinear(**vars(site.out)))
     if any(sharding.touches(stage.module) for stage in site.stages):
-        return ShardedSite(site.info, site, sharding)
+        return ShardedSite(_gathered(site, sharding), site, sharding)
     return site
+
+
+def _gathered(site: Site, sharding: Sharding) -> PointInfo:
+    return replace(site.info, where=f"{site.where}, gathered from {sharding.ranks} ranks")
 
 
 # --- the inputs and outputs of modules -----------------------------------------------------------
@@ -164,7 +168,11 @@ def _of_kernel(site: KernelSite, sharding: Sharding) -> Site:
     pieces = Pieces(sharding.mesh, _HEADS[site.role], count)
     ranks = sharding.ranks
     return replace(
-        site, n_heads=site.n_heads // ranks, n_kv=site.n_kv // ranks, through=_through(pieces)
+        site,
+        info=_gathered(site, sharding),
+        n_heads=site.n_heads // ranks,
+        n_kv=site.n_kv // ranks,
+        through=_through(pieces),
     )
 
 

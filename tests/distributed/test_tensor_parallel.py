@@ -15,7 +15,8 @@ from lensbridge import patching
 from lensbridge.causal import attribution_patch
 from lensbridge.sweeps import memory
 
-ranks = pytest.mark.ranks
+pytestmark = pytest.mark.ranks
+
 FAMILIES = [
     ("llama", "sdpa"),
     ("llama", "eager"),
@@ -64,19 +65,12 @@ def assert_whole(whole: Any, split: Any) -> None:
             assert torch.equal(getattr(whole, name), getattr(split, name)), name
 
 
-@on_ranks(2)
-def test_every_point_and_weight_is_whole() -> None:
-    assert_whole(*lenses("llama"))
-
-
-@ranks
 @pytest.mark.parametrize(("family", "kernel"), FAMILIES)
 @on_ranks(2)
 def test_every_point_and_weight_of_a_family_is_whole(family: str, kernel: str) -> None:
     assert_whole(*lenses(family, attn_implementation=kernel))
 
 
-@ranks
 @on_ranks(2)
 def test_ranks_may_have_different_numbers_of_neurons() -> None:
     whole, split = lenses("llama", intermediate_size=49)
@@ -87,7 +81,6 @@ def test_ranks_may_have_different_numbers_of_neurons() -> None:
     assert close(one, other)
 
 
-@ranks
 @on_ranks(2)
 def test_experts_that_every_rank_has_whole_are_read() -> None:
     at = "model.layers.*.mlp.experts"
@@ -100,7 +93,6 @@ def test_experts_that_every_rank_has_whole_are_read() -> None:
 # --- edits ---------------------------------------------------------------------------------------
 
 
-@ranks
 @pytest.mark.parametrize(("family", "kernel"), FAMILIES)
 @on_ranks(2)
 def test_an_edit_at_any_point_does_what_it_does_on_one_rank(family: str, kernel: str) -> None:
@@ -114,7 +106,6 @@ def test_an_edit_at_any_point_does_what_it_does_on_one_rank(family: str, kernel:
             assert not torch.equal(one, unedited), name
 
 
-@ranks
 @pytest.mark.parametrize("neuron", [5, 40])
 @on_ranks(2)
 def test_an_edit_of_a_neuron_edits_that_neuron(neuron: int) -> None:
@@ -134,7 +125,31 @@ def test_an_edit_of_a_neuron_edits_that_neuron(neuron: int) -> None:
     assert close(hf_model(tokens()).logits, lens.run_with_hooks(tokens(), fwd_hooks=edits))
 
 
-@ranks
+@on_ranks(2)
+def test_hooks_act_in_runs_of_the_huggingface_model_itself() -> None:
+    whole, split = lenses("llama")
+    edits = [("blocks.0.attn.hook_q", scaled), ("blocks.1.mlp.hook_pre", scaled)]
+    found = []
+    for model in (whole, split):
+        with model.hooks(edits):
+            found.append(model.hf_model(tokens()).logits)
+        model.add_hook("blocks.1.attn.hook_rot_q", scaled, is_permanent=True)
+        found.append(model.hf_model(tokens()).logits)
+        model.reset_hooks(including_permanent=True)
+        found.append(model.hf_model(tokens()).logits)
+    assert all(close(one, other) for one, other in zip(found[:3], found[3:], strict=True))
+    assert not close(found[0], found[1])
+    assert not close(found[1], found[2])
+
+
+@on_ranks(2)
+def test_a_point_says_where_it_is_gathered() -> None:
+    _, split = lenses("llama")
+    for name in ("mlp.hook_post", "attn.hook_q", "attn.hook_pattern", "attn.hook_result"):
+        assert "gathered from 2 ranks" in str(split.explain(f"blocks.0.{name}")), name
+    assert "gathered" not in str(split.explain("blocks.0.hook_resid_pre"))
+
+
 @on_ranks(2)
 def test_text_is_generated_under_edits() -> None:
     whole, split = lenses("llama")
@@ -156,7 +171,6 @@ def test_text_is_generated_under_edits() -> None:
 # --- gradients -----------------------------------------------------------------------------------
 
 
-@ranks
 @pytest.mark.parametrize(("family", "kernel"), [("llama", "sdpa"), ("gpt_neox", "eager")])
 @on_ranks(2)
 def test_gradients_at_any_point_and_of_any_weight_are_whole(family: str, kernel: str) -> None:
@@ -176,7 +190,6 @@ def test_gradients_at_any_point_and_of_any_weight_are_whole(family: str, kernel:
         assert_same_gradients(of_one, of_other)
 
 
-@ranks
 @pytest.mark.parametrize("name", ["mlp.hook_post", "attn.hook_q", "attn.hook_pattern"])
 @on_ranks(2)
 def test_gradients_of_what_was_read_go_back_into_the_weights(name: str) -> None:
@@ -249,7 +262,6 @@ TOOLS: dict[str, Callable[[Any], Tensor]] = {
 }
 
 
-@ranks
 @pytest.mark.parametrize("tool", TOOLS)
 @on_ranks(2)
 def test_tools_give_what_they_give_on_one_rank(tool: str) -> None:
@@ -259,7 +271,6 @@ def test_tools_give_what_they_give_on_one_rank(tool: str) -> None:
     assert torch.allclose(one, other, atol=1e-4, rtol=1e-3)
 
 
-@ranks
 @on_ranks(2)
 def test_batches_are_of_one_size_where_ranks_have_different_memory() -> None:
     whole, split = lenses("llama")
@@ -270,7 +281,6 @@ def test_batches_are_of_one_size_where_ranks_have_different_memory() -> None:
         assert close(torch.as_tensor(one), torch.as_tensor(patched_residual(split)))
 
 
-@ranks
 @on_ranks(2)
 def test_inference_mode_reads_and_edits() -> None:
     whole, split = lenses("llama")

@@ -11,7 +11,7 @@ from distributed.ranks import on_ranks
 from distributed.tensor_parallel import close, lenses, tokens, whole_and_split
 
 import lensbridge
-from lensbridge.errors import LoadError, RanksError, WeightError
+from lensbridge.errors import LoadError, ProcessingError, RanksError, WeightError
 
 pytestmark = pytest.mark.ranks
 
@@ -27,6 +27,14 @@ def test_a_write_is_refused_and_a_read_on_one_rank_is_told() -> None:
         lens.blocks[0].attn.W_Q[0] = 0.0
     with pytest.raises(RanksError, match=r"read model\.embed_tokens\.weight"):
         lens.W_E if distributed.get_rank() == 0 else lens(tokens())
+
+
+@on_ranks(2)
+def test_weights_are_not_processed() -> None:
+    whole, split = lenses("llama")
+    with pytest.raises(ProcessingError, match="parts"):
+        split.process_weights_(fold_ln=True)
+    assert close(whole(tokens()), split(tokens()))
 
 
 # --- ranks that do different things --------------------------------------------------------------
@@ -97,6 +105,13 @@ def by_hand() -> Any:
     return parallelize_module(whole, mesh, plan)
 
 
+def adapted() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    split = whole_and_split("llama")[1]
+    return get_peft_model(split, LoraConfig(target_modules=["q_proj"], r=2))
+
+
 def expert_parallel() -> Any:
     from transformers.distributed import DistributedConfig
 
@@ -149,6 +164,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: of_plan("llama", {"lm_head": "colwise"}),
         "lm_head has style 'colwise', and nothing says what its pieces are",
     ),
+    "adapter": (adapted, r"q_proj: style 'colwise' on a peft\.tuners\.lora"),
     "by hand": (by_hand, "up_proj.weight: held as"),
 }
 

@@ -112,7 +112,8 @@ class _Reading:
             style = STYLES[found[module][1]] if module in found else Style(None, None)
             told = f"style {found[module][1]!r}" if module in found else "no style"
             if not isinstance(module, style.kind):
-                yield f"{path}: {told} on a {type(module).__name__}"
+                cls = type(module)
+                yield f"{path}: {told} on a {cls.__module__}.{cls.__name__}"
                 continue
             for name, parameter in module._parameters.items():
                 wanted = {"weight": style.weight, "bias": style.bias}.get(name)
