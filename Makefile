@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	peers real dist site tutorials ranks
+	peers real dist site tutorials ranks inductor
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -42,6 +42,10 @@ browser: .venv/.installed-browser
 # Models that are spread over processes: two or more, with the gloo backend on the CPU.
 ranks: .venv/.installed-test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m ranks tests/distributed
+
+# Models that PyTorch's own compiler compiled; needs g++.
+inductor: .venv/.installed-test
+	$(BIN)/python -m pytest -m inductor tests/test_compiled.py
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
     from lensbridge.comparison import compare
     from lensbridge.hooks.callbacks import Hook
+    from lensbridge.hooks.carrying import carry_hooks
     from lensbridge.loading import load
     from lensbridge.model import LensModel
     from lensbridge.plugins import register
@@ -34,6 +35,7 @@ __all__ = [
     "LensModel",
     "LensbridgeError",
     "__version__",
+    "carry_hooks",
     "compare",
     "get_act_name",
     "load",
@@ -47,6 +49,7 @@ _HOMES = {
     "Hook": "hooks.callbacks",
     "LensModel": "model",
     "POINTS": "points.table",
+    "carry_hooks": "hooks.carrying",
     "compare": "comparison",
     "get_act_name": "points.short_names",
     "load": "loading",

@@ -19,6 +19,7 @@ from lensbridge.errors import (
     UnsupportedArchitectureError,
     suggest,
 )
+from lensbridge.hooks.carrying import refuse_to_pickle
 from lensbridge.hooks.engine import Engine
 from lensbridge.hooks.methods import HookMethods
 from lensbridge.hooks.tree import tree_of
@@ -28,7 +29,7 @@ from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.fsdp import name_modules
 from lensbridge.native.parts import ResolvedModel
-from lensbridge.native.resolve import GIVEN, resolve
+from lensbridge.native.resolve import GIVEN, chosen_again, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
 from lensbridge.native.wrappers import unwrapped
@@ -221,21 +222,34 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A lens on a copy of the model. Hooks are not copied."""
+        self.engine.compilable.refuse_copies()
         return self._on(deepcopy(self.hf_model, memo))
 
+    def __copy__(self) -> Self:
+        """Another lens on the same model. Hooks are not copied."""
+        return self._on(self.hf_model)
+
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the model, its tokenizer and its description, but no hooks."""
+        """What a pickle holds: the model, its tokenizer and its description.
+
+        Raises:
+            HookError: there are hooks.
+        """
+        refuse_to_pickle(self.engine)
+        self.engine.compilable.refuse_copies()
         return {
             "hf_model": self.hf_model,
             "tokenizer": self.tokens.tokenizer,
-            "description": self._description,
             "default_prepend_bos": self.tokens.default_prepend_bos,
+            "description": self._description,
+            "read_as": (self.native.architecture, self.native.plugin),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        tokenizer, default = state["tokenizer"], state["default_prepend_bos"]
-        OpenedModel.__init__(self, state["hf_model"], lambda: tokenizer, *state["description"])
-        self.tokens.default_prepend_bos = default
+        tokenizer = state["tokenizer"]
+        description = chosen_again(state["hf_model"], state["description"], state["read_as"])
+        type(self).__init__(self, state["hf_model"], lambda: tokenizer, *description)
+        self.tokens.default_prepend_bos = state["default_prepend_bos"]
 
     def _on(self, hf_model: nn.Module) -> Self:
         """A lens like this one on another model."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lensbridge.cache.capture import Keep, position_axis
 from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.hooks.callbacks import Callback
+from lensbridge.hooks.native_hook import NativeHook
 from lensbridge.hooks.progress import Progress
 from lensbridge.sites.site import Site
 
@@ -148,7 +149,7 @@ def whole_logits(root: nn.Module) -> Iterator[None]:
     def ask(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "logits_to_keep": 0}
 
-    handle = root.register_forward_pre_hook(ask, with_kwargs=True)
+    handle = root.register_forward_pre_hook(NativeHook(ask), with_kwargs=True)
     try:
         yield
     finally:

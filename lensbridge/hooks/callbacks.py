@@ -378,9 +378,10 @@ def require_any_fired(callbacks: Sequence[Callback]) -> None:
     if callbacks and not any(callback.fired for callback in callbacks):
         raise HookNeverFiredError(
             f"No hook of this context acted ({_listed(callbacks)}): the model was not run inside "
-            "it, or in another thread, where these hooks do not act. Run it inside the context in "
-            "the same thread; start a thread with contextvars.copy_context().run, which takes the "
-            "hooks along; or use model.stream(...) for text that is generated piece by piece."
+            "it, or in another thread or process, where these hooks do not act. Run it inside the "
+            "context in the same thread; give other threads lensbridge.carry_hooks(function), "
+            "which takes the hooks along; or use model.stream(...) for text that is generated "
+            "piece by piece."
         )
 
 

@@ -63,6 +63,7 @@ class Attachment:
         splices: what stands at points in this context, beside the engine's own splices.
         alone: whether it is inside a hook, where the engine's permanent callbacks do not act.
         for_run: whether it is there for one call of the model, and no other code runs meanwhile.
+        is_on: whether its PyTorch hooks are on the model.
         runs: how many passes it has seen.
         version: the engine's when it was attached.
     """
@@ -76,6 +77,7 @@ class Attachment:
     splices: Splices = field(default_factory=dict)
     alone: bool = False
     for_run: bool = False
+    is_on: bool = False
     runs: int = 0
     version: int = -1
     chains: dict[str, Chain] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Attachment:
 
     def attach(self) -> None:
         """Put one PyTorch hook on each side of each module that has steps."""
-        self.version = self.engine.version
+        self.version, self.is_on = self.engine.version, True
         if self.engine.meeting is not None:
             self.engine.meeting.to_hook(self.callbacks)
         self.chains.clear()
@@ -114,6 +116,7 @@ class Attachment:
 
     def detach(self) -> None:
         """Take the hooks off and leave what an interrupted run left open."""
+        self.is_on = False
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -196,7 +199,7 @@ class Attachment:
         current = acting(self.engine)
         if current is not None or not self.always:
             return current is self
-        return bool(self.handles) and is_run_of(self.engine)  # compiled code may keep it
+        return self.is_on and is_run_of(self.engine)  # compiled code may keep it
 
 
 @dataclass(eq=False)
@@ -423,8 +426,8 @@ class Engine:
                 "runs. Take that off first, then change the model."
             )
         self.native_sites, self.entries, self._with_splices = sites, entries, None
-        self.meeting = None if sharding is None else Meeting(sharding)
         self.compilable = Compilable.of(self.root)
+        self.meeting = None if sharding is None else Meeting(sharding)
         self.version += 1
         self._reattach_base()
 

@@ -1,12 +1,12 @@
 """Whose hooks act in the code that is running now: one answer for each lens and thread.
 
 Context variables hold it, so a thread that is started with `contextvars.copy_context().run` goes on
-with the hooks of the thread that started it, and any other thread begins without.
+with the hooks of the thread that started it (`carry_hooks`), and any other thread begins without.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -65,6 +65,11 @@ def is_run_of(engine: object) -> bool:
 def is_own_run(engine: object) -> bool:
     """Whether a lens itself runs its model here."""
     return _running.get() is engine
+
+
+def attachments_in(context: Context) -> list[Any]:
+    """The attachments that act in a context."""
+    return [one for one in context.get(_scope, Scope()).acting.values() if one is not NOBODY]
 
 
 def leave_all() -> None:

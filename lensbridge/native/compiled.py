@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.compiler import is_compiling
 
-from lensbridge.errors import HookError
+from lensbridge.errors import HookError, LensbridgeError
 from lensbridge.forks import in_forked
 from lensbridge.native.settings import kernel_of
 
@@ -151,6 +151,22 @@ class Compilable:
                 "on a model, so that compiled code runs, which does not run hooks. Set the stance "
                 "before hooks are put on, or leave it alone while they are on."
             )
+
+
+    def refuse_copies(self) -> None:
+        """Raise where a copy of the model would run this model's layers.
+
+        Raises:
+            LensbridgeError: the `forward` of a module was compiled by itself.
+        """
+        for own in self.insides:
+            wraps = "_orig_mod" in own["_modules"]  # such a module copies well
+            if "forward" in own and not wraps and _is_compiled(own):
+                raise LensbridgeError(
+                    "The model cannot be copied or pickled: module.forward = torch.compile(...) "
+                    "put a compiled function into it that belongs to this very model. Compile "
+                    "with module.compile() instead, or take it out first: del module.forward."
+                )
 
 
 def _is_compiled(own: dict[str, Any]) -> bool:

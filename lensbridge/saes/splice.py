@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
+from lensbridge.forks import in_forked
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.hooks.engine import NO_CALLBACKS, Engine
 from lensbridge.saes.dictionary import Dictionary
@@ -22,6 +23,14 @@ from lensbridge.sites.spliced import SpliceSite
 
 _TURN = RLock()
 """SAELens's classes keep state between encode and decode: only one thread at a time runs them."""
+
+
+@in_forked
+def _renew_turn() -> None:
+    """In a forked process no other thread has the turn."""
+    global _TURN
+    _TURN = RLock()
+
 
 _FEEDS_BACK = ("input", "acts_pre", "acts_post", "recons")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lensbridge.errors import HookError
+from lensbridge.forks import in_forked
 from lensbridge.native.linear import fetch
 from lensbridge.native.settings import OWN_KERNEL, kernel_of
 from lensbridge.sites.derived import change, substitute
@@ -346,6 +347,8 @@ def safe_softmax(scores: Tensor) -> Tensor:
 
 
 _switch = RLock()
+_switched: list[tuple[Any, str]] = []
+"""Configs that are changed now, and what they had."""
 _told: set[str] = set()
 
 
@@ -365,8 +368,19 @@ def visible_kernel(root: nn.Module) -> Iterator[None]:
             stacklevel=2,
         )
     with _switch:
+        _switched.append((config, chosen))
         config._attn_implementation = "sdpa"
         try:
             yield
         finally:
             config._attn_implementation = chosen
+            _switched.pop()
+
+
+@in_forked
+def _switch_back() -> None:
+    """A forked process has the kernels that its models were given."""
+    global _switch
+    _switch = RLock()
+    for config, chosen in _switched:
+        config._attn_implementation = chosen

@@ -14,6 +14,7 @@ from math import isnan
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from lensbridge.forks import in_forked
 from lensbridge.viz.labels import FONT
 from lensbridge.viz.markup import Html
 from lensbridge.viz.svg import cleaned
@@ -38,6 +39,13 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": True,
 }
 _lock = RLock()  # matplotlib's settings belong to the process
+
+
+@in_forked
+def _renew_lock() -> None:
+    """In a forked process no other thread draws."""
+    global _lock
+    _lock = RLock()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lensbridge.errors import PluginError, UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, is_plain
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
@@ -55,6 +56,26 @@ def select(core: nn.Module, architecture: Architecture | None, source: str = GIV
     if architecture is not None:
         return Claim(architecture, source)
     return registry().select(class_names(core), config_dict(core))
+
+
+def chosen_again(
+    model: nn.Module, asked: tuple[Architecture | None, str], read_as: tuple[Architecture, str]
+) -> tuple[Architecture | None, str]:
+    """What to read a model with that comes from another process.
+
+    Args:
+        model: the model.
+        asked: the description that was given there, and where it was from; None: none was.
+        read_as: the description that the model was read with there, and its plugin. It is used
+            where the plugins of this process describe the model in another way, or not at all.
+    """
+    if asked[0] is not None:
+        return asked
+    try:
+        here = select(unwrap(unwrapped(model)), None)
+    except (UnsupportedArchitectureError, PluginError):
+        return read_as
+    return asked if here.architecture == read_as[0] else read_as
 
 
 def resolve(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from lensbridge.native.parts import Override
+from lensbridge.native.wrappers import unwrapped
 from lensbridge.plugins import BUILT_IN, Claim
 
 _MODELS = "transformers.models."
@@ -83,6 +84,8 @@ class _Search:
                 folder = _folder(cls)
                 files.update({one.__module__: path for one in cls.__mro__})
             folders[path] = folder
+            if unwrapped(module) is not module:  # it runs what is inside
+                continue
             for what in (self._of_class(cls, folder), self._of_instance(module)):
                 if what is not None and what not in seen:
                     seen.add(what)
