@@ -334,6 +334,59 @@ def test_a_decoder_writes() -> None:
     assert torch.equal(found, wanted)
 
 
+def test_the_parts_of_an_encoder_and_a_decoder() -> None:
+    t5 = tiny_from(transformers.T5ForConditionalGeneration, {}, torch.float32, "eager", 0)
+    t5.config.decoder_start_token_id = 3
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_folder())
+    tokenizer._tokenizer.enable_truncation(4)
+    t5.resize_token_embeddings(len(tokenizer))
+    model = HookedEncoderDecoder.from_pretrained("x", hf_model=t5, tokenizer=tokenizer)
+    texts = ["The Eiffel Tower is", "The city"]
+    encoded = model.tokenizer(texts, return_tensors="pt", padding=True)
+    wanted = t5(**encoded, decoder_input_ids=torch.full((2, 1), 3)).logits
+    assert torch.equal(model(texts), wanted)
+    with pytest.raises(InputError, match="decoder"):
+        model(encoded.input_ids)
+    layers = list(model.encoder)
+    assert [one.path for one in layers] == ["encoder.0", "encoder.1"]
+    assert len(model.encoder[1:]) == 1
+    stream = torch.randn(1, 3, t5.config.d_model)
+    for ours, theirs in ((model.encoder[0], t5.encoder), (model.decoder[-1], t5.decoder)):
+        own = theirs.block[0 if theirs is t5.encoder else -1].layer
+        assert torch.equal(ours.ln1(stream), own[0].layer_norm(stream))
+        assert torch.equal(ours.mlp(stream), own[-1].DenseReluDense(stream))
+        for part in (ours, ours.attn):
+            with pytest.raises(InputError, match="cannot be run alone"):
+                part(stream)
+    with pytest.raises(TypeError, match="without numbers"):
+        model.encoder[0].attn[0]
+
+
+# --- states and devices --------------------------------------------------------------------------
+
+
+def test_what_a_state_lacks_is_filled_in(demo: Any, caplog: pytest.LogCaptureFixture) -> None:
+    whole = demo.state_dict()
+    part = {name: one for name, one in whole.items() if not name.endswith(("W_Q", "b_Q"))}
+    filled = loading.fill_missing_keys(demo, dict(part))
+    assert set(filled) == set(whole)
+    assert torch.equal(filled["blocks.1.attn.W_Q"], demo.blocks[1].attn.W_Q)
+    assert all(filled[name] is one for name, one in part.items())
+    said = [record.getMessage().split()[0] for record in caplog.records]
+    assert said == [f"blocks.{i}.attn.W_Q" for i in range(demo.cfg.n_layers)]
+
+
+@pytest.mark.parametrize(("allowed", "kind"), [("", "cpu"), ("1", "mps")])
+def test_the_gpu_of_a_mac_has_to_be_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, kind: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("is_built", "is_available"):
+        monkeypatch.setattr(torch.backends.mps, name, lambda: True)
+    monkeypatch.setenv("TRANSFORMERLENS_ALLOW_MPS", allowed)
+    assert utils.get_device() == torch.device(kind)
+
+
 # --- text without a model ------------------------------------------------------------------------
 
 

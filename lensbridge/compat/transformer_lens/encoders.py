@@ -149,15 +149,19 @@ class HookedEncoderDecoder(_Encoding):
 
         Args:
             input: text, a list of texts, or ids, for the encoder.
-            decoder_input: ids for the decoder.
+            decoder_input: ids for the decoder. For text it is the token that the decoder starts
+                with, if none is passed.
             return_type: "logits", or None to compute none.
             one_zero_attention_mask: 1 for tokens of the encoder's input, 0 for padding.
             hf: for the HuggingFace model.
         """
+        given, mask = self._encoded(input), one_zero_attention_mask
+        if decoder_input is None and input is not given["input"]:
+            start = self.hf_model.config.decoder_start_token_id
+            decoder_input = torch.full((len(given["input"]), 1), start, device=self.lens.device)
         more = {} if decoder_input is None else {"decoder_input_ids": decoder_input}
-        mask = one_zero_attention_mask
         masked = {} if mask is None else {"attention_mask": mask}
-        return {"return_type": return_type, **self._encoded(input), **more, **masked, **hf}
+        return {"return_type": return_type, **given, **more, **masked, **hf}
 
     @torch.no_grad()
     def generate(

@@ -1,7 +1,10 @@
 """Names and configs of models, without loading weights."""
 
+import logging
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor, nn
 
 from lensbridge.compat.transformer_lens.config import (
     HookedTransformerConfig,
@@ -28,6 +31,7 @@ __all__ = [
     "PYTHIA_CHECKPOINTS",
     "PYTHIA_V0_CHECKPOINTS",
     "STANFORD_CRFM_CHECKPOINTS",
+    "fill_missing_keys",
     "get_checkpoint_labels",
     "get_official_model_name",
     "get_pretrained_model_config",
@@ -99,3 +103,17 @@ def get_pretrained_model_config(
     known: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     place = str(device or default_device())
     return replace(found, device=place, n_devices=n_devices, **known)
+
+
+def fill_missing_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add what a state lacks, with the values that the model has now.
+
+    Weight matrices that were missing are logged as a warning.
+    """
+    for key, value in model.state_dict().items():
+        if key in state_dict or "hf_model" in key:
+            continue
+        if "W_" in key:
+            logging.getLogger(__name__).warning("%s was missing: the model's own is used.", key)
+        state_dict[key] = value
+    return state_dict

@@ -19,6 +19,9 @@ from lensbridge.errors import HookError, InputError, LensbridgeError
 _OWN = ("lens", "points", "hf_model", "cfg", "replacements", "hook_dict", "mod_dict", "known_names")
 """Attributes that are never parts of the model."""
 
+_STACKS = ("encoder.", "decoder.")
+"""Where the layers of an encoder-decoder are."""
+
 
 class PartMethods(ModuleMethods):
     """The parts of a model, and modules of the user's in their place.
@@ -183,15 +186,31 @@ class PartMethods(ModuleMethods):
         return self.run_native_part(path, *args, **kwargs) if found is None else found
 
     def run_native_part(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the native module of a part, outside a run of the model."""
-        parts: Any = self.lens
-        for step in path.split("."):
-            parts = parts[int(step)] if step.isdigit() else getattr(parts, step)
+        """Run the native module of a part, outside a run of the model.
+
+        Raises:
+            InputError: it cannot be run alone.
+        """
         if path == "pos_embed":
             return positions_of(self.lens.W_pos, *args, **kwargs)
-        if path.endswith(("attn", "cross_attn")):
+        if path.startswith(_STACKS):
+            return self._run_in_stack(path, *args, **kwargs)
+        if path.endswith("attn"):
             raise InputError(
                 f"{path} cannot be run alone: its masks and rotations come from the model. Run the "
                 f"layer: model.{path.rpartition('.')[0]}(resid)."
             )
+        parts: Any = self.lens
+        for step in path.split("."):
+            parts = parts[int(step)] if step.isdigit() else getattr(parts, step)
         return parts(*args, **kwargs)
+
+    def _run_in_stack(self, path: str, *args: Any, **kwargs: Any) -> Tensor:
+        native = None if path.endswith("attn") else self.native_at(path)
+        if native is None or path in self.lens_blocks:
+            raise InputError(
+                f"{path} cannot be run alone: its masks and position biases come from the model. "
+                f"Run the model and read what is there: model.run_with_cache(..., names_filter="
+                f"lambda name: name.startswith({path!r}))."
+            )
+        return native(*args, **kwargs)

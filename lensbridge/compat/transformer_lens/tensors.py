@@ -1,5 +1,6 @@
 """Small functions on tensors and names."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -181,9 +182,13 @@ def select_compatible_kwargs(
     return {name: value for name, value in kwargs_dict.items() if name in known}
 
 
-def get_device() -> str:
-    """A GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def get_device() -> torch.device:
+    """A GPU if there is one. Apple's is taken if TRANSFORMERLENS_ALLOW_MPS is "1"."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    apple = torch.backends.mps.is_built() and torch.backends.mps.is_available()
+    allowed = os.environ.get("TRANSFORMERLENS_ALLOW_MPS") == "1"
+    return torch.device("mps" if apple and allowed else "cpu")
 
 
 def print_gpu_mem(step_name: str = "") -> None:

@@ -69,6 +69,14 @@ class Part(nn.Module):
             raise WeightError(f"There is no {full}.{suggest(name, dir(self))}")
         return found
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer by its number, where other parts stand beside the layers: `model.encoder[0]`."""
+        steps = [name for name in self._model.branches[self._path] if name.isdigit()]
+        if not steps:
+            raise TypeError(f"{self._path} is one part, without numbers.")
+        layers = [self._model.lookup(f"{self._path}.{i}") for i in sorted(map(int, steps))]
+        return Parts(self._model, self._path, layers)[index]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "forward":
             self._shadow_forward(value)
