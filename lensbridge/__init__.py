@@ -13,6 +13,7 @@ from lensbridge.spec import Architecture
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
     from lensbridge.comparison import compare
+    from lensbridge.harvest import Activations, Harvest, Keep, Rows
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.hooks.carrying import carry_hooks
     from lensbridge.loading import load
@@ -29,11 +30,15 @@ __version__ = "0.1.0"
 __all__ = [
     "POINTS",
     "ActivationCache",
+    "Activations",
     "Architecture",
     "FactoredMatrix",
+    "Harvest",
     "Hook",
+    "Keep",
     "LensModel",
     "LensbridgeError",
+    "Rows",
     "__version__",
     "carry_hooks",
     "compare",
@@ -45,10 +50,14 @@ __all__ = [
 
 _HOMES = {
     "ActivationCache": "cache",
+    "Activations": "harvest",
     "FactoredMatrix": "tensors.factored",
+    "Harvest": "harvest",
     "Hook": "hooks.callbacks",
+    "Keep": "harvest",
     "LensModel": "model",
     "POINTS": "points.table",
+    "Rows": "harvest",
     "carry_hooks": "hooks.carrying",
     "compare": "comparison",
     "get_act_name": "points.short_names",

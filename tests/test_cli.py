@@ -60,7 +60,7 @@ def test_the_version_is_there_at_once() -> None:
         (["lens", "demo", "x", "--jsno"], "--json"),
         (["lens", "demo", "x", "--dtype", "flaot32"], "'float32'"),
         (["steer", "demo", "x", "--toward", "a", "--away", "b", "--read", "meen"], "'mean'"),
-        (["harvest", "demo", "x", "--point", "z", "--out", "o", "--layout", "pakced"], "'packed'"),
+        (["harvest", "demo", "x", "o", "--point", "z", "--packing", "concta"], "'concat'"),
         (["lens", "demo"], "TEXT"),
         (["lens", "demo", "x", "--top", "0"], "--top"),
         (["plan", "demo", "--batch", "two"], "--batch"),
@@ -98,7 +98,7 @@ def test_wrong_arguments_are_one_line_with_what_is_right(
         (["plan", "demo", "--length", "100000"], "context"),
         (["lens", "demo", "x", "--html", "lens.pdf"], ".html"),
         (["lens", "demo", "x", "--png", "no-such-folder/lens.png"], "There is no folder"),
-        (["harvest", "demo", "no-such.txt", "--point", "z", "--out", "o"], "no-such.txt"),
+        (["harvest", "demo", "no-such.txt", "o", "--point", "z"], "no-such.txt"),
     ],
 )
 def test_an_error_is_explained_on_stderr_alone(
@@ -371,7 +371,7 @@ def test_the_shell_completes_commands_models_points_and_words(
     assert completed("lens", "de") == ["demo"]
     assert completed("lens", "own") == ["owner/name"]
     assert "resid_post" in completed("patch", "demo", "a", "b", "--point", "resid_p")
-    assert completed("harvest", "demo", "x", "--layout", "pa") == ["packed"]
+    assert completed("harvest", "demo", "x", "--packing", "pa") == ["pad"]
 
 
 def test_points_and_folders_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

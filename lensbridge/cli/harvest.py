@@ -1,5 +1,8 @@
-"""`lensbridge harvest`: activations of a file of texts, in files."""
+"""`lensbridge harvest`: activations of a dataset, in files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,55 +10,78 @@ import typer
 
 from lensbridge.cli import completion
 from lensbridge.cli.opening import opened
-from lensbridge.cli.options import DTYPES, AsJson, Loading, Model, one_of
+from lensbridge.cli.options import DTYPES, AsJson, Loading, one_of
 from lensbridge.cli.output import show, show_json
-from lensbridge.cli.working import working
+from lensbridge.cli.working import Advance, working
 from lensbridge.errors import InputError
 from lensbridge.viz.numbers import bytes_as_text
 
 if TYPE_CHECKING:
-    from lensbridge.harvest import Manifest
+    from lensbridge.harvest import Harvest, Report
+    from lensbridge.harvest.engine import State, Told
 
 EXAMPLES = (
-    "lensbridge harvest demo texts.txt --point blocks.2.hook_resid_post --out activations",
-    "lensbridge harvest gpt2 texts.jsonl --point resid_post --layout packed --length 512 "
-    "--keep-as float16 --out activations",
+    "lensbridge harvest demo texts.txt activations --point blocks.2.hook_resid_post",
+    "lensbridge harvest gpt2 texts.jsonl activations --point resid_post --layer 6 --length 512 "
+    "--keep-as bfloat16",
+    "lensbridge harvest spec.json activations --part 3/64 --resume",
 )
 
-_LAYOUTS = ("lines", "packed")
+_PACKINGS = ("concat", "pad", "document")
 
 
 def run(
-    model: Model,
-    textfile: Annotated[
-        Path, typer.Argument(metavar="TEXTFILE", help="A text for each line, or .jsonl.")
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|SPEC.json",
+            help="A model, or a file that `Harvest.to_json` wrote.",
+            autocompletion=completion.models,
+        ),
+    ],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[DATA]... OUT",
+            help="Files with a text for each line, .jsonl or .parquet (none after SPEC.json), and "
+            "the folder of the shards.",
+        ),
     ],
     loading: Loading,
     point: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME",
             help="A name, short name or glob; it needs a value for each token. May be repeated.",
             autocompletion=completion.points,
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the shards.")],
-    layout: Annotated[
+    ] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="A layer of short names; all by default. May be repeated."),
+    ] = None,
+    packing: Annotated[
         str,
         typer.Option(
-            parser=one_of(_LAYOUTS),
-            metavar="LAYOUT",
-            help="lines: a row for each text, cut after --length; packed: texts joined with EOS.",
-            autocompletion=completion.of(_LAYOUTS),
+            parser=one_of(_PACKINGS),
+            metavar="PACKING",
+            help="concat: texts are joined and cut into rows; pad: a row for each text, cut after "
+            "--length; document: long texts go on in further rows.",
+            autocompletion=completion.of(_PACKINGS),
         ),
-    ] = "lines",
+    ] = "concat",
     length: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of a row at most, BOS included.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Tokens of a row at most, BOS included; by default the context, up to 1024.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows that run together.")] = 16,
-    shard_mb: Annotated[
-        float, typer.Option(min=0.001, metavar="X", help="Megabytes of a shard, about.")
-    ] = 512.0,
+    shard_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens that are run for a shard, at most.")
+    ] = 262_144,
     keep_as: Annotated[
         str | None,
         typer.Option(
@@ -69,59 +95,113 @@ def run(
         int | None, typer.Option(min=1, metavar="N", help="Stop after about so many tokens.")
     ] = None,
     field: Annotated[
-        str, typer.Option(metavar="NAME", help="The field of the text in .jsonl.")
+        str, typer.Option(metavar="NAME", help="The field of the text in .jsonl or .parquet.")
     ] = "text",
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="The part of this process, from 0; parts share one folder."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the folder has.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be written, and write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Run a file of texts and write the activations of some points to safetensors shards.
+    """Run a dataset and write the activations of some points to safetensors shards.
 
-    A manifest in the folder says what was run and how far it is. The same command goes on where an
-    interrupted one stopped. Memory holds one shard and one batch, however long the file is. Each
-    shard has the activations, tokens without padding, and the line and position of each token.
+    A manifest in the folder says which shards are finished. With --resume the same command goes on
+    where an interrupted one stopped; Ctrl-C ends it after the shard under way. Several processes
+    write to one folder with --part, or under torchrun. Memory does not grow with the dataset.
 
     Raises:
         LensbridgeError: the model cannot be loaded, there is no such file or point, or the folder
             has another harvest.
     """
-    if not textfile.is_file():  # before the model is loaded
-        raise InputError(f"There is no file {textfile}.")
-    lens = opened(model, loading)
-    import torch
+    *data, out = paths
+    from lensbridge.harvest import Harvest, Rows
 
-    from lensbridge.harvest import Options
-    from lensbridge.harvest import harvest as harvested
-
-    options = Options(
-        layout=layout,  # type: ignore[arg-type]  # the parser knows the words
-        length=length,
-        batch=batch,
-        shard_bytes=int(shard_mb * 1e6),
-        dtype=None if keep_as is None else getattr(torch, keep_as),
-        max_tokens=max_tokens,
-        field=field,
-    )
-    with working(f"harvesting {textfile.name}", textfile.stat().st_size) as advance:
-        manifest = harvested(
-            lens, textfile, point, out, options, lambda tokens, offset: advance(offset)
-        )
-    told = _told(manifest, out)
-    if as_json:
-        show_json(told)
+    if model.endswith(".json") and Path(model).is_file():
+        spec = _read(model, data, point)
     else:
-        show(
-            f"{told['tokens']:,} tokens of {len(manifest.points)} points in "
-            f"{len(manifest.shards)} shards, {bytes_as_text(told['bytes'])}: {out.resolve()}"
+        _require(data, point)
+        spec = Harvest(
+            model=model,
+            data=[Path(one) for one in data],
+            points=point or [],
+            layers=layer,
+            rows=Rows(length=length, packing=packing),  # type: ignore[arg-type]  # parsed
+            dtype=keep_as,
+            batch=batch,
+            shard_tokens=shard_tokens,
+            field=field,
+            max_tokens=max_tokens,
         )
-    return 0
+    spec = replace(spec, model=opened(str(spec.model), loading))
+    if plan:
+        planned = spec.plan()
+        if as_json:
+            show_json({**vars(planned), "bytes": planned.bytes, "peak_bytes": planned.peak_bytes})
+        else:
+            show(str(planned))
+        return 0
+    with _progress(spec) as told:
+        report = spec.run(out, resume=resume, part=part, told=told)
+    if as_json:
+        show_json(_told(report))
+    else:
+        show(str(report))
+    return 1 if report.interrupted else 0
 
 
-def _told(manifest: "Manifest", out: Path) -> dict[str, Any]:
+def _read(model: str, data: list[str], point: list[str] | None) -> "Harvest":
+    from lensbridge.harvest import Harvest
+
+    if data or point:
+        raise InputError(f"{model} names the data and the points: pass only the folder after it.")
+    return Harvest.from_json(Path(model).read_text(encoding="utf-8"))
+
+
+def _require(data: list[str], point: list[str] | None) -> None:
+    """Refuse what is missing before a model is loaded."""
+    if not data:
+        raise InputError("Name the data and the folder: lensbridge harvest MODEL DATA OUT.")
+    missing = [one for one in data if not Path(one).exists() and not any(s in one for s in "*?[")]
+    if missing:
+        raise InputError(f"There is no file {missing[0]}.")
+    if not point:
+        raise InputError("Name at least one point: --point resid_post.")
+
+
+@contextmanager
+def _progress(spec: "Harvest") -> Iterator["Told"]:
+    """Progress on a terminal: tokens a second, bytes, and the time left of the whole data."""
+    with working("harvesting", 1.0) as advance:
+        yield lambda state: _advance(advance, state)
+
+
+def _advance(advance: Advance, state: "State") -> None:
+    rate = state.tokens / state.seconds if state.seconds else 0.0
+    advance(
+        state.share or 0.0,
+        f"shard {state.shard}, {state.tokens:,} tokens, {rate:,.0f} a second, "
+        f"{bytes_as_text(state.bytes)} written",
+    )
+
+
+def _told(report: "Report") -> dict[str, Any]:
     return {
-        "folder": out.resolve(),
-        "complete": manifest.complete,
-        "tokens": manifest.tokens,
-        "bytes": sum(one.bytes for one in manifest.shards),
-        "points": manifest.points,
-        "shards": [vars(one) for one in manifest.shards],
-        "source": manifest.source,
+        "folder": report.folder.resolve(),
+        "complete": report.complete,
+        "tokens": report.tokens,
+        "rows": report.rows,
+        "bytes": report.bytes,
+        "made": list(report.made),
+        "run_tokens": report.run_tokens,
+        "seconds": report.seconds,
+        "tokens_per_second": report.tokens_per_second,
+        "shards": [vars(one) for one in report.shards.values()],
     }

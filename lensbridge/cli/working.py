@@ -1,17 +1,22 @@
 """Work that takes a while: shown on a terminal after two seconds, silent everywhere else."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from threading import Timer
+from typing import Protocol
 
 from lensbridge.cli.output import console
 
 PATIENCE = 2.0
 """Seconds before progress is shown."""
 
-Advance = Callable[[float], None]
-"""Takes how far the work is, in its own units."""
+
+class Advance(Protocol):
+    """Takes how far the work is, in its own units, and what is shown beside it."""
+
+    def __call__(self, done: float, what: str | None = None) -> None:
+        """Show it."""
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def working(what: str, total: float | None = None) -> Iterator[Advance]:
     with redirect_stdout(sys.stderr):
         out = console(error=True)
         if not out.is_terminal:
-            yield lambda done: None
+            yield lambda done, what=None: None
             return
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
         from rich.progress import TimeElapsedColumn as Elapsed
@@ -41,7 +46,7 @@ def working(what: str, total: float | None = None) -> Iterator[Advance]:
         timer.daemon = True
         timer.start()
         try:
-            yield lambda done: progress.update(task, completed=done)
+            yield lambda done, what=None: progress.update(task, completed=done, description=what)
         finally:
             timer.cancel()
             timer.join()

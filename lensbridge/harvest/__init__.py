@@ -1,13 +1,30 @@
-"""Harvests: activations of a file of texts, written to safetensors shards that can be resumed.
+"""Harvests: activations of a dataset, written to safetensors shards that can be resumed.
 
-from lensbridge.harvest import Harvest, harvest
-harvest(model, "texts.txt", ["blocks.2.hook_resid_post"], "activations")
-for shard in Harvest.open("activations"):
-    train_on(shard["blocks.2.hook_resid_post"])  # [token, d_model]
+spec = Harvest(model="gpt2", data="texts.txt", points=["resid_post"], layers=[6])
+spec.run("activations")
+acts = Activations("activations")
+acts["resid_post", 6][:64]  # [token, d_model]
 """
 
-from lensbridge.harvest.harvesting import Options, harvest
-from lensbridge.harvest.manifest import Manifest
-from lensbridge.harvest.reading import Harvest
+from lensbridge.harvest.activations import Activations
+from lensbridge.harvest.harvesting import Harvest
+from lensbridge.harvest.plan import Plan
+from lensbridge.harvest.reductions import Features, Last, Mean, Norm, Projection, Reduction, TopK
+from lensbridge.harvest.report import Report
+from lensbridge.harvest.spec import Keep, Rows
 
-__all__ = ["Harvest", "Manifest", "Options", "harvest"]
+__all__ = [
+    "Activations",
+    "Features",
+    "Harvest",
+    "Keep",
+    "Last",
+    "Mean",
+    "Norm",
+    "Plan",
+    "Projection",
+    "Reduction",
+    "Report",
+    "Rows",
+    "TopK",
+]

@@ -1,0 +1,104 @@
+"""Column: one tensor of all shards, which are read from the disk as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """All entries of one tensor, in order. It is indexed like a tensor along its first axis.
+
+    Args:
+        name: the name of the tensor.
+        starts: the first entry of each shard, and at the end the number of all.
+        reader: gives a slice of a tensor of a shard, from a mapped file.
+
+    Example: `column[1_000:1_064]`, `column[[3, 1, 2]]`, `column[-1]`, `column[mask]`.
+    """
+
+    name: str
+    starts: Sequence[int]
+    reader: Callable[[int, str, slice], Tensor]
+
+    def __len__(self) -> int:
+        """How many entries."""
+        return self.starts[-1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shapes: `[entry, ...]`"""
+        return torch.Size((len(self), *self._one().shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self._one().dtype
+
+    def __repr__(self) -> str:
+        return f"Column({self.name}, {list(self.shape)}, {self.dtype})"
+
+    def _read(self, shard: int, part: slice) -> Tensor:
+        return self.reader(shard, self.name, part)
+
+    def _one(self) -> Tensor:
+        if not len(self.starts) > 1:
+            raise InputError(f"There are no shards, so nothing is known of {self.name}.")
+        return self._read(0, slice(0, 0))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tensors of the shards, one after another."""
+        return (self._read(shard, slice(None)) for shard in range(len(self.starts) - 1))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Some entries. Shapes: as a tensor `[entry, ...]` would give
+
+        Raises:
+            InputError: an index beyond the end.
+        """
+        if isinstance(index, tuple):
+            rest = (slice(None), *index[1:])
+            return self[index[0]][rest]
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            return self._range(chosen) if chosen.step == 1 else self._scattered(list(chosen))
+        if isinstance(index, int):
+            return self._scattered([index])[0]
+        given = torch.as_tensor(index)
+        if given.dtype == torch.bool:
+            if given.shape != (len(self),):
+                raise InputError(f"A mask has {len(self)} entries here, not {list(given.shape)}.")
+            given = given.nonzero().flatten()
+        return self._scattered(given.flatten().tolist()).unflatten(0, given.shape)
+
+    def _range(self, chosen: range) -> Tensor:
+        parts = []
+        for shard, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
+            first, last = max(chosen.start, start), min(chosen.stop, stop)
+            if first < last:
+                parts.append(self._read(shard, slice(first - start, last - start)))
+        if not parts:
+            return self._one()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _scattered(self, indices: list[int]) -> Tensor:
+        """Entries at any places; each is read by itself, shard after shard."""
+        count = len(self)
+        wrong = next((one for one in indices if not -count <= one < count), None)
+        if wrong is not None:
+            raise InputError(f"There is no entry {wrong}: there are {count}.")
+        given = torch.tensor(indices, dtype=torch.long) % max(count, 1)
+        found = torch.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
+        shards = torch.bucketize(given, torch.tensor(self.starts[1:]), right=True)
+        for shard in shards.unique().tolist():
+            where = (shards == shard).nonzero().flatten()
+            whole = self._read(shard, slice(None))  # a view of the mapped file: nothing is read yet
+            found[where] = whole[given[where] - self.starts[shard]]
+        return found

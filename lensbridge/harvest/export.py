@@ -1,0 +1,147 @@
+"""Activations as other libraries read them: PyTorch, datasets (SAELens), Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lensbridge.errors import InputError
+from lensbridge.harvest.columns import Column
+from lensbridge.harvest.computing import ROWS, TOKENS
+from lensbridge.harvest.parquet import pyarrow_parquet
+
+
+class Readable(Protocol):
+    """What is exported: `Activations`."""
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The names of the tensors of activations."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all tensors with an entry for each token."""
+
+    def __len__(self) -> int:
+        """Entries."""
+
+    def column(self, name: str) -> Column:
+        """One tensor, over all shards."""
+
+    def shards(self) -> Iterator[Mapping[str, Tensor]]:
+        """The tensors of one shard after another."""
+
+
+class TorchRows(Dataset[dict[str, Tensor]]):
+    """One entry for each index, with all tensors of the activations.
+
+    Args:
+        acts: the activations.
+    """
+
+    def __init__(self, acts: Readable) -> None:
+        self._acts = acts
+        self._columns = {name: acts.column(name) for name in acts.columns}
+
+    def __len__(self) -> int:
+        """How many entries."""
+        return len(self._acts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One entry. Shapes: `[...]`, without an axis of entries"""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no entry {index}: there are {len(self)}.")
+        return {name: column[index] for name, column in self._columns.items()}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """Several entries, which a DataLoader asks for at once."""
+        found = {name: column[indices] for name, column in self._columns.items()}
+        return [{name: one[i] for name, one in found.items()} for i in range(len(indices))]
+
+
+def to_datasets(acts: Readable, context: int | None) -> Any:
+    """A `datasets.Dataset` with rows of `context` entries; see `Activations.to_datasets`."""
+    try:
+        from datasets import Array2D, Dataset, Features, Sequence, Value
+    except ImportError as error:
+        raise InputError(
+            "A dataset needs the library datasets: pip install 'lensbridge[datasets]'."
+        ) from error
+    length = context or _row_length(acts)
+    columns = {name: acts.column(name) for name in acts.points}
+    widths = {name: one.shape[1:].numel() for name, one in columns.items()}
+    kept = {name: _plain(one.dtype) for name, one in columns.items()}
+    dtype = {name: str(one).removeprefix("torch.") for name, one in kept.items()}
+    features = Features(
+        {
+            **{name: Array2D((length, wide), dtype[name]) for name, wide in widths.items()},
+            "token_ids": Sequence(Value("int32"), length=length),
+        }
+    )
+
+    def rows() -> Any:
+        for start in range(0, len(acts) // length * length, length):
+            part = slice(start, start + length)
+            found = {name: one[part].flatten(1) for name, one in columns.items()}
+            yield {
+                **{name: one.to(_plain(one.dtype)).numpy() for name, one in found.items()},
+                "token_ids": acts.column(TOKENS)[part].numpy(),
+            }
+
+    return Dataset.from_generator(rows, features=features)
+
+
+def _row_length(acts: Readable) -> int:
+    """The number of entries of every row; the last row of all may be shorter.
+
+    Raises:
+        InputError: rows have different lengths.
+    """
+    rows = [one.unique_consecutive(return_counts=True)[1] for one in acts.column(ROWS)]
+    every = torch.cat(rows) if rows else torch.tensor([])
+    if not len(every) or bool((every[:-1] != every[0]).any()) or every[-1] > every[0]:
+        raise InputError(
+            "The rows have different lengths, and a dataset's are of one: pass context=N, which "
+            "cuts the entries into rows of N, or harvest with packing='concat'."
+        )
+    return int(every[0])
+
+
+def _plain(dtype: torch.dtype) -> torch.dtype:
+    """A dtype that numpy, Arrow and Parquet have."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def to_parquet(acts: Readable, path: Path) -> Path:
+    """One Parquet file, written shard after shard; see `Activations.to_parquet`."""
+    parquet = pyarrow_parquet()
+    import pyarrow
+
+    writer = None
+    try:
+        for shard in acts.shards():
+            table = pyarrow.table({name: _array(one) for name, one in shard.items()})
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise InputError("There are no entries to write.")
+    return path
+
+
+def _array(values: Tensor) -> Any:
+    """A tensor as an array of Arrow. Shapes: `[entry]` or, flattened, `[entry, width]`"""
+    import pyarrow
+
+    plain = values.to(_plain(values.dtype)).numpy()
+    if plain.ndim == 1:
+        return pyarrow.array(plain)
+    flat = plain.reshape(len(plain), -1)
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat.ravel()), flat.shape[1])

@@ -1,0 +1,314 @@
+"""Folder: the files of a harvest. A shard is there once a manifest has a line for it.
+
+    spec.json                     what the harvest is of
+    manifest/WRITER.jsonl         a line for each finished shard
+    shard-000017.safetensors      its tensors
+
+A file is written under another name, flushed, given its name, and only then named in the manifest,
+so that a crash at any moment leaves no shard that is there in part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensbridge.errors import InputError
+from lensbridge.harvest.differences import FORMAT, differences
+from lensbridge.harvest.locks import Lock, is_held
+from lensbridge.harvest.packing import Cut
+
+_BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard, as its line in a manifest says.
+
+    Args:
+        number: from 0.
+        tokens: entries of each tensor.
+        run: tokens that were run for it.
+        rows: rows that were run for it.
+        documents: the first and the last document in it; -1, -1 if it has none.
+        bytes: size of its file.
+        crc32: checksum of its file.
+        start: where it begins.
+        after: where the next shard begins; None if this is the last.
+    """
+
+    number: int
+    tokens: int
+    run: int
+    rows: int
+    documents: tuple[int, int]
+    bytes: int
+    crc32: str
+    start: dict[str, Any]
+    after: dict[str, Any] | None
+
+    @property
+    def file(self) -> str:
+        """Its name in the folder."""
+        return file_of(self.number)
+
+    def cuts(self) -> tuple[Cut, Cut | None]:
+        """Where it begins, and where the next one does."""
+        return Cut.from_dict(self.start), None if self.after is None else Cut.from_dict(self.after)
+
+
+def file_of(number: int) -> str:
+    """The name of the file of a shard."""
+    return f"shard-{number:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of a harvest.
+
+    Args:
+        path: where it is.
+    """
+
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        """What the harvest is of."""
+        return self.path / "spec.json"
+
+    @property
+    def manifests(self) -> Path:
+        """The folder of the manifests."""
+        return self.path / "manifest"
+
+    def begin(self, identity: Mapping[str, Any], resume: bool) -> None:
+        """Make the folder, or require that it is of the same harvest.
+
+        Raises:
+            InputError: it has shards and is not to be resumed, is of another harvest, or cannot be
+                written.
+        """
+        try:
+            self.manifests.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The folder {self.path} cannot be made: {error}.") from error
+        if self.spec_file.exists():
+            told = differences(self.identity(), identity)
+            if told:
+                raise InputError(
+                    f"The folder {self.path} has another harvest, which this one cannot continue: "
+                    f"{told}. Choose another folder, or the same model, data and settings."
+                )
+        else:
+            self._refuse_strangers()
+            text = json.dumps(identity, indent=2) + "\n"
+            self._commit(self.spec_file, lambda new: new.write_text(text, encoding="utf-8"))
+        if not resume and self.shards():
+            raise InputError(
+                f"The folder {self.path} has shards of this harvest already. Pass resume=True "
+                "(--resume) to go on, or choose another folder."
+            )
+
+    def _refuse_strangers(self) -> None:
+        found = sorted(self.path.glob("shard-*.safetensors"))
+        if found:
+            raise InputError(
+                f"The folder {self.path} has {found[0].name} but no spec.json, so it is not known "
+                "what it holds. Choose another folder."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What the harvest is of.
+
+        Raises:
+            InputError: the folder has none, or one of another format.
+        """
+        try:
+            found: dict[str, Any] = json.loads(self.spec_file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"There is no harvest in {self.path}: no spec.json.") from error
+        except ValueError as error:
+            raise InputError(f"{self.spec_file} is not the file of a harvest: {error}.") from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise InputError(f"{self.spec_file} does not have the format {FORMAT!r}.")
+        return found
+
+    def shards(self) -> dict[int, Shard]:
+        """The finished shards, by number, from all manifests.
+
+        A line that was cut off by a crash is not there; its shard is computed again.
+
+        Raises:
+            InputError: two manifests disagree about a shard.
+        """
+        found: dict[int, Shard] = {}
+        for path in sorted(self.manifests.glob("*.jsonl")):
+            for shard in _lines(path):
+                known = found.setdefault(shard.number, shard)
+                if (known.crc32, known.bytes) != (shard.crc32, shard.bytes):
+                    raise InputError(
+                        f"Shard {shard.number} of {self.path} was written twice, with different "
+                        f"bytes ({known.crc32}, {shard.crc32}). Its writers do not compute alike "
+                        "(another machine, or number of threads): delete the folder's "
+                        f"{shard.file} and the lines of shard {shard.number} in manifest/."
+                    )
+        return dict(sorted(found.items()))
+
+    def damaged(self, shards: Mapping[int, Shard], thorough: bool) -> dict[int, str]:
+        """Shards whose file is not as their line says, with what is wrong.
+
+        Args:
+            shards: which.
+            thorough: compare checksums too, which reads all of each file.
+        """
+        found = {}
+        for number, shard in shards.items():
+            path = self.path / shard.file
+            if not path.exists():
+                found[number] = "is missing"
+            elif path.stat().st_size != shard.bytes:
+                found[number] = f"has {path.stat().st_size} bytes, not {shard.bytes}"
+            elif thorough and checksum(path) != shard.crc32:
+                found[number] = "has other bytes than were written"
+        return found
+
+    @contextmanager
+    def writing(self, writer: str) -> Iterator[Writer]:
+        """A context in which this process writes shards under a name of its own.
+
+        Raises:
+            InputError: another living process writes under this name.
+        """
+        lock = Lock(self.manifests / f"{writer}.lock")
+        if not lock.take():
+            raise InputError(
+                f"Another process writes to {self.path} as {writer!r}. Wait for it, or give each "
+                "process a part of its own."
+            )
+        try:
+            self.clean()
+            yield Writer(self, writer)
+        finally:
+            lock.free()
+
+    def clean(self) -> None:
+        """Remove the unfinished files and the locks of processes that are no more."""
+        for left in self.path.glob(".*.new"):
+            owner = left.name.split("@")[-1].removesuffix(".new")
+            if not is_held(self.manifests / f"{owner}.lock"):
+                left.unlink(missing_ok=True)
+        for lock in self.manifests.glob("*.lock"):
+            if not is_held(lock):
+                lock.unlink(missing_ok=True)
+
+    def _commit(self, path: Path, write: Any) -> None:
+        """Write a file so that it is there as a whole or not at all, also after a power cut."""
+        new = path.with_name(f".{path.name}.new")
+        write(new)
+        finish(new, path)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes shards and a manifest of its own.
+
+    Args:
+        folder: where.
+        name: the name of the manifest.
+    """
+
+    folder: Folder
+    name: str
+
+    def write(self, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Shard:
+        """Write a shard, and then its line.
+
+        Args:
+            number: of the shard.
+            tensors: what is in it.
+            about: the other fields of its line.
+
+        Raises:
+            InputError: the disk is full, or the folder cannot be written.
+        """
+        path = self.folder.path / file_of(number)
+        new = path.with_name(f".{path.name}@{self.name}.new")
+        try:
+            save_file(dict(tensors), new, metadata={"format": FORMAT})
+            crc32, size = checksum(new), new.stat().st_size
+            finish(new, path)
+            shard = Shard(number=number, bytes=size, crc32=crc32, **about)
+            self._note(shard)
+        except Exception as error:
+            new.unlink(missing_ok=True)
+            raise InputError(
+                f"Shard {number} could not be written to {self.folder.path}: {error}. The shards "
+                "before it are finished; make room or choose a folder that can be written, and run "
+                "again with resume=True."
+            ) from error
+        return shard
+
+    def _note(self, shard: Shard) -> None:
+        path = self.folder.manifests / f"{self.name}.jsonl"
+        broken = path.exists() and not _ends_well(path)
+        with path.open("ab") as file:
+            file.write((b"\n" if broken else b"") + json.dumps(asdict(shard)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+
+
+def _ends_well(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _lines(path: Path) -> Iterator[Shard]:
+    for raw in path.read_bytes().split(b"\n"):
+        try:
+            found = json.loads(raw)
+            yield Shard(**{**found, "documents": tuple(found["documents"])})
+        except (ValueError, TypeError, KeyError):
+            continue  # blank, or cut off by a crash
+
+
+def checksum(path: Path) -> str:
+    """The CRC-32 of a file, as eight hexadecimal digits."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"
+
+
+def finish(new: Path, path: Path) -> None:
+    """Bring a file that was written to the disk, and give it its name."""
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,105 @@
+"""What a harvest is recognised by: its model, tokenizer, data, settings and library."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+import lensbridge
+from lensbridge.harvest.differences import FORMAT
+from lensbridge.harvest.job import Job, axes_of
+from lensbridge.hooked_model import HookedModel
+
+_SAMPLES = 32
+"""Values of each parameter, evenly spaced, that are hashed."""
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Everything that the bytes of a shard depend on, as JSON."""
+    spec = job.spec
+    keep, rows = spec.keep, spec.rows
+    positions = keep.positions
+    return {
+        "format": FORMAT,
+        "model": _model(job.model),
+        "tokenizer": _tokenizer(job.model),
+        "data": job.source.fingerprint(),
+        "points": dict(axes_of(job)),
+        "rows": {
+            "length": job.length,
+            "packing": rows.packing,
+            "separator": rows.separator,
+            "bos": rows.bos,
+            "default_bos": job.model.tokens.default_prepend_bos,
+        },
+        "keep": {
+            "bos": keep.bos,
+            "pad": keep.pad,
+            "special": keep.special,
+            "positions": str(positions) if isinstance(positions, slice) else _listed(positions),
+        },
+        "reduce": None if spec.reduce is None else spec.reduce.describe(),  # type: ignore[union-attr]
+        "stored": {
+            "dtype": None if job.dtype is None else str(job.dtype).removeprefix("torch."),
+            "batch": spec.batch,
+            "shard_tokens": spec.shard_tokens,
+            "max_tokens": spec.max_tokens,
+        },
+        "library": {
+            "lensbridge": lensbridge.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _listed(positions: Any) -> list[int] | None:
+    return None if positions is None else [int(one) for one in positions]
+
+
+def _model(model: HookedModel) -> dict[str, Any]:
+    cfg = model.cfg
+    return {
+        "name": cfg.model_name,
+        "class": cfg.original_architecture,
+        "n_layers": cfg.n_layers,
+        "d_model": cfg.d_model,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "sha256_of_some_weights": _weights(model),
+    }
+
+
+def _weights(model: HookedModel) -> str:
+    """A hash of some values of every parameter that is in memory."""
+    found = sha256()
+    for name, parameter in model.hf_model.named_parameters():
+        found.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        if not parameter.is_meta:
+            found.update(_some(parameter.detach()))
+    return found.hexdigest()
+
+
+def _some(values: Tensor) -> bytes:
+    flat = values.flatten()
+    chosen = flat[:: max(1, flat.numel() // _SAMPLES)].cpu().contiguous()
+    return chosen.view(torch.uint8).numpy().tobytes()
+
+
+def _tokenizer(model: HookedModel) -> dict[str, Any] | None:
+    known = model.tokens.tokenizer
+    if known is None:
+        return None
+    backend = getattr(known, "backend_tokenizer", None)
+    words = sorted(known.get_vocab().items())
+    text = json.dumps(words) if backend is None else backend.to_str()
+    return {
+        "class": type(known).__name__,
+        "sha256": sha256(text.encode()).hexdigest(),
+        "special": {role: str(token) for role, token in known.special_tokens_map.items()},
+        "chat_template": known.chat_template if isinstance(known.chat_template, str) else None,
+    }
