@@ -389,6 +389,7 @@ def test_generation_with_a_static_cache(ran: bool) -> None:
 
 
 @pytest.mark.inductor
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own modules
 @pytest.mark.parametrize("way", WAYS)
 def test_under_inductor(way: str) -> None:
     ids, hf = tokens(), gpt2()

@@ -4,7 +4,7 @@ It has a copy of the model with the PyTorch hooks on it, and no context that wou
 off. A `DataLoader` worker that was started inside `model.hooks(...)` would give edited results.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakSet
 
 from torch import nn
@@ -12,14 +12,23 @@ from torch import nn
 from lensbridge.forks import in_forked
 from lensbridge.hooks.native_hook import NativeHook
 from lensbridge.hooks.scope import leave_all
-
-if TYPE_CHECKING:
-    from lensbridge.hooks.engine import Engine
-
-_engines: "WeakSet[Engine]" = WeakSet()
+from lensbridge.hooks.standing import Replaced
 
 
-def bare_when_forked(engine: "Engine") -> None:
+class Hooks(Protocol):
+    """What has hooks on a model: an engine."""
+
+    root: nn.Module
+    replaced: tuple[Replaced, ...]
+
+    def forget(self) -> None:
+        """Have no callbacks, where the hooks are off the model already."""
+
+
+_engines: WeakSet[Hooks] = WeakSet()
+
+
+def bare_when_forked(engine: Hooks) -> None:
     """Let a forked process have this engine without any hook."""
     _engines.add(engine)
 
