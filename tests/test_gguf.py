@@ -91,16 +91,16 @@ def test_a_repository_on_the_hub_and_a_file_of_it(folder: Path, tmp_path: Path) 
     (there / "refs").mkdir(parents=True)
     (there / "refs" / "main").write_text(commit)
     (there / "snapshots" / commit).mkdir(parents=True)
-    copy(folder / "qwen2-Q8_0.gguf", there / "snapshots" / commit)
+    copy(folder / "llama-Q8_0.gguf", there / "snapshots" / commit)
     found = lensbridge.load(
-        "someone/something", gguf_file="qwen2-Q8_0.gguf", cache_dir=tmp_path, local_files_only=True
+        "someone/something", gguf_file="llama-Q8_0.gguf", cache_dir=tmp_path, local_files_only=True
     )
-    assert_same_weights(found.hf_model, lensbridge.load(folder / "qwen2-Q8_0.gguf").hf_model)
+    assert_same_weights(found.hf_model, lensbridge.load(folder / "llama-Q8_0.gguf").hf_model)
     assert found.to_tokens(TEXT, prepend_bos=False).tolist()[0] == byte_level()(TEXT).input_ids
     with pytest.raises(LoadError, match="Pass a folder"):
         lensbridge.load(
             "someone/something",
-            gguf_file="qwen2-Q8_0.gguf",
+            gguf_file="llama-Q8_0.gguf",
             cache_dir=tmp_path,
             local_files_only=True,
             save_converted=True,

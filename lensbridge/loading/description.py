@@ -8,6 +8,7 @@ from lensbridge.derive import derive_and_check
 from lensbridge.derive.check import first_failure, shortened
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, is_plain
+from lensbridge.native.fsdp import is_fully_sharded
 from lensbridge.native.parts import Override
 from lensbridge.native.resolve import select, unwrap
 from lensbridge.native.resolve.overrides import overrides_in
@@ -45,8 +46,12 @@ def description_of(
     try:
         claim = select(core, None)
     except UnsupportedArchitectureError as unsupported:
+        _refuse_sharded(core, str(unsupported))
         return derived(core, str(unsupported))
     overrides = overrides_in(core, claim)
+    if overrides:
+        own = f"{type(core).__name__} has code of its own: {_listed(overrides)}."
+        _refuse_sharded(core, own)
     failure = first_failure(core, claim.architecture) if overrides else None
     return {} if failure is None else derived(core, _refuted(core, claim, overrides, failure))
 
@@ -68,11 +73,29 @@ def derived(core: nn.Module, why: str) -> dict[str, Any]:
 
 
 def _refuted(core: nn.Module, claim: Claim, overrides: list[Override], failure: str) -> str:
-    more = f" (and {len(overrides) - _MOST} more)" if len(overrides) > _MOST else ""
     return (
         f"{type(core).__name__} would be read as {claim}, but it has code of its own: "
-        f"{'; '.join(map(str, overrides[:_MOST]))}{more}.\n"
+        f"{_listed(overrides)}.\n"
         f"With that code it fails a check: {shortened(failure)}\n"
         "Describe it, load(..., architecture=...), or pass derive=False to read it as "
         f"'{claim.architecture.name}' all the same."
     )
+
+
+def _listed(overrides: list[Override]) -> str:
+    more = f" (and {len(overrides) - _MOST} more)" if len(overrides) > _MOST else ""
+    return f"{'; '.join(map(str, overrides[:_MOST]))}{more}"
+
+
+def _refuse_sharded(core: nn.Module, why: str) -> None:
+    """Refuse to check or derive a description of what cannot be copied.
+
+    Raises:
+        UnsupportedArchitectureError: fully_shard has spread the model over processes.
+    """
+    if any(is_fully_sharded(module) for module in core.modules()):
+        raise UnsupportedArchitectureError(
+            f"{why} So a description has to be checked on a copy of it, and a model that is sharded "
+            "by fully_shard cannot be copied. Load the model first, and call fully_shard on it "
+            "afterwards: what load returned goes on working. Or pass architecture=."
+        )

@@ -11,8 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import lensbridge
 
 GEMMA = "gemma-3-270m-q4_k_m.gguf"
 
@@ -47,17 +46,10 @@ MODELS: dict[str, Callable[[Path], Path]] = {"smollm2-135m": smollm, "gemma3-270
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file as a folder that `from_pretrained` opens, in float32.
-
-    transformers does not save a model that it read from GGUF: it counts as quantized. A fresh
-    model of the same config does save.
-    """
-    at = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    read = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32)
-    fresh = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**at), dtype=torch.float32)
-    fresh.load_state_dict(read.state_dict())
-    AutoTokenizer.from_pretrained(**at).save_pretrained(folder)
-    fresh.save_pretrained(folder)
+    """Write a GGUF file as a folder that `from_pretrained` opens, in float32."""
+    model = lensbridge.load(gguf, dtype="float32")
+    model.hf_model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
 
 
 def main(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """A model and its tokenizer from a GGUF file."""
 
 import struct
+from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from lensbridge.loading.gguf.naming import WHERE, file_of
 
 INSTALL = "pip install 'lensbridge[gguf]'"
 _MAGIC = b"GGUF"
+_ARCHITECTURE = "general.architecture"
 _DAMAGED = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 """What gguf's reader raises for a file that is cut short or not in the format."""
 
@@ -34,17 +37,22 @@ def from_gguf(source: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     _refuse_disk(options.get("device_map"))
     path = file_of(source, options)
     _check_magic(path)
-    from lensbridge.loading.gguf.reader import fast_reading
+    from lensbridge.loading.gguf.reader import fast_reading, value_of
     from lensbridge.loading.gguf.rotary import rotary_of
 
     with fast_reading():
         reader = _header(path)
-        config = _config(source, options, path)
-        more = {**_vocabulary(reader), **rotary_of(reader, config, path.name), **_dequantized()}
+        config = lru_cache(partial(_config, source, options))
+        more = {**_vocabulary(reader), **_dequantized()}
         try:
-            model, report = _class_of(config).from_pretrained(source, **{**more, **options})
+            more.update(rotary_of(reader, config, path.name))
+            kind = _class_of(value_of(reader, _ARCHITECTURE), config)
+            model, report = kind.from_pretrained(source, **{**more, **options})
         except (NotImplementedError, KeyError, IndexError) as error:
             raise _unreadable(path, error) from error
+        except ValueError as error:
+            _explain_unsupported(path, error)
+            raise
         refuse_leftovers(reader, model, path.name)
     return model, report
 
@@ -104,26 +112,27 @@ def _header(path: Path) -> Any:
         raise LoadError(
             f"{str(path)!r} is damaged or cut short ({error}). Download it again."
         ) from error
-    if "general.architecture" not in reader.fields:
+    if _ARCHITECTURE not in reader.fields:
         raise LoadError(f"{str(path)!r} does not say of which architecture its model is.")
     return reader
 
 
-def _config(source: str, options: dict[str, Any], path: Path) -> Any:
+def _config(source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     where = {key: options[key] for key in (*WHERE, "gguf_file") if options.get(key) is not None}
-    try:
-        return AutoConfig.from_pretrained(source, **where)
-    except ValueError as error:
+    return AutoConfig.from_pretrained(source, **where)
+
+
+def _explain_unsupported(path: Path, error: ValueError) -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    if "not supported" in str(error):
         known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES))
         raise LoadError(
             f"{path.name!r} could not be loaded: {error} transformers reads from GGUF: {known}. "
             "Load the model in safetensors instead."
         ) from error
-    except (KeyError, IndexError, TypeError) as error:
-        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> LoadError:
@@ -131,23 +140,22 @@ def _unreadable(path: Path, error: Exception) -> LoadError:
     return LoadError(f"{str(path)!r} cannot be read by transformers, which raised {said}")
 
 
-def _class_of(config: Any) -> Any:
-    """The class with a head for language, or the model without one."""
+def _class_of(architecture: str, config: Callable[[], Any]) -> Any:
+    """A causal language model; of T5 the class it was saved from, which may have no head."""
     import transformers
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    for name in config.architectures or ():
-        if hasattr(transformers, name):
-            return getattr(transformers, name)
-    kinds = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
-    return next((kind for kind in kinds if type(config) in kind._model_mapping), AutoModel)
+    if not architecture.startswith("t5"):
+        return AutoModelForCausalLM
+    named = (getattr(config(), "architectures", None) or [""])[0]
+    return getattr(transformers, named, AutoModelForSeq2SeqLM)
 
 
 def _vocabulary(reader: Any) -> dict[str, Any]:
     """The size of the vocabulary, where a file without a tokenizer leaves it to the embedding."""
     from lensbridge.loading.gguf.reader import value_of
 
-    architecture = value_of(reader, "general.architecture")
+    architecture = value_of(reader, _ARCHITECTURE)
     if {"tokenizer.ggml.tokens", f"{architecture}.vocab_size"} & set(reader.fields):
         return {}
     sizes = {one.name: int(one.shape[-1]) for one in reader.tensors}

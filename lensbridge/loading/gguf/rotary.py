@@ -4,6 +4,7 @@ Llama 3.1 and 3.2, the larger Gemma 3 and models with a context stretched by YaR
 it every attention score is another than in the model that was converted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +24,19 @@ _YARN_OWN = ("attn_factor", "yarn_log_multiplier", "yarn_beta_fast", "yarn_beta_
 """Settings of YaRN for which transformers' defaults would not do."""
 
 
-def rotary_of(reader: Any, config: Any, name: str) -> dict[str, Any]:
+def rotary_of(reader: Any, config: Callable[[], Any], name: str) -> dict[str, Any]:
     """`rope_parameters=` for `from_pretrained`; nothing where transformers has it right.
 
     Args:
         reader: the file's header.
-        config: as transformers makes it from the file.
+        config: returns the config that transformers makes from the file.
         name: of the file.
 
     Raises:
         LoadError: the file states a scaling that is not known here.
     """
     stated = _Stated.of(reader)
-    plain = getattr(config, "rope_parameters", None)
+    plain = None if stated is None else getattr(config(), "rope_parameters", None)
     if stated is None or plain is None:
         return {}
     nested = plain.get("full_attention")
