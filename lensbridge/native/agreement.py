@@ -19,12 +19,15 @@ __all__ = ["agree"]
 _SOON = timedelta(seconds=10)
 """How long a rank waits before it says for whom."""
 
+_LONGEST = timedelta(minutes=10)
+"""How long it waits at most: transformers starts its process group with a time-out of two hours."""
+
 
 def agree(what: str, group: Any, advice: str) -> None:
     """Wait until every rank of a group is about to do the same.
 
-    They wait as long as `init_process_group(timeout=...)` says, and tell after 10 seconds whom
-    they wait for.
+    They wait as long as `init_process_group(timeout=...)` says, but not more than ten minutes, and
+    tell after ten seconds whom they wait for.
 
     Args:
         what: what this rank is about to do, after "to": "read blocks.0.attn.W_Q".
@@ -48,7 +51,7 @@ def agree(what: str, group: Any, advice: str) -> None:
         meeting.withdraw()
         raise RanksError(
             f"Rank {me} was about to {what}, and {_ranks(missing)} did not come to do the same "
-            f"within {meeting.seconds:.0f} s. {advice}"
+            f"within {meeting.longest.total_seconds():.0f} s. {advice}"
         )
     others = {rank: said for rank, said in meeting.said().items() if said != what}
     if others:
@@ -80,7 +83,7 @@ class _Meeting:
 
     def wait(self) -> list[int]:
         """Wait for the others; the ranks that did not come."""
-        whole = self.store.timeout
+        whole = self.longest
         missing = self._wait(min(whole, _SOON))
         if missing and whole > _SOON:
             warnings.warn(
@@ -104,9 +107,10 @@ class _Meeting:
         return {rank: self.store.get(self._key(rank)).decode() for rank in self.ranks}
 
     @property
-    def seconds(self) -> float:
+    def longest(self) -> timedelta:
         """How long the ranks wait for each other."""
-        return float(self.store.timeout.total_seconds())
+        said: timedelta = self.store.timeout
+        return min(said, _LONGEST)
 
     def _key(self, rank: int, back: int = 0) -> str:
         return f"{self.at}/{rank}/{self.number - back}"
