@@ -10,7 +10,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.native.holding import Held, Holding, execution_device, held, opaque, proof, read
+from lensbridge.native.holding import (
+    Held,
+    Holding,
+    execution_device,
+    held,
+    opaque,
+    place_of,
+    proof,
+    read,
+)
 
 State: TypeAlias = Holding | Literal["composed"]
 """How a weight under one of the field's names is held. composed: a product of several weights
@@ -70,8 +79,7 @@ class Linear:
             )
             return own if how.writable else own.clone()
         like = self._float()
-        device = execution_device(self.module) or like.device
-        return torch.zeros(self.n_out, dtype=like.dtype, device=device)
+        return torch.zeros(self.n_out, dtype=like.dtype, device=place_of(self.module, like))
 
     def _float(self) -> Tensor:
         """The stored weight where it is one of floats, which need not be fetched for its dtype."""
@@ -93,6 +101,7 @@ class Linear:
         wanted = added if bias is None else added + bias
         size = added.abs() + wanted.abs()
         size[0] = 4 * size[0].amax()
+        size[1] /= 8  # nothing is added up but the bias
         return type(module).forward(module, rows), wanted, size
 
     def _by_identity(self) -> Tensor:

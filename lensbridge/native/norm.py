@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lensbridge.native.holding import PLAIN, Held, execution_device, held, opaque, proof
+from lensbridge.native.holding import PLAIN, Held, held, opaque, place_of, proof
 from lensbridge.native.linear import fetch
 from lensbridge.spec import NormKind
 
@@ -110,9 +110,9 @@ class Norm:
     def _constant(self, value: float) -> Tensor:
         like = self.module._parameters.get(self.gain_name)
         if like is None:
-            return torch.full((self.width,), value)
-        device = execution_device(self.module) or like.device
-        return torch.full(like.shape, value, dtype=like.dtype, device=device)
+            like = torch.empty(self.width)
+        place = place_of(self.module, like)
+        return torch.full(like.shape, value, dtype=like.dtype, device=place)
 
     def affine(self, normalized: Tensor) -> Tensor:
         """Gain and bias applied to a normalized value."""

@@ -1,6 +1,7 @@
 """How every weight of a model is held: one row each, as a table that can be filtered."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -171,8 +172,7 @@ class DescribedWeights(Sequence[DescribedWeight]):
 
 def described(weights: dict[str, Weight], wanted: Callable[[str], bool]) -> DescribedWeights:
     """The description of the weights whose names are wanted."""
-    with shapes_only():
-        shapes = {name: tuple(one.read().shape) for name, one in weights.items()}
+    shapes = {name: _shape(one) for name, one in weights.items()}
     sharing: dict[tuple[int, str], int] = {}
     for name, one in weights.items():
         sharing[_place(one.source)] = sharing.get(_place(one.source), 0) + prod(shapes[name])
@@ -183,6 +183,13 @@ def described(weights: dict[str, Weight], wanted: Callable[[str], bool]) -> Desc
             if wanted(name)
         ]
     )
+
+
+def _shape(weight: Weight) -> tuple[int, ...]:
+    """The shape of a read, of which nothing is fetched or gathered where that is possible."""
+    with shapes_only(), suppress(RuntimeError):  # where tensors with values come in
+        return tuple(weight.read().shape)
+    return tuple(weight.read().shape)
 
 
 def _place(source: Source) -> tuple[int, str]:

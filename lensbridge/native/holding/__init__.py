@@ -10,6 +10,7 @@ from lensbridge.native.holding.offloaded import execution_device
 from lensbridge.native.holding.registry import (
     READERS,
     held,
+    place_of,
     read,
     require_writable,
     stored,
@@ -25,6 +26,7 @@ __all__ = [
     "execution_device",
     "held",
     "opaque",
+    "place_of",
     "read",
     "require_writable",
     "shapes_only",

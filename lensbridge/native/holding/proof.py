@@ -142,7 +142,8 @@ def rows_like(tensor: Tensor, *shape: int) -> Tensor:
 def settled(module: nn.Module) -> Iterator[None]:
     """Run a module for its weights: as in evaluation, without autocast; each mode is put back."""
     modes = [(one, one.training) for one in module.modules()]
-    device = next((p.device.type for p in module.parameters()), "cpu")
+    devices = (p.device.type for p in module.parameters() if not p.is_meta)
+    device = next(devices, "cpu")
     try:
         for one, _ in modes:
             one.training = False

@@ -81,6 +81,13 @@ def stored(module: nn.Module, name: str) -> Tensor:
     return tensor
 
 
+def place_of(module: nn.Module, like: Tensor) -> torch.device:
+    """Where a read of this module gives its tensors, one of which is `like`."""
+    if reads_shapes():
+        return torch.device("meta")
+    return offloaded.execution_device(module) or like.device
+
+
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
     found: Tensor | None = module._parameters.get(name)
     return module._buffers.get(name) if found is None else found
