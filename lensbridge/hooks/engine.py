@@ -32,6 +32,7 @@ from lensbridge.hooks.native_hook import Step, after, before
 from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, is_own_run, is_run_of, run_of
 from lensbridge.hooks.standing import Replaced, standing_in
 from lensbridge.native.compiled import Compilable
+from lensbridge.native.fsdp import casts_output
 from lensbridge.native.pieces import Sharding
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
@@ -105,10 +106,11 @@ class Attachment:
             else:
                 closes = module in around
                 hook = after(group, self.is_active, self.state, closes=closes)
-                edits = any(step.chain.edits for step in group)
+                # transformers' own recording hooks must see the edit; FSDP's casts the output later
+                first = casts_output(module) or any(step.chain.edits for step in group)
                 handle = module.register_forward_hook(
                     hook,
-                    prepend=edits,  # transformers' own recording hooks must see the edit
+                    prepend=first,
                     with_kwargs=True,
                     always_call=closes,
                 )

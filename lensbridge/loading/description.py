@@ -95,7 +95,8 @@ def _refuse_sharded(core: nn.Module, why: str) -> None:
     """
     if any(is_fully_sharded(module) for module in core.modules()):
         raise UnsupportedArchitectureError(
-            f"{why} So a description has to be checked on a copy of it, and a model that is sharded "
-            "by fully_shard cannot be copied. Load the model first, and call fully_shard on it "
-            "afterwards: what load returned goes on working. Or pass architecture=."
+            f"{why} So a description has to be checked on a copy of it, and a model that "
+            "fully_shard has spread over processes cannot be copied. Load the model first, and "
+            "call fully_shard on it afterwards: what load returned goes on working. Or pass "
+            "architecture=."
         )

@@ -6,6 +6,7 @@ dropped later. What counts is the owner: the shard that this process keeps all t
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 
 from lensbridge.native.agreement import agree
 
-__all__ = ["finished", "gathered", "is_fully_sharded", "name_modules", "shard_of"]
+__all__ = [
+    "casts_output",
+    "finished",
+    "gathered",
+    "is_fully_sharded",
+    "name_modules",
+    "shard_of",
+    "whole_in",
+]
 
 _OWNERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 """Module -> name of a parameter -> a weak reference to what FSDP keeps of it."""
@@ -65,6 +74,32 @@ def gathered(module: nn.Module, name: str, shard: Any) -> Tensor:
     return shard.full_tensor().detach()
 
 
+def casts_output(module: nn.Module) -> bool:
+    """Whether FSDP gives out the module's output in another precision than it is computed in."""
+    if not is_fully_sharded(module):
+        return False
+    policy = getattr(_state_of(module), "_mp_policy", None)
+    return policy is not None and policy.output_dtype is not None
+
+
+@contextmanager
+def whole_in(module: nn.Module) -> Iterator[None]:
+    """Inside, a module has its whole parameters, to be run on its own. All ranks have to do it."""
+    put: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    try:
+        for one in module.modules():
+            for name, held in one._parameters.items():
+                shard = shard_of(one, name)
+                if shard is not None:
+                    value = nn.Parameter(gathered(one, name, shard), requires_grad=False)
+                    one._parameters[name] = value
+                    put.append((one, name, held))
+        yield
+    finally:
+        for one, name, held in put:
+            one._parameters[name] = held
+
+
 def finished(root: nn.Module, value: Any) -> Any:
     """Let FSDP end a forward pass that an exception cut short, as it ends one that returns.
 
@@ -90,10 +125,15 @@ def _states_in(root: nn.Module) -> list[Any]:
     """What `fully_shard` made for the modules of a model, from the outside in."""
     if "torch.distributed.fsdp" not in sys.modules:  # nothing can have been sharded
         return []
+    states = [_state_of(one) for one in root.modules() if is_fully_sharded(one)]
+    return list({id(one): one for one in states if hasattr(one, "_post_forward")}.values())
+
+
+def _state_of(module: nn.Module) -> Any:
+    """What `fully_shard` made for this very module; None where it was called on one around it."""
     from torch.distributed._composable_state import _get_module_state
 
-    states = [_get_module_state(one) for one in root.modules() if is_fully_sharded(one)]
-    return list({id(one): one for one in states if hasattr(one, "_post_forward")}.values())
+    return _get_module_state(module)
 
 
 def _look() -> None:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lensbridge.native.fsdp import is_fully_sharded
 from lensbridge.native.holding import (
     Held,
     Holding,
@@ -55,6 +56,10 @@ class Linear:
     def held(self) -> Held:
         """How the weight is held, and by what. The first time, two rows go through the module."""
         found = held(self.module)
+        cut = found.holding == "sharded" and is_fully_sharded(self.module)
+        if cut and not proof.is_usual(self.module, _KNOWN):
+            called = type(self.module).__name__
+            return opaque(f"sharded by fully_shard in a {called}, which uses it in its own way")
         if found.holding not in ("plain", "offloaded"):
             return found
         weight = self.module._parameters.get("weight")
@@ -115,11 +120,11 @@ class Linear:
         return self._apply(torch.zeros(1, self.n_in))[0]
 
     def _apply(self, rows: Tensor) -> Tensor:
-        like = next(
-            (p for p in self.module.parameters() if p.is_floating_point() and p.itemsize > 1),
-            torch.empty(0, device=execution_device(self.module)),
-        )
-        device = execution_device(self.module) or like.device
         with proof.settled(self.module):  # no LoRA dropout in a weight
+            like = next(
+                (p for p in self.module.parameters() if p.is_floating_point() and p.itemsize > 1),
+                torch.empty(0, device=execution_device(self.module)),
+            )
+            device = execution_device(self.module) or like.device
             out: Tensor = self.module.forward(rows.to(device, like.dtype))
         return out

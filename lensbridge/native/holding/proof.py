@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from lensbridge.native.fsdp import whole_in
 from lensbridge.native.holding.offloaded import fetched
 from lensbridge.native.holding.shapes import shapes_only
 
@@ -101,6 +102,11 @@ def _close(found: Tensor, wanted: Tensor, size: Tensor) -> bool:
     return bool((off <= 4 * eps * size.to(wide).abs()).all())
 
 
+def is_usual(module: nn.Module, known: tuple[str, ...]) -> bool:
+    """Whether a module runs the forward of a known kind, and no other code. Runs nothing."""
+    return _own_forward(module) and _is_known(module, known)
+
+
 def _own_forward(module: nn.Module) -> bool:
     """Whether `forward` is the class's own, called by accelerate or compiled perhaps."""
     given = module.__dict__.get("forward")
@@ -140,14 +146,17 @@ def rows_like(tensor: Tensor, *shape: int) -> Tensor:
 
 @contextmanager
 def settled(module: nn.Module) -> Iterator[None]:
-    """Run a module for its weights: as in evaluation, without autocast; each mode is put back."""
+    """Run a module for its weights: whole, as in evaluation, without autocast.
+
+    Each mode is put back.
+    """
     modes = [(one, one.training) for one in module.modules()]
     devices = (p.device.type for p in module.parameters() if not p.is_meta)
     device = next(devices, "cpu")
     try:
         for one, _ in modes:
             one.training = False
-        with torch.autocast(device, enabled=False):
+        with whole_in(module), torch.autocast(device, enabled=False):
             yield
     finally:
         for one, mode in modes:
