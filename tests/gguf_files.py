@@ -10,16 +10,22 @@ from gguf import GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quants
 from gguf.constants import MODEL_ARCH_NAMES
 from torch import Tensor
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma3")
@@ -39,20 +45,38 @@ _SIZES = {
     "pad_token_id": 0,
 }
 
+_GEMMA = {"head_dim": 32, "sliding_window": 8, **_SIZES}
+_FIELDS: dict[str, Any] = {
+    "gpt2": {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4},
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "t5": {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "d_kv": 16,
+        "d_ff": 96,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+    },
+}
+_CLASSES: dict[str, Any] = {
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "t5": (T5Config, T5ForConditionalGeneration),
+}
+
 
 def tiny(family: str, **fields: Any) -> PreTrainedModel:
     """A random model whose rows are whole blocks of every quantization, biases and norms too."""
-    sizes = {**_SIZES, **fields}
-    model: PreTrainedModel
-    if family == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4))
-    elif family == "gemma3":
-        sizes = {"head_dim": 32, "sliding_window": 8, **sizes}
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes))
-    elif family == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    config, cls = _CLASSES[family]
+    model: PreTrainedModel = cls(config(**{**_FIELDS.get(family, _SIZES), **fields}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -73,7 +97,7 @@ def write(
     """Write a model as a GGUF file.
 
     Args:
-        model: of one of `FAMILIES`.
+        model: as `tiny` makes it.
         path: of the file.
         kind: of matrices; vectors are float32, as in llama.cpp.
         tokenizer: a byte-level one.
@@ -104,12 +128,18 @@ def write(
 
 
 def _write_sizes(writer: GGUFWriter, config: Any) -> None:
+    kind = config.model_type
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_head_count(config.num_attention_heads)
-    if config.model_type == "gpt2":
+    if kind == "t5":
+        writer.add_key_length(config.d_kv)
+        writer.add_feed_forward_length(config.d_ff)
+        writer.add_relative_attn_buckets_count(config.relative_attention_num_buckets)
+        return writer.add_decoder_start_token_id(config.decoder_start_token_id)
+    writer.add_context_length(config.max_position_embeddings)
+    if kind == "gpt2":
         writer.add_feed_forward_length(4 * config.hidden_size)
         return writer.add_layer_norm_eps(config.layer_norm_epsilon)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -117,10 +147,11 @@ def _write_sizes(writer: GGUFWriter, config: Any) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
-    if config.model_type == "llama":
+    if kind == "llama":
         writer.add_rope_dimension_count(config.head_dim)
-    if config.model_type == "gemma3_text":
+    if kind.startswith("gemma"):
         writer.add_key_length(config.head_dim)
+    if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
     return None
 
@@ -144,7 +175,8 @@ def _named(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]:
     found = {}
     for name, value in model.state_dict().items():
         stem, _, end = name.rpartition(".")
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+        tied = model.config.tie_word_embeddings and architecture != "t5"
+        if name.endswith("coder.embed_tokens.weight") or (tied and name == "lm_head.weight"):
             continue
         found[f"{names.get_name(stem)}.{end}"] = _laid_out(model.config, name, value).numpy()
     return found
@@ -153,7 +185,7 @@ def _named(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]:
 def _laid_out(config: Any, name: str, value: Tensor) -> Tensor:
     if config.model_type == "gpt2" and value.ndim == 2 and ".h." in name:
         return value.T.contiguous()
-    if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
+    if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
         return value + 1
     heads = (
         {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}

@@ -262,6 +262,37 @@ def test_scaling_by_one_is_none(tmp_path: Path) -> None:
     assert torch.equal(lensbridge.load(path)(IDS), logits(model))
 
 
+# --- fields of the config that transformers leaves out --------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "layers"), [("gemma2", 46), ("gemma3", 62)])
+def test_the_largest_gemmas_scale_attention_by_another_width(
+    tmp_path: Path, family: str, layers: int
+) -> None:
+    model = tiny(family, num_hidden_layers=layers, query_pre_attn_scalar=64 // 4)
+    path = write(model, tmp_path / "m.gguf")
+    assert torch.equal(lensbridge.load(path)(IDS), logits(model))
+
+
+def test_the_window_of_phi_3(tmp_path: Path) -> None:
+    model = tiny("phi3", sliding_window=5)
+    path = write(model, tmp_path / "m.gguf", extra={"tokenizer.ggml.padding_token_id": 0})
+    assert torch.equal(lensbridge.load(path)(IDS), logits(model))
+
+
+def test_t5_has_its_own_activation(tmp_path: Path) -> None:
+    model = tiny("t5")
+    path = write(model, tmp_path / "m.gguf")
+    found = lensbridge.load(path).hf_model
+    asked = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
+    with torch.no_grad():
+        assert torch.equal(found(**asked).logits, model(**asked).logits)
+    found.save_pretrained(tmp_path / "saved")
+    again = lensbridge.load(tmp_path / "saved").hf_model
+    with torch.no_grad():
+        assert torch.equal(again(**asked).logits, model(**asked).logits)
+
+
 # --- reading once --------------------------------------------------------------------------------
 
 

@@ -14,7 +14,6 @@ from lensbridge.loading.gguf.naming import WHERE, file_of
 
 INSTALL = "pip install 'lensbridge[gguf]'"
 _MAGIC = b"GGUF"
-_ARCHITECTURE = "general.architecture"
 _DAMAGED = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 """What gguf's reader raises for a file that is cut short or not in the format."""
 
@@ -37,16 +36,15 @@ def from_gguf(source: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     _refuse_disk(options.get("device_map"))
     path = file_of(source, options)
     _check_magic(path)
+    from lensbridge.loading.gguf.config import ARCHITECTURE, corrections
     from lensbridge.loading.gguf.reader import fast_reading, value_of
-    from lensbridge.loading.gguf.rotary import rotary_of
 
     with fast_reading():
         reader = _header(path)
         config = lru_cache(partial(_config, source, options))
-        more = {**_vocabulary(reader), **_dequantized()}
         try:
-            more.update(rotary_of(reader, config, path.name))
-            kind = _class_of(value_of(reader, _ARCHITECTURE), config)
+            more = {**corrections(reader, config, path.name), **_dequantized()}
+            kind = _class_of(value_of(reader, ARCHITECTURE), config)
             model, report = kind.from_pretrained(source, **{**more, **options})
         except (NotImplementedError, KeyError, IndexError) as error:
             raise _unreadable(path, error) from error
@@ -112,7 +110,7 @@ def _header(path: Path) -> Any:
         raise LoadError(
             f"{str(path)!r} is damaged or cut short ({error}). Download it again."
         ) from error
-    if _ARCHITECTURE not in reader.fields:
+    if "general.architecture" not in reader.fields:
         raise LoadError(f"{str(path)!r} does not say of which architecture its model is.")
     return reader
 
@@ -149,18 +147,6 @@ def _class_of(architecture: str, config: Callable[[], Any]) -> Any:
         return AutoModelForCausalLM
     named = (getattr(config(), "architectures", None) or [""])[0]
     return getattr(transformers, named, AutoModelForSeq2SeqLM)
-
-
-def _vocabulary(reader: Any) -> dict[str, Any]:
-    """The size of the vocabulary, where a file without a tokenizer leaves it to the embedding."""
-    from lensbridge.loading.gguf.reader import value_of
-
-    architecture = value_of(reader, _ARCHITECTURE)
-    if {"tokenizer.ggml.tokens", f"{architecture}.vocab_size"} & set(reader.fields):
-        return {}
-    sizes = {one.name: int(one.shape[-1]) for one in reader.tensors}
-    found = sizes.get("token_embd.weight")
-    return {} if found is None else {"vocab_size": found}
 
 
 def _dequantized() -> dict[str, Any]:
