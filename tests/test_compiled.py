@@ -282,6 +282,18 @@ def test_contexts_nest_and_restore_the_stance() -> None:
     assert seen == ["force_eager"]
 
 
+def test_flex_attention_stays_compiled() -> None:
+    """It is a compiled function itself, and its plain form holds all scores of a layer."""
+    hf = build(Shape("llama"))
+    lens = lensbridge.load(hf)
+    hf.config._attn_implementation = "flex_attention"
+    with lens.engine.attached([]):
+        assert stance() == "default"
+    hf.compile(backend=Backend())
+    with lens.engine.attached([]):
+        assert stance() == "force_eager"
+
+
 def test_a_thread_that_ends_first_does_not_let_compiled_code_run() -> None:
     ids, lens = tokens(), lensbridge.load(in_place(gpt2(), Backend()))
     wanted, entered, done = truth(ids), threading.Event(), threading.Event()

@@ -93,21 +93,21 @@ class Compilable:
     """The modules of one model, any of which may be compiled, at any time.
 
     Args:
-        insides: the `__dict__` of each.
+        root: the model.
+        insides: the `__dict__` of each module.
         classes: theirs.
-        kernel: the attention implementation of the model, as transformers names it.
     """
 
+    root: nn.Module
     insides: tuple[dict[str, Any], ...]
     classes: tuple[Any, ...]
-    kernel: str
 
     @classmethod
     def of(cls, root: nn.Module) -> "Compilable":
         """Of a model as it is now; once more when modules were replaced."""
         modules = list(root.modules())
         classes = dict.fromkeys(type(one) for one in modules)
-        return cls(tuple(one.__dict__ for one in modules), (*classes,), kernel_of(root))
+        return cls(root, tuple(one.__dict__ for one in modules), (*classes,))
 
     @property
     def is_compiled(self) -> bool:
@@ -129,7 +129,7 @@ class Compilable:
         """
         if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
             return []
-        everything = EagerWhile._users or (others and self.kernel != "flex_attention")
+        everything = EagerWhile._users or (others and kernel_of(self.root) != "flex_attention")
         return [EagerWhile()] if everything or self.is_compiled else []
 
     def refuse_compiled_runs(self) -> None:
@@ -151,7 +151,6 @@ class Compilable:
                 "on a model, so that compiled code runs, which does not run hooks. Set the stance "
                 "before hooks are put on, or leave it alone while they are on."
             )
-
 
     def refuse_copies(self) -> None:
         """Raise where a copy of the model would run this model's layers.
