@@ -13,6 +13,7 @@ from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.native_hook import NativeHook
 from lensbridge.hooks.progress import Progress
+from lensbridge.native.fsdp import is_fully_sharded
 from lensbridge.sites.site import Site
 
 _IDS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
@@ -138,6 +139,20 @@ def check_rows_stay(config: Any, options: Mapping[str, Any]) -> None:
     drafted = options.get("assistant_model") is not None or config.prompt_lookup_num_tokens
     if drafted:
         raise InputError("return_cache needs one pass for each token; assisted decoding drafts.")
+
+
+def check_ends_together(model: nn.Module) -> None:
+    """Refuse a model that is run on when its text is finished, until other ranks have theirs.
+
+    Raises:
+        InputError: `fully_shard` has spread it over several processes.
+    """
+    if is_fully_sharded(model) and torch.distributed.get_world_size() > 1:
+        raise InputError(
+            "return_cache: a model that is sharded by fully_shard is run until every rank has its "
+            "text, so a rank whose text is finished would keep what does not belong to it. "
+            "Generate first, then run_with_cache on what came of it."
+        )
 
 
 @contextmanager

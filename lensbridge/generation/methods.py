@@ -16,6 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.generation import options as generation
 from lensbridge.generation.collector import (
     DecodingCollector,
+    check_ends_together,
     check_rows_stay,
     last_call,
     whole_logits,
@@ -249,6 +250,7 @@ class GenerationMethods(HookedModel):
         self, config: Any, options: dict[str, Any], names_filter: NamesFilter, device: Any
     ) -> DecodingCollector:
         check_rows_stay(config, options)
+        check_ends_together(self.hf_model)
         names = self.vocabulary.select(names_filter)
         inside = [name for name in names if ".experts." in name]
         if inside:

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
 import lensbridge
-from lensbridge.errors import UnsupportedArchitectureError
+from lensbridge.errors import InputError, UnsupportedArchitectureError
 
 pytestmark = pytest.mark.ranks
 
@@ -140,3 +140,24 @@ def test_readers_and_editors_see_the_same_precision(edit: bool) -> None:
         twice = model.run_with_hooks(ids(), fwd_hooks=[("blocks.0.hook_resid_post", double)])
     assert not torch.equal(twice, logits)
     assert seen == [cache["resid_post", 0].dtype] * 2
+
+
+@on_ranks(2)
+def test_texts_of_different_lengths() -> None:
+    """transformers runs a rank that has its text on until the others have theirs."""
+    native = whole()
+    model, wanted = lensbridge.load(sharded(native, native)), lensbridge.load(whole())
+    length = 2 + 3 * distributed.get_rank()
+    options: dict[str, Any] = {"max_new_tokens": length, "do_sample": False, "verbose": False}
+    with pytest.raises(InputError, match=r"fully_shard.*run_with_cache on what came"):
+        model.generate(ids(), return_cache=True, **options)
+    for edits in ([], [("blocks.0.hook_resid_post", double)]):
+        with wanted.hooks(edits) if edits else torch.no_grad():
+            text = wanted.generate(ids(), **options)
+        with model.hooks(edits) if edits else torch.no_grad():
+            found = model.generate(ids(), **options)
+        assert found.shape[1] == ids().shape[1] + length
+        assert torch.equal(found, text)
+        _, cache = model.run_with_cache(found, "resid_post")
+        _, others = wanted.run_with_cache(text, "resid_post")
+        assert torch.equal(cache["resid_post", 1], others["resid_post", 1])
