@@ -22,6 +22,13 @@ NTK = {
     "use_NTK_by_parts_rope": True, "NTK_by_parts_low_freq_factor": 1.0,
     "NTK_by_parts_high_freq_factor": 3.0, "NTK_by_parts_factor": 7.0, "NTK_original_ctx_len": 12,
 }  # fmt: skip
+FIELDS = (
+    "normalization_type", "attn_only", "positional_embedding_type", "attention_dir", "attn_types",
+    "use_qk_norm", "use_normalization_before_and_after", "use_local_attn", "attn_scale",
+    "use_attn_scale", "attn_scores_soft_cap", "output_logits_soft_cap", "n_key_value_heads",
+    "final_rms", "gated_mlp", "parallel_attn_mlp", "rotary_dim", "rotary_base", "post_embedding_ln",
+    *(name for name in NTK),
+)  # fmt: skip
 CONFIGS = {
     "as GPT-2": {"act_fn": "gelu_new"},
     "folded": {"act_fn": "gelu", "normalization_type": "LNPre", "d_vocab_out": 13},
@@ -39,6 +46,7 @@ CONFIGS = {
     "grouped": {"n_key_value_heads": 2, "act_fn": "silu"},
     "grouped attention": {"n_key_value_heads": 2, "attn_only": True, "act_fn": None},
     "llama 3": {**LLAMA, "n_key_value_heads": 2, **NTK},
+    "qwen 3": {**LLAMA, "n_key_value_heads": 2, "use_qk_norm": True},
     "gemma 2": {
         **LLAMA, "act_fn": "gelu_pytorch_tanh", "n_key_value_heads": 2, "attn_scale": 3.0,
         "use_normalization_before_and_after": True, "attn_scores_soft_cap": 2.0,
@@ -69,12 +77,14 @@ def test_a_state_goes_in_and_every_activation_comes_out(name: str) -> None:
     (logits, cache), (wanted, known) = (one.run_with_cache(ids) for one in (mine, other))
     torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
     elsewhere = {"unembed.hook_in"} if mine.cfg.normalization_type is None else set()
+    elsewhere |= {one for one in known if "q_norm." in one or "k_norm." in one}
     assert set(known) - elsewhere == set(cache)
     capped = {"unembed.hook_out"} if mine.cfg.output_logits_soft_cap > 0 else set()
-    for one in set(known) - elsewhere - capped:
+    normed = {one for one in known if mine.cfg.use_qk_norm and one.endswith(("hook_q", "hook_k"))}
+    for one in set(known) - elsewhere - capped - normed:
         torch.testing.assert_close(cache[one], known[one], atol=1e-4, rtol=1e-4)
-    fields = ("normalization_type", "attn_only", "positional_embedding_type", "attention_dir")
-    assert all(vars(mine.cfg)[one] == vars(other.cfg)[one] for one in fields)
+    for one in FIELDS:
+        assert vars(mine.cfg)[one] == pytest.approx(vars(other.cfg)[one]), one
     if name != "brackets" and mine.cfg.d_vocab_out == mine.cfg.d_vocab:
         for kind in ("Q", "K", "V"):
             scores = [one.all_composition_scores(kind) for one in (mine, other)]

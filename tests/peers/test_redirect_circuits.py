@@ -22,21 +22,22 @@ LLAMA = {
     "positional_embedding_type": "rotary", "rotary_dim": 6, "rotary_adjacent_pairs": False,
     "gated_mlp": True, "final_rms": True,
 }  # fmt: skip
+QWEN3 = {**LLAMA, "use_qk_norm": True}
 GEMMA2 = {
     **LLAMA, "act_fn": "gelu_pytorch_tanh", "use_normalization_before_and_after": True,
     "attn_scores_soft_cap": 3.0, "output_logits_soft_cap": 4.0,
 }  # fmt: skip
-SHAPES = {"gpt2": GPT2, "llama": LLAMA, "gemma2": GEMMA2}
+SHAPES = {"gpt2": GPT2, "qwen2": LLAMA, "qwen3": QWEN3, "gemma2": GEMMA2}
+"""Llama's is Qwen 2's without biases; here all biases differ from zero."""
 
 
 def weights(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The config and a state of its names; only the biases that a shape lacks are zero."""
-    biased = cfg["normalization_type"] == "LN"
+    """The config and a state of its names; only b_in of a gated MLP is zero, which none has."""
     generator = torch.Generator().manual_seed(0)
     state = HookedTransformer(HookedTransformerConfig(**cfg)).state_dict()
     values = {
         name: torch.randn(one.shape, generator=generator) * 0.3 + float(name.endswith(".w"))
-        if biased or ".b_" not in name.replace("._b_", ".b_")
+        if not (name.endswith(".b_in") and cfg.get("gated_mlp"))
         else torch.zeros_like(one)
         for name, one in state.items()
     }
@@ -54,7 +55,7 @@ def test_circuit_tracer_gives_the_same_graphs_and_interventions(shape: str, tmp_
 
 
 @pytest.mark.skipif(find_spec("auto_circuit") is None, reason="auto-circuit is not installed")
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize("shape", ["gpt2", "qwen2"])
 def test_auto_circuit_gives_the_same_scores_and_circuits(shape: str, tmp_path: Path) -> None:
     ours, theirs = results_of("auto_circuit_prunes", weights(SHAPES[shape]), tmp_path)
     require_equal(ours, theirs)
@@ -65,7 +66,7 @@ def test_auto_circuit_gives_the_same_scores_and_circuits(shape: str, tmp_path: P
             assert torch.equal(one, ours[name.replace("again", "gradient")])
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])  # Gemma 2: hook_result is another value
+@pytest.mark.parametrize("shape", ["gpt2", "qwen2"])  # Gemma 2: hook_result is another value
 def test_edges_have_the_same_scores_and_effects(shape: str, tmp_path: Path) -> None:
     ours, theirs = results_of("edges", weights(SHAPES[shape]), tmp_path)
     require_equal(ours, theirs, 2e-5)

@@ -7,20 +7,6 @@ from typing import Any
 import torch
 
 from lensbridge.errors import InputError, suggest
-from lensbridge.model import LensModel
-
-_NO_BOS = frozenset(
-    {
-        "GPTNeoXForCausalLM",
-        "BloomForCausalLM",
-        "QWenLMHeadModel",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "PhiForCausalLM",
-    }
-)
-"""Classes for which TransformerLens adds no BOS by default."""
-
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -221,56 +207,6 @@ def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
     except KeyError:
         known = ", ".join(named)
         raise InputError(f"{dtype!r} is not a dtype for weights; use one of {known}.") from None
-
-
-def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
-    """The config of a model that lensbridge has open.
-
-    Args:
-        model: the model, as `lensbridge.load` returns it.
-        known: more fields to set.
-    """
-    lens = model.cfg
-    hf = lens.hf.get_text_config().to_dict()
-    grouped = lens.n_key_value_heads != lens.n_heads
-    said = {
-        "n_layers": lens.n_layers,
-        "d_model": lens.d_model,
-        "n_ctx": lens.n_ctx,
-        "d_head": lens.d_head,
-        "n_heads": lens.n_heads,
-        "n_key_value_heads": lens.n_key_value_heads if grouped else None,
-        "d_mlp": lens.d_mlp,
-        "act_fn": lens.act_fn,
-        "d_vocab": lens.d_vocab,
-        "d_vocab_out": lens.d_vocab_out,
-        "eps": lens.eps,
-        "model_name": lens.model_name.rpartition("/")[2],
-        "tokenizer_name": lens.model_name,
-        "original_architecture": lens.original_architecture,
-        "normalization_type": None
-        if lens.normalization_type == "none"
-        else lens.normalization_type,
-        "final_rms": lens.final_rms,
-        "positional_embedding_type": lens.positional_embedding_type,
-        "rotary_dim": lens.rotary_dim,
-        "rotary_base": lens.rotary_base or 10000,
-        "gated_mlp": any(name.endswith(".W_gate") for name in model.weight_names),
-        "num_experts": lens.n_experts,
-        "experts_per_token": hf.get("num_experts_per_tok"),
-        "parallel_attn_mlp": lens.parallel_attn_mlp,
-        "tie_word_embeddings": lens.tie_word_embeddings,
-        "window_size": hf.get("sliding_window") or hf.get("window_size"),
-        "scale_attn_by_inverse_layer_idx": bool(hf.get("scale_attn_by_inverse_layer_idx")),
-        "attn_scores_soft_cap": hf.get("attn_logit_softcapping") or -1.0,
-        "output_logits_soft_cap": hf.get("final_logit_softcapping") or -1.0,
-        "initializer_range": float(hf.get("initializer_range") or 0.02),
-        "init_weights": False,
-        "default_prepend_bos": lens.original_architecture not in _NO_BOS,
-        "dtype": lens.dtype,
-        "device": str(lens.device),
-    }
-    return HookedTransformerConfig(**{**said, **known})
 
 
 TransformerBridgeConfig = HookedTransformerConfig

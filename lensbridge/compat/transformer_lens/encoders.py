@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.circuits import CircuitMethods
-from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, config_of
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.config_reading import config_of
 from lensbridge.compat.transformer_lens.fresh import fresh_encoder
 from lensbridge.compat.transformer_lens.names_of_models import get_official_model_name
 from lensbridge.compat.transformer_lens.opening import Order

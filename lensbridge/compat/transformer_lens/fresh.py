@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lensbridge
-from lensbridge.compat.transformer_lens.config import config_of
+from lensbridge.compat.transformer_lens.config_reading import config_of
 from lensbridge.compat.transformer_lens.offers import ENCODER, FREE, OFFERS, Config, Offer
 from lensbridge.compat.transformer_lens.opening import default_device
 from lensbridge.compat.transformer_lens.raised import assertion

@@ -90,6 +90,13 @@ def llama(cfg: Config) -> Any:
     return LlamaConfig(attention_bias=True, mlp_bias=True, **_grouped(cfg))
 
 
+def qwen3(cfg: Config) -> Any:
+    """A config of Qwen 3."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(attention_bias=True, **_grouped(cfg))
+
+
 def mistral(cfg: Config) -> Any:
     """A config of Mistral."""
     from transformers import MistralConfig

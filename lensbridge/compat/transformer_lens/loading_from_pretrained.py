@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lensbridge.compat.transformer_lens.config import (
     HookedTransformerConfig,
-    config_of,
     named_dtype,
 )
+from lensbridge.compat.transformer_lens.config_reading import config_of
 from lensbridge.compat.transformer_lens.names_of_models import (
     DEFAULT_MODEL_ALIASES,
     MODEL_ALIASES,

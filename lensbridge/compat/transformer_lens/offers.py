@@ -163,6 +163,12 @@ OFFERS = (
         "LlamaForCausalLM", _RMS, (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY), hf_configs.llama
     ),
     Offer(
+        "Qwen3ForCausalLM",
+        {**_RMS, "use_qk_norm": (True,)},
+        (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY),
+        hf_configs.qwen3,
+    ),
+    Offer(
         "MistralForCausalLM",
         {**_RMS, "use_local_attn": (True,), "window_size": None, "attn_types": None},
         (_PLAIN_ACTIVATION, _USUAL_SCALE, _WHOLE_ROTARY, _ALL_LOCAL),

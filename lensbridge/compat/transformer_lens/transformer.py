@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.compat.transformer_lens.circuits import CircuitMethods
-from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, config_of
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.config_reading import config_of
 from lensbridge.compat.transformer_lens.fresh import fresh_model
 from lensbridge.compat.transformer_lens.names_of_models import (
     checkpoint_revision,

@@ -1,6 +1,6 @@
 """Weights under TransformerLens's names: ordinary tensors, one key for each query head."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.model import LensModel
+from lensbridge.native.linear import fetch
+from lensbridge.native.parts import AttentionPart, BlockPart
 from lensbridge.tensors.layouts import repeat_kv
 from lensbridge.tensors.weight_copy import WeightCopy
 
@@ -61,6 +63,7 @@ class Weights:
                 beside[name] = partial(_repeated, read, grouped[path])
             else:
                 stored[name] = read
+        stored.update(_norms_of_heads(lens))
         return cls(stored, beside, _scaled(lens) if scales else {})
 
     def __contains__(self, name: object) -> bool:
@@ -141,15 +144,38 @@ class Weights:
             )
 
 
+def _attentions(lens: LensModel) -> Iterator[tuple[str, BlockPart, AttentionPart]]:
+    """The path of each attention, its layer and itself."""
+    for stack in lens.native.stacks:
+        for i, block in enumerate(stack.blocks):
+            for name, part in (("attn", block.attn), ("cross_attn", block.cross)):
+                if part is not None:
+                    yield f"{stack.prefix}.{i}.{name}", block, part
+
+
 def _grouped(lens: LensModel) -> dict[str, int]:
     """Paths of attentions whose query heads share keys -> the number of query heads."""
+    parts = _attentions(lens)
+    return {path: part.n_heads for path, _, part in parts if part.n_kv < part.n_heads}
+
+
+def _norms_of_heads(lens: LensModel) -> dict[str, Reader]:
+    """The gains of norms of queries and keys (Qwen 3): `blocks.0.attn.q_norm.w`."""
     return {
-        f"{stack.prefix}.{i}.{name}": part.n_heads
-        for stack in lens.native.stacks
-        for i, block in enumerate(stack.blocks)
-        for name, part in (("attn", block.attn), ("cross_attn", block.cross))
-        if part is not None and part.n_kv < part.n_heads
+        f"{path}.{letter}_norm.w": partial(_gain, norm, _has_offset(block))
+        for path, block, part in _attentions(lens)
+        for letter, norm in (("q", part.q_norm), ("k", part.k_norm))
+        if norm is not None and isinstance(getattr(norm, "weight", None), Tensor)
     }
+
+
+def _has_offset(block: BlockPart) -> bool:
+    return block.ln1 is not None and block.ln1.unit_offset
+
+
+def _gain(norm: nn.Module, has_offset: bool) -> Tensor:
+    weight = fetch(norm, "weight")
+    return WeightCopy.of(1.0 + weight) if has_offset else weight
 
 
 def _scaled(lens: LensModel) -> dict[str, float]:

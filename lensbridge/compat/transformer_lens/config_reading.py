@@ -1,0 +1,129 @@
+"""The config of a model that is open, read from the model and its HuggingFace config."""
+
+from typing import Any
+
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.model import LensModel
+
+_NO_BOS = frozenset(
+    {
+        "GPTNeoXForCausalLM",
+        "BloomForCausalLM",
+        "QWenLMHeadModel",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "PhiForCausalLM",
+    }
+)
+"""Classes for which TransformerLens adds no BOS by default."""
+
+_KINDS = {
+    "full_attention": "global",
+    "global": "global",
+    "sliding_attention": "local",
+    "local": "local",
+}
+"""What HuggingFace calls layers that see all of the past, or a part -> TransformerLens's names."""
+
+
+def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
+    """The config of a model that lensbridge has open.
+
+    Args:
+        model: the model, as `lensbridge.load` returns it.
+        known: more fields to set.
+    """
+    lens = model.cfg
+    hf = lens.hf.get_text_config().to_dict()
+    grouped = lens.n_key_value_heads != lens.n_heads
+    said = {
+        "n_layers": lens.n_layers,
+        "d_model": lens.d_model,
+        "n_ctx": lens.n_ctx,
+        "d_head": lens.d_head,
+        "n_heads": lens.n_heads,
+        "n_key_value_heads": lens.n_key_value_heads if grouped else None,
+        "d_mlp": lens.d_mlp,
+        "act_fn": lens.act_fn,
+        "d_vocab": lens.d_vocab,
+        "d_vocab_out": lens.d_vocab_out,
+        "eps": lens.eps,
+        "model_name": lens.model_name.rpartition("/")[2],
+        "tokenizer_name": lens.model_name,
+        "original_architecture": lens.original_architecture,
+        "normalization_type": None
+        if lens.normalization_type == "none"
+        else lens.normalization_type,
+        "final_rms": lens.final_rms,
+        "positional_embedding_type": lens.positional_embedding_type,
+        "rotary_dim": lens.rotary_dim,
+        "rotary_base": lens.rotary_base or 10000,
+        "gated_mlp": any(name.endswith(".W_gate") for name in model.weight_names),
+        "num_experts": lens.n_experts,
+        "experts_per_token": hf.get("num_experts_per_tok"),
+        "parallel_attn_mlp": lens.parallel_attn_mlp,
+        "tie_word_embeddings": lens.tie_word_embeddings,
+        "window_size": hf.get("sliding_window") or hf.get("window_size"),
+        "scale_attn_by_inverse_layer_idx": bool(hf.get("scale_attn_by_inverse_layer_idx")),
+        **_of_attention(model),
+        **_of_norms(model),
+        **_local(hf),
+        **_rope(hf),
+        "attn_scores_soft_cap": hf.get("attn_logit_softcapping") or -1.0,
+        "output_logits_soft_cap": hf.get("final_logit_softcapping") or -1.0,
+        "initializer_range": float(hf.get("initializer_range") or 0.02),
+        "init_weights": False,
+        "default_prepend_bos": lens.original_architecture not in _NO_BOS,
+        "dtype": lens.dtype,
+        "device": str(lens.device),
+    }
+    return HookedTransformerConfig(**{**said, **known})
+
+
+def _of_attention(model: LensModel) -> dict[str, Any]:
+    """The divisor of scores, and whether queries and keys have norms."""
+    parts = [block.attn for block in model.native.blocks if block.attn is not None]
+    if not parts:
+        return {}
+    found = {"use_qk_norm": any(one.q_norm is not None for one in parts)}
+    plain = model.cfg.original_architecture == "GPTNeoForCausalLM"
+    scaling = 1.0 if plain else getattr(parts[0].module, "scaling", None)
+    if not isinstance(scaling, float) or scaling == 0:
+        return found
+    return {**found, "attn_scale": 1 / scaling, "use_attn_scale": scaling != 1.0}
+
+
+def _of_norms(model: LensModel) -> dict[str, Any]:
+    """Where the model has norms beside the usual ones."""
+    first = model.native.blocks[0]
+    posts = [one.post_norm for one in (first.attn, first.mlp) if one is not None]
+    both = first.ln1 is not None and all(one is not None for one in posts)
+    names = model.hook_names
+    return {
+        "use_normalization_before_and_after": bool(posts) and both,
+        "post_embedding_ln": "ln_embed.hook_scale" in names,
+    }
+
+
+def _local(hf: dict[str, Any]) -> dict[str, Any]:
+    """Which layers see only a part of the past."""
+    kinds = [
+        _KINDS.get(str(kind)) for kind in hf.get("layer_types") or hf.get("attention_layers") or ()
+    ]
+    if "local" not in kinds or None in kinds:
+        return {}
+    return {"use_local_attn": True, "attn_types": kinds}
+
+
+def _rope(hf: dict[str, Any]) -> dict[str, Any]:
+    """Llama 3's scaling of rotary frequencies."""
+    rope = hf.get("rope_parameters") or {}
+    if rope.get("rope_type") != "llama3":
+        return {}
+    return {
+        "use_NTK_by_parts_rope": True,
+        "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
+        "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+        "NTK_by_parts_factor": rope["factor"],
+        "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+    }
