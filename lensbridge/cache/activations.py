@@ -20,7 +20,7 @@ from lensbridge.elsewhere.cache import CACHE
 from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.points.names import LAYER, Name, rows_of_short, short_of, template
-from lensbridge.points.point_names import PointNames
+from lensbridge.points.point_names import PointNames, nowhere
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.tensors.dtypes import dtype_of
 from lensbridge.tensors.slices import PosSlice, taken
@@ -271,7 +271,7 @@ class ActivationCache(
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the activations and what is known of the run, without the model."""
-        names = replace(self.vocabulary, index=tuple(self.vocabulary.index))
+        names = replace(self.vocabulary, index=(*self.vocabulary.index,), elsewhere=nowhere)
         return {**self.__dict__, "vocabulary": names, "model": None, "_versions": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -27,6 +27,11 @@ NamesFilter: TypeAlias = (
 """A name, a short name, a glob, a function of canonical names, or a list of these; None is all."""
 
 
+def nowhere(name: str) -> str | None:
+    """Where a point is that this process does not have, in a model that is all in one process."""
+    return None
+
+
 @dataclass(frozen=True, repr=False)
 class PointNames:
     """The names of the points of one model, and why it lacks others.
@@ -45,7 +50,7 @@ class PointNames:
     depths: dict[str, int]
     gated: bool = False
     main_names: frozenset[str] = frozenset({"blocks"})
-    elsewhere: Callable[[str], str | None] = lambda name: None
+    elsewhere: Callable[[str], str | None] = nowhere  # caches are pickled with it
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{n} {prefix}" for prefix, n in self.depths.items())
