@@ -300,7 +300,7 @@ class GenerationMethods(HookedModel):
             **options,
         )
         if self.engine.is_idle and not callbacks and collector is None:
-            with self.engine.run(given):
+            with self.engine.run():
                 return call()
         config.disable_compile = True  # transformers compiles passes over a static key/value cache
         readers = [] if collector is None else collector.callbacks()
@@ -311,7 +311,7 @@ class GenerationMethods(HookedModel):
         with (
             whole,
             self.engine.attached([*callbacks, *readers]) as attachment,
-            self.engine.run(given),
+            self.engine.run(),
         ):
             attachment.count_run()
             progress = attachment.state.progress

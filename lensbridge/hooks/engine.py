@@ -295,12 +295,13 @@ class Engine:
         return by_row and not splices and not self.replaced
 
     @contextmanager
-    def run(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def run(self) -> Iterator[None]:
         """Inside, the lens runs its model itself, with what stands in the place of its modules."""
-        if self.meeting is not None:
-            self.meeting.to_run(self.listening, inputs)
+        meeting = self.meeting
+        met = meeting and meeting.before_passes(self.root, lambda: self.listening)
         stand_ins = {one.module: one.stand_in for one in self.replaced}
-        with run_of(self), standing_in(stand_ins) if stand_ins else nullcontext():
+        standing = standing_in(stand_ins) if stand_ins else nullcontext()
+        with run_of(self), met or nullcontext(), standing:
             yield
 
     def replace(self, replaced: Iterable[Replaced], own: Iterable[Callback]) -> None:

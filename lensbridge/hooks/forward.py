@@ -124,7 +124,7 @@ def _call(
     if attachment is not None:
         attachment.count_run()
     try:
-        with engine.run(kwargs):
+        with engine.run():
             return Outcome(native.call(kwargs), None)
     except StopForward as stop:
         return Outcome(None, finished(native.root, stop.value))

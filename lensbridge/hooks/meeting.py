@@ -4,15 +4,17 @@ Each run of a tensor-parallel model communicates, and so does each hook on a ten
 pieces. A rank that did something else than the others would wait for ever, or mix up their tensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.native.agreement import agree
+from lensbridge.native.calling import named_arguments
 from lensbridge.native.pieces import Sharding
 
 _MOST = 6
@@ -20,7 +22,7 @@ _MOST = 6
 
 _ADVICE = (
     "Write what runs or hooks a tensor-parallel model so that every rank does it, with the same "
-    "input, names and order; only printing and saving belong under `if rank == 0`."
+    "input, names, order and random seed; only printing and saving belong under `if rank == 0`."
 )
 
 
@@ -38,14 +40,33 @@ class Meeting:
         """
         self._agree(f"put hooks on the model ({_told(callbacks)})")
 
-    def to_run(self, callbacks: Iterable[Callback], inputs: Mapping[str, Any]) -> None:
-        """Meet before the model is run.
+    @contextmanager
+    def before_passes(
+        self, root: nn.Module, listening: Callable[[], Iterable[Callback]]
+    ) -> Iterator[None]:
+        """Inside, the ranks meet before every pass of the model.
+
+        Args:
+            root: the model.
+            listening: gives the callbacks that act in a pass.
 
         Raises:
             RanksError: another rank does something else, or does not come.
         """
-        given = ", ".join(f"{name} {_seen(value)}" for name, value in inputs.items())
-        self._agree(f"run the model{f' on {given}' if given else ''} with {_told(callbacks)}")
+
+        def meet(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._to_run(listening(), named_arguments(module, args, kwargs))
+
+        handle = root.register_forward_pre_hook(meet, prepend=True, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _to_run(self, callbacks: Iterable[Callback], inputs: Mapping[str, Any]) -> None:
+        tensors = {name: one for name, one in inputs.items() if isinstance(one, Tensor)}
+        given = ", ".join(f"{name} {_seen(value)}" for name, value in tensors.items())
+        self._agree(f"run the model on {given} with {_told(callbacks)}")
 
     def _agree(self, what: str) -> None:
         agree(what, self.sharding.mesh.get_group(), _ADVICE)
@@ -60,10 +81,8 @@ def _told(callbacks: Iterable[Callback]) -> str:
     return f"{shown} and {len(names) - _MOST} more, {_sum('|'.join(names).encode())}"
 
 
-def _seen(value: Any) -> str:
+def _seen(value: Tensor) -> str:
     """An input: its shape, and a sum over it where it holds ids."""
-    if not isinstance(value, Tensor):
-        return type(value).__name__
     shape = str(list(value.shape))
     if value.is_floating_point() or value.is_meta:
         return shape

@@ -53,6 +53,11 @@ def generate(lens: Any) -> object:
     return lens.generate(tokens(), max_new_tokens=2, do_sample=False)
 
 
+def sample(lens: Any) -> object:
+    torch.manual_seed(distributed.get_rank())
+    return lens.generate(tokens(), max_new_tokens=8, temperature=5.0)
+
+
 DIFFERENT: dict[str, tuple[Callable[[Any], object], Callable[[Any], object], str]] = {
     "hooks": (hooks_at("blocks.0.mlp.hook_post"), lambda lens: lens(tokens()), "hook_post"),
     "names": (
@@ -63,6 +68,7 @@ DIFFERENT: dict[str, tuple[Callable[[Any], object], Callable[[Any], object], str
     "cache": (lambda lens: lens.run_with_cache(tokens()), lambda lens: lens(tokens()), "more, #"),
     "input": (lambda lens: lens(tokens()), lambda lens: lens(tokens() + 1), "input_ids"),
     "generate": (generate_with_hooks, generate, "hook_post"),
+    "sample": (sample, sample, "input_ids"),
 }
 
 
