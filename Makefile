@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	peers real dist site tutorials ranks inductor
+	engines peers real dist site tutorials ranks inductor
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -46,6 +46,18 @@ ranks: .venv/.installed-test
 # Models that PyTorch's own compiler compiled; needs g++.
 inductor: .venv/.installed-test
 	$(BIN)/python -m pytest -m inductor tests/test_compiled.py
+
+# Harvests on Ray, in an environment of their own.
+ENGINES := build/engines/bin/python
+
+engines: build/engines/.installed
+	$(ENGINES) -m pytest -m engines --show-capture=no tests/engines
+
+build/engines/.installed: pyproject.toml constraints.txt constraints-engines.txt
+	$(PYTHON) -m venv --clear build/engines
+	$(ENGINES) -m pip install --quiet -c constraints.txt -c constraints-engines.txt \
+		-e '.[test,datasets,ray]'
+	@touch $@
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs

@@ -68,7 +68,7 @@ _HOMES = {
 
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("harvest", "plans", "serve", "testing", "viz"),
+    *("engines", "harvest", "plans", "serve", "testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

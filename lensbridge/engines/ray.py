@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import floor
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from lensbridge.errors import InputError
 from lensbridge.harvest.computing import Computer
 from lensbridge.harvest.engine import State, Told
-from lensbridge.harvest.folder import Folder, Shard
+from lensbridge.harvest.folder import Folder, Shard, Writer
 from lensbridge.harvest.job import Job
 from lensbridge.harvest.packing import Cut
 from lensbridge.harvest.running import about, known_shards
@@ -74,10 +73,13 @@ class Ray:
         began_here = not ray.is_initialized()
         if began_here:
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
+        context = ray.data.DataContext.get_current()
+        shown, context.enable_progress_bars = context.enable_progress_bars, False
         try:
             cpus = self._room(ray)
             self._compute(ray, job, folder, cuts, cpus, told)
         finally:
+            context.enable_progress_bars = shown
             if began_here:
                 ray.shutdown()
             folder.clean()
@@ -155,27 +157,27 @@ class ShardActor:
         self._job = Job.of(spec)
         self._rows = self._job.shard_rows()
         self._computer = Computer(self._job)
-        self._open = ExitStack()
-        name = f"ray-{socket.gethostname()}-{os.getpid()}"
-        self._writer = self._open.enter_context(Folder(path).writing(name))
+        self._folder = Folder(path)
+        self._name = f"ray-{socket.gethostname()}-{os.getpid()}"
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
         """Compute and write some shards; what their manifests say comes back."""
-        lines = [
-            self._shard(int(number), Cut.from_dict(json.loads(str(cut))))
-            for number, cut in zip(batch["number"], batch["cut"], strict=True)
-        ]
+        with self._folder.writing(self._name) as writer:
+            lines = [
+                self._shard(writer, int(number), Cut.from_dict(json.loads(str(cut))))
+                for number, cut in zip(batch["number"], batch["cut"], strict=True)
+            ]
         return {
             "number": [one.number for one in lines],
             "run": [one.run for one in lines],
             "bytes": [one.bytes for one in lines],
         }
 
-    def _shard(self, number: int, cut: Cut) -> Shard:
+    def _shard(self, writer: Writer, number: int, cut: Cut) -> Shard:
         self._rows.know(number, cut)
         rows = self._rows.rows(number)
         tensors = self._computer.compute(rows)
-        return self._writer.write(number, tensors, about(self._rows, number, rows, tensors))
+        return writer.write(number, tensors, about(self._rows, number, rows, tensors))
 
 
 def _share(cpus: float, actors: int) -> float:
