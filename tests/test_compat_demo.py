@@ -383,8 +383,8 @@ def test_parts_run_alone(plain: HookedTransformer, ids: Tensor) -> None:
     close(plain.blocks[1].mlp(plain.blocks[1].ln2(cache["resid_mid", 1])), cache["mlp_out", 1])
     close(plain.unembed(plain.ln_final(cache["resid_post", -1])), plain(ids))
     close(plain.embed(ids) + plain.pos_embed(ids), cache["resid_pre", 0])
-    with pytest.raises(InputError, match="cannot be run alone"):
-        plain.blocks[1].attn(cache["resid_pre", 1])
+    normed = plain.blocks[1].ln1(cache["resid_pre", 1])
+    close(plain.blocks[1].attn(normed), cache["attn_out", 1])
 
 
 def test_what_is_refused(plain: HookedTransformer, ids: Tensor) -> None:

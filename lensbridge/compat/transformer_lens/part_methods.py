@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lensbridge.compat.transformer_lens.alone import run_attention
 from lensbridge.compat.transformer_lens.as_module import INSTEAD, ModuleMethods
 from lensbridge.compat.transformer_lens.masks import mask_or_type, refuse_other_mask
 from lensbridge.compat.transformer_lens.parameters import with_grad
@@ -196,10 +197,7 @@ class PartMethods(ModuleMethods):
         if path.startswith(_STACKS):
             return self._run_in_stack(path, *args, **kwargs)
         if path.endswith("attn"):
-            raise InputError(
-                f"{path} cannot be run alone: its masks and rotations come from the model. Run the "
-                f"layer: model.{path.rpartition('.')[0]}(resid)."
-            )
+            return run_attention(self.lens, path, *args, **kwargs)
         parts: Any = self.lens
         for step in path.split("."):
             parts = parts[int(step)] if step.isdigit() else getattr(parts, step)

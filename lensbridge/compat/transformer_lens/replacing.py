@@ -245,7 +245,7 @@ class Replacements:
             return None
         frame = _frames.get().get(id(here.module))
         if frame is not None:
-            return frame.run_native(_one_value(path, *args, **kwargs))
+            return frame.run_native(one_value(path, *args, **kwargs))
         if path.endswith("attn") or args == ():
             return None
         if path in self._root.lens_blocks:
@@ -264,7 +264,7 @@ def _accepted(module: nn.Module, names: tuple[str, ...]) -> set[str]:
     return {name for name in names if anything or name in given}
 
 
-def _one_value(
+def one_value(
     path: str,
     value: Any = None,
     key_input: Tensor | None = None,
