@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	engines peers real dist site tutorials ranks inductor
+	engines peers real dist site tutorials ranks inductor second-device
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -33,6 +33,10 @@ docs: .venv/.installed-test
 check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
 	$(BIN)/python docs/coverage.py --check
+
+# On a device that only says that it is another one (tests/second_device).
+second-device: .venv/.installed-test
+	$(BIN)/python -m pytest tests/second_device/checks.py
 
 # The page of `lensbridge serve` and notebooks in Chromium: the system's, or that of
 # `playwright install chromium`.

@@ -11,8 +11,8 @@ from lensbridge.errors import ContextLengthError, InputError, TokenError
 from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prompts import Encoded, Side, is_text, plain_input
 from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor, refuse_chat
-from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.holding import execution_device
+from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.parts import ResolvedModel, StackPart
 
 
@@ -110,10 +110,10 @@ class Preparer:
             **more,
         }
         if position_ids is not None:
-            found["position_ids"] = position_ids
+            found["position_ids"] = as_tensor(position_ids).to(self.device)
         if self.native.calling.is_plain:
             found = self._taken(found)
-        kwargs = {**{k: v for k, v in found.items() if v is not None}, **hf}
+        kwargs = {**{k: v for k, v in found.items() if v is not None}, **self._here(hf)}
         self._check_decoder(kwargs)
         return Prepared(ids, embeds, mask, bos, kwargs)
 
@@ -205,6 +205,13 @@ class Preparer:
         return {
             name: value if _is_plain(value) else as_tensor(value).to(self.device)
             for name, value in more.items()
+        }
+
+    def _here(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords of the native forward, with tensors on the device of the ids."""
+        return {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in hf.items()
         }
 
     def _mask(self, given: Any) -> Tensor:

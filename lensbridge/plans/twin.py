@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lensbridge.native.holding import execution_device
 
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -48,7 +50,8 @@ class WithoutValues(TorchFunctionMode):
         if isinstance(tensor, FakeTensor) and tensor.fake_mode is self.mode:
             return tensor
         device = device or (torch.device("cpu") if tensor.is_meta else tensor.device)
-        if device == tensor.device:
+        known = type(tensor) in _PLAIN or is_traceable_wrapper_subclass(tensor)
+        if device == tensor.device and known:
             leaf = tensor if tensor.is_leaf else tensor.detach()
             return self.mode.from_tensor(leaf)
         with self.mode:

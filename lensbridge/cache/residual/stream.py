@@ -14,6 +14,7 @@ from torch import Tensor
 from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.residual.decomposition import Decomposition, Target
 from lensbridge.cache.residual.norm_map import NormMap
+from lensbridge.cache.residual.one_device import OnOneDevice
 from lensbridge.cache.residual.terms import Kind, Term
 from lensbridge.errors import InputError
 from lensbridge.inputs.positions import ColumnOwner, column_owner
@@ -126,6 +127,12 @@ class StreamReader:
             raise InputError(f"There is no stack {prefix!r}. Pass one of: {', '.join(found)}.")
         return found[prefix]
 
+    @property
+    def _together(self) -> Mapping[str, Tensor]:
+        """The activations on one device, so that they can be added and stacked."""
+        values: Mapping[str, Tensor] = self  # type: ignore[assignment]
+        return OnOneDevice.of(values)
+
     def _target(self, part: StackPart, layer: int | None, mlp_input: bool) -> Target:
         front = self._model().native.front_of(part)
         return Target.of(part, front, self.vocabulary, layer, mlp_input)
@@ -147,10 +154,9 @@ class StreamReader:
             )
         front = self._model().native.front_of(part)
         target = self._target(part, layer, mlp_input)
-        values: Mapping[str, Tensor] = self  # type: ignore[assignment]
         columns = self._columns(pos_slice, stack)
         return Decomposition(
-            values,
+            self._together,
             self.vocabulary,
             part,
             front,
@@ -176,7 +182,7 @@ class StreamReader:
         if recompute:
             with torch.set_grad_enabled(rows.requires_grad):
                 return torch.stack([norm.affine(norm.normalize(row)) for row in rows])
-        divisor = taken(self[target.scale], columns, -2)
+        divisor = taken(self._together[target.scale], columns, -2)
         if self.has_batch_dim and batch_slice is not None:
             divisor = taken(divisor, batch_slice, -divisor.ndim)
         _require_fit(rows, divisor, norm)
@@ -225,7 +231,7 @@ class StreamMethods(StreamReader):
         axis = letters.index("p") - len(letters)
         self.require(names)
         columns = self._columns(pos_slice, stack)
-        rows = torch.stack([taken(self[name], columns, axis) for name in names])
+        rows = torch.stack([taken(self._together[name], columns, axis) for name in names])
         if apply_ln:
             rows = self._normed(rows, target, columns, None, labels[-1] == "final_post")
         return (rows, list(labels)) if return_labels else rows
@@ -325,7 +331,7 @@ class StreamMethods(StreamReader):
                 f"{layer_of(there[0])}. Pass a later layer, or None for all."
             )
         self.require(wanted)
-        found = [self[name] for name in wanted]
+        found = [self._together[name] for name in wanted]
         shapes = sorted({tuple(one.shape) for one in found})
         if len(shapes) != 1:
             raise InputError(
