@@ -499,3 +499,12 @@ def test_commands_take_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert done.status == 0, done.err
     model = lensbridge.load(folder / "llama-F32.gguf")
     assert model.to_str_tokens(TEXT)[-1] in done.out
+
+
+def test_a_plan_reads_the_header_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], readings: list[str]
+) -> None:
+    done = run(capsys, "plan", folder / "gemma3-Q8_0.gguf", "--json")
+    assert done.status == 0, done.err
+    assert done.json["parameters"] == sum(one.numel() for one in tiny("gemma3").parameters())
+    assert readings == []

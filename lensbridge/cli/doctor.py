@@ -34,7 +34,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A hub id, a folder, or 'demo'; without one, versions and plugins are checked.",
+            help="A hub id, a folder, a GGUF file, or 'demo'; without one, versions and plugins "
+            "are checked.",
             autocompletion=completion.models,
         ),
     ] = None,

@@ -16,7 +16,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A hub id, a folder, or 'demo' for the small model that comes with lensbridge.",
+        help="A hub id, a folder, a GGUF file, or 'demo', the small model of lensbridge.",
         autocompletion=completion.models,
     ),
 ]

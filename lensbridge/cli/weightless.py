@@ -102,15 +102,18 @@ def _class_and_config(name: str, how: Loading) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
     from lensbridge.loading import _model_class, _source
+    from lensbridge.loading.gguf import gguf_config, named_by
     from lensbridge.loading.hub_errors import explained
 
-    source = _source(name, {})
-    options: dict[str, Any] = {}
+    folder, options = named_by(name, {})
+    source = _source(folder, options)
     if how.revision:
         options["revision"] = how.revision
     if how.trust_remote_code:
         options["trust_remote_code"] = True
     try:
+        if "gguf_file" in options:
+            return gguf_config(source, **options)
         return _model_class(source, options), AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, LoadError):

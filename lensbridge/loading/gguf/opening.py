@@ -1,8 +1,9 @@
 """A model and its tokenizer from a GGUF file."""
 
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,27 +33,71 @@ def from_gguf(source: str, **options: Any) -> tuple[Any, dict[str, Any]]:
         OSError: the hub has no such file, or is out of reach.
         ValueError: transformers refuses an option.
     """
-    _check_installed()
     _refuse_disk(options.get("device_map"))
+    with _read(source, options) as read:
+        model, report = read.kind.from_pretrained(
+            source, **{**read.corrections, **_dequantized(), **options}
+        )
+        refuse_leftovers(read.header, model, read.path.name)
+    return model, report
+
+
+def gguf_config(source: str, **options: Any) -> tuple[Any, Any]:
+    """The class and the config of a GGUF file's model; no weights are read.
+
+    Args:
+        source: a folder or a hub id.
+        options: for `from_pretrained`, with `gguf_file`.
+
+    Raises:
+        LoadError: as `from_gguf`.
+        OSError: the hub has no such file, or is out of reach.
+    """
+    with _read(source, options) as read:
+        return read.kind, _config(source, options, **read.corrections)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a file's header says about its model.
+
+    Args:
+        path: of the file.
+        header: as gguf's reader has it.
+        kind: the class of the model.
+        corrections: fields of the config that transformers leaves out.
+    """
+
+    path: Path
+    header: Any
+    kind: Any
+    corrections: dict[str, Any]
+
+
+@contextmanager
+def _read(source: str, options: dict[str, Any]) -> Iterator[_Read]:
+    """A file's header, while whatever transformers reads from the file is read fast.
+
+    Raises:
+        LoadError: gguf is not installed, the file is damaged, or transformers cannot read it.
+    """
+    _check_installed()
     path = file_of(source, options)
     _check_magic(path)
     from lensbridge.loading.gguf.config import ARCHITECTURE, corrections
     from lensbridge.loading.gguf.reader import fast_reading, value_of
 
     with fast_reading():
-        reader = _header(path)
+        header = _header(path)
         config = lru_cache(partial(_config, source, options))
         try:
-            more = {**corrections(reader, config, path.name), **_dequantized()}
-            kind = _class_of(value_of(reader, ARCHITECTURE), config)
-            model, report = kind.from_pretrained(source, **{**more, **options})
+            kind = _class_of(value_of(header, ARCHITECTURE), config)
+            yield _Read(path, header, kind, corrections(header, config, path.name))
         except (NotImplementedError, KeyError, IndexError) as error:
             raise _unreadable(path, error) from error
         except ValueError as error:
             _explain_unsupported(path, error)
             raise
-        refuse_leftovers(reader, model, path.name)
-    return model, report
 
 
 def gguf_tokenizer(source: str, **options: Any) -> Any:
@@ -115,11 +160,11 @@ def _header(path: Path) -> Any:
     return reader
 
 
-def _config(source: str, options: dict[str, Any]) -> Any:
+def _config(source: str, options: dict[str, Any], **fields: Any) -> Any:
     from transformers import AutoConfig
 
     where = {key: options[key] for key in (*WHERE, "gguf_file") if options.get(key) is not None}
-    return AutoConfig.from_pretrained(source, **where)
+    return AutoConfig.from_pretrained(source, **where, **fields)
 
 
 def _explain_unsupported(path: Path, error: ValueError) -> None:
