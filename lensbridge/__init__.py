@@ -13,7 +13,7 @@ from lensbridge.spec import Architecture
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
     from lensbridge.comparison import compare
-    from lensbridge.harvest import Activations, Harvest, Keep, Rows
+    from lensbridge.harvest import Activations, Harvest, Keep, Rows, sweep_dataset
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.hooks.carrying import carry_hooks
     from lensbridge.loading import load
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "plot",
     "register",
+    "sweep_dataset",
 ]
 
 _HOMES = {
@@ -64,11 +65,12 @@ _HOMES = {
     "load": "loading",
     "plot": "viz",
     "register": "plugins",
+    "sweep_dataset": "harvest",
 }
 
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("engines", "harvest", "plans", "serve", "testing", "viz"),
+    *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

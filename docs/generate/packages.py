@@ -35,6 +35,7 @@ PACKAGES = (
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
+    Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.serve", (("A page in the browser", "how-to/serve.md"),)),
     Package("lensbridge.errors", (_README,)),

@@ -127,7 +127,7 @@ def load(
         **hf_kwargs,
     }
     if is_stage(model):
-        from lensbridge.pipelines import open_stage
+        from lensbridge.pipelines.model import open_stage
 
         _as_it_is(model.submod, where, dtype_of(dtype), asked)
         find_tokenizer = tokenizer_from(tokenizer, None, model.submod, {"token": token})

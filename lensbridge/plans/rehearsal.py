@@ -11,6 +11,7 @@ from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.hooks.engine import Engine
 from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.native.config import LensConfig
+from lensbridge.native.fsdp import is_fully_sharded
 from lensbridge.native.holding import execution_device
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.plans.footprint import Footprint
@@ -72,6 +73,7 @@ def rehearse(
     Raises:
         InputError: the input cannot be run, or what is kept depends on values.
     """
+    _refuse_sharded(model.hf_model)
     run = {name: forward.pop(name) for name in RUN_OPTIONS if name in forward}
     if is_shape(input):
         forward = completed(model.native, input, forward)
@@ -96,6 +98,14 @@ def rehearse(
         batch=_rows(prepared),
         assumes=tuple(guesses.made),
     )
+
+
+def _refuse_sharded(hf_model: nn.Module) -> None:
+    if any(is_fully_sharded(module) for module in hf_model.modules()):
+        raise InputError(
+            "A plan is made on a copy of the model, and a model that fully_shard has spread over "
+            "processes cannot be copied. Plan before it is sharded: its activations are as large."
+        )
 
 
 def _twin(model: Runnable, prepared: Prepared, without: WithoutValues) -> Any:

@@ -161,3 +161,14 @@ def test_texts_of_different_lengths() -> None:
         _, cache = model.run_with_cache(found, "resid_post")
         _, others = wanted.run_with_cache(text, "resid_post")
         assert torch.equal(cache["resid_post", 1], others["resid_post", 1])
+
+
+@on_ranks(2)
+def test_plans_are_refused_and_weights_described() -> None:
+    native = whole()
+    model = lensbridge.load(sharded(native, native))
+    with pytest.raises(InputError, match=r"fully_shard.*before it is sharded"):
+        model.plan((2, 5), "resid_post")
+    described = str(model.describe_weights())
+    assert "fully_shard" in described
+    assert "sharded" in described
