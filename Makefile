@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	engines peers real dist site tutorials ranks inductor second-device
+	engines peers real dist site tutorials ranks inductor second-device gpu
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -37,6 +37,10 @@ check-docs: .venv/.installed-test
 # On a device that only says that it is another one (tests/second_device).
 second-device: .venv/.installed-test
 	$(BIN)/python -m pytest tests/second_device/checks.py
+
+# Every check that needs a GPU; one line where there is none.
+gpu: .venv/.installed-test
+	$(BIN)/python -m benchmarks.gpu
 
 # The page of `lensbridge serve` and notebooks in Chromium: the system's, or that of
 # `playwright install chromium`.
