@@ -56,7 +56,7 @@ def whole_and_split(family: str, plan: Any = "auto", **more: Any) -> tuple[Any, 
             folder,
             distributed_config=plan
             if isinstance(plan, DistributedConfig)
-            else DistributedConfig(tp_size=2, tp_plan=plan),
+            else DistributedConfig(tp_size=distributed.get_world_size(), tp_plan=plan),
             attn_implementation=kernel,
         )
         distributed.barrier()

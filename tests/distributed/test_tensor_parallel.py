@@ -81,6 +81,15 @@ def test_ranks_may_have_different_numbers_of_neurons() -> None:
     assert close(one, other)
 
 
+@on_ranks(4)
+def test_four_ranks_have_a_head_each() -> None:
+    whole, split = lenses("qwen3", num_key_value_heads=4, intermediate_size=49)
+    assert_whole(whole, split)
+    edits = [(f"blocks.0.{name}", scaled) for name in ("hook_v_input", "attn.hook_pattern")]
+    one, other = (model.run_with_hooks(tokens(), fwd_hooks=edits) for model in (whole, split))
+    assert close(one, other)
+
+
 @on_ranks(2)
 def test_experts_that_every_rank_has_whole_are_read() -> None:
     at = "model.layers.*.mlp.experts"
@@ -201,6 +210,18 @@ def test_gradients_of_what_was_read_go_back_into_the_weights(name: str) -> None:
 
     whole, split = lenses("llama")
     assert_same_gradients(gradients(whole), gradients(split))
+
+
+@pytest.mark.parametrize("name", ["mlp.hook_post", "mlp.hook_pre"])
+@on_ranks(2)
+def test_a_value_that_was_read_has_the_gradient_of_the_logits(name: str) -> None:
+    def gradient(model: Any) -> Tensor:
+        logits, cache = model.run_with_cache(tokens(), f"blocks.0.{name}", detach=False)
+        (found,) = torch.autograd.grad(difference(logits), cache[f"blocks.0.{name}"])
+        return found
+
+    whole, split = lenses("llama")
+    assert close(gradient(whole), gradient(split))
 
 
 # --- tools ---------------------------------------------------------------------------------------
