@@ -174,6 +174,15 @@ POINTS: tuple[Point, ...] = (
         "layers that have one (T5)",
     ),
     *_kernel_points("attn", "", "every", by_full_name=False),
+    Point(
+        "blocks.{i}.attn.hook_head_out",
+        "b p h m",
+        "what each head gives to the norm after attention: z times its slice of W_O",
+        POST_NORM,
+        on_request=True,
+        derived=True,
+        by_full_name=True,
+    ),
     Point("blocks.{i}.attn.hook_q_latent", "b p l", "latent from which queries are made", LATENT),
     Point(
         "blocks.{i}.attn.hook_kv_latent",

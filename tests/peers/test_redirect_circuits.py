@@ -66,7 +66,7 @@ def test_auto_circuit_gives_the_same_scores_and_circuits(shape: str, tmp_path: P
             assert torch.equal(one, ours[name.replace("again", "gradient")])
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "qwen2"])  # Gemma 2: hook_result is another value
+@pytest.mark.parametrize("shape", SHAPES)
 def test_edges_have_the_same_scores_and_effects(shape: str, tmp_path: Path) -> None:
     ours, theirs = results_of("edges", weights(SHAPES[shape]), tmp_path)
     require_equal(ours, theirs, 2e-5)
@@ -74,3 +74,5 @@ def test_edges_have_the_same_scores_and_effects(shape: str, tmp_path: Path) -> N
     assert of_keys.shape == of_queries.shape == (2, 6, 4, 24)
     assert torch.equal(ours["after"], ours["logits"])
     assert torch.equal(ours["copy"], ours["logits"])
+    for kind in ("patching", "zero", "mean"):
+        assert (ours[f"circuit, {kind}"] - ours["logits"]).abs().max() > 0.1

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache as LensCache
-from lensbridge.compat.transformer_lens.lens_point import GRAD, by_head, spelled, unspelled
+from lensbridge.compat.transformer_lens.lens_point import by_head
 from lensbridge.compat.transformer_lens.raised import asserting
 from lensbridge.compat.transformer_lens.slices import taking_slices
+from lensbridge.compat.transformer_lens.spellings import GRAD, spelled, unspelled
 from lensbridge.points.names import Name
 
 
@@ -29,7 +30,8 @@ class ActivationCache(LensCache):
         self, cache_dict: Mapping[str, Tensor], model: Any, has_batch_dim: bool = True
     ) -> None:
         lens = model.lens
-        stored = {unspelled(name): tensor for name, tensor in cache_dict.items()}
+        index = lens.vocabulary.index
+        stored = {unspelled(name, index): tensor for name, tensor in cache_dict.items()}
         super().__init__(stored, lens.vocabulary, model=lens, has_batch_dim=has_batch_dim)
 
     _shown: Mapping[str, str] = MappingProxyType({})
@@ -47,7 +49,10 @@ class ActivationCache(LensCache):
 
     def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
         own = {shown: name for name, shown in self._shown.items()}
-        stored = {own.get(name) or unspelled(name): tensor for name, tensor in tensors.items()}
+        stored = {
+            own.get(name) or unspelled(name, self.vocabulary.index): tensor
+            for name, tensor in tensors.items()
+        }
         found = type(self).of(super().with_tensors(stored, **changes))
         found._shown, found._beside = self._shown, self._beside
         return found
@@ -63,7 +68,8 @@ class ActivationCache(LensCache):
             beside: the values of points that the native model does not have.
         """
         renamed = {own: name for own, name in names.items() if own != name}
-        plain = {unspelled(own): name for own, name in renamed.items()}
+        index = self.vocabulary.index
+        plain = {unspelled(own, index): name for own, name in renamed.items()}
         self._shown = {**plain, **{own + GRAD: name + GRAD for own, name in plain.items()}}
         self._beside = frozenset(beside)
         for name, tensor in beside.items():
@@ -72,7 +78,8 @@ class ActivationCache(LensCache):
     def canonical(self, name: Name) -> str:
         if isinstance(name, str) and name not in self._tensors:
             name = {shown: own for own, shown in self._shown.items()}.get(name, name)
-        return super().canonical(name)
+        full = super().canonical(name)
+        return full if full in self._tensors else unspelled(full, self.vocabulary.index)
 
     def axes(self, name: Name) -> str:
         if name in self._beside:

@@ -14,39 +14,14 @@ from lensbridge.compat.transformer_lens.point import (
     call,
     directions,
 )
+from lensbridge.compat.transformer_lens.spellings import GRAD, unspelled
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.callbacks import Sharing
 from lensbridge.hooks.methods import HookHandle
 from lensbridge.model import LensModel
 
-RENAMED = {"unembed.hook_in": "ln_final.hook_out", "unembed.hook_out": "hook_logits"}
-"""Names in TransformerLens's caches -> the names that lensbridge lists instead."""
-
-SPELLED = {new: old for old, new in RENAMED.items()}
-
-GRAD = "_grad"
-
 PER_HEAD = "hook_attn_in"
 """Points where TransformerLens has a copy for each head, and lensbridge one value."""
-
-
-def spelled(name: str) -> str:
-    """A name of lensbridge as TransformerLens's caches list it, also of a gradient.
-
-    Example:
-        >>> spelled("hook_logits_grad"), spelled("hook_embed")
-        ('unembed.hook_out_grad', 'hook_embed')
-    """
-    end = GRAD if name.endswith(GRAD) else ""
-    plain = name.removesuffix(end) if end else name
-    return SPELLED.get(plain, plain) + end
-
-
-def unspelled(name: str) -> str:
-    """A name of TransformerLens's caches as lensbridge has it."""
-    end = GRAD if name.endswith(GRAD) else ""
-    plain = name.removesuffix(end) if end else name
-    return RENAMED.get(plain, plain) + end
 
 
 def _check_callable(hook: Any) -> None:
@@ -74,7 +49,7 @@ class LensPoint(HookPoint):
         super().__init__()
         self.name: str = name
         self.own_name = name
-        self.canonical = RENAMED.get(name, name)
+        self.canonical = unspelled(name, lens.vocabulary.index)
         self.is_there = True
         self.lens = lens
         self.ctx: dict[str, Any] = lens.engine.contexts.setdefault(self.canonical, {})

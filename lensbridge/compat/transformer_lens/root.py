@@ -12,11 +12,8 @@ from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.hooking import Hooking, in_context
 from lensbridge.compat.transformer_lens.lens_point import (
-    RENAMED,
-    SPELLED,
     LensPoint,
     TokensPoint,
-    unspelled,
 )
 from lensbridge.compat.transformer_lens.part_methods import PartMethods
 from lensbridge.compat.transformer_lens.point import Dir, Dirs, FwdHooks, HookPoint, NamesFilter
@@ -25,6 +22,7 @@ from lensbridge.compat.transformer_lens.root_module import HookedRootModule
 from lensbridge.compat.transformer_lens.selection import Selection
 from lensbridge.compat.transformer_lens.slices import Slice
 from lensbridge.compat.transformer_lens.soft_cap import uncapped
+from lensbridge.compat.transformer_lens.spellings import is_listed, spelled, unspelled
 from lensbridge.compat.transformer_lens.ungrouping import regroup
 from lensbridge.model import LensModel
 
@@ -40,23 +38,25 @@ class Points(Mapping[str, LensPoint]):
     def __getitem__(self, name: str) -> LensPoint:
         if self.tokens is not None and name == self.tokens.name:
             return self.tokens
-        canonical = self._lens.vocabulary.canonical(RENAMED.get(name, name))
-        spelled = SPELLED.get(canonical, canonical)
-        if spelled not in self.made:
-            self.made[spelled] = LensPoint(self._lens, spelled)
-        return self.made[spelled]
+        vocabulary = self._lens.vocabulary
+        full = spelled(vocabulary.canonical(unspelled(name, vocabulary.index)))
+        if full not in self.made:
+            self.made[full] = LensPoint(self._lens, full)
+        return self.made[full]
 
     def __contains__(self, name: object) -> bool:
         if self.tokens is not None and name == self.tokens.name:
             return True
-        return isinstance(name, str) and RENAMED.get(name, name) in self._lens.vocabulary.index
+        index = self._lens.vocabulary.index
+        return isinstance(name, str) and unspelled(name, index) in index
 
     def __iter__(self) -> Iterator[str]:
         yield from () if self.tokens is None else (self.tokens.name,)
-        yield from (SPELLED.get(name, name) for name in self._lens.vocabulary.index)
+        index = self._lens.vocabulary.index
+        yield from (spelled(name) for name in index if is_listed(name, index))
 
     def __len__(self) -> int:
-        return len(self._lens.vocabulary.index) + (self.tokens is not None)
+        return sum(1 for _ in self)
 
 
 class LensRoot(PartMethods):
@@ -121,7 +121,7 @@ class LensRoot(PartMethods):
         if self.points.tokens is not None and asked == self.points.tokens.name:
             return [self.points.tokens.name]
         if self.shown is None:
-            return [SPELLED.get(name, name) for name in self.selection.names(asked)]
+            return [spelled(name) for name in self.selection.names(asked)]
         return self.shown.select(asked, self.selection)
 
     def every_point(self) -> list[HookPoint]:
@@ -248,7 +248,9 @@ class LensRoot(PartMethods):
             names = self.selection.names(names_filter)
         else:
             found = self.point_names(names_filter)
-            names = [unspelled(own) for own, name in self.shown.names.items() if name in found]
+            index = self.lens.vocabulary.index
+            shown = self.shown.names.items()
+            names = [unspelled(own, index) for own, name in shown if name in found]
         if names and (names_filter is None or callable(names_filter)):
             wanted = frozenset(names)
             return lambda name: name in wanted

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
-from lensbridge.compat.transformer_lens.lens_point import RENAMED, SPELLED
 from lensbridge.compat.transformer_lens.point import NamesFilter
+from lensbridge.compat.transformer_lens.spellings import SPELLED, spelled, unspelled
 from lensbridge.points.point_names import PointNames
 
 _FLAGS = {
     "hook_result": "use_attn_result",
+    "hook_head_out": "use_attn_result",
     "hook_q_input": "use_split_qkv_input",
     "hook_k_input": "use_split_qkv_input",
     "hook_v_input": "use_split_qkv_input",
@@ -47,7 +48,9 @@ class Selection:
         else:
             items = [asked] if isinstance(asked, str) else list(asked)
             chosen = {name for item in items for name in self._named(item)}
-        return [name for name in self.vocabulary.index if name in chosen]
+        index = self.vocabulary.index
+        listed = {unspelled(name, index) for name in chosen}
+        return [name for name in index if name in listed]
 
     def _usual(self) -> list[str]:
         plain = [name for name in self.vocabulary.select(None) if not _is_besides(name)]
@@ -63,16 +66,16 @@ class Selection:
 
     def _taken(self, accepts: Callable[[str], bool]) -> list[str]:
         def accepts_spelled(name: str) -> bool:
-            return bool(accepts(SPELLED.get(name, name)))
+            return bool(accepts(spelled(name)))
 
         chosen = [name for name in self.vocabulary.select(accepts_spelled) if not _is_besides(name)]
-        flagged = [name for name in self._flagged() if accepts(name)]
+        flagged = [name for name in self._flagged() if accepts(spelled(name))]
         return [*chosen, *flagged]
 
     def _named(self, item: str | Callable[[str], bool]) -> list[str]:
         if callable(item):
             return self._taken(item)
-        return self.vocabulary.select(RENAMED.get(item, item))
+        return self.vocabulary.select(unspelled(item, self.vocabulary.index))
 
 
 def _is_besides(name: str) -> bool:

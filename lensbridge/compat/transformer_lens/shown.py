@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from lensbridge.compat.transformer_lens.lens_point import SPELLED, LensPoint
+from lensbridge.compat.transformer_lens.lens_point import LensPoint
 from lensbridge.compat.transformer_lens.point import HookPoint, NamesFilter
 from lensbridge.compat.transformer_lens.replacing import Replacements
 from lensbridge.compat.transformer_lens.selection import Selection
+from lensbridge.compat.transformer_lens.spellings import spelled
 from lensbridge.errors import HookError, UnknownPointError
 
 
@@ -80,7 +81,7 @@ class Shown:
             if not matched:
                 raise
             own = []
-        spelled_own = (SPELLED.get(name, name) for name in own)
+        spelled_own = (spelled(name) for name in own)
         return matched | {self.names[name] for name in spelled_own if name in self.names}
 
     def _named(self, item: Any, selection: Selection) -> set[str]:
@@ -88,7 +89,7 @@ class Shown:
             return self._matching(item, selection)
         if item in self.points:
             return {item}
-        own = [SPELLED.get(name, name) for name in selection.names(item)]
+        own = [spelled(name) for name in selection.names(item)]
         found = {self.names[name] for name in own if name in self.names}
         if not found:
             raise HookError(

@@ -33,7 +33,7 @@ def reason(row: str, native: ResolvedModel) -> str:
             return f"{kind} has no {what}"
     if "rot_" in row:
         return "its attention has no rotary embedding"
-    if "_post.hook" in row:
+    if "_post.hook" in row or "hook_head_out" in row:
         return f"{kind} has no norm after that branch"
     if "attn" in row and not any(b.attn for b in native.blocks):
         return f"{kind} has no attention that '{spec}' describes"

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     AttentionPart,
@@ -190,6 +191,15 @@ class BlockWiring(Placing):
             post_norm=attn.post_norm,
             scale=attn.writer.scale,
         )
+        if attn.post_norm is not None and at.endswith(".attn."):
+            yield ResultSite(
+                self.info(f"{at}hook_head_out", attn.out.module, "output", "z @ W_O, per head"),
+                out=attn.out,
+                layout=heads,
+                n_heads=attn.n_heads,
+                post_norm=None,
+                scale=Multiplier(),
+            )
         if attn.position_bias is not None:
             layout = Layout(
                 "q k h -> 1 h q k",

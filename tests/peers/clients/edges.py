@@ -92,6 +92,56 @@ def evaluation(model: Any) -> dict[str, Tensor]:
     return found
 
 
+def circuits(model: Any) -> dict[str, Tensor]:
+    """Logits where one in three edges carries what another run gives, zeros or means.
+
+    A receiver gets, for each of its edges that is not in the circuit, the other value of the sender
+    minus the value that the sender has in this run.
+    """
+    corrupt, clean = kept(model, CORRUPT), kept(model, CLEAN)
+    bases = {
+        "patching": corrupt,
+        "zero": {name: torch.zeros_like(one) for name, one in clean.items()},
+        "mean": {name: one.mean((0, 1), keepdim=True) for name, one in corrupt.items()},
+    }
+    return {f"circuit, {kind}": circuit(model, base) for kind, base in bases.items()}
+
+
+def circuit(model: Any, base: dict[str, Tensor]) -> Tensor:
+    draw, now = torch.Generator().manual_seed(3), {}
+
+    def keep(value: Tensor, hook: Any) -> None:
+        now[hook.name] = value.detach().clone()
+
+    def construct(value: Tensor, hook: Any, cut: dict[str, Tensor]) -> Tensor:
+        changes = [change(model, name, base[name], one, cut[name]) for name, one in now.items()]
+        total = sum(changes)
+        value += total if value.ndim == 4 else total.squeeze(2)
+        return value
+
+    heads = model.cfg.n_heads
+    hooks = [(name, keep) for name in senders(model.cfg)]
+    for receiver in receivers(model.cfg):
+        rows = heads if "_input" in receiver else 1
+        sizes = {one: heads if "result" in one else 1 for one in senders(model.cfg)}
+        cut = {one: torch.rand(rows, n, generator=draw).lt(0.3).float() for one, n in sizes.items()}
+        hooks.append((receiver, partial(construct, cut=cut)))
+    with torch.inference_mode(), model.hooks(fwd_hooks=hooks):
+        return model(CLEAN)
+
+
+def change(model: Any, sender: str, base: Tensor, now: Tensor, cut: Tensor) -> Tensor:
+    """What the edges that are cut change in the input of each head of a receiver."""
+    if now.ndim == 3:
+        return (base - now).unsqueeze(2) * cut
+    difference = torch.einsum("bphm,rh->bprm", base - now, cut)
+    if not model.cfg.use_normalization_before_and_after:
+        return difference
+    block = model.blocks[int(sender.split(".")[1])]
+    together = (now.sum(2) + block.attn.b_O).unsqueeze(2)
+    return block.ln1_post(together + difference) - block.ln1_post(together)
+
+
 def one_head(model: Any) -> dict[str, Tensor]:
     """An edit of the key that one query head reads reaches no other head."""
 
@@ -146,6 +196,7 @@ def results(weights: dict[str, Any]) -> dict[str, Any]:
     for start in (None, "hook_embed", "blocks.0.attn.hook_result", "blocks.0.hook_mlp_out"):
         found.update(attribution(model, start, 3 if start else 1))
     found.update(evaluation(model))
+    found.update(circuits(model))
     found.update(one_head(model))
     found.update(corrected(model))
     found["copy"] = copy.deepcopy(model)(CLEAN)
