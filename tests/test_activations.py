@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import lensbridge
 from lensbridge import Activations, Harvest, Rows
+from lensbridge.analysis import fit_probe
 from lensbridge.errors import InputError
 from lensbridge.harvest.shuffling import Permutation
 
@@ -187,3 +189,55 @@ def test_a_part_opens_by_itself(folder: Path, tmp_path: Path) -> None:
     acts = Activations(tmp_path)
     assert [one.shard.number for one in acts.stored] == [1, 3]
     assert len(acts) == sum(one.shard.tokens for one in acts.stored)
+
+
+def test_tops_are_the_largest_with_their_text(folder: Path, whole: dict[str, Tensor]) -> None:
+    acts = Activations(folder)
+    direction = torch.randn(128)
+    expected = whole[NAME] @ direction
+    found = acts.top(("resid_post", 1), direction, k=5, context=3)
+    torch.testing.assert_close(torch.tensor([one.value for one in found]), expected.topk(5).values)
+    tokenizer = lensbridge.load("demo").tokenizer
+    for one in found:
+        row = whole["row"] == whole["row"][one.entry]
+        places = [i for i in row.nonzero().flatten().tolist() if abs(i - one.entry) <= 3]
+        assert one.tokens == tuple(tokenizer.decode([int(whole["tokens"][i])]) for i in places)
+        torch.testing.assert_close(torch.tensor(one.values), expected[places])
+        assert places[one.at] == one.entry
+        assert one.document == int(whole["document"][one.entry])
+    neuron = acts.top(NAME, 7, k=3)
+    assert [one.entry for one in neuron] == whole[NAME][:, 7].topk(3).indices.tolist()
+    head = acts.top("blocks.0.attn.hook_z", (1, 2), k=3)
+    assert [one.entry for one in head] == whole["blocks.0.attn.hook_z"][:, 1, 2].topk(
+        3
+    ).indices.tolist()
+    assert neuron[0].token in str(neuron)
+    assert "<svg" in neuron.plot().svg()
+    with pytest.raises(InputError, match="There is no 128"):
+        acts.top(NAME, 128)
+
+
+def test_means_and_their_differences(folder: Path, whole: dict[str, Tensor]) -> None:
+    acts, mask = Activations(folder), whole["position"] < 4
+    values = whole[NAME].double()
+    torch.testing.assert_close(acts.mean(NAME), values.mean(0))
+    difference = values[mask].mean(0) - values[~mask].mean(0)
+    torch.testing.assert_close(acts.mean_difference(NAME, mask), difference)
+    with pytest.raises(InputError, match="no such entries"):
+        acts.mean(NAME, torch.zeros(len(acts), dtype=torch.bool))
+
+
+def test_a_probe_is_fitted_to_shards(folder: Path, whole: dict[str, Tensor]) -> None:
+    acts = Activations(folder)
+    labels = (whole["tokens"] == int(whole["tokens"].mode().values)).tolist()
+    result = fit_probe(acts.by_layer("resid_post"), labels, validation=0.3)
+    again = fit_probe({1: whole[NAME]}, labels, validation=0.3)
+    assert result.layers == [1]
+    assert torch.equal(result.scores, again.scores)
+
+
+def test_parquet_has_every_entry(folder: Path, whole: dict[str, Tensor], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(Activations(folder).to_parquet(tmp_path / "acts.parquet"))
+    assert table["tokens"].to_pylist() == whole["tokens"].tolist()
+    assert torch.equal(torch.tensor(table[NAME].to_pylist()), whole[NAME])

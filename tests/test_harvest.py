@@ -60,7 +60,11 @@ def asked(model: Any, packing: Any = "concat", data: Any = TEXTS, **settings: An
 def hashes(folder: Path) -> dict[str, str]:
     """The hash of every shard; nothing else may lie there but the spec and the manifests."""
     names = sorted(one.name for one in folder.iterdir())
-    assert [one for one in names if not one.startswith("shard-")] == ["manifest", "spec.json"]
+    assert [one for one in names if not one.startswith("shard-")] == [
+        "manifest",
+        "spec.json",
+        "tokenizer",
+    ]
     assert all(one.suffix == ".jsonl" for one in (folder / "manifest").iterdir())
     found = {one.name: one.read_bytes() for one in folder.glob("shard-*.safetensors")}
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(found.items())}

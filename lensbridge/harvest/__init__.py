@@ -8,10 +8,12 @@ acts["resid_post", 6][:64]  # [token, d_model]
 
 from lensbridge.harvest.activations import Activations
 from lensbridge.harvest.harvesting import Harvest
+from lensbridge.harvest.pairs import sweep_dataset
 from lensbridge.harvest.plan import Plan
 from lensbridge.harvest.reductions import Features, Last, Mean, Norm, Projection, Reduction, TopK
 from lensbridge.harvest.report import Report
 from lensbridge.harvest.spec import Keep, Rows
+from lensbridge.harvest.tops import Top, Tops
 
 __all__ = [
     "Activations",
@@ -26,5 +28,8 @@ __all__ = [
     "Reduction",
     "Report",
     "Rows",
+    "Top",
     "TopK",
+    "Tops",
+    "sweep_dataset",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
@@ -21,8 +21,10 @@ from lensbridge.harvest.computing import BESIDE, DOCUMENTS, OFFSETS, POSITIONS, 
 from lensbridge.harvest.differences import differences
 from lensbridge.harvest.export import TorchRows, to_datasets, to_parquet
 from lensbridge.harvest.folder import Folder, Shard
+from lensbridge.harvest.kept_tokenizer import kept
 from lensbridge.harvest.shuffling import Shuffled
-from lensbridge.points.names import LAYER, Name, expand_short, is_short
+from lensbridge.harvest.tops import Beside, Tops, tops
+from lensbridge.points.names import LAYER, Name, expand_short, is_short, layer_of
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -261,6 +263,83 @@ class Activations:
             InputError: pyarrow is not installed.
         """
         return to_parquet(self, Path(path))
+
+    @cached_property
+    def tokenizer(self) -> Any | None:
+        """The tokenizer of the model, from the folder; None: the model had none."""
+        return kept(self.folders[0].path)
+
+    def to_string(self, ids: Any) -> str:
+        """Some ids as text; numbers where there is no tokenizer."""
+        listed = torch.as_tensor(ids).flatten().tolist()
+        if self.tokenizer is None:
+            return " ".join(map(str, listed))
+        return str(self.tokenizer.decode(listed))
+
+    def top(self, point: Name, feature: Any, k: int = 10, context: int = 12) -> Tops:
+        """The entries at which a value of a point is largest, with the text around them.
+
+        Args:
+            point: which.
+            feature: an index of the last axis (a neuron), a direction, `(sae, number)` for a
+                feature of a sparse autoencoder, or a function of `[entry, ...]`.
+            k: how many entries.
+            context: tokens of the same row to show on each side.
+
+        Raises:
+            InputError: the point was not harvested, or the feature does not fit it.
+        """
+        text = cache(lambda one: self.to_string([one]))
+        beside = Beside(self.tokens, self.rows, self.documents, text)
+        return tops(self[point], feature, k, context, beside)
+
+    def mean(self, point: Name, where: Tensor | None = None) -> Tensor:
+        """The mean of a point over all entries, or over those of a mask, in float64.
+
+        Shapes: where `[entry]`, bool; result `[...]`
+
+        Raises:
+            InputError: the mask has another length, or is true nowhere.
+        """
+        column = self[point]
+        if where is not None and where.shape != (len(self),):
+            raise InputError(f"where has an entry for each of {len(self)}: {list(where.shape)}.")
+        total, count = torch.zeros(column.shape[1:], dtype=torch.float64), 0
+        for shard, values in enumerate(column):
+            start = self._starts[shard]
+            chosen = None if where is None else where[start : start + len(values)]
+            some = values if chosen is None else values[chosen]
+            total, count = total + some.double().sum(0), count + len(some)
+        if not count:
+            raise InputError("There are no such entries, so there is no mean.")
+        return total / count
+
+    def mean_difference(self, point: Name, where: Tensor) -> Tensor:
+        """The mean where a mask is true less the mean where it is not, in float64.
+
+        Shapes: where `[entry]`, bool; result `[...]`
+
+        Raises:
+            InputError: the mask has another length, or is the same everywhere.
+        """
+        return self.mean(point, where) - self.mean(point, ~where)
+
+    def by_layer(self, point: str) -> dict[int, Tensor]:
+        """A short name in all layers that were harvested, for `fit_probe`.
+
+        Shapes: layer -> `[entry, ...]`
+
+        Raises:
+            InputError: it was harvested in no layer.
+        """
+        named = {
+            int(layer_of(name) or 0): self[name][:]
+            for name in self.points
+            if layer_of(name) is not None and expand_short(point, layer_of(name)) == name
+        }
+        if not named:
+            raise InputError(f"{point!r} was harvested in no layer: {', '.join(self.points)}.")
+        return named
 
     def shards(self) -> Iterator[Mapping[str, Tensor]]:
         """The tensors of one shard after another, mapped."""

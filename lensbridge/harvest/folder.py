@@ -1,6 +1,7 @@
 """Folder: the files of a harvest. A shard is there once a manifest has a line for it.
 
     spec.json                     what the harvest is of
+    tokenizer/                    to read the tokens as text
     manifest/WRITER.jsonl         a line for each finished shard
     shard-000017.safetensors      its tensors
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +31,10 @@ from lensbridge.harvest.locks import Lock, is_held
 from lensbridge.harvest.packing import Cut
 
 _BLOCK = 2**22
+"""Bytes that are read at once."""
+
+_OLD = 60.0
+"""Seconds after which a folder that was being filled is left over."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +214,9 @@ class Folder:
             owner = left.name.split("@")[-1].removesuffix(".new")
             if not is_held(self.manifests / f"{owner}.lock"):
                 left.unlink(missing_ok=True)
+        for left in self.path.glob(".tokenizer-*"):
+            if time.time() - left.stat().st_mtime > _OLD:
+                shutil.rmtree(left, ignore_errors=True)
         for lock in self.manifests.glob("*.lock"):
             if not is_held(lock):
                 lock.unlink(missing_ok=True)

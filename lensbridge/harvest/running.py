@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.harvest import kept_tokenizer
 from lensbridge.harvest.computing import DOCUMENTS, TOKENS, Computer
 from lensbridge.harvest.engine import Engine, State, Told
 from lensbridge.harvest.folder import Folder, Shard, Writer, file_of
@@ -79,6 +80,7 @@ def run(
     job = Job.of(spec)
     # ranks and parts come one after another, and find what the others have written
     folder.begin(identity(job), resume or mine.of > 1 or claim)
+    kept_tokenizer.keep(job.model.tokens.tokenizer, folder.path)
     began = time.monotonic()
     if engine is not None:
         before = set(folder.shards())

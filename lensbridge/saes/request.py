@@ -12,7 +12,7 @@ from lensbridge.native.parts import ResolvedModel
 from lensbridge.points.names import Name
 from lensbridge.points.point_names import PointNames
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
-from lensbridge.saes.fit import Fit, Place
+from lensbridge.saes.place import Fit, Place
 from lensbridge.saes.sizes import size_of
 from lensbridge.saes.splice import Splice
 

@@ -17,7 +17,7 @@ from lensbridge.forks import in_forked
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.hooks.engine import NO_CALLBACKS, Engine
 from lensbridge.saes.dictionary import Dictionary
-from lensbridge.saes.fit import Fit, Place
+from lensbridge.saes.place import Fit, Place
 from lensbridge.sites.site import Chain, PointInfo
 from lensbridge.sites.spliced import SpliceSite
 
