@@ -131,9 +131,19 @@ class Progress:
         return found if isinstance(found, Tensor) and found.ndim == 2 else None
 
     def positions(self, encoder: bool = False) -> Tensor:
-        """Shapes: `[batch, pos]`, each token's position in its row."""
+        """Each token's position in its row.
+
+        Shapes: `[batch, pos]`
+
+        Raises:
+            HookError: nothing that the run was given has tokens.
+        """
         given = self._given(encoder)
-        assert given is not None
+        if given is None:
+            raise HookError(
+                "This pass was given neither ids nor embeddings, so it is not known where its "
+                f"tokens are ({', '.join(self.named) or 'it was given nothing'})."
+            )
         batch, count = given.shape[:2]
         past = 0 if encoder else self.past
         if self.named.get("position_ids") is not None and not encoder:

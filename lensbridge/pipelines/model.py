@@ -167,11 +167,6 @@ class StageModel(LensModel):
 
         Raises:
             HookNeverFiredError: the schedule did not run the stage.
-
-        Example:
-            >>> # with stage.caching("resid_post") as cache:
-            >>> #     schedule.step(ids)
-            >>> # cache["resid_post", 5]
         """
         names = self.vocabulary.select(names_filter)
         axes = {name: self.engine.sites[name].axes for name in names}

@@ -1,5 +1,6 @@
 """Stages of `torch.distributed.pipelining`: their points are those of the whole model."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
     ScheduleGPipe,
+    ScheduleInterleaved1F1B,
     SplitPoint,
     pipeline,
 )
@@ -83,7 +85,21 @@ def gpt2(rank: int) -> nn.Module:
     return GPT2(model)
 
 
-PARTS = {"llama": llama, "gpt2": gpt2}
+def direct(rank: int) -> nn.Module:
+    """The model itself is the stage's module: its forward runs what is left in it."""
+    model = whole("llama", layers=LAYERS)
+    model.config.use_cache = False
+    if rank == 0:
+        model.model.norm, model.lm_head = nn.Identity(), nn.Identity()
+        model.model.layers = model.model.layers[:1]
+    else:
+        model.model.embed_tokens = nn.Identity()
+        model.model.layers = model.model.layers[1:]
+    return model
+
+
+PARTS = {"llama": llama, "gpt2": gpt2, "direct": direct}
+FAMILIES = {"direct": "llama"}
 
 
 def stage_of(family: str) -> PipelineStage:
@@ -91,7 +107,8 @@ def stage_of(family: str) -> PipelineStage:
     return PipelineStage(PARTS[family](rank), rank, 2, torch.device("cpu"))
 
 
-def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+def loss_of(logits: Any, target: Tensor) -> Tensor:
+    logits = logits[0] if isinstance(logits, tuple) else logits
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target[:, 1:].flatten())
 
 
@@ -99,11 +116,11 @@ def batch() -> Tensor:
     return torch.cat([ids(0), ids(1), ids(2), ids(3)])
 
 
-def step(schedule: Any, tokens: Tensor) -> Any:
+def step(schedule: Any, tokens: Tensor, **options: Any) -> Any:
     """One step of a schedule; the logits on the last rank."""
     if distributed.get_rank() == 0:
-        return schedule.step(tokens)
-    return schedule.step(target=tokens)
+        return schedule.step(tokens, **options)
+    return schedule.step(target=tokens, **options)
 
 
 def mine(names: list[str]) -> list[str]:
@@ -116,7 +133,7 @@ def mine(names: list[str]) -> list[str]:
 @pytest.mark.parametrize("order", SCHEDULES)
 @on_ranks(2)
 def test_activations_of_all_microbatches(family: str, order: str) -> None:
-    wanted = lensbridge.load(whole(family, layers=LAYERS))
+    wanted = lensbridge.load(whole(FAMILIES.get(family, family), layers=LAYERS))
     stage = stage_of(family)
     model = lensbridge.load(stage)
     assert isinstance(model, StageModel)
@@ -125,7 +142,7 @@ def test_activations_of_all_microbatches(family: str, order: str) -> None:
     schedule = SCHEDULES[order](stage, n_microbatches=4, loss_fn=loss_of)
     for _ in range(2):  # the first step looks for shapes before it runs
         with model.caching(model.hook_names) as cache:
-            step(schedule, tokens)
+            step(schedule, tokens, **({"return_dict": False} if family == "direct" else {}))
         _, others = wanted.run_with_cache(tokens, names_filter=model.hook_names)
         assert set(cache) == set(others)
         for name in others:
@@ -134,12 +151,12 @@ def test_activations_of_all_microbatches(family: str, order: str) -> None:
     assert torch.equal(cache["resid_post", last], cache[f"blocks.{last % 3}.hook_resid_post"])
 
 
-@pytest.mark.parametrize("family", PARTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("order", SCHEDULES)
 @on_ranks(2)
 def test_edits_gradients_and_the_microbatch(family: str, order: str) -> None:
     """Hooks act in the microbatches alone, and never where shapes are looked for."""
-    reference = whole(family, layers=LAYERS)
+    reference = whole(FAMILIES.get(family, family), layers=LAYERS)
     wanted = lensbridge.load(reference)
     stage = stage_of(family)
     model = lensbridge.load(stage)
@@ -205,7 +222,7 @@ def test_edits_gradients_and_the_microbatch(family: str, order: str) -> None:
 @pytest.mark.parametrize("family", PARTS)
 @on_ranks(2)
 def test_weights_and_what_other_stages_have(family: str) -> None:
-    wanted = lensbridge.load(whole(family, layers=LAYERS))
+    wanted = lensbridge.load(whole(FAMILIES.get(family, family), layers=LAYERS))
     model = lensbridge.load(stage_of(family))
     distributed.barrier()
     assert model.cfg.n_layers == LAYERS
@@ -230,9 +247,53 @@ def test_weights_and_what_other_stages_have(family: str) -> None:
         model.hooks([(("z", lacks), double)]).__enter__()
     with pytest.raises(AbsentPointError, match=r"the head" if rank == 0 else r"the embedding"):
         model.explain("hook_logits" if rank == 0 else "hook_embed")
+    said = str(model.describe_weights())
+    assert f"stage {1 - rank} (rank {1 - rank}) has layer {lacks}" in said
     for run in (model, model.run_with_cache, model.generate, model.run_with_hooks):
         with pytest.raises(HookError, match=r"schedule\.step"):
             run(batch())
+
+
+@on_ranks(2)
+def test_two_stages_on_each_rank() -> None:
+    """Stages 0 and 2 on the first rank, 1 and 3 on the other: each has a lens of its own."""
+    wanted = lensbridge.load(whole("llama", layers=4))
+    stages, parts, rank = [], [], distributed.get_rank()
+    for index in (rank, rank + 2):
+        model: Any = whole("llama", layers=4)
+        model.model.layers = model.model.layers[index : index + 1]
+        if index > 0:
+            model.model.embed_tokens = None
+        if index < 3:
+            model.model.norm = model.lm_head = None
+        stages.append(PipelineStage(Llama(model), index, 4, torch.device("cpu")))
+        parts.append(lensbridge.load(stages[-1]))
+    distributed.barrier()
+    schedule = ScheduleInterleaved1F1B(stages, n_microbatches=4, loss_fn=loss_of)
+    seen: list[tuple[str, int]] = []
+
+    def edit(value: Tensor, hook: Any) -> Tensor:
+        seen.append((hook.name, hook.microbatch))
+        return value + hook.microbatch
+
+    def all_at_once(value: Tensor, hook: Any) -> Tensor:
+        return value + torch.arange(4).repeat_interleave(2)[:, None, None]
+
+    point = "blocks.{}.hook_resid_post"
+    with ExitStack() as stack:
+        for index, part in zip((rank, rank + 2), parts, strict=True):
+            stack.enter_context(part.hooks([(point.format(index), edit)]))
+        caches = [stack.enter_context(part.caching("attn_out")) for part in parts]
+        step(schedule, batch()) if rank == 0 else schedule.step(target=batch())
+    assert sorted(seen) == [(point.format(i), n) for i in (rank, rank + 2) for n in range(4)]
+    with wanted.hooks([(point.format(i), all_at_once) for i in range(4)]):
+        _, others = wanted.run_with_cache(batch(), "attn_out")
+    for index, cache in zip((rank, rank + 2), caches, strict=True):
+        torch.testing.assert_close(cache["attn_out", index], others["attn_out", index])
+    with pytest.raises(
+        WeightError, match=rf"stage {1 - rank} \(rank {1 - rank}\) has layer {1 - rank}"
+    ):
+        parts[0].W_Q[1 - rank]
 
 
 class Plain(nn.Module):
