@@ -90,7 +90,7 @@ comma := ,
 DRIFT_TESTS := tests/test_core_set.py tests/test_running.py tests/test_caches.py \
 	tests/test_generation.py tests/test_decoding.py tests/test_sweep.py tests/test_interventions.py \
 	tests/test_kv_cache.py tests/test_stop_gradients.py tests/test_following.py \
-	tests/test_inner_runs.py
+	tests/test_inner_runs.py tests/test_compiled.py
 
 drift:
 	$(MAKE) drift-with DRIFT="$(filter-out torch==%,$(LOWEST))"
