@@ -29,6 +29,7 @@ from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.fsdp import name_modules
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.pieces import refuse_copies
 from lensbridge.native.resolve import GIVEN, chosen_again, resolve
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.structure import Structure
@@ -223,6 +224,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A lens on a copy of the model. Hooks are not copied."""
         self.engine.compilable.refuse_copies()
+        refuse_copies(self.native.sharding)
         return self._on(deepcopy(self.hf_model, memo))
 
     def __copy__(self) -> Self:
@@ -237,6 +239,7 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         """
         refuse_to_pickle(self.engine)
         self.engine.compilable.refuse_copies()
+        refuse_copies(self.native.sharding)
         return {
             "hf_model": self.hf_model,
             "tokenizer": self.tokens.tokenizer,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lensbridge.errors import LensbridgeError
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -87,3 +89,17 @@ class Sharding:
         given = torch.tensor([value], device=self.mesh.device_type)
         distributed.all_reduce(given, distributed.ReduceOp.MIN, group=self.mesh.get_group())
         return int(given.item())
+
+
+def refuse_copies(sharding: Sharding | None) -> None:
+    """Refuse to copy or pickle a model that is in pieces.
+
+    Raises:
+        LensbridgeError: transformers put a `forward` on its modules that runs these very modules.
+    """
+    if sharding is not None:
+        raise LensbridgeError(
+            f"This model is spread over {sharding.ranks} ranks by tp_plan, and its modules hold "
+            "functions that run the originals, so a copy would run the weights of the original. "
+            "Load the model again on every rank."
+        )

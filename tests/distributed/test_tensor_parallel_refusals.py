@@ -1,5 +1,7 @@
 """Tensor parallelism: what is refused, and what is told where ranks do different things."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,7 +13,7 @@ from distributed.ranks import on_ranks
 from distributed.tensor_parallel import close, lenses, tokens, whole_and_split
 
 import lensbridge
-from lensbridge.errors import LoadError, ProcessingError, RanksError, WeightError
+from lensbridge.errors import LensbridgeError, LoadError, ProcessingError, RanksError, WeightError
 
 pytestmark = pytest.mark.ranks
 
@@ -35,6 +37,14 @@ def test_weights_are_not_processed() -> None:
     with pytest.raises(ProcessingError, match="parts"):
         split.process_weights_(fold_ln=True)
     assert close(whole(tokens()), split(tokens()))
+
+
+@on_ranks(2)
+def test_copies_are_refused() -> None:
+    _, split = lenses("llama")
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(LensbridgeError, match="would run the weights of the original"):
+            copied(split)
 
 
 # --- ranks that do different things --------------------------------------------------------------
