@@ -6,11 +6,11 @@ import pytest
 import torch
 import transformers
 from tiny_models import FAMILIES, Layer, Shape, build, tokens
-from torch import Tensor
+from torch import Tensor, nn
 
-from lensbridge.compat.transformer_lens import HookedTransformer
+from lensbridge.compat.transformer_lens import HookedEncoder, HookedTransformer
 from lensbridge.conformance.tiny import tiny_from
-from lensbridge.errors import InputError
+from lensbridge.errors import HookError, InputError
 
 
 def opened(hf_model: Any) -> HookedTransformer:
@@ -73,7 +73,22 @@ def test_what_attention_by_itself_cannot_do() -> None:
         attn(value, value, value, attention_mask=torch.ones(1, 4))
     with pytest.raises(InputError, match="more than three"):
         attn(value, value, value, None)
-    bloom = tiny_from(transformers.BloomForCausalLM, {}, torch.float32, "eager", 0)
-    model = opened(bloom)
-    with pytest.raises(InputError, match="cannot be run alone"):
-        model.blocks[0].attn(torch.randn(1, 4, model.cfg.d_model))
+
+
+@pytest.mark.parametrize("kind", ["BloomForCausalLM", "BertForMaskedLM"])
+def test_modules_that_add_the_stream_are_not_attention_alone(kind: str) -> None:
+    hf_model = tiny_from(getattr(transformers, kind), {}, torch.float32, "eager", 0)
+    cls = HookedTransformer if kind.startswith("Bloom") else HookedEncoder
+    model = cls.from_pretrained("x", hf_model=hf_model)
+    attn = model.blocks[0].attn
+    with pytest.raises(InputError, match=r"cannot be run alone.* adds the stream"):
+        attn(torch.randn(1, 4, model.cfg.d_model))
+    with pytest.raises(HookError, match="adds the stream"):
+        model.blocks[0].attn = nn.Identity()
+
+
+def test_a_bias_that_the_model_adds_outside_is_not_left_out() -> None:
+    kind = transformers.GPTNeoXJapaneseForCausalLM
+    model = opened(tiny_from(kind, {}, torch.float32, "eager", 0))
+    with pytest.raises(InputError, match="adds a bias"):
+        model.blocks[-1].attn(torch.randn(1, 4, model.cfg.d_model))

@@ -158,7 +158,8 @@ class HookedEncoderDecoder(_Encoding):
         """
         given, mask = self._encoded(input), one_zero_attention_mask
         if decoder_input is None and input is not given["input"]:
-            start = self.hf_model.config.decoder_start_token_id
+            config: Any = self.hf_model.config
+            start = config.decoder_start_token_id
             decoder_input = torch.full((len(given["input"]), 1), start, device=self.lens.device)
         more = {} if decoder_input is None else {"decoder_input_ids": decoder_input}
         masked = {} if mask is None else {"attention_mask": mask}

@@ -12,6 +12,7 @@ from lensbridge.compat.transformer_lens.point import NamesFilter
 from lensbridge.compat.transformer_lens.streaming import chunks
 from lensbridge.compat.transformer_lens.texts import TextMethods
 from lensbridge.errors import InputError
+from lensbridge.generation.options import ReturnType
 from lensbridge.inputs.prompts import Side
 
 _OUTPUTS = ("output_logits", "output_scores", "output_attentions", "output_hidden_states")
@@ -59,6 +60,7 @@ class GenerateMethods(TextMethods):
             generation["return_dict_in_generate"] = True
         given = input if isinstance(input, Tensor) and input.ndim == 3 else None
         embeds = return_type == "embeds" or (return_type == "input" and given is not None)
+        kind: ReturnType = "tokens" if return_type == "embeds" or embeds else return_type
         found = self.lens.generate(
             input,
             max_new_tokens,
@@ -72,7 +74,7 @@ class GenerateMethods(TextMethods):
             use_past_kv_cache,
             self._bos(prepend_bos),
             padding_side,
-            "tokens" if embeds else return_type,
+            kind,
             verbose,
             return_cache=return_cache,
             names_filter=self._asked(names_filter) if return_cache else None,

@@ -112,6 +112,11 @@ def _branch(path: str, block: BlockPart, part: Any) -> nn.Module:
         raise _refused(
             path, "this model computes it in the layer itself, not in a module of its own"
         )
+    if part.writer.bias is not None:
+        raise _refused(path, "the model adds a bias to what it gives")
+    norms = [norm.module for norm in block.norms.values()]
+    if any(one is norm for one in module.modules() for norm in norms):
+        raise _refused(path, "its module adds the stream to what it computes, and normalizes both")
     if not part.writer.scale.is_one:
         raise _refused(path, "the model multiplies what it gives before adding it to the stream")
     down = part.out if isinstance(part, AttentionPart) else getattr(part, "down", None)

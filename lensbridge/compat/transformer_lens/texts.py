@@ -30,15 +30,15 @@ class TextMethods:
     cfg: HookedTransformerConfig
 
     @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, a private copy of the one that was passed; None if there is none."""
-        return self._texts.tokenizer
-
-    @property
     def _texts(self) -> methods.TextMethods:
         """The model, or a tokenizer alone in a subclass that does not call `super().__init__()`."""
         own = self.__dict__
         return own["lens"] if "lens" in own else own.setdefault("_alone", TokenizerAlone())
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, a private copy of the one that was passed; None if there is none."""
+        return self._texts.tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Any) -> None:
