@@ -14,7 +14,7 @@ from lensbridge.hooks.callbacks import Callback, require_fired
 from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.native.fsdp import finished
+from lensbridge.native.fsdp import finished, resuming
 from lensbridge.native.parts import BlockPart, ResolvedModel
 from lensbridge.points.names import layer_of
 from lensbridge.sites.site import Call, Chain, Stage
@@ -123,18 +123,19 @@ def _call(
 ) -> Outcome:
     if attachment is not None:
         attachment.count_run()
-    try:
-        with engine.run():
-            return Outcome(native.call(kwargs), None)
-    except StopForward as stop:
-        return Outcome(None, finished(native.root, stop.value))
-    except (ValueError, RuntimeError) as error:
-        finished(native.root, None)
-        _explain(error, native, kwargs)
-        raise
-    except BaseException:
-        finished(native.root, None)
-        raise
+    with resuming(native.root):
+        try:
+            with engine.run():
+                return Outcome(native.call(kwargs), None)
+        except StopForward as stop:
+            return Outcome(None, finished(native.root, stop.value))
+        except (ValueError, RuntimeError) as error:
+            finished(native.root, None)
+            _explain(error, native, kwargs)
+            raise
+        except BaseException:
+            finished(native.root, None)
+            raise
 
 
 def _explain(error: Exception, native: ResolvedModel, kwargs: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "gathered",
     "is_fully_sharded",
     "name_modules",
+    "resuming",
     "shard_of",
     "whole_in",
 ]
@@ -100,6 +101,27 @@ def whole_in(module: nn.Module) -> Iterator[None]:
             one._parameters[name] = held
 
 
+@contextmanager
+def resuming(root: nn.Module) -> Iterator[None]:
+    """Inside, the model may be run though it is running: that run goes on afterwards.
+
+    FSDP takes a pass inside another for a part of it, and at its end drops what the outer one has
+    gathered.
+    """
+    running = _running_in(root)
+    roots = [state._state_ctx.iter_forward_root for state in running]
+    try:
+        yield
+    finally:
+        for state, outermost in zip(running, roots, strict=True):
+            for group in _groups_of(state):
+                group.unshard()
+                group.wait_for_unshard()
+            for one in (state, *_groups_of(state)):
+                one._training_state = type(one._training_state)["FORWARD"]
+            state._state_ctx.iter_forward_root = outermost
+
+
 def finished(root: nn.Module, value: Any) -> Any:
     """Let FSDP end a forward pass that an exception cut short, as it ends one that returns.
 
@@ -112,7 +134,7 @@ def finished(root: nn.Module, value: Any) -> Any:
     Returns:
         The value, from which gradients can be computed.
     """
-    running = [one for one in _states_in(root) if one._training_state.name == "FORWARD"]
+    running = _running_in(root)
     if running and isinstance(value, Tensor) and value._base is not None:
         value = value.clone()  # an in-place edit of a view would take off FSDP's hook
     for state in reversed(running):  # those inside before those around them
@@ -121,12 +143,13 @@ def finished(root: nn.Module, value: Any) -> Any:
     return value
 
 
-def _states_in(root: nn.Module) -> list[Any]:
-    """What `fully_shard` made for the modules of a model, from the outside in."""
+def _running_in(root: nn.Module) -> list[Any]:
+    """What `fully_shard` made for the modules that are running now, from the outside in."""
     if "torch.distributed.fsdp" not in sys.modules:  # nothing can have been sharded
         return []
-    states = [_state_of(one) for one in root.modules() if is_fully_sharded(one)]
-    return list({id(one): one for one in states if hasattr(one, "_post_forward")}.values())
+    found = (_state_of(one) for one in root.modules() if is_fully_sharded(one))
+    states = {id(one): one for one in found if hasattr(one, "_post_forward")}
+    return [one for one in states.values() if one._training_state.name == "FORWARD"]
 
 
 def _state_of(module: nn.Module) -> Any:
@@ -153,10 +176,13 @@ def _groups() -> Iterator[list[Any]]:
     from torch.distributed._composable_state import _module_state_mapping
 
     for held in list(_module_state_mapping.values()):
-        state: Any = held() if isinstance(held, ref) else held
-        found = getattr(state, "_fsdp_param_groups", None)
-        if found is None:  # before torch 2.12 there was one
-            found = [getattr(state, "_fsdp_param_group", None)]
-        for group in found:
-            if group is not None:
-                yield group.fsdp_params
+        for group in _groups_of(held() if isinstance(held, ref) else held):
+            yield group.fsdp_params
+
+
+def _groups_of(state: Any) -> list[Any]:
+    """The groups of parameters that are gathered together for a module."""
+    found = getattr(state, "_fsdp_param_groups", None)
+    if found is None:  # before torch 2.12 there was one
+        found = [getattr(state, "_fsdp_param_group", None)]
+    return [group for group in found if group is not None]

@@ -240,17 +240,29 @@ def test_runs_after_one_that_was_cut_short(reshard: bool, how: str) -> None:
             assert all(spread)
 
 
+@pytest.mark.parametrize("reshard", [True, False])
 @pytest.mark.parametrize("how", ["layers and root", "root", "layers"])
 @on_ranks(2)
-def test_a_run_inside_a_hook(how: str) -> None:
+def test_a_run_inside_a_hook(how: str, reshard: bool) -> None:
     wanted = lensbridge.load(whole(layers=3))
-    model = lensbridge.load(sharded(whole(layers=3), how, reshard_after_forward=False))
+    model = lensbridge.load(sharded(whole(layers=3), how, reshard_after_forward=reshard))
 
-    def loss(one: Any) -> Any:
+    def run(one: Any, tokens: Any) -> Any:
         def inner(value: Any, hook: Any) -> Any:
-            return value + one(ids() + 1, stop_at_layer=1) + one(ids(), return_type="loss")
+            return value + one(tokens + 1, stop_at_layer=1) + one(tokens, return_type="loss")
 
-        hooks = [("blocks.1.hook_resid_post", inner)]
-        return one.run_with_hooks(ids(), fwd_hooks=hooks, return_type="loss")
+        hooks = [("blocks.1.hook_mlp_out", inner)]
+        return one.run_with_hooks(tokens, fwd_hooks=hooks, return_type="loss")
 
-    assert torch.equal(loss(model), loss(wanted))
+    with torch.no_grad():
+        assert torch.equal(run(model, ids()), run(wanted, ids()))
+    expected = averaged(wanted, run)
+    for _ in range(2):
+        model.zero_grad()
+        loss = run(model, ids())
+        assert torch.equal(loss, run(wanted, ids()))
+        loss.backward()
+        for name, held in model.named_parameters():
+            if hasattr(held.grad, "full_tensor"):
+                torch.testing.assert_close(held.grad.full_tensor(), expected[name], msg=name)
+    hold_equal(model, wanted)
