@@ -34,6 +34,7 @@ PACKAGES = (
     Package("lensbridge.evals", (("Analyse a model", "how-to/analyse.md"),)),
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
+    Package("lensbridge.engines", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
