@@ -7,6 +7,7 @@ import torch
 import transformer_lens as theirs
 
 import lensbridge.compat.transformer_lens as ours
+from lensbridge.compat.transformer_lens.initial_values import MODES
 
 pytestmark = pytest.mark.peers
 
@@ -89,6 +90,22 @@ def test_a_state_goes_in_and_every_activation_comes_out(name: str) -> None:
         for kind in ("Q", "K", "V"):
             scores = [one.all_composition_scores(kind) for one in (mine, other)]
             torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["as GPT-2", "folded", "course", "gemma 2"])
+def test_new_weights_are_the_same_numbers(name: str, mode: str, seed: int | None) -> None:
+    cfg = {**SMALL, **CONFIGS[name], "init_mode": mode, "seed": seed}
+    known = {one: value for one, value in cfg.items() if value is not None or "norm" in one}
+    states, after = [], []
+    for library in (ours, theirs):
+        torch.manual_seed(1)
+        made = library.HookedTransformerConfig(**known)
+        states.append(library.HookedTransformer(made).state_dict())
+        after.append(torch.rand(3))
+    assert torch.equal(*after)
+    assert all(torch.equal(one, states[1][weight]) for weight, one in states[0].items())
 
 
 @pytest.mark.parametrize("name", ["course", "modular addition", "brackets"])

@@ -26,7 +26,12 @@ class HookedTransformerConfig:
         positional_embedding_type: "standard" (learned), "rotary", "shortformer", "alibi", ...
         parallel_attn_mlp: whether attention and MLP read the same residual stream.
         rotary_dim: dimensions of each head that are rotated; None: all.
-        seed: seed for the weights of a new model.
+        init_mode: how the weights of a new model are drawn: "gpt2", "xavier_uniform",
+            "xavier_normal", "kaiming_uniform", "kaiming_normal" or "muP".
+        initializer_range: with "gpt2" the standard deviation of weights, 0.8 / sqrt(d_model) if it
+            is not given; with the others a factor, 1 if it is not given.
+        seed: seeds torch, numpy and random when the config is made, and torch again when a model
+            is.
     """
 
     n_layers: int
@@ -113,8 +118,10 @@ class HookedTransformerConfig:
             self.rotary_dim = self.d_head
         if self.attn_scale == -1.0:
             self.attn_scale = self.d_head**0.5 if self.use_attn_scale else 1.0
+        if self.seed is not None:
+            self.set_seed_everywhere(self.seed)
         if self.initializer_range < 0:
-            self.initializer_range = 0.8 / self.d_model**0.5
+            self.initializer_range = 0.8 / self.d_model**0.5 if self.init_mode == "gpt2" else 1.0
         if self.n_params is None:
             self.n_params = self._count()
         if isinstance(self.dtype, str):

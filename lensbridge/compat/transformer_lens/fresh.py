@@ -1,6 +1,7 @@
 """A new model from a config, of a HuggingFace class that computes what the config describes."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 import lensbridge
 from lensbridge.compat.transformer_lens.config_reading import config_of
+from lensbridge.compat.transformer_lens.initial_values import draw_weights
 from lensbridge.compat.transformer_lens.offers import ENCODER, FREE, OFFERS, Config, Offer
 from lensbridge.compat.transformer_lens.opening import default_device
 from lensbridge.compat.transformer_lens.raised import assertion
@@ -41,7 +43,10 @@ def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[Le
     said = {name: vars(cfg)[name] for name in kept - {"device"}}
     said["original_architecture"] = type(hf_model).__name__
     said["normalization_type"] = cfg.normalization_type
-    return lens, config_of(lens, **said)
+    found = config_of(lens, **said)
+    if cfg.init_weights:
+        draw_weights(lens, cfg)
+    return lens, found
 
 
 def fresh_encoder(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[LensModel, Config]:
@@ -55,10 +60,9 @@ def fresh_encoder(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[
     from transformers import BertForMaskedLM
 
     cfg = _with_vocabulary(asked, tokenizer)
-    with torch.random.fork_rng():
-        if cfg.seed is not None:
-            torch.manual_seed(cfg.seed)
-        hf_model: Any = BertForMaskedLM(_chosen(cfg, (ENCODER,)).build(cfg)).eval()
+    if cfg.seed is not None:
+        torch.manual_seed(cfg.seed)
+    hf_model: Any = BertForMaskedLM(_chosen(cfg, (ENCODER,)).build(cfg)).eval()
     place = (cfg.device or default_device()) if move_to_device else "cpu"
     lens = lensbridge.load(hf_model.to(device=place, dtype=cfg.dtype))
     said = {name: vars(cfg)[name] for name in FREE - {"device", "attn_scale", "n_params"}}
@@ -81,7 +85,8 @@ def _with_vocabulary(cfg: Config, tokenizer: Any) -> Config:
 
 def _built(cfg: Config) -> Any:
     hf_config = _chosen(cfg).build(cfg)
-    with torch.random.fork_rng():
+    # draw_weights draws again, but not the experts
+    with nullcontext() if cfg.num_experts else torch.random.fork_rng():
         if cfg.seed is not None:
             torch.manual_seed(cfg.seed)
         model = _of_class(hf_config)
