@@ -3,16 +3,23 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny_models import FAMILIES, Shape, build, tokens
 from torch import Tensor
 
 import lensbridge
+from lensbridge import patching
+from lensbridge.causal import attribution_patch
 from lensbridge.errors import WeightError
+from lensbridge.interventions import Add
 
 IDS = tokens(2, 5)
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "b_Q", "b_K", "b_V", "b_O", "b_in", "b_out")
@@ -191,6 +198,134 @@ def test_auto_puts_what_does_not_fit_on_disk(family: str, tmp_path: Path) -> Non
     assert torch.equal(away.W_U, here.W_U)
     assert torch.equal(away.ln_final.w, here.ln_final.w)
     assert away.native.ln_final.module.weight.is_meta
+
+
+# --- random maps -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model in memory, and the same one with each part in memory or on disk."""
+
+    here: lensbridge.LensModel
+    away: lensbridge.LensModel
+    places: dict[str, str]
+
+    def left(self) -> dict[str, Any]:
+        """What must be the same whatever was done."""
+        hf = self.away.hf_model
+        held = [*hf.named_parameters(), *hf.named_buffers()]
+        return {
+            "on disk": [name for name, one in held if one.is_meta],
+            "weights": {name: (one.is_meta or id(one), one.device, one.grad) for name, one in held},
+            "hooks": [id(one.__dict__.get("_hf_hook")) for one in hf.modules()],
+            "attributes": [sorted(vars(one)) for one in hf.modules()],
+        }
+
+
+MAPPED = ("gpt2", "llama", "tied llama", "mistral", "neox")
+
+
+def whole(family: str) -> Any:
+    """A small model; the embeddings of gpt2 are tied, those of llama if that is said."""
+    hf = build(Shape(family.removeprefix("tied "), layers=3))
+    if family.startswith("tied"):
+        hf.lm_head.weight = hf.model.embed_tokens.weight
+        hf.config.tie_word_embeddings = True
+    return hf
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> tuple[str, dict[str, str]]:
+    """A family, and a place for each of its parts."""
+    family = draw(st.sampled_from(MAPPED))
+    hf = whole(family)
+    top = TOP.get(family.removeprefix("tied "), LLAMA)
+    layers = top[1]
+    parts = [*(name for name in top if name != layers), *(f"{layers}.{i}" for i in range(3))]
+    parts = [name for name in parts if has(hf, name)]
+    places = {name: draw(st.sampled_from(["cpu", "disk"])) for name in parts}
+    places[f"{layers}.{draw(st.integers(0, 2))}"] = "disk"
+    return family, places
+
+
+def placed(family: str, places: dict[str, str], folder: Path) -> Placed:
+    """The model in memory, and dispatched."""
+    offload = mkdtemp(dir=folder)
+    away = dispatch_model(whole(family), places, main_device="cpu", offload_dir=offload)
+    with torch.no_grad():
+        away(IDS)  # accelerate puts a tied weight on disk only after the first run
+    return Placed(lensbridge.load(whole(family)), lensbridge.load(away), places)
+
+
+def has(hf: Any, name: str) -> bool:
+    return any(name == path for path, _ in hf.named_modules())
+
+
+def total(logits: Tensor) -> Tensor:
+    return logits[:, -1, 3].mean()
+
+
+def everything(model: lensbridge.LensModel) -> dict[str, Any]:
+    """What a model gives to everything that runs it, as tensors by name."""
+    ids, other = IDS, tokens(2, 5, seed=8)
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(ids, model.hook_names)
+    how: dict[str, Any] = {"incl_bwd": True, "return_type": "loss"}
+    _, grads = model.run_with_cache(ids, ["resid_pre", "pattern", "z", "mlp_out"], **how)
+    _, clean = model.run_with_cache(other)
+    swept = patching.get_act_patch_resid_pre(model, ids, clean, total)
+    _, found = model.gradients(ids, ["resid_post"], total)
+    scores = attribution_patch(model, ids, other, total).node_scores
+    lens = model.logit_lens(ids).values
+    steered = model.run_with_interventions(ids, Add(("resid_post", 1), value=clean["z", 0].sum()))
+    return {
+        "logits": logits,
+        **cache,
+        **{name: grads[name] for name in grads if name.endswith("_grad")},
+        "sweep": swept,
+        **{f"gradient of {name}": found[name] for name in found},
+        **{f"score of {node}": score for node, score in scores.items()},
+        "lens": lens,
+        "steered": steered,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("offload")
+
+
+@settings(max_examples=3)
+@given(drawn=maps())
+def test_random_maps_change_no_bit_and_leave_weights_where_they_are(
+    drawn: Any, folder: Path
+) -> None:
+    both = placed(*drawn, folder)
+    before = both.left()
+    assert before["on disk"]
+    wanted, found = everything(both.here), everything(both.away)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        one, other = torch.as_tensor(found[name]), torch.as_tensor(value)
+        assert torch.equal(one, other), (name, both.places)
+    assert both.left() == before
+
+
+@settings(max_examples=1)
+@given(drawn=maps())
+def test_a_plan_of_an_offloaded_model_is_that_of_the_model(drawn: Any, folder: Path) -> None:
+    both = placed(*drawn, folder)
+    before = both.left()
+    for how in ({}, {"incl_bwd": True, "return_type": "loss"}):
+        wanted, found = (one.plan((2, 5), **how) for one in (both.here, both.away))
+        assert found.bytes == wanted.bytes
+        assert found.by_device == wanted.by_device
+        _, cache = both.away.run_with_cache(IDS, **how)
+        assert found.total == cache.nbytes
+    assert found.weights["offloaded"] > 0
+    assert found.runs_on == {"cpu"}
+    assert both.left() == before
 
 
 # --- adapters ----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ DRAW = settings(deadline=None, derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(DRAW, max_examples=4)
+@settings(DRAW, max_examples=2)
 @given(data=st.data())
 def test_a_plan_is_what_a_run_keeps(name: str, data: st.DataObject) -> None:
     require_exact(name, data)
@@ -152,12 +152,13 @@ def test_insides_of_experts_are_planned_as_if_all_were_as_busy() -> None:
     assert not model.plan(IDS, "router_logits").assumes
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "MixtralForCausalLM"])
-@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    ("name", "gradients"), [("gpt2", False), ("llama", True), ("MixtralForCausalLM", True)]
+)
 def test_the_peak_is_what_the_profiler_counts(name: str, gradients: bool) -> None:
     model, ids = model_of(name), tokens(4, 32)
     how = {"incl_bwd": gradients, "return_type": "loss" if gradients else "logits"}
-    for asked in ("resid_post", ["z", "pattern"], None):
+    for asked in (["z", "pattern"], None):
         peak = sum(model.plan(ids, asked, **how).peak.values())
         found = peak_allocated(lambda asked=asked: model.run_with_cache(ids, asked, **how))
         assert peak == pytest.approx(found, rel=0.05), asked
