@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,9 @@ from lensbridge.errors import InputError
 
 Kind: TypeAlias = Literal["topk", "standard"]
 """topk: the k largest of each entry are kept. standard: ReLU, trained with an L1 penalty."""
+
+_FORM = "6.0.0"
+"""The version of SAELens with whose form of files SAEs are written."""
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -92,7 +95,7 @@ class TrainedSAE(nn.Module):
         """Write it as SAELens reads it (`SAE.load_from_disk`), and `TrainedSAE.load`."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        cfg = {
+        cfg: dict[str, Any] = {
             **{name: value for name, value in asdict(self.cfg).items() if name != "k"},
             **({"k": self.cfg.k} if self.cfg.architecture == "topk" else {}),
             "dtype": str(self.W_dec.dtype).removeprefix("torch."),
@@ -101,6 +104,7 @@ class TrainedSAE(nn.Module):
             "normalize_activations": "none",
             "reshape_activations": "none",
         }
+        cfg["metadata"]["sae_lens_version"] = _FORM
         (path / CONFIG).write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
         weights = {name: one.detach().cpu().contiguous() for name, one in self.state_dict().items()}
         save_file(weights, path / WEIGHTS)
