@@ -28,6 +28,7 @@ import lensbridge
 from benchmarks import (
     attributions,
     forwards,
+    harvests,
     hosts,
     imports,
     loads,
@@ -151,6 +152,12 @@ def host_rows(plan: Plan) -> Iterator[Row]:
     yield from hosts.rows(deep, plan.host)
 
 
+def harvest_rows(plan: Plan) -> Iterator[Row]:
+    """Activations of a dataset, run and written."""
+    shape = replace(plan.shapes[0], batch=8, positions=2 * plan.lengths[1])
+    yield from harvests.rows(specimens.gpt2(shape), plan.sweep)
+
+
 def load_rows(plan: Plan) -> Iterator[Row]:
     """Time and memory of a load."""
     yield from loads.rows(specimens.llama(plan.shapes[1]), plan.load, plan.fresh)
@@ -165,6 +172,7 @@ GROUPS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "forward": forward_rows,
     "sweep": sweep_rows,
     "attribution": attribution_rows,
+    "harvest": harvest_rows,
     "host": host_rows,
     "load": load_rows,
     "import": import_rows,
@@ -174,6 +182,7 @@ TITLES = {
     "forward": "Forward passes and caches",
     "sweep": "Sweeps of activation patches",
     "attribution": "Attribution patching",
+    "harvest": "Harvests",
     "host": "The cost of a hook",
     "load": "Loading",
     "import": "Importing",
