@@ -378,6 +378,7 @@ def test_a_copy_is_made_again_when_the_file_or_the_dtype_is_another(
     folder: Path, tmp_path: Path, readings: list[str]
 ) -> None:
     path, kept = Path(copy(folder / "llama-Q8_0.gguf", tmp_path / "m.gguf")), tmp_path / "kept"
+    kept.mkdir()
     lensbridge.load(path, save_converted=kept)
     count = len(readings)
     half = lensbridge.load(path, save_converted=kept, dtype="bfloat16")
@@ -487,8 +488,9 @@ def test_a_file_that_is_not_there(folder: Path, tmp_path: Path) -> None:
 def test_without_the_package_gguf(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LoadError, match=r"pip install 'lensbridge\[gguf\]'"):
-        lensbridge.load(folder / "llama-F32.gguf")
+    for keep in (False, True):
+        with pytest.raises(LoadError, match=r"pip install 'lensbridge\[gguf\]'"):
+            lensbridge.load(folder / "llama-F32.gguf", save_converted=keep)
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -13,12 +13,21 @@ from typing import Any
 
 from lensbridge.errors import LoadError
 from lensbridge.loading.gguf.naming import WHERE, file_of, parts_of
-from lensbridge.loading.gguf.opening import gguf_tokenizer
+from lensbridge.loading.gguf.opening import check_installed, gguf_tokenizer
 
 FINGERPRINT = "converted-from.json"
 """The file of a converted folder that says what it was made from."""
 _HEAD_BYTES = 1 << 20
-_PLACEMENT = ("device_map", "attn_implementation", "offload_folder")
+_OF_THE_COPY = (
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "offload_buffers",
+    "attn_implementation",
+    "quantization_config",
+    "tp_plan",
+    "distributed_config",
+)
 """Options for the copy when it is opened, not for making it."""
 
 
@@ -41,6 +50,7 @@ def converted(
     """
     if options.get("gguf_file") is None:
         raise LoadError("save_converted is for GGUF files: name one, load('model.gguf', ...).")
+    check_installed()
     path = file_of(source, options)
     folder = _folder(source, path, keep)
     wanted = _fingerprint(path, options.get("dtype"))
@@ -80,7 +90,7 @@ def _found(folder: Path) -> Any:
     Raises:
         LoadError: the folder holds something else.
     """
-    if not folder.exists():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
         return json.loads((folder / FINGERPRINT).read_text())
@@ -99,7 +109,7 @@ def _convert(
     read: Callable[[str, dict[str, Any]], Any],
 ) -> None:
     """Write the folder next to its place, then move it there, so that it is never half written."""
-    whole = {key: value for key, value in options.items() if key not in _PLACEMENT}
+    whole = {key: value for key, value in options.items() if key not in _OF_THE_COPY}
     model = read(source, whole)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent) as scratch:

@@ -81,7 +81,7 @@ def _read(source: str, options: dict[str, Any]) -> Iterator[_Read]:
     Raises:
         LoadError: gguf is not installed, the file is damaged, or transformers cannot read it.
     """
-    _check_installed()
+    check_installed()
     path = file_of(source, options)
     _check_magic(path)
     from lensbridge.loading.gguf.config import ARCHITECTURE, corrections
@@ -111,7 +111,7 @@ def gguf_tokenizer(source: str, **options: Any) -> Any:
         LoadError: gguf is not installed, or there is no such file.
         OSError, ValueError, KeyError: the file describes none that transformers knows.
     """
-    _check_installed()
+    check_installed()
     from transformers import AutoTokenizer
 
     from lensbridge.loading.gguf.reader import fast_reading
@@ -121,7 +121,12 @@ def gguf_tokenizer(source: str, **options: Any) -> Any:
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Refuse to go on without the package gguf.
+
+    Raises:
+        LoadError: with what to install.
+    """
     if find_spec("gguf") is None:
         raise LoadError(f"GGUF files are read with the package gguf: {INSTALL}")
 

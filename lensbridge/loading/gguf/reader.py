@@ -19,12 +19,20 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, GGUFValueType, ReaderField
 
+from lensbridge.forks import in_forked
 from lensbridge.loading.gguf.naming import parts_of
 
-_LOCK = RLock()
+_lock = RLock()
 _LENGTH = Struct("=Q")
 _ARRAY_HEAD = 12
 """Bytes before the values of an array: the type of a value, and how many there are."""
+
+
+@in_forked
+def _renew_lock() -> None:
+    """In a forked process no other thread reads."""
+    global _lock
+    _lock = RLock()
 
 
 class FastReader(GGUFReader):
@@ -78,7 +86,7 @@ class FastReader(GGUFReader):
 @contextmanager
 def fast_reading() -> Iterator[None]:
     """Whoever reads GGUF reads each file's header once, and builds each table of names once."""
-    with _LOCK:
+    with _lock:
         kept = gguf.GGUFReader, gguf.get_tensor_name_map
         gguf.GGUFReader = lru_cache(maxsize=None)(FastReader)  # type: ignore[misc, assignment]
         gguf.get_tensor_name_map = lru_cache(maxsize=None)(kept[1])
