@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from packages import OWN_PAGES
 from source import (
     FunctionNode,
     Source,
@@ -242,12 +243,14 @@ def class_entry(name: str, cls: type, page: tuple[type, ...] = ()) -> Entry:
     Args:
         name: under which it is public.
         cls: the class.
-        page: classes that are shown on the same page: members that they have too are left out.
+        page: classes that are shown on the same page: members that they have too are left out, as
+            are those of classes with a page to themselves.
     """
     if name != cls.__name__:
         text = f"Another name of `{cls.__name__}`."
         return Entry(name, "class", text, same_as=cls.__name__)
-    bases = tuple(base for base in cls.__mro__[1:] if base in page)
+    own = (base for base in cls.__mro__[1:] if base in page or base.__name__ in OWN_PAGES)
+    bases = tuple(own)
     _, node = class_node(cls)
     signature, types = constructor(name, cls)
     return Entry(

@@ -122,7 +122,7 @@ class Gatherer:
 class StepCache(ActivationCache):
     """The activations of the last step of a schedule. It is filled when its context ends."""
 
-    def fill(self, tensors: dict[str, Tensor]) -> None:
+    def _fill(self, tensors: dict[str, Tensor]) -> None:
         """Hold these activations."""
         self._tensors.update(tensors)
         self._versions.update({name: version_of(one) for name, one in tensors.items()})

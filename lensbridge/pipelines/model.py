@@ -174,7 +174,7 @@ class StageModel(LensModel):
         cache = StepCache({}, self.vocabulary, model=self)
         with self.listening(gatherer.callbacks(names_points(names_filter))):
             yield cache
-        cache.fill(gatherer.whole())
+        cache._fill(gatherer.whole())
 
     def prepare(self, input: Any, **options: Any) -> NoReturn:
         """Stages are run by their schedule.
