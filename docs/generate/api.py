@@ -126,7 +126,8 @@ def entry_lines(entry: Entry, page: str) -> Iterator[str]:
     errors = page == "errors.md"
     for base in () if errors else entry.bases:
         name = base.__name__
-        yield f"It also has the members of [{code(name)}]({OWN_PAGES.get(name, f'#{slug(name)}')}).\n"
+        place = OWN_PAGES.get(name, f"#{slug(name)}")
+        yield f"It also has the members of [{code(name)}]({place}).\n"
     yield from member_lines(entry.members, "###", qualified=True)
 
 
