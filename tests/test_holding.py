@@ -381,8 +381,12 @@ def test_packed_codes_are_unpacked_as_the_module_does(cls: type[Packed]) -> None
 
 def test_the_librarys_own_unpacking_comes_first() -> None:
     module: Any = Packed()
-    module.dequantize_weight = lambda: module.whole * 2
-    assert torch.equal(Linear(module, False, 32, N_OUT).weight(), module.whole * 2)
+    linear, asked = Linear(module, False, 32, N_OUT), []
+    module.dequantize_weight = lambda: asked.append(True) or module.whole
+    assert torch.equal(linear.weight(), module.whole)
+    assert asked
+    module.dequantize_weight = lambda: module.whole * 2  # not what the module computes with
+    torch.testing.assert_close(linear.weight(), module.whole)
 
 
 def test_codes_that_no_format_explains_are_an_error() -> None:

@@ -77,8 +77,11 @@ class Linear:
     def bias(self) -> Tensor:
         """Shapes: `[out]`. Zeros where the module has none."""
         how = self.held
+        stored = getattr(self.module, "bias", None)
+        if callable(stored) and how.holding == "quantized":  # PyTorch's own: a method
+            return self._by_zeros()
         measured = how.holding in ("adapted", "opaque")
-        if measured or getattr(self.module, "bias", None) is not None:
+        if measured or stored is not None:
             own = read(
                 self.module, "bias", self._by_zeros, how if measured else None, (self.n_out,)
             )

@@ -1,10 +1,11 @@
 """Integer codes that GPTQ and AWQ pack into words of 32 bits, with scales and zeros for groups.
 
-The library's own dequantizer is asked first. Otherwise the published formats are unpacked, and the
-one that gives what the module computes for a random row is taken.
+The library's own dequantizer comes first, then the published formats. What gives the same as the
+module for a random row is taken.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -31,10 +32,11 @@ def dequantized(module: Any, name: str) -> Tensor | None:
     Raises:
         WeightError: no published format gives what the module computes.
     """
-    own = getattr(module, "dequantize_weight", None)
-    if own is not None:
-        return _of_library(module, own())
-    found = next((one for one in _unpacked(module) if _agrees(module, one)), None)
+    own = next(_by_library(module), None)
+    run = _run(module, module.scales if own is None else own)
+    if own is not None and (run is None or _agrees(own, *run)):
+        return own
+    found = next((one for one in _unpacked(module) if run and _agrees(one, *run)), None)
     if found is None:
         raise WeightError(
             f"The weight of a {type(module).__name__} cannot be read: its codes are packed neither "
@@ -44,9 +46,12 @@ def dequantized(module: Any, name: str) -> Tensor | None:
     return found
 
 
-def _of_library(module: Any, weight: Tensor) -> Tensor:
-    """GPTQModel gives `[in, out]`."""
-    return weight.mT if weight.shape[0] == module.in_features else weight
+def _by_library(module: Any) -> Iterator[Tensor]:
+    """GPTQModel's own, which gives `[in, out]`; not every format of it has one that works."""
+    own = getattr(module, "dequantize_weight", None)
+    if own is not None:
+        with suppress(RuntimeError, AttributeError):
+            yield own().mT
 
 
 def _unpacked(module: Any) -> Iterator[Tensor]:
@@ -88,15 +93,19 @@ def _awq(words: Tensor) -> Tensor:
     return codes[..., list(_AWQ_ORDER)].flatten(-2)
 
 
-def _agrees(module: Any, weight: Tensor) -> bool:
-    """Whether the module computes a product with this weight, up to coarse rounding."""
-    row = rows_like(weight, 1, weight.shape[1])
-    bias = getattr(module, "bias", None)
-    wanted = row @ weight.mT
-    wanted = wanted if bias is None else wanted + bias.to(wanted)
+def _run(module: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A random row, and what the module makes of it beside its bias; None if it cannot run here."""
+    row = rows_like(like, 1, int(module.in_features))
     try:
         with settled(module), torch.no_grad():
-            found = module.forward(row).reshape(wanted.shape)
+            out = module.forward(torch.cat([row, torch.zeros_like(row)]))
+            out = out.reshape(2, int(module.out_features))
     except Exception:  # a kernel that is not there
-        return False
-    return bool((found - wanted).abs().max() <= 0.01 * wanted.abs().max())
+        return None
+    return row, out[:1] - out[1:]
+
+
+def _agrees(weight: Tensor, row: Tensor, out: Tensor) -> bool:
+    """Whether the module computes a product with this weight, up to coarse rounding."""
+    wanted = row @ weight.mT
+    return bool((out - wanted).abs().max() <= 0.01 * wanted.abs().max())

@@ -150,7 +150,8 @@ def settled(module: nn.Module) -> Iterator[None]:
 
     Each mode is put back.
     """
-    modes = [(one, one.training) for one in module.modules()]
+    inner = [one for one in module.modules() if not _changes_itself(one)]
+    modes = [(one, one.training) for one in inner]
     devices = (p.device.type for p in module.parameters() if not p.is_meta)
     device = next(devices, "cpu")
     try:
@@ -161,3 +162,8 @@ def settled(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def _changes_itself(module: nn.Module) -> bool:
+    """bitsandbytes packs its codes anew when a layer runs in evaluation, and has no dropout."""
+    return type(module).__module__.startswith("bitsandbytes.")

@@ -1,5 +1,6 @@
 """Weights that a quantization library stores as codes, and its own way back to floats."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,20 +62,17 @@ def _held(library: Library) -> Held:
 
 def _library(module: nn.Module, name: str) -> Library | None:
     tensor = module._parameters.get(name)
-    if tensor is not None:
-        of_tensor = _defined_in(type(tensor))
-        if of_tensor is not None:
-            return of_tensor
-        if scaled.scale_of(module, name) is not None:
-            return _SCALED
-    if name != "weight":
-        return None
-    if "quantization_scheme" in module.__dict__:
+    of_tensor = None if tensor is None else _defined_in(type(tensor))
+    if of_tensor is not None:
+        return of_tensor
+    if name == "weight" and "quantization_scheme" in module.__dict__:
         return _COMPRESSED
-    of_module = _defined_in(type(module))
+    if scaled.scale_of(module, name) is not None:
+        return _SCALED
+    of_module = _defined_in(type(module)) if name == "weight" else None
     if of_module is not None and not of_module.tensors_only:
         return of_module
-    return _PACKED if packed.is_packed(module) else None
+    return _PACKED if name == "weight" and packed.is_packed(module) else None
 
 
 @lru_cache(maxsize=1024)
@@ -90,13 +88,29 @@ def _defined_in(cls: type) -> Library | None:
 
 
 def _bitsandbytes(module: Any, name: str) -> Tensor | None:
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+    import bitsandbytes.functional as bnb
 
     weight = module._parameters[name]
     if weight.is_floating_point():  # codes are made in each run
         return None
-    state = getattr(module, "state", None)
-    return dequantize_bnb_weight(weight, state)
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        codes, state = _unpacked_of_cpu(weight.data, state)
+        return bnb.dequantize_4bit(codes, state)
+    scales = getattr(weight, "SCB", None)  # which the first run moves into a state
+    return bnb.int8_vectorwise_dequant(weight.data, module.state.SCB if scales is None else scales)
+
+
+def _unpacked_of_cpu(codes: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """bitsandbytes packs the codes anew for some CPUs, when a layer first runs in evaluation."""
+    if not getattr(state, "packing_format_for_cpu", False):
+        return codes, state
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+    before = copy.copy(state)
+    before.original_nested = False  # the scales of scales are gone
+    before.absmax = state.absmax.T.reshape(-1).float()
+    return _convert_weight_packed_for_cpu_inverse(codes, before)
 
 
 def _of_tensor(module: Any, name: str) -> Tensor | None:
@@ -140,6 +154,12 @@ def _compressed_tensors(module: Any, name: str) -> Tensor | None:
     return forward_quantize(module, weight, name, scheme.weights)
 
 
+def _torch(module: Any, name: str) -> Tensor | None:
+    """PyTorch's own quantized modules, whose weight is a method."""
+    weight = module.weight()
+    return weight.dequantize() if weight.is_quantized else weight.float()
+
+
 _SCALED = Library("codes of 8 bits with scales", "", scaled.dequantized)
 _PACKED = Library("packed codes, as of GPTQ or AWQ", "", packed.dequantized)
 _COMPRESSED = Library("compressed-tensors", "compressed_tensors", _compressed_tensors)
@@ -149,6 +169,7 @@ _LIBRARIES = (
     Library("quanto", "optimum.quanto", _quanto),
     Library("hqq", "hqq", _hqq),
     _COMPRESSED,
+    Library("PyTorch", "torch.ao.nn.quantized", _torch),
     Library("GPTQModel", "gptqmodel", packed.dequantized),
     Library("AutoAWQ", "awq", packed.dequantized),
     Library("AutoGPTQ", "auto_gptq", packed.dequantized),
