@@ -140,7 +140,7 @@ class Plan:
         return [*lines, *(f"assumed  {one}" for one in self.assumes)]
 
     def __str__(self) -> str:
-        return "\n".join([*self.summary, "", *_aligned([HEADS, *(k.cells() for k in self.kinds)])])
+        return "\n".join([*self.summary, *_aligned([HEADS, *(k.cells() for k in self.kinds)])])
 
     def __repr__(self) -> str:
         return str(self)
