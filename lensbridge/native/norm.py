@@ -108,9 +108,8 @@ class Norm:
         return fetch(self.module, self.bias_name)
 
     def _constant(self, value: float) -> Tensor:
-        like = self.module._parameters.get(self.gain_name)
-        if like is None:
-            like = torch.empty(self.width)
+        held = self.module._parameters.get(self.gain_name)
+        like: Tensor = torch.empty(self.width) if held is None else held
         place = place_of(self.module, like)
         return torch.full(like.shape, value, dtype=like.dtype, device=place)
 

@@ -20,8 +20,8 @@ def table_held(module: nn.Module) -> Held:
 def table_rows(module: nn.Module) -> Tensor:
     """Shapes: `[row, d_model]`: the parameter itself where it is plain, otherwise a copy."""
     inner = _inner(module)
-    sizes = (getattr(inner, "num_embeddings", None), getattr(inner, "embedding_dim", None))
-    shape = None if None in sizes else sizes
+    rows, width = getattr(inner, "num_embeddings", None), getattr(inner, "embedding_dim", None)
+    shape = None if rows is None or width is None else (int(rows), int(width))
     return read(module, "weight", lambda: _looked_up(module), table_held(module), shape)
 
 

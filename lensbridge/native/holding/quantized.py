@@ -69,7 +69,7 @@ def _library(module: nn.Module, name: str) -> Library | None:
         return _COMPRESSED
     if scaled.scale_of(module, name) is not None:
         return _SCALED
-    of_module = _defined_in(type(module)) if name == "weight" else None
+    of_module = _defined_in(type(module)) if name == "weight" else None  # type: ignore[arg-type]
     if of_module is not None and not of_module.tensors_only:
         return of_module
     return _PACKED if name == "weight" and packed.is_packed(module) else None
