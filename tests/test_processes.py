@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import lensbridge
+from lensbridge import plugins
 from lensbridge.errors import HookError, LensbridgeError
 from lensbridge.hooks import standing
+from lensbridge.hookspecs import hookimpl
 from lensbridge.native.compiled import EagerWhile
 from lensbridge.sites.kernel import visible_kernel
 
@@ -140,14 +142,16 @@ def test_a_forked_process_has_nothing_of_ours_and_all_of_others() -> None:
             _, found = lens.run_with_cache(IDS)
             with lens.hooks(EDITS):
                 edited = lens(IDS)
-        return state, found["z", 1], edited, hooks_on(hf)
+            again = torch.equal(other.run_with_cache(IDS)[0], plain)
+        others = len(other.engine.listening), other.acts_to_saes, len(other.hook_names), again
+        return state, found["z", 1], edited, hooks_on(hf), others
 
     with lens.hooks(EDITS):
         other.add_sae(SAE["blocks.1.hook_resid_pre"], hook_name="blocks.1.hook_resid_pre")
         handle = other.add_hook("blocks.1.hook_resid_post", double)
         assert hooks_on(hf) > bare
         lens(IDS)
-        state, z, edited, after = forked(there)
+        state, z, edited, after, others = forked(there)
         handle.remove()
         other.reset_saes()
     with torch.no_grad():
@@ -155,6 +159,7 @@ def test_a_forked_process_has_nothing_of_ours_and_all_of_others() -> None:
         assert not torch.equal(edited, plain)
     assert state == (bare, 0, names, {})
     assert after == bare
+    assert others == (0, {}, names, True)
     assert torch.equal(z, cache["z", 1])
     foreign.remove()
 
@@ -286,6 +291,41 @@ def test_a_model_comes_back_from_a_pickle(
         assert torch.equal(back.to_tokens("A test."), model.to_tokens("A test."))
 
 
+@pytest.fixture
+def registry() -> Iterator[Any]:
+    """The registry of this process, made anew before and after."""
+    plugins.registry.cache_clear()
+    yield plugins.registry
+    plugins.registry.cache_clear()
+
+
+class Brings:
+    """A plugin with one description."""
+
+    def __init__(self, architecture: lensbridge.Architecture) -> None:
+        self.architecture = architecture
+
+    @hookimpl
+    def lensbridge_architectures(self) -> list[lensbridge.Architecture]:
+        """The description."""
+        return [self.architecture]
+
+
+def test_a_description_that_only_the_plugins_of_one_process_have(registry: Any) -> None:
+    known = lensbridge.load(build(Shape("llama")))
+    mine = replace(known.architecture, name="mine", overrides=known.architecture.name)
+    lensbridge.register(Brings(mine), "my-plugin")
+    model = lensbridge.load(build(Shape("llama")))
+    kept = pickle.dumps(model), pickle.dumps(known)
+    assert pickle.loads(kept[0])._description == (None, model._description[1])
+    registry.cache_clear()  # as in a process without the plugin
+    back = pickle.loads(kept[0])
+    assert back.architecture == mine
+    assert back.native.plugin == "my-plugin"
+    assert pickle.loads(kept[1]).architecture == known.architecture
+    assert torch.equal(back(IDS), model.hf_model(IDS).logits)
+
+
 def test_processed_weights_are_known_to_be_so_in_a_copy() -> None:
     model = lensbridge.load("demo")
     model.process_weights_()
@@ -355,6 +395,23 @@ def test_a_process_that_shares_nothing_gets_the_same_bits(tmp_path: Path) -> Non
     command = [sys.executable, str(tmp_path / "there.py"), str(tmp_path / "model.pkl")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "equal\n", done.stderr[-2000:]
+
+
+# --- what was kept -------------------------------------------------------------------------------
+
+
+def test_a_hook_that_something_kept_does_nothing_after_it_was_taken_off() -> None:
+    """Compiled code may keep what it was compiled with."""
+    hf, calls = build(Shape("gpt2")), []
+    lens = lensbridge.load(hf)
+    handle = lens.add_hook("blocks.0.hook_mlp_out", lambda value, hook: calls.append(hook.name))
+    module = hf.transformer.h[0].mlp
+    (kept,) = module._forward_hooks.values()
+    kept(module, (), {}, torch.ones(1, 1, 24))
+    assert len(calls) == 1
+    handle.remove()
+    kept(module, (), {}, torch.ones(1, 1, 24))
+    assert len(calls) == 1
 
 
 # --- threads -------------------------------------------------------------------------------------
