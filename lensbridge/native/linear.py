@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.native.fsdp import is_fully_sharded
+from lensbridge.native.fsdp import is_fully_sharded, shard_of
 from lensbridge.native.holding import (
     Held,
     Holding,
@@ -91,7 +91,8 @@ class Linear:
 
     def _float(self) -> Tensor:
         """The stored weight where it is one of floats, which need not be fetched for its dtype."""
-        held = self.module._parameters.get("weight")
+        held = shard_of(self.module, "weight")
+        held = self.module._parameters.get("weight") if held is None else held
         is_float = held is not None and held.is_floating_point() and held.itemsize > 1
         return held if held is not None and is_float else self.weight()
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensbridge.native.fsdp import shard_of
 from lensbridge.native.holding import PLAIN, Held, held, opaque, place_of, proof
 from lensbridge.native.linear import fetch
 from lensbridge.spec import NormKind
@@ -108,7 +109,8 @@ class Norm:
         return fetch(self.module, self.bias_name)
 
     def _constant(self, value: float) -> Tensor:
-        held = self.module._parameters.get(self.gain_name)
+        held = shard_of(self.module, self.gain_name)
+        held = self.module._parameters.get(self.gain_name) if held is None else held
         like: Tensor = torch.empty(self.width) if held is None else held
         place = place_of(self.module, like)
         return torch.full(like.shape, value, dtype=like.dtype, device=place)

@@ -107,21 +107,23 @@ def test_writes_are_refused_also_while_a_module_holds_the_whole_parameter(reshar
         assert torch.equal(model(ids()), before)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("reshard", [True, False])
 @on_ranks(2)
-def test_the_stored_precision_is_read(reshard: bool) -> None:
+def test_the_stored_precision_is_read(reshard: bool, family: str) -> None:
     """`MixedPrecisionPolicy` runs the model in bfloat16; what is stored and read is float32."""
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
-    native = sharded(whole(), "layers and root", reshard_after_forward=reshard, mp_policy=policy)
-    model, wanted = lensbridge.load(native), lensbridge.load(whole())
-    halved = whole().bfloat16()
+    options: dict[str, Any] = {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)}
+    options["reshard_after_forward"] = reshard
+    model = lensbridge.load(sharded(whole(family), "layers and root", **options))
+    wanted, halved = lensbridge.load(whole(family)), lensbridge.load(whole(family).bfloat16())
     with torch.no_grad():
         logits, cache = model.run_with_cache(ids())
-        expected, others = lensbridge.load(halved).run_with_cache(ids())
+        expected, others = halved.run_with_cache(ids())
     assert cache["resid_post", 0].dtype == torch.bfloat16
-    assert torch.equal(logits, expected)
-    for name in others:
-        assert torch.equal(cache[name], others[name]), name
+    if family == "gpt2":  # the other has a table of angles, which .bfloat16() rounds as well
+        assert torch.equal(logits, expected)
+        for name in others:
+            assert torch.equal(cache[name], others[name]), name
     hold_equal(model, wanted)
 
 
