@@ -1,7 +1,5 @@
 """Plans: what a run will keep, held against what the run keeps, tensor by tensor."""
 
-import re
-from functools import cache
 from typing import Any
 
 import pytest
@@ -9,6 +7,7 @@ import torch
 from described import of_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned import IDS, TINY, model_of, require_as_told
 from saes import Plain
 from tiny_models import Shape, build, tokens
 from torch import Tensor
@@ -18,43 +17,17 @@ import lensbridge
 from benchmarks.memory import peak_allocated
 from lensbridge import LensModel
 from lensbridge.errors import ContextLengthError, InputError, UnknownPointError
-from lensbridge.plans import Plan
-from lensbridge.plans.budget import size_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IDS = tokens(2, 9)
 DECODER = {"decoder_input_ids": tokens(2, 5, seed=1)}
 ENCODERS = ("T5ForConditionalGeneration",)
 LABELS = {
     "T5ForConditionalGeneration": {"labels": DECODER["decoder_input_ids"]},
     "BertForMaskedLM": {"labels": IDS},
 }
-TINY = ("gpt2", "llama")
 MORE = ("Gemma2ForCausalLM", "DeepseekV2ForCausalLM", "MambaForCausalLM", "FalconH1ForCausalLM")
 MODELS = (*TINY, "MixtralForCausalLM", *ENCODERS, "BertForMaskedLM")
-
-
-@cache
-def model_of(name: str) -> LensModel:
-    return lensbridge.load(build(Shape(name))) if name in TINY else of_class(name)
-
-
-def storages(cache: dict[str, Tensor]) -> int:
-    """Bytes of memory that a cache holds on to."""
-    found = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in cache.values()}
-    return sum(one.nbytes() for one in found.values())
-
-
-def require_as_told(plan: Plan, cache: dict[str, Tensor]) -> None:
-    """Each value is as the plan says, and the whole is within 5%."""
-    assert list(plan.values) == list(cache)
-    for name, tensor in cache.items():
-        value = plan.values[name]
-        assert (value.shape, value.dtype) == (tuple(tensor.shape), tensor.dtype), name
-        assert plan.bytes[name] == tensor.numel() * tensor.element_size()
-    assert plan.total == pytest.approx(storages(cache), rel=0.05)
-    assert plan.by_device == {"cpu": plan.total}
 
 
 @st.composite
@@ -277,56 +250,3 @@ def test_a_plan_shows_itself() -> None:
         assert row[1:] == " ".join(kind.cells()[1:]).split()
         assert f">{name}</td>" in plan._repr_html_()
     assert sum(kind.bytes for kind in plan.kinds) == sum(plan.bytes.values())
-
-
-# --- a limit ------------------------------------------------------------------------------------
-
-
-def suggested(message: str) -> list[dict[str, Any]]:
-    """The changes that a message names, as keywords."""
-    told = message.partition("It fits with ")[2].partition(" model.plan")[0]
-    codes = [re.sub(r" \([\d.]+ k?B\)\.?.*$", "", one) for one in told.split("; ")]
-    return [eval(f"dict({code})") for code in codes if code]
-
-
-@pytest.mark.parametrize(
-    ("asked", "most", "changes"),
-    [
-        (None, 60_000, ["dtype", "pos_slice", "names_filter"]),
-        (None, 20_000, ["pos_slice", "names_filter"]),
-        (["z", "pattern", "resid_post"], "12 kB", ["dtype", "pos_slice", "names_filter"]),
-        ("resid_post", "800B", ["pos_slice"]),
-        ("resid_post", "200B", ["dtype and pos_slice"]),
-    ],
-)
-def test_a_run_that_keeps_too_much_is_refused_with_what_fits(
-    asked: Any, most: int | str, changes: list[str]
-) -> None:
-    model = lensbridge.load(build(Shape("gpt2")))
-    ran: list[None] = []
-    model.hf_model.register_forward_pre_hook(lambda *args: ran.append(None))
-    with pytest.raises(InputError, match=r"would keep .* max_bytes=") as refused:
-        model.run_with_cache(IDS, asked, max_bytes=most)
-    assert not ran
-    found = suggested(str(refused.value))
-    assert [" and ".join(one) for one in found] == changes
-    for change in found:
-        _, kept = model.run_with_cache(IDS, **{"names_filter": asked, "max_bytes": most, **change})
-        assert 0 < storages(dict(kept)) <= size_of(most)
-
-
-def test_what_fits_is_run_and_is_the_same() -> None:
-    model = model_of("gpt2")
-    plain, limited = (model.run_with_cache(IDS, "z", **more) for more in ({}, {"max_bytes": "1MB"}))
-    assert torch.equal(limited[0], plain[0])
-    assert all(torch.equal(limited[1][name], plain[1][name]) for name in plain[1])
-    exact = model.plan(IDS, "z").total
-    model.run_with_cache(IDS, "z", max_bytes=exact)
-    with pytest.raises(InputError, match="A batch of about 1 fits"):
-        model.run_with_cache(IDS, "z", max_bytes=exact - 1)
-
-
-@pytest.mark.parametrize("wrong", ["2 gigs", "", -1, True, 1.5])
-def test_a_limit_that_is_no_size_is_refused(wrong: Any) -> None:
-    with pytest.raises(InputError, match="number of bytes"):
-        model_of("gpt2").run_with_cache(IDS, "z", max_bytes=wrong)

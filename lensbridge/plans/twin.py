@@ -115,6 +115,9 @@ def _without_offload(module: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def _without_compilation(module: nn.Module) -> None:
-    """A compiled forward is bound to the module that it was made for."""
-    if hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable"):
+    """A compiled forward is bound to the module that it was made for; torch.compile's own module
+    makes another one for its copy.
+    """
+    forward = module.__dict__.get("forward")
+    if hasattr(forward, "_torchdynamo_orig_callable") and "_orig_mod" not in module._modules:
         del module.__dict__["forward"]
