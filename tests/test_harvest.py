@@ -23,7 +23,7 @@ import lensbridge
 from lensbridge import Activations, Harvest, Keep, Rows
 from lensbridge.errors import InputError
 from lensbridge.harvest import folder as folder_module
-from lensbridge.harvest.folder import Folder, Writer
+from lensbridge.harvest.folder import Folder
 from lensbridge.harvest.opening import open_source
 from lensbridge.harvest.source import Place
 from lensbridge.loading import demo_folder
@@ -158,7 +158,7 @@ def killed_at(spec: Harvest, out: Path, step: str, shards: int) -> bool:
 
             return call
 
-        for name in ("save_file", "checksum", "finish", "sync_folder"):
+        for name in ("save_file", "checksum", "finish", "note"):
             setattr(folder_module, name, dying(name))
         spec.run(out, resume=True)
         os._exit(0)
@@ -172,7 +172,7 @@ def test_runs_killed_at_any_step_go_on_as_if_nothing_had_been(model: Any, tmp_pa
     spec.run(tmp_path / "whole")
     steps = [
         f"{when} {name}"
-        for name in ("save_file", "checksum", "finish", "sync_folder")
+        for name in ("save_file", "checksum", "finish", "note")
         for when in ("before", "after")
     ]
     for number, step in enumerate(steps):
@@ -213,16 +213,16 @@ def test_shards_that_were_damaged_are_made_again(model: Any, tmp_path: Path) -> 
 def test_a_full_disk_loses_nothing(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, real, written = asked(model), Writer._note, []
+    spec, real, written = asked(model), folder_module.note, []
 
-    def full(self: Writer, shard: Any) -> None:
+    def full(path: Path, shard: Any) -> None:
         written.append(shard)
         if len(written) == 3:
             raise OSError(28, "No space left on device")
-        real(self, shard)
+        real(path, shard)
 
     spec.run(tmp_path / "whole")
-    monkeypatch.setattr(Writer, "_note", full)
+    monkeypatch.setattr(folder_module, "note", full)
     with pytest.raises(InputError, match=r"Shard 2 could not be written.*No space left"):
         spec.run(tmp_path / "out")
     monkeypatch.undo()

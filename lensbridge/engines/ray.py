@@ -20,8 +20,9 @@ import torch
 from lensbridge.errors import InputError
 from lensbridge.harvest.computing import Computer
 from lensbridge.harvest.engine import State, Told
-from lensbridge.harvest.folder import Folder, Shard, Writer
+from lensbridge.harvest.folder import Folder, Writer
 from lensbridge.harvest.job import Job
+from lensbridge.harvest.manifest import Shard
 from lensbridge.harvest.packing import Cut
 from lensbridge.harvest.running import about, known_shards
 

@@ -16,12 +16,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lensbridge.errors import InputError, suggest
-from lensbridge.harvest.columns import Column
+from lensbridge.harvest.columns import Column, mean
 from lensbridge.harvest.computing import BESIDE, DOCUMENTS, OFFSETS, POSITIONS, ROWS, TOKENS
 from lensbridge.harvest.differences import differences
 from lensbridge.harvest.export import TorchRows, to_datasets, to_parquet
-from lensbridge.harvest.folder import Folder, Shard
+from lensbridge.harvest.folder import Folder
 from lensbridge.harvest.kept_tokenizer import kept
+from lensbridge.harvest.manifest import Shard
 from lensbridge.harvest.shuffling import Shuffled
 from lensbridge.harvest.tops import Beside, Tops, tops
 from lensbridge.points.names import LAYER, Name, expand_short, is_short, layer_of
@@ -301,18 +302,7 @@ class Activations:
         Raises:
             InputError: the mask has another length, or is true nowhere.
         """
-        column = self[point]
-        if where is not None and where.shape != (len(self),):
-            raise InputError(f"where has an entry for each of {len(self)}: {list(where.shape)}.")
-        total, count = torch.zeros(column.shape[1:], dtype=torch.float64), 0
-        for shard, values in enumerate(column):
-            start = self._starts[shard]
-            chosen = None if where is None else where[start : start + len(values)]
-            some = values if chosen is None else values[chosen]
-            total, count = total + some.double().sum(0), count + len(some)
-        if not count:
-            raise InputError("There are no such entries, so there is no mean.")
-        return total / count
+        return mean(self[point], where)
 
     def mean_difference(self, point: Name, where: Tensor) -> Tensor:
         """The mean where a mask is true less the mean where it is not, in float64.

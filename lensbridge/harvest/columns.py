@@ -102,3 +102,22 @@ class Column:
             whole = self._read(shard, slice(None))  # a view of the mapped file: nothing is read yet
             found[where] = whole[given[where] - self.starts[shard]]
         return found
+
+
+def mean(column: Column, where: Tensor | None) -> Tensor:
+    """The mean of a column, or of its entries where a mask is true, in float64.
+
+    Shapes: where `[entry]`, bool; result `[...]`
+
+    Raises:
+        InputError: the mask has another length, or is true nowhere.
+    """
+    if where is not None and where.shape != (len(column),):
+        raise InputError(f"where has {len(column)} entries here, not {list(where.shape)}.")
+    total, count = torch.zeros(column.shape[1:], dtype=torch.float64), 0
+    for start, values in zip(column.starts, column, strict=False):
+        some = values if where is None else values[where[start : start + len(values)]]
+        total, count = total + some.double().sum(0), count + len(some)
+    if not count:
+        raise InputError("There are no such entries, so there is no mean.")
+    return total / count

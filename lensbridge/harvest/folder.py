@@ -12,13 +12,11 @@ so that a crash at any moment leaves no shard that is there in part.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +25,12 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.harvest.differences import FORMAT, differences
+from lensbridge.harvest.disk import checksum, finish
 from lensbridge.harvest.locks import Lock, is_held
-from lensbridge.harvest.packing import Cut
-
-_BLOCK = 2**22
-"""Bytes that are read at once."""
+from lensbridge.harvest.manifest import Shard, file_of, note, read
 
 _OLD = 60.0
 """Seconds after which a folder that was being filled is left over."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A finished shard, as its line in a manifest says.
-
-    Args:
-        number: from 0.
-        tokens: entries of each tensor.
-        run: tokens that were run for it.
-        rows: rows that were run for it.
-        documents: the first and the last document in it; -1, -1 if it has none.
-        bytes: size of its file.
-        crc32: checksum of its file.
-        start: where it begins.
-        after: where the next shard begins; None if this is the last.
-    """
-
-    number: int
-    tokens: int
-    run: int
-    rows: int
-    documents: tuple[int, int]
-    bytes: int
-    crc32: str
-    start: dict[str, Any]
-    after: dict[str, Any] | None
-
-    @property
-    def file(self) -> str:
-        """Its name in the folder."""
-        return file_of(self.number)
-
-    def cuts(self) -> tuple[Cut, Cut | None]:
-        """Where it begins, and where the next one does."""
-        return Cut.from_dict(self.start), None if self.after is None else Cut.from_dict(self.after)
-
-
-def file_of(number: int) -> str:
-    """The name of the file of a shard."""
-    return f"shard-{number:06d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -160,7 +115,7 @@ class Folder:
         """
         found: dict[int, Shard] = {}
         for path in sorted(self.manifests.glob("*.jsonl")):
-            for shard in _lines(path):
+            for shard in read(path):
                 known = found.setdefault(shard.number, shard)
                 if (known.crc32, known.bytes) != (shard.crc32, shard.bytes):
                     raise InputError(
@@ -258,7 +213,7 @@ class Writer:
             crc32, size = checksum(new), new.stat().st_size
             finish(new, path)
             shard = Shard(number=number, bytes=size, crc32=crc32, **about)
-            self._note(shard)
+            note(self.folder.manifests / f"{self.name}.jsonl", shard)
         except Exception as error:
             new.unlink(missing_ok=True)
             raise InputError(
@@ -267,58 +222,3 @@ class Writer:
                 "again with resume=True."
             ) from error
         return shard
-
-    def _note(self, shard: Shard) -> None:
-        path = self.folder.manifests / f"{self.name}.jsonl"
-        broken = path.exists() and not _ends_well(path)
-        with path.open("ab") as file:
-            file.write((b"\n" if broken else b"") + json.dumps(asdict(shard)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
-
-
-def _ends_well(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell() == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _lines(path: Path) -> Iterator[Shard]:
-    for raw in path.read_bytes().split(b"\n"):
-        try:
-            found = json.loads(raw)
-            yield Shard(**{**found, "documents": tuple(found["documents"])})
-        except (ValueError, TypeError, KeyError):
-            continue  # blank, or cut off by a crash
-
-
-def checksum(path: Path) -> str:
-    """The CRC-32 of a file, as eight hexadecimal digits."""
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found = zlib.crc32(block, found)
-    return f"{found:08x}"
-
-
-def finish(new: Path, path: Path) -> None:
-    """Bring a file that was written to the disk, and give it its name."""
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(new, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

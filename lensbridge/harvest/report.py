@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensbridge.harvest.folder import Shard
+from lensbridge.harvest.manifest import Shard
 from lensbridge.viz.numbers import bytes_as_text
 
 

@@ -21,10 +21,11 @@ from lensbridge.errors import InputError
 from lensbridge.harvest import kept_tokenizer
 from lensbridge.harvest.computing import DOCUMENTS, TOKENS, Computer
 from lensbridge.harvest.engine import Engine, State, Told
-from lensbridge.harvest.folder import Folder, Shard, Writer, file_of
+from lensbridge.harvest.folder import Folder, Writer
 from lensbridge.harvest.identity import identity
 from lensbridge.harvest.job import Job
 from lensbridge.harvest.locks import Lock
+from lensbridge.harvest.manifest import Shard, file_of
 from lensbridge.harvest.packing import Row
 from lensbridge.harvest.report import Report
 from lensbridge.harvest.shard_rows import ShardRows

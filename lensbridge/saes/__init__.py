@@ -9,9 +9,10 @@ active. `fit` trains one on activations.
 from lensbridge.saes.dictionary import Dictionary, SparseAutoencoder
 from lensbridge.saes.feature_card import FeatureCard, feature_card
 from lensbridge.saes.place import Fit
+from lensbridge.saes.scoring import Score, score
 from lensbridge.saes.splice import Splice
 from lensbridge.saes.trained import TrainedSAE
-from lensbridge.saes.training import Score, fit, score
+from lensbridge.saes.training import fit
 
 __all__ = [
     "Dictionary",

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.saes.trained import Config, Kind, Metadata, TrainedSAE
-
-_SAMPLE = 65_536
-"""Entries by which the data are scaled, and the bias of the decoder begins."""
+from lensbridge.saes.batches import Data
+from lensbridge.saes.trained import Config, Kind, TrainedSAE
 
 _DEAD_AFTER = 1_000_000
 """Entries after which a feature that was active in none counts as dead."""
-
-
-@runtime_checkable
-class Shuffles(Protocol):
-    """Activations that give batches in random order, as those of a harvest do."""
-
-    def shuffled(
-        self, batch_size: int, seed: int = 0, window: int | None = None, points: Any = None
-    ) -> Iterable[dict[str, Tensor]]:
-        """Batches, each entry once."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +35,6 @@ class Step:
     unexplained: float
     active: float
     dead: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """How good an SAE is.
-
-    Args:
-        explained: the share of the variance that it reconstructs.
-        active: features that are active at an entry, on average.
-        alive: the share of features that are active anywhere.
-    """
-
-    explained: float
-    active: float
-    alive: float
 
 
 def fit(
@@ -136,86 +109,6 @@ def _require(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise InputError(f"{name}={value} is too small: it is 1 or more.")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Batches of activations, as many as wanted.
-
-    Args:
-        width: of an entry.
-        metadata: what the SAE says of its place.
-        sample: some entries.
-        epochs: gives the batches of one pass over the data, over and over.
-        device: where batches go.
-    """
-
-    width: int
-    metadata: Metadata
-    sample: Tensor
-    epochs: Callable[[], Iterator[Tensor]]
-    device: torch.device
-
-    @classmethod
-    def of(
-        cls,
-        activations: Any,
-        point: Any,
-        batch_size: int,
-        window: int | None,
-        seed: int,
-        device: torch.device | str | None,
-    ) -> Data:
-        """The batches of activations of either kind.
-
-        Raises:
-            InputError: there are several points, or too few entries.
-        """
-        if isinstance(activations, Tensor):
-            return cls._of_tensor(activations, batch_size, seed, device)
-        if not isinstance(activations, Shuffles):
-            raise InputError(
-                f"An SAE is trained on lensbridge.Activations or a tensor [entry, width], not on "
-                f"{type(activations).__name__}."
-            )
-        acts: Any = activations
-        if point is None and len(acts.points) != 1:
-            raise InputError(f"Say which point: {', '.join(acts.points)}.")
-        column = acts[acts.points[0] if point is None else point]
-        loop = acts.shuffled(batch_size, seed, window, [column.name])
-        first = next(
-            iter(acts.shuffled(min(_SAMPLE, len(column)), seed + 1, window, [column.name]))
-        )
-
-        def epochs() -> Iterator[Tensor]:
-            return (batch[column.name].flatten(1) for batch in loop)
-
-        name = acts.specs[0]["model"]["name"]
-        sample = first[column.name].flatten(1)
-        where = torch.device(device or sample.device)
-        return cls(sample.shape[1], Metadata(column.name, name), sample, epochs, where)
-
-    @classmethod
-    def _of_tensor(
-        cls, values: Tensor, batch_size: int, seed: int, device: torch.device | str | None
-    ) -> Data:
-        if values.ndim != 2 or not len(values):
-            raise InputError(f"Activations are [entry, width], not {list(values.shape)}.")
-        keys = torch.Generator().manual_seed(seed)
-        flat = values.detach()
-
-        def epochs() -> Iterator[Tensor]:
-            order = torch.randperm(len(flat), generator=keys).to(flat.device)
-            return (flat[part] for part in order.split(batch_size))
-
-        where = torch.device(device or flat.device)
-        return cls(flat.shape[1], Metadata(""), flat[:_SAMPLE], epochs, where)
-
-    def batches(self) -> Iterator[Tensor]:
-        """Batches without end. Shapes: `[entry, width]`, float32"""
-        while True:
-            for batch in self.epochs():
-                yield batch.to(self.device, torch.float32)
 
 
 class Training:
@@ -317,33 +210,3 @@ def _begun(cfg: Config, centre: Tensor, seed: int) -> TrainedSAE:
         sae.W_enc.copy_(sae.W_dec.T)
         sae.b_dec.copy_(centre.cpu())
     return sae
-
-
-@torch.no_grad()
-def score(sae: Any, activations: Any, point: Any = None, batch_size: int = 4_096) -> Score:
-    """How good an SAE is on activations that it was not trained on.
-
-    Args:
-        sae: any SAE with `encode` and `decode`.
-        activations: as for `fit`.
-        point: as for `fit`.
-        batch_size: entries of a batch.
-
-    Raises:
-        InputError: there are several points, or too few entries.
-    """
-    data = Data.of(activations, point, batch_size, None, 0, None)
-    error, squares, total, count = 0.0, 0.0, torch.zeros(data.width, dtype=torch.float64), 0
-    active, alive = 0.0, None
-    for batch in data.epochs():
-        x = batch.float()
-        features = sae.encode(x)
-        error += float((x - sae.decode(features)).double().square().sum())
-        squares += float(x.double().square().sum())
-        total, count = total + x.double().sum(0).cpu(), count + len(x)
-        on = features > 0
-        active += float(on.sum())
-        alive = on.any(0) if alive is None else alive | on.any(0)
-    variance = squares - float(total.square().sum()) / count
-    assert alive is not None
-    return Score(1 - error / variance, active / count, float(alive.float().mean()))
