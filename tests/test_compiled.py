@@ -347,13 +347,24 @@ def test_hooks_inside_a_function_that_is_compiled_are_refused(call: str) -> None
     lens.reset_hooks()
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # threads
 def test_hooks_are_taken_off_inside_a_function_that_is_compiled() -> None:
+    """As when a model is collected there. Another thread put them on after the call began."""
     ids, lens = tokens(), lensbridge.load(gpt2())
-    handle = lens.add_hook(POINT, double)
-    remove = torch.compile(lambda given: (given + 1, handle.remove())[0], backend="eager")
-    torch.compiler.set_stance("default")  # so that it runs compiled with the hook on
-    remove(ids)
-    assert not lens.engine.permanent
+    handles: list[Any] = []
+    seen = []
+
+    def run(given: Tensor) -> Tensor:
+        thread = threading.Thread(target=lambda: handles.append(lens.add_hook(POINT, double)))
+        thread.start()
+        thread.join()
+        seen.append(stance())
+        handles[0].remove()
+        return given + 1
+
+    torch.compile(run, backend="eager")(ids)
+    assert seen == ["force_eager"]
+    assert stance() == "default"
     assert torch.equal(lens(ids), truth(ids).plain)
 
 
@@ -395,6 +406,15 @@ def test_generation_with_a_static_cache(ran: bool) -> None:
         assert not torch.equal(found, plain)
         assert backend.state == before
     assert hf.generation_config.disable_compile is not True
+
+
+def test_generation_does_not_compile_where_the_stance_would_let_it() -> None:
+    ids, backend, lens = tokens(), Backend(), lensbridge.load(gpt2())
+    with torch.no_grad(), lens.hooks([(POINT, double)]):
+        torch.compiler.set_stance("default")
+        found = lens.generate(ids, **static(backend), verbose=False)
+    assert torch.equal(found, truth(ids).generated)
+    assert backend.graphs == 0
 
 
 # --- the compiler that PyTorch ships -------------------------------------------------------------

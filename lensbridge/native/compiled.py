@@ -33,9 +33,9 @@ class EagerWhile:
     def __init__(self) -> None:
         with EagerWhile._lock:
             self._made_in: int | None = EagerWhile._process
-            if not EagerWhile._users:
+            EagerWhile._users += 1  # first: a collected model may take hooks off in between
+            if EagerWhile._users == 1:
                 _outside_compiled_code(_begin)
-            EagerWhile._users += 1
 
     def remove(self) -> None:
         """Let compiled code run again, unless others need it not to. Twice does no harm."""
