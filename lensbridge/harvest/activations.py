@@ -4,47 +4,29 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from lensbridge.errors import InputError, suggest
+from lensbridge.errors import InputError
 from lensbridge.harvest.columns import Column, mean
-from lensbridge.harvest.computing import BESIDE, DOCUMENTS, OFFSETS, POSITIONS, ROWS, TOKENS
-from lensbridge.harvest.differences import differences
+from lensbridge.harvest.computing import DOCUMENTS, OFFSETS, POSITIONS, ROWS, TOKENS
 from lensbridge.harvest.export import TorchRows, to_datasets, to_parquet
-from lensbridge.harvest.folder import Folder
 from lensbridge.harvest.kept_tokenizer import kept
-from lensbridge.harvest.manifest import Shard
 from lensbridge.harvest.shuffling import Shuffled
+from lensbridge.harvest.stored import Shards
 from lensbridge.harvest.tops import Beside, Tops, tops
-from lensbridge.points.names import LAYER, Name, expand_short, is_short, layer_of
+from lensbridge.points.names import Name, expand_short, layer_of
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
-@dataclass(frozen=True)
-class Stored:
-    """One shard of one folder."""
-
-    folder: Folder
-    shard: Shard
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.folder.path / self.shard.file
-
-
-class Activations:
+class Activations(Shards):
     """The activations that a harvest wrote, as tensors over all shards.
 
     Files are mapped into memory, so opening costs nothing and only what is indexed is read. A
@@ -62,56 +44,10 @@ class Activations:
     Example: `acts["resid_post", 6][1_000:1_064]`, `acts.tokens[:10]`, `acts.document(17)`.
     """
 
-    def __init__(
-        self,
-        folders: str | PathLike[str] | Sequence[str | PathLike[str]],
-        check: bool = False,
-    ) -> None:
-        several = [folders] if isinstance(folders, (str, PathLike)) else list(folders)
-        if not several:
-            raise InputError("Name at least one folder.")
-        self.folders = [Folder(Path(one)) for one in several]
-        self.specs = [one.identity() for one in self.folders]
-        self._require_alike()
-        self.stored = [
-            Stored(folder, shard)
-            for folder in self.folders
-            for shard in _whole(folder, check).values()
-        ]
-        self._open: dict[int, Any] = {}
-
     @classmethod
     def merge(cls, parts: Iterable[Activations]) -> Activations:
         """Several as one, in order."""
         return cls([folder.path for one in parts for folder in one.folders])
-
-    def _require_alike(self) -> None:
-        first, *others = self.specs
-        for folder, other in zip(self.folders[1:], others, strict=True):
-            for part in ("points", "reduce"):
-                told = differences({part: first[part]}, {part: other[part]})
-                if told:
-                    raise InputError(f"{folder.path} cannot be joined to the others: {told}.")
-
-    @cached_property
-    def _starts(self) -> list[int]:
-        return list(accumulate((one.shard.tokens for one in self.stored), initial=0))
-
-    def __len__(self) -> int:
-        """Entries: tokens that were kept, or rows that were reduced."""
-        return self._starts[-1]
-
-    @property
-    def points(self) -> tuple[str, ...]:
-        """The names of the tensors of activations."""
-        if not self.stored:
-            return tuple(self.specs[0]["points"])
-        return tuple(one for one in self._file(0).keys() if one not in BESIDE)  # noqa: SIM118
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of all tensors with an entry for each token."""
-        return (*self.points, TOKENS, POSITIONS, ROWS, DOCUMENTS)
 
     def __repr__(self) -> str:
         where = ", ".join(str(one.path) for one in self.folders)
@@ -125,29 +61,7 @@ class Activations:
         Raises:
             InputError: it was not harvested.
         """
-        return self.column(self._canonical(name))
-
-    def _canonical(self, name: Name) -> str:
-        known = self.points
-        if isinstance(name, str) and name in known:
-            return name
-        short, layer = (name, None) if isinstance(name, str) else (name[0], name[1])
-        if isinstance(name, tuple) and layer is not None and layer < 0:
-            layer += int(self.specs[0]["model"]["n_layers"])
-            name = (name[0], layer, *name[2:])
-        base, _, part = short.partition(".") if not LAYER.match(short) else (short, "", "")
-        if isinstance(name, tuple) or is_short(base):
-            rest = () if isinstance(name, str) else name[1:]
-            full = expand_short(base, *rest) + (f".{part}" if part else "")
-            if full in known:
-                return full
-        raise InputError(
-            f"{name!r} was not harvested.{suggest(short, known)} There are: {', '.join(known)}."
-        )
-
-    def column(self, name: str) -> Column:
-        """One tensor by its full name, over all shards."""
-        return Column(name, self._starts, self._read)
+        return self.column(self.canonical(name))
 
     @property
     def tokens(self) -> Column:
@@ -181,9 +95,9 @@ class Activations:
         for index, one in enumerate(self.stored):
             first, last = one.shard.documents
             if first <= number <= last:
-                mask = self._read(index, DOCUMENTS, slice(None)) == number
+                mask = self.read(index, DOCUMENTS, slice(None)) == number
                 for name, found in parts.items():
-                    found.append(self._read(index, name, slice(None))[mask])
+                    found.append(self.read(index, name, slice(None))[mask])
         joined = {name: torch.cat(found) for name, found in parts.items() if found}
         if not joined or not len(joined[TOKENS]):
             raise InputError(f"Nothing of document {number} is here.{self._documents_told()}")
@@ -200,11 +114,11 @@ class Activations:
         """What is kept of one row of a shard, by name. Shapes: `[entry, ...]`"""
         offsets = self.offsets(shard)
         part = slice(int(offsets[row]), int(offsets[row + 1]))
-        return {name: self._read(shard, name, part) for name in self.columns}
+        return {name: self.read(shard, name, part) for name in self.columns}
 
     def offsets(self, shard: int) -> Tensor:
         """Where the entries of each row of a shard begin. Shapes: `[row + 1]`"""
-        found: Tensor = self._file(shard).get_tensor(OFFSETS)
+        found: Tensor = self.file(shard).get_tensor(OFFSETS)
         return found
 
     def shuffled(
@@ -231,7 +145,7 @@ class Activations:
 
         Example: `for batch in acts.shuffled(4096): step(batch["blocks.6.hook_resid_post"])`
         """
-        names = self.points if points is None else [self._canonical(one) for one in points]
+        names = self.points if points is None else [self.canonical(one) for one in points]
         return Shuffled(
             [self.column(one) for one in (*names, TOKENS, POSITIONS, ROWS, DOCUMENTS)],
             batch_size,
@@ -334,43 +248,9 @@ class Activations:
     def shards(self) -> Iterator[Mapping[str, Tensor]]:
         """The tensors of one shard after another, mapped."""
         for index in range(len(self.stored)):
-            yield {name: self._read(index, name, slice(None)) for name in self.columns}
+            yield {name: self.read(index, name, slice(None)) for name in self.columns}
 
     def where(self, entry: int) -> tuple[int, int]:
         """The shard of an entry, and its place in there."""
-        shard = bisect_right(self._starts, entry) - 1
-        return shard, entry - self._starts[shard]
-
-    def _file(self, shard: int) -> Any:
-        if shard not in self._open:
-            path = self.stored[shard].path
-            try:
-                self._open[shard] = safe_open(path, framework="pt")
-            except Exception as error:
-                raise InputError(f"{path} cannot be read: {error}") from error
-        return self._open[shard]
-
-    def _read(self, shard: int, name: str, part: slice) -> Tensor:
-        found: Tensor = self._file(shard).get_slice(name)[part]
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open files, so that workers of a DataLoader open their own."""
-        return {**self.__dict__, "_open": {}}
-
-
-def _whole(folder: Folder, check: bool) -> dict[int, Shard]:
-    """The finished shards of a folder.
-
-    Raises:
-        InputError: the file of one is missing or not as it was written.
-    """
-    shards = folder.shards()
-    damaged = folder.damaged(shards, thorough=check)
-    if damaged:
-        number, what = next(iter(damaged.items()))
-        raise InputError(
-            f"{folder.path / shards[number].file} {what}. Run the harvest again with resume=True: "
-            "it makes this shard anew."
-        )
-    return shards
+        shard = bisect_right(self.starts, entry) - 1
+        return shard, entry - self.starts[shard]

@@ -36,7 +36,8 @@ def feature_of(given: Any, shape: torch.Size) -> tuple[str, Feature]:
     if isinstance(given, int) or (isinstance(given, tuple) and _all_ints(given)):
         index = (given,) if isinstance(given, int) else given
         _require_index(index, shape)
-        return f"{', '.join(map(str, index))}", lambda values: values[(..., *index)]
+        place = (..., *index)
+        return ", ".join(map(str, index)), lambda values: values[place]
     if isinstance(given, Tensor):
         if given.shape != shape:
             raise InputError(

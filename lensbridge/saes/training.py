@@ -156,7 +156,7 @@ class Training:
         self.optimizer.step()
         self.schedule.step()
         with torch.no_grad():
-            sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
+            sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
             active = features > 0
             self.idle = torch.where(active.any(0), 0, self.idle + len(x))
         return Step(
@@ -195,9 +195,9 @@ class Training:
     def finished(self) -> TrainedSAE:
         """The SAE for activations as they are, without a graph."""
         sae = self.sae
-        sae.W_enc *= self.scale
-        sae.W_dec /= self.scale
-        sae.b_dec /= self.scale
+        sae.W_enc.mul_(self.scale)
+        sae.W_dec.div_(self.scale)
+        sae.b_dec.div_(self.scale)
         return sae.eval().requires_grad_(False)
 
 
