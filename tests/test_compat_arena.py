@@ -18,6 +18,7 @@ from lensbridge.compat.transformer_lens import (
     utils,
 )
 from lensbridge.compat.transformer_lens.hook_points import HookPoint
+from lensbridge.errors import WeightError
 
 HALF = 20
 
@@ -262,3 +263,37 @@ def test_nested_names(model: HookedTransformer) -> None:
     box.inner = Box()  # type: ignore[attr-defined]
     utils.set_nested_attr(box, "inner.value", 3)
     assert utils.get_nested_attr(box, "inner.value") == 3
+
+
+def test_the_state_of_a_part_fills_a_module_of_ones_own() -> None:
+    """`mine.load_state_dict(model.blocks[1].mlp.state_dict())`, and back."""
+    model = HookedTransformer.from_pretrained_no_processing("demo", device="cpu")
+    part, native = model.blocks[1].mlp, model.hf_model.transformer.h[1].mlp
+    state = part.state_dict()
+    assert sorted(state) == ["W_in", "W_out", "b_in", "b_out"]
+    assert torch.equal(state["W_in"], native.c_fc.weight)
+    assert sorted(model.blocks[1].attn.state_dict()) == [f"{k}_{n}" for k in "Wb" for n in "KOQV"]
+    assert {"ln1.w", "attn.W_O", "mlp.b_in"} <= set(model.blocks[1].state_dict())
+    assert torch.equal(model.embed.state_dict()["W_E"], model.hf_model.transformer.wte.weight)
+    assert list(model.ln_final.state_dict()) == ["w", "b"]
+
+    class Mine(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, one in state.items():
+                self.register_parameter(name, torch.nn.Parameter(torch.zeros_like(one)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner = utils.gelu_new(x @ self.W_in + self.b_in)
+            return inner @ self.W_out + self.b_out  # type: ignore[no-any-return]
+
+    mine, x = Mine(), torch.randn(2, 3, model.cfg.d_model)
+    mine.load_state_dict(state, strict=True)
+    close(mine(x), native(x))
+    other = {name: 2 * one for name, one in state.items()}
+    part.load_state_dict(other)
+    assert torch.equal(native.c_proj.weight, 2 * mine.W_out)
+    with pytest.raises(WeightError, match="1 are unknown, such as"):
+        part.load_state_dict({**other, "W_up": x})
+    with pytest.raises(WeightError, match="1 are missing, such as"):
+        part.load_state_dict({name: other[name] for name in list(other)[1:]})

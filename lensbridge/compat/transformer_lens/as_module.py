@@ -113,6 +113,19 @@ class ModuleMethods(HookedRootModule):
             state.update(module.state_dict(prefix=f"{prefix}{path}."))
         return state
 
+    def state_of(self, path: str) -> dict[str, Any]:
+        """The weights of a part, by their names in it."""
+        state = self.weights.below(path).in_state()
+        return {name: one.detach() for name, one in state.items()}
+
+    def load_state_of(self, path: str, state: Mapping[str, Any], strict: bool) -> None:
+        """Write the weights of a part.
+
+        Raises:
+            WeightError: with `strict`, weights that are missing or that the part does not have.
+        """
+        self.weights.below(path).write_state(state, strict)
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> None:
@@ -130,7 +143,7 @@ class ModuleMethods(HookedRootModule):
         if set(state_dict) <= set(native):
             self.hf_model.load_state_dict(state_dict, strict=strict, assign=assign)
             return
-        self.weights.write(self.weights.fitting(state_dict, strict))
+        self.weights.write_state(state_dict, strict)
 
     def to(self, *args: Any, print_details: bool = True, **kwargs: Any) -> Any:
         """Move the model in place, or change its dtype."""

@@ -1,6 +1,6 @@
 """A model's parts as modules: `model.blocks[0].attn.W_Q`, `model.ln_final.hook_scale`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, overload
 
 from torch import nn
@@ -38,6 +38,12 @@ class Rooted(Protocol):
 
     def call_part(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Run the native module at a path."""
+
+    def state_of(self, path: str) -> dict[str, Any]:
+        """The weights of a part, by their names in it."""
+
+    def load_state_of(self, path: str, state: Mapping[str, Any], strict: bool) -> None:
+        """Write the weights of a part."""
 
     def modules_at(self, path: str, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         """The points of a part and the modules that were added to it, by name."""
@@ -147,9 +153,22 @@ class Part(nn.Module):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Nothing beside what is there: the weights of a part are in its model's state."""
+        """Its weights under TransformerLens's names: `W_Q`, `ln1.w`.
+
+        Inside the state of another module they are left out: they are in the model's own.
+        """
         destination = kwargs.get("destination", args[0] if args else None)
-        return {} if destination is None else destination
+        return self._model.state_of(self._path) if destination is None else destination
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> None:
+        """Write weights into the model, under the names that `state_dict` gives.
+
+        Raises:
+            WeightError: with `strict`, weights that are missing or that the part does not have.
+        """
+        self._model.load_state_of(self._path, state_dict, strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Part":
         model: Rooted = memo.get(id(self._model), self._model)

@@ -89,7 +89,7 @@ class Weights:
         Raises:
             WeightError: with `strict`, some are missing or unknown.
         """
-        given = {name: one for name, one in state.items() if not name.endswith(_BUFFERS)}
+        given = {name: one for name, one in state.items() if not f".{name}".endswith(_BUFFERS)}
         strange = [name for name in given if name not in self.stored]
         absent = [name for name in self.stored if name not in given]
         if strict and (strange or absent):
@@ -98,6 +98,22 @@ class Weights:
                 f"{absent[:3]}, and {len(strange)} are unknown, such as {strange[:3]}."
             )
         return {name: one for name, one in given.items() if name in self.stored}
+
+    def below(self, path: str) -> "Weights":
+        """The weights of a part, by their names in it."""
+        found = [
+            {name.removeprefix(f"{path}."): one for name, one in held.items() if _is_in(path, name)}
+            for held in (self.stored, self.beside, self.scaled)
+        ]
+        return Weights(*found)
+
+    def write_state(self, state: Mapping[str, Tensor], strict: bool) -> None:
+        """Write the weights in a state that this model has.
+
+        Raises:
+            WeightError: with `strict`, some are missing or unknown; or they cannot be written.
+        """
+        self.write(self.fitting(state, strict))
 
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Write into the model, all or nothing.
@@ -142,6 +158,10 @@ class Weights:
             raise WeightError(
                 "W_E and W_U are one tied tensor in this model, and these are two different ones."
             )
+
+
+def _is_in(path: str, name: str) -> bool:
+    return name.startswith(f"{path}.")
 
 
 def _attentions(lens: LensModel) -> Iterator[tuple[str, BlockPart, AttentionPart]]:
