@@ -56,7 +56,7 @@ GROUPS = (
     ),
     Group(
         "Cache activations",
-        ("run_with_cache",),
+        ("run_with_cache", "plan"),
         "The cache is an [`ActivationCache`](cache.md).",
         (_README, _RESIDUAL),
     ),
