@@ -38,8 +38,9 @@ class Guesses(TorchDispatchMode):
             _aten._local_scalar_dense.default: self._truth,
             _aten.nonzero.default: self._found,
             _aten.index.Tensor: _chosen,
-            _aten._grouped_mm.default: _grouped,
         }
+        if hasattr(_aten, "_grouped_mm"):  # PyTorch 2.8 or newer
+            self._answers[_aten._grouped_mm.default] = _grouped
 
     def __torch_dispatch__(
         self,
