@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 
 from lensbridge.errors import HookError, LensbridgeError
 from lensbridge.forks import in_forked
-from lensbridge.native.settings import kernel_of
+from lensbridge.native.settings import raw_config
 
 _MARK = "_torchdynamo_orig_callable"
 """What a function that was compiled holds the original in."""
@@ -93,12 +93,12 @@ class Compilable:
     """The modules of one model, any of which may be compiled, at any time.
 
     Args:
-        root: the model.
+        config: of the model.
         insides: the `__dict__` of each module.
         classes: theirs.
     """
 
-    root: nn.Module
+    config: Any
     insides: tuple[dict[str, Any], ...]
     classes: tuple[Any, ...]
 
@@ -107,7 +107,7 @@ class Compilable:
         """Of a model as it is now; once more when modules were replaced."""
         modules = list(root.modules())
         classes = dict.fromkeys(type(one) for one in modules)
-        return cls(root, tuple(one.__dict__ for one in modules), (*classes,))
+        return cls(raw_config(root), tuple(one.__dict__ for one in modules), (*classes,))
 
     @property
     def is_compiled(self) -> bool:
@@ -129,7 +129,8 @@ class Compilable:
         """
         if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
             return []
-        everything = EagerWhile._users or (others and kernel_of(self.root) != "flex_attention")
+        kernel = getattr(self.config, "_attn_implementation", None)
+        everything = EagerWhile._users or (others and kernel != "flex_attention")
         return [EagerWhile()] if everything or self.is_compiled else []
 
     def refuse_compiled_runs(self) -> None:
