@@ -70,7 +70,7 @@ _HOMES = {
 
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
-    *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz"),
+    *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz", "weights"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

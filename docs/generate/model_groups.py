@@ -74,6 +74,7 @@ GROUPS = (
             *("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out"),
             *("blocks", "embed", "pos_embed", "ln_final", "unembed"),
             *("weight", "weight_names", "named_weights", "weight_state", "weight_stack"),
+            "describe_weights",
         ),
         "Stacks over layers are lazy: `model.W_Q[5, 3]` reads layer 5 alone. A bias that the model "
         "does not have is zeros.",

@@ -36,6 +36,7 @@ PACKAGES = (
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.engines", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
+    Package("lensbridge.weights", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.serve", (("A page in the browser", "how-to/serve.md"),)),
