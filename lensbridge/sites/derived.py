@@ -6,7 +6,7 @@ value, the output is recomputed from it.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from einops import einsum
@@ -283,7 +283,8 @@ class HeadInputSite(Site):
             if key in call.memory:
                 copies, new = call.memory.pop(key)
                 native = self.layout.split(call.result)
-                heads = [self._head(i, copies, new, native) for i in range(self.n_heads)]
+                beside = call.args[1:]  # a projection may add positions to its input
+                heads = [self._head(i, copies, new, native, beside) for i in range(self.n_heads)]
                 call.replace_result(self.layout.merge(call.result, torch.stack(heads, dim=-2)))
 
         return [
@@ -291,12 +292,14 @@ class HeadInputSite(Site):
             Stage(self.projection, "output", -1, write),
         ]
 
-    def _head(self, i: int, copies: Tensor, new: Tensor, native: Tensor) -> Tensor:
+    def _head(
+        self, i: int, copies: Tensor, new: Tensor, native: Tensor, beside: tuple[Any, ...]
+    ) -> Tensor:
         how = change(copies[..., i, :], new[..., i, :])
         if how == "none":
             return native[..., i, :]
         normed = new[..., i, :] if self.norm is None else self.norm.forward(new[..., i, :])
-        projected = self.projection.forward(normed * self.in_scale)
+        projected = self.projection.forward(normed * self.in_scale, *beside)
         if self.pieces is not None:
             projected = self.pieces.whole(projected)
         return substitute(native[..., i, :], self.layout.split(projected)[..., i, :], how)

@@ -92,6 +92,28 @@ def test_a_state_goes_in_and_every_activation_comes_out(name: str) -> None:
             torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("positions", ["standard", "shortformer"])
+def test_keys_of_each_query_head(positions: str) -> None:
+    both = pair("grouped", positional_embedding_type=positions)
+    ids, found = torch.randint(40, (3, 9)), []
+
+    def halve(value: Any, hook: Any) -> Any:
+        value[:, :, 3] /= 2
+        return value
+
+    for one in both:
+        one.set_use_split_qkv_input(True)
+        one.set_ungroup_grouped_query_attention(True)
+        names = [f"blocks.1.{name}" for name in ("hook_k_input", "hook_v_input", "attn.hook_k")]
+        edited = [one.run_with_hooks(ids, fwd_hooks=[(name, halve)]) for name in names]
+        keys = one.run_with_cache(ids)[1]["k", 0]
+        one.set_ungroup_grouped_query_attention(False)
+        one.set_use_split_qkv_input(False)
+        found.append(torch.stack([one(ids), *edited]))
+        assert keys.shape == (3, 9, 4, 6)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["as GPT-2", "folded", "course", "gemma 2"])
@@ -119,7 +141,6 @@ def test_edits(name: str) -> None:
         torch.testing.assert_close(*edited, atol=1e-4, rtol=1e-4)
     for one in both:
         one.set_use_split_qkv_input(True)
-    if name != "course":
-        for point in ("blocks.0.hook_q_input", "blocks.0.hook_v_input"):
-            edited = [one.run_with_hooks(ids, fwd_hooks=[(point, halve)]) for one in both]
-            torch.testing.assert_close(*edited, atol=1e-4, rtol=1e-4)
+    for point in ("blocks.0.hook_q_input", "blocks.0.hook_k_input", "blocks.0.hook_v_input"):
+        edited = [one.run_with_hooks(ids, fwd_hooks=[(point, halve)]) for one in both]
+        torch.testing.assert_close(*edited, atol=1e-4, rtol=1e-4)

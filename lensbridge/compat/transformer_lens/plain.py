@@ -77,6 +77,8 @@ class PlainConfig(PretrainedConfig):  # type: ignore[misc]
 class PlacedLinear(nn.Linear):
     """A projection that can add positions to its input."""
 
+    is_plain_linear = True
+
     def forward(self, input: Tensor, places: Tensor | None = None) -> Tensor:
         """The projection."""
         return super().forward(input if places is None else input + places)

@@ -8,7 +8,6 @@ from copy import deepcopy
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.compat.transformer_lens.opening import reopened
@@ -49,9 +48,9 @@ class RepeatedProjection(nn.Linear):
         """Shapes: `[query heads * d_head]`, a copy."""
         return None if self.stored.bias is None else self._repeated(self.stored.bias, 0)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor | None) -> Tensor:
         """The projection, with each head repeated."""
-        return self._repeated(F.linear(input, self.stored.weight, self.stored.bias), -1)
+        return self._repeated(self.stored.forward(*inputs), -1)
 
 
 def ungrouped(lens: LensModel) -> Any:
@@ -77,7 +76,7 @@ def _ungroup(module: Any, part: AttentionPart) -> None:
         for name, one in own.items()
         if role is not None and one is role.linear.module
     }
-    plain = all(type(own[name]) is nn.Linear for name in names)
+    plain = all(_is_plain(own[name]) for name in names)
     if len(names) != 2 or not plain or not hasattr(module, "num_key_value_groups"):
         raise HookError(
             f"ungroup_grouped_query_attention: {part.path} does not project keys and values in two "
@@ -91,6 +90,10 @@ def _ungroup(module: Any, part: AttentionPart) -> None:
     module.num_key_value_groups = 1
     if hasattr(module, "num_key_value_heads"):
         module.num_key_value_heads = part.n_heads
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or getattr(module, "is_plain_linear", False)
 
 
 class Grouped(Protocol):
