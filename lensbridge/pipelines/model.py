@@ -101,7 +101,8 @@ class StageModel(LensModel):
         others = [part for part in parts if part.module not in here]
         self._lacks = {start: part.what for part in others for start in part.names}
         for part in others:
-            put_elsewhere(part.module.modules(), partial(self._whereabouts, part.what))
+            where = partial(_whereabouts, self.place, tuple(self.parts), part.what)
+            put_elsewhere(part.module.modules(), where)  # which must not hold these modules
 
     def _points(self, native: ResolvedModel) -> tuple[SiteIndex, PointNames]:
         sites, names = super()._points(native)
@@ -116,11 +117,7 @@ class StageModel(LensModel):
 
     def _elsewhere(self, name: str) -> str | None:
         what = self._lacking(name)
-        return None if what is None else self._whereabouts(what)
-
-    def _whereabouts(self, what: str) -> str:
-        has = ", ".join(self.parts) or "no part of the model"
-        return f"{self.place.holder(what)}, and this is {self.place} with {has}"
+        return None if what is None else _whereabouts(self.place, tuple(self.parts), what)
 
     # --- weights -----------------------------------------------------------------------------
 
@@ -201,6 +198,11 @@ class StageModel(LensModel):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise LensbridgeError("A stage of a pipeline cannot be pickled: it belongs to its process.")
+
+
+def _whereabouts(place: Place, parts: tuple[str, ...], what: str) -> str:
+    has = ", ".join(parts) or "no part of the model"
+    return f"{place.holder(what)}, and this is {place} with {has}"
 
 
 def _model_in(submod: nn.Module) -> Any:

@@ -1,5 +1,7 @@
 """Stages of `torch.distributed.pipelining`: their points are those of the whole model."""
 
+import gc
+import weakref
 from contextlib import ExitStack
 from typing import Any
 
@@ -305,6 +307,20 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers[0](x)
+
+
+@on_ranks(1)
+def test_a_lens_that_is_dropped_is_gone() -> None:
+    stage = PipelineStage(llama(0), 0, 2, torch.device("cpu"))
+    model = lensbridge.load(stage)
+    absent = weakref.ref(model.native.blocks[2].module)
+    lens = weakref.ref(model)
+    assert absent() is not None
+    del model
+    gc.collect()
+    assert lens() is None
+    assert absent() is None
+    assert not any(one._forward_hooks for one in stage.submod.modules())
 
 
 @on_ranks(1)
