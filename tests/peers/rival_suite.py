@@ -4,7 +4,8 @@
 
 PYTHON is an interpreter with TransformerLens 3. The tests are then run there too, once with the
 TransformerLens of the checkout and once with the installed one, on the same models: a test that
-fails with both is no difference.
+fails with both is no difference. Without PYTHON such tests are among those that differ or that
+nothing explains.
 
 
 `transformer_lens` means lensbridge's layer there; modules of TransformerLens's own that the layer
