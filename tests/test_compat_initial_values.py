@@ -71,6 +71,21 @@ def test_tied_weights_are_drawn_once() -> None:
     assert torch.equal(model.W_E, made(seed=2).W_E)
 
 
+def test_what_a_model_computes_does_not_change_with_its_config() -> None:
+    model = made(seed=0)
+    before = model(torch.tensor([[3, 4, 5]]))
+    for name, value in {"attn_scale": 2.0, "attn_scores_soft_cap": 3.0, "act_fn": "relu"}.items():
+        was = getattr(model.cfg, name)
+        with pytest.raises(InputError, match=f"cfg.{name} says what the HuggingFace model"):
+            setattr(model.cfg, name, value)
+        assert getattr(model.cfg, name) == was
+        setattr(model.cfg, name, was)
+    model.cfg.n_ctx, model.cfg.model_name, model.cfg.use_attn_result = 12, "mine", True
+    assert torch.equal(model(torch.tensor([[3, 4, 5]])), before)
+    with pytest.raises(InputError, match="not on n_devices=2"):
+        made(n_devices=2)
+
+
 def test_modes_that_are_refused() -> None:
     with pytest.raises(InputError, match="Did you mean 'xavier_normal'"):
         made(init_mode="xavier_normall")

@@ -194,6 +194,42 @@ class HookedTransformerConfig:
         return self.to_dict()[name]
 
 
+COMPUTED = (
+    "act_fn",
+    "attention_dir",
+    "attn_only",
+    "attn_scale",
+    "attn_scores_soft_cap",
+    "attn_types",
+    "eps",
+    "gated_mlp",
+    "parallel_attn_mlp",
+    "positional_embedding_type",
+    "rotary_base",
+    "rotary_dim",
+    "scale_attn_by_inverse_layer_idx",
+    "use_attn_scale",
+    "use_local_attn",
+    "use_normalization_before_and_after",
+    "use_qk_norm",
+    "window_size",
+)
+"""Fields that say what an open model computes."""
+
+
+def require_unchanged(name: str, value: Any, opened: Any) -> None:
+    """Refuse another value of a field that says what an open model computes.
+
+    Raises:
+        InputError: the value is not the one that the model was opened with.
+    """
+    if name in COMPUTED and value != opened:
+        raise InputError(
+            f"cfg.{name} says what the HuggingFace model computes, which is {opened!r} and stays "
+            "so in an open model. Make a model with another config, or hook the values."
+        )
+
+
 def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A dtype from its name, or from itself.
 

@@ -33,7 +33,13 @@ def fresh_model(asked: Config, tokenizer: Any, move_to_device: bool) -> tuple[Le
 
     Raises:
         UnsupportedArchitectureError: no HuggingFace class computes this.
+        InputError: several devices, or an unknown `init_mode`.
     """
+    if asked.n_devices > 1:
+        raise InputError(
+            f"A new model is on one device, not on n_devices={asked.n_devices}. from_pretrained "
+            "spreads a model that it opens."
+        )
     cfg = _with_vocabulary(asked, tokenizer)
     hf_model = _built(cfg)
     place = (cfg.device or default_device()) if move_to_device else "cpu"

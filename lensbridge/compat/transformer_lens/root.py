@@ -9,7 +9,7 @@ from weakref import ref
 from torch import nn
 
 from lensbridge.compat.transformer_lens.activation_cache import ActivationCache
-from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
+from lensbridge.compat.transformer_lens.config import HookedTransformerConfig, require_unchanged
 from lensbridge.compat.transformer_lens.hooking import Hooking, in_context
 from lensbridge.compat.transformer_lens.lens_point import (
     LensPoint,
@@ -82,10 +82,12 @@ class LensRoot(PartMethods):
     def _follow_cfg(self) -> None:
         """Do what the config asks for, now and when it is set later."""
         regroup(self)
-        here = ref(self)
+        here, opened = ref(self), dict(vars(self.cfg))
 
         def follow(name: str) -> None:
             model = here()
+            if model is not None and name in opened:
+                require_unchanged(name, vars(model.cfg)[name], opened[name])
             if model is not None and name == "ungroup_grouped_query_attention":
                 regroup(model)
 
