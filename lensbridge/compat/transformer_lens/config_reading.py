@@ -96,7 +96,8 @@ def _of_attention(model: LensModel) -> dict[str, Any]:
 def _of_norms(model: LensModel) -> dict[str, Any]:
     """Where the model has norms beside the usual ones."""
     first = model.native.blocks[0]
-    posts = [one.post_norm for one in (first.attn, first.mlp) if one is not None]
+    parts = [one for one in (first.attn, first.mlp) if one is not None]
+    posts = [getattr(one, "post_norm", None) for one in parts]
     both = first.ln1 is not None and all(one is not None for one in posts)
     names = model.hook_names
     return {

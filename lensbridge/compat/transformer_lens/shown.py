@@ -116,8 +116,11 @@ def _kept_names(
     """
     if known is None:
         return {}
-    own = {point: point.own_name for point in paths if isinstance(point, LensPoint)}
-    kept = {point: name for point, name in {**own, **known}.items() if point in paths}
+    names: dict[HookPoint, str] = {
+        point: point.own_name for point in paths if isinstance(point, LensPoint)
+    }
+    names.update(known)
+    kept = {point: name for point, name in names.items() if point in paths}
     new = {path for point, path in paths.items() if point not in kept}
     return {point: name for point, name in kept.items() if name not in new}
 

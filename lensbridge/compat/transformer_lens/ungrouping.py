@@ -48,9 +48,10 @@ class RepeatedProjection(nn.Linear):
         """Shapes: `[query heads * d_head]`, a copy."""
         return None if self.stored.bias is None else self._repeated(self.stored.bias, 0)
 
-    def forward(self, *inputs: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor, *beside: Any) -> Tensor:
         """The projection, with each head repeated."""
-        return self._repeated(self.stored.forward(*inputs), -1)
+        project: Any = self.stored.forward
+        return self._repeated(project(input, *beside), -1)
 
 
 def ungrouped(lens: LensModel) -> Any:

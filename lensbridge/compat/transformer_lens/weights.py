@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lensbridge.native.parts import AttentionPart, BlockPart
 from lensbridge.tensors.layouts import repeat_kv
 from lensbridge.tensors.weight_copy import WeightCopy
 
+T = TypeVar("T")
 Reader: TypeAlias = Callable[[], Tensor]
 
 _SHARED = ("W_K", "W_V", "b_K", "b_V")
@@ -101,11 +102,7 @@ class Weights:
 
     def below(self, path: str) -> "Weights":
         """The weights of a part, by their names in it."""
-        found = [
-            {name.removeprefix(f"{path}."): one for name, one in held.items() if _is_in(path, name)}
-            for held in (self.stored, self.beside, self.scaled)
-        ]
-        return Weights(*found)
+        return Weights(_in(path, self.stored), _in(path, self.beside), _in(path, self.scaled))
 
     def write_state(self, state: Mapping[str, Tensor], strict: bool) -> None:
         """Write the weights in a state that this model has.
@@ -160,8 +157,11 @@ class Weights:
             )
 
 
-def _is_in(path: str, name: str) -> bool:
-    return name.startswith(f"{path}.")
+def _in(path: str, held: Mapping[str, T]) -> dict[str, T]:
+    """What is below a path, by its name there."""
+    before = f"{path}."
+    inside = {name: one for name, one in held.items() if name.startswith(before)}
+    return {name.removeprefix(before): one for name, one in inside.items()}
 
 
 def _attentions(lens: LensModel) -> Iterator[tuple[str, BlockPart, AttentionPart]]:
