@@ -319,12 +319,17 @@ def test_autocast_and_inference_mode_do_not_change_what_is_found() -> None:
             assert model.W_Q[0].dtype == torch.float32
 
 
-def test_what_was_found_goes_with_the_module() -> None:
+def test_what_was_found_goes_with_the_module(tmp_path: Path) -> None:
+    from accelerate import disk_offload
+
+    gc.collect()
     before = len(proof._found)
-    model = lensbridge.load(build(Shape("llama")))
+    hf = build(Shape("llama"))
+    disk_offload(hf, tmp_path, execution_device=torch.device("cpu"))  # replaces every forward
+    model = lensbridge.load(hf)
     model.describe_weights()
     assert len(proof._found) > before
-    del model
+    del model, hf
     gc.collect()
     assert len(proof._found) <= before
 

@@ -1,8 +1,7 @@
-"""How a weight is held, how its whole float value is read, and whether it can be written to.
+"""How a weight is held, and how its whole float value is read.
 
-`held(module, name)` says which of the kinds of `Holding` it is, `read(module, name)` gives the
-value, and `require_writable(module, name)` refuses a write. Every weight that lensbridge reads or
-writes goes through these.
+`held(module, name)` says which of the kinds of `Holding` it is, and whether it can be written to;
+`read(module, name)` gives the value. Every weight that lensbridge reads goes through these.
 """
 
 from lensbridge.native.holding.kinds import PLAIN, Held, Holding, Measure, opaque
@@ -12,7 +11,6 @@ from lensbridge.native.holding.registry import (
     held,
     place_of,
     read,
-    require_writable,
     stored,
 )
 from lensbridge.native.holding.shapes import shapes_only
@@ -28,7 +26,6 @@ __all__ = [
     "opaque",
     "place_of",
     "read",
-    "require_writable",
     "shapes_only",
     "stored",
 ]

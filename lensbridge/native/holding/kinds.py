@@ -6,8 +6,6 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from lensbridge.errors import WeightError
-
 Holding = Literal["plain", "sharded", "quantized", "adapted", "offloaded", "opaque"]
 """How a weight is held. A read of a "plain" one is a view, which can be written to; of all others
 it is a copy, and a write raises.
@@ -48,14 +46,6 @@ class Held:
     def why(self) -> str:
         """Why a read of it is a copy, and what to do instead of writing to it; "" where plain."""
         return "" if self.writable else f"The weight is {self.by}. {self.instead}"
-
-    def refusal(self, what: str) -> WeightError:
-        """The error for a write to it.
-
-        Args:
-            what: what was to be done: "zero_ would write to W_E".
-        """
-        return WeightError(f"{what}, and the model would not keep it. {self.why}")
 
 
 PLAIN = Held("plain", "an ordinary parameter")

@@ -56,10 +56,13 @@ def hindrance(module: nn.Module, name: str, kind: Kind) -> str:
 
 
 def _stamp(module: nn.Module, name: str) -> tuple[Any, ...]:
-    """What has to be the same objects for an earlier examination to hold."""
-    parameter = module._parameters.get(name)
+    """What has to be the same objects for an earlier examination to hold.
+
+    The parameter and a replaced `forward` are not kept alive: they may hold the module.
+    """
+    parameter, forward = module._parameters.get(name), module.__dict__.get("forward")
     held = None if parameter is None else ref(parameter)
-    return held, type(module), module.__dict__.get("forward")
+    return held, type(module), None if forward is None else ref(forward)
 
 
 def _examine(module: nn.Module, name: str, kind: Kind) -> str:

@@ -53,22 +53,6 @@ def _without_values(module: nn.Module, name: str, shape: tuple[int, ...] | None)
     return torch.empty(sizes, dtype=dtype, device="meta")
 
 
-def require_writable(module: nn.Module, name: str, what: str) -> None:
-    """Refuse a write to what is not plain.
-
-    Args:
-        module: the module that has it.
-        name: the name of the parameter there.
-        what: what was to be done, for the message: "fold_ln would write to W_E".
-
-    Raises:
-        WeightError: it is not plain; the message says what holds it, and what to do.
-    """
-    found = held(module, name)
-    if not found.writable:
-        raise found.refusal(what)
-
-
 def stored(module: nn.Module, name: str) -> Tensor:
     """A parameter or buffer as the module has it at the moment.
 
