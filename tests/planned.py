@@ -2,7 +2,6 @@
 
 from functools import cache
 
-import pytest
 from described import of_class
 from tiny_models import Shape, build, tokens
 from torch import Tensor
@@ -27,11 +26,11 @@ def storages(cache: dict[str, Tensor]) -> int:
 
 
 def require_as_told(plan: Plan, cache: dict[str, Tensor]) -> None:
-    """Each value is as the plan says, and the whole is within 5%."""
+    """Each value is as the plan says, and so is the whole, to the byte."""
     assert list(plan.values) == list(cache)
     for name, tensor in cache.items():
         value = plan.values[name]
         assert (value.shape, value.dtype) == (tuple(tensor.shape), tensor.dtype), name
         assert plan.bytes[name] == tensor.numel() * tensor.element_size()
-    assert plan.total == pytest.approx(storages(cache), rel=0.05)
+    assert plan.total == storages(cache)
     assert plan.by_device == {"cpu": plan.total}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from command import run
 from peft import LoraConfig, get_peft_model
 from planned import IDS, model_of, require_as_told, storages
 from tiny_models import Shape, build
@@ -93,3 +94,13 @@ def test_what_fits_is_run_and_is_the_same() -> None:
 def test_a_limit_that_is_no_size_is_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match="number of bytes"):
         model_of("gpt2").run_with_cache(IDS, "z", max_bytes=wrong)
+
+
+def test_the_command_gives_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", "demo", "--batch", 2, "--tokens", 9, "--points", "resid_post", "--gradients"]
+    told = run(capsys, *argv, "--json").json
+    plan = lensbridge.load("demo").plan((2, 9), "resid_post", incl_bwd=True, return_type="loss")
+    assert (told["cache_bytes"], told["peak_bytes"]) == (plan.total, sum(plan.peak.values()))
+    assert told["weight_bytes"] == sum(plan.weights.values())
+    wanted = [{**vars(kind), "shape": list(kind.shape)} for kind in plan.kinds]
+    assert told["points"] == wanted
