@@ -15,9 +15,9 @@ from benchmarks.memory import peak_allocated
 from lensbridge import LensModel
 from lensbridge.errors import InputError
 from lensbridge.patching import Cell
+from lensbridge.plans.footprint import Footprint
 from lensbridge.sweeps import memory
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.plans.footprint import Footprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

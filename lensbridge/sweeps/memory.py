@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from lensbridge.errors import InputError
-from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.plans.footprint import Footprint
+from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
 
