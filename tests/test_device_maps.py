@@ -296,7 +296,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("offload")
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(drawn=maps())
 def test_random_maps_change_no_bit_and_leave_weights_where_they_are(
     drawn: Any, folder: Path
