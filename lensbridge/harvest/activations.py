@@ -111,13 +111,31 @@ class Activations(Shards):
         return f" The shards have documents {first} to {last}."
 
     def row(self, shard: int, row: int) -> dict[str, Tensor]:
-        """What is kept of one row of a shard, by name. Shapes: `[entry, ...]`"""
+        """What is kept of one row of a shard, by name.
+
+        Args:
+            shard: which of the shards that are here, from 0.
+            row: which row of this shard, from 0. (`rows` has numbers in the whole harvest.)
+
+        Shapes: `[entry, ...]`
+
+        Raises:
+            InputError: there is no such shard or row.
+        """
         offsets = self.offsets(shard)
+        if not 0 <= row < len(offsets) - 1:
+            raise InputError(f"There is no row {row}: shard {shard} has {len(offsets) - 1}.")
         part = slice(int(offsets[row]), int(offsets[row + 1]))
         return {name: self.read(shard, name, part) for name in self.columns}
 
     def offsets(self, shard: int) -> Tensor:
-        """Where the entries of each row of a shard begin. Shapes: `[row + 1]`"""
+        """Where the entries of each row of a shard begin. Shapes: `[row + 1]`
+
+        Raises:
+            InputError: there is no such shard.
+        """
+        if not 0 <= shard < len(self.stored):
+            raise InputError(f"There is no shard {shard}: {len(self.stored)} are here.")
         found: Tensor = self.file(shard).get_tensor(OFFSETS)
         return found
 
@@ -251,6 +269,6 @@ class Activations(Shards):
             yield {name: self.read(index, name, slice(None)) for name in self.columns}
 
     def where(self, entry: int) -> tuple[int, int]:
-        """The shard of an entry, and its place in there."""
+        """The shard of an entry, counted among those that are here, and its place in there."""
         shard = bisect_right(self.starts, entry) - 1
         return shard, entry - self.starts[shard]

@@ -64,19 +64,27 @@ class Column:
             InputError: an index beyond the end.
         """
         if isinstance(index, tuple):
-            rest = (slice(None), *index[1:])
-            return self[index[0]][rest]
+            return self._of_axes(index)
         if isinstance(index, slice):
             chosen = range(len(self))[index]
             return self._range(chosen) if chosen.step == 1 else self._scattered(list(chosen))
-        if isinstance(index, int):
+        if isinstance(index, int) and not isinstance(index, bool):
             return self._scattered([index])[0]
-        given = torch.as_tensor(index)
+        given = _as_indices(index)
         if given.dtype == torch.bool:
             if given.shape != (len(self),):
                 raise InputError(f"A mask has {len(self)} entries here, not {list(given.shape)}.")
             given = given.nonzero().flatten()
-        return self._scattered(given.flatten().tolist()).unflatten(0, given.shape)
+        found = self._scattered(given.flatten().tolist())
+        return found.view(*given.shape, *found.shape[1:])
+
+    def _of_axes(self, index: tuple[Any, ...]) -> Tensor:
+        """An index for the entries, and others for the axes after them."""
+        if not index or index[0] is Ellipsis:
+            return self[:][index]
+        found = self[index[0]]
+        axes = found.ndim - len(self.shape) + 1  # of the entries: an index of one has none
+        return found[(slice(None),) * axes + index[1:]]
 
     def _range(self, chosen: range) -> Tensor:
         parts = []
@@ -102,6 +110,23 @@ class Column:
             whole = self._read(shard, slice(None))  # a view of the mapped file: nothing is read yet
             found[where] = whole[given[where] - self.starts[shard]]
         return found
+
+
+def _as_indices(index: Any) -> Tensor:
+    """Whole numbers, or a mask.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        given = torch.as_tensor(index)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"An index is a number, a slice, a list or a mask, not {index!r}."
+        ) from error
+    if given.is_floating_point() and given.numel():
+        raise InputError(f"An index has whole numbers or is a mask, not {given.dtype}.")
+    return given
 
 
 def mean(column: Column, where: Tensor | None) -> Tensor:

@@ -242,4 +242,7 @@ class Computer:
                     for part, tensor in self._reduction(values[row][kept[row]]).items():
                         cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
                         found.setdefault(part, []).append(cast.cpu())
+        if not found:  # a shard without entries has its tensors all the same
+            few = self._stored(values[:1, :1], torch.ones_like(kept[:1, :1]))
+            return {part: tensor[:0] for part, tensor in few.items()}
         return {part: torch.cat(tensors) for part, tensors in found.items()}

@@ -72,6 +72,8 @@ def to_datasets(acts: Readable, context: int | None) -> Any:
         raise InputError(
             "A dataset needs the library datasets: pip install 'lensbridge[datasets]'."
         ) from error
+    if context is not None and context < 1:
+        raise InputError(f"context={context} is too small: it is 1 or more.")
     length = context or _row_length(acts)
     columns = {name: acts.column(name) for name in acts.points}
     widths = {name: one.shape[1:].numel() for name, one in columns.items()}
@@ -143,5 +145,5 @@ def _array(values: Tensor) -> Any:
     plain = values.to(_plain(values.dtype)).numpy()
     if plain.ndim == 1:
         return pyarrow.array(plain)
-    flat = plain.reshape(len(plain), -1)
+    flat = plain.reshape(len(plain), values.shape[1:].numel())
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat.ravel()), flat.shape[1])

@@ -12,12 +12,14 @@ so that a crash at any moment leaves no shard that is there in part.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from safetensors.torch import save_file
@@ -73,8 +75,7 @@ class Folder:
                 )
         else:
             self._refuse_strangers()
-            text = json.dumps(identity, indent=2) + "\n"
-            self._commit(self.spec_file, lambda new: new.write_text(text, encoding="utf-8"))
+            self._write_identity(identity)
         if not resume and self.shards():
             raise InputError(
                 f"The folder {self.path} has shards of this harvest already. Pass resume=True "
@@ -152,7 +153,11 @@ class Folder:
             InputError: another living process writes under this name.
         """
         lock = Lock(self.manifests / f"{writer}.lock")
-        if not lock.take():
+        try:
+            taken = lock.take()
+        except OSError as error:
+            raise InputError(f"The folder {self.path} cannot be written: {error}.") from error
+        if not taken:
             raise InputError(
                 f"Another process writes to {self.path} as {writer!r}. Wait for it, or give each "
                 "process a part of its own."
@@ -170,17 +175,31 @@ class Folder:
             if not is_held(self.manifests / f"{owner}.lock"):
                 left.unlink(missing_ok=True)
         for left in self.path.glob(".tokenizer-*"):
-            if time.time() - left.stat().st_mtime > _OLD:
-                shutil.rmtree(left, ignore_errors=True)
-        for lock in self.manifests.glob("*.lock"):
-            if not is_held(lock):
-                lock.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process was first
+                if time.time() - left.stat().st_mtime > _OLD:
+                    shutil.rmtree(left, ignore_errors=True)
+        for path in self.manifests.glob("*.lock"):
+            lock = Lock(path)
+            if lock.take():  # removed while it is held, so that nobody takes it in between
+                lock.free()
 
-    def _commit(self, path: Path, write: Any) -> None:
-        """Write a file so that it is there as a whole or not at all, also after a power cut."""
-        new = path.with_name(f".{path.name}.new")
-        write(new)
-        finish(new, path)
+    def _write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Write what the harvest is of; several ranks may do so at once.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        text = json.dumps(identity, indent=2) + "\n"
+        name = f"spec-{gethostname()}-{os.getpid()}"
+        lock, new = Lock(self.manifests / f"{name}.lock"), self.path / f".spec.json@{name}.new"
+        try:
+            lock.take()  # so that `clean` of another rank leaves the file alone
+            new.write_text(text, encoding="utf-8")
+            finish(new, self.spec_file)
+        except OSError as error:
+            raise InputError(f"The folder {self.path} cannot be written: {error}.") from error
+        finally:
+            lock.free()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 _HANDLES: dict[str, int] = {}
 """The open files of the locks that this process holds."""
+
+_TRIES, _PAUSE = 3, 0.005
+"""A lock is held for a moment by who looks whether it is: it is tried again, after seconds."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,16 @@ class Lock:
         if key in _HANDLES:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        tries = _TRIES
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             if not _lock(handle):
                 os.close(handle)
-                return False
+                tries -= 1
+                if not tries:
+                    return False
+                time.sleep(_PAUSE)
+                continue
             if _is_named(handle, self.path):
                 _HANDLES[key] = handle
                 return True
@@ -48,9 +57,10 @@ def is_held(path: Path) -> bool:
     """Whether a living process has a lock, this one included."""
     if str(path.absolute()) in _HANDLES:
         return True
-    if not path.exists():
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
         return False
-    handle = os.open(path, os.O_RDWR)
     try:
         return not _lock(handle)
     finally:

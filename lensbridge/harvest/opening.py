@@ -62,7 +62,13 @@ def paths_of(data: Any) -> list[Path] | None:
 
 def _expanded(path: Path) -> list[Path]:
     """A file, the files of a folder that have a known ending, or those that a glob matches."""
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a text, which is too long for a name
+        raise InputError(
+            f"There is no file {str(path)!r:.60}: {error.strerror}. A single text is [text]."
+        ) from error
+    if folder:
         found = sorted(one for one in path.iterdir() if one.suffix in _KNOWN)
         if not found:
             raise InputError(f"The folder {path} has no files that end in {', '.join(_KNOWN)}.")

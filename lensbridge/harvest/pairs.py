@@ -85,9 +85,9 @@ def sweep_dataset(
             grid = result.grid
             journal.note(number, result.values)
         found.append(journal.values[number])
+        _require_one_shape(found)
         if told is not None:
             told(number, len(listed))
-    _require_one_shape(found)
     grid = grid or _sweep(model, listed[0], cells, _of_pair(metric, listed[0])).grid
     return PatchingResult(
         values=torch.stack(found, dim=-1), grid=grid, metric_names=["metric"], reduced=False
@@ -128,12 +128,11 @@ def _as_result(values: Tensor) -> PatchingResult:
 
 
 def _require_one_shape(found: Sequence[Tensor]) -> None:
-    shapes = [tuple(one.shape) for one in found]
-    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if other is not None:
+    first, last = found[0].shape, found[-1].shape
+    if last != first:
         raise InputError(
-            f"Pair {other} has a grid of {list(shapes[other])} and pair 0 one of "
-            f"{list(shapes[0])}: pairs have prompts of equal length, or cells without positions."
+            f"Pair {len(found) - 1} has a grid of {list(last)} and pair 0 one of {list(first)}: "
+            "pairs have prompts of equal length, or cells without positions."
         )
 
 
@@ -148,9 +147,15 @@ def _identity(
         "format": FORMAT,
         "model": {"name": model.cfg.model_name, "n_layers": model.cfg.n_layers},
         "pairs": {"count": len(pairs), "sha256": every.hexdigest()},
-        "cells": cells.__name__ if callable(cells) else sha256(repr(cells).encode()).hexdigest(),
-        "metric": getattr(metric, "__qualname__", type(metric).__name__),
+        "cells": _named(cells) if callable(cells) else sha256(repr(cells).encode()).hexdigest(),
+        "metric": _named(metric),
     }
+
+
+def _named(function: Any) -> str:
+    """A name for a function; for a `functools.partial`, that of the function in it."""
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__qualname__", type(inner).__name__))
 
 
 @dataclass

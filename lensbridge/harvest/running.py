@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from queue import Queue
+from socket import gethostname
 from types import FrameType
 from typing import Any
 
@@ -60,7 +61,7 @@ class Part:
         try:
             index, of = given.split("/") if isinstance(given, str) else given
             index, of = int(index), int(of)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"A part is written '3/64', not {given!r}.") from error
         if not 0 <= index < of:
             raise InputError(f"There is no part {index}/{of}: they are 0/{of} to {of - 1}/{of}.")
@@ -88,13 +89,8 @@ def run(
         engine.run(job, folder, told)
         shards = folder.shards()
         made = tuple(number for number in shards if number not in before)
-        return Report(
-            folder.path,
-            shards,
-            made,
-            sum(shards[number].run for number in made),
-            time.monotonic() - began,
-        )
+        ran = sum(shards[number].run for number in made)
+        return Report(folder.path, shards, made, ran, time.monotonic() - began)
     local = LocalRun(job, folder, mine, claim, told)
     local.run()
     return Report(
@@ -139,15 +135,17 @@ class LocalRun:
 
     def run(self) -> None:
         """Compute and write them; computing one and writing the one before overlap."""
-        name = f"{self.part.name}-{os.getpid()}" if self.claim else self.part.name
+        name = f"{self.part.name}-{gethostname()}-{os.getpid()}" if self.claim else self.part.name
         rows, computer = self.job.shard_rows(), Computer(self.job)
         there = known_shards(self.folder, rows)
         began = time.monotonic()
         with (
+            ExitStack() as ended,
             self.folder.writing(name) as writer,
             interrupts(self.stopped),
             Writing(writer, self._wrote) as writing,
         ):
+            ended.callback(self._free)
             for number in self._numbers(rows, there):
                 found = [] if self.stopped.is_set() else rows.rows(number)
                 if not found:
@@ -176,6 +174,11 @@ class LocalRun:
             self.locks.pop(number).free()
             return
         yield number
+
+    def _free(self) -> None:
+        """Give back what was claimed and not written."""
+        while self.locks:
+            self.locks.popitem()[1].free()
 
     def _wrote(self, shard: Shard) -> None:
         self.made.append(shard.number)

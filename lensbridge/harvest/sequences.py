@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -126,7 +126,13 @@ def as_source(data: Any, field: str) -> Indexed | Streamed:
     Raises:
         InputError: it is not a collection of documents, or can be read only once.
     """
-    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, dict):
+    if isinstance(data, Mapping):
+        names = ", ".join(map(repr, list(data)[:5]))
+        raise InputError(
+            f"data is a {type(data).__name__} of {names}, and iterating over it gives its keys. "
+            "Pass one of its values, such as data['train'] of several splits."
+        )
+    if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         return Indexed(data, field)
     if isinstance(data, Iterator):
         raise InputError(

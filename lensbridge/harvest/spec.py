@@ -80,6 +80,10 @@ class Keep:
     special: bool = True
     positions: slice | Sequence[int] | None = None
 
+    def __post_init__(self) -> None:
+        if type(self.positions) is int:
+            object.__setattr__(self, "positions", [self.positions])
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -127,6 +131,8 @@ class Spec:
             isinstance(self.points, tuple) and len(self.points) > 1 and type(self.points[1]) is int
         ):
             object.__setattr__(self, "points", [self.points])
+        if type(self.layers) is int:
+            object.__setattr__(self, "layers", [self.layers])
         if not self.points:
             raise InputError("Name at least one point. model.hook_names lists them all.")
         for name in ("batch", "shard_tokens", "max_tokens"):

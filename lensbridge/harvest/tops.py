@@ -47,6 +47,7 @@ def feature_of(given: Any, shape: torch.Size) -> tuple[str, Feature]:
         return "a direction", lambda values: values.flatten(1).float() @ flat
     if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "encode"):
         sae, number = given
+        _require_feature(sae, number)
         return f"feature {number}", lambda values: sae.encode(values.flatten(1).float())[:, number]
     if callable(given):
         return "a function", given
@@ -57,6 +58,14 @@ def feature_of(given: Any, shape: torch.Size) -> tuple[str, Feature]:
 
 def _all_ints(given: tuple[Any, ...]) -> bool:
     return bool(given) and all(type(one) is int for one in given)
+
+
+def _require_feature(sae: Any, number: Any) -> None:
+    weights = getattr(sae, "W_dec", None)  # of SAELens and of lensbridge.saes
+    count = len(weights) if isinstance(weights, Tensor) else None
+    if type(number) is not int or number < 0 or (count is not None and number >= count):
+        known = "" if count is None else f": the autoencoder has 0 to {count - 1}"
+        raise InputError(f"There is no feature {number!r}{known}.")
 
 
 def _require_index(index: tuple[int, ...], shape: torch.Size) -> None:
@@ -170,7 +179,13 @@ def tops(column: Column, feature: Any, k: int, context: int, beside: Beside) -> 
     told, value_of = feature_of(feature, column.shape[1:])
     best, where, tally = torch.empty(0), torch.empty(0, dtype=torch.long), Tally()
     for start in range(0, len(column), _PIECE):
-        values = value_of(column[start : start + _PIECE]).float()
+        read = column[start : start + _PIECE]
+        values = value_of(read).float()
+        if values.shape != (len(read),):
+            raise InputError(
+                f"The function gives {list(values.shape)} for {len(read)} entries, and not one "
+                "number for each. For a feature of an autoencoder pass (sae, number)."
+            )
         tally.add(values)
         best = torch.cat([best, values])
         where = torch.cat([where, torch.arange(start, start + len(values))])

@@ -70,6 +70,8 @@ class Data:
         if point is None and len(acts.points) != 1:
             raise InputError(f"Say which point: {', '.join(acts.points)}.")
         column = acts[acts.points[0] if point is None else point]
+        if len(column.shape) < 2:
+            raise InputError(f"{column.name} has one number for each entry: there is no width.")
         loop = acts.shuffled(batch_size, seed, window, [column.name])
         first = next(
             iter(acts.shuffled(min(_SAMPLE, len(column)), seed + 1, window, [column.name]))

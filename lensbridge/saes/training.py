@@ -25,7 +25,7 @@ class Step:
     Args:
         step: its number.
         loss: squared error of the scaled activations, by their variance, and the penalty.
-        unexplained: the share of the variance that is not reconstructed in this batch.
+        unexplained: squared error in this batch, by the variance of the data.
         active: features that are active at an entry, on average.
         dead: features that were active nowhere for a long time.
     """
@@ -128,9 +128,12 @@ class Training:
     ) -> None:
         sample = data.sample.to(data.device, torch.float32)
         norm = (sample - sample.mean(0)).square().sum(-1).mean().sqrt()
+        if not bool(sample.isfinite().all()):
+            raise InputError("There are activations that are infinite or not a number.")
         if not bool(norm > 0):
             raise InputError("All activations are equal, so there is nothing to learn.")
         self.scale = float(cfg.d_in**0.5 / norm)
+        self.variance = float(cfg.d_in)  # of the scaled data; that of a batch may be 0
         self.sae = _begun(cfg, sample.mean(0) * self.scale, seed).to(data.device)
         self.penalty, self.steps = penalty, steps
         self.optimizer = torch.optim.Adam(
@@ -147,9 +150,8 @@ class Training:
         sae, x = self.sae, batch * self.scale
         features = sae.encode(x)
         error = x - sae.decode(features)
-        variance = (x - x.mean(0)).square().sum(-1).mean().clamp(min=1e-12)
-        unexplained = error.square().sum(-1).mean() / variance
-        loss = unexplained + self._beside(x, features, error, variance)
+        unexplained = error.square().sum(-1).mean() / self.variance
+        loss = unexplained + self._beside(x, features, error)
         self.optimizer.zero_grad()
         loss.backward()
         self._keep_unit_rows()
@@ -170,7 +172,7 @@ class Training:
     def _patience(self) -> int:
         return min(_DEAD_AFTER, self.steps * 64)
 
-    def _beside(self, x: Tensor, features: Tensor, error: Tensor, variance: Tensor) -> Tensor:
+    def _beside(self, x: Tensor, features: Tensor, error: Tensor) -> Tensor:
         """The L1 penalty; or for "topk" the error of dead features on what the others left."""
         if self.sae.cfg.architecture == "standard":
             return self.penalty * features.sum(-1).mean()
@@ -182,7 +184,7 @@ class Training:
         found = pre.topk(min(len(dead), max(1, sae.cfg.d_in // 2)), dim=-1)
         chosen = torch.zeros_like(pre).scatter(-1, found.indices, found.values)
         left = error.detach() - chosen @ sae.W_dec[dead]
-        return left.square().sum(-1).mean() / variance / 32
+        return left.square().sum(-1).mean() / self.variance / 32
 
     @torch.no_grad()
     def _keep_unit_rows(self) -> None:
