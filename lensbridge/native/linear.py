@@ -130,5 +130,7 @@ class Linear:
                 torch.empty(0, device=execution_device(self.module)),
             )
             device = execution_device(self.module) or like.device
-            out: Tensor = self.module.forward(rows.to(device, like.dtype))
+            rows = rows.to(device, like.dtype)
+            proof.prepare(self.module, rows)
+            out: Tensor = self.module.forward(rows)
         return out

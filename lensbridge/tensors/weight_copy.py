@@ -161,4 +161,9 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int | None:
-    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None
+    if tensor.layout != torch.strided:
+        return None
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # inside a transform of torch.func, which has no memory
+        return None

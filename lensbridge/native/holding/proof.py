@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -75,7 +76,7 @@ def _examine(module: nn.Module, name: str, kind: Kind) -> str:
         parameter = module._parameters[name]
         if parameter is None or parameter.is_meta:
             return ""  # there are no values, and a read says so
-        if not _holds(module, parameter, kind.check):
+        if not _holds(module, parameter, kind.check) and _all_finite(module):
             return f"{called} does not {kind.computes}"
         if _is_known(module, kind.known):
             return ""
@@ -93,6 +94,11 @@ def _holds(module: nn.Module, weight: Tensor, check: Check) -> bool:
     except Exception:  # whatever a foreign forward raises: it does not take these rows
         return False
     return isinstance(found, Tensor) and found.shape == wanted.shape and _close(found, wanted, size)
+
+
+def _all_finite(module: nn.Module) -> bool:
+    """Whether no parameter has NaN or infinity in it, which say nothing about the module."""
+    return all(one is None or bool(one.isfinite().all()) for one in module._parameters.values())
 
 
 def _close(found: Tensor, wanted: Tensor, size: Tensor) -> bool:
@@ -117,8 +123,9 @@ def _own_forward(module: nn.Module) -> bool:
         return True
     if "_hf_hook" in module.__dict__:
         given = module.__dict__.get("_old_forward")
-    given = getattr(given, "_torchdynamo_orig_callable", given)
-    return getattr(given, "__func__", None) is type(module).forward
+    if hasattr(given, "_torchdynamo_orig_callable"):
+        given = unwrap(given)
+    return getattr(given, "__func__", given) is type(module).forward
 
 
 def _is_known(module: nn.Module, known: tuple[str, ...]) -> bool:
@@ -165,6 +172,13 @@ def settled(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def prepare(module: nn.Module, rows: Tensor) -> None:
+    """Let torch's own hooks (weight_norm, spectral_norm, prune) make the weight for a forward."""
+    for hook in list(module._forward_pre_hooks.values()):
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            hook(module, (rows,))
 
 
 def _changes_itself(module: nn.Module) -> bool:
