@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import unwrap
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -123,9 +122,8 @@ def _own_forward(module: nn.Module) -> bool:
         return True
     if "_hf_hook" in module.__dict__:
         given = module.__dict__.get("_old_forward")
-    if hasattr(given, "_torchdynamo_orig_callable"):
-        given = unwrap(given)
-    return getattr(given, "__func__", given) is type(module).forward
+    given = getattr(given, "_torchdynamo_orig_callable", given)
+    return getattr(given, "__func__", None) is type(module).forward
 
 
 def _is_known(module: nn.Module, known: tuple[str, ...]) -> bool:
@@ -172,13 +170,6 @@ def settled(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
-
-
-def prepare(module: nn.Module, rows: Tensor) -> None:
-    """Let torch's own hooks (weight_norm, spectral_norm, prune) make the weight for a forward."""
-    for hook in list(module._forward_pre_hooks.values()):
-        if type(hook).__module__.startswith("torch.nn.utils."):
-            hook(module, (rows,))
 
 
 def _changes_itself(module: nn.Module) -> bool:
