@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -117,13 +118,14 @@ def is_usual(module: nn.Module, known: tuple[str, ...]) -> bool:
 
 def _own_forward(module: nn.Module) -> bool:
     """Whether `forward` is the class's own, called by accelerate or compiled perhaps."""
-    given = module.__dict__.get("forward")
+    given: Any = module.__dict__.get("forward")
     if given is None:
         return True
     if "_hf_hook" in module.__dict__:
         given = module.__dict__.get("_old_forward")
-    given = getattr(given, "_torchdynamo_orig_callable", given)
-    return getattr(given, "__func__", None) is type(module).forward
+    if hasattr(given, "_torchdynamo_orig_callable"):
+        given = unwrap(given)
+    return getattr(given, "__func__", given) is type(module).forward
 
 
 def _is_known(module: nn.Module, known: tuple[str, ...]) -> bool:
@@ -170,6 +172,13 @@ def settled(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def prepare(module: nn.Module, rows: Tensor) -> None:
+    """Let torch's own hooks (weight_norm, spectral_norm, prune) make the weight for a forward."""
+    for hook in list(module._forward_pre_hooks.values()):
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            hook(module, (rows,))
 
 
 def _changes_itself(module: nn.Module) -> bool:
