@@ -241,6 +241,23 @@ def test_fake_quantization_is_found_where_rounding_is_coarse() -> None:
     assert Linear(Fake(500, 300).bfloat16(), False, 500, 300).state == "opaque"
 
 
+def test_weights_that_torch_makes_before_a_run_are_made_before_a_read() -> None:
+    module = prune.random_unstructured(nn.Linear(N_IN, N_OUT), "weight", amount=0.5)
+    linear = Linear(module, False, N_IN, N_OUT)
+    with torch.no_grad():
+        before = linear.weight().clone()
+        module.weight_orig.mul_(3)
+        torch.testing.assert_close(linear.weight(), 3 * before)
+        torch.testing.assert_close(linear.weight(), effective(module), rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_forward_is_the_class_own() -> None:
+    module = nn.Linear(N_IN, N_OUT)
+    compiled: Any = torch.compile(module.forward, backend="eager")
+    module.forward = compiled  # type: ignore[method-assign]
+    assert Linear(module, False, N_IN, N_OUT).state == "plain"
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_is_read_where_it_is(number: float) -> None:
     """By running the module, it would be in a whole row: zero times it is NaN."""
