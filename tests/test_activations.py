@@ -16,6 +16,7 @@ from lensbridge import Activations, Harvest, Rows
 from lensbridge.analysis import fit_probe
 from lensbridge.errors import InputError
 from lensbridge.harvest.shuffling import Permutation
+from lensbridge.saes.trained import Config, Metadata, TrainedSAE
 
 TEXT = "The Eiffel Tower is in the city of Paris and the Galata Tower is in Istanbul"
 TEXTS = [" ".join(TEXT.split(" ")[: 2 + i % 9]) for i in range(40)]
@@ -241,3 +242,45 @@ def test_parquet_has_every_entry(folder: Path, whole: dict[str, Tensor], tmp_pat
     table = parquet.read_table(Activations(folder).to_parquet(tmp_path / "acts.parquet"))
     assert table["tokens"].to_pylist() == whole["tokens"].tolist()
     assert torch.equal(torch.tensor(table[NAME].to_pylist()), whole[NAME])
+
+
+def test_indices_of_every_form(folder: Path, whole: dict[str, Tensor]) -> None:
+    acts = Activations(folder)
+    column, every = acts[NAME], whole[NAME]
+    for index in (torch.tensor(3), whole["tokens"].argmax().numpy()[()], (..., 5), (2, 7), (3,)):
+        assert torch.equal(column[index], every[index]), index
+    assert torch.equal(column[[1, 2], 4:6], every[[1, 2], 4:6])
+    for wrong in (torch.tensor([1.5]), None, "a"):
+        with pytest.raises(InputError, match="index"):
+            column[wrong]
+
+
+def test_rows_and_shards_that_are_not_there(folder: Path) -> None:
+    acts = Activations(folder)
+    for shard, row, told in ((0, 99, "no row 99"), (0, -1, "no row -1"), (99, 0, "no shard 99")):
+        with pytest.raises(InputError, match=told):
+            acts.row(shard, row)
+
+
+def test_tops_do_not_mix_rows_of_two_folders(tmp_path: Path) -> None:
+    texts = ["The Eiffel Tower", "in the city of Paris"]
+    for number, text in enumerate(texts):
+        spec = Harvest(model="demo", data=[text], points=[NAME], rows=Rows(16, "pad"))
+        spec.run(tmp_path / str(number))
+    alone = [Activations(tmp_path / str(number)) for number in range(2)]
+    joined = Activations.merge(alone)
+    found = sorted(joined.top(NAME, 0, k=len(joined)), key=lambda one: one.entry)
+    assert len(found) == sum(map(len, alone))
+    for one in found:
+        of = alone[one.entry >= len(alone[0])]
+        assert "".join(one.tokens) == of.to_string(of.tokens[:])
+
+
+def test_values_that_tops_cannot_be_of(folder: Path) -> None:
+    acts, sae = Activations(folder), TrainedSAE(Config("topk", 128, 8, 2, Metadata(NAME)))
+    with pytest.raises(InputError, match="not one number"):
+        acts.top(NAME, sae)
+    for number in (8, -1):
+        with pytest.raises(InputError, match="0 to 7"):
+            acts.top(NAME, (sae, number))
+    assert len(acts.top(NAME, (sae, 7), k=3)) == 3

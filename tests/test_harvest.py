@@ -601,3 +601,106 @@ def test_progress_tells_tokens_and_the_share_of_the_data(model: Any, tmp_path: P
     assert [one.share for one in states] == sorted(one.share for one in states)
     assert states[-1].share == 1.0
     assert 0 < states[-1].seconds <= time.monotonic() - began
+
+
+@pytest.mark.parametrize("reduce", ["mean", "last", "norm", lensbridge.harvest.TopK(3)])
+def test_a_shard_that_keeps_nothing_has_its_tensors(
+    model: Any, reduce: Any, tmp_path: Path
+) -> None:
+    keep = Keep(positions=slice(6, None))
+    data = ["Paris", TEXT]  # a shard each; the first has no position 6
+    spec = asked(model, "pad", data=data, reduce=reduce, keep=keep, shard_tokens=1)
+    report = spec.run(tmp_path)
+    assert [one.tokens > 0 for one in report.shards.values()] == [False, True]
+    acts = Activations(tmp_path)
+    shapes = [(one.shape, one.dtype) for one in acts[acts.points[0]]]
+    assert shapes[0][0] == (0, *shapes[1][0][1:])
+    assert shapes[0][1] == shapes[1][1]
+    first, second = (load_file(tmp_path / one.file) for one in report.shards.values())
+    assert first.keys() == second.keys()
+
+
+@pytest.mark.parametrize(
+    ("packing", "wanted"),
+    [
+        ("concat", [0, 5, 6, 7, 0, 8, 9, 0, 0, 5]),
+        ("document", [0, 5, 6, 7, 0, 8, 9, 0, 5]),
+        ("pad", [0, 5, 6, 7, 0, 5]),
+    ],
+)
+def test_rows_of_ids_begin_with_one_bos(
+    model: Any, packing: Any, wanted: list[int], tmp_path: Path
+) -> None:
+    rows = Rows(4, packing, separator=None, bos=True)
+    asked(model, data=[[0, 5, 6, 7, 8, 9], [0, 5]], rows=rows).run(tmp_path)
+    assert read(tmp_path)["tokens"].tolist() == wanted
+
+
+def test_the_config_names_bos_where_there_is_no_tokenizer(bare: Any, tmp_path: Path) -> None:
+    bos, model = bare.config.bos_token_id, lensbridge.load(bare)
+    keep, rows = Keep(bos=False), Rows(8, "pad", separator=None)
+    asked(model, data=[[bos, 5, 6], [5, bos]], rows=rows, keep=keep).run(tmp_path)
+    assert read(tmp_path)["tokens"].tolist() == [5, 6, 5, bos]
+
+
+def test_ranks_that_begin_at_once_leave_each_others_files(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = folder_module.finish
+
+    def late(new: Path, path: Path) -> None:
+        if path.name == "spec.json":  # another rank comes first, and cleans up
+            monkeypatch.setattr(folder_module, "finish", finish)
+            monkeypatch.setattr(folder_module, "gethostname", lambda: "another")
+            asked(model).run(tmp_path, part="1/2")
+            monkeypatch.undo()
+        finish(new, path)
+
+    monkeypatch.setattr(folder_module, "finish", late)
+    assert asked(model).run(tmp_path, part="0/2").complete
+    hashes(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder_module, "finish", refused)
+    with pytest.raises(InputError, match="cannot be written"):
+        asked(model).run(tmp_path)
+
+
+def test_claims_are_given_back(model: Any, tmp_path: Path) -> None:
+    def broken(state: Any) -> None:
+        if state.shard == 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asked(model).run(tmp_path, claim=True, told=broken)
+    report = asked(model).run(tmp_path, claim=True)
+    assert report.complete
+    hashes(tmp_path)  # no lock is left
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"train": TEXTS, "test": TEXTS}, "data\\['train'\\]"),
+        ("Paris is a city. " * 100, "single text"),
+    ],
+)
+def test_what_is_taken_for_documents_by_mistake(model: Any, data: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        asked(model, data=data).plan()
+
+
+def test_one_layer_and_one_position(model: Any, tmp_path: Path) -> None:
+    keep = Keep(positions=-1)  # type: ignore[arg-type]
+    spec = asked(model, "pad", points=["resid_post"], layers=1, keep=keep)
+    report = spec.run(tmp_path)
+    assert Activations(tmp_path).points == (POINT,)
+    assert report.tokens == report.rows
+    with pytest.raises(InputError, match="'3/64'"):
+        spec.run(tmp_path, part=3)  # type: ignore[arg-type]

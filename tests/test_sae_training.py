@@ -11,6 +11,7 @@ import lensbridge
 from lensbridge import Activations, Harvest, Rows
 from lensbridge.errors import InputError
 from lensbridge.saes import TrainedSAE, fit, score
+from lensbridge.saes.trained import Config, Metadata
 from lensbridge.saes.training import Step
 
 
@@ -101,3 +102,24 @@ def test_wrong_settings(tmp_path: Path) -> None:
         fit([1.0], d_sae=40)
     with pytest.raises(InputError, match="has no SAE"):
         TrainedSAE.load(tmp_path)
+
+
+def test_a_last_batch_of_one_entry_does_not_disturb() -> None:
+    data, _ = sparse(129)
+    losses: list[float] = []
+    fit(data, d_sae=48, k=4, steps=30, batch_size=128, told=lambda one: losses.append(one.loss))
+    assert max(losses) < 5  # every second batch has one entry, and so no variance
+
+
+def test_activations_without_what_training_needs(tmp_path: Path) -> None:
+    broken = torch.randn(9, 4)
+    broken[3, 2] = float("nan")
+    with pytest.raises(InputError, match="not a number"):
+        fit(broken, d_sae=8, k=1)
+    sae = TrainedSAE(Config("topk", 4, 8, 1, Metadata("")))
+    with pytest.raises(InputError, match="no variance"):
+        score(sae, torch.ones(9, 4))
+    spec = Harvest("demo", ["The Eiffel Tower"], [("resid_post", 1)], reduce="norm")
+    spec.run(tmp_path)
+    with pytest.raises(InputError, match="no width"):
+        fit(Activations(tmp_path), d_sae=8, k=1)

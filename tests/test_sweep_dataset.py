@@ -1,5 +1,6 @@
 """A sweep over pairs of prompts: each pair as swept alone, resumed, with statistics over pairs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,30 @@ def test_wrong_pairs(model: Any) -> None:
     uneven = [*PAIRS[:1], ("The Eiffel Tower is", "The Galata Tower is", 0)]
     with pytest.raises(InputError, match="Pair 1 has a grid of"):
         lensbridge.sweep_dataset(model, uneven, get_act_patch_mlp_out, metric)
+
+
+def test_uneven_pairs_are_told_at_once(model: Any) -> None:
+    told: list[int] = []
+    uneven = [*PAIRS[:1], ("The Eiffel Tower is", "The Galata Tower is", 0), *PAIRS]
+    with pytest.raises(InputError, match="Pair 1 has a grid of"):
+        lensbridge.sweep_dataset(
+            model, uneven, get_act_patch_mlp_out, metric, told=lambda one, _: told.append(one)
+        )
+    assert told == [0]
+
+
+def test_a_partial_function_is_known_by_the_one_in_it(model: Any, tmp_path: Path) -> None:
+    cells, pairs = partial(get_act_patch_mlp_out), PAIRS[:1]
+    found = lensbridge.sweep_dataset(model, pairs, cells, metric, tmp_path)
+    again = lensbridge.sweep_dataset(model, pairs, cells, metric, tmp_path)
+    assert torch.equal(found.values, again.values)
+    with pytest.raises(InputError, match="cells is"):
+        lensbridge.sweep_dataset(model, pairs, partial(get_act_patch_resid_pre), metric, tmp_path)
+
+
+def test_what_is_no_pair_and_no_folder(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Pair 0 is 3"):
+        lensbridge.sweep_dataset(model, [3], get_act_patch_mlp_out, metric)  # type: ignore[list-item]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        lensbridge.sweep_dataset(model, PAIRS, get_act_patch_mlp_out, metric, tmp_path / "file")

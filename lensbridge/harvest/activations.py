@@ -86,6 +86,8 @@ class Activations(Shards):
     def document(self, number: int) -> dict[str, Tensor]:
         """All that is kept of one document, by name.
 
+        Each folder counts its documents from 0: of several, open the one that is meant.
+
         Shapes: `[entry, ...]`
 
         Raises:

@@ -109,7 +109,9 @@ class Computer:
     def _bos(self) -> int:
         """The id of BOS; -1 where there is none."""
         tokens = self.job.model.tokens
-        bos = None if tokens.tokenizer is None else tokens.special("bos")
+        config = self.job.model.native.main.config.to_dict()
+        known = tokens.tokenizer is not None
+        bos = tokens.special("bos") if known else config.get("bos_token_id")
         return -1 if bos is None else bos
 
     def kept(self, batch: Batch) -> Tensor:

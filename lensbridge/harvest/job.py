@@ -153,8 +153,13 @@ def token_points(
             wanted.append(tuple(one) if isinstance(one, list) else one)  # from JSON
     names = model.vocabulary.select(wanted)
     for name in names:
-        axes = model.explain(name).axes
-        if not axes.startswith("b p") or column_owner(model.native, name) != "text":
+        axes, owner = model.explain(name).axes, column_owner(model.native, name)
+        if owner != "text":
+            raise InputError(
+                f"{name} belongs to the {owner} of {model.cfg.model_name}. A harvest is of models "
+                "with one stack of layers for text, and of the points in that."
+            )
+        if not axes.startswith("b p"):
             raise InputError(
                 f"{name} has the axes {axes}; a harvest is of points with a value for each token "
                 "of the text, which begin with 'b p'."

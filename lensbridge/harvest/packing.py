@@ -64,7 +64,7 @@ class Packer:
         packing: how.
         length: tokens of a row at most.
         bos: what rows of text begin with, or None.
-        always: whether rows of ids begin with it as well.
+        always: whether rows of ids and of chats begin with it as well.
         separator: what stands after each document in "concat", or None.
     """
 
@@ -79,9 +79,11 @@ class Packer:
         """The rows from a place on."""
         return self._joined(start) if self.packing == "concat" else self._apart(start)
 
-    def _first(self, one: Coded) -> list[int]:
-        wanted = self.bos is not None and (self.always or not one.own_start)
-        return [] if not wanted or one.ids[:1] == [self.bos] else [int(self.bos or 0)]
+    def _first(self, one: Coded, done: int) -> list[int]:
+        """BOS for a row that begins at a token of a document, unless that is a BOS of its own."""
+        if self.bos is None or (one.own_start and not self.always):
+            return []
+        return [] if done == 0 and one.ids[0] == self.bos else [self.bos]
 
     def _apart(self, start: Cut) -> Iterator[Row]:
         """Rows that do not cross documents."""
@@ -90,7 +92,7 @@ class Packer:
             number = one.document.place.document
             done = at.token if one.document.place == at.place else 0
             while done < len(one.ids):
-                first = self._first(one) if done == 0 or self.packing == "document" else []
+                first = self._first(one, done) if done == 0 or self.packing == "document" else []
                 taken = one.ids[done : done + self.length - len(first)]
                 done += len(taken)
                 whole = self.packing == "pad" or done >= len(one.ids)
@@ -117,7 +119,7 @@ class Packer:
             end = one.document.after
             while done < len(stream):
                 if not ids:
-                    begun = [] if one.own_start and not self.always else self._bos()
+                    begun = self._first(one, done)
                     ids, documents = list(begun), [-1] * len(begun)
                 taken = stream[done : done + self.length - len(ids)]
                 ids, documents = ids + taken, documents + [number] * len(taken)
@@ -130,6 +132,3 @@ class Packer:
                     at, ids, documents = after, [], []
         if len(ids) > len(begun):
             yield Row(at, Cut(at.row + 1, end, 0, at.tokens + len(ids)), ids, documents)
-
-    def _bos(self) -> list[int]:
-        return [] if self.bos is None else [self.bos]

@@ -94,8 +94,8 @@ def sweep_dataset(
     )
 
 
-def _checked(number: int, pair: Sequence[Any]) -> Pair:
-    if isinstance(pair, str) or len(pair) < 2:
+def _checked(number: int, pair: Any) -> Pair:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) < 2:
         raise InputError(f"Pair {number} is {pair!r:.60}; a pair is (clean, corrupted, ...).")
     return tuple(pair)
 
@@ -179,7 +179,10 @@ class Journal:
         """
         if folder is None:
             return cls(None, {})
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The folder {folder} cannot be made: {error}.") from error
         about, path = folder / "sweep.json", folder / "pairs.jsonl"
         if about.exists():
             told = differences(json.loads(about.read_text(encoding="utf-8")), identity)

@@ -81,7 +81,7 @@ class Keep:
     positions: slice | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if type(self.positions) is int:
+        if isinstance(self.positions, int):
             object.__setattr__(self, "positions", [self.positions])
 
 
@@ -131,7 +131,7 @@ class Spec:
             isinstance(self.points, tuple) and len(self.points) > 1 and type(self.points[1]) is int
         ):
             object.__setattr__(self, "points", [self.points])
-        if type(self.layers) is int:
+        if isinstance(self.layers, int):
             object.__setattr__(self, "layers", [self.layers])
         if not self.points:
             raise InputError("Name at least one point. model.hook_names lists them all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -201,7 +202,9 @@ def tops(column: Column, feature: Any, k: int, context: int, beside: Beside) -> 
 def _around(
     column: Column, value_of: Feature, entry: int, value: float, context: int, beside: Beside
 ) -> Top:
-    first, last = max(0, entry - context), min(len(column), entry + context + 1)
+    shard = bisect_right(column.starts, entry)  # rows of several folders may have one number
+    first = max(column.starts[shard - 1], entry - context)
+    last = min(column.starts[shard], entry + context + 1)
     same = beside.rows[first:last] == beside.rows[entry]
     first += int(same.int().argmax())  # the entries of one row are neighbours
     last = first + int(same.sum())

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lensbridge.errors import InputError
 from lensbridge.saes.batches import Data
 
 
@@ -38,11 +39,13 @@ def score(sae: Any, activations: Any, point: Any = None, batch_size: int = 4_096
     Raises:
         InputError: there are several points, or too few entries.
     """
-    data = Data.of(activations, point, batch_size, None, 0, None)
+    first = next(sae.parameters(), None) if isinstance(sae, torch.nn.Module) else None
+    device = None if first is None else first.device
+    data = Data.of(activations, point, batch_size, None, 0, device)
     error, squares, total, count = 0.0, 0.0, torch.zeros(data.width, dtype=torch.float64), 0
     active, alive = 0.0, None
     for batch in data.epochs():
-        x = batch.float()
+        x = batch.to(data.device, torch.float32)
         features = sae.encode(x)
         error += float((x - sae.decode(features)).double().square().sum())
         squares += float(x.double().square().sum())
@@ -52,4 +55,6 @@ def score(sae: Any, activations: Any, point: Any = None, batch_size: int = 4_096
         alive = on.any(0) if alive is None else alive | on.any(0)
     variance = squares - float(total.square().sum()) / count
     assert alive is not None
+    if not variance > 0:
+        raise InputError("All activations are equal, so there is no variance to explain.")
     return Score(1 - error / variance, active / count, float(alive.float().mean()))
