@@ -284,3 +284,10 @@ def test_values_that_tops_cannot_be_of(folder: Path) -> None:
         with pytest.raises(InputError, match="0 to 7"):
             acts.top(NAME, (sae, number))
     assert len(acts.top(NAME, (sae, 7), k=3)) == 3
+
+
+def test_rows_of_a_dataset_that_cannot_be_made(folder: Path) -> None:
+    acts = Activations(folder)
+    for context, told in ((0, "context=0"), (10**6, "too few for a row of 1000000")):
+        with pytest.raises(InputError, match=told):
+            acts.to_datasets(context)

@@ -66,15 +66,17 @@ class TorchRows(Dataset[dict[str, Tensor]]):
 
 def to_datasets(acts: Readable, context: int | None) -> Any:
     """A `datasets.Dataset` with rows of `context` entries; see `Activations.to_datasets`."""
+    if context is not None and context < 1:
+        raise InputError(f"context={context} is too small: it is 1 or more.")
+    length = context or _row_length(acts)
+    if len(acts) < length:
+        raise InputError(f"There are {len(acts)} entries, too few for a row of {length}.")
     try:
         from datasets import Array2D, Dataset, Features, Sequence, Value
     except ImportError as error:
         raise InputError(
             "A dataset needs the library datasets: pip install 'lensbridge[datasets]'."
         ) from error
-    if context is not None and context < 1:
-        raise InputError(f"context={context} is too small: it is 1 or more.")
-    length = context or _row_length(acts)
     columns = {name: acts.column(name) for name in acts.points}
     widths = {name: one.shape[1:].numel() for name, one in columns.items()}
     kept = {name: _plain(one.dtype) for name, one in columns.items()}
@@ -89,7 +91,7 @@ def to_datasets(acts: Readable, context: int | None) -> Any:
     def rows() -> Any:
         for start in range(0, len(acts) // length * length, length):
             part = slice(start, start + length)
-            found = {name: one[part].flatten(1) for name, one in columns.items()}
+            found = {name: one[part].reshape(length, -1) for name, one in columns.items()}
             yield {
                 **{name: one.to(_plain(one.dtype)).numpy() for name, one in found.items()},
                 "token_ids": acts.column(TOKENS)[part].numpy(),
