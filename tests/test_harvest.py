@@ -704,3 +704,10 @@ def test_one_layer_and_one_position(model: Any, tmp_path: Path) -> None:
     assert report.tokens == report.rows
     with pytest.raises(InputError, match="'3/64'"):
         spec.run(tmp_path, part=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [[], ["", "  "]])
+def test_data_without_a_token(model: Any, data: list[str], tmp_path: Path) -> None:
+    for part in (None, "1/2"):
+        with pytest.raises(InputError, match="no tokens"):
+            asked(model, data=data).run(tmp_path, part=part)

@@ -69,6 +69,7 @@ class Ray:
         rows = job.shard_rows()
         there = known_shards(folder, rows)
         cuts = {n: cut for n, cut in rows.all_cuts().items() if n not in there}
+        rows.require_some()
         if not cuts:
             return
         began_here = not ray.is_initialized()

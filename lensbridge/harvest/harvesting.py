@@ -90,7 +90,7 @@ class Harvest(Spec):
             told: called after each batch with the state of the run.
 
         Raises:
-            InputError: the data or a document cannot be read, there is another harvest in the
+            InputError: the data are empty or cannot be read, there is another harvest in the
                 folder, or it has shards and `resume` is not set.
             UnknownPointError: there is no such point.
         """

@@ -152,6 +152,7 @@ class LocalRun:
                     break
                 tensors = computer.compute(found, self._progress(number, began))
                 writing.put(number, tensors, about(rows, number, found, tensors))
+        rows.require_some()
 
     def _numbers(self, rows: ShardRows, there: dict[int, Shard]) -> Iterator[int]:
         """The numbers of the shards that are this process's, until the data ends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from lensbridge.errors import InputError
 from lensbridge.harvest.packing import Cut, Packer, Row
 
 
@@ -59,6 +60,15 @@ class ShardRows:
             self._read(number)
             number += 1
         return {number: cut for number, cut in self.cuts.items() if number < self.count}
+
+    def require_some(self) -> None:
+        """Require that the data have a row, once the first shard was read.
+
+        Raises:
+            InputError: they are empty, or all documents are blank.
+        """
+        if self.count == 0:
+            raise InputError("The data have no tokens: there is no document, or all are blank.")
 
     def _read(self, number: int) -> list[Row]:
         if self._stream is None or self._at != number:
