@@ -269,6 +269,8 @@ def test_a_number_that_is_not_finite_is_read_where_it_is(number: float) -> None:
     assert linear.state == "plain"
     assert linear.weight().data_ptr() == module.weight.data_ptr()
     assert Linear(odd, False, N_IN, N_OUT).state == "opaque"
+    odd.bias = nn.Parameter(odd.bias.detach().to(torch.float8_e4m3fn))  # cannot be asked directly
+    assert Linear(odd, False, N_IN, N_OUT).state == "opaque"
     hf = build(Shape("gpt2"))
     with torch.no_grad():
         for parameter in hf.parameters():

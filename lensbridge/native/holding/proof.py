@@ -98,7 +98,8 @@ def _holds(module: nn.Module, weight: Tensor, check: Check) -> bool:
 
 def _all_finite(module: nn.Module) -> bool:
     """Whether no parameter has NaN or infinity in it, which say nothing about the module."""
-    return all(one is None or bool(one.isfinite().all()) for one in module._parameters.values())
+    own = (one for one in module._parameters.values() if one is not None)
+    return all(bool(one.float().isfinite().all()) for one in own)
 
 
 def _close(found: Tensor, wanted: Tensor, size: Tensor) -> bool:
