@@ -269,13 +269,19 @@ def test_a_number_that_is_not_finite_is_read_where_it_is(number: float) -> None:
     assert linear.state == "plain"
     assert linear.weight().data_ptr() == module.weight.data_ptr()
     assert Linear(odd, False, N_IN, N_OUT).state == "opaque"
-    odd.bias = nn.Parameter(odd.bias.detach().to(torch.float8_e4m3fn))  # cannot be asked directly
-    assert Linear(odd, False, N_IN, N_OUT).state == "opaque"
     hf = build(Shape("gpt2"))
     with torch.no_grad():
         for parameter in hf.parameters():
             parameter.fill_(number)
     assert set(lensbridge.load(hf).describe_weights().counts) == {"plain"}
+
+
+def test_a_bias_of_eight_bits_beside_a_float_weight() -> None:
+    """PyTorch cannot tell whether its numbers are finite."""
+    module = nn.Linear(N_IN, N_OUT)
+    codes = module.bias.detach().to(torch.float8_e4m3fn)
+    module.bias = nn.Parameter(codes, requires_grad=False)
+    assert Linear(module, False, N_IN, N_OUT).state == "opaque"
 
 
 # --- the run that shows it ------------------------------------------------------------------------
