@@ -1,6 +1,7 @@
 """Offline, on the CPU, two threads or processes; hypothesis without deadlines (machines differ)."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 from chromium import launched
 from hypothesis import HealthCheck, Phase, settings
+
+# Its conftest makes a device known, which the process keeps: it is only for who asks for it.
+collect_ignore = [] if any("second_device" in one for one in sys.argv) else ["second_device"]
 
 settings.register_profile(
     "lensbridge",
