@@ -15,7 +15,8 @@ import pytest
 HERE = Path(__file__).parent
 PEERS = ("transformer_lens", "sae_lens", "nnsight", "pyvene")
 
-collect_ignore_glob = ["notebooks/*"]  # texts that a test runs under either import
+# texts that a test runs under either import, and the plugin with which another suite is run
+collect_ignore_glob = ["notebooks/*", "rival_*.py"]
 
 if any(find_spec(peer) is None for peer in PEERS):
     collect_ignore_glob = ["*.py"]
