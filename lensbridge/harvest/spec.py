@@ -87,27 +87,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a harvest is of.
-
-    A shard is a function of this and of its number alone: its rows, their order and the
-    composition of each batch do not depend on who computes it or when.
-
-    Args:
-        model: a hub id, a folder or "demo", which is loaded when it is needed; or a loaded model.
-        data: files of texts (`.txt` with a text for each line, `.jsonl`, `.parquet`), one or
-            several; or a list or a `datasets.Dataset` of texts, of chats or of rows of ids; or an
-            iterable that gives the same each time.
-        points: names, short names or globs of points that have a value for each token.
-        layers: the layers of short names without one. None: all.
-        rows: how documents become rows.
-        keep: which tokens of a row are kept.
-        reduce: what is stored instead of the values: "mean", "last", "norm", or a reduction of
-            `lensbridge.harvest`. It is computed in float32.
-        dtype: the dtype that is stored; None: the model's.
-        batch: rows that run together.
-        shard_tokens: tokens that are run for a shard, at most.
-        field: the field of the text in records (`.jsonl`, `.parquet`, datasets).
-        max_tokens: stop after the row with which so many tokens were run.
+    """What a harvest is of: the fields of `Harvest`, which says what each of them is.
 
     Raises:
         InputError: a number that is too small, or an unknown word.
