@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lensbridge.gradients.backward import without_cache
 from lensbridge.harvest.job import Job
 from lensbridge.harvest.packing import Row
 from lensbridge.harvest.reductions import Reduction
@@ -42,7 +42,7 @@ class Gathered:
         """Write some entries. Shapes: `[entry, ...]`"""
         if name not in self.tensors:
             self.tensors[name] = torch.empty((self.size, *values.shape[1:]), dtype=values.dtype)
-        self.tensors[name][at : at + len(values)] = values
+        self.tensors[name][at : at + len(values)].copy_(values)
 
 
 @dataclass(frozen=True)
@@ -117,20 +117,17 @@ class Computer:
     def kept(self, batch: Batch) -> Tensor:
         """Which tokens of a batch are kept. Shapes: `[row, column]`, bool"""
         keep = self.job.spec.keep
-        found = torch.ones_like(batch.mask) if keep.pad else batch.mask.clone()
+        found = torch.ones_like(batch.mask) if keep.pad else batch.mask
         first = torch.zeros_like(found)
         first[:, 0] = batch.ids[:, 0] == self._bos
         if not keep.bos:
-            found &= ~first
+            found = found & ~first
         if not keep.special:
-            found &= ~(is_special(batch.ids, self._special) & batch.mask & ~first)
-        return found & self._placed(batch)
+            found = found & ~(is_special(batch.ids, self._special) & batch.mask & ~first)
+        return found if keep.positions is None else found & self._placed(batch, keep.positions)
 
-    def _placed(self, batch: Batch) -> Tensor:
-        positions = self.job.spec.keep.positions
+    def _placed(self, batch: Batch, positions: slice | Sequence[int]) -> Tensor:
         found = torch.ones_like(batch.mask)
-        if positions is None:
-            return found
         for row, length in enumerate(batch.lengths.tolist()):
             inside = range(length)
             chosen = (
@@ -142,9 +139,9 @@ class Computer:
             found[row, list(chosen)] = True
         return found
 
-    def counts(self, batch: Batch) -> Tensor:
-        """The entries that each row will have. Shapes: `[row]`"""
-        counts = self.kept(batch).sum(1)
+    def counts(self, kept: Tensor) -> Tensor:
+        """The entries of each row, of whose tokens so many are kept. Shapes: `[row]`"""
+        counts = kept.sum(1)
         return counts.clamp(max=1) if self._per_row else counts
 
     @property
@@ -181,18 +178,19 @@ class Computer:
         Shapes: activations `[entry, ...]`, the others as `BESIDE` says.
         """
         parts = self.batches(rows)
-        counts = [self.counts(batch) for batch in parts]
-        gathered, at = Gathered(int(sum(int(one.sum()) for one in counts))), 0
-        for batch, entries in zip(parts, counts, strict=True):
-            self._add(gathered, at, batch, entries)
-            at += int(entries.sum())
+        masks = [self.kept(batch) for batch in parts]
+        counts = [self.counts(kept) for kept in masks]
+        sizes = [int(one.sum()) for one in counts]
+        gathered, at = Gathered(sum(sizes)), 0
+        for batch, kept, size in zip(parts, masks, sizes, strict=True):
+            self._add(gathered, at, batch, kept)
+            at += size
             if told is not None:
                 told(batch.rows)
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), *counts]).cumsum(0)
         return {**gathered.tensors, OFFSETS: offsets}
 
-    def _add(self, gathered: Gathered, at: int, batch: Batch, entries: Tensor) -> None:
-        kept = self.kept(batch)
+    def _add(self, gathered: Gathered, at: int, batch: Batch, kept: Tensor) -> None:
         values = self._run(batch)
         for name in self.job.names:
             for part, stored in self._stored(values.pop(name), kept).items():
@@ -215,7 +213,7 @@ class Computer:
     def _run(self, batch: Batch) -> dict[str, Tensor]:
         """The values of the points. Shapes: `[row, column, ...]`"""
         model, job = self.job.model, self.job
-        given: dict[str, Any] = {}
+        given = without_cache(model, ())
         if batch.is_padded:
             given["attention_mask"] = batch.mask.long().to(model.device)
         plain = self._reduction is None
@@ -232,10 +230,9 @@ class Computer:
         return cache
 
     def _stored(self, values: Tensor, kept: Tensor) -> dict[str, Tensor]:
-        kept = kept.to(values.device)
+        every, kept = bool(kept.all()), kept.to(values.device)
         if self._reduction is None:
-            every = kept.all()
-            return {"": (values.flatten(0, 1) if every else values[kept]).cpu()}
+            return {"": values.flatten(0, 1) if every else values[kept]}
         found: dict[str, list[Tensor]] = {}
         dtype = self.job.dtype or self.job.model.dtype
         with torch.no_grad():

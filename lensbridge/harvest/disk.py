@@ -6,16 +6,16 @@ import os
 import zlib
 from pathlib import Path
 
-_BLOCK = 2**22
-"""Bytes that are read at once."""
+_BLOCK = 2**20
+"""Bytes that are read at once, into one buffer that fits into a processor's cache."""
 
 
 def checksum(path: Path) -> str:
     """The CRC-32 of a file, as eight hexadecimal digits."""
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found = zlib.crc32(block, found)
+    found, block = 0, memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            found = zlib.crc32(block[:count], found)
     return f"{found:08x}"
 
 

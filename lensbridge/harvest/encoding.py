@@ -108,9 +108,9 @@ class Encoder:
         content, number = document.content, document.place.document
         if content and isinstance(content[0], dict):
             return self._chat(content, number)
-        ids = [int(one) for one in content]  # type: ignore[arg-type]
-        wrong = next((one for one in ids if not 0 <= one < self.vocabulary), None)
-        if wrong is not None:
+        ids: list[int] = content  # type: ignore[assignment]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocabulary:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
             raise InputError(
                 f"Document {number} has the id {wrong}; the model has ids 0 to "
                 f"{self.vocabulary - 1}."

@@ -90,7 +90,8 @@ def plan(spec: Spec) -> Plan:
     sizes = computer.entry_bytes(first[0]) if first else {}
     documents, count, run, kept, largest, number = set[int](), 0, 0, 0, 0, 0
     while found := rows.rows(number):
-        entries = sum(int(computer.counts(one).sum()) for one in computer.batches(found))
+        masks = map(computer.kept, computer.batches(found))
+        entries = sum(int(computer.counts(one).sum()) for one in masks)
         documents.update(one for row in found for one in row.documents if one >= 0)
         count, run = count + len(found), run + sum(len(row.ids) for row in found)
         kept, largest, number = kept + entries, max(largest, entries), number + 1

@@ -40,8 +40,8 @@ def _plain(given: Any, where: str) -> Content:
         return given
     listed = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(listed, Sequence) and not isinstance(listed, (bytes, str)):
-        values = list(listed)
-        if all(type(one) is int for one in values):
+        values = listed if type(listed) is list else list(listed)
+        if set(map(type, values)) <= {int}:
             return values
         if values and all(isinstance(one, Mapping) and "role" in one for one in values):
             return [dict(one) for one in values]

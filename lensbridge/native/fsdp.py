@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.native.agreement import agree
@@ -145,8 +146,8 @@ def finished(root: nn.Module, value: Any) -> Any:
 
 def _running_in(root: nn.Module) -> list[Any]:
     """What `fully_shard` made for the modules that are running now, from the outside in."""
-    if "torch.distributed.fsdp" not in sys.modules:  # nothing can have been sharded
-        return []
+    if "torch.distributed.fsdp" not in sys.modules or not torch.distributed.is_initialized():
+        return []  # nothing can have been sharded, or nothing that is can run
     found = (_state_of(one) for one in root.modules() if is_fully_sharded(one))
     states = {id(one): one for one in found if hasattr(one, "_post_forward")}
     return [one for one in states.values() if one._training_state.name == "FORWARD"]
