@@ -13,6 +13,7 @@ from lensbridge.spec import Architecture
 if TYPE_CHECKING:
     from lensbridge.cache import ActivationCache
     from lensbridge.comparison import compare
+    from lensbridge.experiments import Experiment
     from lensbridge.harvest import Activations, Harvest, Keep, Rows, sweep_dataset
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.hooks.carrying import carry_hooks
@@ -32,6 +33,7 @@ __all__ = [
     "ActivationCache",
     "Activations",
     "Architecture",
+    "Experiment",
     "FactoredMatrix",
     "Harvest",
     "Hook",
@@ -52,6 +54,7 @@ __all__ = [
 _HOMES = {
     "ActivationCache": "cache",
     "Activations": "harvest",
+    "Experiment": "experiments",
     "FactoredMatrix": "tensors.factored",
     "Harvest": "harvest",
     "Hook": "hooks.callbacks",
@@ -69,7 +72,8 @@ _HOMES = {
 }
 
 _ROOMS = (
-    *("analysis", "causal", "comparison", "compat", "evals", "interventions", "patching", "saes"),
+    *("analysis", "causal", "comparison", "compat", "evals", "experiments"),
+    *("interventions", "patching", "saes"),
     *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz", "weights"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""

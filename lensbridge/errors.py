@@ -20,6 +20,7 @@
     ├── ShapeError                    matrices whose sizes do not fit
     ├── WeightError                   this model has no such weight
     ├── ProcessingError               weights cannot be rewritten as asked
+    ├── UnsupportedError              this engine cannot do what was asked
     ├── RanksError                    processes that share a model do not do the same
     └── ConformanceError              a model does not behave as its description says
 
@@ -51,6 +52,7 @@ __all__ = [
     "TokenizerMissingError",
     "UnknownPointError",
     "UnsupportedArchitectureError",
+    "UnsupportedError",
     "WeightError",
     "suggest",
 ]
@@ -140,6 +142,10 @@ class WeightError(LensbridgeError, AttributeError):
 
 class ProcessingError(LensbridgeError, ValueError):
     """The weights cannot be rewritten as asked without changing what the model computes."""
+
+
+class UnsupportedError(LensbridgeError, NotImplementedError):
+    """An engine that runs models elsewhere cannot do what was asked."""
 
 
 class RanksError(LensbridgeError, RuntimeError):

@@ -1,6 +1,7 @@
 """LensModel: a HuggingFace model with the field's names and tools. What `load` returns."""
 
 from lensbridge.analysis.methods import AnalysisMethods
+from lensbridge.experiments.methods import ExperimentMethods
 from lensbridge.generation.methods import GenerationMethods
 from lensbridge.gradients.methods import GradientMethods
 from lensbridge.hooked_model import HookedModel, LogitsAndLoss, Result, ReturnType
@@ -14,6 +15,7 @@ __all__ = ["LensModel", "LogitsAndLoss", "Result", "ReturnType"]
 
 class LensModel(
     SAEMethods,
+    ExperimentMethods,
     GenerationMethods,
     InterventionMethods,
     ProcessingMethods,

@@ -46,11 +46,11 @@ def to_json(
         (0, 2)
     """
     several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
-    store = _Store(None if tensors is None else {})
-    written = [_written(one, store) for one in several]
+    store = Store(None if tensors is None else {})
+    listed = [written(one, store) for one in several]
     if tensors is not None:
         save_file(store.held or {}, tensors, metadata={"format": FORMAT})
-    return json.dumps({"format": FORMAT, "interventions": written}, allow_nan=False)
+    return json.dumps({"format": FORMAT, "interventions": listed}, allow_nan=False)
 
 
 def from_json(text: str, tensors: str | Path | None = None) -> list[Intervention]:
@@ -69,12 +69,12 @@ def from_json(text: str, tensors: str | Path | None = None) -> list[Intervention
         raise InputError(f"This text is not JSON: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"This text is not a list of interventions: its format is not {FORMAT!r}.")
-    store = _Store(None if tensors is None else load_file(tensors))
-    return [_read(one, store) for one in document["interventions"]]
+    store = Store(None if tensors is None else load_file(tensors))
+    return [read(one, store) for one in document["interventions"]]
 
 
 @dataclass
-class _Store:
+class Store:
     """Where tensors are kept: in `held`, by key; None: in the text."""
 
     held: dict[str, Tensor] | None = field(default=None)
@@ -108,7 +108,7 @@ class _Store:
         return flat.view(kinds[given["dtype"]]).reshape(given["shape"])
 
 
-def _written(one: Intervention, store: _Store) -> dict[str, Any]:
+def written(one: Intervention, store: Store) -> dict[str, Any]:
     values: dict[str, Any] = {"kind": type(one).__name__}
     for member in fields(one):
         value = vars(one)[member.name]
@@ -116,17 +116,17 @@ def _written(one: Intervention, store: _Store) -> dict[str, Any]:
             tokens = value.tokens if one.left_out else None
             value = replace(StoredSource.of(value, one.site), tokens=tokens)
         if value is not None and value is not ALWAYS and value != member.default:
-            values[member.name] = _packed(value, store)
+            values[member.name] = packed(value, store)
     return values
 
 
-def _packed(value: Any, store: _Store) -> Any:
+def packed(value: Any, store: Store) -> Any:
     if isinstance(value, Tensor):
         return store.put(value)
     if isinstance(value, slice):
         return {"slice": [value.start, value.stop, value.step]}
     if isinstance(value, When):
-        return {"when": [value.phase, _packed(value.steps, store)]}
+        return {"when": [value.phase, packed(value.steps, store)]}
     if isinstance(value, StoredSource):
         return _packed_source(value, store)
     if isinstance(value, Mapping):
@@ -134,20 +134,20 @@ def _packed(value: Any, store: _Store) -> Any:
     if isinstance(value, float) and not isfinite(value):
         return {"number": str(value)}
     if isinstance(value, list | tuple | range):
-        return [_packed(one, store) for one in value]
+        return [packed(one, store) for one in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise InputError(f"{value!r} cannot be written to JSON. Name the points instead.")
 
 
-def _packed_source(source: StoredSource, store: _Store) -> dict[str, Any]:
+def _packed_source(source: StoredSource, store: Store) -> dict[str, Any]:
     """Its tensors and what is known of its run, as the arguments of `StoredSource`."""
     known: list[Any] = [source.attention_mask, source.tokens, source.decoder_attention_mask]
     while known and known[-1] is None:
         known.pop()
     if not known:
-        return _packed(dict(source), store)
-    return {"masked": [_packed(one, store) for one in (dict(source), *known)]}
+        return packed(dict(source), store)
+    return {"masked": [packed(one, store) for one in (dict(source), *known)]}
 
 
 def _name(key: Any) -> str:
@@ -155,8 +155,8 @@ def _name(key: Any) -> str:
     return key if isinstance(key, str) else json.dumps(list(key))
 
 
-def _read(given: dict[str, Any], store: _Store) -> Intervention:
-    values = {name: _unpacked(value, store) for name, value in given.items() if name != "kind"}
+def read(given: dict[str, Any], store: Store) -> Intervention:
+    values = {name: unpacked(value, store) for name, value in given.items() if name != "kind"}
     kind = KINDS.get(given.get("kind", ""))
     if kind is None:
         raise InputError(
@@ -169,9 +169,9 @@ def _read(given: dict[str, Any], store: _Store) -> Intervention:
     return kind(**values)
 
 
-def _unpacked(value: Any, store: _Store) -> Any:
+def unpacked(value: Any, store: Store) -> Any:
     if isinstance(value, list):
-        return tuple(_unpacked(one, store) for one in value)
+        return tuple(unpacked(one, store) for one in value)
     if not isinstance(value, dict):
         return value
     ((sort, inside),) = value.items()
@@ -180,11 +180,11 @@ def _unpacked(value: Any, store: _Store) -> Any:
     if sort == "slice":
         return slice(*inside)
     if sort == "when":
-        return When(inside[0], _unpacked(inside[1], store))
+        return When(inside[0], unpacked(inside[1], store))
     if sort == "tensors":
         return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
     if sort == "masked":
-        return StoredSource(*(_unpacked(one, store) for one in inside))
+        return StoredSource(*(unpacked(one, store) for one in inside))
     if sort == "number":
         return float(inside)
     raise InputError(f"{sort!r} is not a value of an intervention.")
