@@ -50,13 +50,19 @@ def save(cache: Kept, path: str | Path) -> None:
         raise InputError(f"{path} is a folder. Pass the path of a file in it.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} for {path.name}. Create it first.")
+    tensors, about = parts_of(cache)
+    save_file(tensors, path, metadata={"format": FORMAT, "cache": json.dumps(about)})
+
+
+def parts_of(cache: Kept) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What is written of a cache: tensors by name, and facts for a header in JSON."""
     tensors, names = _once(cache)
     for name, key in _INPUT.items():
         given = getattr(cache, name)
         if given is not None:
             tensors[key] = given.contiguous()
     known = cache.vocabulary
-    about = {
+    about: dict[str, Any] = {
         "names": names,
         "prepend_bos": cache.prepend_bos,
         "has_batch_dim": cache.has_batch_dim,
@@ -70,7 +76,7 @@ def save(cache: Kept, path: str | Path) -> None:
             "main_names": sorted(known.main_names),
         },
     }
-    save_file(tensors, path, metadata={"format": FORMAT, "cache": json.dumps(about)})
+    return tensors, about
 
 
 def _once(cache: Kept) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -128,7 +134,7 @@ def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
             "another format. Write it again with ActivationCache.save."
         ) from error
     try:
-        return _rebuilt(stored, json.loads(metadata["cache"]), model)
+        return rebuilt(stored, json.loads(metadata["cache"]), model)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -138,9 +144,14 @@ def load(path: str | Path, model: CachedModel | None = None) -> dict[str, Any]:
         ) from error
 
 
-def _rebuilt(
+def rebuilt(
     stored: Mapping[str, Tensor], about: Mapping[str, Any], model: CachedModel | None
 ) -> dict[str, Any]:
+    """The arguments with which a cache is made again, from what `parts_of` gave.
+
+    Raises:
+        InputError: the cache is of another model.
+    """
     if model is not None:
         _require_same(about["model"], _described(model))
     names: dict[str, str] = about["names"]

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
+from lensbridge.cache.owner import CachedModel
 from lensbridge.errors import InputError
+from lensbridge.experiments import stored
 from lensbridge.sweeps.result import PatchingResult
 
 GradientsOf: TypeAlias = "ActivationCache | dict[str, ActivationCache]"
@@ -54,6 +57,47 @@ class ExperimentResult:
                 f"are {list(self.metrics)}."
             )
         return next(iter(self.metrics.values()))
+
+    def save(self, path: str | Path) -> None:
+        """Write the result to a safetensors file. Every dtype is kept.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            InputError: the folder does not exist, or the path is a folder.
+        """
+        stored.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: CachedModel | None = None) -> "ExperimentResult":
+        """Read a result from a file that `save` wrote.
+
+        Args:
+            path: of the file.
+            model: the model that was run, for the methods of caches that need weights.
+
+        Raises:
+            InputError: there is no file, or it is no result.
+        """
+        return cls(**stored.load(path, model))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes: what a server sends."""
+        return stored.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, model: CachedModel | None = None) -> "ExperimentResult":
+        """A result from what `to_bytes` gave.
+
+        Args:
+            data: the bytes.
+            model: the model that was run, for the methods of caches that need weights.
+
+        Raises:
+            InputError: the bytes are no result.
+        """
+        return cls(**stored.from_bytes(data, model))
 
     def __repr__(self) -> str:
         return f"ExperimentResult({', '.join(self._told())})"

@@ -54,12 +54,12 @@ class PositionLabels:
         texts = self.texts
         return [texts[at] if 0 <= at < len(texts) else str(at) for at in positions]
 
+    @classmethod
+    def named(cls, texts: tuple[str, ...]) -> "PositionLabels":
+        """Labels whose texts are known: what is stored in a file needs no tokenizer."""
+        labels = cls.__new__(cls)
+        vars(labels)["texts"] = tuple(texts)
+        return labels
+
     def __reduce__(self) -> Any:
-        return _named, (self.texts,)
-
-
-def _named(texts: tuple[str, ...]) -> PositionLabels:
-    """Labels whose texts are known: what is stored in a file needs no tokenizer."""
-    labels = PositionLabels.__new__(PositionLabels)
-    vars(labels)["texts"] = texts
-    return labels
+        return PositionLabels.named, (self.texts,)
