@@ -10,6 +10,7 @@ from lensbridge.cache.capture import Keep
 from lensbridge.errors import InputError
 from lensbridge.gradients.points import GradientsAndActivations, gradients_of
 from lensbridge.hooked_model import HookedModel
+from lensbridge.metrics import bound
 from lensbridge.nodes.units import enumerate_nodes, point_of
 from lensbridge.points.point_names import NamesFilter
 
@@ -62,7 +63,8 @@ def cache_activation_and_gradient(
         assert isinstance(found, GradientsAndActivations)
         return GradientCache(dict(found.activations), dict(found.gradients), found.value)
     logits, cache = model.run_with_cache(input, names_filter=names)
-    return GradientCache(dict(cache), dict.fromkeys(cache), metric(logits).detach())
+    measured = bound(model, input, {"metric": metric})["metric"](logits)
+    return GradientCache(dict(cache), dict.fromkeys(cache), measured.detach())
 
 
 def capture_writer_outputs(

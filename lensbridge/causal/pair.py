@@ -74,7 +74,7 @@ class Pair:
             )
         check_aligned(model, clean, corrupt)
         base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
-        return cls(model, base, other, Metrics.of(metric, reduce))
+        return cls(model, base, other, Metrics.of(metric, reduce, model, base))
 
     @property
     def of_embeddings(self) -> bool:

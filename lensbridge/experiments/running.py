@@ -22,7 +22,7 @@ from lensbridge.inputs.prompts import is_text
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.running import edited
 from lensbridge.interventions.when import When
-from lensbridge.metrics import BoundMetric, MetricRun
+from lensbridge.metrics import BoundMetric, bound
 from lensbridge.patching.sweeping import sweep
 from lensbridge.sweeps.result import PatchingResult
 
@@ -78,15 +78,7 @@ class Running:
     @cached_property
     def metrics(self) -> dict[str, BoundMetric]:
         """The metrics, bound to this run."""
-        prepared = self.model.prepare(self.inputs)
-        run = MetricRun(self.model.tokens, prepared.tokens, prepared.mask, lambda: self.clean)
-        return {name: one.bound(run) for name, one in self.experiment.metrics.items()}
-
-    @cached_property
-    def clean(self) -> Tensor:
-        """The logits of the inputs without the interventions of the experiment."""
-        with torch.no_grad():
-            return self.model.forward(self.inputs)
+        return bound(self.model, self.inputs, self.experiment.metrics)
 
     def _check(self) -> None:
         """Refuse what would fail later: nothing is run before.

@@ -12,6 +12,7 @@ from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.metrics import Metric, run_of
 from lensbridge.native.kv_cache import SAID
 from lensbridge.points.point_names import NamesFilter, names_points
 
@@ -118,6 +119,8 @@ class Backward:
         require_autograd()
         if of != "loss" and not callable(of):
             raise InputError(f"of is a function that gives one number, or 'loss'; not {of!r}.")
+        if at is not None and isinstance(of, Metric):
+            raise InputError(f"{of!r} is a function of the logits: leave at=... out.")
         if at is not None and of == "loss":
             raise InputError("of='loss' is a function of the logits: with at=... pass of=....")
         targets = [] if at is None else model.vocabulary.select(at)
@@ -142,6 +145,8 @@ class Backward:
     def _number(self, result: Any, live: Collector, prepared: Prepared) -> Tensor:
         if self.targets:
             return number_of(self.of, self.model.cache_of(live, prepared))
+        if isinstance(self.of, Metric):
+            return number_of(self.of.bound(run_of(self.model, prepared)), result)
         return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
 
 

@@ -110,6 +110,11 @@ class BoundMetric:
     def __call__(self, logits: Tensor) -> Tensor:
         return self.metric.of(logits, self.run)
 
+    @property
+    def keeps_examples(self) -> bool:
+        """Whether it gives a number for each example."""
+        return self.metric.reduce == "none"
+
     def reduced(self, reduce: Reduction) -> "BoundMetric":
         """The same metric with another reduction."""
         return BoundMetric(self.metric.reduced(reduce), self.run)

@@ -146,7 +146,7 @@ class Sources:
     @cached_property
     def metrics(self) -> Metrics:
         """The metric, checked."""
-        return Metrics.of(self.metric, "scalar")
+        return Metrics.of(self.metric, "scalar", self.model, self.caches.corrupted)
 
     @cached_property
     def branches(self) -> Branches:

@@ -70,7 +70,7 @@ def path_patch(
 
     Source: Wang et al. 2022, Interpretability in the Wild, appendix B.
     """
-    metrics = Metrics.of(metric, "scalar")
+    metrics = Metrics.of(metric, "scalar", model, corrupted)
     given, wanted = nodes(model, senders), nodes(model, receivers)
     paths = Paths.prepare(model, clean, corrupted, given, wanted, through)
     metrics.try_on(paths.base.logits)

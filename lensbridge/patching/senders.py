@@ -88,7 +88,7 @@ def sweep_senders(
         >>> sweep_senders(model, *towers, "logits", metric, unit="mlp").shape
         torch.Size([4])
     """
-    metrics, wanted = Metrics.of(metric, reduce), nodes(model, receivers)
+    metrics, wanted = Metrics.of(metric, reduce, model, corrupted), nodes(model, receivers)
     senders = _senders(model, unit, stack, wanted, through)
     more = Broadcast.streams(model, senders, wanted)
     paths = Paths.prepare(model, clean, corrupted, senders, wanted, through, more)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
+from lensbridge.metrics import BoundMetric, bound
 
 MetricFunction: TypeAlias = Callable[[Tensor], Any]
 """Maps logits `[batch, pos, d_vocab]` to a number, or to one for each example."""
@@ -36,12 +38,23 @@ class Metrics:
 
     @classmethod
     def of(
-        cls, given: "MetricFunction | Mapping[str, MetricFunction]", reduce: Reduce
+        cls,
+        given: "MetricFunction | Mapping[str, MetricFunction]",
+        reduce: Reduce,
+        model: HookedModel | None = None,
+        input: Any = None,
     ) -> "Metrics":
         """Metrics from a function, or from several by name.
 
+        Args:
+            given: functions of logits, or declared metrics.
+            reduce: what each gives; a declared metric gives what is asked for.
+            model: the model that is run; None: declared metrics are not bound.
+            input: what it is run on, for the tokens and the padding of declared metrics.
+
         Raises:
             InputError: no metric, one that is no function, or an unknown `reduce`.
+            TokenError: a text of a declared metric is not one token.
         """
         if reduce not in ("scalar", "mean", "none"):
             raise InputError(f"reduce is 'scalar', 'mean' or 'none', not {reduce!r}.")
@@ -54,7 +67,13 @@ class Metrics:
                 raise InputError(
                     f"A metric is a function of logits; {name!r} is a {type(function).__name__}."
                 )
-        return cls(functions, reduce, named)
+        if model is not None:
+            functions = bound(model, input, functions)
+        declared = [one for one in functions.values() if isinstance(one, BoundMetric)]
+        if reduce != "scalar":
+            return cls({name: _apart(one) for name, one in functions.items()}, reduce, named)
+        keep = len(declared) == len(functions) and all(one.keeps_examples for one in declared)
+        return cls(functions, "none" if keep else reduce, named)
 
     @property
     def names(self) -> list[str]:
@@ -156,6 +175,11 @@ class Metrics:
                 "with it. Check what it divides by and which positions it reads."
             )
         return values
+
+
+def _apart(metric: Any) -> Any:
+    """A declared metric that gives a number for each example; a function as it is."""
+    return metric.reduced("none") if isinstance(metric, BoundMetric) else metric
 
 
 def _version(logits: Tensor) -> int:
