@@ -19,6 +19,7 @@ from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
 from lensbridge.interventions.steering import steering_vector
+from lensbridge.interventions.steering_vectors import SteeringVectors
 from lensbridge.interventions.tracing import CausalTrace, causal_trace
 from lensbridge.interventions.when import When
 
@@ -35,6 +36,7 @@ __all__ = [
     "Resample",
     "Scale",
     "Steer",
+    "SteeringVectors",
     "Swap",
     "When",
     "Zero",

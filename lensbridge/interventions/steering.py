@@ -1,62 +1,95 @@
 """Steering vectors: directions from pairs of contrasting texts."""
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
-from lensbridge.errors import InputError
+from lensbridge.analysis.probes.solvers import fit_logistic
+from lensbridge.errors import InputError, UnknownPointError
 from lensbridge.hooked_model import HookedModel
-from lensbridge.inputs.positions import ColumnOwner, column_owner
-from lensbridge.inputs.special import Excluded, is_special, known_special_ids
-from lensbridge.interventions.axis import Axes
-from lensbridge.interventions.interchange import source_of
+from lensbridge.inputs.special import Excluded
 from lensbridge.interventions.kinds import Steer
-from lensbridge.points.names import Name
+from lensbridge.interventions.steering_examples import ReadAt, activations_of
+from lensbridge.interventions.steering_vectors import SteeringVectors
+from lensbridge.points.point_names import NamesFilter
 
-Method = Literal["mean_difference", "pca"]
+Method = Literal["mean_difference", "pca", "logistic"]
 """mean_difference: the mean of the positive examples less that of the negative ones. pca: the first
-principal direction of the differences of pairs."""
+principal direction of the differences of pairs. logistic: the weights of a logistic regression that
+tells positive examples from negative ones."""
+
+_METHODS = ("mean_difference", "pca", "logistic")
 
 
+@overload
 def steering_vector(
     model: HookedModel,
     positive: Any,
     negative: Any,
-    site: Name,
-    position: int | Literal["mean", "last"] = -1,
+    site: tuple[str, int],
+    position: ReadAt = ...,
+    method: Method = ...,
+    exclude_special_tokens: Excluded = ...,
+    batch_size: int | None = ...,
+    **input_options: Any,
+) -> Steer: ...
+@overload
+def steering_vector(
+    model: HookedModel,
+    positive: Any,
+    negative: Any,
+    site: NamesFilter,
+    position: ReadAt = ...,
+    method: Method = ...,
+    exclude_special_tokens: Excluded = ...,
+    batch_size: int | None = ...,
+    **input_options: Any,
+) -> Any: ...
+def steering_vector(
+    model: HookedModel,
+    positive: Any,
+    negative: Any,
+    site: NamesFilter,
+    position: ReadAt = -1,
     method: Method = "mean_difference",
     exclude_special_tokens: Excluded = True,
+    batch_size: int | None = None,
     **input_options: Any,
-) -> Steer:
+) -> Any:
     """A steering vector: the direction from examples without a property to examples that have it.
 
     Args:
         model: the model.
         positive: texts or ids with the property.
         negative: texts or ids without it.
-        site: where activations are read, and where the result steers.
-        position: which token of each example, without padding: -1 or "last" is the last one;
-            "mean" takes the mean of all.
+        site: where activations are read, and where the result steers. A point of one layer gives
+            one vector; "resid_post", or a list or glob of points, gives one for each of them, from
+            the same run.
+        position: which token of each example, without padding: -1 or "last" is the last one; of
+            several ([-1, -2]) the mean is taken, and "mean" takes that of all; lists of lists are
+            those of each example. A function gets each text (or its ids) and gives the positions.
         method: "mean_difference": the mean of the positive activations minus that of the negative
             ones, not normalized. "pca": the first principal direction of the differences of pairs
             (as many examples on both sides), not centred, of length one, pointing from negative to
-            positive.
-        exclude_special_tokens: leave BOS, EOS, padding and separators out of a mean; or the ids
-            of the tokens that are left out.
+            positive. "logistic": the weights of a logistic regression with an intercept and
+            `C = 1` in scikit-learn's terms, of length one.
+        exclude_special_tokens: leave BOS, EOS, padding and separators out of a mean of all; or the
+            ids of the tokens that are left out.
+        batch_size: how many texts of a side are run at once; None: all of them.
         input_options: `prepend_bos` and other options of `run_with_cache`.
 
     Returns:
-        A `Steer` with strength 1 at every position; `.at(strength=4.0, positions="last")` changes
-        that.
+        A `Steer` with strength 1 at every position, or `SteeringVectors` with one for each point;
+        `.at(strength=4.0, positions="last")` changes that for either.
 
-    Shapes: the vector has the axes of the point after its positions: `[d_model]`, or
+    Shapes: a vector has the axes of the point after its positions: `[d_model]`, or
         `[head, d_head]`.
 
     Raises:
-        InputError: the site means several points, an example lacks the position or has only
-            special tokens, or "pca" has unequal numbers of examples.
+        InputError: an example lacks the position or has only special tokens, or "pca" has unequal
+            numbers of examples.
+        UnknownPointError: no point has the name.
 
     Source: mean differences as in Turner et al. 2023 and Rimsky et al. 2023; principal directions
         of differences as in Zou et al. 2023.
@@ -68,72 +101,40 @@ def steering_vector(
         >>> steer = steering_vector(model, *towers, ("mlp_out", 1))
         >>> steer.vector.shape
         torch.Size([128])
+        >>> steering_vector(model, *towers, "resid_post", position=[-1, -2])
+        SteeringVectors(4 of resid_post, layers 0 to 3)
     """
-    if method not in ("mean_difference", "pca"):
-        raise InputError(f"method is 'mean_difference' or 'pca', not {method!r}.")
+    if method not in _METHODS:
+        raise InputError(f"method is {', '.join(map(repr, _METHODS))}, not {method!r}.")
     names = model.vocabulary.select(site)
-    if len(names) != 1:
-        raise InputError(f"{site!r} means {len(names)} points; a steering vector is of one.")
-    special = known_special_ids(model.tokens, model.native, exclude_special_tokens)
-    owner = column_owner(model.native, names[0])
     up, down = (
-        _activations(
-            source_of(model, given, names, **input_options), names[0], position, special, owner
+        activations_of(
+            model, given, names, position, exclude_special_tokens, batch_size, **input_options
         )
         for given in (positive, negative)
     )
-    vector = up.mean(0) - down.mean(0) if method == "mean_difference" else _principal(up, down)
-    return Steer(names[0], vector)
+    found = tuple(Steer(name, _direction(up[name], down[name], method)) for name in names)
+    if _is_of_one(model, site):
+        return found[0]
+    return SteeringVectors(found, str(model.native.main.config.to_dict().get("model_type", "")))
 
 
-def _activations(
-    cache: ActivationCache,
-    name: str,
-    position: int | str,
-    special: frozenset[int],
-    owner: ColumnOwner,
-) -> Tensor:
-    """One vector for each example. Shapes: `[example, ...]`"""
-    value = cache[name]
-    axes = cache.axes(name).split()
-    if not {"b", "p"} <= set(axes):
-        raise InputError(
-            f"{name} has the axes {' '.join(axes)}; a steering vector needs a point with examples "
-            "and positions."
-        )
-    value = Axes(tuple(axes)).ordered(value)
-    real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
-    known = owner in ("text", "encoder")
-    mask = cache.decoder_attention_mask if owner == "decoder" else cache.attention_mask
-    if mask is not None and mask.shape == real.shape:
-        real = mask.bool().to(value.device)
-    if position == "mean":
-        if known and special and cache.tokens is not None and cache.tokens.shape == real.shape:
-            real = real & ~is_special(cache.tokens, special).to(real.device)
-        return _mean(value, real)
-    position = -1 if position == "last" else position
-    return torch.stack([_at(row, mask, position) for row, mask in zip(value, real, strict=True)])
+def _is_of_one(model: HookedModel, site: NamesFilter) -> bool:
+    """Whether a site is spelled as one point, not as those of all layers."""
+    if not isinstance(site, str | tuple) or not all(isinstance(one, str | int) for one in site):
+        return False
+    try:
+        model.vocabulary.canonical(site)
+    except UnknownPointError:
+        return False
+    return True
 
 
-def _mean(value: Tensor, real: Tensor) -> Tensor:
-    empty = (~real.any(-1)).nonzero().flatten().tolist()
-    if empty:
-        raise InputError(
-            f"Example {empty[0]} has only special tokens, which a mean leaves out. Pass "
-            "exclude_special_tokens=False, or longer texts."
-        )
-    weight = real.to(value).reshape(*real.shape, *[1] * (value.ndim - 2))
-    return (value * weight).sum(1) / weight.sum(1)
-
-
-def _at(row: Tensor, mask: Tensor, position: int | str) -> Tensor:
-    tokens = row[mask]
-    if not isinstance(position, int) or not -len(tokens) <= position < len(tokens):
-        raise InputError(
-            "position is 'mean', 'last' or the number of a token, and an example has "
-            f"{len(tokens)} tokens; got {position!r}."
-        )
-    return tokens[position]
+def _direction(up: Tensor, down: Tensor, method: Method) -> Tensor:
+    """Shapes: `[example, ...]` of both sides -> `[...]`"""
+    if method == "mean_difference":
+        return up.mean(0) - down.mean(0)
+    return (_principal if method == "pca" else _separating)(up, down)
 
 
 def _principal(up: Tensor, down: Tensor) -> Tensor:
@@ -147,3 +148,14 @@ def _principal(up: Tensor, down: Tensor) -> Tensor:
     found = directions[0]
     sign = torch.sign(differences.mean(0) @ found)
     return (found * torch.where(sign == 0, 1.0, sign)).reshape(up.shape[1:]).to(up)
+
+
+def _separating(up: Tensor, down: Tensor) -> Tensor:
+    """The normal of the plane that a logistic regression puts between the sides."""
+    examples = torch.cat([up, down]).flatten(1)
+    sides = torch.tensor([1] * len(up) + [0] * len(down), device=examples.device)
+    with torch.inference_mode(False), torch.no_grad():
+        weight = fit_logistic(examples.clone(), sides, 2, penalty=1.0, scaled=False).weight[0]
+    if not bool(weight.any()):
+        raise InputError("The positive and negative activations are the same: nothing separates.")
+    return (weight / weight.norm()).reshape(up.shape[1:]).to(up)

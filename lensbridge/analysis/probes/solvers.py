@@ -1,7 +1,8 @@
 """Regularized linear regression, logistic and ridge, solved to the optimum in float64.
 
-Both problems are strictly convex, so there is one optimum. Features are standardized inside, and
-the weights are penalized as weights of standardized features; intercepts are not penalized.
+Both problems are strictly convex, so there is one optimum. Features are standardized inside unless
+a caller says otherwise, and the weights are penalized as weights of standardized features;
+intercepts are not penalized.
 """
 
 from collections.abc import Callable
@@ -55,13 +56,13 @@ class Standardized:
     values: Tensor
 
     @classmethod
-    def of(cls, given: Tensor) -> "Standardized":
-        """Standardize `[example, feature]`."""
+    def of(cls, given: Tensor, scaled: bool = True) -> "Standardized":
+        """Standardize `[example, feature]`; not `scaled`: only the mean is taken out."""
         features = given.double()
         mean = features.mean(0)
         std = features.std(0, correction=0)
         constant = std <= _rounding(given.dtype) * features.abs().amax(0)
-        scale = torch.where(constant, torch.ones_like(std), std)
+        scale = torch.where(constant, torch.ones_like(std), std) if scaled else torch.ones_like(std)
         centred = torch.where(constant, torch.zeros_like(features), (features - mean) / scale)
         if len(centred) > centred.shape[1]:
             return cls(mean, scale, None, centred)
@@ -101,7 +102,9 @@ def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> Linear:
     return given.to_features(weight[None], centre[None])
 
 
-def fit_logistic(features: Tensor, classes: Tensor, count: int, penalty: float) -> Linear:
+def fit_logistic(
+    features: Tensor, classes: Tensor, count: int, penalty: float, scaled: bool = True
+) -> Linear:
     """The log loss, summed over examples, with `penalty / 2 * |weight|^2`.
 
     Two classes have one output, the log odds of the second; more have one for each class.
@@ -111,13 +114,14 @@ def fit_logistic(features: Tensor, classes: Tensor, count: int, penalty: float) 
         classes: the number of each example's class.
         count: how many classes there are.
         penalty: how strongly weights are penalized.
+        scaled: whether the weights of standardized features are meant, or those of the features.
 
     Shapes: `[example, feature]`, `[example]` -> one output, or `count`
 
     Raises:
         LensbridgeError: the optimum was not reached.
     """
-    given = Standardized.of(features)
+    given = Standardized.of(features, scaled)
     outputs = 1 if count == 2 else count
     loss = _log_loss(classes, outputs)
     weight = given.values.new_zeros(outputs, given.values.shape[1])
