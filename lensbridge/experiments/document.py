@@ -53,6 +53,8 @@ def _written(name: str, value: Any, store: Store) -> Any:
     if name == "interventions":
         return [written(one, store) for one in value]
     if name == "sweep":
+        if isinstance(value, Mapping):
+            return {key: _written_cell(one, store) for key, one in value.items()}
         return [_written_cell(one, store) for one in value]
     if name == "metric":
         if isinstance(value, Metric):
@@ -112,6 +114,8 @@ def _understood(name: str, value: Any, store: Store) -> Any:
     if name == "interventions":
         return [read(one, store) for one in value]
     if name == "sweep":
+        if isinstance(value, dict):
+            return {key: _read_cell(one, store) for key, one in value.items()}
         return [_read_cell(one, store) for one in value]
     if name == "metric":
         if isinstance(value.get("kind"), str):

@@ -34,7 +34,7 @@ class Experiment:
         interventions: those of `lensbridge.interventions` that are in force in every run.
         metric: a declared metric (`LogitDiff`, `LogProb`, `KL`...), or several by name.
         sweep: cells, each an intervention or a list of several: one run for each, measured by the
-            metric.
+            metric. A mapping gives each cell a name.
         gradients: points at which the gradients of the metric are kept.
         generate: options of `model.generate`, such as `{"max_new_tokens": 8}`: the inputs are
             continued.
@@ -83,6 +83,17 @@ class Experiment:
         if self.metric is None:
             return {}
         return {"metric": self.metric} if isinstance(self.metric, Metric) else dict(self.metric)
+
+    @property
+    def cells(self) -> list[tuple[Intervention, ...]]:
+        """The interventions of each cell of the sweep; none if nothing is swept."""
+        given = self.sweep.values() if isinstance(self.sweep, Mapping) else self.sweep or ()
+        return [(one,) if isinstance(one, Intervention) else tuple(one) for one in given]
+
+    @property
+    def cell_names(self) -> tuple[str, ...] | None:
+        """The names of the cells, if they have any."""
+        return tuple(self.sweep) if isinstance(self.sweep, Mapping) else None
 
     @property
     def parts(self) -> tuple[str, ...]:

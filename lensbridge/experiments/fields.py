@@ -1,7 +1,7 @@
 """The fields of an experiment as they are stored, checked."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -130,7 +130,7 @@ def _no_metric(given: Any) -> InputError:
 
 
 def sweep(given: Any) -> Any:
-    """Cells: each an intervention, or a tuple of several.
+    """Cells: each an intervention, or a tuple of several; in a mapping, each with a name.
 
     Raises:
         InputError: no cell, or something that is none.
@@ -139,10 +139,13 @@ def sweep(given: Any) -> Any:
         return None
     if isinstance(given, Intervention):
         raise InputError("sweep is a list of cells; for one, pass [intervention].")
-    cells = tuple(one if isinstance(one, Intervention) else interventions(one) for one in given)
+    parts = given.values() if isinstance(given, Mapping) else given
+    cells = tuple(one if isinstance(one, Intervention) else interventions(one) for one in parts)
     if not cells or not all(cells):
         raise InputError("sweep is empty, or one of its cells is: there is nothing to run.")
-    return cells
+    if not isinstance(given, Mapping):
+        return cells
+    return {str(name): cell for name, cell in zip(given, cells, strict=True)}
 
 
 def generate(given: Any) -> dict[str, Any] | None:
@@ -215,8 +218,3 @@ NORMAL: dict[str, Callable[[Any], Any]] = {
     "returns": returns,
     "prepend_bos": prepend_bos,
 }
-
-
-def rows(given: Iterable[Any]) -> list[Any]:
-    """Cells as lists of interventions."""
-    return [[one] if isinstance(one, Intervention) else list(one) for one in given]
