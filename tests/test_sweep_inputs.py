@@ -21,6 +21,7 @@ from lensbridge.sweeps import measuring, memory
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.batch import CellBatch
 from lensbridge.sweeps.context import SweepContext
+from lensbridge.sweeps.edits import Edits
 from lensbridge.sweeps.progress_bar import ProgressBar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,9 +251,10 @@ def test_a_sweep_shows_how_far_it_is(model: LensModel, capsys: pytest.CaptureFix
     cells = [Cell(("resid_pre", layer), (ALL, p), 0.5) for layer in range(2) for p in range(4)]
     seen: list[float] = []
     base = BaseRun.run(model, IDS, [f"blocks.{layer}.hook_resid_pre" for layer in range(2)])
-    whole = SweepContext.of(base, None, [IDS.shape[1] - 1], cells)
+    edits = [replace(cell, point=model.vocabulary.canonical(cell.point)) for cell in cells]
+    named = [Edits.of(edit) for edit in edits]
+    whole = SweepContext.of(base, None, [IDS.shape[1] - 1], named)
     with torch.no_grad():
-        named = [replace(cell, point=model.vocabulary.canonical(cell.point)) for cell in cells]
         CellBatch(whole, named, seen.append).run()
     assert seen == sorted(seen)
     assert 0 < seen[0] < seen[-1] == 1

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,9 @@ def cells_of(
     interventions: Iterable[Intervention],
     attention_mask: Tensor | None = None,
 ) -> "list[InterventionEdit]":
-    """Cells for `model.sweep`, one for each intervention.
+    """Cells for `model.sweep`, one for each intervention, to be used for several inputs.
+
+    `model.sweep` also takes the interventions themselves, and makes a cell of several of them.
 
     Args:
         model: the model.
@@ -40,22 +41,30 @@ def cells_of(
         >>> model.sweep(ids, cells, lambda logits: logits[0, -1].max()).values.shape
         torch.Size([4])
     """
-    plans = [_plan(model, one) for one in interventions]
+    plans = [_one_plan(model, one) for one in interventions]
     return [InterventionEdit(plan.name, plan, attention_mask) for plan in plans]
 
 
-def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEdit":
-    """A cell from an intervention, checked against the input that is swept.
+def edits_of(
+    model: HookedModel, one: Intervention, prepared: Prepared, several: bool
+) -> "list[InterventionEdit]":
+    """The edits of an intervention, one for each of its points, checked against the input that is
+    swept.
+
+    Args:
+        model: the model.
+        one: the intervention.
+        prepared: the input.
+        several: whether it may be at several points.
 
     Raises:
-        InputError: it is not an intervention, is at several points, or does not fit the model or
-            the input.
+        InputError: it does not fit the model or the input.
     """
-    if not isinstance(one, Intervention):
-        raise InputError(
-            f"{one!r} is no cell. Pass a Cell, a tuple (site, slice, source), or an intervention."
-        )
-    plan = _plan(model, one)
+    plans = plans_of(model, *acting(one)) if several else [_one_plan(model, one)]
+    return [_edit(plan, prepared) for plan in plans]
+
+
+def _edit(plan: Plan, prepared: Prepared) -> "InterventionEdit":
     plan.check(prepared, 0)
     mask = plan.mask(prepared)
     first = _first(plan, mask, plan.extent(prepared))
@@ -63,13 +72,13 @@ def cell_of(model: HookedModel, one: Any, prepared: Prepared) -> "InterventionEd
     return InterventionEdit(plan.name, plan, mask, first, keys_mask, special)
 
 
-def _plan(model: HookedModel, one: Intervention) -> Plan:
+def _one_plan(model: HookedModel, one: Intervention) -> Plan:
     (one,) = acting(one)
     plans = plans_of(model, one)
     if len(plans) != 1:
         raise InputError(
             f"A cell is of one point, and {one.site!r} means {len(plans)}: {_some(plans)}. Make an "
-            "intervention for each of them."
+            "intervention for each of them; or, for all of them in one run, a list of it as a cell."
         )
     return plans[0]
 
@@ -106,6 +115,11 @@ class InterventionEdit:
     def first_position(self, axes: Sequence[str]) -> int:
         """The first column that the intervention changes."""
         return self.first
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether the intervention looks at other positions than those that it changes."""
+        return self.plan.intervention.mixes_positions
 
 
 def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int:

@@ -110,6 +110,11 @@ class Intervention(ABC):
         return False
 
     @property
+    def mixes_positions(self) -> bool:
+        """Whether what it makes of a position may depend on what is at others."""
+        return self.mixes_examples
+
+    @property
     def works_by_row(self) -> bool:
         """Whether an example becomes the same in whichever row of whatever batch it is."""
         return not self.mixes_examples

@@ -22,6 +22,7 @@ from lensbridge.sweeps.alignment import (
 )
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.edit import Edit, Setter, SetterEdit
+from lensbridge.sweeps.edits import Edits
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
@@ -100,7 +101,8 @@ def generic_activation_patch(
 
     Source: the signature is that of TransformerLens's `generic_activation_patch`.
     """
-    sweep = Sweep(model, activation_name, patch_setter, Metrics.of(patching_metric, reduce))
+    metrics = Metrics.of(patching_metric, reduce, model, corrupted_tokens)
+    sweep = Sweep(model, activation_name, patch_setter, metrics)
     wants_result = sweep.metrics.named or reduce == "none" or baseline
     if return_index_df and wants_result:
         raise InputError(
@@ -122,7 +124,7 @@ class Prepared:
 
     base: BaseRun
     grid: Grid
-    cells: Sequence[Edit]
+    cells: Sequence[Edit | Edits]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A sweep over any cells: `model.sweep(input, cells, metric)`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared as Input
-from lensbridge.interventions.cells import InterventionEdit, cell_of
+from lensbridge.interventions.cells import InterventionEdit, edits_of
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
 from lensbridge.sweeps.edit import Edit, IndexedEdit, SetterEdit
+from lensbridge.sweeps.edits import Edits, points_of
 from lensbridge.sweeps.grid import Grid
 from lensbridge.sweeps.measuring import measure
 from lensbridge.sweeps.memory import check_cells
@@ -25,14 +27,17 @@ from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.sweeps.running import entrances
 
-CellLike: TypeAlias = "Cell | tuple[Any, Any, Any] | Intervention | InterventionEdit"
-"""A cell, or `(point, index, value)`; an intervention, or what `cells_of` makes of it."""
+CellLike: TypeAlias = (
+    "Cell | tuple[Any, Any, Any] | Intervention | InterventionEdit | Sequence[CellLike]"
+)
+"""A cell, or `(point, index, value)`; an intervention, or what `cells_of` makes of it; or a list of
+these, which act together in one run."""
 
 
 def sweep(
     model: HookedModel,
     base: Any,
-    cells: Iterable[CellLike],
+    cells: "Iterable[CellLike] | Mapping[str, CellLike]",
     metric: "MetricFunction | Mapping[str, MetricFunction]",
     *,
     reduce: Reduce = "scalar",
@@ -47,8 +52,9 @@ def sweep(
         model: the model, in eval mode.
         base: the input that is run, as for `forward`.
         cells: which activation, where in it, and the value: `Cell`s, or the three as a tuple; or
-            interventions (`lensbridge.interventions`), each at one point. If the value is a cache
-            or a whole activation, its entries at the same place are taken.
+            interventions (`lensbridge.interventions`). A list of these is one cell: they act
+            together in one run, at one point in their order. A mapping gives each cell a name. If
+            the value is a cache or a whole activation, its entries at the same place are taken.
         metric: maps logits to a number, or to one for each example; or several by name.
         reduce: "scalar" for a metric that gives one number; "mean" and "none" for one that gives a
             number for each example, to be averaged or kept.
@@ -73,43 +79,87 @@ def sweep(
         >>> metric = lambda logits: logits[0, -1, model.to_single_token(" Paris")]
         >>> model.sweep("The Colosseum is in the city of", cells, metric).shape
         torch.Size([4])
+
+        Windows of two layers:
+
+        >>> from lensbridge.interventions import Zero
+        >>> windows = [[Zero(("attn_out", i)), Zero(("attn_out", i + 1))] for i in range(3)]
+        >>> model.sweep("The Colosseum is in the city of", windows, metric).shape
+        torch.Size([3])
     """
-    metrics = Metrics.of(metric, reduce)
+    metrics = Metrics.of(metric, reduce, model, base)
     if isinstance(cells, Cell):
         raise InputError("cells is a list of cells; for one, pass [cell].")
-    given = list(cells)
+    names = tuple(map(str, cells)) if isinstance(cells, Mapping) else None
+    given = list(cells.values() if isinstance(cells, Mapping) else cells)
     if not given:
         raise InputError("cells is empty: there is nothing to run.")
     check_cells(len(given))
-    named = _named(model, base, given)
-    points = dict.fromkeys(cell.point for cell in named)
-    unpatched = BaseRun.run(model, base, [*points, *entrances(model, points)])
-    placed = [_placed(unpatched, cell) for cell in named]
+    reader = _Reader(model, base)
+    named = [reader.edits(cell) for cell in given]
+    starts = entrances(model, [cell.first_point for cell in named if cell.each])
+    unpatched = BaseRun.run(model, base, [*points_of(named), *starts])
+    placed = [Edits(tuple(_placed(unpatched, edit) for edit in cell)) for cell in named]
     options = SweepOptions(exact, max_batch_tokens, verbose)
     run = measure(unpatched, placed, metrics, options)
-    grid = Grid(("cell",), tuple((i,) for i in range(len(placed))))
+    grid = Grid(("cell",), tuple((i,) for i in range(len(placed))), names=names)
     return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)
 
 
-def _named(model: HookedModel, input: Any, given: Sequence[CellLike]) -> list[Edit]:
-    """The edits of cells, with canonical names.
+@dataclass
+class _Reader:
+    """Reads cells as a user writes them.
 
-    Raises:
-        InputError: something that is no cell.
+    Args:
+        model: the model.
+        input: what is swept.
     """
-    prepared: Input | None = None
-    edits: list[Edit] = []
-    for cell in given:
-        if isinstance(cell, tuple | list) and len(cell) == 3:
-            cell = Cell(*cell)
-        if isinstance(cell, Cell):
-            edits.append(cell.edit_at(model.vocabulary.canonical(cell.point)))
-        elif isinstance(cell, InterventionEdit):
-            edits.append(cell)
-        else:
-            prepared = prepared or model.prepare(input)
-            edits.append(cell_of(model, cell, prepared))
-    return edits
+
+    model: HookedModel
+    input: Any
+
+    @cached_property
+    def _prepared(self) -> Input:
+        return self.model.prepare(self.input)
+
+    def edits(self, cell: Any) -> Edits:
+        """The edits of a cell, with canonical names.
+
+        Raises:
+            InputError: something that is no cell.
+        """
+        several = is_several(cell)
+        parts = cell if several else [cell]
+        return Edits(tuple(edit for part in parts for edit in self._of_one(part, several)))
+
+    def _of_one(self, part: Any, several: bool) -> Sequence[Edit]:
+        if isinstance(part, tuple | list) and len(part) == 3 and not is_several(part):
+            part = Cell(*part)
+        if isinstance(part, Cell):
+            return [part.edit_at(self.model.vocabulary.canonical(part.point))]
+        if isinstance(part, InterventionEdit):
+            return [part]
+        if isinstance(part, Intervention):
+            return edits_of(self.model, part, self._prepared, several)
+        raise InputError(
+            f"{part!r} is no cell. Pass a Cell, a tuple (site, slice, source), an intervention, or "
+            "a list of these."
+        )
+
+
+def is_several(cell: Any) -> bool:
+    """Whether a cell is a list of edits, which act together in one run."""
+    return isinstance(cell, list | tuple) and all(map(_is_one, cell))
+
+
+def _is_one(part: Any) -> bool:
+    """Whether something is one edit; three things are if they begin with the name of a point."""
+    if isinstance(part, Cell | Intervention | InterventionEdit):
+        return True
+    if not isinstance(part, list | tuple) or len(part) != 3:
+        return False
+    name = part[0][0] if isinstance(part[0], tuple) and part[0] else part[0]
+    return isinstance(name, str)
 
 
 def _placed(base: BaseRun, edit: Edit) -> Edit:

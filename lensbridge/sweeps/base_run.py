@@ -1,6 +1,6 @@
 """BaseRun: the unpatched run, which is made once before any cell runs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,9 +85,9 @@ class BaseRun:
         """Letters of an activation's axes (see `docs/points.md`)."""
         return self.model.engine.sites[point].axes.split()
 
-    def patched(self, cells: Sequence[Edit]) -> Tensor:
-        """Logits of one run with all of these cells patched."""
-        return self.model.run_with_hooks(self.input, [hook_of(cell) for cell in cells])
+    def patched(self, edits: Iterable[Edit]) -> Tensor:
+        """Logits of one run with all of these edits, in their order."""
+        return self.model.run_with_hooks(self.input, [hook_of(edit) for edit in edits])
 
 
 def noting_arrivals(
@@ -111,10 +111,10 @@ def noting_arrivals(
     return model.listening([Callback(n, "read", noting(n), first=True, by_row=True) for n in names])
 
 
-def hook_of(cell: Edit) -> tuple[Any, Any]:
-    """A cell as a pair for `fwd_hooks`."""
+def hook_of(edit: Edit) -> tuple[Any, Any]:
+    """An edit as a pair for `fwd_hooks`."""
 
     def patch(activation: Tensor, hook: Hook) -> Tensor:
-        return cell.apply(activation)
+        return edit.apply(activation)
 
-    return cell.point, patch
+    return edit.point, patch

@@ -1,8 +1,8 @@
-"""CellBatch: patched runs in one batch, each of which starts at the layer that it patches.
+"""CellBatch: patched runs in one batch, each of which starts at the first layer that it patches.
 
-Each cell has a row: the unpatched run with the cell's edit in it. Three things are not computed:
+Each cell has a row: the unpatched run with the cell's edits in it. Three things are not computed:
 
-- the layers before the cell's own, where the row is the unpatched run;
+- the layers before the cell's first, where the row is the unpatched run;
 - the positions before the first one that the cell changes, which are the unpatched run too: the row
   reads their keys and values;
 - the logits at positions that the metric does not read.
@@ -26,6 +26,7 @@ from lensbridge.sites.derived import LatentSite
 from lensbridge.sweeps.batch_hooks import BatchHooks
 from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.edit import Edit
+from lensbridge.sweeps.edits import Edits, points_of
 from lensbridge.sweeps.packing import mlp_of, packed
 from lensbridge.sweeps.prefix import lengthen
 from lensbridge.sweeps.rows import run_rows, same
@@ -51,13 +52,17 @@ class Row:
     """
 
     start: int
-    cell: Edit | None = None
+    cell: Edits | None = None
     stream: Tensor | None = None
 
     @property
     def layer(self) -> int:
         """Where it starts."""
-        return (layer_of(self.cell.point) or 0) if self.cell else 0
+        return self.cell.layer if self.cell else 0
+
+    def within(self, layer: int, stop: int) -> list[Edit]:
+        """What it patches in some layers."""
+        return self.cell.within(layer, stop) if self.cell else []
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class CellBatch:
     """
 
     context: SweepContext
-    cells: Sequence[Edit]
+    cells: Sequence[Edits]
     on_progress: Callable[[float], None] = lambda share: None
 
     def run(self) -> list[Callable[[], Tensor]] | None:
@@ -141,10 +146,8 @@ class CellBatch:
         """Take rows from one layer up to another."""
         context, start = self.context, group[0].start
         rows = self._stacked(group, layer)
-        hooks = BatchHooks(
-            [(i, row.cell) for i, row in enumerate(group) if row.cell and row.layer == layer],
-            context.base,
-        )
+        edits = [(i, edit) for i, row in enumerate(group) for edit in row.within(layer, stop)]
+        hooks = BatchHooks(edits, context.base, [row.start for row in group])
         at_one = stop == self._depth and self._ends_at_one and start < context.end - 1
         if at_one:
             rows = self._last_layer(rows, start, hooks)
@@ -169,7 +172,7 @@ class CellBatch:
         """
         context, start = self.context, group[0].start
         module = mlp_of(context.base.model.native.blocks[layer])
-        points = [row.cell.point for row in group if row.cell and row.layer == layer]
+        points = [edit.point for row in group for edit in row.within(layer, stop)]
         points += [one.name for one in context.base.model.engine.listening]
         if module is None or stop != layer + 1 or self._are_on(module, points):
             return nullcontext()
@@ -226,6 +229,7 @@ class CellBatch:
         context = self.context
         last = context.base.model.native.blocks[-1].attn
         alone = context.prefix is not None and list(context.reads) == [context.end - 1]
+        alone = alone and not any(cell.mixes_late for cell in self.cells)
         return alone and last is not None and not self._forgets
 
     @property
@@ -234,7 +238,7 @@ class CellBatch:
         it, and computes keys and values from them again.
         """
         sites = self.context.base.model.engine.sites
-        points = (cell.point for cell in self.cells if layer_of(cell.point) == self._depth - 1)
+        points = (one for one in points_of(self.cells) if layer_of(one) == self._depth - 1)
         return any(isinstance(sites[point], LatentSite) for point in points)
 
     def _last_layer(self, rows: Tensor, start: int, hooks: BatchHooks) -> Tensor:

@@ -52,3 +52,8 @@ class Cell:
     def first_position(self, axes: Sequence[str]) -> int:
         """The first position that the cell writes to; 0 where that is not known."""
         return self._edit.first_position(axes)
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether what it writes at a position may depend on what is at others."""
+        return self._edit.mixes_positions

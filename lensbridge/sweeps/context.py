@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.sweeps.base_run import BaseRun
-from lensbridge.sweeps.edit import Edit
+from lensbridge.sweeps.edits import Edits, points_of
 from lensbridge.sweeps.prefix import Prefix
 
 
@@ -44,19 +44,23 @@ class SweepContext:
 
     @classmethod
     def of(
-        cls, base: BaseRun, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Edit]
+        cls, base: BaseRun, prefix: Prefix | None, reads: Sequence[int], cells: Sequence[Edits]
     ) -> "SweepContext":
         """The context of some cells. An edited pattern may look at later positions, so it needs
-        the keys of all of them. Interventions of a context may count positions from the end.
+        the keys of all of them. So does an edit that mixes positions which an earlier one changed.
+        Interventions of a context may count positions from the end.
         """
-        whole = prefix is None or any("k" in base.axes(cell.point) for cell in cells)
-        whole = whole or not base.model.engine.is_idle
+        whole = prefix is None or any("k" in base.axes(point) for point in points_of(cells))
+        whole = whole or not base.model.engine.is_idle or any(cell.mixes_late for cell in cells)
         return cls(base, prefix, reads, base.logits.shape[1] if whole else reads[-1] + 1)
 
-    def is_too_late(self, cell: Edit) -> bool:
+    def is_too_late(self, cell: Edits) -> bool:
         """Whether a cell begins after all positions that are read, so that it cannot matter."""
         return self.prefix is not None and self.start(cell) > self.reads[-1]
 
-    def start(self, cell: Edit) -> int:
+    def start(self, cell: Edits) -> int:
         """The position at which the row of a cell may begin."""
-        return 0 if self.prefix is None else cell.first_position(self.base.axes(cell.point))
+        if self.prefix is None:
+            return 0
+        axes = self.base.axes
+        return min((edit.first_position(axes(edit.point)) for edit in cell), default=0)

@@ -31,6 +31,10 @@ class Edit(Protocol):
             axes: letters of the activation's axes.
         """
 
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether what it writes at a position may depend on what is at others."""
+
 
 @dataclass(frozen=True, eq=False)
 class IndexedEdit:
@@ -63,6 +67,11 @@ class IndexedEdit:
             return 0
         return _first(index[axis])
 
+    @property
+    def mixes_positions(self) -> bool:
+        """Never: the value is given."""
+        return False
+
 
 @dataclass(frozen=True, eq=False)
 class SetterEdit:
@@ -93,6 +102,11 @@ class SetterEdit:
         """The position in the index, if the function is known to take one."""
         axis = _position_axis(axes)
         return _first(self.index[1 + self.axes.index(axis)]) if axis in self.axes else 0
+
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether the function is one that nothing is known of."""
+        return not self.axes
 
 
 def _position_axis(axes: Sequence[str]) -> int | None:

@@ -21,6 +21,7 @@ class Grid:
         rows: the numbers of each cell, in the order in which the cells run.
         axis_values: the numbers along each axis of the result (layers that lack the point are left
             out); None if the cells are a list, so that the result has one axis for them.
+        names: of the cells of a list, if they have any.
 
     Example:
         >>> grid = Grid.over(("layer", "pos"), ((0, 2), (0, 1, 2)))
@@ -31,6 +32,7 @@ class Grid:
     axis_names: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
     axis_values: tuple[tuple[int, ...], ...] | None = None
+    names: tuple[str, ...] | None = None
 
     @classmethod
     def over(cls, names: Sequence[str], values: Sequence[Iterable[int]]) -> "Grid":

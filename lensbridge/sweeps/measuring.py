@@ -13,6 +13,7 @@ import torch
 from lensbridge.errors import InputError
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.edit import Edit
+from lensbridge.sweeps.edits import Edits
 from lensbridge.sweeps.memory import batch_tokens, check_values
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import SweepOptions
@@ -22,14 +23,21 @@ _ASKED = "asked for"
 
 
 def measure(
-    base: BaseRun, cells: Sequence[Edit], metrics: Metrics, options: SweepOptions
+    base: BaseRun, given: Sequence[Edit | Edits], metrics: Metrics, options: SweepOptions
 ) -> Measured:
     """Run every cell and measure it.
+
+    Args:
+        base: the unpatched run.
+        given: what each run changes.
+        metrics: what is measured.
+        options: how to run the cells.
 
     Raises:
         InputError: a metric that does not fit, more than memory holds, or `exact=False` for cells
             that cannot be run in batches.
     """
+    cells = [Edits.of(one) for one in given]
     check_values(base, len(cells), metrics)
     most = batch_tokens(base, options.max_batch_tokens)
     if most < 1:
@@ -50,7 +58,7 @@ def measure(
     return run
 
 
-def _fill(base: BaseRun, cells: Sequence[Edit], metrics: Metrics, run: Measured) -> None:
+def _fill(base: BaseRun, cells: Sequence[Edits], metrics: Metrics, run: Measured) -> None:
     """Run cells again whose metric is NaN: it may have read logits that were left out.
 
     Which positions a metric reads is found out on the unpatched run. A metric that chooses them by
@@ -60,7 +68,7 @@ def _fill(base: BaseRun, cells: Sequence[Edit], metrics: Metrics, run: Measured)
     try:
         with torch.no_grad():
             for i in lacking.any(0).nonzero().flatten().tolist():
-                run.values[:, i] = metrics.measure(base.patched([cells[i]]))
+                run.values[:, i] = metrics.measure(base.patched(cells[i]))
                 if not run.values[:, i].isnan().any():
                     run.reasons.append("the metric reads other positions when cells are patched")
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from tqdm.auto import tqdm
 
+from lensbridge.steps import tell_step
+
 
 class ProgressBar:
     """A progress bar of cells, some of which run together.
@@ -18,16 +20,18 @@ class ProgressBar:
     def done(self) -> None:
         """One more cell has its value."""
         self._done += 1
-        self._show(self._done)
+        self.reach(self._done)
 
     def under_way(self, cells: int, share: float) -> None:
         """Further cells are running, and this share of their work is done."""
-        self._show(self._done + int(cells * share))
+        self.reach(self._done + int(cells * share))
 
     def close(self) -> None:
         """Stop, and leave the bar as it is."""
         self._bar.close()
 
-    def _show(self, cells: int) -> None:
+    def reach(self, cells: int) -> None:
+        """So many cells are done, or as good as."""
+        tell_step(cells, self._bar.total)
         if cells > self._bar.n:
             self._bar.update(cells - self._bar.n)

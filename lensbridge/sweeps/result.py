@@ -239,13 +239,15 @@ class PatchingResult(Drawn, AsTensor):
         return pandas().DataFrame(list(self._records()))
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        values = self.values.detach().cpu()
+        values, grid = self.values.detach().cpu(), self.grid
         values = values if self.has_metric_axis else values.unsqueeze(0)
         values = values.unsqueeze(-1) if self.reduced else values
         for metric, table in zip(self.metric_names, values, strict=True):
-            for i, row in enumerate(self.grid.rows):
-                place = (i,) if self.grid.axis_values is None else self.grid.place(row)
+            for i, row in enumerate(grid.rows):
+                place = (i,) if grid.axis_values is None else grid.place(row)
                 about = {"metric": metric, **self._named(row)}
+                if grid.names is not None:
+                    about["name"] = grid.names[i]
                 for example, value in enumerate(table[place].tolist()):
                     kept = {} if self.reduced else {"example": example}
                     yield {**about, **kept, "value": value}
@@ -307,7 +309,8 @@ class PatchingResult(Drawn, AsTensor):
         """The same, with positions as numbers: what `plot` takes."""
         grid = self.grid
         if grid.axis_values is None:
-            swept: dict[str, Sequence[str]] = {"cell": [str(i) for i in range(len(grid.rows))]}
+            numbers = [str(i) for i in range(len(grid.rows))]
+            swept: dict[str, Sequence[str]] = {"cell": grid.names or numbers}
         else:
             pairs = zip(grid.axis_names, grid.axis_values, strict=True)
             swept = {name: [str(value) for value in axis] for name, axis in pairs}

@@ -18,6 +18,7 @@ from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.batch import MOST_CONTROLS, CellBatch
 from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.edit import Edit
+from lensbridge.sweeps.edits import Edits, points_of
 from lensbridge.sweeps.metric import Metrics
 from lensbridge.sweeps.options import SweepOptions
 from lensbridge.sweeps.prefix import prefix_of
@@ -54,7 +55,7 @@ class Measured:
 
 
 def run_cells(
-    base: BaseRun, cells: Sequence[Edit], metrics: Metrics, options: SweepOptions, max_tokens: int
+    base: BaseRun, cells: Sequence[Edits], metrics: Metrics, options: SweepOptions, max_tokens: int
 ) -> Measured:
     """Measure every cell. Ctrl-C ends the sweep and leaves NaN for the cells that did not run.
 
@@ -88,7 +89,7 @@ class _Running:
     """The cells of a sweep, and what was measured of them so far."""
 
     base: BaseRun
-    cells: Sequence[Edit]
+    cells: Sequence[Edits]
     metrics: Metrics
     options: SweepOptions
     max_tokens: int
@@ -101,9 +102,9 @@ class _Running:
             self.run.reasons.append("asked for")
             self._one_by_one(range(len(self.cells)))
             return
-        points = dict.fromkeys(cell.point for cell in self.cells)
-        by_point = {point: why_single(self.base, point) for point in points}
-        why = [by_point[cell.point] for cell in self.cells]
+        by_point = {point: why_single(self.base, point) for point in points_of(self.cells)}
+        reasons = [[by_point[point] for point in cell.points] for cell in self.cells]
+        why = [next((one for one in some if one is not None), None) for some in reasons]
         self.run.reasons += [reason for reason in by_point.values() if reason is not None]
         self._refuse_single()
         together = [i for i, reason in enumerate(why) if reason is None]
@@ -117,7 +118,7 @@ class _Running:
 
     def _one_by_one(self, indices: Iterable[int]) -> None:
         for i in indices:
-            self._keep(i, self.base.patched([self.cells[i]]))
+            self._keep(i, self.base.patched(self.cells[i]))
 
     def _refuse_single(self) -> None:
         if self.options.exact is False and self.run.reasons:
@@ -151,11 +152,11 @@ class _Running:
                 self._keep(i, logits_of())
 
     def _batched(
-        self, context: SweepContext, cells: Sequence[Edit]
+        self, context: SweepContext, cells: Sequence[Edits]
     ) -> list[Callable[[], Tensor]] | str:
         """Logits of cells, with the prefix reused, else without; or why neither can be done."""
         whole = SweepContext.of(context.base, None, context.reads, cells)
-        layer = min(layer_of(cell.point) or 0 for cell in cells)
+        layer = min(cell.layer for cell in cells)
         progress = partial(self.meter.under_way, len(cells))
         for attempt in [context, whole] if context.prefix else [whole]:
             logits = started_late(layer, CellBatch(attempt, cells, progress).run)
@@ -165,7 +166,7 @@ class _Running:
 
 
 def _groups(
-    context: SweepContext, cells: Sequence[Edit], indices: Sequence[int], max_tokens: int
+    context: SweepContext, cells: Sequence[Edits], indices: Sequence[int], max_tokens: int
 ) -> Iterator[list[int]]:
     """Cells that are run in one batch, with room for its control rows."""
     starts = {i: context.start(cells[i]) for i in indices}
@@ -182,10 +183,13 @@ def _groups(
         yield group
 
 
-def _changes_nothing(base: BaseRun, cell: Edit) -> bool:
+def _changes_nothing(base: BaseRun, cell: Edits) -> bool:
     """Whether a cell writes what is there already, as where two prompts begin alike."""
-    there = base.cache[cell.point]
-    return torch.equal(cell.apply(there.clone()), there)
+    return all(_leaves(edit, base.cache[edit.point]) for edit in cell)
+
+
+def _leaves(edit: Edit, there: Tensor) -> bool:
+    return torch.equal(edit.apply(there.clone()), there)
 
 
 def entrances(model: HookedModel, points: Iterable[str]) -> list[str]:
