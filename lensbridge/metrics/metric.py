@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.inputs.tokens import Tokens
-from lensbridge.tensors.positions import padded, token_positions
-from lensbridge.tensors.slices import RowColumns
+from lensbridge.tensors.positions import columns_of_tokens, padded, row_has
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 """What becomes of the numbers of the examples: their mean, their sum, or each of them."""
@@ -39,7 +38,7 @@ class MetricRun:
     clean: Callable[[], Tensor] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metric(ABC):
     """One number for each example of a run, from its logits.
 
@@ -95,6 +94,18 @@ class Metric(ABC):
         """The metric with ids in place of texts."""
         return self
 
+    def __repr__(self) -> str:
+        said = [
+            (one.name, vars(self)[one.name], one.default)
+            for one in sorted(fields(self), key=lambda one: bool(one.kw_only))
+        ]
+        told = [
+            f"{value!r}" if default is MISSING else f"{name}={_shown(value)}"
+            for name, value, default in said
+            if isinstance(value, Tensor) or value != default
+        ]
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def reduced(self, reduce: Reduction) -> "Metric":
         """The same metric with another reduction."""
         return replace(self, reduce=reduce)
@@ -120,6 +131,10 @@ class BoundMetric:
         return BoundMetric(self.metric.reduced(reduce), self.run)
 
 
+def _shown(value: Any) -> str:
+    return f"tensor of {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
 def wide(logits: Tensor) -> Tensor:
     """Logits in float32 or better."""
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -134,28 +149,24 @@ def read_at(logits: Tensor, position: ReadPosition, run: MetricRun) -> Tensor:
         InputError: an example has no such token, or a list of another length.
     """
     batch, length = logits.shape[:2]
-    asked: Any = position
-    if isinstance(position, tuple):
-        if len(position) != batch:
-            raise InputError(
-                f"position has {len(position)} entries, one for each example, and the logits are "
-                f"of {batch}."
-            )
-        asked = torch.tensor(position)[:, None]
-    columns = token_positions(asked, padded(run.mask, length), "tokens", "position")
-    if isinstance(columns, RowColumns):
-        return columns.of(logits, 1, 0)[:, 0]
-    if isinstance(columns, Tensor):
-        _check_within(columns, length)
-        return logits[torch.arange(batch, device=logits.device), columns[:, 0].to(logits.device)]
-    _check_within(torch.tensor([columns]), length)
-    return logits[:, columns]  # type: ignore[index]
+    if isinstance(position, tuple) and len(position) != batch:
+        raise InputError(
+            f"position has {len(position)} entries, one for each example, and the logits are of "
+            f"{batch}."
+        )
+    asked = torch.tensor(position).expand(batch)
+    real = padded(run.mask, length)
+    sizes = torch.full((batch,), length) if real is None else real.sum(-1).cpu()
+    _check_within(asked, sizes)
+    tokens = torch.where(asked < 0, asked + sizes, asked)
+    columns = tokens if real is None else columns_of_tokens(real, tokens[:, None])[:, 0]
+    return logits[torch.arange(batch, device=logits.device), columns.to(logits.device)]
 
 
-def _check_within(columns: Tensor, length: int) -> None:
-    wrong = columns[(columns < -length) | (columns >= length)]
-    if len(wrong):
-        raise InputError(f"position={int(wrong[0])}: the texts have {length} tokens.")
+def _check_within(asked: Tensor, sizes: Tensor) -> None:
+    for row, (position, size) in enumerate(zip(asked.tolist(), sizes.tolist(), strict=True)):
+        if not -size <= position < size:
+            raise InputError(f"position={position}: {row_has(row, size)}.")
 
 
 def normal_position(position: Any, everywhere: bool = False) -> Any:

@@ -19,7 +19,7 @@ from lensbridge.tensors.loss import lm_cross_entropy_loss
 from lensbridge.tensors.positions import padded
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KL(Metric):
     """How far the predictions are from those of another run: KL(other run || this run), in nats.
 
@@ -75,7 +75,7 @@ def divergence(other: Tensor, here: Tensor) -> Tensor:
     return torch.where(log_p.exp() == 0, torch.zeros_like(terms), terms).sum(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loss(Metric):
     """The next-token loss of each text, in nats: the mean over its tokens.
 

@@ -15,7 +15,7 @@ Token: TypeAlias = "str | int | Sequence[str | int] | Tensor"
 """A token as text or id: one for all examples, or a list with one for each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenMetric(Metric):
     """A metric of one token at one position of each example.
 
@@ -37,7 +37,7 @@ class TokenMetric(Metric):
         return replace(self, token=resolved_token(self.token, run))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Logit(TokenMetric):
     """The logit of a token.
 
@@ -53,7 +53,7 @@ class Logit(TokenMetric):
         return of_token(read_at(logits, self.position, run), self.token)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogProb(TokenMetric):
     """The log-probability of a token, in nats."""
 
@@ -62,7 +62,7 @@ class LogProb(TokenMetric):
         return of_token(read_at(logits, self.position, run).log_softmax(-1), self.token)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prob(TokenMetric):
     """The probability of a token."""
 
@@ -71,7 +71,7 @@ class Prob(TokenMetric):
         return of_token(read_at(logits, self.position, run).softmax(-1), self.token)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rank(TokenMetric):
     """How many tokens are likelier than a token: 0 for the likeliest. It has no gradient."""
 
@@ -82,7 +82,7 @@ class Rank(TokenMetric):
         return ranks.masked_fill(read.isnan().any(-1), torch.nan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogitDiff(Metric):
     """The logit of a right token minus that of a wrong one.
 
