@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
@@ -21,6 +22,7 @@ from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.forward import Span, run_forward
 from lensbridge.hooks.loss import Loss
 from lensbridge.hooks.methods import HookPair
+from lensbridge.hooks.reach import last_layer
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.opened_model import OpenedModel
@@ -70,7 +72,15 @@ class HookedModel(PlanMethods, OpenedModel):
     # --- running -----------------------------------------------------------------------------
 
     @overload
-    def forward(self, input: Any, return_type: OneTensor = "logits", **options: Any) -> Tensor: ...
+    def forward(
+        self, input: Any = None, return_type: OneTensor = "logits", **options: Any
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self, input: Any = None, *, return_type: Literal["both"], **options: Any
+    ) -> LogitsAndLoss: ...
+    @overload
+    def forward(self, input: Any = None, *, return_type: None, **options: Any) -> Tensor | None: ...
     @overload
     def forward(
         self, input: Any, return_type: Literal["both"], **options: Any
@@ -79,7 +89,7 @@ class HookedModel(PlanMethods, OpenedModel):
     def forward(self, input: Any, return_type: None, **options: Any) -> Tensor | None: ...
     def forward(
         self,
-        input: Any,
+        input: Any = None,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
@@ -96,9 +106,12 @@ class HookedModel(PlanMethods, OpenedModel):
         """Run the model.
 
         Args:
-            input: text, a list of texts, ids `[pos]` or `[batch, pos]`, a tokenizer's output, or
-                embeddings `[batch, pos, d_model]`; with `start_at_layer`, a residual stream.
-            return_type: "logits", "loss", "both", or None to compute neither.
+            input: text, the messages of a chat (`[{"role": ..., "content": ...}]`, which go through
+                the tokenizer's chat template), a list of texts or of chats, ids `[pos]` or
+                `[batch, pos]`, a tokenizer's output, or embeddings `[batch, pos, d_model]`; with
+                `start_at_layer`, a residual stream.
+            return_type: "logits", "loss", "both", or None to compute neither. A run with None ends
+                after the last layer that a hook or a cache looks into.
             loss_per_token: the loss of each pair instead of the mean.
             prepend_bos: BOS before text; None means the default (True).
             padding_side: where short texts of a list are padded; None means right.
@@ -112,6 +125,9 @@ class HookedModel(PlanMethods, OpenedModel):
                 (masked ones, classifiers, encoder-decoders) have no loss without labels.
             tokens: the ids whose next ones the loss is of, where the input is a residual or
                 embeddings.
+            inputs_embeds: embeddings in the place of `input`.
+            add_generation_prompt: whether a chat ends where the assistant's answer begins; None: it
+                does unless the last message is the assistant's own.
             hf: for the native forward.
 
         Shapes: logits `[batch, pos, d_vocab]`; loss a scalar, or per token `[batch, pos - 1]`, of
@@ -147,7 +163,8 @@ class HookedModel(PlanMethods, OpenedModel):
         Args:
             input: as in `forward`.
             options: `prepend_bos`, `padding_side`, `attention_mask`, `position_ids`,
-                `past_key_values` and other keywords of the native forward.
+                `past_key_values`, `inputs_embeds`, `add_generation_prompt` and other keywords of
+                the native forward.
 
         Raises:
             TypeError: a keyword that the model does not take.
@@ -197,6 +214,9 @@ class HookedModel(PlanMethods, OpenedModel):
         prepared = self.prepare(input, **prepare)
         head = return_type is not None or self._listens("hook_logits", callbacks)
         span = Span.of(start_at_layer, stop_at_layer, self.native.sizes.n_layers, head)
+        if return_type is None and span.stop is None:
+            enough = last_layer(self.engine, self.native, prepared, callbacks, span.misses)
+            span = replace(span, enough=enough)
         self.engine.check(prepared, callbacks, muted=span.misses)
         loss = self._loss(prepared, return_type if span.stop is None else None, labels, tokens)
         outcome = run_forward(self.engine, self.native, loss.given(prepared), span, callbacks)
@@ -234,7 +254,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_hooks(
         self,
-        input: Any,
+        input: Any = None,
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
         *,
@@ -244,7 +264,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_hooks(
         self,
-        input: Any,
+        input: Any = None,
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
         *,
@@ -254,7 +274,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_hooks(
         self,
-        input: Any,
+        input: Any = None,
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
         *,
@@ -263,7 +283,7 @@ class HookedModel(PlanMethods, OpenedModel):
     ) -> Tensor | None: ...
     def run_with_hooks(
         self,
-        input: Any,
+        input: Any = None,
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
         reset_hooks_end: bool = True,
@@ -300,7 +320,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: OneTensor = "logits",
@@ -310,7 +330,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: Literal["both"],
@@ -320,7 +340,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: None,
@@ -330,7 +350,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: OneTensor = "logits",
@@ -340,7 +360,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: Literal["both"],
@@ -350,7 +370,7 @@ class HookedModel(PlanMethods, OpenedModel):
     @overload
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         *,
         return_type: None,
@@ -359,7 +379,7 @@ class HookedModel(PlanMethods, OpenedModel):
     ) -> tuple[Tensor | None, dict[str, Tensor]]: ...
     def run_with_cache(
         self,
-        input: Any,
+        input: Any = None,
         names_filter: NamesFilter = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,

@@ -106,14 +106,14 @@ def test_a_wrong_keyword_of_load(wrong: str, hint: str) -> None:
         lensbridge.load("demo", **{wrong: True})
 
 
-def test_messages_of_a_chat_are_no_input(model: lensbridge.LensModel) -> None:
-    for given in (CHAT, [CHAT, CHAT], CHAT[0]):
-        for run in (model, model.run_with_cache, model.generate, model.to_str_tokens):
-            with pytest.raises(InputError, match="apply_chat_template"):
+def test_messages_of_a_chat_need_a_template_and_a_list(model: lensbridge.LensModel) -> None:
+    runs = (model, model.run_with_cache, model.generate, model.to_str_tokens, model.to_tokens)
+    for run in runs:
+        for given in (CHAT, [CHAT, CHAT]):
+            with pytest.raises(InputError, match=r"no chat template.*tokenizer\.chat_template"):
                 run(given)
-    for given in (CHAT, [CHAT, CHAT]):
-        with pytest.raises(InputError, match="apply_chat_template"):
-            model.to_tokens(given)
+        with pytest.raises(InputError, match=r"one message of a chat.*\[message\]"):
+            run(CHAT[0])
 
 
 def test_names_that_other_libraries_have_at_their_top() -> None:

@@ -44,7 +44,7 @@ class GenerationMethods(HookedModel):
     @torch.no_grad()
     def generate(
         self,
-        input: Any,
+        input: Any = None,
         max_new_tokens: int = 10,
         stop_at_eos: bool = True,
         eos_token_id: int | list[int] | None = None,
@@ -62,6 +62,8 @@ class GenerationMethods(HookedModel):
         return_cache: bool = False,
         names_filter: NamesFilter = None,
         device: torch.device | str | None = None,
+        inputs_embeds: Tensor | None = None,
+        add_generation_prompt: bool | None = None,
         **hf: Any,
     ) -> Any:
         """Continue text with HuggingFace's `generate`; hooks act at every step.
@@ -92,6 +94,10 @@ class GenerationMethods(HookedModel):
                 where it is named.
             names_filter: what to keep, as in `run_with_cache`.
             device: where to keep it.
+            inputs_embeds: embeddings `[batch, pos, d_model]` in the place of `input`; what comes
+                back is the new ids.
+            add_generation_prompt: whether a chat ends where the assistant's answer begins; None: it
+                does unless the last message is the assistant's own.
             past_key_values: a key/value cache of the beginning of the input: those positions are
                 not run again. The input is the whole text.
             hf: anything else that HuggingFace's `generate` takes: beams, processors, streamers,
@@ -113,7 +119,12 @@ class GenerationMethods(HookedModel):
         generation.require_generation(self.native.core)
         mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
         generation.check_options(self.native.core, hf, self.preparer.accepted)
-        text = {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side()}
+        text = {
+            "prepend_bos": prepend_bos,
+            "padding_side": padding_side or self._prompt_side(),
+            "inputs_embeds": inputs_embeds,
+            "add_generation_prompt": add_generation_prompt,
+        }
         prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
         callbacks = self._intervening(interventions)
         read, kept = self._continued(prepared, past, return_cache)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, LensbridgeError, suggest
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.inputs.prompts import is_text, plain_input
+from lensbridge.inputs.prompts import is_one_text, is_text
 from lensbridge.inputs.tokens import Tokens
+from lensbridge.steps import is_told, tell_step
 
 ReturnType = Literal["input", "str", "tokens"]
 """input: text for text, ids for ids. str: always text. tokens: always ids."""
@@ -32,7 +33,6 @@ _INSTEAD = {
     "batch_size": "fewer texts or rows at a time: all of them run in one batch",
     "inputs": "the input first",
     "input_ids": "the input first",
-    "inputs_embeds": "the input first",
 }
 
 
@@ -62,14 +62,24 @@ class FrequencyPenalty:
 
 
 class Progress:
-    """A progress bar on stderr that moves once a step, shown if it takes more than a second."""
+    """A progress bar on stderr that moves once a step, shown if it takes more than a second.
 
-    def __init__(self, total: int) -> None:
+    Args:
+        total: steps at most.
+        shown: whether the bar is shown; who waits for steps is told them anyway.
+    """
+
+    def __init__(self, total: int, shown: bool = True) -> None:
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=total, desc="generating", unit="tok", leave=False, delay=1)
+        self.total, self.done = total, 0
+        self.bar = tqdm(
+            total=total, desc="generating", unit="tok", leave=False, delay=1, disable=not shown
+        )
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.done += 1
+        tell_step(self.done, self.total)
         self.bar.update()
         return scores
 
@@ -247,7 +257,7 @@ def as_asked(
         str(decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         for row in _without_padding(sequences, mask)
     ]
-    many = len(texts) > 1 or (is_text(given) and not isinstance(plain_input(given), str))
+    many = len(texts) > 1 or (is_text(given) and not is_one_text(given))
     return texts if many else texts[0]
 
 
@@ -296,6 +306,6 @@ def processors(
     found = list(given or [])
     if freq_penalty:
         found.append(FrequencyPenalty(freq_penalty, temperature, mask))
-    if verbose:
-        found.append(Progress(total))
+    if verbose or is_told():
+        found.append(Progress(total, verbose))
     return found

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.inputs.prompts import Encoded, is_text, plain_input
+from lensbridge.inputs.prompts import Encoded, is_one_text, is_text, plain_input
 from lensbridge.inputs.tokens import Tokens
 
 
@@ -57,7 +57,7 @@ def _row_count(given: Any) -> int:
     given = given.ids if isinstance(given, Encoded) else given
     if isinstance(given, Tensor):
         return given.shape[0] if given.ndim == 2 else 1
-    return len(given) if is_text(given) and not isinstance(given, str) else 1
+    return len(given) if is_text(given) and not is_one_text(given) else 1
 
 
 class _NobodyReads(Exception):  # noqa: N818

@@ -24,12 +24,14 @@ from lensbridge.sites.site import Call, Chain, Stage
 class Span:
     """Which part of the model runs: layers `start` to `stop`, and whether the head does.
 
-    `start` None: from the tokens. `stop` None: through to the head.
+    `start` None: from the tokens. `stop` None: through to the head. `enough`: the run gives
+    nothing, and nobody looks behind this layer.
     """
 
     start: int | None = None
     stop: int | None = None
     head: bool = True
+    enough: int | None = None
 
     @classmethod
     def of(cls, start: int | None, stop: int | None, n_layers: int, head: bool) -> "Span":
@@ -56,6 +58,7 @@ class Span:
     def __str__(self) -> str:
         begin = "the tokens" if self.start is None else f"layer {self.start}"
         end = "the head" if self.stop is None else f"before layer {self.stop}"
+        end = end if self.enough is None else f"layer {self.enough}, behind which nobody looks"
         return f" It ran from {begin} to {end}."
 
 
@@ -171,6 +174,8 @@ def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[
         stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
     elif span.stop is not None:
         stages.append(Stage(modules[-1], "output", 90, _stop_with_result))
+    elif span.enough is not None:
+        stages.append(Stage(modules[span.enough], "output", 90, _stop))
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
     return stages

@@ -12,6 +12,7 @@ _WITH_CACHE = (
 _OF_ALL = (
     *("return_type", "loss_per_token", "prepend_bos", "padding_side", "attention_mask"),
     *("position_ids", "start_at_layer", "stop_at_layer", "past_key_values", "labels", "tokens"),
+    *("inputs_embeds", "add_generation_prompt"),
 )
 _INSTEAD = {
     "batch_size": "All rows of an input run in one batch: pass fewer rows at a time. Sweeps make "

@@ -34,6 +34,7 @@ class TextMethods:
         move_to_device: bool = True,
         truncate: bool = False,
         return_mask: Literal[False] = False,
+        add_generation_prompt: bool | None = None,
     ) -> Tensor: ...
     @overload
     def to_tokens(
@@ -45,6 +46,7 @@ class TextMethods:
         truncate: bool = False,
         *,
         return_mask: Literal[True],
+        add_generation_prompt: bool | None = None,
     ) -> tuple[Tensor, Tensor]: ...
     def to_tokens(
         self,
@@ -54,17 +56,20 @@ class TextMethods:
         move_to_device: bool = True,
         truncate: bool = False,
         return_mask: bool = False,
+        add_generation_prompt: bool | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Token ids of one text or several.
 
         Args:
-            input: text, a list of texts, or an object that holds prompts, such as an
-                `IOIDataset`; several are padded to one width.
+            input: text, a list of texts, the messages of a chat, a list of chats, or an object
+                that holds prompts, such as an `IOIDataset`; several are padded to one width.
             prepend_bos: BOS first; None means the default (True). Never two.
             padding_side: None means right, where padding cannot move a token.
             move_to_device: put them where the model is.
             truncate: cut what is longer than the context, from the right.
             return_mask: also give the attention mask, which a left-padded batch needs.
+            add_generation_prompt: whether a chat ends where the assistant's answer begins; None: it
+                does unless the last message is the assistant's own.
 
         Shapes: `[batch, pos]`, one row for one text; with `return_mask` a pair of them.
 
@@ -72,7 +77,7 @@ class TextMethods:
             TokenizerMissingError: the model has no tokenizer.
         """
         limit = self.preparer.native.sizes.n_ctx if truncate else None
-        encoded = self.tokens.encode(input, prepend_bos, padding_side, limit)
+        encoded = self.tokens.encode(input, prepend_bos, padding_side, limit, add_generation_prompt)
         device = self.preparer.device if move_to_device else torch.device("cpu")
         ids = encoded.ids.to(device)
         return (ids, encoded.mask.to(device)) if return_mask else ids
@@ -84,7 +89,7 @@ class TextMethods:
     def to_str_tokens(
         self, input: Any, prepend_bos: bool | None = None, padding_side: Side | None = None
     ) -> list[str] | list[list[str]]:
-        """Each token as text, of a text, a list of texts, prompts, or ids."""
+        """Each token as text, of a text, a list of texts, chats, prompts, or ids."""
         return self.tokens.to_str_tokens(input, prepend_bos, padding_side)
 
     def to_single_token(self, string: str) -> int:

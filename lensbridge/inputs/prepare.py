@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import ContextLengthError, InputError, TokenError
+from lensbridge.inputs.chat import refuse_message, refuse_option
 from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prompts import Encoded, Side, is_text, plain_input
-from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor, refuse_chat
+from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor
 from lensbridge.native.holding import execution_device
 from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
 from lensbridge.native.parts import ResolvedModel, StackPart
@@ -72,9 +73,22 @@ class Preparer:
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        add_generation_prompt: bool | None = None,
         **hf: Any,
     ) -> Prepared:
         """Tokenize, check and complete an input.
+
+        Args:
+            given: as in `HookedModel.forward`; None where `inputs_embeds` is passed.
+            prepend_bos: as there, like all others.
+            padding_side: where short texts are padded.
+            attention_mask: 1 for tokens, 0 for padding.
+            position_ids: of the tokens.
+            past_key_values: a key/value cache to continue.
+            inputs_embeds: embeddings `[batch, pos, d_model]` in the place of an input.
+            add_generation_prompt: for chats, as in `Tokens.encode`.
+            hf: for the native forward.
 
         Raises:
             TypeError: a keyword that the model does not take.
@@ -89,7 +103,10 @@ class Preparer:
                 "it out, or call model.hf_model itself."
             )
         self._check_keywords(hf)
-        ids, embeds, mask, bos, more = self._parse(given, prepend_bos, padding_side)
+        given = _one_input(given, inputs_embeds)
+        ids, embeds, mask, bos, more = self._parse(
+            given, prepend_bos, padding_side, add_generation_prompt
+        )
         self._check_twice({**hf, "position_ids": position_ids}, more)
         past_key_values = _one_cache(past_key_values, more)
         if attention_mask is not None:
@@ -158,14 +175,15 @@ class Preparer:
                 raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
 
     def _parse(
-        self, given: Any, prepend_bos: bool | None, side: Side | None
+        self, given: Any, prepend_bos: bool | None, side: Side | None, prompted: bool | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None, dict[str, Any]]:
         """Ids or embeddings, mask, whether BOS comes first, and what else the input says."""
         given = plain_input(given)
         if is_text(given) or isinstance(given, Encoded):
-            text = self.tokens.encode(given, prepend_bos, side)
+            text = self.tokens.encode(given, prepend_bos, side, add_generation_prompt=prompted)
             mask = None if bool(text.mask.all()) else text.mask.to(self.device)
             return self._checked(text.ids), None, mask, text.prepend_bos, {}
+        refuse_option(prompted)
         if isinstance(given, Mapping):
             return self._parse_mapping(given)
         tensor = as_tensor(given)
@@ -177,28 +195,46 @@ class Preparer:
 
     def _parse_mapping(
         self, given: Mapping[str, Any]
-    ) -> tuple[Tensor | None, None, Tensor | None, None, dict[str, Any]]:
-        """A tokenizer's or processor's output: ids, mask, and keywords of the native forward."""
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, dict[str, Any]]:
+        """A tokenizer's or processor's output: ids or embeddings, mask, and keywords of the native
+        forward.
+        """
         more = dict(given)
         own = self.native.calling.ids
         if own is not None and own in more and "input_ids" not in more:
             more["input_ids"] = more.pop(own)
+        if more.get("inputs_embeds") is not None:
+            return self._parse_embeds(more)
         if "input_ids" not in more and self.native.main_input in more:
             return None, None, None, None, self._tensors(more)
         if "input_ids" not in more:
-            refuse_chat(more)
+            refuse_message(more)
             raise InputError(
                 f"The input has no 'input_ids'; it has {', '.join(_some(more)) or 'nothing'}."
             )
         ids = self._checked(as_ids(more.pop("input_ids")))
-        mask = None if more.get("attention_mask") is None else self._mask(more["attention_mask"])
-        mask = None if mask is None or bool(mask.bool().all()) else mask
-        more.pop("attention_mask", None)
+        mask = self._mask_in(more)
         if "token_type_ids" not in self.accepted:
             more.pop("token_type_ids", None)  # which many tokenizers add for every model
         if "labels" in more:
             raise TypeError("'labels' in the input: pass labels=... beside it.")
         return ids, None, mask, None, self._tensors(more)
+
+    def _parse_embeds(
+        self, more: dict[str, Any]
+    ) -> tuple[None, Tensor, Tensor | None, None, dict[str, Any]]:
+        """A mapping with embeddings in it: those, mask, and keywords of the native forward."""
+        if more.pop("input_ids", None) is not None:
+            raise TypeError("The input has both input_ids and inputs_embeds: pass one of them.")
+        embeds = self._checked_embeds(as_tensor(more.pop("inputs_embeds")))
+        mask = self._mask_in(more)
+        return None, embeds, mask, None, self._tensors(more)
+
+    def _mask_in(self, more: dict[str, Any]) -> Tensor | None:
+        """The mask, taken out of a mapping; None where nothing is masked."""
+        given = more.pop("attention_mask", None)
+        mask = None if given is None else self._mask(given)
+        return None if mask is None or bool(mask.bool().all()) else mask
 
     def _tensors(self, more: Mapping[str, Any]) -> dict[str, Any]:
         self._check_keywords({name: value for name, value in more.items() if name not in SAID})
@@ -286,6 +322,23 @@ class Preparer:
         if bool(((counted == plain) | (mask == 0)).all()):
             return None
         return counted[:, -count:]
+
+
+def _one_input(given: Any, embeds: Tensor | None) -> Any:
+    """The input, whether it was passed first or as `inputs_embeds=`.
+
+    Raises:
+        TypeError: both were passed.
+        InputError: neither was.
+    """
+    if given is not None and embeds is not None:
+        raise TypeError("There is an input and inputs_embeds beside it: pass one of them.")
+    if given is None and embeds is None:
+        raise InputError(
+            "There is no input: NoneType cannot be run. Pass text, chat messages, ids [pos] or "
+            "[batch, pos], what a tokenizer returns, or inputs_embeds=[batch, pos, d_model]."
+        )
+    return given if embeds is None else {"inputs_embeds": embeds}
 
 
 def _one_cache(first: Any, named: dict[str, Any]) -> Any:

@@ -4,13 +4,14 @@ An object is one if it has a method `as_input`. Everywhere a text is taken, such
 too, and a list of objects that each hold one text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.inputs.chat import are_chats, is_chat
 
 Side = Literal["left", "right"]
 """Where short rows of a batch are padded."""
@@ -76,8 +77,16 @@ class PromptSource(Protocol):
         """The text, the texts or the rows of ids that a model is to run."""
 
 
-Prompts: TypeAlias = "str | Sequence[str] | PromptSource | Sequence[PromptSource]"
-"""One text or several, or objects that hold them."""
+Message: TypeAlias = Mapping[str, Any]
+"""One message of a chat: `{"role": "user", "content": "Hello"}`."""
+
+Chat: TypeAlias = Sequence[Message]
+"""The messages of one chat. Its text is what the tokenizer's chat template makes of it."""
+
+Prompts: TypeAlias = (
+    "str | Sequence[str] | Chat | Sequence[Chat] | PromptSource | Sequence[PromptSource]"
+)
+"""One text or chat or several, or objects that hold them."""
 
 
 def plain_input(given: Any) -> Any:
@@ -112,10 +121,16 @@ def _text(given: Any) -> str:
 
 
 def is_text(given: Any) -> bool:
-    """Whether an input is a text, a list of texts, or prompts that were made from text."""
+    """Whether an input is a text, a list of texts, chats, or prompts that were made from text."""
     plain = plain_input(given)
-    if isinstance(plain, str):
+    if isinstance(plain, str) or is_chat(plain) or are_chats(plain):
         return True
     if isinstance(plain, Encoded):
         return plain.is_text
     return isinstance(plain, Sequence) and bool(plain) and isinstance(plain[0], str)
+
+
+def is_one_text(given: Any) -> bool:
+    """Whether an input is a single text or the messages of a single chat, not a list of them."""
+    plain = plain_input(given)
+    return isinstance(plain, str) or is_chat(plain)

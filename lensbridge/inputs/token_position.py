@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError
-from lensbridge.inputs.prompts import Encoded, PromptSource
+from lensbridge.inputs.prompts import Encoded, PromptSource, is_one_text
 from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor
 from lensbridge.tensors.positions import Count, check_count
 
@@ -55,7 +55,7 @@ def position_of(
 def _row(tokens: Tokens, given: Any, prepend_bos: bool | None) -> tuple[Tensor, Tensor | None]:
     """The ids of an input and their mask, if it has one. Shapes: `[pos]`, `[pos]`"""
     mask = None
-    if isinstance(given, str | PromptSource):
+    if isinstance(given, PromptSource) or is_one_text(given):
         rows: Encoded = tokens.encode(given, prepend_bos)
         ids, mask = rows.ids, rows.mask
     elif isinstance(given, Mapping):

@@ -1,12 +1,13 @@
 """Text to tokens and back, with one rule for BOS and one for padding.
 
 BOS: `prepend_bos=None` means the model's default (True). A text that begins with the BOS token
-already (a chat template) gets no second one; a tokenizer without a BOS token prepends none.
+already gets no second one; a tokenizer without a BOS token prepends none. A chat has the special
+tokens that its template writes, and no others unless `prepend_bos=True` is passed.
 Padding: on the right unless asked otherwise, so that the tokens of a row stand where they would
 stand alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +15,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, TokenError, TokenizerMissingError
-from lensbridge.inputs.prompts import Encoded, Prompts, Side, is_text, plain_input
+from lensbridge.inputs.chat import are_chats, is_chat, refuse_message, refuse_option, written
+from lensbridge.inputs.prompts import (
+    Encoded,
+    Prompts,
+    Side,
+    is_one_text,
+    is_text,
+    plain_input,
+)
 
 
 @dataclass
@@ -64,14 +73,31 @@ class Tokens:
         prepend_bos: bool | None = None,
         padding_side: Side | None = None,
         limit: int | None = None,
+        add_generation_prompt: bool | None = None,
     ) -> Encoded:
-        """Texts, or prompts, as rows of one padded tensor, each cut after `limit` tokens.
+        """Texts, chats or prompts as rows of one padded tensor, each cut after `limit` tokens.
+
+        Args:
+            text: what is encoded.
+            prepend_bos: as said above.
+            padding_side: where short rows are padded; None means the default.
+            limit: how many tokens of a row there may be.
+            add_generation_prompt: whether a chat ends where the assistant's answer begins; None: it
+                does unless the last message is the assistant's own.
 
         Raises:
             TokenizerMissingError: there is no tokenizer.
-            InputError: nothing to run, or a BOS that the tokenizer or the prompts do not have.
+            InputError: nothing to run, a BOS that the tokenizer or the prompts do not have, a chat
+                that the template does not take, or `add_generation_prompt` beside other texts.
         """
         given = plain_input(text)
+        if is_chat(given) or are_chats(given):
+            chats = [given] if is_chat(given) else list(given)
+            given = [written(self.need(), one, add_generation_prompt) for one in chats]
+            prepend_bos = bool(prepend_bos)
+        else:
+            refuse_option(add_generation_prompt)
+            refuse_message(given)
         if isinstance(given, Encoded):
             given.require_bos(prepend_bos)
             return given.cut(limit).padded(self._side(padding_side))
@@ -104,7 +130,7 @@ class Tokens:
 
     def _row(self, text: str, bos: int | None) -> list[int]:
         if not isinstance(text, str):
-            refuse_chat([text])
+            refuse_message(text)
             raise InputError(f"Expected text, got {type(text).__name__}.")
         ids: list[int] = self.need()(text, add_special_tokens=False)["input_ids"]
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
@@ -136,7 +162,7 @@ class Tokens:
     ) -> list[str] | list[list[str]]:
         """Each token as text: of a string or a row of ids a list, of several a list of lists."""
         given = plain_input(given)
-        if isinstance(given, str):
+        if is_one_text(given):
             return self._strings(self.encode(given, prepend_bos).ids[0])
         if is_text(given) or isinstance(given, Encoded):
             rows = self.encode(given, prepend_bos, padding_side)
@@ -231,7 +257,7 @@ def as_tensor(given: Any) -> Tensor:
     """
     if isinstance(given, Tensor):
         return given
-    refuse_chat(given)
+    refuse_message(given)
     try:
         if isinstance(given, Sequence) and given and isinstance(given[0], Tensor):
             return torch.stack(list(given))
@@ -241,22 +267,6 @@ def as_tensor(given: Any) -> Tensor:
             f"{type(given).__name__} cannot be run or read as token ids ({error}). Pass text, a "
             "list of texts, ids [pos] or [batch, pos], or what a tokenizer returns."
         ) from error
-
-
-def refuse_chat(given: Any) -> None:
-    """Refuse messages of a chat, which a template has to make a text of.
-
-    Raises:
-        InputError: they are, with how to use the template.
-    """
-    if isinstance(given, Sequence) and not isinstance(given, str) and given:
-        refuse_chat(given[0])
-    if isinstance(given, Mapping) and "role" in given:
-        raise InputError(
-            "The input is messages of a chat. Make a text of them with the model's template: "
-            "text = model.tokenizer.apply_chat_template(messages, tokenize=False, "
-            "add_generation_prompt=True). Several chats are a list of such texts."
-        )
 
 
 def _padded(row: list[int], width: int, fill: int, side: Side) -> list[int]:
