@@ -1,6 +1,7 @@
 """Activations of a harvest, read: columns, documents, shuffled epochs, exports."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import lensbridge
 from lensbridge import Activations, Harvest, Rows
 from lensbridge.analysis import fit_probe
 from lensbridge.errors import InputError
+from lensbridge.harvest import columns
 from lensbridge.harvest.shuffling import Permutation
 from lensbridge.saes.trained import Config, Metadata, TrainedSAE
 
@@ -66,6 +68,27 @@ def test_a_column_is_indexed_like_a_tensor(
         expected = whole[name][torch.tensor(index, dtype=torch.long) if index == [] else index]
         assert torch.equal(column[index], expected)
     assert torch.equal(acts[NAME][3:9, 5], whole[NAME][3:9, 5])
+
+
+def test_iterating_over_a_column_gives_its_entries(
+    folder: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_BLOCK", 7)
+    acts, sizes = Activations(folder), list[int]()
+    column = replace(acts[NAME], reader=lambda *given: counted(acts.read(*given), sizes))
+    found = list(column)
+    assert len(found) == len(column)
+    assert all(torch.equal(one, acts[NAME][i]) for i, one in enumerate(found))
+    assert torch.equal(torch.stack(found), whole[NAME])
+    assert max(sizes) == 7  # so much is in memory at once
+    found[0].zero_()
+    assert torch.equal(acts[NAME][0], whole[NAME][0])
+    assert [len(one) for one in column.shards()] == [one.shard.tokens for one in acts.stored]
+
+
+def counted(values: Tensor, sizes: list[int]) -> Tensor:
+    sizes.append(len(values))
+    return values
 
 
 def test_points_by_any_of_their_names(folder: Path, whole: dict[str, Tensor]) -> None:

@@ -1,7 +1,11 @@
 """A sweep over pairs of prompts: each pair as swept alone, resumed, with statistics over pairs."""
 
+import copy
+import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 
 import lensbridge
 from lensbridge.errors import InputError
+from lensbridge.harvest.callables import Recogniser
 from lensbridge.patching import get_act_patch_mlp_out, get_act_patch_resid_pre
 
 PLACES = ["Eiffel Tower", "Galata Tower", "Meiji Shrine", "Eiffel Tower"]
@@ -122,3 +127,98 @@ def test_what_is_no_pair_and_no_folder(model: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
         lensbridge.sweep_dataset(model, PAIRS, get_act_patch_mlp_out, metric, tmp_path / "file")
+
+
+def place(token: int) -> Any:
+    """A metric that keeps a number."""
+    return lambda logits: logits[0, -1, token]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A metric that is an object."""
+
+    by: float
+
+    def __call__(self, logits: Any) -> Any:
+        return logits[0, -1, 5] * self.by
+
+
+TARGET = 3
+
+
+def test_another_metric_is_told_by_what_changed(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swept(metric: Any, folder: str, **options: Any) -> Any:
+        cells = [(("resid_pre", 2), (0, -1))]
+        return lensbridge.sweep_dataset(model, PAIRS, cells, metric, tmp_path / folder, **options)
+
+    def of_global(logits: Any) -> Any:
+        return logits[0, -1, TARGET]
+
+    swept(place(3), "closure")
+    swept(place(3), "closure")
+    with pytest.raises(InputError, match=r"metric\.uses\.token is 3 there and 4 here"):
+        swept(place(4), "closure")
+    with pytest.raises(InputError, match=r"metric\.code is"):
+        swept(lambda logits: logits[0, -2, 3], "closure")
+    swept(of_global, "global")
+    monkeypatch.setattr(sys.modules[__name__], "TARGET", 4)
+    with pytest.raises(InputError, match=r"metric\.uses\.TARGET is 3 there and 4 here"):
+        swept(of_global, "global")
+    swept(Scaled(2.0), "object")
+    with pytest.raises(InputError, match=r"metric\.has\.by"):
+        swept(Scaled(3.0), "object")
+    weights = torch.ones(model.cfg.d_vocab)
+    swept(lambda logits: logits[0, -1] @ weights, "tensor")
+    weights[0] = 2
+    with pytest.raises(InputError, match=r"metric\.uses\.weights\.sha256"):
+        swept(lambda logits: logits[0, -1] @ weights, "tensor")
+
+
+def test_another_model_is_refused(model: Any, tmp_path: Path) -> None:
+    native = copy.deepcopy(model.hf_model)
+    with torch.no_grad():
+        native.transformer.h[0].mlp.c_fc.bias += 1
+    other = lensbridge.load(native, tokenizer=model.tokenizer)
+    cells = [(("resid_pre", 2), (0, -1))]
+    lensbridge.sweep_dataset(model, PAIRS, cells, metric, tmp_path)
+    with pytest.raises(InputError, match=r"model\.sha256_of_some_weights"):
+        lensbridge.sweep_dataset(other, PAIRS, cells, metric, tmp_path)
+
+
+def test_a_metric_of_unknown_objects_needs_an_identity(model: Any, tmp_path: Path) -> None:
+    source, cells = iter(range(100)), [(("resid_pre", 2), (0, -1))]
+
+    def uncertain(logits: Any) -> Any:
+        return logits[0, -1, 3] + 0 * next(source)
+
+    lensbridge.sweep_dataset(model, PAIRS, cells, uncertain)  # nothing is written
+    with pytest.raises(InputError, match=r"metric uses source, of type range_iterator.*identity="):
+        lensbridge.sweep_dataset(model, PAIRS, cells, uncertain, tmp_path)
+    lensbridge.sweep_dataset(model, PAIRS, cells, uncertain, tmp_path, identity="first")
+    with pytest.raises(InputError, match='metric is "first" there and "second" here'):
+        lensbridge.sweep_dataset(model, PAIRS, cells, uncertain, tmp_path, identity="second")
+
+
+def test_code_is_recognised_whatever_the_order_of_its_sets() -> None:
+    code = place.__code__
+    sets = (frozenset(order) for order in ([8, 0], [0, 8]))
+    one, other = (code.replace(co_consts=(*code.co_consts, each)) for each in sets)
+    assert repr(one.co_consts) != repr(other.co_consts)
+    found = [FunctionType(given, {}) for given in (one, other)]
+    assert Recogniser("metric").of(found[0]) == Recogniser("metric").of(found[1])
+
+
+def test_functions_that_call_themselves_are_recognised() -> None:
+    def down(number: int) -> int:
+        return number and down(number - 1)
+
+    told = Recogniser("metric").of(down)
+    assert told["uses"] == {"down": "itself"}
+    assert Recogniser("metric").of(torch.nn.functional.relu) == "torch.nn.functional.relu"
+    assert Recogniser("metric").of(partial(max, 3)) == {
+        "function": "builtins.max",
+        "with": [3, {}],
+    }

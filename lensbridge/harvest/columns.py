@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 
+_BLOCK = 1_024
+"""Entries that are in memory at once while a column is iterated over."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -54,7 +57,15 @@ class Column:
         return self._read(0, slice(0, 0))
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The tensors of the shards, one after another."""
+        """The entries, one after another: what `column[0]`, `column[1]`, ... are.
+
+        Shapes: each `[...]`, without an axis of entries
+        """
+        for start in range(0, len(self), _BLOCK):
+            yield from self[start : start + _BLOCK].clone()
+
+    def shards(self) -> Iterator[Tensor]:
+        """The tensors of the shards, one after another. Shapes: each `[entry, ...]`"""
         return (self._read(shard, slice(None)) for shard in range(len(self.starts) - 1))
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -140,7 +151,7 @@ def mean(column: Column, where: Tensor | None) -> Tensor:
     if where is not None and where.shape != (len(column),):
         raise InputError(f"where has {len(column)} entries here, not {list(where.shape)}.")
     total, count = torch.zeros(column.shape[1:], dtype=torch.float64), 0
-    for start, values in zip(column.starts, column, strict=False):
+    for start, values in zip(column.starts, column.shards(), strict=False):
         some = values if where is None else values[where[start : start + len(values)]]
         total, count = total + some.double().sum(0), count + len(some)
     if not count:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 import lensbridge
 from lensbridge.harvest.differences import FORMAT
@@ -26,8 +26,8 @@ def identity(job: Job) -> dict[str, Any]:
     positions = keep.positions
     return {
         "format": FORMAT,
-        "model": _model(job.model),
-        "tokenizer": _tokenizer(job.model),
+        "model": of_model(job.model),
+        "tokenizer": of_tokenizer(job.model.tokens.tokenizer),
         "data": job.source.fingerprint(),
         "points": dict(axes_of(job)),
         "rows": {
@@ -50,11 +50,7 @@ def identity(job: Job) -> dict[str, Any]:
             "shard_tokens": spec.shard_tokens,
             "max_tokens": spec.max_tokens,
         },
-        "library": {
-            "lensbridge": lensbridge.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "library": of_library(),
     }
 
 
@@ -62,7 +58,17 @@ def _listed(positions: Any) -> list[int] | None:
     return None if positions is None else [int(one) for one in positions]
 
 
-def _model(model: HookedModel) -> dict[str, Any]:
+def of_library() -> dict[str, str]:
+    """The versions of what computes."""
+    return {
+        "lensbridge": lensbridge.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def of_model(model: HookedModel) -> dict[str, Any]:
+    """What a model is recognised by: its config, and some values of every parameter."""
     cfg = model.cfg
     return {
         "name": cfg.model_name,
@@ -70,14 +76,30 @@ def _model(model: HookedModel) -> dict[str, Any]:
         "n_layers": cfg.n_layers,
         "d_model": cfg.d_model,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "sha256_of_some_weights": _weights(model),
+        "sha256_of_some_weights": _weights(model.hf_model),
     }
 
 
-def _weights(model: HookedModel) -> str:
+def of_module(module: nn.Module) -> dict[str, Any]:
+    """What a module is recognised by."""
+    return {"class": type(module).__qualname__, "sha256_of_some_weights": _weights(module)}
+
+
+def of_tensor(values: Any) -> dict[str, Any]:
+    """What a tensor or an array is recognised by: all of its values."""
+    given = torch.as_tensor(values).detach().cpu().contiguous()
+    data = given.flatten().view(torch.uint8).numpy().tobytes()
+    return {
+        "dtype": str(given.dtype).removeprefix("torch."),
+        "shape": list(given.shape),
+        "sha256": sha256(data).hexdigest(),
+    }
+
+
+def _weights(module: nn.Module) -> str:
     """A hash of some values of every parameter that is in memory."""
     found = sha256()
-    for name, parameter in model.hf_model.named_parameters():
+    for name, parameter in module.named_parameters():
         found.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         if not parameter.is_meta:
             found.update(_some(parameter.detach()))
@@ -90,8 +112,8 @@ def _some(values: Tensor) -> bytes:
     return chosen.view(torch.uint8).numpy().tobytes()
 
 
-def _tokenizer(model: HookedModel) -> dict[str, Any] | None:
-    known = model.tokens.tokenizer
+def of_tokenizer(known: Any) -> dict[str, Any] | None:
+    """What a tokenizer is recognised by; None where there is none."""
     if known is None:
         return None
     backend = getattr(known, "backend_tokenizer", None)

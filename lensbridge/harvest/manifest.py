@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lensbridge.harvest.disk import sync_folder
+from lensbridge.harvest.journal import append, lines
 from lensbridge.harvest.packing import Cut
 
 
@@ -55,29 +53,14 @@ def file_of(number: int) -> str:
 
 
 def read(path: Path) -> Iterator[Shard]:
-    """The shards that a manifest has; a line that a crash cut off is not there."""
-    for raw in path.read_bytes().split(b"\n"):
+    """The shards that a manifest has."""
+    for line in lines(path):
         try:
-            found = json.loads(raw)
-            yield Shard(**{**found, "documents": tuple(found["documents"])})
-        except (ValueError, TypeError, KeyError):
-            continue  # blank, or cut off by a crash
+            yield Shard(**{**line, "documents": tuple(line["documents"])})
+        except (TypeError, KeyError):
+            continue  # cut off by a crash, and yet JSON
 
 
 def note(path: Path, shard: Shard) -> None:
     """Add a line to a manifest, and bring it to the disk."""
-    broken = path.exists() and not _ends_well(path)
-    with path.open("ab") as file:
-        file.write((b"\n" if broken else b"") + json.dumps(asdict(shard)).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def _ends_well(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell() == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+    append(path, asdict(shard))
