@@ -83,6 +83,7 @@ class Plan:
         fresh: effort for what needs fresh processes.
         lengths: of the prompts that sweeps go over.
         sweep: effort for each sweep.
+        harvest: effort for each set of loops over a dataset.
     """
 
     shapes: tuple[Shape, Shape]
@@ -93,6 +94,7 @@ class Plan:
     fresh: Effort
     lengths: tuple[int, int, int]
     sweep: Effort
+    harvest: Effort
 
 
 FULL = Plan(
@@ -104,6 +106,7 @@ FULL = Plan(
     fresh=Effort(least=6),
     lengths=(15, 32, 128),
     sweep=Effort(seconds=30, least=2, warm_up=False),  # what is checked has run once
+    harvest=Effort(seconds=120, warm_up=False),
 )
 
 QUICK = Plan(
@@ -115,6 +118,7 @@ QUICK = Plan(
     fresh=Effort(least=1),
     lengths=(4, 6, 8),
     sweep=Effort(seconds=0.5, least=1),
+    harvest=Effort(seconds=0.5, least=1),
 )
 
 
@@ -155,7 +159,7 @@ def host_rows(plan: Plan) -> Iterator[Row]:
 def harvest_rows(plan: Plan) -> Iterator[Row]:
     """Activations of a dataset, run and written."""
     shape = replace(plan.shapes[0], batch=8, positions=2 * plan.lengths[1])
-    yield from harvests.rows(specimens.gpt2(shape), plan.sweep)
+    yield from harvests.rows(specimens.gpt2(shape), plan.harvest)
 
 
 def load_rows(plan: Plan) -> Iterator[Row]:

@@ -22,6 +22,7 @@ PLAN = main.Plan(
     fresh=ONCE,
     lengths=(3, 4, 5),
     sweep=ONCE,
+    harvest=ONCE,
 )
 
 WORK = [
