@@ -84,9 +84,10 @@ class Keep:
         Raises:
             InputError: the position does not exist.
         """
-        pos = self.pos_slice
-        if isinstance(pos, int) and not -count <= pos < count:
-            raise InputError(f"pos_slice={pos}: there are {count} positions, 0 to {count - 1}.")
+        asked = self.pos_slice if isinstance(self.pos_slice, list) else [self.pos_slice]
+        for pos in asked:
+            if isinstance(pos, int) and not -count <= pos < count:
+                raise InputError(f"pos_slice={pos}: there are {count} positions, 0 to {count - 1}.")
 
 
 def position_axis(axes: str) -> int | None:
