@@ -505,6 +505,31 @@ def test_a_run_stops_after_the_last_layer(
     assert set(calls) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("points", "layers"),
+    [(["hook_embed"], 0), (["hook_pos_embed", ("resid_pre", 1)], 2), (["ln_final.hook_out"], 4)],
+)
+def test_no_layer_runs_that_no_point_needs(
+    model: Any, bare: Any, points: Any, layers: int, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, i=i: calls.append(i))
+        for i, layer in enumerate(model.hf_model.transformer.h)
+    ]
+    spec = asked(model, points=points)
+    spec.run(tmp_path)
+    for handle in handles:
+        handle.remove()
+    found, core = read(tmp_path), bare.transformer
+    assert set(calls) <= set(range(layers))
+    assert spec.plan().last_layer == (layers if layers < 4 else None)
+    if points[0] == "hook_embed":
+        assert torch.equal(found["hook_embed"], core.wte(found["tokens"].long()).detach())
+    if points[0] == "hook_pos_embed":
+        assert torch.equal(found["hook_pos_embed"], core.wpe(found["position"].long()).detach())
+
+
 def test_json_round_trip(tmp_path: Path) -> None:
     spec = Harvest(
         model="demo",

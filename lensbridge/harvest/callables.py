@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-import lensbridge
 from lensbridge.errors import InputError
 from lensbridge.harvest.identity import of_model, of_module, of_tensor, of_tokenizer
 from lensbridge.hooked_model import HookedModel
@@ -28,7 +27,7 @@ _INSTALLED = tuple(
     str(Path(path).resolve())
     for path in (
         *(sysconfig.get_paths()[one] for one in ("purelib", "platlib", "stdlib")),
-        Path(lensbridge.__file__).parent,
+        Path(__file__).parents[1],
     )
 )
 """Where code lies that is recognised by its name."""

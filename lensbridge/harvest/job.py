@@ -20,7 +20,7 @@ from lensbridge.harvest.source import Source
 from lensbridge.harvest.spec import Spec
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.positions import column_owner
-from lensbridge.points.names import Name, is_short, layer_of, stack_of
+from lensbridge.points.names import Name, is_before_layers, is_short, layer_of, stack_of
 
 _LONGEST = 1024
 """The length of rows where none is asked for and the model's context is longer."""
@@ -89,10 +89,9 @@ class Job:
     def last_layer(self) -> int | None:
         """The layer before which a run stops; None: it goes to the end."""
         main = self.model.native.main
-        layers = [layer_of(one) if stack_of(one) == main.prefix else None for one in self.names]
-        inner = [layer for layer in layers if layer is not None]
-        last = max(inner, default=-1) + 1
-        return last if len(inner) == len(layers) and last < len(main.blocks) else None
+        needed = [_layers_for(one, main.prefix) for one in self.names]
+        last = max((-1 if one is None else one for one in needed), default=-1)
+        return last if None not in needed and last < len(main.blocks) else None
 
     def shard_rows(self) -> ShardRows:
         """The rows of all shards, to be read from the first on."""
@@ -108,6 +107,14 @@ class Job:
             separator=encoder.between(rows.separator) if concat else None,
         )
         return ShardRows(packer, self.spec.shard_tokens, self.spec.max_tokens)
+
+
+def _layers_for(name: str, stack: str) -> int | None:
+    """How many layers of a stack have to run for a point; None: all, and what follows them."""
+    if is_before_layers(name):
+        return 0
+    layer = layer_of(name) if stack_of(name) == stack else None
+    return None if layer is None else layer + 1
 
 
 def open_model(given: Any) -> HookedModel:

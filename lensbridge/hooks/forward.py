@@ -16,7 +16,7 @@ from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.fsdp import finished, resuming
 from lensbridge.native.parts import BlockPart, ResolvedModel
-from lensbridge.points.names import layer_of
+from lensbridge.points.names import is_before_layers, layer_of
 from lensbridge.sites.site import Call, Chain, Stage
 
 
@@ -52,7 +52,7 @@ class Span:
             return False
         layer = layer_of(name)
         if layer is None:
-            return name.startswith(("hook_embed", "hook_pos_embed", "ln_embed."))
+            return is_before_layers(name)
         return layer < self.start
 
     def __str__(self) -> str:

@@ -59,6 +59,16 @@ def layer_of(name: str) -> int | None:
     return int(found[2]) if found else None
 
 
+def is_before_layers(name: str) -> bool:
+    """Whether a full name is of a point of the embedding, which runs before all layers.
+
+    Example:
+        >>> is_before_layers("hook_pos_embed"), is_before_layers("ln_final.hook_out")
+        (True, False)
+    """
+    return name.startswith(("hook_embed", "hook_pos_embed", "ln_embed."))
+
+
 @cache
 def _short_templates(by_full_name: bool = False) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
