@@ -1,5 +1,6 @@
 """`model.run(experiment)`: the same as the separate calls, bit for bit, and nothing left behind."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -163,6 +164,22 @@ def test_inputs_are_objects_that_hold_prompts_too(model: Any) -> None:
     assert Experiment(Question()) == Experiment(TEXT)
     encoded = model.tokens.encode(TEXTS)
     assert torch.equal(model.run(Experiment(encoded)).logits, model(TEXTS))
+
+
+def test_chats_go_through_the_template_of_the_model(model: Any) -> None:
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
+    )
+    chatting = lensbridge.load(model.hf_model, tokenizer=tokenizer)
+    chat = [{"role": "user", "content": TEXT}]
+    for given, texts in ((chat, f"user: {TEXT}"), ([chat, chat], [f"user: {TEXT}"] * 2)):
+        how = {"max_new_tokens": 2, "do_sample": False}
+        asked = Experiment(given, metric=METRIC, sweep=CELLS, generate=how)
+        result = chatting.run(Experiment.from_json(asked.to_json()))
+        assert torch.equal(result.logits, model(texts))
+        assert result.text == model.generate(texts, **how, verbose=False)
+        assert torch.equal(result.sweep.values, model.sweep(texts, CELLS, METRIC).values)
 
 
 def test_only_what_is_asked_for_is_run(model: Any) -> None:

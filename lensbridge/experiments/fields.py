@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.errors import InputError, suggest
+from lensbridge.inputs.chat import are_chats, is_chat, refuse_message
 from lensbridge.inputs.prompts import Encoded, is_text, plain_input
 from lensbridge.inputs.tokens import as_tensor
 from lensbridge.interventions.intervention import Intervention
@@ -52,20 +53,14 @@ def inputs(given: Any) -> Any:
     given = plain_input(given)
     if isinstance(given, Encoded):
         return {"input_ids": given.ids.cpu(), "attention_mask": given.mask.cpu()}
+    if is_chat(given) or are_chats(given):
+        return _as_json("inputs", given)
     if is_text(given):
         return given if isinstance(given, str) else list(given)
-    if isinstance(given, Mapping) and "role" not in given:
+    refuse_message(given)
+    if isinstance(given, Mapping):
         return {str(key): as_tensor(value).cpu() for key, value in given.items()}
-    if is_chat(given):
-        return _as_json("inputs", given)
     return as_tensor(given).detach().cpu()
-
-
-def is_chat(given: Any) -> bool:
-    """Whether an input is messages of a chat, or a list of chats."""
-    if isinstance(given, list | tuple) and given:
-        return is_chat(given[0])
-    return isinstance(given, Mapping) and "role" in given
 
 
 def points(given: Any) -> Any:

@@ -26,13 +26,14 @@ _LENGTH = 8
 
 
 @dataclass
-class _Writer:
+class Writer:
     """Collects tensors under keys; what shares memory is copied, as safetensors asks."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
 
     def put(self, key: str, tensor: Tensor) -> str:
+        """Keep a tensor under a key."""
         own = tensor.detach().cpu().contiguous()
         storage = own.untyped_storage()
         if storage.data_ptr() in self._seen or storage.nbytes() != own.nbytes:
@@ -68,12 +69,19 @@ _KIND: dict[type, str] = {PatchingResult: "sweep", Grid: "grid"}
 
 
 @dataclass
-class _Reader:
+class Reader:
+    """Makes values again of what a `Writer` wrote.
+
+    Args:
+        tensors: by key.
+        model: the model that was run, for caches; None: a cache knows the names only.
+    """
+
     tensors: Mapping[str, Tensor]
     model: CachedModel | None
 
     def read(self, given: Any) -> Any:
-        """A value from what `_Writer.written` gave."""
+        """A value from what `Writer.written` gave."""
         if isinstance(given, list):
             return [self.read(one) for one in given]
         if not isinstance(given, dict):
@@ -101,7 +109,7 @@ class _Reader:
 
 
 def _parts(result: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    writer = _Writer()
+    writer = Writer()
     told = {one.name: getattr(result, one.name) for one in fields(result)}
     about = {name: writer.written(name, value) for name, value in told.items()}
     return writer.tensors, {"format": FORMAT, "result": json.dumps(about)}
@@ -157,7 +165,7 @@ def _rebuilt(
             f"{where}: this is no result of an experiment. Its format is "
             f"{metadata.get('format')!r}, and ExperimentResult.save writes {FORMAT!r}."
         )
-    reader = _Reader(tensors, model)
+    reader = Reader(tensors, model)
     try:
         about = json.loads(metadata["result"])
         return {name: reader.read(value) for name, value in about.items()}
