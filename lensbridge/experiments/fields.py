@@ -51,6 +51,8 @@ def inputs(given: Any) -> Any:
         InputError: something else.
     """
     given = plain_input(given)
+    if isinstance(given, str | list | tuple | Mapping) and not given:
+        raise InputError(f"The inputs are {given!r}: there is nothing to run.")
     if isinstance(given, Encoded):
         return {"input_ids": given.ids.cpu(), "attention_mask": given.mask.cpu()}
     if is_chat(given) or are_chats(given):

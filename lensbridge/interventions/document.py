@@ -104,7 +104,8 @@ class Store:
             for one in vars(torch).values()
             if isinstance(one, torch.dtype)
         }
-        flat = torch.frombuffer(bytearray(base64.b64decode(given["base64"])), dtype=torch.uint8)
+        data = bytearray(base64.b64decode(given["base64"]))
+        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0).byte()
         return flat.view(kinds[given["dtype"]]).reshape(given["shape"])
 
 
