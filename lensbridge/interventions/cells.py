@@ -67,7 +67,7 @@ def edits_of(
 def _edit(plan: Plan, prepared: Prepared) -> "InterventionEdit":
     plan.check(prepared, 0)
     mask = plan.mask(prepared)
-    first = _first(plan, mask, plan.extent(prepared))
+    first = _first(plan, plan.extent(prepared))
     keys_mask, special = plan.keys_mask(prepared), plan.special_columns(prepared)
     return InterventionEdit(plan.name, plan, mask, first, keys_mask, special)
 
@@ -122,12 +122,12 @@ class InterventionEdit:
         return self.plan.intervention.mixes_positions
 
 
-def _first(plan: Plan, mask: Tensor | None, extent: InputColumns | None) -> int:
+def _first(plan: Plan, extent: InputColumns | None) -> int:
     """The first column that an intervention changes: a sweep need not run those before it."""
     axes = plan.place.axes
     if extent is None or axes.position is None or axes.letters[axes.position] == "k":
         return 0
-    window = Window(extent.rows, 0, extent.prompt, extent.prompt, mask)
+    window = Window(extent.rows, 0, extent.prompt, extent.prompt, extent.mask)
     columns, inside = columns_of(
         plan.place.positions, window, torch.device("cpu"), plan.place.count
     )

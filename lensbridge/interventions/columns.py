@@ -9,7 +9,7 @@ other columns in each row (`tensors/positions.py`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
@@ -45,6 +45,8 @@ class Window:
         keys_mask: that of another text whose columns are attended to, the encoder's.
         special: `[rows, column]`, which columns of the pass hold special tokens; None if it is not
             known, or not asked for.
+        examples: how many examples the rows are of, if some have several (beams); None: one each.
+        numbered: the numbers of the rows in the run, `[rows]`; None: all rows, from 0 on.
     """
 
     rows: int
@@ -54,6 +56,42 @@ class Window:
     mask: Tensor | None = None
     keys_mask: Tensor | None = None
     special: Tensor | None = None
+    examples: int | None = None
+    numbered: Tensor | None = None
+
+    @property
+    def n_examples(self) -> int:
+        """How many examples the rows are of."""
+        return self.rows if self.examples is None else self.examples
+
+    def rows_of(self, examples: Sequence[int], device: torch.device) -> Tensor:
+        """The rows of some examples. Shapes: `[n]`"""
+        copies = self.rows // self.n_examples
+        first = torch.tensor(examples, device=device)[:, None] * copies
+        return (first + torch.arange(copies, device=device)).flatten()
+
+    def chosen(self, rows: Tensor) -> "Window":
+        """The same columns of some rows alone."""
+
+        def of(one: Tensor | None) -> Tensor | None:
+            return None if one is None else one.expand(self.rows, -1)[rows.to(one.device)]
+
+        copies = self.rows // self.n_examples
+        every = torch.arange(self.rows) if self.numbered is None else self.numbered
+        return replace(
+            self,
+            rows=len(rows),
+            mask=of(self.mask),
+            keys_mask=of(self.keys_mask),
+            special=of(self.special),
+            examples=None if self.examples is None else len(rows) // copies,
+            numbered=every[rows.to(every.device)],
+        )
+
+    @property
+    def row_numbers(self) -> list[int]:
+        """The number of each row in the run."""
+        return list(range(self.rows)) if self.numbered is None else self.numbered.tolist()
 
     @cached_property
     def real(self) -> Tensor | None:

@@ -158,11 +158,23 @@ class Swap(Intervention):
     `source_positions`. Without one, examples of the run are partners in pairs; if positions are
     given for each example, each takes the value at its partner's positions.
 
+    One example can read another in the same pass: `Swap(site, partners=[0], examples=[1])`.
+
     Args:
         source: the activations of another run; None: interchange within this run.
-        source_positions: where in the source; None: at the same positions.
-        partners: for each example of the run, the one whose value it takes; None: 0 and 1 are
-            partners, then 2 and 3, and so on.
+        source_positions: where in the source, or in the partners; None: at the same positions.
+        partners: for each example that is edited, the one of the run whose value it takes; None: 0
+            and 1 are partners, then 2 and 3, and so on.
+
+    Example:
+        >>> import lensbridge
+        >>> from lensbridge.interventions import Swap
+        >>> model = lensbridge.load("demo")
+        >>> prompts = [f"The {name} Tower is in the city of" for name in ("Eiffel", "Galata")]
+        >>> reads = Swap(("resid_post", 1), examples=[1], partners=[0], positions=2)
+        >>> logits = model.run_with_interventions(prompts, reads)
+        >>> [model.to_single_str_token(one) for one in logits[:, -1].argmax(-1)]
+        [' Paris', ' Paris']
     """
 
     source: Source | None = None
@@ -175,9 +187,9 @@ class Swap(Intervention):
         self._set("source_positions", normalized(self.source_positions))
         if self.partners is not None:
             self._set("partners", tuple(int(partner) for partner in self.partners))
-        if self.source is None and self.source_positions is not None:
+        if self.source is None and self.partners is None and self.source_positions is not None:
             raise InputError(
-                "source_positions needs a source. Within one run, give positions for each example."
+                "source_positions needs a source or partners. Or give positions for each example."
             )
         if self.source is not None and self.partners is not None:
             raise InputError("partners are examples of the run itself, so they go with no source.")
@@ -201,16 +213,16 @@ class Swap(Intervention):
     def act(self, region: Region, given: SourceValues | None) -> Tensor:
         rows = len(region.value)
         if given is None:
-            partners = self._partners(rows).to(region.value.device)
+            partners = self._in_pairs(rows).to(region.value.device)
             inside = region.inside.expand(rows, -1)
             return blended(region, region.value[partners], inside[partners])
         value, inside, _ = given.paired(region, self.source_positions)
         what = f"{region.place.name}: the source"
         return blended(region, repeated(value, rows, what), repeated(inside, rows, what))
 
-    def _partners(self, rows: int) -> Tensor:
+    def _in_pairs(self, rows: int) -> Tensor:
         if self.partners is not None:
-            return torch.tensor(self.partners)
+            return torch.tensor(self.partners) % rows
         return torch.arange(rows).unflatten(0, (-1, 2)).flip(-1).flatten()
 
     def check_rows(self, rows: int, what: str) -> None:
@@ -221,8 +233,18 @@ class Swap(Intervention):
                 f"{what}: Swap interchanges examples in pairs, and the input has {rows} examples. "
                 "Give partners, or a source."
             )
-        given = self.partners or ()
-        if self.partners is not None and sorted(given) != list(range(rows)):
+        if self.partners is not None and len(self.partners) != rows:
             raise InputError(
-                f"{what}: partners {tuple(given)} do not name each of the {rows} examples once."
+                f"{what}: there are {len(self.partners)} partners for {rows} examples. Name one "
+                "for each, or say with examples=... which ones take another's value."
             )
+
+    def others(self, count: int, what: str) -> tuple[int, ...] | None:
+        given = self.partners
+        for partner in given or ():
+            if not -count <= partner < count:
+                raise InputError(
+                    f"{what}: partner {partner} is out of range; there are {count} examples."
+                )
+        apart = self.examples is not None or self.source_positions is not None
+        return None if given is None or not apart else tuple(one % count for one in given)

@@ -37,6 +37,7 @@ class InputColumns:
         prompt: columns up to the end of the input.
         new: columns that generation adds.
         mask: `[rows, column]`, 1 for tokens, or None if nothing is masked.
+        numbers: of the examples in the input, where they are some of it.
     """
 
     rows: int
@@ -44,10 +45,20 @@ class InputColumns:
     prompt: int
     new: int = 0
     mask: Tensor | None = None
+    numbers: Sequence[int] | None = None
 
     def of_keys(self) -> "InputColumns":
         """The same for what is attended to: with the columns of the key/value cache."""
         return replace(self, past=0)
+
+    def chosen(self, examples: Sequence[int]) -> "InputColumns":
+        """The columns of some examples alone."""
+        masked = self.mask is not None and len(self.mask) == self.rows
+        mask = self.mask[list(examples)] if masked else self.mask  # type: ignore[index]
+        return replace(self, rows=len(examples), mask=mask, numbers=examples)
+
+    def _has(self, row: int, size: int) -> str:
+        return row_has(row if self.numbers is None else self.numbers[row], size)
 
     def window(self, start: int, end: int) -> Window:
         """Some of the columns as those of a pass."""
@@ -98,7 +109,7 @@ class InputColumns:
             empty = (~there.any(-1)).nonzero().flatten().tolist()
             if empty:
                 raise InputError(
-                    f"{what}s {shown_slice(asked)} are none: {row_has(empty[0], sizes[empty[0]])}"
+                    f"{what}s {shown_slice(asked)} are none: {self._has(empty[0], sizes[empty[0]])}"
                     f"{self._held()}."
                 )
             return
@@ -111,7 +122,7 @@ class InputColumns:
             for i, position in enumerate(lists[row // each]):
                 if not bool(there[row, i]):
                     raise InputError(
-                        f"{what} {position} is out of range: {row_has(row, sizes[row])}"
+                        f"{what} {position} is out of range: {self._has(row, sizes[row])}"
                         f"{self._held()}; the rest of its row is padding. To count columns of the "
                         "batch instead, pass count='columns'."
                     )
@@ -174,15 +185,19 @@ def extent_of(
     return InputColumns(tokens.shape[0], past, past + tokens.shape[1], new, mask)
 
 
+def columns_of_source(given: SourceValues) -> InputColumns:
+    """The columns of a source."""
+    return InputColumns(given.window.rows, 0, given.window.end, mask=given.window.mask)
+
+
 def check_pairing(
-    one: Intervention, positions: Any, extent: InputColumns, given: SourceValues, what: str
+    one: Intervention, positions: Any, extent: InputColumns, source: InputColumns, what: str
 ) -> None:
     """Refuse a source whose examples or columns do not correspond to those of an input.
 
     Raises:
         InputError: with the numbers of both.
     """
-    source = InputColumns(given.window.rows, 0, given.window.end, mask=given.window.mask)
     if one.pairs_examples and source.rows not in (1, extent.rows):
         raise InputError(
             f"{what}: the source has {source.rows} examples and the input {extent.rows}. Give as "
@@ -250,6 +265,8 @@ def check_axes(one: Intervention, place: Place) -> None:
     shown = f"its axes are {' '.join(axes.letters)}"
     if place.heads is not None and axes.head is None:
         raise InputError(f"{what}: heads were given, but no axis counts heads ({shown}).")
+    if one.examples is not None and (not axes.has_batch or axes.letters[0] == "1"):
+        raise InputError(f"{what}: examples were given, but no axis counts them ({shown}).")
     if place.positions is not None and axes.position is None:
         raise InputError(f"{what}: positions were given, but no axis counts them ({shown}).")
     if place.keys is not None and not axes.keys:

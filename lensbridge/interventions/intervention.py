@@ -42,6 +42,9 @@ class Intervention(ABC):
         when: "prefill", "decode", "both", or a `When` with steps.
         count: what positions and keys count: "tokens" of each text, also where a batch is padded,
             or "columns" of the batch, padding included.
+        examples: which examples of the run are edited; None for all. The others stay as they are,
+            and all else that is given for each example (positions, values, a source) is given for
+            these, in their order. A source may also have as many examples as the run.
 
     Interventions of a list that act on the same point do so in the order of the list.
     """
@@ -54,6 +57,7 @@ class Intervention(ABC):
     subspace: Tensor | None = field(default=None, kw_only=True)
     when: When | str = field(default=ALWAYS, kw_only=True)
     count: Count = field(default="tokens", kw_only=True)
+    examples: Indices = field(default=None, kw_only=True)
 
     on_integers: ClassVar[bool] = False
     """Whether it can act on integers, which are the indices of chosen experts."""
@@ -67,6 +71,7 @@ class Intervention(ABC):
         self._set("keys", normalized(self.keys))
         self._set("heads", _indices("heads", self.heads))
         self._set("neurons", _indices("neurons", self.neurons))
+        self._set("examples", _indices("examples", self.examples))
         self._set("when", When.of(self.when))
         check_count(self.count)
         if self.subspace is not None:
@@ -117,7 +122,7 @@ class Intervention(ABC):
     @property
     def works_by_row(self) -> bool:
         """Whether an example becomes the same in whichever row of whatever batch it is."""
-        return not self.mixes_examples
+        return not self.mixes_examples and self.examples is None
 
     @property
     def left_out(self) -> Excluded:
@@ -127,6 +132,35 @@ class Intervention(ABC):
     @property
     def other_positions(self) -> Any:
         """Normalized positions in the source; None: those in the run."""
+        return None
+
+    def chosen(self, count: int, what: str) -> tuple[int, ...] | None:
+        """The numbers of the examples that are edited; None: all.
+
+        Args:
+            count: how many there are.
+            what: the point, for the message.
+
+        Raises:
+            InputError: one is out of range, or named twice.
+        """
+        asked: Any = self.examples
+        if asked is None:
+            return None
+        for one in asked:
+            if not -count <= one < count:
+                raise InputError(f"{what}: example {one} is out of range; there are {count}.")
+        found = tuple(one % count for one in asked)
+        if len(set(found)) < len(found):
+            raise InputError(f"{what}: examples {asked} name one twice.")
+        return found
+
+    def others(self, count: int, what: str) -> tuple[int, ...] | None:
+        """For each edited example, the one of the run whose values it reads; None: none is read so.
+
+        Raises:
+            InputError: there is no such example.
+        """
         return None
 
     def check_value(self, wanted: tuple[int | None, ...], what: str) -> None:
@@ -173,6 +207,8 @@ class Intervention(ABC):
 def _indices(what: str, given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
+    if isinstance(given, Tensor | ndarray) and str(given.dtype).endswith("bool"):
+        given = torch.as_tensor(given).nonzero().flatten()
     plain = given.tolist() if isinstance(given, Tensor | ndarray) else given
     several = plain if isinstance(plain, list | tuple | range) else (plain,)
     if not several or not all(is_int(one) for one in several):
@@ -204,7 +240,8 @@ def check_basis(basis: Tensor) -> None:
         )
     wide = basis.detach().double()
     off = (wide.T @ wide - torch.eye(basis.shape[1], dtype=wide.dtype, device=wide.device)).abs()
-    if float(off.max()) > _ORTHONORMAL:
+    rounding = torch.finfo(basis.dtype).eps if basis.is_floating_point() else 0.0
+    if float(off.max()) > max(_ORTHONORMAL, rounding):
         raise InputError(
             f"The columns of the subspace are not orthonormal (off by {float(off.max()):.3g}). "
             "Use torch.linalg.qr(basis).Q."

@@ -207,8 +207,8 @@ class Noise(Intervention):
         columns = region.numbers.expand(rows, n).tolist()
         noise = [
             gaussian(self.seed, region.place.name, row, column, region.value.shape[2:])
-            for row in range(rows)
-            for column in columns[row]
+            for row, own in zip(region.window.row_numbers, columns, strict=True)
+            for column in own
         ]
         drawn = torch.stack(noise).reshape(region.value.shape)
         return region.value + self.std * drawn.to(region.value)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
@@ -20,6 +21,7 @@ from lensbridge.interventions.fit import (
     check_axes,
     check_padding,
     check_pairing,
+    columns_of_source,
     extent_of,
     sizes_of,
 )
@@ -183,8 +185,14 @@ class Plan:
             )
 
     def extent(self, prepared: Prepared, new: int = 0) -> InputColumns | None:
-        """The columns that an input has at the point; None if only the run shows them."""
-        return extent_of(self.place, self.owner, prepared, new)
+        """The columns that an input has at the point, of the examples that are edited; None if only
+        the run shows them.
+        """
+        return self._of_chosen(extent_of(self.place, self.owner, prepared, new))
+
+    def _of_chosen(self, extent: InputColumns | None) -> InputColumns | None:
+        chosen = None if extent is None else self.intervention.chosen(extent.rows, self.what)
+        return extent if extent is None or chosen is None else extent.chosen(chosen)
 
     def mask(self, prepared: Prepared) -> Tensor | None:
         """Which of the point's columns are tokens of an input. Shapes: `[batch, column]`"""
@@ -208,7 +216,7 @@ class Plan:
     def check(self, prepared: Prepared, new: int) -> None:
         """Refuse an input that the intervention does not fit, before the run."""
         one, place, what = self.intervention, self.place, self.what
-        looked_at = extent_of(place, self.owner, prepared, new, keys=True)
+        looked_at = self._of_chosen(extent_of(place, self.owner, prepared, new, keys=True))
         if place.keys is not None and looked_at is not None:
             looked_at.of_keys().check(place.keys, f"{what}: key", place.count)
         extent = self.extent(prepared, new)
@@ -219,10 +227,24 @@ class Plan:
         one.check_rows(extent.rows, what)
         width = extent.width(place.positions, place.when.reaches_generated, place.count)
         one.check_value((extent.rows, width, *self.sizes), what)
+        whole = extent_of(place, self.owner, prepared, new)
+        assert whole is not None
+        read = one.others(whole.rows, what)
+        if read is not None:
+            check_pairing(one, place.positions, extent, whole.chosen(read), what)
         if self.given is not None and one.pairs_columns:
-            check_pairing(one, place.positions, extent, self.given, what)
+            given = self._picked(self.given, one.chosen(whole.rows, what), whole.rows)
+            check_pairing(one, place.positions, extent, columns_of_source(given), what)
             if one.pairs_examples and place.positions is None and one.other_positions is None:
-                check_padding(self.given, self.mask(prepared), what)
+                check_padding(given, extent.mask, what)
+
+    def _picked(
+        self, given: SourceValues, chosen: tuple[int, ...] | None, count: int
+    ) -> SourceValues:
+        """A source, or the chosen examples of one that has as many as the run."""
+        if chosen is None or given.rows != count or len(chosen) == count:
+            return given
+        return given.chosen(torch.tensor(chosen))
 
     def _check_shared(self, extent: InputColumns) -> None:
         """Refuse positions of padded texts at a point whose value all examples share."""
@@ -241,12 +263,40 @@ class Plan:
         """The hook function."""
         self._check_kind(value)
         window = self._window(value, hook)
-        self._check_pass(window, hook)
+        chosen = self.intervention.chosen(window.n_examples, self.what)
+        rows = None if chosen is None else window.rows_of(chosen, value.device)
+        self._check_pass(window if rows is None else window.chosen(rows), hook)
         self._check_beams(window, hook)
         return self.edited(value, window, hook.step)
 
     def edited(self, value: Tensor, window: Window, step: int) -> Tensor:
         """The activation of a pass after the intervention."""
+        one, batch = self.intervention, self.place.axes.batch
+        chosen = one.chosen(window.n_examples, self.what)
+        given = self._given_in(value, window, chosen)
+        if chosen is None or batch is None:
+            return self._changed(value, window, step, given)
+        rows = window.rows_of(chosen, value.device)
+        part = value.index_select(batch, rows)
+        return value.index_copy(batch, rows, self._changed(part, window.chosen(rows), step, given))
+
+    def _given_in(
+        self, value: Tensor, window: Window, chosen: tuple[int, ...] | None
+    ) -> SourceValues | None:
+        """The values of the source for the examples that are edited; the source may be other
+        examples of the run itself.
+        """
+        read = self.intervention.others(window.n_examples, self.what)
+        if read is not None:
+            whole = SourceValues(self.place.axes.ordered(value), window, tells_padding=True)
+            return whole.chosen(window.rows_of(read, value.device))
+        if self.given is None:
+            return None
+        return self._picked(self.given, chosen, window.n_examples)
+
+    def _changed(
+        self, value: Tensor, window: Window, step: int, given: SourceValues | None
+    ) -> Tensor:
         place = self.place
         if self.intervention.mixes_examples and place.positions is None:
             # examples are compared token by token, not column by column
@@ -256,7 +306,7 @@ class Plan:
         if region is None:
             return value
         self._check_region(region)
-        return region.changed(self.intervention.act(region, self.given))
+        return region.changed(self.intervention.act(region, given))
 
     def _check_kind(self, value: Tensor) -> None:
         letters = self.place.axes.letters
@@ -341,7 +391,9 @@ class Plan:
         if apart or total < size:
             mask = progress.mask(encoder=True) if self.owner == "encoder" else None
             return self.whole(value, mask, keys_mask, special)
-        window = Window(rows, total - size, total, progress.prompt)
+        several = progress.examples is not None and rows % progress.examples == 0
+        examples = progress.examples if several else None
+        window = Window(rows, total - size, total, progress.prompt, examples=examples)
         return self._of_pass(window, progress.mask(), keys_mask, special)
 
 

@@ -121,6 +121,16 @@ class SourceValues:
         window = Window(rows, 0, length, length, mask if fits else None, special=left_out)
         return cls(value, window, known and (fits or mask is None))
 
+    @property
+    def rows(self) -> int:
+        """How many examples it has."""
+        return self.window.rows
+
+    def chosen(self, rows: Tensor) -> "SourceValues":
+        """The values of some examples alone."""
+        value = self.value.index_select(0, rows.to(self.value.device))
+        return replace(self, value=value, window=self.window.chosen(rows))
+
     def seen(self, place: Place) -> Tensor:
         """The part that the place edits, of all columns."""
         return place.inner(self.value, self.window)
@@ -143,11 +153,12 @@ class SourceValues:
         device = region.columns.device
         if asked is None:
             columns = region.columns
-            inside = (columns >= 0) & (columns < self.window.end)
+            inside = (columns >= self.window.start) & (columns < self.window.end)
         else:
             columns, inside = columns_of(asked, window, device, place.count)
         columns, inside = (_widened(one, region.columns.shape[1]) for one in (columns, inside))
-        local = columns.clamp(0, self.window.end - 1).to(self.value.device)
+        local = (columns - self.window.start).clamp(0, self.value.shape[1] - 1)
+        local = local.to(self.value.device)
         rows = torch.arange(self.window.rows, device=local.device)[:, None]
         if len(local) > 1 and alone:
             rows = rows.expand(len(local), -1)
