@@ -616,6 +616,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: 
         run(capsys, "harvest", spec, tmp_path / "spec-out", "--part", part)
     assert hashes(tmp_path / "spec-out") == hashes(out)
     assert "at least one point" in run(capsys, "harvest", "demo", data, out).err
+    refused = run(capsys, "harvest", spec, tmp_path / "other", "--length", 8, "--batch", 2)
+    assert "not --length, --batch" in refused.err
+    assert "not data" in run(capsys, "harvest", spec, data, tmp_path / "other").err
 
 
 def test_progress_tells_tokens_and_the_share_of_the_data(model: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,96 @@ EXAMPLES = (
 _PACKINGS = ("concat", "pad", "document")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is run and what is kept; not with SPEC.json, which says it."""
+
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name, short name or glob; it needs a value for each token. May be repeated.",
+            autocompletion=completion.points,
+        ),
+    ] = None
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="A layer of short names; all by default. May be repeated."),
+    ] = None
+    packing: Annotated[
+        str,
+        typer.Option(
+            parser=one_of(_PACKINGS),
+            metavar="PACKING",
+            help="concat: texts are joined and cut into rows; pad: a row for each text, cut after "
+            "--length; document: long texts go on in further rows.",
+            autocompletion=completion.of(_PACKINGS),
+        ),
+    ] = "concat"
+    length: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Tokens of a row at most, BOS included; by default the context, up to 1024.",
+        ),
+    ] = None
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows that run together.")] = 16
+    shard_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens that are run for a shard, at most.")
+    ] = 262_144
+    keep_as: Annotated[
+        str | None,
+        typer.Option(
+            parser=one_of(DTYPES),
+            metavar="DTYPE",
+            help="The dtype of what is written; by default the model's.",
+            autocompletion=completion.of(DTYPES),
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after about so many tokens.")
+    ] = None
+    field: Annotated[
+        str, typer.Option(metavar="NAME", help="The field of the text in .jsonl or .parquet.")
+    ] = "text"
+
+    def of(self, model: str, data: list[str]) -> "Harvest":
+        """The harvest of a model and some files."""
+        from lensbridge.harvest import Harvest, Rows
+
+        return Harvest(
+            model=model,
+            data=[Path(one) for one in data],
+            points=self.point or [],
+            layers=self.layer,
+            rows=Rows(length=self.length, packing=self.packing),  # type: ignore[arg-type]  # parsed
+            dtype=self.keep_as,
+            batch=self.batch,
+            shard_tokens=self.shard_tokens,
+            field=self.field,
+            max_tokens=self.max_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Going:
+    """What this process does of it."""
+
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="The part of this process, from 0; parts share one folder."
+        ),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder has.")] = (
+        False
+    )
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be written, and write nothing.")
+    ] = False
+
+
 def run(
     model: Annotated[
         str,
@@ -48,67 +138,8 @@ def run(
         ),
     ],
     loading: Loading,
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A name, short name or glob; it needs a value for each token. May be repeated.",
-            autocompletion=completion.points,
-        ),
-    ] = None,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(metavar="N", help="A layer of short names; all by default. May be repeated."),
-    ] = None,
-    packing: Annotated[
-        str,
-        typer.Option(
-            parser=one_of(_PACKINGS),
-            metavar="PACKING",
-            help="concat: texts are joined and cut into rows; pad: a row for each text, cut after "
-            "--length; document: long texts go on in further rows.",
-            autocompletion=completion.of(_PACKINGS),
-        ),
-    ] = "concat",
-    length: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="N",
-            help="Tokens of a row at most, BOS included; by default the context, up to 1024.",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows that run together.")] = 16,
-    shard_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens that are run for a shard, at most.")
-    ] = 262_144,
-    keep_as: Annotated[
-        str | None,
-        typer.Option(
-            parser=one_of(DTYPES),
-            metavar="DTYPE",
-            help="The dtype of what is written; by default the model's.",
-            autocompletion=completion.of(DTYPES),
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stop after about so many tokens.")
-    ] = None,
-    field: Annotated[
-        str, typer.Option(metavar="NAME", help="The field of the text in .jsonl or .parquet.")
-    ] = "text",
-    part: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="The part of this process, from 0; parts share one folder."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what the folder has.")
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be written, and write nothing.")
-    ] = False,
+    asked: Asked,
+    going: Going,
     as_json: AsJson = False,
 ) -> int:
     """Run a dataset and write the activations of some points to safetensors shards.
@@ -122,34 +153,13 @@ def run(
             has another harvest.
     """
     *data, out = paths
-    from lensbridge.harvest import Harvest, Rows
-
-    if model.endswith(".json") and Path(model).is_file():
-        spec = _read(model, data, point)
-    else:
-        _require(data, point)
-        spec = Harvest(
-            model=model,
-            data=[Path(one) for one in data],
-            points=point or [],
-            layers=layer,
-            rows=Rows(length=length, packing=packing),  # type: ignore[arg-type]  # parsed
-            dtype=keep_as,
-            batch=batch,
-            shard_tokens=shard_tokens,
-            field=field,
-            max_tokens=max_tokens,
-        )
+    spec = _spec(model, data, asked)
     spec = replace(spec, model=opened(str(spec.model), loading))
-    if plan:
-        planned = spec.plan()
-        if as_json:
-            show_json({**vars(planned), "bytes": planned.bytes, "peak_bytes": planned.peak_bytes})
-        else:
-            show(str(planned))
+    if going.plan:
+        _show_plan(spec, as_json)
         return 0
     with _progress(spec) as told:
-        report = spec.run(out, resume=resume, part=part, told=told)
+        report = spec.run(out, resume=going.resume, part=going.part, told=told)
     if as_json:
         show_json(_told(report))
     else:
@@ -157,11 +167,32 @@ def run(
     return 1 if report.interrupted else 0
 
 
-def _read(model: str, data: list[str], point: list[str] | None) -> "Harvest":
+def _show_plan(spec: "Harvest", as_json: bool) -> None:
+    planned = spec.plan()
+    if as_json:
+        show_json({**vars(planned), "bytes": planned.bytes, "peak_bytes": planned.peak_bytes})
+    else:
+        show(str(planned))
+
+
+def _spec(model: str, data: list[str], asked: Asked) -> "Harvest":
+    """The harvest that a file says, or that the options say."""
+    if model.endswith(".json") and Path(model).is_file():
+        return _read(model, data, asked)
+    _require(data, asked.point)
+    return asked.of(model, data)
+
+
+def _read(model: str, data: list[str], asked: Asked) -> "Harvest":
     from lensbridge.harvest import Harvest
 
-    if data or point:
-        raise InputError(f"{model} names the data and the points: pass only the folder after it.")
+    said = [name for name, value in vars(asked).items() if value != getattr(Asked(), name)]
+    if data or said:
+        options = ", ".join(f"--{one.replace('_', '-')}" for one in said) or "data"
+        raise InputError(
+            f"{model} says what is run and what is kept: pass only the folder after it, not "
+            f"{options}."
+        )
     return Harvest.from_json(Path(model).read_text(encoding="utf-8"))
 
 
