@@ -4,6 +4,7 @@ An intervention says what is done, at which point, at which positions and when. 
 it can be combined with hooks, caches, SAEs and other interventions.
 """
 
+from lensbridge.interventions.apply import Apply
 from lensbridge.interventions.bases import (
     mean_difference_basis,
     neuron_basis,
@@ -16,8 +17,10 @@ from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.das import DASResult, fit_das
 from lensbridge.interventions.document import from_json, to_json
 from lensbridge.interventions.exchange import Mean, Resample, Swap
+from lensbridge.interventions.functions import register_function
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
+from lensbridge.interventions.steered import GatedSteer, NormPreservingSteer
 from lensbridge.interventions.steering import steering_vector
 from lensbridge.interventions.steering_vectors import SteeringVectors
 from lensbridge.interventions.tracing import CausalTrace, causal_trace
@@ -25,11 +28,14 @@ from lensbridge.interventions.when import When
 
 __all__ = [
     "Add",
+    "Apply",
     "CausalTrace",
     "DASResult",
+    "GatedSteer",
     "Intervention",
     "Mean",
     "Noise",
+    "NormPreservingSteer",
     "Positions",
     "Project",
     "Replace",
@@ -49,6 +55,7 @@ __all__ = [
     "probe_basis",
     "random_basis",
     "random_neuron_basis",
+    "register_function",
     "steering_vector",
     "to_json",
 ]

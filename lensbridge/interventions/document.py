@@ -14,16 +14,22 @@ from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, suggest
+from lensbridge.interventions.apply import Apply
 from lensbridge.interventions.exchange import Mean, Resample, Swap
+from lensbridge.interventions.functions import function_of, name_of
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, Steer, Zero
 from lensbridge.interventions.source import StoredSource
+from lensbridge.interventions.steered import GatedSteer, NormPreservingSteer
 from lensbridge.interventions.when import ALWAYS, When
 
 FORMAT = "lensbridge.interventions/1"
 KINDS: dict[str, type[Intervention]] = {
     one.__name__: one
-    for one in (Replace, Add, Scale, Zero, Mean, Resample, Project, Steer, Swap, Noise)
+    for one in (
+        *(Replace, Add, Scale, Zero, Mean, Resample, Project, Steer, Swap, Noise),
+        *(Apply, NormPreservingSteer, GatedSteer),
+    )
 }
 
 
@@ -37,7 +43,7 @@ def to_json(
         tensors: a safetensors file to write tensors to; None: they go into the text, as base64.
 
     Raises:
-        InputError: a site is a function.
+        InputError: a site is a function, or a function has no name (`register_function`).
 
     Example:
         >>> from lensbridge.interventions import Zero, from_json, to_json
@@ -138,7 +144,12 @@ def packed(value: Any, store: Store) -> Any:
         return [packed(one, store) for one in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise InputError(f"{value!r} cannot be written to JSON. Name the points instead.")
+    if callable(value) and name_of(value) is not None:
+        return {"function": name_of(value)}
+    raise InputError(
+        f"{value!r} cannot be written to JSON. Name the points instead; give a function that Apply "
+        'calls a name: @register_function("...").'
+    )
 
 
 def _packed_source(source: StoredSource, store: Store) -> dict[str, Any]:
@@ -186,6 +197,8 @@ def unpacked(value: Any, store: Store) -> Any:
         return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
     if sort == "masked":
         return StoredSource(*(unpacked(one, store) for one in inside))
+    if sort == "function":
+        return function_of(inside)
     if sort == "number":
         return float(inside)
     raise InputError(f"{sort!r} is not a value of an intervention.")

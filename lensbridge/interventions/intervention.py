@@ -13,6 +13,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.inputs.special import Excluded
 from lensbridge.interventions.columns import Positions, is_int, normalized
+from lensbridge.interventions.functions import name_of
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import ALWAYS, When
@@ -268,6 +269,8 @@ def check_broadcast(
 
 
 def _shown(value: Any) -> str:
+    if callable(value) and name_of(value) is not None:
+        return repr(name_of(value))
     if isinstance(value, Tensor):
         return f"Tensor{list(value.shape)}"
     if isinstance(value, Mapping) and not isinstance(value, ActivationCache):
