@@ -72,7 +72,7 @@ _HOMES = {
 }
 
 _ROOMS = (
-    *("analysis", "causal", "comparison", "compat", "evals", "experiments"),
+    *("analysis", "causal", "comparison", "compat", "editing", "evals", "experiments"),
     *("interventions", "patching", "saes"),
     *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz", "weights"),
 )

@@ -2,12 +2,12 @@
 
 from lensbridge.analysis.methods import AnalysisMethods
 from lensbridge.experiments.methods import ExperimentMethods
+from lensbridge.editing.methods import EditingMethods
 from lensbridge.generation.methods import GenerationMethods
 from lensbridge.gradients.methods import GradientMethods
 from lensbridge.hooked_model import HookedModel, LogitsAndLoss, Result, ReturnType
 from lensbridge.interventions.methods import InterventionMethods
 from lensbridge.patching.methods import SweepMethods
-from lensbridge.processing.methods import ProcessingMethods
 from lensbridge.saes.methods import SAEMethods
 
 __all__ = ["LensModel", "LogitsAndLoss", "Result", "ReturnType"]
@@ -18,7 +18,7 @@ class LensModel(
     ExperimentMethods,
     GenerationMethods,
     InterventionMethods,
-    ProcessingMethods,
+    EditingMethods,
     SweepMethods,
     GradientMethods,
     AnalysisMethods,

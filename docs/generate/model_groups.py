@@ -28,6 +28,7 @@ _RESIDUAL = ("Take the residual stream apart", "how-to/residual-stream.md")
 _PATCHING = ("Patch activations", "how-to/patching.md")
 _ANALYSE = ("Analyse a model", "how-to/analyse.md")
 _SAES = ("Use sparse autoencoders", "how-to/saes.md")
+_EDIT_WEIGHTS = ("Edit weights", "how-to/edit-weights.md")
 _PROCESS = ("Process weights", "how-to/process-weights.md")
 _ARCHITECTURE = ("Add an architecture", "how-to/add-an-architecture.md")
 
@@ -128,6 +129,7 @@ GROUPS = (
         ("processed", "process_weights_", "processing", "processed_by", "processings"),
         guides=(_PROCESS,),
     ),
+    Group("Edit weights", ("edited", "edit_weights"), guides=(_EDIT_WEIGHTS,)),
     Group(
         "Sparse autoencoders",
         (

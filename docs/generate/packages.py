@@ -37,6 +37,7 @@ PACKAGES = (
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.engines", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
+    Package("lensbridge.editing", (("Edit weights", "how-to/edit-weights.md"),)),
     Package("lensbridge.weights", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),

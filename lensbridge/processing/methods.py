@@ -13,6 +13,7 @@ from lensbridge.errors import ProcessingError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.processing import Rewriting
 from lensbridge.processing.plan import OnImpossible, Processing, ProcessingOptions, Wanted
+from lensbridge.processing.undo_log import Undoable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +29,7 @@ class ProcessingMethods(HookedModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.processings: list[Processing] = []
-        self._rewritings: list[Rewriting] = []
+        self._rewritings: list[Undoable] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "processings": [*self.processings]}
@@ -137,8 +138,10 @@ class ProcessingMethods(HookedModel):
     def _take_back(self) -> None:
         """Undo the rewrites that are over, last first; one below an open one waits for it."""
         while self._rewritings and self._rewritings[-1].over:
-            self._rewritings.pop().undo()
-            self.processings.pop()
+            last = self._rewritings.pop()
+            last.undo()
+            if isinstance(last, Rewriting):
+                self.processings.pop()
 
     def process_weights_(
         self,
@@ -172,8 +175,8 @@ class ProcessingMethods(HookedModel):
         )
         if self._rewritings:
             raise ProcessingError(
-                "process_weights_ was called inside `with model.processed(...)`, whose end would "
-                "undo it. Call it outside."
+                "process_weights_ was called inside `with model.processed(...)`, or while weights "
+                "are edited, the end of which would undo it. Call it outside, or keep() the edit."
             )
         rewriting = Rewriting.of(self.native, options)
         processing = rewriting.apply(self.device if check else None)

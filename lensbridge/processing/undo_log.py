@@ -1,9 +1,19 @@
 """What a rewrite replaced, so that it can be undone: the native tensors and their places."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class Undoable(Protocol):
+    """A change of a model's weights; `over` once it can be undone."""
+
+    over: bool
+
+    def undo(self) -> None:
+        """Restore every byte."""
 
 
 @dataclass
@@ -22,6 +32,11 @@ class UndoLog:
         """Give a parameter or buffer new values, in its own dtype and on its own device."""
         self._held.setdefault(id(tensor), (tensor, tensor.data))
         _exchange(tensor, torch.empty_like(tensor.data).copy_(value))
+
+    def copy(self, tensor: Tensor) -> None:
+        """Give a parameter a copy of its values to write to, if it has none from this log yet."""
+        if id(tensor) not in self._held:
+            self.write(tensor, tensor.data)
 
     def put(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         """Set a new parameter of a module: a bias, or its own copy of a shared weight."""

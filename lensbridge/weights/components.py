@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.native.holding import Held, held
-from lensbridge.native.linear import Linear
+from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     AttentionPart,
@@ -17,11 +17,13 @@ from lensbridge.native.parts import (
     MLPPart,
     OpaquePart,
     ResolvedModel,
+    Role,
     StackPart,
 )
 from lensbridge.native.table import table_held
+from lensbridge.tensors.layouts import last_axis_is_output
 from lensbridge.weights import effective
-from lensbridge.weights.entry import Source, Weight
+from lensbridge.weights.entry import Assign, Source, Weight
 from lensbridge.weights.view import PointsHere
 from lensbridge.weights.views import (
     AttentionView,
@@ -111,7 +113,8 @@ class Components:
         head = self.native.unembed
         if head is not None:
             for name in ("W_U", "b_U"):
-                yield _entry("unembed.", name, self.unembed, _of_linear(head, name))
+                source = _of_linear(head, name, added=self.native.unembed_bias)
+                yield _entry("unembed.", name, self.unembed, source)
 
 
 def _stack_weights(at: str, stack: StackPart) -> Iterator[Entry]:
@@ -144,9 +147,11 @@ def _attention_weights(at: str, part: AttentionPart) -> Iterator[Entry]:
         for letter, own in there.items():
             if own is not None:
                 name = f"{kind}_{letter}"
-                how = partial(effective.held, part, letter.lower()) if letter != "O" else None
-                linear = own if isinstance(own, Linear) else own.linear
-                yield _entry(at, name, view, _of_linear(linear, name, how))
+                if isinstance(own, Linear):
+                    source = _of_linear(own, name, added=part.writer.bias)
+                else:
+                    source = _of_role(own, name, partial(effective.held, part, letter.lower()))
+                yield _entry(at, name, view, source)
 
 
 def _mlp_weights(at: str, part: FeedForward) -> Iterator[Entry]:
@@ -173,19 +178,52 @@ def _dense_weights(at: str, part: MLPPart) -> Iterator[Entry]:
         for side, role in roles.items():
             if role is not None:
                 name, how = f"{kind}_{side}", partial(effective.share_held, role)
-                yield _entry(at, name, MLPView(part), _of_linear(role.linear, name, how))
+                yield _entry(at, name, MLPView(part), _of_role(role, name, how))
         yield _entry(at, f"{kind}_out", MLPView(part), _of_linear(part.down, f"{kind}_out"))
 
 
 def _norm_weights(at: str, norm: Norm) -> Iterator[Entry]:
     for name, parameter in (("w", norm.gain_name), ("b", norm.bias_name)):
-        source = Source(norm.module, parameter, lambda: norm.held)
+        offset = 1.0 if norm.unit_offset and name == "w" else 0.0
+        source = Source(
+            norm.module, parameter, lambda: norm.held, assign=partial(_assign_less, offset)
+        )
         yield _entry(at, name, NormView(norm), source)
 
 
-def _of_linear(linear: Linear, name: str, how: Callable[[], Held] | None = None) -> Source:
-    parameter = "bias" if name.startswith("b") else "weight"
-    return Source(linear.module, parameter, how or (lambda: linear.held))
+def _of_linear(linear: Linear, name: str, added: tuple[nn.Module, str] | None = None) -> Source:
+    """The source of a whole weight or bias; `added` is what else is part of that bias."""
+    second = None if added is None or not name.startswith("b") else partial(_assign_beside, added)
+    return Source(linear.module, _parameter(name), lambda: linear.held, linear, second)
+
+
+def _of_role(own: Role, name: str, how: Callable[[], Held]) -> Source:
+    """The source of a part of a weight or bias."""
+    return Source(own.linear.module, _parameter(name), how, own.linear, _assign_part(own, name))
+
+
+def _parameter(name: str) -> str:
+    return "bias" if name.startswith("b") else "weight"
+
+
+def _assign_part(own: Role, name: str) -> Assign:
+    """Heads of a weight are its first axis, so it is turned: `[head, in, d]` as `[in, head, d]`."""
+
+    def assign(stored: Tensor, value: Tensor) -> object:
+        if name.startswith("b"):
+            return own.layout.assign(stored, value)
+        whole = last_axis_is_output(stored, own.linear.transposed)
+        return own.layout.assign(whole, value.movedim(0, -2) if value.ndim == 3 else value)
+
+    return assign
+
+
+def _assign_less(offset: float, stored: Tensor, value: Tensor) -> object:
+    return stored.copy_(value - offset)
+
+
+def _assign_beside(added: tuple[nn.Module, str], stored: Tensor, value: Tensor) -> object:
+    return stored.copy_(value - fetch(*added).flatten().to(value))
 
 
 def _entry(at: str, name: str, view: object, source: Source) -> Entry:
