@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lensbridge.plugins import register
     from lensbridge.points.short_names import get_act_name
     from lensbridge.points.table import POINTS
+    from lensbridge.remote import connect
     from lensbridge.tensors.factored import FactoredMatrix
     from lensbridge.viz import plot
 
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "carry_hooks",
     "compare",
+    "connect",
     "get_act_name",
     "load",
     "plot",
@@ -64,6 +66,7 @@ _HOMES = {
     "Rows": "harvest",
     "carry_hooks": "hooks.carrying",
     "compare": "comparison",
+    "connect": "remote",
     "get_act_name": "points.short_names",
     "load": "loading",
     "plot": "viz",
@@ -74,7 +77,7 @@ _HOMES = {
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "editing", "evals", "experiments"),
     *("interventions", "patching", "saes"),
-    *("engines", "harvest", "pipelines", "plans", "serve", "testing", "viz", "weights"),
+    *("engines", "harvest", "pipelines", "plans", "remote", "serve", "testing", "viz", "weights"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

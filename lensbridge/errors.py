@@ -16,11 +16,13 @@
     ├── InputError                    the input cannot be run
     │   ├── TokenizerMissingError
     │   ├── TokenError                  ids out of range, not a single token
+    │   ├── LimitError                  more than a server allows for one request
     │   └── ContextLengthError
     ├── ShapeError                    matrices whose sizes do not fit
     ├── WeightError                   this model has no such weight
     ├── ProcessingError               weights cannot be rewritten as asked
     ├── UnsupportedError              this engine cannot do what was asked
+    ├── RemoteError                   a server is not reached, or did not answer as it should
     ├── RanksError                    processes that share a model do not do the same
     └── ConformanceError              a model does not behave as its description says
 
@@ -41,11 +43,13 @@ __all__ = [
     "HubError",
     "InputError",
     "LensbridgeError",
+    "LimitError",
     "LoadError",
     "NotCachedError",
     "PluginError",
     "ProcessingError",
     "RanksError",
+    "RemoteError",
     "ShapeError",
     "StaleActivationError",
     "TokenError",
@@ -125,6 +129,10 @@ class TokenError(InputError):
     """Token ids outside the vocabulary, or text that is not one token."""
 
 
+class LimitError(InputError):
+    """More than a server allows for one request."""
+
+
 class ContextLengthError(InputError):
     """More positions than the model has."""
 
@@ -146,6 +154,10 @@ class ProcessingError(LensbridgeError, ValueError):
 
 class UnsupportedError(LensbridgeError, NotImplementedError):
     """An engine that runs models elsewhere cannot do what was asked."""
+
+
+class RemoteError(LensbridgeError, RuntimeError):
+    """A server is not reached, is too busy, or does not answer as it should."""
 
 
 class RanksError(LensbridgeError, RuntimeError):

@@ -1,6 +1,6 @@
 """Steps of long work (cells of a sweep, tokens of a text), told to whoever waits for it.
 
-A context variable holds who is told, so work in one thread is not told to those who wait for another.
+A context variable holds who is told: who waits for one thread is not told of another one's work.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
-"""`lensbridge serve`: a page in the browser on which a model is explored."""
+"""`lensbridge serve`: a page on which a model is explored, or an interface for programs."""
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,11 @@ from lensbridge.cli.opening import opened
 from lensbridge.cli.options import Loading, Model
 from lensbridge.errors import LensbridgeError
 
-EXAMPLES = ("lensbridge serve demo", "lensbridge serve gpt2 --port 8080 --no-browser")
+EXAMPLES = (
+    "lensbridge serve demo",
+    "lensbridge serve gpt2 --port 8080 --no-browser",
+    "lensbridge serve gpt2 --api",
+)
 
 _NEEDED = ("fastapi", "uvicorn")
 
@@ -25,10 +29,28 @@ def run(
     ] = 8765,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     max_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens that a prompt may have.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tokens that a prompt may have (256), or all inputs of a request (16384).",
+        ),
+    ] = None,
+    api: Annotated[
+        bool, typer.Option("--api", help="Serve no page, but what lensbridge.connect speaks to.")
+    ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", envvar="LENSBRIDGE_TOKEN", help="The secret; by default a new one."
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="A name that a proxy in front of it is reached by."),
+    ] = None,
 ) -> int:
-    """Serve a page on which a model is explored, until Ctrl-C.
+    """Serve a page on which a model is explored, or with --api a model for programs, until Ctrl-C.
 
     Raises:
         LensbridgeError: the extra `serve` is not installed, or the model cannot be loaded.
@@ -39,14 +61,18 @@ def run(
             f"'lensbridge serve' needs {' and '.join(missing)}, not installed here: "
             "pip install 'lensbridge[serve]'."
         )
-    from lensbridge import serve
+    from lensbridge import remote, serve
 
+    limits: Any = remote.Limits if api else serve.Limits
     plain = loading == Loading()  # then the page knows the name, and shows it in its Python
     serve.run(
         model if plain else opened(model, loading),
         host=host,
         port=port,
         open_browser=browser,
-        limits=serve.Limits(max_tokens=max_tokens),
+        token=token,
+        limits=limits() if max_tokens is None else limits(max_tokens=max_tokens),
+        api=api,
+        hosts=tuple(name or ()),
     )
     return 0

@@ -3,8 +3,11 @@
 The page shows what the model predicts, its logit lens, attention, neurons and attributions. It also
 edits, patches and steers. Each view shows the Python that computes the same numbers.
 
-`run` serves the page until Ctrl-C, and `make_app` gives the web application alone. This package
-imports nothing large before one of them is called.
+With `--api` (`api=True`) there is no page: programs on other machines use the model through
+`lensbridge.connect`.
+
+`run` serves until Ctrl-C, and `make_app` and `make_api` give the web applications alone. This
+package imports nothing large before one of them is called.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from lensbridge.model import LensModel
+    from lensbridge.remote.limits import Limits as RemoteLimits
 
-__all__ = ["Limits", "make_app", "run"]
+__all__ = ["Limits", "make_api", "make_app", "run"]
 
 
 def run(
@@ -26,9 +30,11 @@ def run(
     port: int = 8765,
     token: str | None = None,
     open_browser: bool = True,
-    limits: Limits | None = None,
+    limits: "Limits | RemoteLimits | None" = None,
+    api: bool = False,
+    hosts: tuple[str, ...] = (),
 ) -> None:
-    """Serve a page for a model until Ctrl-C.
+    """Serve a page for a model, or its programming interface, until Ctrl-C.
 
     Args:
         model: what `lensbridge.load` takes (a hub id, a folder, "demo", a transformers model), or
@@ -38,7 +44,11 @@ def run(
         token: the secret that the page's address must have; None makes a new one; "" asks for
             none, which only a local address may do.
         open_browser: whether to open the page in the browser.
-        limits: how much one question may ask for; None takes the defaults of `Limits`.
+        limits: how much one question may ask for; None takes the defaults of `Limits`, or with
+            `api=True` those of `lensbridge.remote.Limits`.
+        api: serve what `lensbridge.connect` speaks to instead of the page.
+        hosts: names that it may be reached by, besides localhost, IP addresses and `host`: that of
+            a proxy in front of it.
 
     Raises:
         LensbridgeError: fastapi or uvicorn is not installed, or the model cannot be loaded.
@@ -46,9 +56,9 @@ def run(
             model is in training mode, or this is the cell of a notebook.
     """
     _require_extra()
-    from lensbridge.serve.server import serve
+    from lensbridge.serve.server import Address, serve
 
-    serve(model, host, port, token, open_browser, limits or Limits())
+    serve(model, Address(host, port, token, hosts), open_browser and not api, limits, api)
 
 
 def make_app(
@@ -76,6 +86,32 @@ def make_app(
     from lensbridge.serve.subject import Subject
 
     return app_of(Subject(model, load, limits or Limits()), token, hosts)
+
+
+def make_api(
+    model: "LensModel",
+    token: str | None = None,
+    limits: "RemoteLimits | None" = None,
+    hosts: tuple[str, ...] = (),
+    name: str | None = None,
+) -> "FastAPI":
+    """The programming interface as an ASGI application: what `lensbridge.connect` speaks to.
+
+    Args:
+        model: a loaded model.
+        token: the secret that requests must carry; None asks for none.
+        limits: how much one request may ask for.
+        hosts: names that it may be reached by, besides localhost and IP addresses.
+        name: what clients are told that the model is called.
+
+    Raises:
+        LensbridgeError: fastapi is not installed.
+        InputError: the model is in training mode.
+    """
+    _require_extra()
+    from lensbridge.serve.api import api_of
+
+    return api_of(model, token, limits, hosts, name)
 
 
 def _require_extra() -> None:

@@ -4,24 +4,24 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from logging import getLogger
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from fastapi import FastAPI, Request
 from pydantic import ValidationError
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
 
-from lensbridge.errors import LensbridgeError
+from lensbridge.serve.bodies import read_body
+from lensbridge.serve.events import Events
 from lensbridge.serve.guard import Guard
 from lensbridge.serve.offers import told
+from lensbridge.serve.refusals import Refused, explained
 from lensbridge.serve.subject import Subject
 from lensbridge.serve.views import VIEWS, View
 from lensbridge.serve.waiting import until_left
-from lensbridge.serve.worker import Busy, Cancelled, Job, Worker
+from lensbridge.serve.worker import Job, Worker
 
 PAGE = Path(__file__).parent / "page"
 
@@ -56,14 +56,6 @@ def app_of(subject: Subject, token: str | None, hosts: tuple[str, ...]) -> FastA
     return app
 
 
-class Refused(LensbridgeError):  # noqa: N818
-    """A question that is not answered, with the HTTP status that says why."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class _Answers:
     """Questions that come in, and the answers that go out.
 
@@ -82,7 +74,7 @@ class _Answers:
         """The answer to one question, or the message of what is wrong with it."""
         try:
             view = self._view(name)
-            question = _asked(view, await _body(request, self.subject.limits.max_body))
+            question = _asked(view, await read_body(request, self.subject.limits.max_body))
             tab = request.headers.get("lensbridge-tab", "")[:64] or token_hex()
             with ExitStack() as stack:
                 job = stack.enter_context(self.worker.job(tab, name))
@@ -93,7 +85,7 @@ class _Answers:
                     answer.held = stack.pop_all()
                 return answer
         except Exception as error:
-            status, message = _explained(error)
+            status, message = explained(error)
             return JSONResponse({"message": message}, status)
 
     def _view(self, name: str) -> View:
@@ -124,23 +116,8 @@ class _Answers:
                 yield line
                 line = await self.worker.run(job, partial(next, events, None))
         except Exception as error:
-            status, message = _explained(error)
+            status, message = explained(error)
             yield _line({"type": "error", "status": status, "message": message})
-
-
-class Events(StreamingResponse):
-    """A response that comes bit by bit.
-
-    Attributes:
-        held: what is given back at its end, also if the connection is closed before its beginning.
-    """
-
-    held: ExitStack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events, until there are no more or the connection is closed."""
-        with self.held:
-            await super().__call__(scope, receive, send)
 
 
 def _encoded(answer: dict[str, Any]) -> bytes:
@@ -161,20 +138,6 @@ def _line(event: dict[str, Any]) -> bytes:
     return _encoded(event) + b"\n"
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body of a request.
-
-    Raises:
-        Refused: it is larger than a question may be.
-    """
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > most:
-            raise Refused(413, f"The question is too large: {most} bytes are read at most.")
-    return bytes(found)
-
-
 def _asked(view: View, body: bytes) -> Any:
     try:
         return view.question.model_validate_json(body)
@@ -189,17 +152,3 @@ def _wrong(error: ValidationError) -> str:
         where = ".".join(str(part) for part in one["loc"][:3])
         told.append(f"{where}: {one['msg']}." if where else f"{one['msg']}.")
     return " ".join(told)
-
-
-def _explained(error: Exception) -> tuple[int, str]:
-    """The status and message of an error. What lensbridge raises is told as it is."""
-    if isinstance(error, Refused):
-        return error.status, str(error)
-    if isinstance(error, Cancelled):
-        return 409, str(error)
-    if isinstance(error, Busy):
-        return 503, str(error)
-    if isinstance(error, LensbridgeError):
-        return 422, str(error)
-    getLogger(__name__).exception("A question could not be answered.")
-    return 500, f"Something went wrong in the server: {type(error).__name__}. Its log says more."

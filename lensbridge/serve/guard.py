@@ -15,6 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lensbridge.remote.protocol import JSON, SAFETENSORS
+
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -39,9 +41,41 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_NO_TOKEN = (
+
+@dataclass(frozen=True)
+class Door:
+    """What stands behind a guard, and how it is asked.
+
+    Args:
+        asked: how addresses begin at which questions are asked; these carry the token in a header.
+        open: how addresses begin that need no token.
+        kinds: types of content that a question may have.
+        what: what is said where the type is another.
+        no_token: what is said where the token is missing.
+    """
+
+    asked: str
+    open: str | None
+    kinds: tuple[str, ...]
+    what: str
+    no_token: str
+
+
+PAGE = Door(
+    "/api/",
+    "/static/",
+    ("application/json",),
+    "A question is JSON.",
     "This page needs its token: open the address that lensbridge serve printed, with ?token=... "
-    "at its end."
+    "at its end.",
+)
+API = Door(
+    "/",
+    None,
+    (JSON, SAFETENSORS),
+    f"A request is {JSON} or {SAFETENSORS}.",
+    "This server needs its token, which lensbridge serve printed: "
+    "lensbridge.connect(url, token=...). It is sent as Authorization: Bearer TOKEN.",
 )
 
 
@@ -53,11 +87,13 @@ class Guard:
         app: what is behind it.
         token: the secret; None asks for none.
         hosts: names that we are reached by, besides localhost and IP addresses.
+        door: what stands behind it.
     """
 
     app: ASGIApp
     token: str | None
     hosts: tuple[str, ...] = ()
+    door: Door = PAGE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,12 +117,12 @@ class Guard:
         if not self._is_ours(host):
             return PlainTextResponse("This server is not reached by that name.", 421)
         path: str = scope["path"]
-        if path.startswith("/static/"):
+        if self.door.open is not None and path.startswith(self.door.open):
             return None
-        if path.startswith("/api/"):
+        if path.startswith(self.door.asked):
             return self._refusal_of_question(scope, headers, host)
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        return None if self._knows(given) else PlainTextResponse(_NO_TOKEN, 403)
+        return None if self._knows(given) else PlainTextResponse(self.door.no_token, 403)
 
     def _refusal_of_question(self, scope: Scope, headers: Headers, host: str) -> Response | None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
@@ -94,10 +130,10 @@ class Guard:
             return _told(403, "Questions are answered to this server's own page only.")
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if not self._knows(given if scheme == "Bearer" else ""):
-            return _told(403, _NO_TOKEN)
+            return _told(403, self.door.no_token)
         kind = headers.get("content-type", "").partition(";")[0].strip()
-        if scope["method"] == "POST" and kind != "application/json":
-            return _told(415, "A question is JSON.")
+        if scope["method"] == "POST" and kind not in self.door.kinds:
+            return _told(415, self.door.what)
         return None
 
     def _knows(self, given: str) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from lensbridge.errors import InputError
+from lensbridge.remote.limits import require_whole
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,4 @@ class Limits:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{one.name} is a whole number from 1 on, not {value!r}.")
+            require_whole(one.name, getattr(self, one.name))

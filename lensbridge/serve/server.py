@@ -4,28 +4,57 @@ import asyncio
 import socket
 import webbrowser
 from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_urlsafe
 from threading import Timer
 from typing import Any
 
 from lensbridge.errors import InputError
-from lensbridge.serve.limits import Limits
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(
-    model: Any, host: str, port: int, token: str | None, open_browser: bool, limits: Limits
-) -> None:
+@dataclass(frozen=True)
+class Address:
+    """Where a model is served, and to whom.
+
+    Args:
+        host: the address to listen at.
+        port: the port; 0 takes a free one.
+        token: the secret; None makes one, "" asks for none.
+        hosts: other names that it may be reached by.
+    """
+
+    host: str
+    port: int
+    token: str | None
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it may be reached by, besides localhost and IP addresses."""
+        own = () if self.host in _LOCAL else (self.host, socket.gethostname().lower())
+        return (*own, *self.hosts)
+
+
+def serve(model: Any, address: Address, open_browser: bool, limits: Any, api: bool) -> None:
     """See `lensbridge.serve.run`."""
     _refuse_notebook()
-    secret = _secret(token, host)
-    with closing(_listening(host, port)) as listening:
-        app = _app(model, secret, host, limits)
-        address = _address(host, listening.getsockname()[1], secret)
-        print(f"The page is at {address}\nCtrl-C ends it.", flush=True)
-        if open_browser:
-            Timer(0.3, webbrowser.open, [address]).start()
+    secret = _secret(address.token, address.host)
+    with closing(listening_at(address.host, address.port)) as listening:
+        app = _app(model, secret, address.names, limits, api)
+        port = listening.getsockname()[1]
+        if api:
+            url = _address(address.host, port, None).rstrip("/")
+            token = f", token={secret!r}" if secret else ""
+            print(f"The model is at {url}\nlensbridge.connect({url!r}{token})", flush=True)
+            print("Ctrl-C ends it.", flush=True)
+        else:
+            shown = _address(address.host, port, secret)
+            print(f"The page is at {shown}\nCtrl-C ends it.", flush=True)
+            if open_browser:
+                Timer(0.3, webbrowser.open, [shown]).start()
         _answer(app, listening)
 
 
@@ -46,9 +75,9 @@ def _refuse_notebook() -> None:
     )
 
 
-def _app(model: Any, token: str | None, host: str, limits: Limits) -> Any:
+def _app(model: Any, token: str | None, hosts: tuple[str, ...], limits: Any, api: bool) -> Any:
     from lensbridge.model import LensModel
-    from lensbridge.serve import make_app
+    from lensbridge.serve import make_api, make_app
 
     name = model if isinstance(model, str) else None
     if not isinstance(model, LensModel):
@@ -56,7 +85,8 @@ def _app(model: Any, token: str | None, host: str, limits: Limits) -> Any:
 
         print("Loading the model ...", flush=True)
         model = load(model)
-    hosts = () if host in _LOCAL else (host, socket.gethostname().lower())
+    if api:
+        return make_api(model, token, limits, hosts, name and Path(name).name)
     return make_app(model, token, name, limits, hosts)
 
 
@@ -86,7 +116,7 @@ def _secret(token: str | None, host: str) -> str | None:
     if not token:
         if host not in _LOCAL:
             raise InputError(
-                f"Without a token everybody who reaches {host} could use the page. Leave token "
+                f"Without a token everybody who reaches {host} could use the model. Leave token "
                 "out, or listen at 127.0.0.1."
             )
         return None
@@ -97,7 +127,7 @@ def _secret(token: str | None, host: str) -> str | None:
     return token
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_at(host: str, port: int) -> socket.socket:
     """A socket that listens, before the model is loaded.
 
     Raises:
@@ -107,12 +137,15 @@ def _listening(host: str, port: int) -> socket.socket:
         raise InputError(f"A port is a number from 0 to 65535, not {port!r}.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(
             f"Nothing can listen at {host}, port {port} ({error.strerror or error}). Choose "
             "another port; port 0 takes a free one."
         ) from error
+    # connections inherit it; without it the end of a reply waits 40 ms to be acknowledged
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _address(host: str, port: int, token: str | None) -> str:

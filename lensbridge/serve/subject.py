@@ -66,11 +66,7 @@ class Subject:
     limits: Limits
 
     def __post_init__(self) -> None:
-        if any(module.training for module in self.model.hf_model.modules()):
-            raise InputError(
-                "The model is in training mode, in which dropout makes every run different. Call "
-                "model.eval() first."
-            )
+        require_eval(self.model)
 
     @cached_property
     def has_tokenizer(self) -> bool:
@@ -177,6 +173,19 @@ class Subject:
             _STAND_IN if self.load is None else f"model = lensbridge.load({literal(self.load)})"
         )
         return f"import lensbridge\n\n{loaded}\n"
+
+
+def require_eval(model: LensModel) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        InputError: it is.
+    """
+    if any(module.training for module in model.hf_model.modules()):
+        raise InputError(
+            "The model is in training mode, in which dropout makes every run different. Call "
+            "model.eval() first."
+        )
 
 
 def _ids_in(text: str, only: int | None = None) -> list[int]:

@@ -26,7 +26,13 @@ class Busy(LensbridgeError):  # noqa: N818
 
 
 class Job:
-    """One question that is being answered."""
+    """One question that is being answered.
+
+    Attributes:
+        why: what is said of one that was cancelled.
+    """
+
+    why = "A newer question took the place of this one, or the page was left."
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -45,7 +51,12 @@ class Job:
             Cancelled: nobody waits any more.
         """
         if self._stopped.is_set():
-            raise Cancelled("A newer question took the place of this one, or the page was left.")
+            raise Cancelled(self.why)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._stopped.is_set()
 
     async def cancelled(self) -> None:
         """Wait until nobody waits any more."""
