@@ -1,6 +1,6 @@
 """Experiment: what is run and what is measured, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -64,7 +64,7 @@ class Experiment:
 
     inputs: Any
     points: NamesFilter = None
-    interventions: "Intervention | tuple[Intervention, ...]" = ()
+    interventions: "Intervention | Sequence[Intervention]" = ()
     metric: "Metric | Mapping[str, Metric] | None" = None
     sweep: Any = None
     gradients: NamesFilter = None
@@ -83,6 +83,12 @@ class Experiment:
         if self.metric is None:
             return {}
         return {"metric": self.metric} if isinstance(self.metric, Metric) else dict(self.metric)
+
+    @property
+    def edits(self) -> tuple[Intervention, ...]:
+        """The interventions, as a tuple also for types."""
+        given = self.interventions
+        return (given,) if isinstance(given, Intervention) else tuple(given)
 
     @property
     def cells(self) -> list[tuple[Intervention, ...]]:

@@ -169,7 +169,7 @@ def pos_slice(given: PosSlice) -> PosSlice:
     if isinstance(given, tuple):
         return slice(*given)
     if isinstance(given, Tensor):
-        return given.tolist()  # type: ignore[no-any-return]
+        return given.tolist()
     if isinstance(given, range):
         return list(given)
     return given

@@ -73,7 +73,7 @@ class Running:
     @cached_property
     def acting(self) -> list[Intervention]:
         """The interventions that act on the inputs, and not only on what is generated."""
-        return [one for one in self.experiment.interventions if When.of(one.when).reaches_prompt]
+        return [one for one in self.experiment.edits if When.of(one.when).reaches_prompt]
 
     @cached_property
     def metrics(self) -> dict[str, BoundMetric]:
@@ -87,7 +87,7 @@ class Running:
             InputError: interventions that would never act; metrics that cannot be combined.
         """
         asked = self.experiment
-        if asked.generate is None and len(self.acting) < len(asked.interventions):
+        if asked.generate is None and len(self.acting) < len(asked.edits):
             raise InputError(
                 "An intervention acts on tokens that generation adds, and the experiment generates "
                 "none. Pass generate={...}, or leave when=... out."
@@ -163,7 +163,7 @@ class Running:
         asked = self.experiment
         if asked.generate is None:
             return None, None
-        said = {"interventions": asked.interventions, "return_type": "tokens", "verbose": False}
+        said = {"interventions": asked.edits, "return_type": "tokens", "verbose": False}
         tokens = self.generate(self.inputs, **said, **asked.generate)
         if self.model.tokenizer is None:
             return tokens, None

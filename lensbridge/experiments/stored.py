@@ -60,8 +60,8 @@ class Writer:
             listed = enumerate(value.items())
             return {"named": [[name, self.written(f"{key}/{i}", one)] for i, (name, one) in listed]}
         if isinstance(value, list | tuple):
-            parts = [self.written(f"{key}/{i}", one) for i, one in enumerate(value)]
-            return {"tuple": parts} if isinstance(value, tuple) else parts
+            several = [self.written(f"{key}/{i}", one) for i, one in enumerate(value)]
+            return {"tuple": several} if isinstance(value, tuple) else several
         return value
 
 
