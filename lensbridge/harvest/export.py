@@ -106,7 +106,7 @@ def _row_length(acts: Readable) -> int:
     Raises:
         InputError: rows have different lengths.
     """
-    rows = [one.unique_consecutive(return_counts=True)[1] for one in acts.column(ROWS)]
+    rows = [one.unique_consecutive(return_counts=True)[1] for one in acts.column(ROWS).shards()]
     every = torch.cat(rows) if rows else torch.tensor([])
     if not len(every) or bool((every[:-1] != every[0]).any()) or every[-1] > every[0]:
         raise InputError(
