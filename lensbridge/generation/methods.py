@@ -14,6 +14,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Keep
 from lensbridge.errors import InputError
 from lensbridge.generation import options as generation
+from lensbridge.generation.answers import answer_logprobs
 from lensbridge.generation.collector import (
     DecodingCollector,
     check_ends_together,
@@ -40,6 +41,8 @@ _INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
 
 class GenerationMethods(HookedModel):
     """Continuing an input; `lensbridge.generation` has the pieces."""
+
+    answer_logprobs = answer_logprobs
 
     @torch.no_grad()
     def generate(
