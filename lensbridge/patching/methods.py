@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lensbridge.hooked_model import HookedModel
@@ -16,7 +16,7 @@ class SweepMethods(HookedModel):
     def sweep(
         self,
         base: Any,
-        cells: Iterable[CellLike],
+        cells: Iterable[CellLike] | Mapping[str, CellLike],
         metric: Any,
         **options: Any,
     ) -> PatchingResult:
@@ -25,9 +25,11 @@ class SweepMethods(HookedModel):
         Args:
             base: the input that is run, as for `forward`.
             cells: `lensbridge.patching.Cell`s or tuples (site, slice, source): which activation,
-                where in it, and the value (or a cache that has it); or interventions.
-            metric: maps logits to a number, or to one for each example; or several by name.
-            options: `reduce`, `baseline`, `exact`, `max_batch_tokens` and `verbose` of
+                where in it, and the value (or a cache that has it); or interventions. A list of
+                these is one cell, and a mapping names the cells.
+            metric: maps logits to a number, or to one for each example; or several by name. With
+                `generate`, it maps a text to a number.
+            options: `reduce`, `baseline`, `exact`, `max_batch_tokens`, `verbose` and `generate` of
                 `lensbridge.patching.sweep`.
 
         Shapes: `[metric?, cell, batch?]`

@@ -14,6 +14,7 @@ from lensbridge.inputs.prepare import Prepared as Input
 from lensbridge.interventions.cells import InterventionEdit, edits_of
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.patching.activation import Prepared, assemble
+from lensbridge.patching.generated import sweep_generated
 from lensbridge.sweeps.alignment import check_fit, check_padding, clean_value, tokens_of
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.cell import Cell
@@ -45,6 +46,7 @@ def sweep(
     exact: bool | None = None,
     max_batch_tokens: int | None = None,
     verbose: bool = False,
+    generate: Mapping[str, Any] | None = None,
 ) -> PatchingResult:
     """Run an input once for each cell, with that cell's value in its place.
 
@@ -64,6 +66,12 @@ def sweep(
         max_batch_tokens: how many positions such a batch may have; None: as many as the free
             memory allows.
         verbose: show a progress bar with the time that is left.
+        generate: options of `model.generate`, such as `{"max_new_tokens": 8}`: each cell, then an
+            intervention or a list of them, continues the input, and the metric is a function of one
+            text that gives a number. Several texts are averaged but for `reduce="none"`. The result
+            has the `texts`, as `model.generate` gives them; `"skip_prompt": True` leaves the prompt
+            out. The likeliest tokens are taken; with `"do_sample": True` each cell draws from the
+            same `"seed"` (0), so that it writes what it writes alone.
 
     Shapes: `[metric?, cell, batch?]`
 
@@ -87,9 +95,13 @@ def sweep(
         >>> model.sweep("The Colosseum is in the city of", windows, metric).shape
         torch.Size([3])
     """
-    metrics = Metrics.of(metric, reduce, model, base)
-    if isinstance(cells, Cell):
+    if isinstance(cells, Cell | Intervention):
         raise InputError("cells is a list of cells; for one, pass [cell].")
+    options = SweepOptions(exact, max_batch_tokens, verbose)
+    if generate is not None:
+        listed = cells if isinstance(cells, Mapping) else list(cells)
+        return sweep_generated(model, base, listed, metric, generate, reduce, options, baseline)
+    metrics = Metrics.of(metric, reduce, model, base)
     names = tuple(map(str, cells)) if isinstance(cells, Mapping) else None
     given = list(cells.values() if isinstance(cells, Mapping) else cells)
     if not given:
@@ -100,7 +112,6 @@ def sweep(
     starts = entrances(model, [cell.first_point for cell in named if cell.each])
     unpatched = BaseRun.run(model, base, [*points_of(named), *starts])
     placed = [Edits(tuple(_placed(unpatched, edit) for edit in cell)) for cell in named]
-    options = SweepOptions(exact, max_batch_tokens, verbose)
     run = measure(unpatched, placed, metrics, options)
     grid = Grid(("cell",), tuple((i,) for i in range(len(placed))), names=names)
     return assemble(Prepared(unpatched, grid, placed), metrics, run, baseline)

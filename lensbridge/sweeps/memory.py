@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.plans.footprint import Footprint
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.metric import Metrics
@@ -91,6 +92,23 @@ def batch_tokens(base: BaseRun, asked: int | None) -> int:
         return max(one, most)
     check_room(one * each, free, "one patched run")
     return max(one, min(most, int(SHARE * free) // each))
+
+
+def generated_tokens(model: HookedModel, asked: int | None) -> int:
+    """How many positions a batch of generated texts may have, keys and values included.
+
+    Args:
+        model: the model.
+        asked: what the user set; None: as many as fit into memory and are fast on the device.
+    """
+    if asked is not None:
+        return asked
+    sizes = model.native.sizes
+    held = 2 * len(model.native.blocks) * sizes.d_model  # keys and values of all layers
+    each = 4 * (held + 8 * sizes.d_model + 4 * sizes.d_mlp + 4 * sizes.n_heads)
+    most = MOST_TOKENS if model.device.type == "cuda" else MAX_BATCH_TOKENS
+    free = free_bytes(model.device)
+    return most if free is None else max(1, min(most, int(SHARE * free) // each))
 
 
 def check_cells(count: int) -> None:

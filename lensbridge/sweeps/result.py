@@ -43,6 +43,9 @@ class PatchingResult(Drawn, AsTensor):
         engine: whether cells were run in batches, and if not, why.
         positions: the tokens of the input as labels of positions; None where columns are no
             positions of one text.
+        texts: what each cell wrote, if the sweep generated texts: one for each example, or a text
+            alone if the input was one; None for a cell that did not run.
+        baseline_texts: the same of the run without edits.
     """
 
     values: Tensor
@@ -55,6 +58,8 @@ class PatchingResult(Drawn, AsTensor):
     partial: bool = False
     engine: str = "exact"
     positions: PositionLabels | None = None
+    texts: "list[str | list[str] | None] | None" = None
+    baseline_texts: "str | list[str] | None" = None
 
     @property
     def axis_names(self) -> list[str]:
@@ -248,9 +253,17 @@ class PatchingResult(Drawn, AsTensor):
                 about = {"metric": metric, **self._named(row)}
                 if grid.names is not None:
                     about["name"] = grid.names[i]
+                texts = self._texts_of(i)
                 for example, value in enumerate(table[place].tolist()):
-                    kept = {} if self.reduced else {"example": example}
-                    yield {**about, **kept, "value": value}
+                    kept: dict[str, Any] = {} if self.reduced else {"example": example}
+                    wrote = {} if texts is None else {"text": texts[example]}
+                    yield {**about, **kept, **wrote, "value": value}
+
+    def _texts_of(self, cell: int) -> list[str] | None:
+        """What a cell wrote for each row of a table; None if there is no text for each."""
+        found = None if self.texts is None else self.texts[cell]
+        texts = [found] if isinstance(found, str) else found
+        return None if texts is None or (self.reduced and len(texts) > 1) else texts
 
     def _named(self, row: Sequence[int]) -> dict[str, Any]:
         named: dict[str, Any] = dict(zip(self.grid.axis_names, row, strict=True))

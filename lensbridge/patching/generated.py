@@ -1,0 +1,326 @@
+"""Sweeps that are scored on generated text: every cell continues the input, many in one batch."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lensbridge.errors import InputError, LensbridgeError
+from lensbridge.hooked_model import HookedModel
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.prompts import is_text, plain_input
+from lensbridge.interventions.intervention import Intervention
+from lensbridge.interventions.plan import callbacks_of
+from lensbridge.interventions.rows import at_rows, moves
+from lensbridge.metrics import Metric
+from lensbridge.sweeps.grid import Grid
+from lensbridge.sweeps.memory import generated_tokens
+from lensbridge.sweeps.metric import MetricFunction, Metrics, Reduce
+from lensbridge.sweeps.options import SweepOptions
+from lensbridge.sweeps.progress_bar import ProgressBar
+from lensbridge.sweeps.result import PatchingResult
+
+Texts: TypeAlias = "str | list[str]"
+"""What one cell wrote: a text if the input is one, else a text for each example."""
+
+_ELSEWHERE = {
+    "interventions": "the cells have the interventions",
+    "return_cache": "a sweep keeps texts, no activations",
+    "names_filter": "a sweep keeps texts, no activations",
+    "return_type": "a sweep gives texts",
+    "num_return_sequences": "each cell writes one text for each example",
+}
+_OF_THE_BATCH = ("logits_processor", "stopping_criteria", "streamer", "max_time", "past_key_values")
+_OF_THE_TEXT = ("prepend_bos", "padding_side", "add_generation_prompt")
+
+
+def sweep_generated(
+    model: HookedModel,
+    base: Any,
+    cells: Mapping[str, Any] | Sequence[Any],
+    metric: "MetricFunction | Mapping[str, MetricFunction]",
+    generate: Mapping[str, Any],
+    reduce: Reduce,
+    options: SweepOptions,
+    baseline: bool,
+) -> PatchingResult:
+    """Continue an input once for each cell and measure the texts; see `sweep`.
+
+    Raises:
+        InputError: a cell, a metric or an option that does not fit.
+        LensbridgeError: the model cannot generate.
+    """
+    metrics = Metrics.of(metric, reduce)
+    for name, one in metrics.functions.items():
+        if isinstance(one, Metric):
+            raise InputError(
+                f"The metric {name!r} is a metric of logits ({one!r}); with generate=... it is a "
+                "function of one text that gives a number."
+            )
+    names = tuple(map(str, cells)) if isinstance(cells, Mapping) else None
+    given = list(cells.values() if isinstance(cells, Mapping) else cells)
+    if not given:
+        raise InputError("cells is empty: there is nothing to run.")
+    run = Writing.of(model, base, generate, options)
+    listed = [_interventions(cell) for cell in given]
+    for cell in listed:
+        run.check(cell)
+    wrote = run.all([*([[]] if baseline else []), *listed], partial(_measured, metrics))
+    grid = Grid(("cell",), tuple((i,) for i in range(len(given))), names=names)
+    return _assembled(run, wrote, metrics, grid, baseline)
+
+
+def _interventions(cell: Any) -> list[Intervention]:
+    """The interventions of a cell.
+
+    Raises:
+        InputError: it is something else.
+    """
+    several = list(cell) if isinstance(cell, list | tuple) else [cell]
+    for one in several:
+        if not isinstance(one, Intervention):
+            raise InputError(
+                "A cell of a sweep over generated texts is an intervention or a list of them, not "
+                f"{one!r}. Replace and Swap write values, as a Cell does in a sweep over logits."
+            )
+    return several
+
+
+class Wrote(NamedTuple):
+    """What a cell wrote, and the values of that, `[metric, example]`."""
+
+    texts: list[str]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How cells continue an input.
+
+    Args:
+        model: the model.
+        base: the input, as the user gave it.
+        prepared: its ids or embeddings, with the mask.
+        how: options of `model.generate`.
+        seed: for the random numbers of each cell.
+        skip_prompt: whether texts begin after the prompt.
+        options: how to run cells.
+        reasons: why cells are run one by one.
+    """
+
+    model: HookedModel
+    base: Any
+    prepared: Prepared
+    how: Mapping[str, Any]
+    seed: int
+    skip_prompt: bool
+    options: SweepOptions
+    reasons: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, base: Any, generate: Mapping[str, Any], options: SweepOptions
+    ) -> "Writing":
+        """The run of a sweep.
+
+        Raises:
+            InputError: an option that a sweep does not have.
+            LensbridgeError: the model has no `generate`.
+        """
+        if not hasattr(model, "generate"):
+            raise LensbridgeError(f"{type(model).__name__} has no generate(): use lensbridge.load.")
+        if not isinstance(generate, Mapping):
+            raise InputError(
+                'generate is the options of model.generate, such as {"max_new_tokens": 8}, not '
+                f"{generate!r}."
+            )
+        how = {"do_sample": False, "verbose": False, **generate}
+        for name in how.keys() & _ELSEWHERE.keys():
+            raise InputError(f"generate has {name!r}, and {_ELSEWHERE[name]}. Leave it out.")
+        model.tokens.need()
+        side = "right" if model.native.is_encoder_decoder else "left"
+        text = {
+            "padding_side": side,
+            **{name: how.pop(name) for name in _OF_THE_TEXT if name in how},
+        }
+        seed, skip = how.pop("seed", 0), how.pop("skip_prompt", False)
+        return cls(model, base, model.prepare(base, **text), how, int(seed), bool(skip), options)
+
+    @property
+    def new(self) -> int:
+        """How many tokens are added at most."""
+        return int(self.how.get("max_new_tokens", 10))
+
+    @cached_property
+    def given(self) -> dict[str, Tensor]:
+        """The input as ids or embeddings with their mask."""
+        found = self.prepared
+        whole = found.tokens if found.tokens is not None else found.embeds
+        if whole is None:
+            raise InputError("A sweep over generated texts takes text, ids or embeddings.")
+        mask = found.mask
+        if mask is None:
+            mask = torch.ones(whole.shape[:2], dtype=torch.long, device=whole.device)
+        name = "input_ids" if found.tokens is not None else "inputs_embeds"
+        return {name: whole, "attention_mask": mask}
+
+    @property
+    def examples(self) -> int:
+        """How many texts are continued."""
+        return len(self.given["attention_mask"])
+
+    def check(self, cell: Sequence[Intervention]) -> None:
+        """Refuse interventions that do not fit, before anything is generated.
+
+        Raises:
+            InputError: as `model.generate` does.
+        """
+        for callback in callbacks_of(self.model, cell):
+            if callback.check is not None:
+                callback.check(self.prepared, self.new - 1)
+
+    def all(
+        self, cells: Sequence[Sequence[Intervention]], measure: Callable[[list[str]], Tensor]
+    ) -> "list[Wrote | None]":
+        """What each cell wrote; None for those that an interrupt cut off.
+
+        Args:
+            cells: the interventions of each.
+            measure: gives the values of some texts; called as soon as there are any.
+
+        Raises:
+            InputError: `exact=False`, and cells cannot be run in batches.
+        """
+        found: list[Wrote | None] = [None] * len(cells)
+        meter = ProgressBar(len(cells), self.options.verbose)
+        try:
+            for group in self._groups(cells):
+                for i, texts in zip(group, self._texts([cells[i] for i in group]), strict=True):
+                    found[i] = Wrote(texts, measure(texts))
+                    meter.done()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            meter.close()
+        return found
+
+    def _groups(self, cells: Sequence[Sequence[Intervention]]) -> Iterator[list[int]]:
+        why = "asked for" if self.options.exact else self._why_single()
+        alone = [i for i, cell in enumerate(cells) if why or not all(map(moves, cell))]
+        if alone:
+            self.reasons.append(why or "noise depends on the row of an example")
+            if self.options.exact is False:
+                raise InputError(
+                    f"These cells cannot be run in batches: {self.reasons[0]}. Pass exact=True."
+                )
+        together = [i for i in range(len(cells)) if i not in set(alone)]
+        each = self.examples * (self.given["attention_mask"].shape[1] + self.new)
+        size = max(1, generated_tokens(self.model, self.options.max_batch_tokens) // each)
+        yield from (together[i : i + size] for i in range(0, len(together), size))
+        yield from ([i] for i in alone)
+
+    def _why_single(self) -> str | None:
+        """Why no cell can be run beside another; None if it can."""
+        if self.how["do_sample"] and self.how.get("temperature", 1.0):
+            return "sampled texts are drawn for each cell from the same seed"
+        named = [name for name in _OF_THE_BATCH if name in self.how]
+        if named:
+            return f"{named[0]} acts on whole batches"
+        engine = self.model.engine
+        if not engine.is_idle and not engine.works_by_row:
+            return "other hooks are on the model, and may act on the batch"
+        return None
+
+    def _texts(self, cells: Sequence[Sequence[Intervention]]) -> list[list[str]]:
+        """What some cells write in one generation."""
+        count, alone = self.examples, len(cells) == 1
+        edits = [
+            one if alone else at_rows(one, i * count, count)
+            for i, cell in enumerate(cells)
+            for one in cell
+        ]
+        given = {
+            name: value.repeat(len(cells), *[1] * (value.ndim - 1))
+            for name, value in self.given.items()
+        }
+        generate: Callable[..., Any] = self.model.generate  # type: ignore[attr-defined]
+        with torch.random.fork_rng(devices=_devices(self.model)):
+            torch.manual_seed(self.seed)
+            found = generate(given, interventions=edits, return_type="tokens", **self.how)
+        texts = self._decoded(found if isinstance(found, Tensor) else found.sequences, len(cells))
+        return [texts[i * count : (i + 1) * count] for i in range(len(cells))]
+
+    def _decoded(self, ids: Tensor, copies: int) -> list[str]:
+        """Generated rows as texts, without padding."""
+        decode: Any = self.model.tokens.need().decode
+        apart = self.model.native.is_encoder_decoder or self.prepared.tokens is None
+        mask = self.given["attention_mask"].repeat(copies, 1)
+        starts = [0] * len(ids) if apart else mask.argmax(-1).tolist()
+        if self.skip_prompt and not apart:
+            starts = [mask.shape[1]] * len(ids)
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        pairs = zip(ids.tolist(), starts, strict=True)
+        return [str(decode(row[start:], **plain)) for row, start in pairs]
+
+    def shown(self, texts: list[str]) -> Texts:
+        """The texts of one cell as `model.generate` gives them."""
+        several = is_text(self.base) and not isinstance(plain_input(self.base), str)
+        return texts if several or len(texts) > 1 else texts[0]
+
+
+def _devices(model: HookedModel) -> list[torch.device]:
+    return [model.device] if model.device.type == "cuda" else []
+
+
+def _assembled(
+    run: Writing,
+    wrote: Sequence[Wrote | None],
+    metrics: Metrics,
+    grid: Grid,
+    baseline: bool,
+) -> PatchingResult:
+    """The values of the texts, and the texts."""
+    nothing = torch.full((len(metrics.names), run.examples), torch.nan)
+    values = torch.stack([nothing if one is None else one.values for one in wrote], dim=1)
+    if metrics.reduce != "none":
+        values = values.mean(-1)
+    shown = [None if one is None else run.shown(one.texts) for one in wrote]
+    plain, values = (values[:, 0], values[:, 1:]) if baseline else (None, values)
+    why = "; ".join(dict.fromkeys(run.reasons))
+    return PatchingResult(
+        values=values if metrics.named else values[0],
+        grid=grid,
+        metric_names=metrics.names,
+        reduced=metrics.reduce != "none",
+        baseline=plain if plain is None or metrics.named else plain[0],
+        has_metric_axis=metrics.named,
+        partial=any(one is None for one in wrote),
+        engine=f"one by one: {why}" if why else "batched",
+        texts=shown[1:] if baseline else shown,
+        baseline_texts=shown[0] if baseline else None,
+    )
+
+
+def _measured(metrics: Metrics, texts: list[str]) -> Tensor:
+    """The values of texts. Shapes: `[metric, example]`"""
+    rows = [[_number(name, fn, text) for text in texts] for name, fn in metrics.functions.items()]
+    return torch.tensor(rows)
+
+
+def _number(name: str, metric: MetricFunction, text: str) -> float:
+    """The value of one text.
+
+    Raises:
+        InputError: it is no number.
+    """
+    value = metric(text)  # type: ignore[arg-type]
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The metric {name!r} gives a {type(value).__name__}; with generate=... it is a "
+            "function of one text that gives a number."
+        ) from error
