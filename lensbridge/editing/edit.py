@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import ShapeError, WeightError, suggest
-from lensbridge.processing.matrix import Matrix, places, untie
+from lensbridge.processing.matrix import Matrix, untie
 from lensbridge.processing.undo_log import UndoLog
 from lensbridge.weights.entry import Weight
 
@@ -113,7 +113,7 @@ def change_of(
                 untie(model.native, change.undo_log)
             for name, value in values.items():
                 _write(name, known[name], value, change.undo_log)
-            _require_agreement(model.native.core, known, values)
+            _require_agreement(known, values)
     except BaseException:
         change.undo()
         raise
@@ -194,9 +194,7 @@ def _add_bias(weight: Weight, log: UndoLog) -> None:
     log.put(matrix.module, "bias", nn.Parameter(zeros, like.requires_grad))
 
 
-def _require_agreement(
-    core: nn.Module, known: Mapping[str, Weight], values: Mapping[str, Tensor]
-) -> None:
+def _require_agreement(known: Mapping[str, Weight], values: Mapping[str, Tensor]) -> None:
     """Refuse values of names that share a parameter where one would undo another."""
     owners: dict[int, list[str]] = {}
     for name, one in known.items():
@@ -210,8 +208,3 @@ def _require_agreement(
                     "differ. Give one of them, or pass untied=True to give the head a weight of "
                     "its own."
                 )
-
-
-def shared_with(core: nn.Module, parameter: nn.Parameter) -> list[str]:
-    """The paths at which a model has a parameter."""
-    return [path for _, _, path in places(core).get(id(parameter), [])]

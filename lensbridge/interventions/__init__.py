@@ -16,6 +16,8 @@ from lensbridge.interventions.cells import cells_of
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.das import DASResult, fit_das
 from lensbridge.interventions.document import from_json, to_json
+from lensbridge.interventions.erasing import fit_erasure
+from lensbridge.interventions.erasure import AffineEraser, Erase, leace
 from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.functions import register_function
 from lensbridge.interventions.intervention import Intervention
@@ -28,9 +30,11 @@ from lensbridge.interventions.when import When
 
 __all__ = [
     "Add",
+    "AffineEraser",
     "Apply",
     "CausalTrace",
     "DASResult",
+    "Erase",
     "GatedSteer",
     "Intervention",
     "Mean",
@@ -49,7 +53,9 @@ __all__ = [
     "causal_trace",
     "cells_of",
     "fit_das",
+    "fit_erasure",
     "from_json",
+    "leace",
     "mean_difference_basis",
     "neuron_basis",
     "probe_basis",

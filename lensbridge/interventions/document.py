@@ -15,6 +15,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError, suggest
 from lensbridge.interventions.apply import Apply
+from lensbridge.interventions.erasure import Erase
 from lensbridge.interventions.exchange import Mean, Resample, Swap
 from lensbridge.interventions.functions import function_of, name_of
 from lensbridge.interventions.intervention import Intervention
@@ -28,7 +29,7 @@ KINDS: dict[str, type[Intervention]] = {
     one.__name__: one
     for one in (
         *(Replace, Add, Scale, Zero, Mean, Resample, Project, Steer, Swap, Noise),
-        *(Apply, NormPreservingSteer, GatedSteer),
+        *(Apply, NormPreservingSteer, GatedSteer, Erase),
     )
 }
 
