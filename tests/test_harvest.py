@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from word_tokenizer import words
 import lensbridge
 from lensbridge import Activations, Harvest, Keep, Rows
 from lensbridge.errors import InputError
+from lensbridge.harvest import encoding
 from lensbridge.harvest import folder as folder_module
 from lensbridge.harvest.computing import Computer
+from lensbridge.harvest.encoding import Encoder
 from lensbridge.harvest.folder import Folder
+from lensbridge.harvest.job import Job
 from lensbridge.harvest.opening import open_source
 from lensbridge.harvest.source import Place
 from lensbridge.loading import demo_folder
@@ -125,6 +129,55 @@ def test_the_bytes_do_not_depend_on_who_computes_a_shard(
     monkeypatch.undo()
     spec.run(tmp_path / "claimed", claim=True)
     assert hashes(tmp_path / "claimed") == whole
+
+
+@pytest.mark.parametrize("packing", ["concat", "pad", "document"])
+def test_parts_of_an_indexed_folder_read_their_own_documents(
+    model: Any, packing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = Encoder._texts
+
+    def counted(self: Any, texts: list[str], documents: Any) -> Any:
+        read.extend(texts)
+        return real(self, texts, documents)
+
+    monkeypatch.setattr(encoding, "_TOGETHER", 1)  # so that nothing is read ahead
+    monkeypatch.setattr(Encoder, "_texts", counted)
+    spec, texts = asked(model, packing), [f"{i} {one}" for i, one in enumerate(TEXTS) if one]
+    spec = replace(spec, data=texts)
+    spec.run(tmp_path / "alone")
+    shards = spec.index(tmp_path / "out")
+    assert spec.index(tmp_path / "out") == shards == len(hashes(tmp_path / "alone"))
+    counts = []
+    for part in range(3):
+        read.clear()
+        report = spec.run(tmp_path / "out", part=(part, 3))
+        made = [report.shards[one] for one in report.made]
+        counts.append(len(read))
+        own = sum(last - first + 1 for first, last in (one.documents for one in made))
+        assert len(read) <= own + 2 * len(made)  # and the one with which the next shard begins
+    assert sum(counts) < 2 * len(texts)
+    (tmp_path / "out" / "cuts.jsonl").unlink()
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "alone")
+
+
+def test_every_cut_is_found_whichever_are_known(model: Any) -> None:
+    def rows() -> Any:
+        return Job.of(asked(model)).shard_rows()
+
+    whole = rows().all_cuts()
+    count = len(whole)
+    assert count > 4
+    for known in ([2], [2, 4], [count - 1], [1, 2, 3]):
+        some = rows()
+        for number in known:
+            some.know(number, whole[number])
+        assert some.all_cuts() == whole
+    ended = rows()
+    ended.know(count, None)
+    ended.know(2, whole[2])
+    assert ended.all_cuts() == whole
 
 
 def test_a_dead_part_is_done_by_who_resumes(model: Any, tmp_path: Path) -> None:
@@ -633,8 +686,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: 
     assert "0 of them made now" in run(capsys, *argv, "--resume").out
     spec = tmp_path / "spec.json"
     spec.write_text(asked("demo", data=str(data)).to_json(), encoding="utf-8")
+    assert "5 shards" in run(capsys, "harvest", spec, tmp_path / "spec-out", "--index").out
     for part in ("0/2", "1/2"):
         run(capsys, "harvest", spec, tmp_path / "spec-out", "--part", part)
+    (tmp_path / "spec-out" / "cuts.jsonl").unlink()
     assert hashes(tmp_path / "spec-out") == hashes(out)
     assert "at least one point" in run(capsys, "harvest", "demo", data, out).err
     refused = run(capsys, "harvest", spec, tmp_path / "other", "--length", 8, "--batch", 2)

@@ -115,6 +115,14 @@ class Going:
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder has.")] = (
         False
     )
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index",
+            help="Only keep in OUT where every shard begins, so that each part then reads no more "
+            "than its own documents.",
+        ),
+    ] = False
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be written, and write nothing.")
     ] = False
@@ -157,6 +165,10 @@ def run(
     spec = replace(spec, model=opened(str(spec.model), loading))
     if going.plan:
         _show_plan(spec, as_json)
+        return 0
+    if going.index:
+        shards = spec.index(out)
+        show_json({"shards": shards}) if as_json else show(f"{shards} shards: {out}")
         return 0
     with _progress(spec) as told:
         report = spec.run(out, resume=going.resume, part=going.part, told=told)

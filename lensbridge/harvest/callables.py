@@ -24,7 +24,7 @@ from lensbridge.harvest.identity import of_model, of_module, of_tensor, of_token
 from lensbridge.hooked_model import HookedModel
 
 _INSTALLED = tuple(
-    str(Path(path).resolve())
+    str(Path(str(path)).resolve())
     for path in (
         *(sysconfig.get_paths()[one] for one in ("purelib", "platlib", "stdlib")),
         Path(__file__).parents[1],

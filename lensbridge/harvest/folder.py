@@ -3,6 +3,7 @@
     spec.json                     what the harvest is of
     tokenizer/                    to read the tokens as text
     manifest/WRITER.jsonl         a line for each finished shard
+    cuts.jsonl                    where each shard begins, if that was asked for
     shard-000017.safetensors      its tensors
 
 A file is written under another name, flushed, given its name, and only then named in the manifest,
@@ -28,8 +29,10 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.harvest.differences import FORMAT, differences
 from lensbridge.harvest.disk import checksum, finish
+from lensbridge.harvest.journal import lines
 from lensbridge.harvest.locks import Lock, is_held
 from lensbridge.harvest.manifest import Shard, file_of, note, read
+from lensbridge.harvest.packing import Cut
 
 _OLD = 60.0
 """Seconds after which a folder that was being filled is left over."""
@@ -75,7 +78,7 @@ class Folder:
                 )
         else:
             self._refuse_strangers()
-            self._write_identity(identity)
+            self._write(self.spec_file, json.dumps(identity, indent=2) + "\n")
         if not resume and self.shards():
             raise InputError(
                 f"The folder {self.path} has shards of this harvest already. Pass resume=True "
@@ -89,6 +92,29 @@ class Folder:
                 f"The folder {self.path} has {found[0].name} but no spec.json, so it is not known "
                 "what it holds. Choose another folder."
             )
+
+    @property
+    def cuts_file(self) -> Path:
+        """Where each shard begins."""
+        return self.path / "cuts.jsonl"
+
+    def cuts(self) -> dict[int, Cut | None]:
+        """Where each shard begins, and None for the number after the last; empty if not kept."""
+        found = lines(self.cuts_file) if self.cuts_file.exists() else ()
+        return {
+            int(one["number"]): None if one["start"] is None else Cut.from_dict(one["start"])
+            for one in found
+        }
+
+    def keep_cuts(self, cuts: Mapping[int, Cut]) -> None:
+        """Keep where each shard begins.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        told = [{"number": number, "start": cut.to_dict()} for number, cut in cuts.items()]
+        told.append({"number": len(cuts), "start": None})
+        self._write(self.cuts_file, "".join(f"{json.dumps(one)}\n" for one in told))
 
     def identity(self) -> dict[str, Any]:
         """What the harvest is of.
@@ -183,19 +209,19 @@ class Folder:
             if lock.take():  # removed while it is held, so that nobody takes it in between
                 lock.free()
 
-    def _write_identity(self, identity: Mapping[str, Any]) -> None:
-        """Write what the harvest is of; several ranks may do so at once.
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file as a whole; several ranks may do so at once.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        text = json.dumps(identity, indent=2) + "\n"
-        name = f"spec-{gethostname()}-{os.getpid()}"
-        lock, new = Lock(self.manifests / f"{name}.lock"), self.path / f".spec.json@{name}.new"
+        name = f"{path.stem}-{gethostname()}-{os.getpid()}"
+        lock = Lock(self.manifests / f"{name}.lock")
+        new = path.with_name(f".{path.name}@{name}.new")
         try:
             lock.take()  # so that `clean` of another rank leaves the file alone
             new.write_text(text, encoding="utf-8")
-            finish(new, self.spec_file)
+            finish(new, path)
         except OSError as error:
             raise InputError(f"The folder {self.path} cannot be written: {error}.") from error
         finally:

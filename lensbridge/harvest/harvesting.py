@@ -9,7 +9,7 @@ from lensbridge.harvest.documents import from_json, to_json
 from lensbridge.harvest.engine import Engine, Told
 from lensbridge.harvest.plan import Plan, plan
 from lensbridge.harvest.report import Report
-from lensbridge.harvest.running import run
+from lensbridge.harvest.running import index, run
 from lensbridge.harvest.spec import Spec
 
 
@@ -95,6 +95,25 @@ class Harvest(Spec):
             UnknownPointError: there is no such point.
         """
         return run(self, out, resume, engine, part, claim, told)
+
+    def index(self, out: str | PathLike[str]) -> int:
+        """Keep in a folder where every shard begins, before many parts run.
+
+        A part then begins at once, and reads only the documents of its own shards. Without it each
+        part reads and tokenizes all documents on the way. The documents are read and tokenized
+        once; the model is not run.
+
+        Args:
+            out: the folder, which is made if there is none.
+
+        Returns:
+            The number of shards.
+
+        Raises:
+            InputError: the data are empty or cannot be read, or there is another harvest in the
+                folder.
+        """
+        return index(self, out)
 
     def opened(self, out: str | PathLike[str]) -> Activations:
         """The activations in a folder, once they are written."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from queue import Queue
 from socket import gethostname
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +19,7 @@ from lensbridge.errors import InputError
 from lensbridge.harvest import kept_tokenizer
 from lensbridge.harvest.computing import DOCUMENTS, TOKENS, Computer
 from lensbridge.harvest.engine import Engine, State, Told
-from lensbridge.harvest.folder import Folder, Writer
+from lensbridge.harvest.folder import Folder
 from lensbridge.harvest.identity import identity
 from lensbridge.harvest.job import Job
 from lensbridge.harvest.locks import Lock
@@ -31,6 +28,7 @@ from lensbridge.harvest.packing import Row
 from lensbridge.harvest.report import Report
 from lensbridge.harvest.shard_rows import ShardRows
 from lensbridge.harvest.spec import Spec
+from lensbridge.harvest.writing import Writing, interrupts
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,19 @@ def run(
         time.monotonic() - began,
         local.stopped.is_set(),
     )
+
+
+def index(spec: Spec, out: str | PathLike[str]) -> int:
+    """Keep where every shard begins; see `Harvest.index`."""
+    job, folder = Job.of(spec), Folder(Path(out))
+    folder.begin(identity(job), resume=True)
+    kept_tokenizer.keep(job.model.tokens.tokenizer, folder.path)
+    rows = job.shard_rows()
+    known_shards(folder, rows)
+    cuts = rows.all_cuts()
+    rows.require_some()
+    folder.keep_cuts(cuts)
+    return len(cuts)
 
 
 @dataclass
@@ -199,11 +210,13 @@ class LocalRun:
 
 
 def known_shards(folder: Folder, rows: ShardRows) -> dict[int, Shard]:
-    """The finished shards whose files are whole; the rows learn from them where shards begin.
+    """The finished shards whose files are whole; the rows learn where shards begin.
 
     Raises:
         InputError: a file is not as it was written.
     """
+    for number, cut in folder.cuts().items():
+        rows.know(number, cut)
     there = folder.shards()
     for shard in there.values():
         start, after = shard.cuts()
@@ -228,69 +241,3 @@ def about(
         "start": found[0].start.to_dict(),
         "after": None if after is None else after.to_dict(),
     }
-
-
-class Writing:
-    """A thread that writes shards, one at a time, while the next one is computed.
-
-    Args:
-        writer: who writes.
-        wrote: called with each shard that is finished.
-    """
-
-    def __init__(self, writer: Writer, wrote: Callable[[Shard], None]) -> None:
-        self._writer, self._wrote = writer, wrote
-        self._queue: Queue[tuple[int, dict[str, Tensor], dict[str, Any]] | None] = Queue(1)
-        self._failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._work, name="harvest-writer", daemon=True)
-
-    def put(self, number: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Hand a shard over; waits until the one before it is written.
-
-        Raises:
-            InputError: an earlier one could not be written.
-        """
-        self._raise()
-        self._queue.put((number, tensors, about))
-
-    def _work(self) -> None:
-        while (one := self._queue.get()) is not None:
-            if self._failed:
-                continue  # nothing after a shard that failed, so that put does not wait for ever
-            try:
-                self._wrote(self._writer.write(*one))
-            except BaseException as error:
-                self._failed.append(error)
-
-    def _raise(self) -> None:
-        if self._failed:
-            raise self._failed[0]
-
-    def __enter__(self) -> Writing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None:
-            self._raise()
-
-
-@contextmanager
-def interrupts(stopped: threading.Event) -> Iterator[None]:
-    """A context in which the first interrupt sets an event, and the second interrupts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

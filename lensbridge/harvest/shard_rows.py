@@ -43,7 +43,8 @@ class ShardRows:
         """
         if self.count is not None and number >= self.count:
             return []
-        known = max(one for one in self.cuts if one <= number)
+        inside = number in self.cuts
+        known = number if inside else max(one for one in self.cuts if one <= number)
         for earlier in range(known, number):
             if not self._read(earlier) or (self.count is not None and number >= self.count):
                 return []
@@ -54,10 +55,11 @@ class ShardRows:
         return self.cuts.get(number + 1)
 
     def all_cuts(self) -> dict[int, Cut]:
-        """Where every shard begins. The documents are read and tokenized to the end."""
-        number = max(self.cuts)
-        while self.count is None:
-            self._read(number)
+        """Where every shard begins. Documents are read and tokenized where that is not known."""
+        number = 0
+        while self.count is None or number + 1 < self.count:
+            if number + 1 not in self.cuts:
+                self._read(number)
             number += 1
         return {number: cut for number, cut in self.cuts.items() if number < self.count}
 
