@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -436,7 +436,7 @@ class HookedModel(PlanMethods, OpenedModel):
         if incl_bwd:
             refuse_apart(names, self.engine.sites)
         keep = Keep(device, dtype_of(dtype), pos_slice, detach, count)
-        collector = Collector(self.engine.sites, names, keep, self.native)
+        collector = self.collector(names, keep)
         callbacks = collector.callbacks(names_points(names_filter), incl_bwd)
         # nobody could follow a graph to activations that are cut from it
         unused = return_type is None and detach and forward.get("stop_at_layer") is None
@@ -448,6 +448,15 @@ class HookedModel(PlanMethods, OpenedModel):
         cache = self.cache_of(collector, prepared)
         cache = cache.remove_batch_dim() if remove_batch_dim else cache
         return result, cache if return_cache_object else dict(cache)
+
+    def collector(self, names: Sequence[str], keep: Keep) -> Collector:
+        """What keeps activations of a run.
+
+        Args:
+            names: canonical names of the points.
+            keep: how they are kept.
+        """
+        return Collector(self.engine.sites, names, keep, self.native)
 
     def cache_of(self, collector: Collector, prepared: Prepared) -> ActivationCache:
         """What a collector kept of a run, as a cache that knows the input.

@@ -1,8 +1,9 @@
 """LensModel: a HuggingFace model with the field's names and tools. What `load` returns."""
 
 from lensbridge.analysis.methods import AnalysisMethods
-from lensbridge.experiments.methods import ExperimentMethods
+from lensbridge.causal.methods import CausalMethods
 from lensbridge.editing.methods import EditingMethods
+from lensbridge.experiments.methods import ExperimentMethods
 from lensbridge.generation.methods import GenerationMethods
 from lensbridge.gradients.methods import GradientMethods
 from lensbridge.hooked_model import HookedModel, LogitsAndLoss, Result, ReturnType
@@ -16,6 +17,7 @@ __all__ = ["LensModel", "LogitsAndLoss", "Result", "ReturnType"]
 class LensModel(
     SAEMethods,
     ExperimentMethods,
+    CausalMethods,
     GenerationMethods,
     InterventionMethods,
     EditingMethods,

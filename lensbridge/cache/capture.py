@@ -189,27 +189,33 @@ class Collector:
 
         return read
 
-    def _join_graph(self, name: str) -> Callable[[Tensor, Hook], None]:
-        def join(value: Tensor, hook: Hook) -> None:
+    def _join_graph(self, name: str) -> Callable[[Tensor, Hook], Tensor | None]:
+        def join(value: Tensor, hook: Hook) -> Tensor | None:
             if value.is_floating_point():  # choices of experts have no gradient
                 self.graph[name] = value if value.requires_grad else value.requires_grad_()
+            return None
 
         return join
 
-    def backward(self, output: Tensor) -> None:
+    def backward(self, output: Tensor, again: bool = False) -> None:
         """Gradients of a scalar at every point, kept under `<name>_grad`.
 
         The `.grad` of parameters does not change.
+
+        Args:
+            output: the scalar.
+            again: whether the gradients of another scalar follow, for which the graph is kept.
         """
-        names = list(self.graph)
-        grads = torch.autograd.grad(output, [self.graph[n] for n in names], allow_unused=True)
+        names, points = list(self.graph), list(self.graph.values())
+        grads = torch.autograd.grad(output, points, retain_graph=again, allow_unused=True)
         for name, grad in zip(names, grads, strict=True):
             given = torch.zeros_like(self.graph[name]) if grad is None else grad
             axes = self.sites[name].axes
             kept = self.keep.capture(given, axes, True, self._chosen(name, given, axes))
             self.tensors[name + GRAD] = kept
             self.versions[name + GRAD] = version_of(kept)
-        self.graph.clear()
+        if not again:
+            self.graph.clear()
 
 
 Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]

@@ -18,6 +18,7 @@ from lensbridge.causal.gradient_cache import (
     capture_writer_outputs,
 )
 from lensbridge.causal.graph import Graph, enumerate_edges
+from lensbridge.causal.integrated import IntegratedGradients, integrated_gradients
 from lensbridge.causal.pruning import Pruning, Trial, prune_circuit
 from lensbridge.causal.result import AttributionResult
 from lensbridge.causal.screening import Screening, screen
@@ -34,6 +35,7 @@ __all__ = [
     "FaithfulnessResult",
     "GradientCache",
     "Graph",
+    "IntegratedGradients",
     "Node",
     "Pruning",
     "Screening",
@@ -44,6 +46,7 @@ __all__ = [
     "enumerate_edges",
     "enumerate_nodes",
     "faithfulness",
+    "integrated_gradients",
     "prune_circuit",
     "screen",
 ]

@@ -16,7 +16,7 @@ from lensbridge.errors import InputError
 from lensbridge.experiments.experiment import Experiment
 from lensbridge.experiments.result import ExperimentResult, GradientsOf
 from lensbridge.generation.options import as_asked
-from lensbridge.gradients.points import gradients_of
+from lensbridge.gradients.points import gradients_of_each
 from lensbridge.hooked_model import HookedModel, LogitsAndLoss, ReturnType
 from lensbridge.inputs.prompts import is_text
 from lensbridge.interventions.intervention import Intervention
@@ -148,16 +148,12 @@ class Running:
         asked = self.experiment
         if asked.gradients is None:
             return None
-        found = {name: self._gradient(one) for name, one in self.metrics.items()}
-        return found if isinstance(asked.metric, Mapping) else found["metric"]
-
-    def _gradient(self, metric: BoundMetric) -> ActivationCache:
-        """Gradients of a metric; of one that keeps the examples, each example's of its own."""
-        whole = metric.reduced("sum") if metric.metric.reduce == "none" else metric
-        keep = Keep(pos_slice=self.experiment.pos_slice)
+        each = [_whole(one) for one in self.metrics.values()]
+        keep = Keep(pos_slice=asked.pos_slice)
         with edited(self.model, self.acting):
-            found = gradients_of(self.model, self.inputs, self.experiment.gradients, whole, keep)
-        return found.gradients
+            found = gradients_of_each(self.model, self.inputs, asked.gradients, each, keep)
+        named = {name: one.gradients for name, one in zip(self.metrics, found, strict=True)}
+        return named if isinstance(asked.metric, Mapping) else named["metric"]
 
     def _generated(self) -> tuple[Tensor | None, Any]:
         asked = self.experiment
@@ -173,3 +169,10 @@ class Running:
         return tokens, as_asked(
             tokens, asked.inputs, "str", self.model.tokens, None if apart else mask
         )
+
+
+def _whole(metric: BoundMetric) -> BoundMetric:
+    """A metric as one number. Of one that keeps the examples it is the sum, whose gradient is each
+    example's own.
+    """
+    return metric.reduced("sum") if metric.keeps_examples else metric

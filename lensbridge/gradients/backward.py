@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
-from lensbridge.hooked_model import HookedModel
+from lensbridge.hooked_model import HookedModel, LogitsAndLoss
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.metrics import Metric, run_of
 from lensbridge.native.kv_cache import SAID
@@ -51,7 +51,18 @@ def number_of(of: Callable[[Any], Any], given: "Tensor | ActivationCache") -> Te
 def _shapes(given: "Tensor | ActivationCache") -> str:
     if isinstance(given, Tensor):
         return f"the logits are [batch, pos, d_vocab] = {list(given.shape)}"
+    if not isinstance(given, Mapping):
+        return ", ".join(f"[{', '.join(map(str, one.shape))}]" for one in _tensors_in(given))
     return ", ".join(f"{name} is {list(value.shape)}" for name, value in given.items())
+
+
+def _tensors_in(given: Any) -> list[Tensor]:
+    """What an objective is given: logits, activations, or a plain module's output."""
+    if isinstance(given, Tensor):
+        return [given]
+    held = given.values() if isinstance(given, Mapping) else given
+    items = held if isinstance(held, Iterable) else vars(held).values()
+    return [one for one in items if isinstance(one, Tensor)]
 
 
 def require_autograd() -> None:
@@ -88,7 +99,7 @@ def check_connected(value: Tensor, given: "Tensor | ActivationCache") -> None:
     Raises:
         InputError: autograd cannot.
     """
-    sources = [given] if isinstance(given, Tensor) else list(given.values())
+    sources = _tensors_in(given)
     if any(one.requires_grad for one in sources) and not value.requires_grad:
         what = "the logits" if isinstance(given, Tensor) else "the activations"
         raise InputError(
@@ -130,24 +141,41 @@ class Backward:
         self, input: Any, names: Sequence[str], forward: dict[str, Any]
     ) -> tuple[Tensor, ActivationCache]:
         """The number, and a cache of activations and of gradients, whose names end with `GRAD`."""
-        sites = self.model.engine.sites
-        kept = Collector(sites, names, self.keep, self.model.native)
-        live = Collector(sites, self.targets, Keep(detach=False))
+        return self.runs(input, names, forward, [self.of])[0]
+
+    def runs(
+        self, input: Any, names: Sequence[str], forward: dict[str, Any], several: Sequence[Any]
+    ) -> list[tuple[Tensor, ActivationCache]]:
+        """The same of several objectives: one run forward, and one back for each."""
+        kept = self.model.collector(names, self.keep)
+        live = self.model.collector(self.targets, Keep(detach=False))
         callbacks = [*kept.callbacks(self.required, True), *live.callbacks(True, False)]
         options = {**without_cache(self.model, said_by(input, forward)), **forward}
-        kind: Any = None if self.targets else ("loss" if self.of == "loss" else "logits")
+        kind: Any = None if self.targets else _asked(several)
         with torch.enable_grad():
             result, prepared = self.model.run_callbacks(callbacks, input, kind, **options)
-            value = self._number(result, live, prepared)
-            kept.backward(value)
-        return value.detach(), self.model.cache_of(kept, prepared)
+            values = [self._number(of, result, live, prepared) for of in several]
+            found: list[tuple[Tensor, ActivationCache]] = []
+            for value in values:
+                kept.backward(value, again=len(found) + 1 < len(values))
+                found.append((value.detach(), self.model.cache_of(kept, prepared)))
+        return found
 
-    def _number(self, result: Any, live: Collector, prepared: Prepared) -> Tensor:
+    def _number(self, of: Any, result: Any, live: Collector, prepared: Prepared) -> Tensor:
         if self.targets:
-            return number_of(self.of, self.model.cache_of(live, prepared))
-        if isinstance(self.of, Metric):
-            return number_of(self.of.bound(run_of(self.model, prepared)), result)
-        return number_of((lambda loss: loss) if self.of == "loss" else self.of, result)
+            return number_of(of, self.model.cache_of(live, prepared))
+        both = isinstance(result, LogitsAndLoss)
+        if of == "loss":
+            return number_of(lambda loss: loss, result.loss if both else result)
+        if isinstance(of, Metric):
+            of = of.bound(run_of(self.model, prepared))
+        return number_of(of, result.logits if both else result)
+
+
+def _asked(several: Sequence[Any]) -> Any:
+    """What a run has to give for some objectives."""
+    losses = [of == "loss" for of in several]
+    return "loss" if all(losses) else "both" if any(losses) else "logits"
 
 
 def without_cache(model: HookedModel, said: Iterable[str]) -> dict[str, Any]:

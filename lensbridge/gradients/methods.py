@@ -6,7 +6,8 @@ Parameters' `.grad` stay as they are.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from lensbridge.gradients.backward import (
     without_cache,
 )
 from lensbridge.gradients.jacobian import End, jacobian_of
-from lensbridge.gradients.points import Gradients, GradientsAndActivations, gradients_of
+from lensbridge.gradients.points import (
+    Gradients,
+    GradientsAndActivations,
+    gradients_of_each,
+)
 from lensbridge.hooked_model import HookedModel
 from lensbridge.points.names import Name
 from lensbridge.points.point_names import NamesFilter
@@ -34,11 +39,23 @@ _OF_THE_RUN = ("start_at_layer", "stop_at_layer")
 class GradientMethods(HookedModel):
     """Methods of `LensModel` for gradients."""
 
+    @overload
+    def gradients(
+        self, input: Any, names_filter: NamesFilter, of: Objective = "loss", **options: Any
+    ) -> Gradients | GradientsAndActivations: ...
+    @overload
+    def gradients(
+        self, input: Any, names_filter: NamesFilter, of: Mapping[str, Objective], **options: Any
+    ) -> dict[str, Gradients | GradientsAndActivations]: ...
+    @overload
+    def gradients(
+        self, input: Any, names_filter: NamesFilter, of: list[Objective], **options: Any
+    ) -> list[Gradients | GradientsAndActivations]: ...
     def gradients(
         self,
         input: Any,
         names_filter: NamesFilter,
-        of: Objective = "loss",
+        of: Any = "loss",
         *,
         at: NamesFilter = None,
         return_activations: bool = False,
@@ -47,7 +64,7 @@ class GradientMethods(HookedModel):
         pos_slice: PosSlice = None,
         count: Count = "tokens",
         **forward: Any,
-    ) -> Gradients | GradientsAndActivations:
+    ) -> Any:
         """Run the model forward and back, and keep gradients at some points.
 
         Each gradient is that of the unmodified model, whatever else is asked for. One run gives
@@ -58,7 +75,8 @@ class GradientMethods(HookedModel):
             input: as in `forward`.
             names_filter: at which points, as in `run_with_cache`.
             of: what is differentiated: a function that maps logits `[batch, pos, d_vocab]` to one
-                number, or "loss".
+                number, a declared metric of `lensbridge.experiments`, or "loss". Several in a list
+                or by name share the run forward; the result is then a list, or a mapping.
             at: points, as in `names_filter`; `of` is then called with a cache of their activations
                 instead of the logits.
             return_activations: also keep the activations there.
@@ -81,19 +99,27 @@ class GradientMethods(HookedModel):
             >>> loss, grads = model.gradients("The Eiffel Tower is in", ["z", "resid_post"])
             >>> grads["z", 2].shape
             torch.Size([1, 6, 4, 32])
+            >>> of = {"first": lambda x: x[0, -1, 1], "second": lambda x: x[0, -1, 2]}
+            >>> list(model.gradients("The Eiffel Tower is in", ["z"], of))
+            ['first', 'second']
             >>> neuron = lambda cache: cache["mlp_post", 2][0, -1, 7]
             >>> _, grads = model.gradients("The", ["embed"], neuron, at=("mlp_post", 2))
         """
-        return gradients_of(
+        several = isinstance(of, Mapping | list | tuple)
+        named = of if isinstance(of, Mapping) else dict(enumerate(of if several else [of]))
+        found = gradients_of_each(
             self,
             input,
             names_filter,
-            of,
+            list(named.values()),
             Keep(device, dtype_of(dtype), pos_slice, count=count),
             at=at,
             return_activations=return_activations,
             **forward,
         )
+        if isinstance(of, Mapping):
+            return dict(zip(of, found, strict=True))
+        return found if several else found[0]
 
     def activation_x_gradient(
         self, input: Any, names_filter: NamesFilter, of: Objective = "loss", **options: Any
