@@ -1,0 +1,327 @@
+"""Recorder: writes down what runs on tensors without values, as statements of a trace.
+
+The lens runs on a twin of the model (`lensbridge.plans.twin`), with its own sites, interventions
+and metrics. What they do to activations outside of the model's modules is recorded here: each call
+of torch becomes a statement with the same public function. So there is one description of where a
+point is and of what an intervention does, and the server needs nothing but torch and nnsight.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException as OfValues
+from torch._subclasses.fake_tensor import DynamicOutputShapeException as OfSizes
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from lensbridge.engines.nnsight.block import Block, Generation, Path, Read, Side, Write
+from lensbridge.engines.nnsight.expressions import (
+    call_of,
+    index,
+    is_index,
+    literal,
+    statement_of,
+    writes,
+)
+from lensbridge.engines.nnsight.values import (
+    Value,
+    Visited,
+    first_of,
+    leaves,
+    paths,
+    without_masks,
+)
+from lensbridge.errors import UnsupportedError
+from lensbridge.sites.site import Call
+
+
+class Recorder(TorchFunctionMode):
+    """Inside, calls of torch on tensors without values are written down.
+
+    Args:
+        places: id of a parameter or buffer -> its text.
+
+    Attributes:
+        blocks: what was written down.
+    """
+
+    def __init__(self, places: Mapping[int, str]) -> None:
+        super().__init__()
+        self.places = places
+        self.blocks: list[Block] = [Block(None)]
+        self._known: dict[int, Value] = {}
+        self._held: list[Any] = []  # so that no other tensor gets the id of one that is known
+        self._recording = True
+        self._edits = False
+        self._same: list[str] = []
+        self._here: Visited | None = None
+        self.differentiates = False
+        self.generating = False
+        self.differentiated = False
+
+    @property
+    def block(self) -> Block:
+        """What is being written."""
+        last = self.blocks[-1]
+        writes_steps = isinstance(last, Generation) and last.steps and self.generating
+        return last.steps[-1] if writes_steps else last  # type: ignore[attr-defined]
+
+    # --- passes of the model -----------------------------------------------------------------
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Inside, the model runs: its own calls of torch are not written down."""
+        before, self._recording = self._recording, False
+        try:
+            yield
+        finally:
+            self._recording, self._here = before, None
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """A pass of the model with these keywords begins."""
+        for name, value in () if self.generating else inputs.items():
+            if any(self._is_traced(one) for one in tree_leaves(value)):
+                raise UnsupportedError(
+                    f"{name} is computed in an earlier pass on the server, and nnsight is given "
+                    "the input of a pass before it begins. Pass ids or text."
+                )
+        block = Block(dict(inputs))
+        if self.generating:
+            block.letter = "s"
+            self.blocks[-1].steps.append(block)  # type: ignore[attr-defined]
+        else:
+            self.blocks.append(block)
+        self._here = None
+
+    @contextmanager
+    def generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[None]:
+        """Inside, passes are the steps of a generation."""
+        block = Generation(dict(inputs), options=options)
+        self.blocks.append(block)
+        self.generating = True
+        try:
+            yield
+        finally:
+            self.generating = False
+            block.close()
+
+    def generated(self, tokens: Tensor) -> None:
+        """The ids that a generation gives."""
+        self._note(tokens, Value(self.block, "tokens"))
+        self.blocks.append(Block(None))  # for what follows
+
+    def end(self, module: str, output: Any) -> None:
+        """The pass is over; its output may be used by what follows."""
+        read = Read(module, "output", None, self.block.number())
+        self.block.lines.append(read)
+        self._note_leaves(read, output)
+
+    @contextmanager
+    def visit(self, module: str, side: Side, call: Call, name: str, edits: bool) -> Iterator[None]:
+        """Inside, a site acts on a call of a module.
+
+        Args:
+            module: the module as text.
+            side: its input or its output.
+            call: the call.
+            name: the point of the site.
+            edits: whether an edit may change the value there.
+        """
+        here = self._side(module, side, call)
+        before = leaves(side, call)
+        self._edits, self._same = edits, []
+        self._recording = True
+        try:
+            with _disable_current_modes():
+                yield
+        except (OfValues, OfSizes) as error:
+            raise UnsupportedError(
+                f"{name} cannot be used in a trace: what is done there depends on values that only "
+                "the server has. Run this experiment with lensbridge.load(...).run(experiment)."
+            ) from error
+        finally:
+            self._recording = False
+        self._note_writes(here, before, leaves(side, call))
+
+    def look(self, module: str, side: Side, call: Call) -> None:
+        """Note a side of a module, for sites that use it later."""
+        self._side(module, side, call)
+
+    def _side(self, module: str, side: Side, call: Call) -> Visited:
+        here = self._here
+        if here is None or here.call is not call:
+            read = Read(module, side, first_of(call), self.block.number())
+            self.block.lines.append(read)
+            here = self._here = Visited(read, Write(read), call)
+            value = call.output if side == "output" else (call.args, call.kwargs)
+            self._note_leaves(read, value)
+        return here
+
+    def _note_leaves(self, read: Read, value: Any) -> None:
+        for path, leaf in paths(value):
+            if isinstance(leaf, FakeTensor):
+                self._note(leaf, Value(self.block, None, read, path))
+
+    def _note_writes(
+        self, here: Visited, before: dict[Path, Tensor], after: dict[Path, Tensor]
+    ) -> None:
+        changed = {path: new for path, new in after.items() if new is not before.get(path)}
+        if not changed:
+            return
+        if here.write in self.block.lines:
+            self.block.lines.remove(here.write)
+        for path, new in changed.items():
+            text = self._text(new)
+            if self._same:
+                native = here.write.new.get(path) or here.read.variable(path)
+                text = self._either(native, text)
+                self._note(new, Value(self.block, text))
+            here.write.new[path] = text
+        self.block.lines.append(here.write)
+
+    def _either(self, native: str, new: str) -> str:
+        """The native value where the edit changed nothing, so that its numbers stay as they are."""
+        name = f"v{self.block.number()}"
+        same = " and ".join(self._same)
+        self.block.lines.append(f"{name} = {native} if {same} else {new}")
+        return name
+
+    # --- calls of torch ----------------------------------------------------------------------
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self._recording:
+            return func(*args, **kwargs)
+        given = [one for one in tree_leaves((args, dict(kwargs))) if isinstance(one, Tensor)]
+        traced = any(map(self._is_traced, given))
+        if traced and func is torch.equal:
+            return self._equal(*args)
+        if traced and is_index(func):
+            args = (args[0], without_masks(args[1]), *args[2:])
+            given = [one for one in tree_leaves(args) if isinstance(one, Tensor)]
+        out = func(*args, **kwargs)
+        if traced:
+            self._write_down(func, args, kwargs, given, out)
+        return out
+
+    def _is_traced(self, value: Any) -> bool:
+        return isinstance(value, FakeTensor) or self._value(value) is not None
+
+    def _value(self, tensor: Any) -> Value | None:
+        """A value of the server. A tensor of this machine that a call gave back as it was, such as
+        `constant.to(device)`, is one in that block only.
+        """
+        value = self._known.get(id(tensor))
+        own = value is not None and (value.block is self.block or isinstance(tensor, FakeTensor))
+        return value if own else None
+
+    def _equal(self, one: Tensor, other: Tensor) -> bool:
+        """Whether an edit changed a value: the server finds out, and here it counts as changed."""
+        if not self._edits:
+            return True
+        if not self.differentiates:
+            self._same.append(f"torch.equal({self._text(one)}, {self._text(other)})")
+        return False
+
+    def _write_down(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        given: Sequence[Tensor],
+        out: Any,
+    ) -> None:
+        results = [one for one in tree_leaves(out) if isinstance(one, Tensor)]
+        mutates = writes(func)
+        if not results and not mutates:
+            return
+        if mutates and not self._is_traced(args[0]):
+            raise UnsupportedError(
+                "A value of the server is written into a tensor of this machine, which cannot be "
+                "put into a trace. Make the tensor from the activation: torch.zeros_like(value)."
+            )
+        known = next(one for one in given if self._is_traced(one))
+        main = self._text(known)
+        texts, keywords = self._texts(func, args, kwargs, main)
+        statement = statement_of(func, texts)
+        if statement is not None:
+            self.block.lines.append(statement)
+            return
+        name = f"v{self.block.number()}"
+        self.block.lines.append(f"{name} = {call_of(func, texts, keywords)}")
+        for path, leaf in paths(out):
+            text = name + "".join(f"[{step!r}]" for step in path)
+            self._note(leaf, Value(self.block, text))
+
+    def _texts(
+        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], main: str
+    ) -> tuple[list[str], dict[str, str]]:
+        def tensor(one: Tensor) -> str:
+            return self._text(one, main)
+
+        device = f"{main}.device"
+        texts = [literal(one, tensor, device) for one in args]
+        if is_index(func):
+            texts[1] = index(args[1], tensor, device)
+        return texts, {key: literal(one, tensor, device) for key, one in kwargs.items()}
+
+    def _note(self, tensor: Tensor, value: Value) -> None:
+        self._held.append(tensor)
+        self._known[id(tensor)] = value
+
+    def _text(self, tensor: Tensor, beside: str | None = None) -> str:
+        """A tensor as text; a constant goes to the device of what it is used with."""
+        value = self._value(tensor)
+        if value is not None:
+            return self._elsewhere(value) if value.block is not self.block else value.name()
+        if id(tensor) in self.places:
+            return self.places[id(tensor)]
+        if isinstance(tensor, FakeTensor):
+            raise UnsupportedError(
+                "A value is needed that is neither the input nor the output of a module, so a "
+                "trace cannot read it."
+            )
+        return self._constant(tensor, beside)
+
+    def _elsewhere(self, value: Value) -> str:
+        return value.block.exports.setdefault(
+            value.name(), f"shared{sum(len(one.exports) for one in self.blocks)}"
+        )
+
+    def _constant(self, tensor: Tensor, beside: str | None) -> str:
+        held = self.block.constants
+        places = [i for i, one in enumerate(held) if one is tensor]
+        i = places[0] if places else len(held)
+        if not places:
+            held.append(tensor)
+        text = f"{self.block.letter}[{i}]"
+        return text if beside is None else f"{text}.to({beside}.device)"
+
+    # --- what comes back ---------------------------------------------------------------------
+
+    def result(self, tensor: Tensor) -> tuple[int, str] | None:
+        """Let a value come back; gives the number of its block and its key there. None: it is a
+        tensor of this machine.
+        """
+        value = self._known.get(id(tensor))
+        if value is None:
+            if isinstance(tensor, FakeTensor):
+                self._text(tensor)
+            return None
+        key = value.name()
+        value.block.results[key] = key
+        places = [i for i, one in enumerate(self.blocks) if one is value.block]
+        if not places:
+            raise UnsupportedError("Values inside a generation do not come back from a trace.")
+        return places[0], key
