@@ -77,7 +77,8 @@ _HOMES = {
 _ROOMS = (
     *("analysis", "causal", "comparison", "compat", "editing", "evals", "experiments"),
     *("interventions", "patching", "saes"),
-    *("engines", "harvest", "pipelines", "plans", "remote", "serve", "testing", "viz", "weights"),
+    *("engines", "harvest", "modules", "pipelines", "plans", "remote", "serve"),
+    *("testing", "viz", "weights"),
 )
 """Subpackages that `lensbridge.name` imports when it is first written."""
 

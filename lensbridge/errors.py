@@ -20,6 +20,7 @@
     │   └── ContextLengthError
     ├── ShapeError                    matrices whose sizes do not fit
     ├── WeightError                   this model has no such weight
+    │   └── NoDescriptionError          a plain module has no description that would have it
     ├── ProcessingError               weights cannot be rewritten as asked
     ├── UnsupportedError              this engine cannot do what was asked
     ├── RemoteError                   a server is not reached, or did not answer as it should
@@ -45,6 +46,7 @@ __all__ = [
     "LensbridgeError",
     "LimitError",
     "LoadError",
+    "NoDescriptionError",
     "NotCachedError",
     "PluginError",
     "ProcessingError",
@@ -146,6 +148,10 @@ class ShapeError(LensbridgeError, ValueError, RuntimeError, AssertionError):
 
 class WeightError(LensbridgeError, AttributeError):
     """This model has no such weight."""
+
+
+class NoDescriptionError(WeightError):
+    """What was asked for needs a description, and the model is a plain module without one."""
 
 
 class ProcessingError(LensbridgeError, ValueError):

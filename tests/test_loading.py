@@ -402,7 +402,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "no model": (Path(__file__).parent, {}, LoadError, "has no config.json"),
     "no id": ("bad name!", {}, HubError, "neither a folder here nor a hub id"),
     "number": (3, {}, TypeError, "a hub id, a folder or a model object, not int"),
-    "module": (nn.Linear(2, 2), {}, UnsupportedArchitectureError, "Linear"),
+    "module": (nn.ModuleList(), {}, UnsupportedArchitectureError, "ModuleList"),
     "device": ("demo", {"device": "banana"}, InputError, "'banana' cannot be used here"),
     "dtype": ("demo", {"dtype": "float7"}, InputError, "no dtype 'float7'.*float32, float16"),
     "integers": ("demo", {"dtype": torch.int8}, InputError, "torch.int8 of real numbers"),

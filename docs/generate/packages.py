@@ -39,6 +39,7 @@ PACKAGES = (
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.editing", (("Edit weights", "how-to/edit-weights.md"),)),
     Package("lensbridge.weights", (("Big models", "how-to/large-models.md"),)),
+    Package("lensbridge.modules", (("Any module", "how-to/any-module.md"),)),
     Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.serve", (("A page in the browser", "how-to/serve.md"),)),

@@ -118,7 +118,7 @@ class RunState(local):
     """What one run remembers between its hooks; one for each thread."""
 
     def __init__(self) -> None:
-        self.memory: dict[str, Any] = {}
+        self.memory: dict[Any, Any] = {}
         self.open: list[tuple[nn.Module, AbstractContextManager[Any]]] = []
         self.progress = Progress()
 
@@ -237,6 +237,11 @@ class Hook:
         Shapes: `[batch]`, bool
         """
         return self._state.progress.finished()
+
+    @property
+    def memory(self) -> dict[Any, Any]:
+        """What tools keep for the length of one pass; empty when a pass begins."""
+        return self._state.memory
 
     @property
     def progress(self) -> Progress:

@@ -68,8 +68,9 @@ class Progress:
         names = ("input_ids", "inputs_embeds")
         decoder = () if encoder else tuple(f"decoder_{name}" for name in names)
         for name in (*decoder, *names):
-            if isinstance(self.named.get(name), Tensor):
-                return self.named[name]
+            given = self.named.get(name)
+            if isinstance(given, Tensor) and given.ndim > 1:  # a plain module's may be anything
+                return given
         return None
 
     def ids(self, encoder: bool = False) -> Tensor | None:

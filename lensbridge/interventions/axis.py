@@ -19,7 +19,7 @@ from lensbridge.points.names import layer_of, stack_of
 @dataclass(frozen=True)
 class Axes:
     """Letters of a point's axes, and their order in interventions: batch, position, then heads (if
-    there are any), then the rest.
+    there are any), then the rest, with units (features or channels) last.
 
     Example:
         >>> import torch
@@ -54,8 +54,8 @@ class Axes:
 
     @property
     def last(self) -> str:
-        """The letter of the last axis."""
-        return self.letters[-1]
+        """The letter of the last axis: that of units where there are any."""
+        return "u" if "u" in self.letters else self.letters[-1]
 
     @property
     def keys(self) -> bool:
@@ -64,7 +64,9 @@ class Axes:
 
     def _order(self) -> list[int]:
         front = [axis for axis in (self.batch, self.position, self.head) if axis is not None]
-        return [*front, *(i for i in range(len(self.letters)) if i not in front)]
+        back = [self.letters.index("u")] if "u" in self.letters else []
+        between = (i for i in range(len(self.letters)) if i not in (*front, *back))
+        return [*front, *between, *back]
 
     def ordered(self, value: Tensor) -> Tensor:
         """A view `[batch, pos, (head), ...]`; a missing batch or position axis has size 1."""

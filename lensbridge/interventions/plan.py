@@ -100,11 +100,12 @@ def plans_of(model: HookedModel, one: Intervention) -> "list[Plan]":
             f"{called(one)}: the source is one tensor, but {one.site!r} means {len(names)} points. "
             "Give a cache, or a mapping from names to tensors."
         )
-    origin = _with_canonical_names(model, one.origin)
+    origin = with_canonical_names(model, one.origin)
     return [Plan.of(model, one, name, origin) for name in names]
 
 
-def _with_canonical_names(model: HookedModel, source: Source | None) -> Source | None:
+def with_canonical_names(model: HookedModel, source: Source | None) -> Source | None:
+    """A source whose activations have canonical names."""
     if source is None or isinstance(source, Tensor | ActivationCache):
         return source
     named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}

@@ -16,7 +16,7 @@ from lensbridge.errors import (
     UnsupportedArchitectureError,
 )
 from lensbridge.loading.aliases import hub_id_of, refuse_misspelt
-from lensbridge.loading.description import derived, description_of
+from lensbridge.loading.description import derived, description_of, needs_input, reads_by_modules
 from lensbridge.loading.gguf import converted, from_gguf, named_by, present_in
 from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
@@ -67,15 +67,14 @@ def load(
     refactor_factored_attn_matrices: bool | None = False,
     **hf_kwargs: Any,
 ) -> "LensModel":
-    """Open a HuggingFace model for reading and editing its activations.
+    """Open a HuggingFace model, or any PyTorch module, for reading and editing its activations.
 
     Args:
         model: a hub id or a short name of one ("gpt2-small", "pythia-160m"), a local folder, "demo"
             (a small trained model that ships with lensbridge), a GGUF file ("model.gguf"; or a
             folder or hub id with `gguf_file=`), or a model object, which is used as it is: a
-            transformers model, a plain module whose forward takes token ids first and returns
-            logits, or either of these in a wrapper such as `torch.compile`'s. Of a pipeline, pass
-            the `PipelineStage` of this process.
+            transformers model, a plain module, or either of these in a wrapper such as
+            `torch.compile`'s. Of a pipeline, pass the `PipelineStage` of this process.
         tokenizer: a tokenizer, used as it is, or the name of one; by default the model's own,
             loaded when text is first passed. With a model object, only a local folder is looked
             into for one.
@@ -86,7 +85,9 @@ def load(
         derive: whether a model that no description is registered for gets one derived from its
             structure and behaviour, accepted only if it passes the conformance checks. So does a
             model with code of its own (a subclass with another `forward`, say) that fails them
-            under the description of its class.
+            under the description of its class. A plain module for which none can be derived, or
+            with `derive=False`, is opened as a `lensbridge.modules.ModuleLens`, whose points are
+            the inputs and outputs of its modules.
         revision: branch, tag or commit on the hub.
         attn_implementation: as in transformers; by default the model's own choice.
         trust_remote_code: run code from the repository.
@@ -102,13 +103,15 @@ def load(
         hf_kwargs: for `from_pretrained` of the class that the checkpoint was saved from.
 
     Returns:
-        A `LensModel`; its `.hf_model` is the HuggingFace model itself.
+        A `LensModel`; its `.hf_model` is the model itself. For a plain module that no description
+        fits it is a `ModuleLens`.
 
     Raises:
         HubError: the repository is gated, missing or out of reach.
         LoadError: no model or not all of its weights, or arguments that do not go together.
         InputError: there is no such device or dtype.
-        UnsupportedArchitectureError: no adapter describes this model and none could be derived.
+        UnsupportedArchitectureError: no adapter describes this transformers model and none could be
+            derived.
         ProcessingError: the weights cannot be rewritten as asked.
 
     Example:
@@ -155,8 +158,8 @@ def load(
             place = converted(source, options, save_converted, _from_pretrained)
         with no_progress_bar() if source == demo_folder() else nullcontext():
             hf_model = _from_pretrained(*place)
-    how = description_of(hf_model, architecture, derive)
-    lens = _lens(hf_model, tokenizer_from(tokenizer, source, hf_model, options), how, derive)
+    find_tokenizer = tokenizer_from(tokenizer, source, hf_model, options)
+    lens = _opened(hf_model, find_tokenizer, architecture, derive)
     steps: dict[str, Any] = {
         "fold_ln": fold_ln,
         "center_writing_weights": center_writing_weights,
@@ -166,6 +169,29 @@ def load(
     }
     if any(step is not False for step in steps.values()):
         lens.process_weights_(**steps)
+    return lens
+
+
+def _opened(
+    hf_model: nn.Module, find_tokenizer: Any, architecture: Architecture | None, derive: bool
+) -> "LensModel":
+    """The model under a description; a module that none fits under its own modules' names."""
+    if architecture is None and needs_input(hf_model):
+        return _by_modules(hf_model, find_tokenizer, "its weights are made by its first run")
+    try:
+        how = description_of(hf_model, architecture, derive)
+        return _lens(hf_model, find_tokenizer, how, derive)
+    except UnsupportedArchitectureError as refused:
+        if architecture is not None or not reads_by_modules(hf_model):
+            raise
+        return _by_modules(hf_model, find_tokenizer, str(refused))
+
+
+def _by_modules(hf_model: nn.Module, find_tokenizer: Any, why: str) -> "LensModel":
+    from lensbridge.modules import ModuleLens
+
+    lens = ModuleLens(hf_model, find_tokenizer)
+    lens.why = why
     return lens
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lensbridge.derive import derive_and_check
 from lensbridge.derive.check import first_failure, shortened
@@ -100,3 +101,19 @@ def _refuse_sharded(core: nn.Module, why: str) -> None:
             "call fully_shard on it afterwards: what load returned goes on working. Or pass "
             "architecture=."
         )
+
+
+def needs_input(model: nn.Module) -> bool:
+    """Whether a module makes its weights in its first run, so that none may be tried on it."""
+    return is_plain(unwrap(model)) and any(is_lazy(one) for one in model.parameters())
+
+
+def reads_by_modules(model: nn.Module) -> bool:
+    """Whether a model that no description fits is opened with its own modules as points.
+
+    It is if it is no transformers model, has a forward, and is all in this process.
+    """
+    core = unwrap(model)
+    spread = any(is_fully_sharded(module) for module in core.modules())
+    runs = getattr(core.forward, "__func__", core.forward) is not nn.Module.forward
+    return is_plain(core) and runs and not spread

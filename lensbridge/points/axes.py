@@ -20,4 +20,9 @@ AXES = {
     "x": "sae_input",
     "n": "feature",
     "1": "one",
+    "u": "unit",
+    "y": "height",
+    "w": "width",
+    "z": "depth",
+    **{letter: f"axis_{letter}" for letter in "ijoa"},
 }

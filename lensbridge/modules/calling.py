@@ -1,0 +1,172 @@
+"""How a plain module is called: the input as a user writes it, and the module in the engine's form.
+
+A tuple holds the positional arguments, a mapping whose keys are names of arguments the keyword
+ones; anything else is the first argument. Nothing is converted or moved.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.errors import InputError
+from lensbridge.hooks.forward import Span
+from lensbridge.inputs.keywords import unexpected
+from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.tokens import Tokens
+from lensbridge.modules.leaves import first_tensor
+from lensbridge.native.calling import Calling
+from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.parts import ResolvedModel, Sizes, StackPart
+from lensbridge.native.settings import settings_of
+from lensbridge.native.wrappers import core_of
+
+_ARGS = "*args"
+_NO_STACK = "\0"
+"""The prefix of a stack that no name of a point begins with."""
+
+
+class ModuleParts(ResolvedModel):
+    """A plain module in the place of a resolved model: it has no layers, embeddings or head."""
+
+    @classmethod
+    def of(cls, root: nn.Module) -> "ModuleParts":
+        """The parts of a module, which are all none."""
+        core = core_of(root)
+        nothing: Any = None
+        sizes = Sizes(0, 0, 0, 0, 0, 0, 0, None)
+        stack = StackPart(
+            prefix=_NO_STACK,
+            path="",
+            sizes=sizes,
+            config=settings_of(core),
+            embed=None,
+            embed_scale=Multiplier(),
+            embed_overwritten=False,
+            pos_embed=None,
+            takes_positions=False,
+            residual_axes="",
+            ln_embed=None,
+            blocks=(),
+            ln_final=None,
+        )
+        return cls(
+            root=root,
+            core=core,
+            architecture=nothing,
+            plugin="no description",
+            rivals=(),
+            overrides=(),
+            main=stack,
+            towers=(),
+            act_fn="",
+            unembed=None,
+            returns_logits=True,
+            unembed_bias=None,
+            head_scale=1.0,
+            logit_scale=1.0,
+            logit_softcap=None,
+            head_hidden=None,
+            pooler=None,
+            projector=None,
+            main_input="",
+            calling=Calling.of(core),
+            logits_axes="",
+            is_encoder_decoder=False,
+            predicts_next=False,
+            label_kind=None,
+            paths={module: path for path, module in root.named_modules()},
+            checkpointers=(),
+        )
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        """Call the module with an input that was prepared."""
+        others = {name: value for name, value in inputs.items() if name != _ARGS}
+        return self.root(*inputs.get(_ARGS, ()), **others)
+
+    def logits(self, output: Any) -> Tensor:
+        """The first tensor in what the module returns.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = first_tensor(output)
+        if found is None:
+            raise InputError(
+                f"{type(self.core).__name__} returned a {type(output).__name__} with no tensor in "
+                "it, so there is nothing to measure. Measure activations: gradients(..., at=...)."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class ModulePreparer:
+    """Turns inputs of a plain module into calls of it.
+
+    Args:
+        native: the module.
+        tokens: its tokenizer, if it has one.
+        accepted: keywords that its forward takes.
+        any_keyword: whether it takes any.
+    """
+
+    native: ModuleParts
+    tokens: Tokens
+    accepted: frozenset[str]
+    any_keyword: bool
+
+    @classmethod
+    def of(cls, native: ModuleParts, tokens: Tokens) -> "ModulePreparer":
+        """For a module, from the signature of its forward."""
+        parameters = inspect.signature(native.core.forward).parameters.values()
+        positional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
+        anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+        skipped = (*positional, inspect.Parameter.VAR_KEYWORD)
+        names = frozenset(one.name for one in parameters if one.kind not in skipped)
+        return cls(native, tokens, names, anything)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first parameter is."""
+        first = next(self.native.root.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def prepare(self, given: Any = None, **keywords: Any) -> Prepared:
+        """The arguments of a call.
+
+        Raises:
+            TypeError: a keyword that the forward does not take.
+        """
+        for name in keywords:
+            if name not in self.accepted and not self.any_keyword:
+                raise unexpected(name, type(self.native.core).__name__, self.accepted)
+        args, named = self._read(given)
+        for name in keywords.keys() & named.keys():
+            raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
+        return Prepared(None, None, None, None, {_ARGS: args, **named, **keywords})
+
+    def _read(self, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if given is None:
+            return (), {}
+        if isinstance(given, tuple):
+            return given, {}
+        if isinstance(given, Mapping) and self._names_arguments(given):
+            return (), dict(given)
+        return (given,), {}
+
+    def _names_arguments(self, given: Mapping[Any, Any]) -> bool:
+        named = all(isinstance(name, str) for name in given)
+        return bool(given) and named and (self.any_keyword or set(given) <= self.accepted)
+
+
+class WholeRun(Span):
+    """A run of the whole module, which has no layers to start or stop at."""
+
+    def __str__(self) -> str:
+        return (
+            " A point is passed when the model calls the module there and a tensor goes in or "
+            "comes out. What a forward computes without calling a module has no point."
+        )
