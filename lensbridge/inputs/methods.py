@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from lensbridge.inputs.phrases import positions_of
 from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.prompts import Prompts, Side
 from lensbridge.inputs.token_position import position_of
@@ -135,3 +137,47 @@ class TextMethods:
             3
         """
         return position_of(self.tokens, single_token, input, mode, prepend_bos, count)
+
+    def positions_of(
+        self,
+        phrase: str | Sequence[str],
+        input: Any,
+        occurrence: int | None = 0,
+        prepend_bos: bool | None = None,
+        padding_side: Side | None = None,
+        count: Count = "tokens",
+    ) -> Any:
+        """The positions of the tokens that contain a phrase.
+
+        They count the tokens of each text from 0, BOS included, as `positions` of interventions and
+        `pos_slice` do. A phrase may begin or end inside a token, with or without a space before it.
+
+        Args:
+            phrase: a part of the text, or one for each example.
+            input: a text or a chat, several of these, ids, or a mapping with `input_ids` and
+                `attention_mask`.
+            occurrence: which one, from 0; negative ones count from the last, None means all.
+            prepend_bos: BOS before text; None means the default.
+            padding_side: where texts are padded, for columns.
+            count: "columns" counts the columns of the padded batch instead.
+
+        Returns:
+            A list of positions, or such a list for each example if there are several: what
+            `positions` takes.
+
+        Raises:
+            TokenError: a text does not have the phrase, or not so often; with its tokens.
+            TokenizerMissingError: the model has no tokenizer.
+
+        Example:
+            >>> import lensbridge
+            >>> model = lensbridge.load("demo")
+            >>> model.positions_of("Eiffel Tower", "The Eiffel Tower is in the city of")
+            [2, 3]
+            >>> prompts = ["The Galata Tower is in", "The city of the Galata Tower"]
+            >>> model.positions_of("Tower", prompts)
+            [[3], [6]]
+        """
+        return positions_of(
+            self.tokens, phrase, input, occurrence, prepend_bos, padding_side, count
+        )
