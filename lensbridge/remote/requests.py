@@ -33,7 +33,11 @@ class RemoteRequests:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.description = understood(connection.get("/v1/model"), connection.url)
+        try:
+            self.description = understood(connection.get("/v1/model"), connection.url)
+        except BaseException:
+            connection.close()
+            raise
         connection.most += self.limits.max_reply
         self._within: ContextVar[tuple[Intervention, ...]] = ContextVar("within", default=())
 

@@ -48,6 +48,13 @@ class Served:
 def served(model: LensModel, limits: Limits | None = None, **options: Any) -> Iterator[Served]:
     """Serve a model while the block runs."""
     app = make_api(model, options.pop("token", TOKEN), limits, **options)
+    with serving_app(app) as url:
+        yield Served(url, app)
+
+
+@contextmanager
+def serving_app(app: Any) -> Iterator[str]:
+    """Serve an application while the block runs, at an address."""
     with listening_at("127.0.0.1", 0) as listening:
         config = uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
@@ -55,7 +62,7 @@ def served(model: LensModel, limits: Limits | None = None, **options: Any) -> It
         thread.start()
         until(lambda: server.started)
         try:
-            yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}", app)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(10)

@@ -105,9 +105,16 @@ def test_every_kind_of_intervention(
     here = model.run_with_interventions(TEXTS, [given])
     assert equal(here, remote.run_with_interventions(TEXTS, [given]))
     assert not torch.equal(here, model(TEXTS))
-    with model.intervene(given), remote.intervene(given):
-        points = [given.site, "resid_post"]
-        assert equal(model.run_with_cache(TEXTS, points), remote.run_with_cache(TEXTS, points))
+
+
+def test_all_kinds_together_in_a_context(
+    model: LensModel, remote: RemoteModel, every: dict[str, Any]
+) -> None:
+    given, points = list(every.values()), ["resid_post", "z"]
+    with model.intervene(given[:5]), remote.intervene(given[:5]):
+        with model.intervene(given[5:]), remote.intervene(given[5:]):
+            assert equal(model.run_with_cache(TEXTS, points), remote.run_with_cache(TEXTS, points))
+        assert equal(model(TEXTS), remote(TEXTS))
     assert equal(model(TEXTS), remote(TEXTS))  # it is over
 
 
@@ -188,8 +195,7 @@ METRICS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("exact", [None, True])
+@pytest.mark.parametrize(("metric", "exact"), [("several", None), ("one", True)])
 def test_sweeps(model: LensModel, remote: RemoteModel, metric: str, exact: bool | None) -> None:
     for given in cells(model).values():
         options = {"baseline": True, "exact": exact}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from logging import getLogger
 from typing import Any
 
 import torch
 
-from lensbridge.errors import InputError
+from lensbridge.errors import InputError, LensbridgeError, LimitError
 from lensbridge.experiments import Experiment
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.metrics import Metric
@@ -46,11 +47,28 @@ class Answers:
 
         Raises:
             LensbridgeError: what is wrong with the request.
+            TypeError: arguments that the operation does not take.
         """
         given = unpacked(request)
         check_arguments(operation, given)
-        within = given.pop("within", None) or []
-        _require_interventions(within)
+        try:
+            return self._answer(operation, given, told)
+        except (LensbridgeError, TypeError):
+            raise
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise LimitError(
+                "The memory of the server does not suffice for this request. Ask for less at a "
+                "time."
+            ) from error
+        except Exception as error:  # what torch says of values that do not fit each other
+            getLogger(__name__).warning("A request could not be run.", exc_info=error)
+            why = str(error).strip().partition("\n")[0][:300]
+            raise InputError(
+                f"The model cannot run this request ({type(error).__name__}: {why})."
+            ) from error
+
+    def _answer(self, operation: str, given: dict[str, Any], told: Told) -> bytes:
+        within = _interventions(given.pop("within", None))
         grad = operation in ("gradients", "run", "plan") or bool(given.get("incl_bwd"))
         acting = self.model.intervene(within) if within else nullcontext()
         with torch.set_grad_enabled(grad), acting:
@@ -66,7 +84,7 @@ class Answers:
         return self.model.run_with_cache(**given)
 
     def _run_with_interventions(self, given: dict[str, Any], told: Told) -> Any:
-        _require_interventions(given.get("interventions"))
+        _interventions(given.get("interventions"))
         self.checks.run({"names_filter": [], **given})
         return self.model.run_with_interventions(**given)
 
@@ -90,7 +108,7 @@ class Answers:
         return self.model.sweep(**given)
 
     def _generate(self, given: dict[str, Any], told: Told) -> Any:
-        _require_interventions(given.get("interventions") or [])
+        _interventions(given.get("interventions"))
         shape = self.checks.generate(given.get("input"), given)
         state, skip = given.pop("random_state", None), given.pop("skip_prompt", None)
         if state is not None:
@@ -138,11 +156,17 @@ def _set_random_state(state: Any) -> None:
         raise InputError(f"random_state is no state of torch's random numbers: {error}") from error
 
 
-def _require_interventions(given: Any) -> None:
-    several = [given] if isinstance(given, Intervention) else given
+def _interventions(given: Any) -> list[Intervention]:
+    """Interventions as a list.
+
+    Raises:
+        InputError: they are none.
+    """
+    several = [] if given is None else [given] if isinstance(given, Intervention) else given
     right = isinstance(several, list | tuple)
     if not right or not all(isinstance(one, Intervention) for one in several):
         raise InputError(f"interventions are those of lensbridge.interventions, not {given!r:.80}.")
+    return list(several)
 
 
 def _require_metrics(given: Any) -> None:

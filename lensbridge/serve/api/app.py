@@ -71,6 +71,7 @@ def api_of(
     async def ask(operation: str, request: Request) -> Response:
         return await desk.answer(operation, request)
 
+    app.state.turns = desk.turns
     app.add_middleware(Guard, token=token, hosts=hosts, door=API)
     return app
 
