@@ -29,6 +29,7 @@ _PATCHING = ("Patch activations", "how-to/patching.md")
 _ANALYSE = ("Analyse a model", "how-to/analyse.md")
 _SAES = ("Use sparse autoencoders", "how-to/saes.md")
 _EDIT_WEIGHTS = ("Edit weights", "how-to/edit-weights.md")
+_EXPERIMENTS = ("Experiments as data", "how-to/experiments.md")
 _PROCESS = ("Process weights", "how-to/process-weights.md")
 _ARCHITECTURE = ("Add an architecture", "how-to/add-an-architecture.md")
 
@@ -100,6 +101,8 @@ GROUPS = (
         guides=(_README, ("Ids are taken at face value", "decisions/0002-ids-at-face-value.md")),
     ),
     Group("Generate", ("generate", "generate_with_and_without", "stream"), guides=(_INTERVENE,)),
+    Group("Score answers", ("answer_logprobs",), guides=(_ANALYSE,)),
+    Group("Run an experiment", ("run",), guides=(_EXPERIMENTS,)),
     Group(
         "Intervene",
         ("intervene", "run_with_interventions", "interchange"),
@@ -114,7 +117,7 @@ GROUPS = (
     ),
     Group(
         "Differentiate",
-        ("gradients", "activation_x_gradient", "jacobian"),
+        ("gradients", "activation_x_gradient", "integrated_gradients", "jacobian"),
         "Attribution patching is in [`lensbridge.causal`](causal.md).",
         (_INTERVENE, ("Attribute effects", "how-to/attribution-patching.md")),
     ),
@@ -149,7 +152,7 @@ GROUPS = (
     Group(
         "For authors of tools",
         (
-            *("prepare", "run_callbacks", "cache_of", "listening"),
+            *("prepare", "run_callbacks", "collector", "cache_of", "listening"),
             *("vocabulary", "native", "engine", "components", "preparer", "follow"),
         ),
         "The methods above are made of these.",
