@@ -25,10 +25,13 @@ from lensbridge.analysis.probes import Probe, ProbeResult, fit_probe
 from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
 from lensbridge.analysis.readout import LogitReadout, logit_readout
 from lensbridge.analysis.svd import SingularDirection, SVDInterpreter, singular_readout
+from lensbridge.analysis.tuned_lens import LayerMap, TunedLens
+from lensbridge.analysis.tuning import fit_tuned_lens
 
 __all__ = [
     "CompositionScores",
     "DirectLogitAttribution",
+    "LayerMap",
     "LogitLensResult",
     "LogitReadout",
     "NeuronCard",
@@ -40,11 +43,13 @@ __all__ = [
     "SingularDirection",
     "TokenRows",
     "TokenStream",
+    "TunedLens",
     "composition_scores",
     "compute_head_attention_similarity_score",
     "detect_head",
     "direct_logit_attribution",
     "fit_probe",
+    "fit_tuned_lens",
     "get_duplicate_token_head_detection_pattern",
     "get_induction_head_detection_pattern",
     "get_previous_token_head_detection_pattern",

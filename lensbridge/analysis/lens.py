@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from inspect import signature
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensbridge.analysis.head import Head, head_of, require_equal
+from lensbridge.analysis.lens_generation import generated
+from lensbridge.analysis.lens_maps import Lens, lenses_of, seen_through
 from lensbridge.analysis.lens_result import LogitLensResult
 from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
 from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
@@ -19,10 +19,6 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.positions import Count
-
-Lens: TypeAlias = Callable[[Tensor, int], Tensor] | Sequence[Callable[[Tensor], Tensor]]
-"""`f(stream, row)`, applied to each row `[batch, pos, d_model]` before the final norm; or a list
-with one `f(stream)` for each row."""
 
 _CHECKED = 4
 """How many vectors of the last layer are compared with the model's own logits."""
@@ -53,6 +49,8 @@ def logit_lens(
     *,
     batch_slice: int | slice | Sequence[int] | Tensor | None = None,
     lens: Lens | None = None,
+    kl: bool = False,
+    generate: Mapping[str, Any] | None = None,
     enable_grad: bool = False,
     count: Count = "tokens",
     **forward: Any,
@@ -80,8 +78,14 @@ def logit_lens(
         chunk_size: vectors for which logits are computed at once; None: as fit into 64 MB.
         return_type: "logits", "log_probs" or "probs".
         batch_slice: which examples.
-        lens: `f(stream, row)` on each row `[batch, pos, d_model]` before the norm (a tuned lens);
-            or a list, or `nn.ModuleList`, with one `f(stream)` for each row.
+        lens: a `TunedLens`; or `f(stream, row)` on each row `[batch, pos, d_model]` before the
+            norm; or a list, or `nn.ModuleList`, with one `f(stream)` for each row. It may have none
+            for the stream after the last layer.
+        kl: also compute how far each row's distribution is from the model's own (`result.kl`).
+        generate: options of `model.generate` ({} for its own): the input is continued, and the
+            lens reads the positions that predicted each new token. Without targets, top_k and
+            vocab, these tokens are the targets. The likeliest tokens are taken unless
+            `do_sample=True`; interventions among the options act in all of it.
         enable_grad: keep values in the autograd graph.
         count: "columns": positions count columns of the batch, padding included.
         forward: other arguments of `forward`, for a run.
@@ -102,10 +106,19 @@ def logit_lens(
         (['0_pre', '1_pre', '2_pre', '3_pre', 'final_post'], [0])
     """
     model, cache = _model_and_cache(model, input, cache)
+    if generate is not None:
+        names = [
+            one.name for one in (*_entries(model, layers, incl_mid), *_entries(model, -1, False))
+        ]
+        written_to = input if cache is None else None
+        new = generated(model, written_to, generate, names, positions, forward)
+        cache, positions, count, forward = new.cache, new.positions, "columns", {}
+        if targets is None and top_k is None and vocab is None:
+            targets = new.ids if batch_slice is None else new.ids[batch_slice]
     batch_slice = [batch_slice] if isinstance(batch_slice, int) else batch_slice
     head = head_of(model)
     entries = _entries(model, layers, incl_mid)
-    lenses = None if lens is None else _lenses(lens, len(entries))
+    lenses = None if lens is None else lenses_of(lens, model, *_rows(entries))
     logits = None
     if cache is None:
         names = list(dict.fromkeys([*(one.name for one in entries), _last(model)]))
@@ -119,14 +132,30 @@ def logit_lens(
     with torch.set_grad_enabled(enable_grad):
         if apply_ln:
             _check(head, cache, where, batch_slice, logits)
+        own = _own_stream(model, cache, positions, batch_slice, count) if kl else None
         if lenses is not None:
             rows_seen = zip(lenses, stack, strict=True)
-            stack = torch.stack([_seen(one, row, i) for i, (one, row) in enumerate(rows_seen)])
+            stack = torch.stack(
+                [seen_through(one, row, i) for i, (one, row) in enumerate(rows_seen)]
+            )
         rows = stack.flatten(0, -2)
-        readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size)
-    labels, layer_of_row = [one.label for one in entries], [one.layer for one in entries]
+        readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size, own)
+    layer_of_row, labels = _rows(entries)
     ids = _ids(cache, entries[0].name, where, batch_slice)
     return LogitLensResult(readout, labels, layer_of_row, where, _names(targets), ids)
+
+
+def _rows(entries: Sequence[Entry]) -> tuple[list[int], list[str]]:
+    """The layer and the label of each row."""
+    return [one.layer for one in entries], [one.label for one in entries]
+
+
+def _own_stream(
+    model: HookedModel, cache: ActivationCache, asked: PositionsAsked, some: Any, count: Count
+) -> Tensor:
+    """The stream after the last layer at the chosen positions. Shapes: `[batch pos, d_model]`"""
+    after = Entry(_last(model), "final_post", len(model.native.blocks))
+    return _streams(cache, [after], asked, some, count)[0].flatten(0, -2)
 
 
 def _ids(cache: ActivationCache, name: str, where: Positions, batch_slice: Any) -> Tensor | None:
@@ -135,57 +164,6 @@ def _ids(cache: ActivationCache, name: str, where: Positions, batch_slice: Any) 
     if tokens is None or tokens.shape != _batched(cache, name).shape[:2]:
         return None
     return where.of(tokens if batch_slice is None else tokens[batch_slice]).cpu()
-
-
-def _lenses(lens: Any, count: int) -> list[Callable[[Tensor], Tensor]]:
-    """A function of the stream for each row.
-
-    Raises:
-        InputError: it is no function of a stream and a row, and no list of functions.
-    """
-    if isinstance(lens, Sequence | nn.ModuleList) and not isinstance(lens, str):
-        wrong = next((i for i, one in enumerate(lens) if not callable(one)), None)
-        if wrong is not None:
-            raise InputError(
-                f"lens is a list with one function f(stream) for each row; item {wrong} is "
-                f"{lens[wrong]!r}."
-            )
-        if len(lens) != count:
-            raise InputError(
-                f"lens is a list of {len(lens)}, and {count} rows are read: pass one function "
-                "f(stream) for each row."
-            )
-        return list(lens)
-    try:
-        signature(lens).bind(None, 0)
-    except TypeError as error:
-        raise InputError(
-            "lens is a function f(stream, row), or a list with one f(stream) for each row, not "
-            f"{lens!r} ({error})."
-        ) from error
-    except ValueError:  # builtins without a signature
-        pass
-    return [partial(_at_row, lens, i) for i in range(count)]
-
-
-def _at_row(lens: Callable[[Tensor, int], Tensor], row: int, stream: Tensor) -> Tensor:
-    return lens(stream, row)
-
-
-def _seen(lens: Callable[[Tensor], Tensor], stream: Tensor, row: int) -> Tensor:
-    """A row of the stream through its lens.
-
-    Raises:
-        InputError: the lens gives something else than a stream.
-    """
-    found: Any = lens(stream)
-    if not isinstance(found, Tensor) or found.shape != stream.shape:
-        what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
-        raise InputError(
-            f"lens gave {what} for row {row}; it gives a stream of shape {list(stream.shape)}, as "
-            "it gets."
-        )
-    return found
 
 
 def _model_and_cache(

@@ -1,6 +1,6 @@
 """The logit lens as a heatmap: what each layer would predict at each position."""
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ SHOWN = 5
 """How many tokens the tip of a cell lists."""
 MOST_TEXTS = 64
 """Columns up to which tokens are written into the cells."""
+
+
+LensQuantity: TypeAlias = Literal["values", "kl", "entropy", "rank"]
+"""What a picture shows of each layer."""
 
 
 class Lens(Protocol):
@@ -40,6 +44,17 @@ class Lens(Protocol):
 
     def target_values(self, target: str | int | None = None) -> Tensor:
         """The values of one token. Shapes: `[row, batch]`, or `[row, batch, pos]`"""
+
+    def rank_trajectory(self, target: str | int | None = None) -> Tensor:
+        """The rank of one token. Shapes: as `target_values`"""
+
+    @property
+    def entropy(self) -> Tensor:
+        """Shapes: as `target_values`"""
+
+    @property
+    def kl(self) -> Tensor:
+        """Shapes: as `target_values`"""
 
 
 def of_top_tokens(result: Lens, example: int, title: str) -> Heatmap:
@@ -86,6 +101,35 @@ def of_targets(result: Lens, example: int, target: str | int | None, title: str)
     (only,) = values.values()
     columns = _columns(result, example)
     return _heatmap(result, title, _cells(result, example, only), columns, _unit(result))
+
+
+def of_quantity(
+    result: Lens, example: int, target: str | int | None, quantity: LensQuantity, title: str
+) -> Picture:
+    """KL divergence, entropy or ranks by layer: lines where one position was read.
+
+    Raises:
+        InputError: there is no such quantity, or it was not read.
+    """
+    units = {"kl": "KL divergence (nats)", "entropy": "entropy (nats)", "rank": "rank"}
+    if quantity not in units:
+        raise InputError(f"quantity is 'values', {', '.join(map(repr, units))}, not {quantity!r}.")
+    ranked = quantity == "rank"
+    asked = _targets(result) if ranked and target is None and result.where.single else [target]
+    names = {_name(result, one) if ranked else units[quantity]: one for one in asked}
+    read = {"kl": lambda one: result.kl, "entropy": lambda one: result.entropy}
+    found = {
+        name: read.get(quantity, result.rank_trajectory)(one)[:, example].detach().float().cpu()
+        for name, one in names.items()
+    }
+    what = f"rank of {', '.join(names)}" if ranked else units[quantity].removesuffix(" (nats)")
+    title = title or f"Logit lens: {what}{_where(result, example)}"
+    if result.where.single:
+        lines = {name: line.tolist() for name, line in found.items()}
+        return Lines(title, lines, result.labels, ("layer", units[quantity]))
+    (only,) = found.values()
+    cells, unit = _cells(result, example, only), units[quantity]
+    return _heatmap(result, title, cells, _columns(result, example), unit)
 
 
 def _targets(result: Lens) -> list[str | int | None]:

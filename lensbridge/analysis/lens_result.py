@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from lensbridge.analysis.frames import data_frame
-from lensbridge.analysis.lens_picture import of_targets, of_top_tokens
+from lensbridge.analysis.lens_picture import (
+    LensQuantity,
+    of_quantity,
+    of_targets,
+    of_top_tokens,
+)
 from lensbridge.analysis.positions import Positions
 from lensbridge.analysis.readout import COLUMN, LogitReadout, decoded
 from lensbridge.errors import InputError
@@ -74,6 +79,20 @@ class LogitLensResult(Drawn):
         """
         return self.readout.entropy
 
+    @property
+    def kl(self) -> Tensor:
+        """The KL divergence of each row's distribution from the model's own prediction.
+
+        Shapes: `[row, batch]`, or `[row, batch, pos]`
+        Units: nats.
+
+        Raises:
+            InputError: it was not asked for.
+        """
+        if self.readout.kl is None:
+            raise InputError("There is no KL divergence: pass kl=True to logit_lens.")
+        return self.readout.kl
+
     def decode(self, tokenizer: Any = None) -> Any:
         """The selected tokens as text, nested as `ids` is."""
         return self.readout.decode(tokenizer)
@@ -101,7 +120,12 @@ class LogitLensResult(Drawn):
         return dict(zip(self.labels, texts, strict=True))
 
     def plot(
-        self, example: int = 0, target: str | int | None = None, *, title: str = ""
+        self,
+        example: int = 0,
+        target: str | int | None = None,
+        quantity: LensQuantity = "values",
+        *,
+        title: str = "",
     ) -> Picture:
         """One example: a heatmap with a row for each layer and a column for each token.
 
@@ -112,6 +136,8 @@ class LogitLensResult(Drawn):
         Args:
             example: which example.
             target: the token whose values are drawn; None: the likeliest ones, or the targets.
+            quantity: "values"; or by layer the "kl" divergence from the model's own prediction, the
+                "entropy", or the "rank" of a target. Where one position was read, these are lines.
             title: written above the picture.
 
         Raises:
@@ -120,6 +146,8 @@ class LogitLensResult(Drawn):
         if not -len(self.positions) <= example < len(self.positions):
             raise InputError(f"There is no example {example}: there are {len(self.positions)}.")
         example %= len(self.positions)
+        if quantity != "values":
+            return of_quantity(self, example, target, quantity, title)
         if target is not None or self.readout.selected == "targets":
             return of_targets(self, example, target, title)
         return of_top_tokens(self, example, title)

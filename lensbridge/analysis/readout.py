@@ -42,9 +42,11 @@ class LogitReadout:
         ranks: how many tokens have a higher logit; None unless targets or the top k were asked for.
         entropy: the entropy of the whole distribution, whatever was selected.
         tokenizer: the model's, with its rules for BOS, for `decode`.
+        kl: the KL divergence of the whole distribution from another one, where one was given.
 
-    Shapes: values and ranks `[..., selected]`; entropy `[...]`; ids `[selected]` or as values.
-    Units: entropy in nats; rank 0 is the most likely token.
+    Shapes: values and ranks `[..., selected]`; entropy and kl `[...]`; ids `[selected]` or as
+        values.
+    Units: entropy and kl in nats; rank 0 is the most likely token.
     """
 
     values: Tensor
@@ -54,6 +56,7 @@ class LogitReadout:
     ranks: Tensor | None
     entropy: Tensor
     tokenizer: Tokens
+    kl: Tensor | None = None
 
     def __repr__(self) -> str:
         shape = list(self.values.shape)
@@ -241,19 +244,24 @@ def read(
     return_type: Quantity,
     apply_ln: bool,
     chunk_size: int | None,
+    reference: Tensor | None = None,
 ) -> LogitReadout:
-    """Logits of rows `[row, d_model]`, chunk by chunk; what is selected is kept, in `shape`."""
+    """Logits of rows `[row, d_model]`, chunk by chunk; what is selected is kept, in `shape`.
+
+    With a reference `[n, d_model]`, row i is compared with row i modulo n of it.
+    """
     if return_type not in COLUMN:
         raise InputError(f"return_type is {', '.join(map(repr, COLUMN))}, not {return_type!r}.")
     if chunk_size is not None and not (_is_whole(chunk_size) and chunk_size >= 1):
         raise InputError(f"chunk_size is 1 or more, not {chunk_size!r}.")
     step = chunk_size or max(1, _CHUNK // head.model.cfg.d_vocab_out)
-    chunks = [
-        _reduced(
-            head.logits(rows[i : i + step], apply_ln), selection, slice(i, i + step), return_type
-        )
-        for i in range(0, len(rows), step)
-    ]
+    chunks, divergences = [], []
+    for i in range(0, len(rows), step):
+        logits = head.logits(rows[i : i + step], apply_ln)
+        chunks.append(_reduced(logits, selection, slice(i, i + step), return_type))
+        if reference is not None:
+            beside = reference[torch.arange(i, i + len(logits)) % len(reference)]
+            divergences.append(_divergence(head.logits(beside.to(rows.device), apply_ln), logits))
     values, ids, ranks, entropy = (_joined(parts, shape) for parts in zip(*chunks, strict=True))
     assert values is not None
     assert entropy is not None
@@ -262,7 +270,18 @@ def read(
     elif selection.shared is not None:
         ids = selection.shared
     tokens = head.model.tokens
-    return LogitReadout(values, return_type, selection.kind, ids, ranks, entropy, tokens)
+    kl = _joined(tuple(divergences), shape)
+    return LogitReadout(values, return_type, selection.kind, ids, ranks, entropy, tokens, kl)
+
+
+def _divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """The KL divergence of each found distribution from the wanted one, in nats. Shapes: `[row]`"""
+    known, seen = (
+        (one if one.dtype == torch.float64 else one.float()).log_softmax(-1)
+        for one in (wanted, found)
+    )
+    shares = torch.nn.functional.kl_div(seen, known.to(seen), log_target=True, reduction="none")
+    return shares.sum(-1)
 
 
 def _joined(parts: tuple[Tensor | None, ...], shape: tuple[int, ...]) -> Tensor | None:
