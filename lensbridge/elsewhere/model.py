@@ -98,7 +98,7 @@ MODEL: Table = {
     **entries(
         (
             *("get_activations", "get_activation", "activations", "activation", "cache"),
-            *("get_cache", "cache_all", "cache_some", "get_caching_hooks", "run", "record"),
+            *("get_cache", "cache_all", "cache_some", "get_caching_hooks", "record"),
             *("retain_output", "collect", "get_hidden_states", "all_activations"),
         ),
         _READ,

@@ -12,6 +12,7 @@ from typing_extensions import assert_type
 import lensbridge
 from lensbridge import ActivationCache, FactoredMatrix, Hook, LensModel, patching
 from lensbridge.errors import LensbridgeError, UnknownPointError
+from lensbridge.experiments import KL, Experiment, ExperimentResult, LogitDiff
 from lensbridge.interventions import Add, Zero
 from lensbridge.patching import PatchingResult
 from lensbridge.spec import Architecture
@@ -117,3 +118,19 @@ def caught(model: LensModel) -> str:
 
 def swept(result: PatchingResult) -> None:
     assert_type(result.values, Tensor)
+
+
+def experiment(model: LensModel) -> None:
+    asked = Experiment(
+        ["The Eiffel Tower is in"],
+        points=[("resid_post", 1), "z"],
+        interventions=[Zero(("z", 1), heads=3)],
+        metric={"difference": LogitDiff(" Paris", " Rome"), "kl": KL()},
+        sweep=[Zero(("z", 0)), [Zero(("z", 1)), Zero(("z", 2))]],
+        generate={"max_new_tokens": 2},
+    )
+    assert_type(Experiment.from_json(asked.to_json()), Experiment)
+    result = model.run(asked)
+    assert_type(result, ExperimentResult)
+    assert_type(result.metrics["kl"], Tensor)
+    assert_type(model.sweep("The", [Zero("z")], LogitDiff(" Paris", " Rome")), PatchingResult)
