@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import lensbridge
 from lensbridge import Experiment
@@ -182,6 +183,39 @@ def test_chats_go_through_the_template_of_the_model(model: Any) -> None:
         assert torch.equal(result.sweep.values, model.sweep(texts, CELLS, METRIC).values)
 
 
+def test_a_model_without_a_tokenizer_takes_ids() -> None:
+    config = GPT2Config(vocab_size=9, n_layer=2, n_embd=8, n_head=2, n_positions=16)
+    hf_model = GPT2LMHeadModel(config).eval()
+    model = lensbridge.load(hf_model)
+    ids = torch.tensor([[1, 2, 3]])
+    how = {"max_new_tokens": 2, "do_sample": False, "stop_at_eos": False}
+    result = model.run(Experiment(ids, metric=LogitDiff(3, 4), generate=how, sweep=[[Zero("z")]]))
+    with torch.no_grad():
+        logits = hf_model(ids).logits
+    assert torch.equal(result.metric, logits[0, -1, 3] - logits[0, -1, 4])
+    assert torch.equal(result.tokens[:, :3], ids)
+    assert (result.tokens.shape, result.text) == ((1, 5), None)
+    with pytest.raises(LensbridgeError, match="tokenizer"):
+        model.run(Experiment(ids, metric=LogitDiff(" a", " b")))
+
+
+def test_an_encoder_decoder_is_measured_at_its_decoder() -> None:
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    hf_model = T5ForConditionalGeneration(config).eval()
+    model = lensbridge.load(hf_model)
+    given = {
+        "input_ids": torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+        "decoder_input_ids": torch.tensor([[0, 5, 6], [0, 7, 8]]),
+        "decoder_attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+    }
+    with torch.no_grad():
+        logits = hf_model(**given).logits
+    result = model.run(Experiment(given, metric=LogitDiff(3, 4, reduce="none"), gradients="embed"))
+    last = torch.stack([logits[0, 2], logits[1, 1]])
+    torch.testing.assert_close(result.metric, last[:, 3] - last[:, 4])
+
+
 def test_only_what_is_asked_for_is_run(model: Any) -> None:
     runs: list[Tensor] = []
     handle = model.hf_model.register_forward_hook(lambda *args: runs.append(args))
@@ -249,6 +283,7 @@ def test_tokens_are_looked_up_before_anything_runs(model: Any) -> None:
         ({"sweep": ["z"], "metric": METRIC}, "no intervention"),
         ({"generate": 8}, "generate is options of model.generate"),
         ({"generate": {"interventions": []}}, "interventions=... of its own"),
+        ({"generate": {"return_dict_in_generate": True}}, "both text and tokens"),
         ({"generate": {"streamer": object()}}, "something that is no data"),
         ({"returns": "logit"}, "Did you mean 'logits'"),
     ],

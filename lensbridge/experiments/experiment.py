@@ -151,7 +151,9 @@ class Experiment:
         return cls(**document.from_json(text, tensors))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Experiment) and self.to_json() == other.to_json()
+        if not isinstance(other, Experiment):
+            return NotImplemented
+        return self is other or self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
         return hash(self.to_json())

@@ -22,6 +22,7 @@ NOT_DECLARED = {
     "names_filter": "points=... are those of the inputs",
     "device": "results are where the engine leaves them",
     "prepend_bos": "an experiment has prepend_bos=... of its own",
+    "return_dict_in_generate": "the result has both text and tokens",
     "verbose": "no progress bar is shown",
 }
 """Options of `generate` that an experiment says elsewhere."""
@@ -78,7 +79,9 @@ def points(given: Any) -> Any:
             "A function of names cannot be sent or written to JSON. Write the names of the points, "
             "or a glob such as '*hook_z'."
         )
-    if isinstance(given, list | tuple | set):
+    if isinstance(given, set):
+        given = sorted(given, key=str)
+    if isinstance(given, list | tuple):
         several = tuple(one if isinstance(one, int) else points(one) for one in given)
         return several or None
     raise InputError(f"points are names, short names or globs, not {given!r}.")
