@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lensbridge.harvest import Activations, Harvest, Keep, Rows, sweep_dataset
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.hooks.carrying import carry_hooks
-    from lensbridge.loading import load
+    from lensbridge.loading import load, load_vllm
     from lensbridge.model import LensModel
     from lensbridge.plugins import register
     from lensbridge.points.short_names import get_act_name
@@ -48,6 +48,7 @@ __all__ = [
     "connect",
     "get_act_name",
     "load",
+    "load_vllm",
     "plot",
     "register",
     "sweep_dataset",
@@ -69,6 +70,7 @@ _HOMES = {
     "connect": "remote",
     "get_act_name": "points.short_names",
     "load": "loading",
+    "load_vllm": "loading",
     "plot": "viz",
     "register": "plugins",
     "sweep_dataset": "harvest",

@@ -17,6 +17,8 @@ from lensbridge.errors import (
 )
 from lensbridge.loading.aliases import hub_id_of, refuse_misspelt
 from lensbridge.loading.description import derived, description_of, needs_input, reads_by_modules
+from lensbridge.loading.elsewhere import load_vllm as load_vllm
+from lensbridge.loading.elsewhere import opened_elsewhere
 from lensbridge.loading.gguf import converted, from_gguf, named_by, present_in
 from lensbridge.loading.hub_errors import explained
 from lensbridge.loading.keywords import explained_keyword, refuse_known
@@ -60,6 +62,7 @@ def load(
     trust_remote_code: bool = False,
     token: str | bool | None = None,
     save_converted: "bool | str | os.PathLike[str]" = False,
+    engine: str | None = None,
     fold_ln: bool | None = False,
     center_writing_weights: bool | None = False,
     center_unembed: bool | None = False,
@@ -94,6 +97,8 @@ def load(
         token: a hub token; by default HF_TOKEN or the one that is logged in.
         save_converted: keep the model of a GGUF file in safetensors, in this folder or, with True,
             in one beside the file, and open it from there as long as the file stays the same.
+        engine: who runs the model: None is transformers in this process, "vllm" is vLLM, whose
+            `LLM` takes the other keywords (`dtype`, `max_model_len`, ...).
         fold_ln: rewrite the weights in place, as `LensModel.process_weights_` does: True, or None
             for as far as this model allows. So the next four; by default no weight is touched.
         center_writing_weights: what is added to the stream less its mean.
@@ -121,6 +126,27 @@ def load(
         4
     """
     refuse_known(hf_kwargs)
+    if engine is not None:
+        return opened_elsewhere(
+            engine,
+            model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code or None,
+            device=device,
+            device_map=device_map,
+            architecture=architecture,
+            attn_implementation=attn_implementation,
+            fold_ln=fold_ln or None,
+            center_writing_weights=center_writing_weights or None,
+            center_unembed=center_unembed or None,
+            fold_value_biases=fold_value_biases or None,
+            refactor_factored_attn_matrices=refactor_factored_attn_matrices or None,
+            save_converted=save_converted or None,
+            hf_token=token,
+            **hf_kwargs,
+        )
     where = None if device is None else _device(device)
     asked = {
         "device_map": device_map,

@@ -108,6 +108,8 @@ class Finder:
             return Linear(module, False, int(stored.in_features), int(stored.out_features))
         if hasattr(stored, "nf") and hasattr(stored, "nx"):  # transformers' Conv1D
             return Linear(module, True, int(stored.nx), int(stored.nf))
+        if hasattr(stored, "input_size") and hasattr(stored, "output_size"):  # vLLM's
+            return Linear(module, False, int(stored.input_size), int(stored.output_size))
         raise self.mismatch(f"'{where}' ({type(module).__name__}) does not look like a projection.")
 
     def norm(self, module: nn.Module, spec: Norms, width: int, where: str) -> Norm:
