@@ -1,5 +1,6 @@
 """Steering vectors of all layers, against raw hooks and scikit-learn; files of other tools."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,31 @@ def test_they_steer_at_all_of_their_points(hf: Any, model: LensModel) -> None:
         wanted = hf(DOWN).logits
     steered = model.run_with_interventions(DOWN, found.at(strength=3.0))
     torch.testing.assert_close(steered, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_they_are_one_cell_of_a_sweep_and_can_be_pickled() -> None:
+    model = lensbridge.load("demo")
+    eiffel, galata = (f"The {name} Tower is in the city of" for name in ("Eiffel", "Galata"))
+    found = steering_vector(model, [eiffel], [galata], "resid_post")
+    cells = [found.at(strength=strength) for strength in (0.0, 0.5, 2.0)]
+    written = model.sweep(galata, cells, _says_paris, generate={"max_new_tokens": 1})
+    alone = [
+        model.generate(galata, 1, interventions=cell, do_sample=False, verbose=False)
+        for cell in cells
+    ]
+    assert written.values.flatten().tolist() == [_says_paris(text) for text in alone]
+    assert 0.0 in written.values
+    assert 1.0 in written.values
+    swept = model.sweep(galata, cells, lambda logits: logits[0, -1, 5]).values.flatten()
+    wanted = [model.run_with_interventions(galata, cell)[0, -1, 5] for cell in cells]
+    torch.testing.assert_close(swept, torch.stack(wanted).to(swept), rtol=1e-3, atol=1e-3)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.model_type == "gpt2"
+    assert torch.equal(again.vector, found.vector)
+
+
+def _says_paris(text: str) -> float:
+    return float("Paris" in text)
 
 
 def test_vectors_are_found_by_place_name_and_slice(model: LensModel) -> None:

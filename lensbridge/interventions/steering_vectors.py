@@ -1,11 +1,10 @@
-"""Steering vectors of several points: one for each layer, used as one intervention list."""
+"""Steering vectors of several points: one for each layer, used as a tuple of interventions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import torch
 from torch import Tensor
@@ -15,13 +14,16 @@ from lensbridge.interventions.kinds import Steer
 from lensbridge.interventions.steering_files import read_vectors, write_vectors
 from lensbridge.points.names import Name, expand_short, layer_of, template
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-@dataclass(frozen=True, eq=False, repr=False)
-class SteeringVectors(Sequence[Steer]):
+
+class SteeringVectors(tuple[Steer, ...]):
     """A `Steer` for each of several points, most often for each layer.
 
-    It goes wherever a list of interventions goes, and then steers at all of its points. One of them
-    is `vectors["resid_post", 5]`; `vectors[5]` is the sixth in order, and `vectors[4:8]` are four.
+    It is a tuple, which goes wherever a list of interventions goes, and then steers at all of its
+    points. One of them is `vectors["resid_post", 5]`; `vectors[5]` is the sixth in order, and
+    `vectors[4:8]` are four.
 
     Args:
         steers: the interventions, in data-flow order.
@@ -39,17 +41,22 @@ class SteeringVectors(Sequence[Steer]):
         [1, 2]
     """
 
-    steers: tuple[Steer, ...]
-    model_type: str = ""
+    model_type: str
 
-    def __post_init__(self) -> None:
-        wrong = [one for one in self.steers if not isinstance(one, Steer) or not _is_name(one.site)]
-        if wrong or not self.steers:
+    def __new__(cls, steers: Iterable[Steer], model_type: str = "") -> Self:
+        given = tuple(steers)
+        wrong = [one for one in given if not isinstance(one, Steer) or not _is_name(one.site)]
+        if wrong or not given:
             raise InputError(
                 "SteeringVectors has one Steer or more, each at one point that is named in full, "
                 f"not {wrong[0] if wrong else 'none'!r}."
             )
-        object.__setattr__(self, "steers", tuple(self.steers))
+        made = super().__new__(cls, given)
+        made.model_type = model_type
+        return made
+
+    def __getnewargs__(self) -> tuple[tuple[Steer, ...], str]:
+        return tuple(self), self.model_type
 
     def __repr__(self) -> str:
         rows = dict.fromkeys(template(name).rpartition("hook_")[2] for name in self.names)
@@ -60,7 +67,7 @@ class SteeringVectors(Sequence[Steer]):
     @property
     def names(self) -> list[str]:
         """The points, in full."""
-        return [str(one.site) for one in self.steers]
+        return [str(one.site) for one in self]
 
     @property
     def layers(self) -> list[int | None]:
@@ -74,41 +81,35 @@ class SteeringVectors(Sequence[Steer]):
         Raises:
             InputError: they have different shapes.
         """
-        shapes = {tuple(one.vector.shape) for one in self.steers}
+        shapes = {tuple(one.vector.shape) for one in self}
         if len(shapes) > 1:
             raise InputError(
                 f"The vectors have shapes {sorted(shapes)}, so they cannot be stacked."
             )
-        return torch.stack([one.vector.to(self.steers[0].vector.device) for one in self.steers])
-
-    def __len__(self) -> int:
-        return len(self.steers)
-
-    def __iter__(self) -> Iterator[Steer]:
-        return iter(self.steers)
+        return torch.stack([one.vector.to(self[0].vector.device) for one in self])
 
     @overload
-    def __getitem__(self, index: int) -> Steer: ...
+    def __getitem__(self, index: SupportsIndex) -> Steer: ...
     @overload
     def __getitem__(self, index: slice) -> SteeringVectors: ...
     @overload
     def __getitem__(self, index: Name) -> Steer: ...
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return SteeringVectors(self.steers[index], self.model_type)
+            return SteeringVectors(super().__getitem__(index), self.model_type)
         if not isinstance(index, str | tuple):
-            return self.steers[index]
+            return super().__getitem__(index)
         name = index if isinstance(index, str) else expand_short(*index)
         if name not in self.names:
             raise UnknownPointError(
                 f"There is no vector of {name}.{suggest(name, self.names)} There are those of "
                 f"{', '.join(self.names[:4])}{'...' if len(self) > 4 else ''}."
             )
-        return self.steers[self.names.index(name)]
+        return super().__getitem__(self.names.index(name))
 
     def at(self, **changes: Any) -> SteeringVectors:
         """All of them with other members: `vectors.at(strength=2.0, positions="last")`."""
-        return SteeringVectors(tuple(one.at(**changes) for one in self.steers), self.model_type)
+        return SteeringVectors(tuple(one.at(**changes) for one in self), self.model_type)
 
     def save(self, path: str | Path) -> None:
         """Write the vectors, times their strength, into a file of another tool.
@@ -123,7 +124,7 @@ class SteeringVectors(Sequence[Steer]):
             InputError: another suffix, points that the format does not know, a `Steer` that acts
                 on a part only, or gguf is not installed.
         """
-        write_vectors(self.steers, self.model_type, Path(path))
+        write_vectors(self, self.model_type, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> SteeringVectors:
