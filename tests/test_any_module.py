@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from module_zoo import Encoder, Recurrent, ResNet, Superposition, UNet, made
+from plain_models import nano
 from torch import Tensor, nn
 
 import lensbridge
@@ -490,8 +491,6 @@ def test_modules_without_weights_yet_are_left_to_their_first_run() -> None:
 
 
 def test_a_module_that_could_be_derived_is_read_by_its_modules_if_that_is_asked_for() -> None:
-    from plain_models import nano
-
     bare = nano()
     model: Any = lensbridge.load(bare, derive=False)
     assert isinstance(model, ModuleLens)
@@ -499,6 +498,47 @@ def test_a_module_that_could_be_derived_is_read_by_its_modules_if_that_is_asked_
     _, native = natively(bare, (IDS, IDS))
     assert torch.equal(cache["transformer.h.1.mlp"], native["transformer.h.1.mlp.hook_out"][0])
     assert torch.equal(output[0], bare(IDS, IDS)[0])
+
+
+def test_a_described_model_has_both_kinds_of_names() -> None:
+    bare = nano()
+    model: Any = lensbridge.load(bare)
+    assert not isinstance(model, ModuleLens)
+    _, native = natively(bare, (IDS, IDS))
+    path = "transformer.h.1.mlp.c_fc"
+    output, cache = model.run_with_cache(IDS, ["mlp_pre", f"{path}.hook_out"], targets=IDS)
+    assert torch.equal(output, bare(IDS, IDS)[0])
+    assert torch.equal(cache[f"{path}.hook_out"], native[f"{path}.hook_out"][0])
+    assert torch.equal(cache[f"{path}.hook_out"], cache["mlp_pre", 1])
+    assert cache.axes(f"{path}.hook_out") == "b p u"
+    assert f"{path}.hook_out" not in model.hook_names
+    wanted = hooked(bare, "transformer.h.1.mlp", torch.zeros_like, (IDS, IDS))[0]
+    edit = [("transformer.h.1.mlp.hook_out", lambda value, hook: value * 0)]
+    assert torch.equal(model.run_with_hooks(IDS, fwd_hooks=edit, targets=IDS), wanted)
+    zero = Zero(f"{path}.hook_out", neurons=3, positions=2)
+    by_name = model.run_with_interventions(IDS, Zero(("mlp_pre", 1), neurons=3, positions=2))
+    assert torch.equal(model.run_with_interventions(IDS, zero), by_name)
+    with pytest.raises(InputError, match="known once a run shows it"):
+        lensbridge.load(bare).run_with_interventions(IDS, zero)
+    grads = model.gradients(IDS, f"{path}.hook_out", of=lambda out: out[:, -1, 3].sum())
+    by_name = model.gradients(IDS, ("mlp_pre", 1), of=lambda out: out[:, -1, 3].sum())
+    assert torch.equal(grads.gradients[f"{path}.hook_out"], by_name.gradients["mlp_pre", 1])
+    with pytest.raises(UnknownPointError):
+        model.run_with_cache(IDS, "transformer.h.7.mlp.hook_out")
+    assert pickle.loads(pickle.dumps(cache))[f"{path}.hook_out"].shape == (2, 4, 96)
+    assert is_clean(bare)
+
+
+def test_names_of_the_field_come_before_those_of_modules() -> None:
+    model: Any = lensbridge.load("demo")
+    ids = model.to_tokens("The Eiffel Tower")
+    _, cache = model.run_with_cache(ids, ["transformer.h.0.attn.hook_out", "attn_out"])
+    assert torch.equal(cache["transformer.h.0.attn.hook_out"], cache["attn_out", 0])
+    texts = ["The Eiffel Tower", "Paris"]
+    name = "transformer.h.0.mlp.hook_out"
+    last = model.run_with_cache(texts, name, pos_slice="last")[1]
+    whole = model.run_with_cache(texts, ("mlp_out", 0), pos_slice="last")[1]
+    assert torch.equal(last[name], whole["mlp_out", 0])
 
 
 def test_means_over_examples(model: Any, net: Any) -> None:

@@ -271,7 +271,8 @@ class ActivationCache(
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the activations and what is known of the run, without the model."""
-        names = replace(self.vocabulary, index=(*self.vocabulary.index,), elsewhere=nowhere)
+        index = (*self.vocabulary.index,)
+        names = replace(self.vocabulary, index=index, elsewhere=nowhere, native=())
         return {**self.__dict__, "vocabulary": names, "model": None, "_versions": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -287,11 +288,9 @@ class ActivationCache(
     def axes(self, name: Name) -> str:
         """One letter for each axis of an activation (`lensbridge.points.table`): "b p h d"."""
         plain = self.canonical(name).removesuffix(GRAD)
-        row = BY_TEMPLATE[template(plain)].axes
-        index = (
-            self.vocabulary.index
-        )  # at the time of the run: the points of an SAE may be gone now
-        letters = index[plain].axes if isinstance(index, Mapping) and plain in index else row
+        index = self.vocabulary.index  # at the time of the run: an SAE's points may be gone now
+        site = index.get(plain) if isinstance(index, Mapping) else None
+        letters = BY_TEMPLATE[template(plain)].axes if site is None else site.axes
         if self.has_batch_dim:
             return letters
         return " ".join(letter for letter in letters.split() if letter != _batch_letter(letters))

@@ -12,6 +12,7 @@ from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.inputs.positions import ColumnOwner, column_owner, mask_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.sites.modules import ModuleSite, of_call
 from lensbridge.sites.site import Site
 from lensbridge.tensors.positions import Count, padded, token_positions
 from lensbridge.tensors.slices import PosSlice, RowColumns, as_index
@@ -137,8 +138,23 @@ class Collector:
         self._owners: dict[str, ColumnOwner] = {}
         self._masks: dict[ColumnOwner, Tensor | None] = {}
         if self.native is not None and self.keep.pos_slice is not None:
-            placed = [one for one in self.names if position_axis(self.sites[one].axes) is not None]
+            placed = [one for one in self.names if _may_have_positions(self.sites[one])]
             self._owners = {name: column_owner(self.native, name) for name in placed}
+            self._check_modules(self.native)
+
+    def _check_modules(self, native: ResolvedModel) -> None:
+        """Refuse positions of texts at modules of a model with several stacks.
+
+        Raises:
+            InputError: it is not known to which stack a module belongs.
+        """
+        apart = [name for name in self.names if isinstance(self.sites[name], ModuleSite)]
+        if apart and native.towers and self.keep.count == "tokens":
+            raise InputError(
+                f"pos_slice counts the tokens of a text, and which text the columns of {apart[0]} "
+                "belong to is not known. Pass count='columns', or name the point as in "
+                "model.hook_names."
+            )
 
     def callbacks(self, required: bool, with_grad: bool) -> list[Callback]:
         """A reader for each name; with gradients, also a callback that joins the graph."""
@@ -177,6 +193,8 @@ class Collector:
         return found if isinstance(found, RowColumns) else None
 
     def _reader(self, name: str) -> Callable[[Tensor], None]:
+        if isinstance(self.sites[name], ModuleSite):
+            return self._reader_of_calls(name)
         site, keep = self.sites[name], self.keep
         tensors, versions, axes = self.tensors, self.versions, site.axes
         alone = site.may_be_part and (len(site.shares) == 1 or not site.shares <= self._asked)
@@ -189,7 +207,39 @@ class Collector:
 
         return read
 
+    def _reader_of_calls(self, name: str) -> Callable[[Tensor], None]:
+        """A reader at a module of the model, which may be called several times in a run."""
+        site, seen = self.sites[name], 0
+
+        def read(value: Tensor) -> None:
+            nonlocal seen
+            full, axes = of_call(name, seen), site.axes
+            seen += 1
+            copied = value.clone() if self.keep.detach else value  # a later module may overwrite it
+            chosen = self._chosen(name, value, axes) if self._masks else None
+            self.tensors[full] = self.keep.capture(copied, axes, False, chosen)
+            self.versions[full] = version_of(self.tensors[full])
+
+        return read
+
+    def _join_calls(self, name: str) -> Callable[[Tensor, Hook], Tensor]:
+        seen = 0
+
+        def join(value: Tensor, hook: Hook) -> Tensor:
+            nonlocal seen
+            full = of_call(name, seen)
+            seen += 1
+            if not value.is_floating_point():
+                return value
+            self.graph[full] = value if value.requires_grad else value.requires_grad_()
+            return self.graph[full].clone()  # the model may write into what it goes on with
+
+        return join
+
     def _join_graph(self, name: str) -> Callable[[Tensor, Hook], Tensor | None]:
+        if isinstance(self.sites[name], ModuleSite):
+            return self._join_calls(name)
+
         def join(value: Tensor, hook: Hook) -> Tensor | None:
             if value.is_floating_point():  # choices of experts have no gradient
                 self.graph[name] = value if value.requires_grad else value.requires_grad_()
@@ -216,6 +266,11 @@ class Collector:
             self.versions[name + GRAD] = version_of(kept)
         if not again:
             self.graph.clear()
+
+
+def _may_have_positions(site: Site) -> bool:
+    """Whether an axis of a point counts positions; of a module's, only a run shows the axes."""
+    return isinstance(site, ModuleSite) or position_axis(site.axes) is not None
 
 
 Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]

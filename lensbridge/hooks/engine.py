@@ -128,7 +128,7 @@ class Attachment:
         callbacks = self.callbacks
         steps = [Step(stage, NO_CALLBACKS) for stage in self.extra]
         sites = self.engine.sites_with(self.splices, self.alone)
-        callbacks = [one for one in callbacks if one.name in sites]  # a splice may have left
+        callbacks = [one for one in callbacks if sites.get(one.name)]  # a splice may have left
         follows = [one.kind != "read" or one.follows for one in callbacks]
         remembers = [sites[one.name].remembers for one in callbacks]
         if any((self.engine.replaced, *follows, *remembers)):
@@ -374,7 +374,8 @@ class Engine:
     def _around_run(self, attachment: Attachment) -> Iterator[AbstractContextManager[Any]]:
         sites = self.sites_with(attachment.splices, attachment.alone)
         for name in dict.fromkeys(one.name for one in attachment.callbacks):
-            context = sites[name].around_run(self.root) if name in sites else None
+            site = sites.get(name)
+            context = None if site is None else site.around_run(self.root)
             if context is not None:
                 yield context
                 return
@@ -414,7 +415,7 @@ class Engine:
             HookError: a permanent callback listens at a point that is gone.
         """
         lost = [
-            one.name for one in self.permanent if one.kind != "splice" and one.name not in sites
+            one.name for one in self.permanent if one.kind != "splice" and not sites.get(one.name)
         ]
         if lost:
             raise HookError(

@@ -21,6 +21,7 @@ from lensbridge.hooks.engine import Engine
 from lensbridge.points.names import Name, layer_of, template
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
 from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.sites.modules import ModuleSite
 from lensbridge.sites.spliced import NO_SPLICES, Splices
 from lensbridge.viz.picture import described
 
@@ -142,6 +143,21 @@ def add_hooks(
     return HookHandle(engine, callbacks)
 
 
+def _at_module(site: ModuleSite, engine: Engine) -> HookPoint:
+    """A point at the input or the output of a module of the model."""
+    return HookPoint(
+        name=site.name,
+        axes=site.axes,
+        meaning=f"what the module {'is given' if site.parts.side == 'in' else 'gives'}",
+        where=site.where,
+        formula=site.formula,
+        derived=False,
+        on_request=False,
+        editable=True,
+        engine=engine,
+    )
+
+
 class HookMethods:
     """Listing, explaining and hooking the points of a model."""
 
@@ -196,7 +212,10 @@ class HookMethods:
         return self._point(self.vocabulary.canonical(name))
 
     def _point(self, name: str) -> HookPoint:
-        row, site = BY_TEMPLATE[template(name)], self.engine.sites[name]
+        site = self.engine.sites[name]
+        if isinstance(site, ModuleSite):
+            return _at_module(site, self.engine)
+        row = BY_TEMPLATE[template(name)]
         return HookPoint(
             name=name,
             axes=site.axes,

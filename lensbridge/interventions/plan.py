@@ -31,6 +31,7 @@ from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import When
 from lensbridge.points.point_names import names_points
 from lensbridge.sites.derived import LatentSite
+from lensbridge.sites.modules import UNKNOWN
 
 
 def callbacks_of(
@@ -99,6 +100,12 @@ def plans_of(model: HookedModel, one: Intervention) -> "list[Plan]":
         raise InputError(
             f"{called(one)}: the source is one tensor, but {one.site!r} means {len(names)} points. "
             "Give a cache, or a mapping from names to tensors."
+        )
+    unknown = next((name for name in names if model.engine.sites[name].axes == UNKNOWN), None)
+    if unknown is not None:
+        raise InputError(
+            f"{called(one)} at {unknown}: which axes the value has is known once a run shows it. "
+            f"Read it first, model.run_with_cache(input, {unknown!r}), or edit it with a hook."
         )
     origin = with_canonical_names(model, one.origin)
     return [Plan.of(model, one, name, origin) for name in names]

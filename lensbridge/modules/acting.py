@@ -15,8 +15,8 @@ from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan, acting, with_canonical_names
-from lensbridge.modules.sites import ModuleSite, of_call
 from lensbridge.points.point_names import names_points
+from lensbridge.sites.modules import ModuleSite, of_call
 
 
 def lazy_callbacks(

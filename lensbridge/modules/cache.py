@@ -8,8 +8,8 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.cache.capture import GRAD
 from lensbridge.modules.missing import Refuses, Without
-from lensbridge.modules.sites import ModuleSite, Parts
 from lensbridge.points.names import Name
+from lensbridge.sites.modules import ModuleSite, Parts
 
 HERE = (
     *(

@@ -17,12 +17,12 @@ from lensbridge.hooks.forward import Span
 from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.tokens import Tokens
-from lensbridge.modules.leaves import first_tensor
 from lensbridge.native.calling import Calling
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.parts import ResolvedModel, Sizes, StackPart
 from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import core_of
+from lensbridge.sites.leaves import first_tensor
 
 _ARGS = "*args"
 _NO_STACK = "\0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -17,20 +17,18 @@ from lensbridge.gradients.backward import Backward
 from lensbridge.gradients.points import Gradients, GradientsAndActivations
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.hooks.forward import run_forward
-from lensbridge.hooks.methods import HookPoint
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.running import Interventions
 from lensbridge.model import LensModel
 from lensbridge.modules.acting import lazy_callbacks
 from lensbridge.modules.cache import ModuleCache
 from lensbridge.modules.calling import ModuleParts, ModulePreparer, WholeRun
-from lensbridge.modules.collecting import ModuleCollector
 from lensbridge.modules.missing import Refuses, Without
 from lensbridge.modules.names import ModuleNames
-from lensbridge.modules.sites import ModuleSite, ModuleSites
 from lensbridge.native.fsdp import name_modules
 from lensbridge.native.structure import Structure
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.sites.modules import ModuleSites
 from lensbridge.sweeps.result import PatchingResult
 from lensbridge.tensors.dtypes import dtype_of
 
@@ -74,7 +72,7 @@ class ModuleLens(Refuses, LensModel):
 
     def _look(self) -> None:
         native = ModuleParts.of(self.hf_model)
-        sites = ModuleSites.of(native.core)
+        sites = ModuleSites(native.core)
         self.engine.move_to(sites, tuple({self.hf_model, native.core}))
         self.native = native
         name_modules(native.paths)
@@ -166,23 +164,11 @@ class ModuleLens(Refuses, LensModel):
         told = [f"{name}: {known[name]}" for name in names if name in known]
         return f" {'; '.join(told)}." if told else ""
 
-    def collector(self, names: Sequence[str], keep: Keep) -> Collector:
-        """What keeps activations of a run."""
-        return ModuleCollector(self.engine.sites, names, keep)
-
     def cache_of(self, collector: Collector, prepared: Prepared) -> ActivationCache:
         """What a collector kept of a run, as a cache."""
         return ModuleCache(
             collector.tensors, self.vocabulary, model=self, versions=collector.versions
         )
-
-    def _point(self, name: str) -> HookPoint:
-        site = self.engine.sites[name]
-        assert isinstance(site, ModuleSite)
-        what = "what the module is given" if site.parts.side == "in" else "what the module gives"
-        about = {"meaning": what, "where": site.where, "formula": site.formula}
-        flags = {"derived": False, "on_request": False, "editable": True}
-        return HookPoint(name=name, axes=site.axes, **about, **flags, engine=self.engine)  # type: ignore[arg-type]
 
     # --- tools -------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lensbridge.errors import AbsentPointError, UnknownPointError, suggest
-from lensbridge.modules.sites import Parts
 from lensbridge.points.names import Name, is_short, template
 from lensbridge.points.point_names import NamesFilter, PointNames
 from lensbridge.points.table import BY_TEMPLATE
+from lensbridge.sites.modules import Parts
 
 _MARKS = "*?["
 

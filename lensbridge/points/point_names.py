@@ -1,7 +1,7 @@
 """The names of one model: from what a user wrote to canonical names, and filters of names."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -43,6 +43,7 @@ class PointNames:
         gated: whether `mlp.in` of other libraries is the linear branch here.
         main_names: other prefixes that mean the main stack.
         elsewhere: where a point of this model is, if not in this process.
+        native: names of the model's own modules; they are accepted, but not listed.
     """
 
     index: Collection[str]
@@ -51,6 +52,7 @@ class PointNames:
     gated: bool = False
     main_names: frozenset[str] = frozenset({"blocks"})
     elsewhere: Callable[[str], str | None] = nowhere  # caches are pickled with it
+    native: Container[str] = ()
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{n} {prefix}" for prefix, n in self.depths.items())
@@ -72,6 +74,8 @@ class PointNames:
             return full
         if isinstance(name, str) and is_short(full):
             return self.canonical(expand_short(full))
+        if name in self.native:
+            return str(name)
         raise self._missing(full)
 
     @cached_property
@@ -174,7 +178,8 @@ class PointNames:
             raise UnknownPointError(
                 "The filter selects no point of this model. model.hook_names lists them all."
             )
-        return [name for name in self.names if name in wanted]
+        native = sorted(name for name in wanted if name not in self.index)
+        return [*(name for name in self.names if name in wanted), *native]
 
     def _wanted(self, asked: NamesFilter) -> set[str]:
         if asked is None:

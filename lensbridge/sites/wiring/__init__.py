@@ -10,6 +10,7 @@ from lensbridge.points.names import LAYER, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.sites.modules import ModuleSites
 from lensbridge.sites.sharded import whole_site
 from lensbridge.sites.site import OutputSite, Site
 from lensbridge.sites.wiring.absence import reason
@@ -36,7 +37,10 @@ def sites_of(native: ResolvedModel) -> SiteIndex:
         stack = towers[0] if towers else len(fronts)
         return stack, part, int(layer[2]) if layer else 0, row
 
-    return SiteIndex({name: found[name] for name in sorted(found, key=key)}, wiring.groups)
+    fixed = {name: found[name] for name in sorted(found, key=key)}
+    # pieces of tensors on several ranks mean nothing alone
+    modules = {} if native.sharding is not None else ModuleSites(native.core)
+    return SiteIndex(fixed, wiring.groups, modules=modules)
 
 
 def vocabulary_of(native: ResolvedModel, sites: SiteIndex) -> PointNames:
@@ -47,7 +51,7 @@ def vocabulary_of(native: ResolvedModel, sites: SiteIndex) -> PointNames:
     depths = {stack.prefix: len(stack.blocks) for stack in native.stacks}
     sees = native.main_input == "pixel_values"
     names = frozenset({"blocks", "vision.blocks"} if sees else {"blocks"})
-    return PointNames(sites, absent, depths, gated, names)
+    return PointNames(sites, absent, depths, gated, names, native=sites.modules)
 
 
 class _ModelWiring(Placing):

@@ -63,17 +63,21 @@ class SiteIndex(Mapping[str, Site]):
     Args:
         fixed: all sites outside the experts.
         groups: a point -> the group of points inside experts that follows it.
+        modules: the points of the model's own modules, which have no row in the table. They are
+            there for who names them, but are not listed.
     """
 
     fixed: dict[str, Site]
     groups: dict[str, ExpertGroup]
     made: dict[str, Site] = field(default_factory=dict)
+    modules: Mapping[str, Site] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_start = {group.at: group for group in self.groups.values()}
 
     def __getitem__(self, name: str) -> Site:
         site = self.fixed.get(name) or self.made.get(name) or self._make(name)
+        site = site or self.modules.get(name)
         if site is None:
             raise KeyError(name)
         return site

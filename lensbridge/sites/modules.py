@@ -1,4 +1,4 @@
-"""Where the points of a plain module are: at the input and the output of each module in it.
+"""Points at the input and the output of a model's own modules, under their own paths.
 
 A name is the module's path, `.hook_in` or `.hook_out`, and where more is meant than the first
 tensor of every call, which call (`relu@1.hook_out`: the second) and which tensor
@@ -10,19 +10,23 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
 
-from lensbridge.modules.axes import Habits
-from lensbridge.modules.leaves import Key, Keys, at, leaves, with_leaf
+from lensbridge.sites.habits import Habits
+from lensbridge.sites.leaves import Key, Keys, at, leaves, with_leaf
 from lensbridge.sites.site import Call, Chain, Phase, PointInfo, Site, Stage
 
 _NAME = re.compile(
     r"(?:(?P<path>.+?)(?:@(?P<call>\d+))?\.)?hook_(?P<side>in|out)(?:\.(?P<keys>.+))?"
 )
+UNKNOWN = "?"
+"""The axes of a point that no run has passed yet."""
+
 _FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
@@ -112,7 +116,7 @@ class ModuleSite(Site):
     def axes(self) -> str:
         """The axes of its values, once a run has shown how many there are."""
         rank = self.seen.ranks.get(self.name)
-        return "?" if rank is None else " ".join(self.letters(rank))
+        return UNKNOWN if rank is None else " ".join(self.letters(rank))
 
     def letters(self, rank: int) -> tuple[str, ...]:
         """One letter for each axis of a value of so many axes."""
@@ -208,23 +212,26 @@ def _without_fast_path() -> Iterator[None]:
 
 @dataclass
 class ModuleSites(Mapping[str, Site]):
-    """The sites of a plain module: two for each module, and on request those of one call or tensor.
+    """The sites of a model's own modules: two for each, and on request those of one call or tensor.
 
     Args:
-        modules: path -> module, for all that have a forward; a module may have several paths.
-        habits: what they have in common.
+        model: whose modules; they are looked at when the first name is asked for.
     """
 
-    modules: dict[str, nn.Module]
-    habits: Habits
+    model: nn.Module
     seen: Seen = field(default_factory=Seen)
     made: dict[str, Site] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, model: nn.Module) -> "ModuleSites":
-        """Of a model."""
-        every = model.named_modules(remove_duplicate=False)
-        return cls({path: one for path, one in every if has_forward(one)}, Habits.of(model))
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Path -> module, for all that have a forward; a module may have several paths."""
+        every = self.model.named_modules(remove_duplicate=False)
+        return {path: one for path, one in every if has_forward(one)}
+
+    @cached_property
+    def habits(self) -> Habits:
+        """What the modules have in common."""
+        return Habits.of(self.model)
 
     @property
     def names(self) -> list[str]:
@@ -252,7 +259,7 @@ class ModuleSites(Mapping[str, Site]):
         where = f"{parts.path or 'the model'} ({kind}), {side}"
         formula = "as it is" if not parts.keys else f"the tensor at {list(parts.keys)}"
         formula += "" if parts.call is None else f", in call {parts.call}"
-        info = PointInfo(name, "?", where, formula, frozenset({name}))
+        info = PointInfo(name, UNKNOWN, where, formula, frozenset({name}))
         inside = any(isinstance(one, _FAST) for one in self._around(parts.path))
         self.made[name] = ModuleSite(info, parts, module, self.habits, self.seen, inside)
         return self.made[name]
