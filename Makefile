@@ -126,7 +126,8 @@ build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
 	$(PEERS) -m pip install --quiet -c constraints.txt -c constraints-peers.txt \
 		-e '.[test]' transformer-lens sae-lens nnsight pyvene
 	$(PEERS) -m pip install --quiet --no-deps -c constraints-peers.txt \
-		circuit-tracer auto-circuit ordered-set attrs
+		circuit-tracer auto-circuit ordered-set attrs concept-erasure repeng steering-vectors \
+		tuned-lens
 	@touch $@
 
 # With quantization libraries, in an environment of their own. GPTQModel asks for other versions of

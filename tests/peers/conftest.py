@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-PEERS = ("transformer_lens", "sae_lens", "nnsight", "pyvene")
+PEERS = ("transformer_lens", "sae_lens", "nnsight", "pyvene", "steering_vectors")
 
 # texts that a test runs under either import, and the plugin with which another suite is run
 collect_ignore_glob = ["notebooks/*", "rival_*.py"]
