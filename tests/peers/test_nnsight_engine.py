@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from pages import ROOT, Page
 from tiny_models import Shape, build
 from torch import Tensor
 
@@ -105,6 +106,7 @@ def test_every_point_is_read_as_it_is_or_refused_by_name(family: str) -> None:
     assert torch.equal(found, logits)
     wrong = [name for name in elsewhere.points if not torch.equal(kept[name], expected[name])]
     assert not wrong
+    assert set(elsewhere.lens.vocabulary.select("blocks.1.*")) <= set(elsewhere.points)
     for name in elsewhere.refused:
         with pytest.raises(UnsupportedError, match=f"{name} cannot be reached.*attention function"):
             elsewhere.run_with_cache(ids, name)
@@ -382,6 +384,26 @@ def test_what_a_trace_cannot_have_is_refused_before_anything_runs() -> None:
         handle.remove()
 
 
+def test_an_edit_in_place_is_not_sent_to_a_server_that_may_hand_out_copies() -> None:
+    lens, elsewhere = pair("llama")
+    away = NNsight(elsewhere.model, remote=True)
+    edit = Scale(("resid_mid", 1), 2.0)
+    expected = lens.run_with_interventions(IDS, edit)
+    assert torch.equal(elsewhere.run_with_interventions(IDS, edit), expected)
+    with pytest.raises(UnsupportedError, match=r"blocks.1.hook_resid_mid can be read.*copy"):
+        away.code(Experiment(IDS, interventions=[edit]))
+    assert "remote=remote" in away.code(Experiment(IDS, points=["resid_mid"]))
+
+
+def test_logits_that_a_model_caps_are_edited_in_its_output() -> None:
+    lens, elsewhere = pair("gemma2")
+    edits = [Add("hook_logits", 1.0, neurons=[3], positions="last"), Scale(("mlp_out", 0), 0.5)]
+    expected = lens.run_with_interventions(IDS, edits)
+    assert torch.equal(elsewhere.run_with_interventions(IDS, edits), expected)
+    bare = lens.run_with_interventions(IDS, edits[1:])
+    assert not torch.equal(expected, bare)
+
+
 # --- what is sent --------------------------------------------------------------------------------
 
 SERVER = """
@@ -500,3 +522,15 @@ def test_cells_that_differ_in_constants_are_one_loop() -> None:
     cells = [Zero(("z", layer), heads=head) for layer in range(2) for head in range(4)]
     code = elsewhere.code(Experiment(TEXTS[0], sweep=cells, metric=LogitDiff(" Paris", " Rome")))
     assert code.count("with model.trace(") == 3  # the run without cells, and one for each layer
+
+
+def test_the_page_about_ndif_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    printed = ""
+    for block in Page(ROOT / "docs" / "how-to" / "ndif.md").blocks:
+        if block.kind == "text":
+            assert printed == block.code
+        elif block.kind == "python" and block.needs == "nnsight":
+            exec(block.compiled(), names)
+            printed = capsys.readouterr().out
+            assert not block.printed or printed.splitlines() == block.printed

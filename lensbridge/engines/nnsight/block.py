@@ -1,6 +1,7 @@
 """Block: the statements of one pass of the model in a trace, or what is computed after it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -20,39 +21,45 @@ class Read:
         module: the module as text: `model.transformer.h[0]`.
         side: its input or its output.
         first: the path of the input that nnsight calls `.input`.
-        number: of the variables.
+        number: gives numbers for variables.
         used: path -> variable.
     """
 
     module: str
     side: Side
     first: Path | None
-    number: int
+    number: Callable[[], int]
     used: dict[Path, str] = field(default_factory=dict)
-    is_whole: bool = False
+    all_of_it: str | None = None
 
     def variable(self, path: Path) -> str:
         """The variable of a tensor, which will be read."""
-        return self.used.setdefault(path, f"x{self.number}_{len(self.used)}")
+        if path not in self.used:
+            self.used[path] = f"x{self.number()}"
+        return self.used[path]
 
     @property
     def whole(self) -> str:
         """The variable of everything there."""
-        self.is_whole = True
-        return f"y{self.number}"
+        self.all_of_it = self.all_of_it or f"y{self.number()}"
+        return self.all_of_it
 
-    def lines(self) -> Iterator[str]:
-        """The statements that read what is used."""
+    def prepare(self) -> None:
+        """Choose the variables that its lines need."""
         alone = () if self.side == "output" else self.first
-        apart = {path: name for path, name in self.used.items() if path != alone}
-        if self.is_whole or apart:
-            both = "output" if self.side == "output" else "inputs"
-            yield f"y{self.number} = {self.module}.{both}"
-            for path, name in self.used.items():
-                yield f"{name} = y{self.number}{brackets(path)}"
-            return
-        for name in self.used.values():
-            yield f"{name} = {self.module}.{self.side}"
+        if any(path != alone for path in self.used):
+            _ = self.whole
+
+    def lines(self, needed: set[str]) -> list[str]:
+        """The statements that read what is needed."""
+        wanted = {path: name for path, name in self.used.items() if name in needed}
+        if self.all_of_it is None:
+            return [f"{name} = {self.module}.{self.side}" for name in wanted.values()]
+        if not wanted and self.all_of_it not in needed:
+            return []
+        both = "output" if self.side == "output" else "inputs"
+        parts = [f"{name} = {self.all_of_it}{brackets(path)}" for path, name in wanted.items()]
+        return [f"{self.all_of_it} = {self.module}.{both}", *parts]
 
 
 def brackets(path: Path) -> str:
@@ -102,15 +109,30 @@ class Write:
     def _output(self) -> Iterator[str]:
         whole = self.read.whole
         for path, value in self.new.items():
-            if isinstance(path[0], str):  # a ModelOutput, which is changed in place
+            if isinstance(path[0], str):  # a ModelOutput
                 yield f"{whole}{brackets(path)} = {value}"
+                yield f"{self.read.module}.output = {whole}"
                 continue
             i = path[0]
             yield f"{whole} = (*{whole}[:{i}], {value}, *{whole}[{i + 1}:])"
             yield f"{self.read.module}.output = {whole}"
 
 
-Line: TypeAlias = "str | Read | Write"
+@dataclass(frozen=True)
+class Statement:
+    """One statement.
+
+    Args:
+        text: Python.
+        name: the variable that it sets; None: it does something else, and is always needed.
+    """
+
+    text: str
+    name: str | None = None
+
+
+Line: TypeAlias = "Statement | Read | Write"
+_VARIABLE = re.compile(r"\b[vxy]\d+\b")
 
 
 @dataclass(eq=False)
@@ -140,12 +162,20 @@ class Block:
         return self.count
 
     def statements(self) -> list[str]:
-        """Its statements, without those that let values out."""
+        """Its statements, without those that nothing needs, and those that let values out."""
         for line in self.lines:
-            if isinstance(line, Write):
+            if not isinstance(line, Statement):
                 line.prepare()
-        parts = [[one] if isinstance(one, str) else list(one.lines()) for one in self.lines]
-        return [text for part in parts for text in part]
+        needed = set(_VARIABLE.findall(" ".join([*self.exports, *self.results.values()])))
+        found: list[list[str]] = []
+        for line in reversed(self.lines):
+            if isinstance(line, Statement):
+                texts = [line.text] if line.name is None or line.name in needed else []
+            else:
+                texts = line.lines(needed) if isinstance(line, Read) else list(line.lines())
+            needed.update(_VARIABLE.findall(" ".join(texts)))
+            found.append(texts)
+        return [text for texts in reversed(found) for text in texts]
 
     def program(self, inputs: str) -> list[str]:
         """It as Python.

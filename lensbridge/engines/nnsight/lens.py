@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.cache import ActivationCache
+from lensbridge.engines.nnsight.recorder import Recorder
 from lensbridge.engines.nnsight.results import Asked, Given, sweep_of
 from lensbridge.engines.nnsight.running import RecordedRunning
 from lensbridge.engines.nnsight.twin import Twin
@@ -69,6 +71,9 @@ class NNsight:
     def _twin(self) -> Twin:
         return Twin(self.model, self._tokenizer)
 
+    def _recording(self) -> AbstractContextManager[tuple[LensModel, Recorder]]:
+        return self._twin.recording(copies=self.remote not in (False, "local"))
+
     @property
     def lens(self) -> LensModel:
         """A lens on the model without its weights: names, sizes, tokens. It gives no numbers."""
@@ -105,7 +110,7 @@ class NNsight:
         """
         if not isinstance(experiment, Experiment):
             raise InputError(f"run takes an Experiment, not a {type(experiment).__name__}.")
-        with self._lock, self._twin.recording() as (lens, recorder):
+        with self._lock, self._recording() as (lens, recorder):
             running = RecordedRunning(lens, experiment, lens.generate, recorder=recorder)
             asked = Asked(recorder)
             found = asked.note(running.result())
@@ -118,7 +123,7 @@ class NNsight:
         Args:
             experiment: as in `run`. Nothing is run.
         """
-        with self._lock, self._twin.recording() as (lens, recorder):
+        with self._lock, self._recording() as (lens, recorder):
             running = RecordedRunning(lens, experiment, lens.generate, recorder=recorder)
             asked = Asked(recorder)
             asked.note(running.result())
@@ -226,7 +231,7 @@ class NNsight:
     ) -> Any:
         """Something that a lens does, on the model behind nnsight."""
         _refuse(options)
-        with self._lock, self._twin.recording() as (lens, recorder):
+        with self._lock, self._recording() as (lens, recorder):
             recorder.differentiates = differentiates
             asked = Asked(recorder, differentiates)
             mode = torch.enable_grad() if differentiates else torch.no_grad()

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from lensbridge.engines.nnsight.block import Block, Generation, Path, Read, Side, Write
+from lensbridge.engines.nnsight.block import Block, Generation, Path, Read, Side, Statement, Write
 from lensbridge.engines.nnsight.expressions import (
     call_of,
     index,
@@ -117,7 +117,7 @@ class Recorder(TorchFunctionMode):
 
     def end(self, module: str, output: Any) -> None:
         """The pass is over; its output may be used by what follows."""
-        read = Read(module, "output", None, self.block.number())
+        read = Read(module, "output", None, self.block.number)
         self.block.lines.append(read)
         self._note_leaves(read, output)
 
@@ -155,7 +155,7 @@ class Recorder(TorchFunctionMode):
     def _side(self, module: str, side: Side, call: Call) -> Visited:
         here = self._here
         if here is None or here.call is not call:
-            read = Read(module, side, first_of(call), self.block.number())
+            read = Read(module, side, first_of(call), self.block.number)
             self.block.lines.append(read)
             here = self._here = Visited(read, Write(read), call)
             value = call.output if side == "output" else (call.args, call.kwargs)
@@ -188,7 +188,8 @@ class Recorder(TorchFunctionMode):
         """The native value where the edit changed nothing, so that its numbers stay as they are."""
         name = f"v{self.block.number()}"
         same = " and ".join(self._same)
-        self.block.lines.append(f"{name} = {native} if {same} else {new}")
+        text = f"{name} = {native} if {same} else {new}"
+        self.block.lines.append(Statement(text, name))
         return name
 
     # --- calls of torch ----------------------------------------------------------------------
@@ -256,10 +257,11 @@ class Recorder(TorchFunctionMode):
         texts, keywords = self._texts(func, args, kwargs, main)
         statement = statement_of(func, texts)
         if statement is not None:
-            self.block.lines.append(statement)
+            self.block.lines.append(Statement(statement))
             return
         name = f"v{self.block.number()}"
-        self.block.lines.append(f"{name} = {call_of(func, texts, keywords)}")
+        text = f"{name} = {call_of(func, texts, keywords)}"
+        self.block.lines.append(Statement(text, None if mutates else name))
         for path, leaf in paths(out):
             text = name + "".join(f"[{step!r}]" for step in path)
             self._note(leaf, Value(self.block, text))

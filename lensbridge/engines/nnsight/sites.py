@@ -1,7 +1,7 @@
 """Which points a trace can have, and the sites of those, recorded."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from lensbridge.sites.composed import OuterSite, RepeatedSite
 from lensbridge.sites.derived import ClippedSite, LatentSite
 from lensbridge.sites.experts import ExpertSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Call, Chain, SharedInputSite, Site, Stage
 
 Placed = Callable[[nn.Module], str]
 """A module of the twin -> the module of nnsight's tree, as text."""
@@ -36,9 +36,20 @@ def reason(site: Site) -> str | None:
     return None
 
 
-def edit_reason(site: Site) -> str | None:
-    """Why an edit of a point that can be read cannot be in a trace; None: it can."""
+def edit_reason(site: Site, copies: bool) -> str | None:
+    """Why an edit of a point that can be read cannot be in a trace; None: it can.
+
+    Args:
+        site: the site of the point.
+        copies: whether the trace may be given copies of what modules read. NDIF runs code that it
+            does not trust in another process than the model, which it then writes back to.
+    """
     inner = innermost(site)
+    if copies and isinstance(inner, SharedInputSite):
+        return (
+            "its tensor goes on to a module and past it, and NDIF may hand a trace a copy, which "
+            "goes on to the module only"
+        )
     if isinstance(inner, LatentSite):
         return "whether the part that all heads share stays as it is shows only on the server"
     if isinstance(inner, ClippedSite):
@@ -59,6 +70,7 @@ class RecordedSite(OuterSite):
 
     recorder: Recorder
     placed: Placed
+    copies: bool = False
 
     def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         outputs = dict.fromkeys(one.module for one in stages if one.phase == "output")
@@ -80,7 +92,7 @@ class RecordedSite(OuterSite):
         return stage._replace(act=act, look=None)
 
     def _require_editable(self) -> None:
-        why = edit_reason(self.inner)
+        why = edit_reason(self.inner, self.copies)
         if why:
             raise UnsupportedError(
                 f"{self.name} can be read through nnsight but not edited: {why}. Edit another "
@@ -100,10 +112,11 @@ class RecordedSites(Mapping[str, Site]):
     native: Mapping[str, Site]
     recorder: Recorder
     placed: Placed
+    copies: bool = False
 
     def __getitem__(self, name: str) -> Site:
         site = self.native[name]
-        return RecordedSite(site.info, site, self.recorder, self.placed)
+        return RecordedSite(site.info, site, self.recorder, self.placed, self.copies)
 
     def __contains__(self, name: object) -> bool:
         return name in self.native
@@ -128,15 +141,8 @@ class TracedNames(PointNames):
     @classmethod
     def of(cls, names: PointNames, sites: Mapping[str, Site]) -> "TracedNames":
         """The names of a model, by its sites."""
-        return cls(
-            names.index,
-            names.absent,
-            names.depths,
-            names.gated,
-            names.main_names,
-            names.elsewhere,
-            lambda name: reason(sites[name]),
-        )
+        own = {one.name: getattr(names, one.name) for one in fields(names)}
+        return cls(**own, refused=lambda name: reason(sites[name]))
 
     def select(self, names_filter: NamesFilter) -> list[str]:
         """The canonical names that a filter selects; globs select what a trace can have.
