@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,6 +40,9 @@ from benchmarks import (
 from benchmarks.report import Row, as_markdown, as_text
 from benchmarks.specimens import Shape, Specimen
 from benchmarks.timing import Effort
+
+PEERS = {rival.NAME: "transformer-lens", "nnsight": "nnsight", "SAELens": "sae-lens"}
+"""The field's tools, with what they are called on PyPI."""
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
@@ -229,7 +232,7 @@ def _section(title: str, rows: list[Row]) -> str:
         "lensbridge": lensbridge.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        **({rival.NAME: version("transformer-lens")} if rival.installed() else {}),
+        **{name: version(found) for name, found in PEERS.items() if _is_installed(found)},
     }
     threads = torch.get_num_threads()
     return SECTION.format(
@@ -238,6 +241,14 @@ def _section(title: str, rows: list[Row]) -> str:
         threads="one thread" if threads == 1 else f"{threads} threads",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def main(arguments: list[str] | None = None) -> None:

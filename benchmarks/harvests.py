@@ -35,7 +35,9 @@ def rows(one: Specimen, effort: Effort) -> Iterator[Row]:
     """
     batch, positions = one.ids.shape
     ids = torch.randint(3, one.hf.config.vocab_size, (BATCHES * batch, positions))
-    data = Dataset(one.hf, ids, batch, SHARD, len(one.hf.transformer.h) // 2)
+    layers = len(one.hf.transformer.h)
+    layer = min(layers // 2, layers - 2)  # behind the last one the whole model has its norm
+    data = Dataset(one.hf, ids, batch, SHARD, layer)
     spec = Harvest(
         one.lens,
         ids,

@@ -79,6 +79,17 @@ def test_forward_rows_cover_both_models(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(row.measured for row in rows if row not in absent)
 
 
+def test_harvest_rows_have_a_budget_beside_loops_that_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.harvest_loops.find_spec", lambda _: None)
+    rows = measured("harvest")
+    assert [(row.against, row.budget) for row in rows] == [
+        ("a loop that stops", 1 / 0.98),
+        ("a loop that stops, use_cache=False", 1 / 0.98),
+        ("a loop that does not stop", None),
+    ]
+    assert all(row.measured for row in rows)
+
+
 def test_host_rows_are_in_microseconds() -> None:
     rows = measured("host")
     reads = [row for row in rows if row.work.startswith("read one point")]

@@ -498,6 +498,15 @@ def test_data_that_cannot_be_read(model: Any, tmp_path: Path, data: Any, told: s
         asked(model, data=data).run(tmp_path)
 
 
+def test_data_that_have_become_shorter(model: Any, tmp_path: Path) -> None:
+    long = [f"{i} {TEXT}" for i in range(100)]  # what a stream is recognised by is its beginning
+    asked(model, data=lambda: iter(long)).run(tmp_path / "out", part="0/2")
+    shorter = asked(model, data=lambda: iter(long[:70]))
+    with pytest.raises(InputError, match=r"end before document \d+, with which shard \d+ began"):
+        shorter.run(tmp_path / "out", resume=True)
+    assert asked(model, data=lambda: iter(long)).run(tmp_path / "out", resume=True).complete
+
+
 def test_a_broken_document_loses_no_finished_shard(model: Any, tmp_path: Path) -> None:
     data = tmp_path / "texts.txt"
     data.write_bytes("\n".join(TEXTS).encode() + b"\n\xff\xfe\n" + b"more\n" * 3)

@@ -40,6 +40,9 @@ class ShardRows:
         """The rows of a shard; empty where the data ends before it.
 
         Where it begins is found by reading on from the last shard before it that is known.
+
+        Raises:
+            InputError: the data are shorter than they were.
         """
         if self.count is not None and number >= self.count:
             return []
@@ -91,8 +94,22 @@ class ShardRows:
         self._at = number + 1
         self.know(number + 1, None if self._next is None else self._next.start)
         if not found:
+            self._require_none(number)
             self.know(number, None)
         return found
+
+    def _require_none(self, number: int) -> None:
+        """Require that no row was known to be where none is.
+
+        Raises:
+            InputError: the data end before a shard that had begun in them.
+        """
+        if number:
+            raise InputError(
+                f"The data end before document {self.cuts[number].place.document}, with which "
+                f"shard {number} began when they were read before: they have become shorter, or "
+                "cannot be read a second time. Pass the same data."
+            )
 
     def _enough(self, row: Row) -> bool:
         return self.max_tokens is not None and row.start.tokens >= self.max_tokens
