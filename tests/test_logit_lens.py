@@ -351,7 +351,7 @@ def test_wrong_arguments() -> None:
         ({"return_type": "logit"}, "return_type is"),
         ({"chunk_size": 0}, "chunk_size is 1 or more"),
         ({"positions": 7}, "row with 7 tokens"),
-        ({"positions": torch.tensor([0.5])}, "Positions are"),
+        ({"positions": torch.tensor([0.5])}, "positions is None"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError, match=message):
@@ -445,7 +445,7 @@ def test_a_lens_for_each_row_is_applied_to_that_row() -> None:
         ({"layers": [1.5]}, "layers is a layer's number"),
         ({"layers": [None]}, "layers is a layer's number"),
         ({"layers": True}, "layers is a layer's number"),
-        ({"positions": ["a"]}, "Positions are"),
+        ({"positions": ["a"]}, "positions is None"),
         ({"targets": 1.5}, "single tokens"),
         ({"targets": [1.5]}, "single tokens"),
         ({"targets": [None]}, "single tokens"),

@@ -1,8 +1,7 @@
 """Which positions of each row an analysis reads; padding is never counted."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,9 +11,10 @@ from lensbridge.errors import InputError
 from lensbridge.tensors.positions import Count, token_positions
 from lensbridge.tensors.slices import PosSlice, RowColumns
 
-PositionsAsked: TypeAlias = PosSlice | Sequence[Sequence[int]]
+PositionsAsked: TypeAlias = PosSlice
 """Positions of each text: one, "last", a slice, its `(start, stop, step)`, or a list; lists of
-lists, or a tensor `[batch, pos]`, for those of each example; None is all columns."""
+lists, or a tensor `[batch, pos]`, for those of each example; a mask of bools; None is all columns.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,51 +74,23 @@ def positions_of(asked: PositionsAsked, real: Tensor, count: Count = "tokens") -
     """
     batch, length = real.shape
     padding = None if asked is None or bool(real.all()) else real
-    chosen = token_positions(_plain(asked), padding, count, "positions")
+    chosen = token_positions(asked, padding, count, "positions", (batch, length))
     if isinstance(chosen, RowColumns):
-        columns = chosen.columns
-        return Positions(columns, torch.ones_like(columns, dtype=torch.bool), chosen.single)
-    if chosen is None or isinstance(chosen, slice | tuple):
-        part = slice(*chosen) if isinstance(chosen, tuple) else chosen or slice(None)
-        columns = torch.arange(length)[part].expand(batch, -1)
+        columns = chosen.columns.expand(batch, -1)
+        tokens = torch.ones_like(columns, dtype=torch.bool)
+        tokens = tokens if count == "tokens" else real.gather(1, columns)
+        return Positions(columns, tokens, chosen.single)
+    if chosen is None or isinstance(chosen, slice):
+        columns = torch.arange(length)[chosen or slice(None)].expand(batch, -1)
         return Positions(columns, real.gather(1, columns), single=False)
-    wanted = _indices(chosen, batch)
-    columns = torch.stack([_columns(length, one) for one in wanted])
-    return Positions(columns, real.gather(1, columns), _is_one(chosen))
-
-
-def _plain(asked: PositionsAsked) -> PosSlice:
-    """Positions with lists for each example as a tensor."""
-    nested = isinstance(asked, list) and asked and isinstance(asked[0], list | tuple)
-    return _numbers(asked) if nested else asked  # type: ignore[return-value]
-
-
-def _numbers(asked: Any) -> Tensor:
-    try:
-        return torch.as_tensor(asked)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"Positions are an index, a list of indices, a slice or None, not {asked!r}."
-        ) from error
-
-
-def _is_one(asked: Any) -> bool:
-    return isinstance(asked, int) or (isinstance(asked, Tensor) and asked.ndim == 0)
-
-
-def _indices(asked: Any, batch: int) -> Tensor:
-    found = _numbers(asked).cpu()
-    if found.is_floating_point() or found.ndim > 2 or (found.ndim == 2 and len(found) != batch):
-        raise InputError(
-            f"Positions are an index, a list of indices, one list for each of the {batch} "
-            f"examples, a slice or None, not {asked!r}."
-        )
-    return found if found.ndim == 2 else found.reshape(1, -1).expand(batch, -1)
+    wanted = torch.tensor(chosen, dtype=torch.long).reshape(1, -1)
+    columns = _columns(length, wanted).expand(batch, -1)
+    return Positions(columns, real.gather(1, columns), isinstance(chosen, int))
 
 
 def _columns(length: int, wanted: Tensor) -> Tensor:
     if bool(((wanted >= length) | (wanted < -length)).any()):
         raise InputError(
-            f"Positions {wanted.tolist()} are out of range for a row with {length} tokens."
+            f"Positions {wanted[0].tolist()} are out of range for a row with {length} tokens."
         )
     return torch.arange(length)[wanted]

@@ -47,7 +47,8 @@ class Keep:
 
     def index(self) -> Any:
         """The position slice as an index that keeps the axis."""
-        pos = -1 if isinstance(self.pos_slice, str) else self.pos_slice
+        pos = token_positions(self.pos_slice, None, self.count)
+        assert not isinstance(pos, RowColumns)
         if isinstance(pos, int):
             return slice(pos, None) if pos == -1 else slice(pos, pos + 1)
         return as_index(pos)
@@ -66,6 +67,8 @@ class Keep:
         """
         kept = value.detach() if self.detach and value.requires_grad else value
         axis = None if self.pos_slice is None else position_axis(axes)
+        if axis is not None and chosen is None:
+            chosen = self._by_row(kept, axis, batch_axis(axes))
         if axis is not None and chosen is not None:
             kept = chosen.of(kept, axis, batch_axis(axes)).clone(
                 memory_format=torch.contiguous_format
@@ -79,13 +82,20 @@ class Keep:
             kept = kept.to(device=self.device, dtype=self.dtype)
         return kept
 
+    def _by_row(self, value: Tensor, axis: int, batch: int | None) -> RowColumns | None:
+        """Columns that are asked for row by row; None where all rows have the same ones."""
+        rows = 1 if batch is None else value.shape[batch]
+        found = token_positions(self.pos_slice, None, self.count, shape=(rows, value.shape[axis]))
+        return found if isinstance(found, RowColumns) else None
+
     def _check(self, count: int) -> None:
         """Refuse a position that does not exist.
 
         Raises:
             InputError: the position does not exist.
         """
-        asked = self.pos_slice if isinstance(self.pos_slice, list) else [self.pos_slice]
+        found = token_positions(self.pos_slice, None, self.count)
+        asked = found if isinstance(found, list) else [found]
         for pos in asked:
             if isinstance(pos, int) and not -count <= pos < count:
                 raise InputError(f"pos_slice={pos}: there are {count} positions, 0 to {count - 1}.")
@@ -171,7 +181,10 @@ class Collector:
         """Note the padding of an input, and refuse positions that it lacks, before it is run."""
         for owner in dict.fromkeys(self._owners.values()):
             self._masks[owner] = mask_of(owner, prepared)
-            token_positions(self.keep.pos_slice, padded(self._masks[owner]), self.keep.count)
+            tokens = prepared.tokens if owner == "text" and prepared.cache is None else None
+            shape = None if tokens is None else (tokens.shape[0], tokens.shape[1])
+            real = padded(self._masks[owner])
+            token_positions(self.keep.pos_slice, real, self.keep.count, shape=shape)
 
     def _chosen(self, name: str, value: Tensor, axes: str) -> RowColumns | None:
         """The columns of each row that `pos_slice` means; None where positions are columns.

@@ -29,8 +29,9 @@ def positions_of(
     """See `model.positions_of`."""
     check_count(count)
     rows = _rows(tokens, given, prepend_bos, padding_side)
-    several = isinstance(phrase, list | tuple)
-    phrases = list(phrase) if several else [phrase] * len(rows.ids)
+    phrases: list[Any] = [phrase] * len(rows.ids)
+    if isinstance(phrase, list | tuple):
+        phrases = list(phrase)
     if len(phrases) != len(rows.ids):
         raise InputError(
             f"There are {len(phrases)} phrases, one for each example, and {len(rows.ids)} examples."

@@ -11,14 +11,13 @@ other columns in each row (`tensors/positions.py`).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
-from numpy import ndarray
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.tensors.position_forms import TokenMask, as_positions, by_row
 from lensbridge.tensors.positions import Count, columns_of_tokens, padded
 
 Positions: TypeAlias = (
@@ -26,7 +25,8 @@ Positions: TypeAlias = (
 )
 """Which tokens of each text: None for all; one; a slice; a list for all examples, or a list of
 lists, one for each example (of any lengths). Negative ones count from the end of the prompt; -1
-also means every token that generation adds, and "last" is the same."""
+also means every token that generation adds, and "last" is the same. A mask of bools, `[column]` or
+`[row, column]`, has an entry for each column of the batch, padding included."""
 
 NO_COLUMN = -(2**40)
 """Fills up the lists of examples that have fewer columns than others."""
@@ -148,38 +148,24 @@ class Window:
 
 
 def normalized(given: Positions) -> Any:
-    """Positions in one form: None, "last", an int, a slice, a tuple, or a tuple of tuples.
+    """Positions in one form: None, "last", an int, a slice, a tuple, a tuple of tuples, or a mask.
 
     Raises:
         InputError: something that means no positions.
     """
-    if given is None or isinstance(given, slice) or (isinstance(given, str) and given == "last"):
-        return given
-    plain = given.tolist() if isinstance(given, Tensor | ndarray) else given
-    if isinstance(plain, range):
-        plain = list(plain)
-    if is_int(plain):
-        return int(plain)  # type: ignore[arg-type]
-    if isinstance(plain, list | tuple) and plain:
-        if all(is_int(column) for column in plain):
-            return tuple(int(column) for column in plain)
-        rows = [tuple(row) if isinstance(row, list | tuple | range) else None for row in plain]
-        if all(row is not None and all(is_int(column) for column in row) for row in rows):
-            return tuple(rows)
-    raise InputError(
-        "positions is None, 'last', an int, a slice, a list of ints, or a list of such lists, one "
-        f"for each example; not {given!r}."
-    )
-
-
-def is_int(given: Any) -> bool:
-    """Whether something is an index: an int, or numpy's."""
-    return isinstance(given, Integral) and not isinstance(given, bool)
+    return as_positions(given, "positions")
 
 
 def per_example(asked: Any) -> bool:
-    """Whether normalized positions have a list for each example."""
-    return isinstance(asked, tuple) and isinstance(asked[0], tuple)
+    """Whether normalized positions have a list for each example, or a row of a mask."""
+    return by_row(asked) or (isinstance(asked, TokenMask) and len(asked) > 1)
+
+
+def of_examples(asked: Any, examples: Sequence[int]) -> Any:
+    """Normalized positions that have a list for each example, of some examples."""
+    if isinstance(asked, TokenMask):
+        return asked.of_rows(examples)
+    return tuple(asked[example] for example in examples)
 
 
 def columns_of(
@@ -196,6 +182,8 @@ def columns_of(
 def _meant(asked: Any, window: Window, device: torch.device, count: Count) -> Tensor:
     if asked is None:
         return torch.arange(window.start, window.end, device=device)[None]
+    if isinstance(asked, TokenMask):
+        return _of_lists(asked.rows, window, device)
     if count == "tokens" and asked != "last" and window.real is not None:
         return _of_tokens(asked, window, window.real.to(device))
     if isinstance(asked, slice):
@@ -232,7 +220,7 @@ def _of_lists(asked: Any, window: Window, device: torch.device) -> Tensor:
 
 def _listed(asked: Any, device: torch.device) -> Tensor:
     """Lists of positions as a tensor, the shorter ones filled up. Shapes: `[examples or 1, n]`"""
-    rows = asked if per_example(asked) else ((asked,) if isinstance(asked, tuple) else ((asked,),))
+    rows = asked if by_row(asked) else ((asked,) if isinstance(asked, tuple) else ((asked,),))
     width = max(len(row) for row in rows)
     filled = [[*row, *[NO_COLUMN] * (width - len(row))] for row in rows]
     return torch.tensor(filled, dtype=torch.long, device=device)

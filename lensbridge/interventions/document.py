@@ -23,6 +23,7 @@ from lensbridge.interventions.kinds import Add, Noise, Project, Replace, Scale, 
 from lensbridge.interventions.source import StoredSource
 from lensbridge.interventions.steered import GatedSteer, NormPreservingSteer
 from lensbridge.interventions.when import ALWAYS, When
+from lensbridge.tensors.position_forms import TokenMask
 
 FORMAT = "lensbridge.interventions/1"
 KINDS: dict[str, type[Intervention]] = {
@@ -133,6 +134,8 @@ def packed(value: Any, store: Store) -> Any:
         return store.put(value)
     if isinstance(value, slice):
         return {"slice": [value.start, value.stop, value.step]}
+    if isinstance(value, TokenMask):
+        return {"token_mask": [value.width, *map(list, value.rows)]}
     if isinstance(value, When):
         return {"when": [value.phase, packed(value.steps, store)]}
     if isinstance(value, StoredSource):
@@ -198,6 +201,8 @@ def unpacked(value: Any, store: Store) -> Any:
         return {_key(key): store.get(one["tensor"]) for key, one in inside.items()}
     if sort == "masked":
         return StoredSource(*(unpacked(one, store) for one in inside))
+    if sort == "token_mask":
+        return TokenMask(tuple(map(tuple, inside[1:])), inside[0])
     if sort == "function":
         return function_of(inside)
     if sort == "number":

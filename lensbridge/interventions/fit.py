@@ -17,6 +17,7 @@ from lensbridge.interventions.region import Place
 from lensbridge.interventions.source import SourceValues
 from lensbridge.native.kv_cache import columns_in
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.tensors.position_forms import TokenMask
 from lensbridge.tensors.positions import Count, row_has, shown_slice
 
 _CPU = torch.device("cpu")
@@ -87,6 +88,9 @@ class InputColumns:
         Raises:
             InputError: with the number of positions.
         """
+        if isinstance(asked, TokenMask):
+            asked.check(self.rows, self.prompt, self.real, f"{what}s")
+            return
         if count == "tokens" and self.real is not None:
             self._check_tokens(asked, what, self.real)
             return
@@ -152,7 +156,7 @@ class InputColumns:
 
 
 def _ints(asked: Any) -> list[int]:
-    if asked is None or isinstance(asked, slice | str):
+    if asked is None or isinstance(asked, slice | str | TokenMask):
         return []
     if isinstance(asked, int):
         return [asked]

@@ -12,12 +12,13 @@ from torch import Tensor
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.inputs.special import Excluded
-from lensbridge.interventions.columns import Positions, is_int, normalized
+from lensbridge.interventions.columns import Positions, normalized
 from lensbridge.interventions.functions import name_of
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import ALWAYS, When
 from lensbridge.points.point_names import NamesFilter
+from lensbridge.tensors.position_forms import is_int
 from lensbridge.tensors.positions import Count, check_count
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
@@ -34,7 +35,8 @@ class Intervention(ABC):
     Args:
         site: a point in any accepted spelling, a glob, or a list of these.
         positions: which tokens of each text (`columns.Positions`): None for all, an int, "last", a
-            slice, a list, or a list for each example.
+            slice, a list, a list for each example, or a mask of bools, `[column]` or
+            `[example, column]`.
         heads: which heads of a point that has them.
         neurons: which entries of the last axis: neurons, dimensions, features, experts.
         keys: which positions are attended to, in scores and patterns.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lensbridge.errors import InputError
-from lensbridge.interventions.columns import per_example
+from lensbridge.interventions.columns import of_examples, per_example
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.kinds import Noise
@@ -41,6 +41,6 @@ def at_rows(one: Intervention, first: int, count: int) -> Intervention:
     partners = [partner % count for partner in one.partners]
     there: Any = one.source_positions
     if there is None and one.examples is None and per_example(one.positions):
-        there = [one.positions[partner] for partner in partners]  # type: ignore[index]
+        there = of_examples(one.positions, partners)
     swap: Swap = one.at(partners=[first + row for row in partners], source_positions=there, **moved)
     return swap

@@ -14,7 +14,7 @@ from lensbridge.gradients.backward import require_autograd
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.axis import size_of
-from lensbridge.interventions.columns import Positions, normalized, per_example
+from lensbridge.interventions.columns import Positions, normalized, of_examples, per_example
 from lensbridge.interventions.exchange import Swap, blended
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.intervention import Indices
@@ -297,5 +297,4 @@ def _chosen(positions: Any, rows: Tensor) -> Any:
     """Positions of some pairs."""
     if not per_example(positions) or len(positions) == 1:
         return positions
-    every: Sequence[Any] = positions
-    return tuple(every[row] for row in rows.tolist())
+    return of_examples(positions, rows.tolist())

@@ -14,6 +14,7 @@ from lensbridge.inputs.special import Excluded, is_special, known_special_ids
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Positions, normalized, per_example
 from lensbridge.interventions.interchange import source_of
+from lensbridge.tensors.position_forms import TokenMask
 
 ReadAt: TypeAlias = Positions | Literal["mean"] | Callable[[Any], Any]
 """Which tokens of each text are read: one, several, of which the mean is taken, or all ("mean");
@@ -132,6 +133,10 @@ def _mean(value: Tensor, real: Tensor) -> Tensor:
 
 
 def _at_positions(value: Tensor, real: Tensor, asked: Any) -> Tensor:
+    if isinstance(asked, TokenMask):
+        padding = None if bool(real.all()) else real
+        asked.check(real.shape[0], real.shape[1], padding, "position")
+        asked = asked.tokens(real)
     each = asked if per_example(asked) else [asked] * len(value)
     rows = zip(value, real, each, strict=True)
     return torch.stack([_at(row, mask, one) for row, mask, one in rows])

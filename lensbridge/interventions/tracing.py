@@ -13,6 +13,7 @@ from lensbridge.inputs.prompts import is_text
 from lensbridge.interventions.spans import token_span
 from lensbridge.interventions.tracer import Tracer
 from lensbridge.sweeps.options import MAX_BATCH_TOKENS
+from lensbridge.tensors.position_forms import TokenMask, as_positions
 from lensbridge.viz import Drawn, Heatmap, Scale
 from lensbridge.viz.heatmap import Digits
 
@@ -200,7 +201,11 @@ def _places(model: HookedModel, ids: list[int], subject: str | Sequence[int]) ->
         return tuple(token_span(model, ids, subject))
     if not len(subject):
         raise InputError("subject is empty: name the positions that get noise.")
-    return _columns(subject, len(ids), "subject: position")
+    found = as_positions(subject, "subject")
+    if isinstance(found, TokenMask):
+        found.check(1, len(ids), None, "subject")
+        return found.rows[0]
+    return _columns(found if isinstance(found, tuple) else (found,), len(ids), "subject: position")
 
 
 def _columns(given: Sequence[int], count: int, what: str) -> tuple[int, ...]:

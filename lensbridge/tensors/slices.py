@@ -10,10 +10,19 @@ from torch import Tensor
 from lensbridge.errors import InputError
 
 PosSlice: TypeAlias = (
-    int | Literal["last"] | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
+    int
+    | Literal["last"]
+    | slice
+    | tuple[int | None, ...]
+    | Sequence[int]
+    | Sequence[Sequence[int]]
+    | Tensor
+    | None
 )
 """An index, a slice, its `(start, stop, step)` as a tuple, or a list of indices; None is all. Of
-positions, "last" is the same as -1. `positions.py` says what they count where a batch is padded."""
+positions, "last" is the same as -1, a list may have one list for each example, and a mask of bools
+has an entry for each column of the batch. `positions.py` says what they count where a batch is
+padded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,7 @@ class RowColumns:
             InputError: the value has no axis of rows, and the rows have other columns.
         """
         columns = self.columns.to(value.device)
+        self._check(value.shape[axis])
         if batch is None:
             if not bool((columns == columns[0]).all()):
                 raise InputError(
@@ -48,10 +58,17 @@ class RowColumns:
                 )
             return value.index_select(axis, columns[0])
         front = value.movedim((batch, axis), (0, 1))
+        if len(columns) == 1:
+            columns = columns.expand(len(front), -1)
         if len(front) == 1:
             front = front.expand(len(columns), *front.shape[1:])
         rows = torch.arange(len(columns), device=columns.device)[:, None]
         return front[rows, columns].movedim((0, 1), (batch, axis))
+
+    def _check(self, size: int) -> None:
+        wrong = self.columns[(self.columns >= size) | (self.columns < -size)].tolist()
+        if wrong:
+            raise InputError(f"position {wrong[0]}: there are {size} columns, 0 to {size - 1}.")
 
     def rows(self, chosen: Any) -> "RowColumns":
         """The same for some rows."""

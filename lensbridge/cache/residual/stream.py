@@ -83,7 +83,7 @@ class StreamReader:
         """
         masks = (self.attention_mask, self.decoder_attention_mask)
         if pos_slice is None or all(mask is None for mask in masks):
-            return -1 if isinstance(pos_slice, str) else pos_slice
+            return token_positions(pos_slice, None)
         part = self._stack(stack)
         inside = (name for name in self if name.startswith(f"{part.prefix}."))
         for name in inside:
