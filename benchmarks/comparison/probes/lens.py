@@ -13,6 +13,7 @@ from benchmarks.comparison.probes.models import CLEAN, CORRUPTED, metric
 from lensbridge import patching
 from lensbridge.analysis import detect_head, direct_logit_attribution
 from lensbridge.causal import attribution_patch, prune_circuit
+from lensbridge.engines import NNsight
 from lensbridge.interventions import Scale, causal_trace, fit_das, from_json, to_json
 from lensbridge.testing import conformance
 
@@ -92,7 +93,27 @@ def _prune() -> Any:
     return str(prune_circuit(lens, CLEAN, CORRUPTED, metric, 0.1))
 
 
+def _any() -> Outcome:
+    bare = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True)).eval()
+    given = torch.rand(2, 3, 5, 5)
+    output, cache = lensbridge.load(bare).run_with_cache(given)
+    return near(torch.cat([output, cache["0"]]), torch.cat([bare(given), bare[0](given)]))
+
+
+def _remote() -> Outcome:
+    """A trace as it goes to NDIF, which nnsight serialises and runs here."""
+    lens = lensbridge.load(models.gpt2())
+    tokenizer = lensbridge.load("demo").tokenizer
+    away = NNsight(lens.hf_model, tokenizer=tokenizer, remote="local")
+    edit = Scale(("z", 0), 0.5, heads=1)
+    found = near(away.run_with_interventions(CLEAN, edit), lens.run_with_interventions(CLEAN, edit))
+    said = Outcome("caveat", "through nnsight, on NDIF; tried as it is serialised for a server")
+    return said if found.kind == "works" else found
+
+
 PROBES = {
+    "remote": _remote,
+    "any_module": _any,
     "save": _saved,
     "das": _das,
     "interchange": lambda: lensbridge.load(models.gpt2()).interchange(
