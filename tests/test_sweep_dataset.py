@@ -13,6 +13,7 @@ import torch
 
 import lensbridge
 from lensbridge.errors import InputError
+from lensbridge.experiments import LogitDiff
 from lensbridge.harvest.callables import Recogniser
 from lensbridge.patching import get_act_patch_mlp_out, get_act_patch_resid_pre
 
@@ -141,7 +142,17 @@ class Scaled:
     by: float
 
     def __call__(self, logits: Any) -> Any:
-        return logits[0, -1, 5] * self.by
+        return self.of(logits[0, -1])
+
+    def of(self, last: Any) -> Any:
+        return last[5] * self.by
+
+
+class Halved(Scaled):
+    """Another, which differs in a method."""
+
+    def of(self, last: Any) -> Any:
+        return last[5] * self.by / 2
 
 
 TARGET = 3
@@ -170,6 +181,11 @@ def test_another_metric_is_told_by_what_changed(
     swept(Scaled(2.0), "object")
     with pytest.raises(InputError, match=r"metric\.has\.by"):
         swept(Scaled(3.0), "object")
+    with pytest.raises(InputError, match=r"metric\.does\.of\.code"):
+        swept(Halved(2.0), "object")
+    swept(LogitDiff(" Paris", " Istanbul"), "published")
+    with pytest.raises(InputError, match=r'metric\.has\.wrong is " Istanbul" there'):
+        swept(LogitDiff(" Paris", " Tokyo"), "published")
     weights = torch.ones(model.cfg.d_vocab)
     swept(lambda logits: logits[0, -1] @ weights, "tensor")
     weights[0] = 2

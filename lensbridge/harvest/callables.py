@@ -121,10 +121,11 @@ class Recogniser:
             return {"method": self.of(value.__func__, path), "of": of}
         if isinstance(value, FunctionType):
             return self._of_function(value, path)
-        call = type(value).__call__
-        if not isinstance(call, FunctionType):
+        if not isinstance(type(value).__call__, FunctionType):
             return _name(value)
-        return {"call": self.of(call, path), "has": self._of_fields(value, path)}
+        does = {name: self.of(one, path) for name, one in _methods(type(value)).items()}
+        has = self._of_fields(value, path)
+        return {"class": _name(type(value)), "does": does, "has": has}
 
     def _of_function(self, function: FunctionType, path: str) -> Any:
         code = function.__code__
@@ -177,6 +178,16 @@ def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, function.__globals__[name]
         elif not hasattr(builtins, name):
             yield name, "nothing"
+
+
+def _methods(kind: type) -> dict[str, FunctionType]:
+    """What objects of a class do when they are called: their `__call__`, and what that may use."""
+    return {
+        name: one
+        for owner in reversed(kind.__mro__)
+        for name, one in vars(owner).items()
+        if isinstance(one, FunctionType) and (name == "__call__" or not name.startswith("__"))
+    }
 
 
 def _enclosed(function: FunctionType) -> Iterator[tuple[str, Any]]:
