@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from lensbridge.errors import (
     UnknownPointError,
 )
 from lensbridge.interventions import Add, Apply, Mean, Replace, Swap, Zero
-from lensbridge.modules import ModuleLens
+from lensbridge.modules import ModuleCache, ModuleLens
 from lensbridge.patching import Cell
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -480,6 +481,18 @@ def test_copies_and_pickles(model: Any, net: Any) -> None:
     again = pickle.loads(pickle.dumps(cache))
     assert torch.equal(again["conv1"], cache["conv1"])
     assert torch.equal(again.calls("layer1.0.relu")[1], cache.calls("layer1.0.relu")[1])
+
+
+def test_caches_are_saved_and_read(model: Any, tmp_path: Path) -> None:
+    _, cache = model.run_with_cache(IMAGES)
+    cache.save(tmp_path / "run.safetensors")
+    for lens in (None, model):
+        again = ModuleCache.load(tmp_path / "run.safetensors", lens)
+        assert list(again) == list(cache)
+        assert all(torch.equal(again[name], cache[name]) for name in cache)
+        assert len(again.calls("layer1.0.relu")) == 2
+    assert again.axes("conv1") == "b u y w"
+    assert repr(again).startswith("ModuleCache(48 activations")
 
 
 def test_modules_without_weights_yet_are_left_to_their_first_run() -> None:

@@ -1,13 +1,15 @@
 """ModuleCache: the activations of one run of a plain module."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
+from lensbridge.cache import ActivationCache, files
 from lensbridge.cache.capture import GRAD
 from lensbridge.modules.missing import Refuses, Without
+from lensbridge.modules.names import ModuleNames
 from lensbridge.points.names import Name
 from lensbridge.sites.modules import ModuleSite, Parts
 
@@ -44,6 +46,9 @@ class ModuleCache(Refuses, ActivationCache):
     many modules write into what they are given.
     """
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace("ActivationCache", "ModuleCache", 1)
+
     def axes(self, name: Name) -> str:
         """One letter for each axis of an activation (`docs/how-to/any-module.md`)."""
         full = self.canonical(name)
@@ -63,6 +68,23 @@ class ModuleCache(Refuses, ActivationCache):
         about = {"model": self.model, "has_batch_dim": self.has_batch_dim, **changes}
         about = {name: about[name] for name in ("model", "has_batch_dim")}
         return ModuleCache(tensors, self.vocabulary, **about)
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache to a file; see `lensbridge.cache.files`."""
+        files.save(self.with_tensors(dict(self), model=None), path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any = None) -> "ModuleCache":
+        """Read a cache from a file.
+
+        Args:
+            path: the file.
+            model: the lens whose run it is of.
+        """
+        given = files.load(path, None)
+        plain = given["names"]
+        names = ModuleNames(plain.index, {}, {}) if model is None else model.vocabulary
+        return cls(**{**given, "names": names, "model": model})
 
     def __getstate__(self) -> dict[str, Any]:
         names = replace(self.vocabulary, index=(*self.vocabulary.index,))

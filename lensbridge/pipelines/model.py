@@ -109,7 +109,7 @@ class StageModel(LensModel):
         fixed = {name: site for name, site in sites.fixed.items() if self._lacking(name) is None}
         groups = {name: one for name, one in sites.groups.items() if self._lacking(name) is None}
         here = SiteIndex(fixed, groups)
-        return here, replace(names, index=here, elsewhere=self._elsewhere)
+        return here, replace(names, index=here, elsewhere=self._elsewhere, native=())
 
     def _lacking(self, name: str) -> str | None:
         """The part that has a point or weight, where that is not in this stage."""
