@@ -106,13 +106,14 @@ def test_ids_and_chats_are_prompts_too(model: Any) -> None:
 
 
 def test_tokens_of_an_answer_are_those_of_the_text_of_both() -> None:
-    """A tokenizer that puts a space in front of every text, as those of Llama do."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    """A tokenizer that puts a space in front of every text, as that of Llama 2 does."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = ["<s>", "\u2581", "\u2581The", "\u2581city", "\u2581Paris"]
-    backend = Tokenizer(models.WordLevel({one: i for i, one in enumerate(words)}, unk_token="<s>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend = Tokenizer(models.Unigram([(one, -1.0) for one in words], unk_id=0))
+    space = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    backend.normalizer = normalizers.Sequence(space)
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
     config = LlamaConfig(
@@ -124,6 +125,7 @@ def test_tokens_of_an_answer_are_those_of_the_text_of_both() -> None:
         num_key_value_heads=2,
     )
     model = lensbridge.load(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+    assert tokenizer(" Paris")["input_ids"] == [1, 4]
     (found,) = model.answer_logprobs("The city", " Paris", per_token=True)
     ids = torch.tensor([[0, 2, 3, 4]])
     with torch.no_grad():

@@ -333,6 +333,16 @@ def test_a_small_result_and_other_dtypes(tmp_path: Path) -> None:
     assert ExperimentResult.from_bytes(ExperimentResult().to_bytes()).logits is None
 
 
+def test_parts_of_one_tensor_are_written_each() -> None:
+    whole = torch.randn(3, 4, 5)
+    kept = ExperimentResult(logits=whole[1:2], loss=whole[0, 0, 0], tokens=whole[2].T)
+    found = ExperimentResult.from_bytes(kept.to_bytes())
+    assert torch.equal(found.logits, whole[1:2])
+    assert torch.equal(found.loss, whole[0, 0, 0])
+    assert torch.equal(found.tokens, whole[2].T)
+    assert len(kept.to_bytes()) < 1_000 + whole.nbytes
+
+
 def test_shared_memory_is_written_once_in_a_cache(model: Any) -> None:
     whole = model.run(Experiment(TEXT, points=["resid_pre", "resid_post"], returns=()))
     pre = model.run(Experiment(TEXT, points=["resid_pre"], returns=()))
