@@ -96,7 +96,7 @@ GROUPS = (
         "Text and tokens",
         (
             *("tokens", "tokenizer", "to_tokens", "to_string", "to_str_tokens"),
-            *("to_single_token", "to_single_str_token", "get_token_position"),
+            *("to_single_token", "to_single_str_token", "get_token_position", "positions_of"),
         ),
         guides=(_README, ("Ids are taken at face value", "decisions/0002-ids-at-face-value.md")),
     ),
@@ -122,8 +122,8 @@ GROUPS = (
         (_INTERVENE, ("Attribute effects", "how-to/attribution-patching.md")),
     ),
     Group(
-        "Logit lens",
-        ("logit_lens",),
+        "Read states",
+        ("logit_lens", "states_at"),
         "Other analyses are functions of [`lensbridge.analysis`](analysis.md).",
         (_ANALYSE, _RESIDUAL),
     ),
