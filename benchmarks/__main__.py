@@ -58,7 +58,9 @@ processor time of the process. Weights are random; results are checked to be equ
 is timed: logits bit-identical to the bare model's, caches and sweeps equal between libraries.
 Memory of a cache is counted by the allocations that torch reports, memory of a load by the kernel,
 each load in a fresh process. A sweep of patches that others run one forward pass at a time is
-timed on some of its cells there and in full here.
+timed on some of its cells there and in full here. Harvests and the loops beside them are timed with
+what they write to the disk; loops write the same shards with safetensors, SAELens's caching runner
+its own files.
 
 GPT-2 and Llama are built from their configs: {gpt2}; {llama}; for sweeps with one prompt of the
 length in the table. The tiny Llama has {deep}.
