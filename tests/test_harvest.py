@@ -695,7 +695,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: 
     assert "0 of them made now" in run(capsys, *argv, "--resume").out
     spec = tmp_path / "spec.json"
     spec.write_text(asked("demo", data=str(data)).to_json(), encoding="utf-8")
-    assert "5 shards" in run(capsys, "harvest", spec, tmp_path / "spec-out", "--index").out
+    assert "5 shards begin" in run(capsys, "harvest", spec, tmp_path / "spec-out", "--index").out
     for part in ("0/2", "1/2"):
         run(capsys, "harvest", spec, tmp_path / "spec-out", "--part", part)
     (tmp_path / "spec-out" / "cuts.jsonl").unlink()

@@ -128,23 +128,27 @@ class Going:
     ] = False
 
 
+ModelOrSpec = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|SPEC.json",
+        help="A model, or a file that `Harvest.to_json` wrote.",
+        autocompletion=completion.models,
+    ),
+]
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[DATA]... OUT",
+        help="Files with a text for each line, .jsonl or .parquet (none after SPEC.json), and "
+        "the folder of the shards.",
+    ),
+]
+
+
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|SPEC.json",
-            help="A model, or a file that `Harvest.to_json` wrote.",
-            autocompletion=completion.models,
-        ),
-    ],
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[DATA]... OUT",
-            help="Files with a text for each line, .jsonl or .parquet (none after SPEC.json), and "
-            "the folder of the shards.",
-        ),
-    ],
+    model: ModelOrSpec,
+    paths: Paths,
     loading: Loading,
     asked: Asked,
     going: Going,
@@ -167,8 +171,7 @@ def run(
         _show_plan(spec, as_json)
         return 0
     if going.index:
-        shards = spec.index(out)
-        show_json({"shards": shards}) if as_json else show(f"{shards} shards: {out}")
+        _show_index(spec.index(out), out, as_json)
         return 0
     with _progress(spec) as told:
         report = spec.run(out, resume=going.resume, part=going.part, told=told)
@@ -185,6 +188,13 @@ def _show_plan(spec: "Harvest", as_json: bool) -> None:
         show_json({**vars(planned), "bytes": planned.bytes, "peak_bytes": planned.peak_bytes})
     else:
         show(str(planned))
+
+
+def _show_index(shards: int, out: str, as_json: bool) -> None:
+    if as_json:
+        show_json({"folder": Path(out).resolve(), "shards": shards})
+    else:
+        show(f"{shards} shards begin at places that are kept in {out}")
 
 
 def _spec(model: str, data: list[str], asked: Asked) -> "Harvest":
