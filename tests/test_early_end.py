@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
+    CLIPVisionConfig,
     DynamicCache,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -22,8 +26,6 @@ from lensbridge.errors import HookNeverFiredError
 IDS = torch.tensor([[1, 5, 3, 2], [4, 2, 2, 7]])
 LAYERS = 4
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
-AFTER = {AlbertForMaskedLM: "predictions", T5ForConditionalGeneration: "decoder.block.1"}
-"""What runs behind the first layer."""
 
 
 @pytest.fixture(params=BLOCKS)
@@ -137,6 +139,14 @@ def test_pytorch_hooks_of_others_and_key_value_caches_get_the_whole_run(opened: 
     assert [past.get_seq_length(i) for i in range(LAYERS)] == [4] * LAYERS
 
 
+def test_hooks_that_transformers_leaves_are_nobodys(opened: Any) -> None:
+    model, layers = opened
+    model.hf_model(IDS, output_hidden_states=True)
+    with counted(layers) as ran:
+        model.run_with_cache(IDS, ("resid_post", 1), return_type=None)
+    assert ran == [0, 1]
+
+
 def test_a_run_that_nobody_listens_to_runs_the_layers(opened: Any) -> None:
     model, layers = opened
     with counted(layers) as ran:
@@ -175,10 +185,11 @@ def test_gradients_between_activations_need_no_later_layer(opened: Any) -> None:
 
 
 def test_no_hook_is_left_and_an_error_says_where_the_run_ended(opened: Any) -> None:
-    model, _ = opened
+    model, layers = opened
     model.run_with_cache(IDS, ("resid_post", 1), return_type=None)
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.hf_model.modules())
-    with pytest.raises(HookNeverFiredError, match=r"to layer 1, behind which nobody looks"):
+    path = next(path for path, one in model.hf_model.named_modules() if one is layers[1])
+    with pytest.raises(HookNeverFiredError, match=rf"to {path}, behind which nobody looks"):
         model.run_with_cache(
             torch.zeros(1, 4, model.cfg.d_model),
             [("resid_post", 0), ("resid_post", 1)],
@@ -187,21 +198,63 @@ def test_no_hook_is_left_and_an_error_says_where_the_run_ended(opened: Any) -> N
         )
 
 
-def test_stacks_that_share_modules_or_are_two_run_to_the_end() -> None:
+def test_layers_that_share_a_module_run_to_the_end() -> None:
     sizes = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_attention_heads": 2, **SPECIAL}
-    albert = AlbertForMaskedLM(
+    hf = AlbertForMaskedLM(
         AlbertConfig(hidden_size=8, embedding_size=6, intermediate_size=12, **sizes)
-    )
-    t5 = T5ForConditionalGeneration(
+    ).eval()
+    model = lensbridge.load(hf)
+    first, last = (f"blocks.{i}.hook_resid_pre" for i in (0, 1))
+    _, cache = model.run_with_cache(IDS, [first, last], return_type=None)
+    with counted([hf.predictions]) as ran:
+        _, early = model.run_with_cache(IDS, first, return_type=None)
+    assert ran == [0]
+    assert torch.equal(early[first], cache[first])
+
+
+def test_an_encoder_runs_before_its_decoder() -> None:
+    hf = T5ForConditionalGeneration(
         T5Config(d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, vocab_size=VOCAB)
+    ).eval()
+    model = lensbridge.load(hf)
+    layers = [*hf.encoder.block, *hf.decoder.block]
+    names = {
+        "encoder.0.hook_resid_post": [0],
+        "encoder.1.attn.hook_z": [0, 1],
+        "decoder.0.cross_attn.hook_pattern": [0, 1, 2],
+        "decoder.1.hook_resid_pre": [0, 1, 2, 3],
+        "hook_embed": [0, 1, 2, 3],
+    }
+    given: dict[str, Any] = {"decoder_input_ids": IDS[:, :3]}
+    with torch.no_grad():
+        _, whole = model.run_with_cache(IDS, list(names), **given)
+    for name, wanted in names.items():
+        with counted(layers) as ran:
+            _, cache = model.run_with_cache(IDS, name, return_type=None, **given)
+        assert ran == wanted, name
+        assert torch.equal(cache[name], whole[name]), name
+
+
+def test_a_model_of_pictures_and_text_ends_in_its_text_layers() -> None:
+    vision = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    text = {**vision, "vocab_size": VOCAB, "num_attention_heads": 2, **SPECIAL}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision, num_attention_heads=2, image_size=8, patch_size=4),
+        text_config=LlamaConfig(**text),
+        image_token_index=9,
+        vision_feature_layer=-1,
     )
-    for hf, given in ((albert, {}), (t5, {"decoder_input_ids": IDS})):
-        model = lensbridge.load(hf.eval())
-        first = next(name for name in model.hook_names if name.endswith("hook_resid_pre"))
-        last = [name for name in model.hook_names if name.endswith("hook_resid_post")][-1]
-        _, cache = model.run_with_cache(IDS, [first, last], return_type=None, **given)
-        _, early = model.run_with_cache(IDS, first, return_type=None, **given)
-        assert torch.equal(early[first], cache[first])
-        with counted([hf.get_submodule(AFTER[type(hf)])]) as ran:
-            model.run_with_cache(IDS, first, return_type=None, **given)
-        assert ran == [0]
+    hf = LlavaForConditionalGeneration(config).eval()
+    model = lensbridge.load(hf)
+    layers, tower = hf.model.language_model.layers, hf.model.vision_tower.encoder.layers
+    ids = torch.tensor([[1, 9, 9, 9, 9, 5]])
+    pixels = torch.rand(1, 3, 8, 8)
+    given: dict[str, Any] = {"input_ids": ids, "pixel_values": pixels}
+    name, seen = "blocks.0.hook_resid_post", "vision.blocks.0.hook_resid_post"
+    _, whole = model.run_with_cache(given, [name, seen])
+    with counted(layers) as ran, counted(tower) as looked:
+        _, cache = model.run_with_cache(given, name, return_type=None)
+    assert (ran, looked) == ([0], [0, 1][: len(looked)])
+    assert torch.equal(cache[name], whole[name])
+    _, cache = model.run_with_cache(given, [name, seen], return_type=None)
+    assert torch.equal(cache[seen], whole[seen])

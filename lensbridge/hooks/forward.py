@@ -31,7 +31,7 @@ class Span:
     start: int | None = None
     stop: int | None = None
     head: bool = True
-    enough: int | None = None
+    enough: BlockPart | None = None
 
     @classmethod
     def of(cls, start: int | None, stop: int | None, n_layers: int, head: bool) -> "Span":
@@ -58,7 +58,7 @@ class Span:
     def __str__(self) -> str:
         begin = "the tokens" if self.start is None else f"layer {self.start}"
         end = "the head" if self.stop is None else f"before layer {self.stop}"
-        end = end if self.enough is None else f"layer {self.enough}, behind which nobody looks"
+        end = end if self.enough is None else f"{self.enough.path}, behind which nobody looks"
         return f" It ran from {begin} to {end}."
 
 
@@ -175,7 +175,7 @@ def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[
     elif span.stop is not None:
         stages.append(Stage(modules[-1], "output", 90, _stop_with_result))
     elif span.enough is not None:
-        stages.append(Stage(modules[span.enough], "output", 90, _stop))
+        stages.append(Stage(span.enough.module, "output", 90, _stop))
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
     return stages

@@ -1,11 +1,13 @@
 """How far a run has to go for what listens in it: the last layer that anybody looks into.
 
 A run that gives neither logits nor a loss is over when everybody who listens has been called. It is
-cut short only where that is certain: not if a point lies behind the layers, in another stack, or
-in layers that share their modules, and not if somebody else's PyTorch hook would be left out.
+cut short only where that is certain: not if a point lies behind the layers, in a stack that may run
+at any time, or in layers that share their modules, and not if somebody else's PyTorch hook would be
+left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +16,7 @@ from lensbridge.hooks.engine import Engine
 from lensbridge.hooks.native_hook import NativeHook
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.fsdp import is_fully_sharded
-from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.parts import BlockPart, ResolvedModel
 
 
 def last_layer(
@@ -23,7 +25,7 @@ def last_layer(
     prepared: Prepared,
     callbacks: Iterable[Callback],
     muted: Callable[[str], bool],
-) -> int | None:
+) -> BlockPart | None:
     """The layer after which a run has nothing left to do; None: it has to go on to the end.
 
     Args:
@@ -33,10 +35,10 @@ def last_layer(
         callbacks: what listens in this run.
         muted: whether a point is outside what this run computes.
     """
-    listening = [*engine.listening, *callbacks]
-    if not listening or prepared.cache is not None or not _can_be_cut(engine, native):
+    listening, blocks = [*engine.listening, *callbacks], _in_order(native)
+    if not listening or prepared.cache is not None or not _can_be_cut(engine, native, blocks):
         return None
-    places = _Places(native)
+    places = _Places(native, blocks)
     found: list[int] = []
     for name in {one.name for one in listening if not muted(one.name)}:
         layers = [places.layer(module) for module in _modules_of(engine, name)]
@@ -44,16 +46,21 @@ def last_layer(
             return None
         found += [layer for layer in layers if layer is not None]
     last = max(found, default=None)
-    return None if last is None or places.others_look_after(last) else last
+    return None if last is None or places.others_look_after(last) else blocks[last]
 
 
-def _can_be_cut(engine: Engine, native: ResolvedModel) -> bool:
+def _in_order(native: ResolvedModel) -> list[BlockPart]:
+    """The layers that run one after another: those of an encoder, if there is one, come first."""
+    encoder = native.towers[0].blocks if native.is_encoder_decoder and native.towers else ()
+    return [*encoder, *native.blocks]
+
+
+def _can_be_cut(engine: Engine, native: ResolvedModel, blocks: list[BlockPart]) -> bool:
     """Whether the form of a model lets a run end after any of its layers."""
-    repeats = any(block.repeat is not None for block in native.blocks)
-    one_stack = bool(native.blocks) and not native.towers and not repeats
-    modules = (native.core, *(block.module for block in native.blocks))
+    repeats = any(block.repeat is not None for block in blocks)
+    modules = (native.core, *(block.module for block in blocks))
     apart = native.sharding is not None or any(map(is_fully_sharded, modules))
-    return one_stack and not apart and not engine.replaced
+    return bool(blocks) and not repeats and not apart and not engine.replaced
 
 
 def _modules_of(engine: Engine, name: str) -> list[nn.Module]:
@@ -66,16 +73,18 @@ def _modules_of(engine: Engine, name: str) -> list[nn.Module]:
 class _Places:
     """In which layer each module is.
 
-    Modules that run before the layers count as the first one's.
+    Modules that run before the layers count as the first one's; those of an encoder-decoder are
+    in none, because both stacks may share an embedding.
     """
 
-    def __init__(self, native: ResolvedModel) -> None:
+    def __init__(self, native: ResolvedModel, blocks: list[BlockPart]) -> None:
         self.native = native
-        self._layers = {block.path: i for i, block in enumerate(native.blocks)}
+        self._layers = {block.path: i for i, block in enumerate(blocks)}
         main = native.main
         norm = None if main.ln_embed is None else main.ln_embed.module
         after = [one.module for one in (native.unembed, native.ln_final) if one is not None]
-        self._before = {main.embed, main.pos_embed, norm} - {None, *after}
+        before = () if native.is_encoder_decoder else (main.embed, main.pos_embed, norm)
+        self._before = {*before} - {None, *after}
 
     def layer(self, module: nn.Module) -> int | None:
         """The layer of a module; None for one behind the layers, or around them."""
@@ -121,4 +130,12 @@ def _is_hooked(module: nn.Module, before: bool) -> bool:
     """Whether somebody else hooked a module's output, or (`before`) its input."""
     hooks = [*module._forward_hooks.values()]
     hooks += module._forward_pre_hooks.values() if before else []
-    return not all(isinstance(one, NativeHook) for one in hooks)
+    return not all(_is_known(one) for one in hooks)
+
+
+def _is_known(hook: Any) -> bool:
+    """Whether a PyTorch hook is lensbridge's, or one that transformers leaves on a module to collect
+    outputs that a caller asks for.
+    """
+    module = getattr(hook, "__module__", None) or ""
+    return isinstance(hook, NativeHook) or module.startswith("transformers.")
