@@ -1,5 +1,6 @@
 """The conformance kit: right descriptions pass, wrong ones fail with a message that says what."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,15 @@ import transformers
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.gpt_neox import GPT_NEOX, GPT_NEOX_SEQUENTIAL
 from lensbridge_adapters.llama import LLAMA
+from lensbridge_adapters.mixtral import MIXTRAL
 from tiny_models import Shape, tokens
 from tiny_models import build as build_by_hand
-from transformers import BertConfig, LlamaConfig
+from transformers import BertConfig, DogeConfig, DogeForCausalLM, LlamaConfig
 
 import lensbridge
 from lensbridge.cli import main
-from lensbridge.errors import ConformanceError, LoadError
+from lensbridge.conformance.other_weights import constants_of, with_other_weights
+from lensbridge.errors import ConformanceError, InputError, LoadError
 from lensbridge.spec import FusedQKV
 from lensbridge.testing import (
     CHECKS,
@@ -27,6 +30,7 @@ from lensbridge.testing import (
     run_check,
     tiny_config,
 )
+from lensbridge.testing.repair import repair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,6 +86,152 @@ def test_a_description_that_does_not_fit_is_one_row() -> None:
     (row,) = conformance(wrong).rows
     assert row.check == "the description fits the model"
     assert "c_attn_" in row.detail
+
+
+DOGE = replace(
+    LLAMA,
+    name="doge",
+    classes=("DogeForCausalLM",),
+    block=replace(LLAMA.block, attn=replace(LLAMA.block.attn, q_norm="q_norm", k_norm="k_norm")),
+)
+"""A description that leaves out scales of the stream, which are one in a new model."""
+
+
+def new_doge() -> transformers.PreTrainedModel:
+    sizes = {"hidden_size": 32, "intermediate_size": 44, "vocab_size": 97}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    return DogeForCausalLM(DogeConfig(**sizes, **heads, max_position_embeddings=48)).eval()
+
+
+def test_scales_that_start_at_one_are_found_on_a_copy_with_other_weights() -> None:
+    model = new_doge()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = conformance(model, architecture=DOGE)
+    found = {row.check for row in report.failures if row.variant == "other weights"}
+    assert "the stream adds up" in found
+    assert not [row for row in report.failures if row.variant != "other weights"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_copy_is_named_and_what_cannot_be_copied_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_by_hand(Shape("gpt2"))
+    with torch.no_grad():
+        model.transformer.h[1].ln_1.weight.fill_(1.0)
+    *_, row = conformance(model).rows
+    assert (row.check, row.status) == ("the same holds with other weights", "passed")
+    assert row.detail.startswith("1 of its parameters")
+    model.transformer.h[0].forward = lambda *args, **kwargs: None
+    assert with_other_weights(model) is None
+    del model.transformer.h[0].forward
+    monkeypatch.setattr("lensbridge.conformance.report.with_other_weights", lambda model: None)
+    *_, row = conformance(model).rows
+    assert row.status == "skipped"
+    assert "transformer.h.1.ln_1.weight" in row.detail
+
+
+def test_constant_parameters_alone_are_copied_of_a_large_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_by_hand(Shape("gpt2"))
+    with torch.no_grad():
+        model.transformer.ln_f.bias.zero_()
+    assert constants_of(model) == ["transformer.ln_f.bias"]
+    monkeypatch.setattr("lensbridge.conformance.other_weights.COPY_LIMIT", 10)
+    copy = with_other_weights(model)
+    assert copy is not None
+    own, other = dict(model.named_parameters()), dict(copy.named_parameters())
+    assert [name for name in own if other[name] is not own[name]] == ["transformer.ln_f.bias"]
+    assert other["transformer.ln_f.bias"].std() > 0.1
+    assert not own["transformer.ln_f.bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hiden_size": 24}, "no field 'hiden_size'. Did you mean 'hidden_size'?"),
+        ({"model": object()}, "no field 'model'"),
+        ({"architecture": GPT2}, "architecture, which is for a model"),
+    ],
+)
+def test_unknown_arguments_raise(given: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        conformance(GPT2, checks=[], **given)  # type: ignore[arg-type]
+
+
+def test_config_fields_are_for_descriptions() -> None:
+    with pytest.raises(InputError, match="hidden_size, which is for a description"):
+        conformance(build_by_hand(Shape("gpt2")), hidden_size=24)
+    with pytest.raises(InputError, match="no field 'hiden_size'"):
+        build(GPT2, hiden_size=24)
+
+
+@pytest.mark.parametrize("act", ["relu", "tanh"])
+def test_the_activation_of_experts_is_held(act: str) -> None:
+    moe = MIXTRAL.block.mlp
+    report = conformance(replace(MIXTRAL, block=replace(MIXTRAL.block, mlp=replace(moe, act=act))))
+    (failed,) = report.failures
+    assert failed.check == "the activation is as named"
+    assert f"should be {act} of mlp.experts.0.hook_pre" in failed.detail
+
+
+def test_what_stands_between_a_norm_and_a_mixture_is_found() -> None:
+    torch.manual_seed(0)
+    model = build(MIXTRAL).hf_model
+    gate = torch.nn.Sequential(model.model.layers[0].post_attention_layernorm, torch.nn.SiLU())
+    model.model.layers[0].post_attention_layernorm = gate
+    norms = replace(MIXTRAL.block.norms, pre_mlp="post_attention_layernorm.0")
+    block = replace(MIXTRAL.block, norms=norms)
+    model.model.layers[1].post_attention_layernorm = torch.nn.Sequential(
+        model.model.layers[1].post_attention_layernorm
+    )
+    report = conformance(model, architecture=replace(MIXTRAL, block=block))
+    failed = {row.check: row.detail for row in report.failures}
+    assert "blocks.0.mlp.hook_in should be ln2.hook_out" in failed["mixtures read what is before"]
+
+
+def test_a_swap_of_k_and_v_is_named() -> None:
+    qkv = replace(LLAMA.block.attn.qkv, k="v_proj", v="k_proj")
+    attn = replace(LLAMA.block.attn, qkv=qkv)
+    subject = build(replace(LLAMA, block=replace(LLAMA.block, attn=attn)))
+    failed = [row.check for row in conformance(subject).failures]
+    mutant = repair(subject, failed)
+    assert mutant is not None
+    assert mutant.change == "block.attn.qkv.k and v exchanged"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (replace(GPT2, dims=replace(GPT2.dims, heads=8)), "not those of 8 heads"),
+        (replace(GPT2, prefix="layers"), "names cannot begin with prefix='layers'"),
+        (
+            replace(
+                GPT2,
+                block=replace(
+                    GPT2.block, norms=replace(GPT2.block.norms, post_attn="ln_1", pre_attn=None)
+                ),
+            ),
+            "ran before attention's output projection",
+        ),
+        (
+            replace(
+                GPT2,
+                block=replace(
+                    GPT2.block,
+                    attn=replace(GPT2.block.attn, qkv=FusedQKV("c_attn", layout="sharded")),
+                ),
+            ),
+            "",
+        ),
+    ],
+)
+def test_failures_are_told_in_words_of_the_description(
+    wrong: lensbridge.Architecture, words: str
+) -> None:
+    failures = conformance(wrong).failures
+    assert failures
+    assert words in failures[0].detail
+    assert not any("Error:" in row.detail or "einsum" in row.detail for row in failures)
 
 
 def test_a_check_that_compares_nothing_fails() -> None:
@@ -185,6 +335,7 @@ def test_a_wrong_adapter_fails_with_a_readable_message(pytester: pytest.Pytester
             "gpt2-GPT2LMHeadModel-float32-default does not conform: branches read the stream",
             "blocks.0.hook_mlp_in should be hook_resid_pre; they differ by up to *",
             "What the description may say wrongly: residual, norms, fed_more.",
+            "With one change it conforms: block.residual: 'parallel' -> 'sequential'.",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
@@ -210,6 +361,7 @@ def test_doctor_rejects_a_wrong_adapter(capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("GPT2LMHeadModel does not behave as its description")
     assert "failed  branches read the stream" in out
+    assert "\nWith one change it conforms: block.residual: 'parallel' -> 'sequential'.\n" in out
     assert "skipped rotary rotates" in out
     assert "does not conform" in out
 

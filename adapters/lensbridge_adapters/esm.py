@@ -13,7 +13,13 @@ ESM_BLOCK = Block(
         rotary=True,
         written_by="attention.output.dropout",
     ),
-    mlp=MLP("", up="intermediate.dense", down="output.dense", written_by="output.dropout"),
+    mlp=MLP(
+        "",
+        up="intermediate.dense",
+        down="output.dense",
+        act="gelu",  # not in the config
+        written_by="output.dropout",
+    ),
 )
 
 ESM2 = Architecture(

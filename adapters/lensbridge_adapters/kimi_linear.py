@@ -26,7 +26,7 @@ KIMI_LINEAR = replace(
     LLAMA,
     name="kimi_linear",
     classes=("KimiLinearForCausalLM", "KimiLinearModel"),
-    dims=Dims(context=None),
+    dims=Dims(),
     block=(
         replace(LATENT, mlp=EXPERTS),
         LATENT,

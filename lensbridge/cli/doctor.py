@@ -68,10 +68,11 @@ def run(
     lens = opened(model, loading, architecture=architecture)
     with working(f"checking {model}"):
         report = conformance(lens.hf_model, architecture=lens.architecture)
+        advice = _advice(lens, report)
     if as_json:
-        show_json(_as_json(lens, report))
+        show_json({**_as_json(lens, report), "advice": advice})
     else:
-        head = [_verdict(lens, report), *_surroundings(), "", repr(lens), ""]
+        head = [_verdict(lens, report), *advice, *_surroundings(), "", repr(lens), ""]
         print(printable("\n".join([*head, _told(report, every)])))
     return 0 if report.passed else 1
 
@@ -106,6 +107,23 @@ def _versions_and_plugins() -> dict[str, Any]:
 
     versions = {one.package: installed(one.package) for one in TESTED}
     return {"versions": versions, "plugins": str(registry()).splitlines()}
+
+
+def _advice(lens: "HookedModel", report: "Report") -> list[str]:
+    """What the first failed check shows to be wrong, and the one change that would be right."""
+    from lensbridge.conformance.checks import CHECKS
+    from lensbridge.conformance.other_weights import with_other_weights
+    from lensbridge.conformance.report import subject_of
+    from lensbridge.testing.repair import conforms_with, repair
+
+    failed = [row.check for row in report.failures]
+    about = [check.falsifies for check in CHECKS if check.name in failed[:1]]
+    lines = [f"What the description may say wrongly: {words}." for words in about]
+    if about:
+        model = with_other_weights(lens.hf_model) or lens.hf_model
+        mutant = repair(subject_of(model, lens.architecture), failed)
+        lines += [] if mutant is None else [conforms_with(mutant)]
+    return lines
 
 
 def _verdict(model: "HookedModel", report: "Report") -> str:

@@ -43,10 +43,11 @@ def run(
 ) -> int:
     """Derive a description (an adapter file) from what a model does; write it and a test of it.
 
-    It tells what was established about the model and what was not.
+    It tells what was established about the model and what was not. The verdict is that of
+    `lensbridge doctor` on the model and of the test that is written.
 
     Returns:
-        0 if the description conforms to the model, else 1.
+        0 if the description conforms, else 1.
 
     Raises:
         LensbridgeError: the model cannot be loaded.
@@ -113,9 +114,42 @@ def _derive(model: "nn.Module") -> "tuple[Derivation, str | None]":
 
     derivation = derive(model)
     try:
-        return accepted(model, derivation), None
+        derivation = accepted(model, derivation)
     except UnsupportedArchitectureError as error:
         return derivation, str(error).partition("\n")[0]
+    return derivation, _first_failure(model, derivation)
+
+
+def _first_failure(model: "nn.Module", derivation: "Derivation") -> str | None:
+    """What the kit finds on the model, or on the tiny models of the test; None if both pass."""
+    from lensbridge.testing import conformance
+
+    architecture = derivation.architecture
+    assert architecture is not None
+    report = conformance(model, architecture=architecture)
+    if report.passed and _is_built_by_name(model, derivation):
+        report = conformance(architecture)
+    if report.passed:
+        return None
+    row = report.failures[0]
+    return f"what is written does not pass the check '{row.check}': {row.detail}"
+
+
+def _is_built_by_name(model: "nn.Module", derivation: "Derivation") -> bool:
+    """Whether the kit can make tiny models of the class, so that the test needs no weights."""
+    import transformers
+
+    from lensbridge.errors import LoadError
+    from lensbridge.testing import tiny_model
+
+    assert derivation.architecture is not None
+    if not hasattr(transformers, type(model).__name__):
+        return False
+    try:
+        tiny_model(derivation.architecture)
+    except LoadError:
+        return False
+    return True
 
 
 def _told(model: "nn.Module", derivation: "Derivation", refusal: str | None) -> str:
@@ -131,16 +165,19 @@ def _stem(name: str) -> str:
 
 
 def _test(stem: str, source: str, model: "nn.Module", derivation: "Derivation") -> str:
-    import transformers
-
     assert derivation.architecture is not None
     constant = stem.upper()
     imports = f"from {stem} import {constant}\n\n"
     body = f"conformance({constant}).require()"
-    if not hasattr(transformers, type(model).__name__):  # none can be built by its name alone
-        imports += "from transformers import AutoModelForCausalLM\n"
+    if not _is_built_by_name(model, derivation):
+        import transformers
+
+        name, more = type(model).__name__, ""
+        if not hasattr(transformers, name):
+            name, more = "AutoModelForCausalLM", ", trust_remote_code=True"
+        imports += f"from transformers import {name}\n"
         body = (
-            f'model = AutoModelForCausalLM.from_pretrained("{source}", trust_remote_code=True)\n'
+            f'model = {name}.from_pretrained("{source}"{more})\n'
             f"    conformance(model, architecture={constant}).require()"
         )
     return _TEST.format(name=derivation.architecture.name, stem=stem, imports=imports, body=body)

@@ -84,11 +84,13 @@ CHECKS: tuple[Check, ...] = (
     Check("neurons are elementwise", mlp.check_neurons_are_elementwise,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
     Check("the activation is as named", mlp.check_activation_is_as_named, "act",
-          ("mlp.hook_pre", "mlp.hook_post")),
+          ("hook_pre", "hook_post")),
     Check("editing a neuron moves it", mlp.check_editing_a_neuron_moves_it,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
     Check("the linear branch is linear", mlp.check_linear_branch_is_linear,
           "gate and up exchanged, halves", ("hook_pre_linear",)),
+    Check("mixtures read what is before", mlp.check_mixtures_read_what_is_before,
+          "pre_mlp, residual, path", ("mlp.hook_router_logits",)),
     Check("editing the router re-routes", mlp.check_editing_the_router_re_routes,
           "router", ("mlp.hook_router_logits",)),
     Check("experts sum to mlp_out", mlp.check_experts_sum_to_mlp_out,
@@ -125,7 +127,7 @@ CHECKS: tuple[Check, ...] = (
           "values of a step with a key/value cache", ("hook_resid_pre",)),
     # what a description does not have
     Check("nothing is left out", completeness.check_nothing_is_left_out,
-          "embed, unembed, pooler, towers, projector, residual, experts, position_bias",
+          "embed, unembed, pooler, towers, projector, residual, experts, position_bias, context",
           exact=False),
     # last, after everything else
     Check("nothing is left behind", reading.check_nothing_is_left,

@@ -11,6 +11,11 @@ from torch import nn
 
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import BlockPart
+from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.settings import raw_config, settings_of
+
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+"""Config fields that hold the number of positions."""
 
 
 class Claim(NamedTuple):
@@ -31,6 +36,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_output(subject)
     yield from _of_inputs(subject)
     yield from _of_streams(subject)
+    yield from _of_context(subject)
     for at, part in subject.parts.items():
         yield from _of_block(subject, at, part)
 
@@ -94,6 +100,21 @@ def _of_streams(subject: Subject) -> Iterator[Claim]:
             named = any((block.attn, block.mlp, block.cross, block.mixer))
             shown = "it is not described, although the layer's branches are"
             yield Claim(f"{stack.prefix}: residual", not named or block.residual is not None, shown)
+
+
+def _of_context(subject: Subject) -> Iterator[Claim]:
+    spec = subject.model.architecture
+    said = spec.dims.context
+    core = subject.model.native.core
+    config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
+    if said is None:
+        found = [name for name in CONTEXTS if isinstance(config.optional(name), int)]
+        shown = f"the config has {' and '.join(found)}, and the description has no context"
+        yield Claim("dims.context", not found, shown)
+    elif isinstance(said, str) and raw_config(core) is not None:
+        shown = f"the config has no field {said!r}"
+        unset = said in config.config.to_dict()
+        yield Claim("dims.context", unset or config.optional(said) is not None, shown)
 
 
 def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:

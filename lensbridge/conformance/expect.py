@@ -8,6 +8,10 @@ from torch import Tensor
 
 from lensbridge.errors import ConformanceError
 
+INSENSITIVE = "should change"
+"""Text of failures that may only mean that weights are too small or too similar for an edit to
+show. They do not count if the check passes on a copy with other weights."""
+
 
 class NotApplicable(Exception):  # noqa: N818 - nothing went wrong
     """The check does not apply to this model; the message is the reason."""
@@ -74,7 +78,7 @@ class Expect:
         """
         self._shapes(point, found, before, cause)
         if self.are_close(found, before):
-            raise ConformanceError(f"{point} should change under {cause}; it does not.")
+            raise ConformanceError(f"{point} {INSENSITIVE} under {cause}; it does not.")
 
     def holds(self, point: str, fact: bool, meaning: str) -> None:
         """Require a fact that is no comparison of tensors.

@@ -1,22 +1,27 @@
 """MLPs and mixtures of experts: neurons are independent, and edits of the routing re-route."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count, islice
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensbridge.conformance.attention_edits import hold_only_within
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Block, Subject
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.native.parts import BlockPart
+from lensbridge.native.parts import BlockPart, MLPPart, MoEPart
 
 
-def dense(subject: Subject, *needs: str) -> Iterator[tuple[Block, str]]:
-    """The MLPs of one block of each kind: its MLP, the shared one, an expert that has tokens."""
-    for block in subject.samples():
-        for sub in ("mlp", "mlp.shared", *islice(_busy(block), 1)):
+def dense(subject: Subject, *needs: str, every: bool = False) -> Iterator[tuple[Block, str]]:
+    """The MLPs of one block of each kind, or of every block, that have all of these points.
+
+    These are its MLP, the shared one, and one expert that has tokens, or every such expert.
+    """
+    for block in subject.clean.blocks.values() if every else subject.samples():
+        for sub in ("mlp", "mlp.shared", *islice(_busy(block), None if every else 1)):
             if all(f"{sub}.hook_{need}" in block for need in needs):
                 yield block, sub
 
@@ -50,23 +55,36 @@ def check_neurons_are_elementwise(subject: Subject) -> None:
 
 def check_activation_is_as_named(subject: Subject) -> None:
     """The neurons are the named activation function of pre, times the linear branch."""
+    unknown = set()
+    for block, sub in dense(subject, "pre", "post", every=True):
+        name = _named(subject.parts[block.at], sub)
+        activation = activation_of(name)
+        if activation is None:
+            unknown.add(name)
+            continue
+        neurons = activation(block[f"{sub}.hook_pre"])
+        if f"{sub}.hook_pre_linear" in block:
+            neurons = neurons * block[f"{sub}.hook_pre_linear"]
+        point, words = f"{sub}.hook_post", f"{name} of {sub}.hook_pre"
+        subject.expect.close(block.name(point), block[point], neurons, words)
+    if unknown:
+        raise NotApplicable(f"transformers has no activation {', '.join(sorted(unknown))}")
+
+
+def _named(part: BlockPart, sub: str) -> str:
+    mlp = part.mlp
+    if isinstance(mlp, MoEPart) and mlp.shared is not None and sub == "mlp.shared":
+        return mlp.shared.act
+    assert isinstance(mlp, MLPPart | MoEPart)
+    return mlp.act
+
+
+def activation_of(name: str) -> Callable[[Tensor], Tensor] | None:
+    """The activation of a name in configs; None if there is none, or if it has parameters."""
     from transformers.activations import ACT2FN
 
-    name = subject.model.cfg.act_fn
-    if name not in ACT2FN:
-        raise NotApplicable(f"transformers has no activation {name!r}")
-    activation = ACT2FN[name]
-    if list(activation.parameters()):
-        raise NotApplicable(f"{name} has parameters")
-    main = subject.model.native.main.prefix
-    for block in subject.clean.having("mlp.hook_pre", "mlp.hook_post"):
-        if not block.at.startswith(f"{main}."):
-            continue
-        neurons = activation(block["mlp.hook_pre"])
-        if "mlp.hook_pre_linear" in block:
-            neurons = neurons * block["mlp.hook_pre_linear"]
-        post = block["mlp.hook_post"]
-        subject.expect.close(block.name("mlp.hook_post"), post, neurons, f"{name}(pre)")
+    found = ACT2FN[name] if name in ACT2FN else None  # noqa: SIM401 - it makes what it has
+    return None if found is None or list(found.parameters()) else found
 
 
 def check_editing_a_neuron_moves_it(subject: Subject) -> None:
@@ -126,6 +144,28 @@ def mlp_input(block: Block, part: BlockPart) -> str:
         if point in block:
             return point
     return "hook_resid_pre"
+
+
+def check_mixtures_read_what_is_before(subject: Subject) -> None:
+    """A mixture is given the output of the norm before it, so nothing stands between the two."""
+    mixtures = {at: part for at, part in subject.parts.items() if isinstance(part.mlp, MoEPart)}
+    given: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for at, part in mixtures.items():
+            assert isinstance(part.mlp, MoEPart)
+
+            def note(module: nn.Module, args: Any, kwargs: Any, at: str = at) -> None:
+                given[at] = next(one for one in (*args, *kwargs.values()) if torch.is_tensor(one))
+
+            handle = part.mlp.router.register_forward_pre_hook(note, with_kwargs=True)
+            stack.callback(handle.remove)
+        subject.bare()
+    for at in given:
+        block = subject.clean.blocks[at]
+        before = mlp_input(block, mixtures[at])
+        wanted = block[before]
+        read = given[at].view(wanted.shape) if given[at].numel() == wanted.numel() else given[at]
+        subject.expect.close(block.name("mlp.hook_in"), read, wanted, before)
 
 
 def check_editing_the_router_re_routes(subject: Subject) -> None:

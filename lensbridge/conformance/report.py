@@ -1,7 +1,7 @@
 """`conformance`: every check on every variant of a model, as one report."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,9 +10,11 @@ from torch import nn
 
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.expect import INSENSITIVE, NotApplicable
+from lensbridge.conformance.other_weights import constants_of, with_other_weights
 from lensbridge.conformance.subject import Inputs, Subject
-from lensbridge.conformance.tiny import model_class, tiny_model
-from lensbridge.errors import ConformanceError, LensbridgeError
+from lensbridge.conformance.tiny import check_fields, model_class, tiny_model
+from lensbridge.errors import ConformanceError, InputError, LensbridgeError, LoadError
 from lensbridge.inputs.random import inputs_for
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.wrappers import core_of
@@ -20,6 +22,9 @@ from lensbridge.spec import Architecture
 
 _MOST = 10
 """How many failures an error lists."""
+
+OTHER_WEIGHTS = "the same holds with other weights"
+"""The row about a copy of a model that has constant parameters."""
 
 
 class Variant(NamedTuple):
@@ -123,9 +128,18 @@ def build(
 
     Raises:
         LoadError: no model could be built, or the description does not fit it.
+        NotApplicable: the model runs in float32 and not in the dtype of the variant.
     """
     dtype, kernel = variant
-    model = tiny_model(architecture, class_name, dtype=dtype, kernel=kernel, seed=seed, **fields)
+    settings = {"kernel": kernel, "seed": seed, **fields}
+    try:
+        model = tiny_model(architecture, class_name, dtype=dtype, **settings)
+    except LoadError as error:
+        if dtype == torch.float32:
+            raise
+        tiny_model(architecture, class_name, **settings)
+        reason = str(error).partition(": ")[2].partition("; ")[0].partition(". Pass")[0]
+        raise NotApplicable(f"the model does not run in {variant}: {reason}") from error
     return subject_of(model, architecture)
 
 
@@ -150,7 +164,8 @@ def conformance(
 
     Args:
         subject: an architecture, of which tiny random models are built; or a model, which is
-            checked itself.
+            checked itself. If some of its parameters are constant (gains of one, biases of zero),
+            a copy with other weights is checked too.
         architecture: for a model, its description; None for the registered one.
         inputs: for a model, keywords of its forward; made for it unless they are given.
         variants: for an architecture, the dtypes and kernels; `CORE` or `EVERY`.
@@ -158,15 +173,86 @@ def conformance(
         checks: the checks to run.
         fields: for an architecture, config fields of the tiny models.
 
+    Raises:
+        InputError: an argument that is for a model was given with an architecture, or the other way
+            round; or a config has no such field.
+
     Example:
         >>> from lensbridge_adapters.gpt2 import GPT2
         >>> conformance(GPT2).passed
         True
     """
+    _check_arguments(subject, architecture, inputs, classes, fields)
     rows: list[Row] = []
     for one in _subjects(subject, architecture, inputs, variants, classes, fields):
         rows += [one] if isinstance(one, Row) else check_all(one, checks)
+    if isinstance(subject, nn.Module):
+        rows = _with_other_weights(rows, subject, architecture, inputs, checks)
     return Report(tuple(rows))
+
+
+def _check_arguments(
+    subject: "Architecture | nn.Module | Subject",
+    architecture: Architecture | None,
+    inputs: Inputs | None,
+    classes: Iterable[str] | None,
+    fields: Mapping[str, Any],
+) -> None:
+    of_models = {"architecture": architecture, "inputs": inputs}
+    of_descriptions = {"classes": classes, **fields}
+    wrong = of_models if isinstance(subject, Architecture) else of_descriptions
+    given = [name for name, value in wrong.items() if value is not None]
+    if given:
+        described = isinstance(subject, Architecture)
+        kind = "a description" if described else f"a {type(subject).__name__}"
+        other = "a model" if described else "a description, of which tiny models are built"
+        raise InputError(
+            f"conformance was given {kind} and {', '.join(given)}, which "
+            f"{'is' if len(given) == 1 else 'are'} for {other}."
+        )
+    if isinstance(subject, Architecture) and fields:
+        for name in classes or distinct_classes(subject):
+            check_fields(model_class(subject, name).config_class, fields)
+
+
+def _with_other_weights(
+    rows: list[Row],
+    model: nn.Module,
+    architecture: Architecture | None,
+    inputs: Inputs | None,
+    checks: Iterable[Check],
+) -> list[Row]:
+    """The rows of a model, and what its checks find on a copy in which no parameter is constant."""
+    constant = constants_of(model)
+    if not constant and not any(_is_insensitive(row) for row in rows):
+        return rows
+    label = type(core_of(model)).__name__
+    copy = with_other_weights(model)
+    if copy is None:
+        return [*rows, Row(OTHER_WEIGHTS, label, "", "skipped", _unheld(constant))]
+    found = check_all(subject_of(copy, architecture, inputs), checks)
+    held = {row.check for row in found if row.status == "passed"}
+    own = [_excused(row) if _is_insensitive(row) and row.check in held else row for row in rows]
+    failed = [replace(row, variant="other weights") for row in found if row.status == "failed"]
+    changed = f"{len(constant)} of its parameters have one value in all places"
+    return [*own, *(failed or [Row(OTHER_WEIGHTS, label, "other weights", "passed", changed)])]
+
+
+def _unheld(constant: Sequence[str]) -> str:
+    some = ", ".join(constant[:3]) + (", ..." if len(constant) > 3 else "")
+    return (
+        f"the model cannot be copied, and {len(constant)} of its parameters have one value in all "
+        f"places ({some}): what they scale or add does not show"
+    )
+
+
+def _is_insensitive(row: Row) -> bool:
+    return row.status == "failed" and INSENSITIVE in row.detail
+
+
+def _excused(row: Row) -> Row:
+    why = "on a copy with other weights: its own are too small for an edit to show"
+    return replace(row, status="passed", detail=why)
 
 
 def check_all(subject: Subject, checks: Iterable[Check] = CHECKS) -> list[Row]:
@@ -202,6 +288,8 @@ def _subjects(
 def _loaded(make: Callable[[], Subject], label: str, variant: str) -> Iterator[Subject | Row]:
     try:
         yield make()
+    except NotApplicable as why:
+        yield Row("the model runs", label, variant, "skipped", str(why))
     except LensbridgeError as error:
         yield Row("the description fits the model", label, variant, "failed", str(error))
 

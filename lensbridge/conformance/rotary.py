@@ -28,13 +28,15 @@ def check_rotary_keeps_lengths(subject: Subject) -> None:
     This finds a multiplier on one of them that is not described.
     """
     found = [one for one in every(subject, "q", "rot_q", "k", "rot_k") if one.part.latent is None]
-    found = [one for one in found if not _normed_last(subject, one, "rot_k")]
+    found = [one for one in found if not _makers(subject, one, "rot_k")]
     ratios = [(one, _lengthened(one, "q"), _lengthened(one, "k")) for one in found]
     ratios = [(one, q, k) for one, q, k in ratios if float(q.std()) < 1e-3 * float(q.mean())]
     if not ratios:
         raise NotApplicable("rotary changes lengths, or a norm follows it")
     for heads, queries, keys in ratios:
         wanted = queries.mean().expand_as(keys)
+        unscaled = wanted * heads.part.d_head**0.5  # ESM scales queries instead of scores
+        wanted = unscaled if subject.expect.are_close(keys, unscaled) else wanted
         subject.expect.close(f"the length of {heads.name('rot_k')}", keys, wanted, "as with q")
 
 
@@ -75,15 +77,22 @@ def _halve(value: Tensor, hook: Hook) -> Tensor:
 
 
 def _normed_last(subject: Subject, heads: Heads, rotated: str) -> bool:
-    """Whether a module inside attention returns what the kernel reads."""
-    wanted = heads[rotated]
-    forms = (wanted, wanted.transpose(1, 2), wanted.flatten(-2))
-    found: list[bool] = []
+    """Whether a norm follows rotary: a module reads something else than q and gives rot_q."""
+    return "rotated" in _makers(subject, heads, rotated)
 
-    def compare(module: nn.Module, args: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            same = [f for f in forms if f.shape == output.shape]
-            found.append(any(subject.expect.are_close(output, f) for f in same))
+
+def _makers(subject: Subject, heads: Heads, rotated: str) -> set[str]:
+    """Whether modules inside attention return what the kernel reads, and what they read.
+
+    "plain": they read q (or k) as it was projected. "rotated": they read something else.
+    """
+    wanted, plain = heads[rotated], heads[rotated.removeprefix("rot_")]
+    found: set[str] = set()
+
+    def compare(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if _is_one_of(subject, output, wanted):
+            reads_plain = any(_is_one_of(subject, given, plain) for given in args)
+            found.add("plain" if reads_plain else "rotated")
 
     inner = [m for m in heads.part.module.modules() if m is not heads.part.module]
     handles = [module.register_forward_hook(compare) for module in inner]
@@ -92,5 +101,12 @@ def _normed_last(subject: Subject, heads: Heads, rotated: str) -> bool:
     finally:
         for handle in handles:
             handle.remove()
-    moved = not subject.expect.are_close(wanted, heads[rotated.removeprefix("rot_")])
-    return moved and any(found)
+    return set() if subject.expect.are_close(wanted, plain) else found
+
+
+def _is_one_of(subject: Subject, value: object, heads: Tensor) -> bool:
+    """Whether a value is this one of heads, in one of the forms in which modules take them."""
+    forms = (heads, heads.transpose(1, 2), heads.flatten(-2))
+    return isinstance(value, Tensor) and any(
+        form.shape == value.shape and subject.expect.are_close(value, form) for form in forms
+    )

@@ -122,6 +122,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
                        "hidden_size": WIDTH},
     },
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
+    "cohere2_moe": {"rms_norm_eps": 1e-5},  # None: LayerNorms
     "cohere_compass_text": {"rope_parameters": {"full_attention": {
         "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}},
         "head_dim": ODD_HEAD_DIM},

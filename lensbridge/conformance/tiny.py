@@ -6,7 +6,7 @@ two sizes or forgets a multiplier. Weights are of order one, gains and biases to
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lensbridge.conformance.sizes import ALTERNATIVES, BY_TYPE, SIZES, VISION
-from lensbridge.errors import LoadError
+from lensbridge.errors import InputError, LoadError, suggest
 from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import Architecture
 
@@ -54,8 +54,26 @@ def tiny_config(config_class: Any, **fields: Any) -> Any:
     Args:
         config_class: a transformers config class.
         fields: config fields to set, which override those of the tables in `sizes.py`.
+
+    Raises:
+        InputError: the config has no such field.
     """
+    check_fields(config_class, fields)
     return config_class(**{**_settings(config_class, SIZES), **fields})
+
+
+def check_fields(config_class: Any, fields: Iterable[str]) -> None:
+    """Require that a config has these fields.
+
+    Raises:
+        InputError: it has not.
+    """
+    known = {*_fields(config_class), *config_class.attribute_map, *vars(config_class())}
+    for name in fields:
+        if name not in known:
+            raise InputError(
+                f"{config_class.__name__} has no field {name!r}.{suggest(name, sorted(known))}"
+            )
 
 
 def _settings(config_class: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +134,10 @@ def tiny_model(
 
     Raises:
         LoadError: no model could be built with the sizes that are tried.
+        InputError: its config has no such field.
     """
     cls = model_class(architecture, class_name)
+    check_fields(cls.config_class, fields)
     wanted = {**dict(architecture.requires), **fields}
     errors: list[str] = []
     for alternative in ALTERNATIVES:

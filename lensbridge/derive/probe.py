@@ -1,24 +1,15 @@
-"""A copy of the model with random weights, and inputs to run it on.
-
-A new model has gains of one, biases of zero and scales without effect, so that a missing norm or
-two swapped norms would not show. Its copy gets random weights of ordinary size instead. A large
-model is not copied; its trained weights show the difference.
-"""
+"""The model that is traced, and inputs to run it on."""
 
 from collections.abc import Iterator
-from copy import deepcopy
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lensbridge.conformance.other_weights import COPY_LIMIT, with_other_weights
 from lensbridge.native.calling import is_plain
 from lensbridge.native.trial import Trial
 from lensbridge.native.wrappers import unwrapped
-
-COPY_LIMIT = 200_000_000
-"""The number of parameters above which a model is traced without a copy."""
 
 BATCH = 2
 POSITIONS = 7
@@ -27,44 +18,12 @@ TARGET_POSITIONS = 5
 
 
 def probe_of(model: nn.Module) -> nn.Module:
-    """The model to trace: a float32 copy with random weights, or the model itself.
+    """The model to trace: a copy with random weights, or the model itself.
 
-    A large model is not copied, nor one whose modules have functions of their own in the place of
-    `forward`: a copy of such a function may still run the modules of the original.
+    A large model is traced itself: its trained weights show the difference.
     """
     large = sum(parameter.numel() for parameter in model.parameters()) > COPY_LIMIT
-    if large or any(_runs_a_closure(module) for module in model.modules()):
-        return model
-    copy = deepcopy(model).float().eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        trained = (parameter for parameter in copy.parameters() if parameter.requires_grad)
-        for parameter in trained:  # a fixed table of sines is not changed
-            parameter.copy_(_random(parameter.cpu(), generator))
-        for module in copy.modules():
-            for buffer in _scalar_buffers(module):
-                buffer.mul_(0.9)
-    return copy
-
-
-def _runs_a_closure(module: nn.Module) -> bool:
-    forward = module.__dict__.get("forward")
-    return isinstance(forward, FunctionType) or (
-        isinstance(forward, MethodType) and forward.__self__ is not module
-    )
-
-
-def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(like.shape, generator=generator)
-    if like.ndim < 2:
-        return like + 0.2 * noise
-    return noise / max(like.shape[-1], 1) ** 0.5
-
-
-def _scalar_buffers(module: nn.Module) -> Iterator[Tensor]:
-    for buffer in module.buffers(recurse=False):
-        if buffer.numel() == 1 and buffer.is_floating_point() and float(buffer) == 1.0:
-            yield buffer
+    return model if large else with_other_weights(model) or model
 
 
 def inputs_of(model: nn.Module) -> Iterator[dict[str, Any]]:

@@ -110,10 +110,15 @@ class AttentionPart:
 
 @dataclass(frozen=True)
 class MLPPart:
-    """MLP of one block. Gated ones have `gate`; `inner_norm` is between the neurons and `down`."""
+    """MLP of one block. Gated ones have `gate`; `inner_norm` is between the neurons and `down`.
+
+    Args:
+        act: the activation, under its name in the config.
+    """
 
     module: nn.Module
     path: str
+    act: str
     up: Role
     gate: Role | None
     down: Linear
@@ -125,10 +130,15 @@ class MLPPart:
 
 @dataclass(frozen=True)
 class MoEPart:
-    """A mixture of experts; `experts` is None where they are not stacked in the usual form."""
+    """A mixture of experts; `experts` is None where they are not stacked in the usual form.
+
+    Args:
+        act: the activation of the experts, under its name in the config.
+    """
 
     module: nn.Module
     path: str
+    act: str
     router: nn.Module
     n_experts: int
     experts: Experts | None

@@ -12,7 +12,7 @@ import torch
 from einops import einsum
 from torch import Tensor, nn
 
-from lensbridge.errors import EditError
+from lensbridge.errors import EditError, HookError
 from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
@@ -126,8 +126,13 @@ class ResultSite(Site):
         self._show(call, chain, self._writes(call.input) * scale, bias)
 
     def _at_norm(self, call: Call, chain: Chain) -> None:
-        norm, whole = self.post_norm, call.memory.pop(self.name)
-        assert norm is not None
+        norm = self.post_norm
+        if norm is None or self.name not in call.memory:
+            raise HookError(
+                f"{self.name}: the norm after attention (norms.post_attn or post_cross) ran before "
+                "attention's output projection, so it is not the norm of its output."
+            )
+        whole = call.memory.pop(self.name)
         scale, bias = norm.scale(call.input), self.out.bias().to(whole.device)
         writes = norm.linear(self._writes(whole), scale.unsqueeze(-2)) * self.scale.value(whole)
         rest = norm.linear(bias, scale) + norm.bias().to(whole.device)

@@ -193,6 +193,11 @@ class KernelTap(TorchFunctionMode):
             masked: the pattern of rows that are masked as a whole, if the kernel gives them one.
         """
         how: Any = "none"
+        if scores.numel() % (self.batch * self.n_heads * self.positions):
+            raise HookError(
+                f"{self.name}: the kernel's scores, {tuple(scores.shape)}, are not those of "
+                f"{self.n_heads} heads, as the description says (dims.heads)."
+            )
         canonical = scores.reshape(self.batch, self.n_heads, self.positions, -1)
         if "scores" in self.chains:
             new = self.chains["scores"].run(canonical)

@@ -19,17 +19,20 @@ from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import LensbridgeError
 from lensbridge.inputs.random import inputs_for
+from lensbridge.native.parts import MLPPart, MoEPart
 from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
 
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
 """refused: at load. rejected: by a check. equal: the change has no effect."""
 
-NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "act", "prefix", "vocab", "context",
-                 "eps")  # fmt: skip
-"""Fields that select a description or are only shown to users: changing them has no effect."""
+NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides")
+"""Fields that select a description and say nothing about the model."""
 
 OPEN_LISTS = ("steps",)
 """Fields that may be left out: the description then says less, and is not wrong."""
+
+ACTIVATIONS = ("relu", "tanh")
+"""Names that are tried in the place of an activation's."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 def _of_value(value: Any, choices: tuple[Any, ...], name: str) -> Iterator[tuple[str, Any]]:
     """Changes of one field: another literal, a flip, a typo, nothing at all."""
     literals = [one for one in choices if isinstance(one, str)]
+    if name == "act":
+        yield from ((f": {value!r} -> {one!r}", one) for one in ACTIVATIONS if one != value)
+        return
     if isinstance(value, bool):
         yield f": {value} -> {not value}", not value
     elif literals:
@@ -199,9 +205,19 @@ def are_equal(one: Subject, other: Subject) -> bool:
     """Whether two descriptions give the same names, values and weights on one model."""
     if one.names != other.names or one.model.weight_names != other.model.weight_names:
         return False
+    if _told_of(one) != _told_of(other):
+        return False
     return all(_equal(one.clean[name], other.clean[name]) for name in one.names) and all(
         _equal(one.model.weight(name), other.model.weight(name)) for name in one.model.weight_names
     )
+
+
+def _told_of(subject: Subject) -> tuple[Any, ...]:
+    """What is told about the model beside names, values and weights."""
+    mlps = [part.mlp for part in subject.parts.values()]
+    shared = [mlp.shared for mlp in mlps if isinstance(mlp, MoEPart)]
+    acts = [mlp.act for mlp in (*mlps, *shared) if isinstance(mlp, MLPPart | MoEPart)]
+    return subject.model.cfg.to_dict(), acts
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

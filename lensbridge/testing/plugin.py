@@ -20,9 +20,11 @@ import pytest
 
 from lensbridge.conformance.check import Check, run_check
 from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.report import EVERY, Variant, build, distinct_classes
 from lensbridge.conformance.subject import Subject
 from lensbridge.spec import Architecture
+from lensbridge.testing.repair import conforms_with, repair
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ConformanceFile | None":
@@ -43,11 +45,20 @@ class Holder:
         self.architecture = architecture
         self.class_name = class_name
         self.variant = variant
+        self._advice: str | None = None
 
     @cached_property
     def subject(self) -> Subject:
         """The model with its description."""
         return build(self.architecture, self.class_name, variant=self.variant)
+
+    def advice(self, check: Check) -> str:
+        """The change of one declaration with which the model conforms, as a line; "" if none is
+        known."""
+        if self._advice is None:
+            mutant = repair(self.subject, [check.name])
+            self._advice = "" if mutant is None else f"\n{conforms_with(mutant)}"
+        return self._advice
 
     @property
     def name(self) -> str:
@@ -88,7 +99,11 @@ class CheckItem(pytest.Item):
         Raises:
             ConformanceError: it failed.
         """
-        row = run_check(self.check, self.holder.subject)
+        try:
+            subject = self.holder.subject
+        except NotApplicable as why:
+            pytest.skip(str(why))
+        row = run_check(self.check, subject)
         if row.status == "skipped":
             pytest.skip(row.detail)
         row.require()
@@ -98,6 +113,7 @@ class CheckItem(pytest.Item):
         return (
             f"{self.holder.name} does not conform: {self.check.name}\n{excinfo.value}\n"
             f"What the description may say wrongly: {self.check.falsifies}."
+            f"{self.holder.advice(self.check)}"
         )
 
     def reportinfo(self) -> tuple[Path, None, str]:

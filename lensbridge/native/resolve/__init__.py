@@ -22,7 +22,8 @@ from lensbridge.native.resolve.tensor_parallel import sharding_of
 from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.plugins import Claim, registry
-from lensbridge.spec import MLP, Architecture, Block, FusedGatedMLP, GatedMLP, MoE, Stack
+from lensbridge.points.names import LAYER
+from lensbridge.spec import Architecture, Block, Stack
 
 GIVEN = "load(architecture=...)"
 _TASK_HEADS = ("classifier", "score", "qa_outputs", "out_proj")
@@ -111,7 +112,7 @@ def resolve(
         overrides=() if architecture is not None else tuple(overrides_in(core, claim)),
         main=main,
         towers=towers,
-        act_fn=_activation(inner, _variants(spec)),
+        act_fn=_activation(main),
         unembed=head,
         returns_logits=head is not None or is_plain(core) or _native_head(core) is not None,
         unembed_bias=finder.optional_tensor(spec.unembed_bias),
@@ -147,11 +148,10 @@ def _variants(spec: Stack) -> tuple[Block, ...]:
     return spec.block if isinstance(spec.block, tuple) else (spec.block,)
 
 
-def _activation(finder: Finder, blocks: tuple[Block, ...]) -> str:
-    for block in blocks:
-        if isinstance(block.mlp, MLP | GatedMLP | FusedGatedMLP | MoE):
-            return str(finder.optional(block.mlp.act) or block.mlp.act)
-    return ""
+def _activation(main: StackPart) -> str:
+    """The activation of the first MLP; "" where no layer has one."""
+    mlps = (block.mlp for block in main.blocks)
+    return next((mlp.act for mlp in mlps if isinstance(mlp, MLPPart | MoEPart)), "")
 
 
 def _head(finder: Finder, spec: Architecture) -> Linear | None:
@@ -181,6 +181,11 @@ def _native_head(core: Any) -> nn.Module | None:
 
 def _stack(outer: Finder, spec: Stack) -> StackPart:
     finder = outer.at_config(spec.config)
+    if not LAYER.match(f"{spec.prefix}.0."):
+        raise finder.mismatch(
+            f"names cannot begin with prefix={spec.prefix!r}: it is 'blocks', 'encoder', 'decoder' "
+            "or one word before '.blocks', as in 'vision.blocks'."
+        )
     layers = finder.layers(spec.blocks)
     count = finder.size(spec.dims.layers)
     if count % len(layers):

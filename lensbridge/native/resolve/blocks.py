@@ -183,6 +183,7 @@ class BlockResolver:
         return MLPPart(
             module=module,
             path=spec.path,
+            act=self._activation(spec.act),
             up=up,
             gate=gate,
             down=down,
@@ -203,7 +204,14 @@ class BlockResolver:
             parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
             shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
         n_experts = experts.n if experts is not None else self._router_width(router, spec.router)
-        return MoEPart(module, spec.path, router, n_experts, experts, shared, writer, post_norm)
+        act = self._activation(spec.act)
+        return MoEPart(
+            module, spec.path, act, router, n_experts, experts, shared, writer, post_norm
+        )
+
+    def _activation(self, act: str) -> str:
+        """The activation that a config field names, or that is named itself."""
+        return str(self.finder.optional(act) or act)
 
     def _router_width(self, router: nn.Module, where: str) -> int:
         widths = [int(p.shape[0]) for p in router.parameters() if p.ndim == 2]
