@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import lensbridge
-from lensbridge import LensModel, patching
+from lensbridge import Experiment, LensModel, patching
 from lensbridge.causal import attribution_patch
 from lensbridge.errors import InputError
-from lensbridge.interventions import Add, Project, Replace, Steer, steering_vector
+from lensbridge.experiments import KL, ExperimentResult, LogitDiff, Loss, Rank
+from lensbridge.interventions import Add, Project, Replace, Steer, Zero, steering_vector
 from lensbridge.patching import Cell
 from lensbridge.points.names import layer_of
 
@@ -245,6 +246,58 @@ def test_attribution_patching(with_gradients: tuple[LensModel, LensModel]) -> No
     assert found.node_scores.keys() == wanted.node_scores.keys()
     for node, score in wanted.node_scores.items():
         assert float(found.node_scores[node]) == pytest.approx(float(score), rel=1e-5, abs=1e-7)
+
+
+def test_experiments_and_their_metrics(pair: tuple[LensModel, LensModel]) -> None:
+    here, there = pair
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    given = {"input_ids": IDS, "attention_mask": mask}
+    clean = here(given).detach()
+    metrics = {
+        "difference": LogitDiff([3, 4], 5),
+        "rank": Rank(3, position=[-1, 0]),
+        "kl": KL(),
+        "all": KL(clean, position=None),
+        "loss": Loss(),
+    }
+    asked = Experiment(
+        given,
+        points=["resid_post"],
+        interventions=[Steer(("resid_post", 0), torch.ones(here.cfg.d_model))],
+        metric={name: one.reduced("none") for name, one in metrics.items()},
+        sweep=[Zero(("z", 0), heads=0), [Zero(("z", 1)), Zero(("mlp_out", 0))]],
+        pos_slice=-1,
+    )
+    wanted, found = here.run(asked), there.run(asked)
+    for name, value in wanted.metrics.items():
+        same(found.metrics[name], value, name, rounds=True)
+    assert wanted.sweep is not None
+    assert found.sweep is not None
+    assert wanted.cache is not None
+    assert found.cache is not None
+    same(found.sweep.values, wanted.sweep.values, rounds=True)
+    for name in wanted.cache:
+        same(found.cache[name], wanted.cache[name], name)
+    read = ExperimentResult.from_bytes(found.to_bytes())
+    assert read.logits is not None
+    same(read.logits, wanted.logits)
+
+
+def test_scores_of_answers(pair: tuple[LensModel, LensModel]) -> None:
+    answers = [[3, 4, 5], [6]]
+    wanted, found = (one.answer_logprobs(IDS, answers) for one in pair)
+    same(found, wanted, rounds=True)
+
+
+def test_integrated_gradients(with_gradients: tuple[LensModel, LensModel]) -> None:
+    wanted, found = (
+        one.integrated_gradients(IDS, LogitDiff(3, 4), baseline=OTHERS, steps=2)
+        for one in with_gradients
+    )
+    same(found.values, wanted.values, rounds=True)
+    both = [one.gradients(IDS, ["resid_pre"], [LogitDiff(3, 4), "loss"]) for one in with_gradients]
+    for left, right in zip(*both, strict=True):
+        same(right.gradients["resid_pre", 0], left.gradients["resid_pre", 0], rounds=True)
 
 
 def test_the_lens_reads_every_layer(pair: tuple[LensModel, LensModel]) -> None:
