@@ -90,6 +90,9 @@ def test_writes_are_refused_also_while_a_module_holds_the_whole_parameter(reshar
             assert model.weight_state(name) == "sharded"
             with pytest.raises(WeightError, match=r"fully_shard|copy of the model's weights"):
                 model.weight(name).zero_()
+            refused = rf"{name} cannot be edited.*(fully_shard|sharded)"
+            with pytest.raises(WeightError, match=refused), model.edited({name: 0.0}):
+                pass
         with pytest.raises(WeightError), torch.no_grad():
             model.blocks[0].mlp.W_in[0] += 1
         with pytest.raises((ProcessingError, WeightError), match=r"sharded|fully_shard"):

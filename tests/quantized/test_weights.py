@@ -97,6 +97,9 @@ def test_biases_are_read_and_nothing_is_written(library: Library) -> None:
     for at in range(3):
         with torch.no_grad(), pytest.raises(WeightError, match="quantized"):
             writes()[at]()
+    refused = r"blocks\.0\.mlp\.W_out cannot be edited.*quantized"
+    with pytest.raises(WeightError, match=refused), model.edited({"blocks.0.mlp.W_out": 0.0}):
+        pass
     with pytest.raises(WeightError, match="is a copy"):
         model.W_in[0] = 0.0
     with pytest.raises(ProcessingError, match=f"quantized.*{library.says}"):
