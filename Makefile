@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	engines peers quantized real dist site tutorials ranks inductor second-device gpu
+	engines soak peers quantized real dist site tutorials ranks inductor second-device gpu
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -66,6 +66,10 @@ build/engines/.installed: pyproject.toml constraints.txt constraints-engines.txt
 	$(ENGINES) -m pip install --quiet -c constraints.txt -c constraints-engines.txt \
 		-e '.[test,datasets,ray]'
 	@touch $@
+
+# A server under good, bad, huge and cancelled requests for ten minutes: nothing lost, memory flat.
+soak: .venv/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/remote/soak.py --seconds 600
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs

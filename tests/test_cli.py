@@ -406,6 +406,15 @@ def test_serve_hands_the_model_over(
     assert second["model"].cfg.dtype.itemsize == 8
     assert second["host"] == "127.0.0.1"
     assert (first["limits"].max_tokens, second["limits"].max_tokens) == (256, 99)
+    options = ["--api", "--token", "a-secret", "--name", "lens.example.org"]
+    assert run(capsys, "serve", "demo", *options).status == 0
+    third = calls[2].arguments
+    assert third["api"]
+    assert (third["token"], third["hosts"]) == ("a-secret", ("lens.example.org",))
+    assert third["limits"] == lensbridge.remote.Limits()
+    monkeypatch.setenv("LENSBRIDGE_TOKEN", "of the environment")
+    assert run(capsys, "serve", "demo").status == 0
+    assert calls[3].arguments["token"] == "of the environment"
 
 
 def test_serve_without_its_extra_says_what_to_install(

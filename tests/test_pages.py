@@ -1,7 +1,9 @@
 """The code of every page of the documentation runs, and prints what the page says it prints.
 
 Python and rows of tables run in one process, from the top of the page, in one folder. Commands run
-in a shell, and a block `text` behind them is what they print. A block that begins with a docstring
+in a shell, and a block `text` behind them is what they print; a server that begins with
+`# in a terminal of its own` runs until the end of the page, at another port than the page says.
+A block that begins with a docstring
 is a file that a command wrote; `toml` and `py` are pieces of the template in
 examples/adapter-template. `tests/pages.py` says what is compiled and not run.
 """
@@ -10,9 +12,11 @@ import ast
 import builtins
 import inspect
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,8 +37,15 @@ HELD_ELSEWHERE = {
     "docs/how-to/command-line.md": "tests/test_cli.py",
 }
 """Pages whose commands another test parses: they install, serve or take long."""
+OWN_TERMINAL, PORT = "# in a terminal of its own\n", "8765"
 OF_THE_FIT = "the description fits the model"
 """What a report calls a failure to load, which is no check of the kit."""
+
+
+def free_port() -> str:
+    """A port that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return str(listening.getsockname()[1])
 
 
 class Reader:
@@ -44,9 +55,14 @@ class Reader:
         self.capsys = capsys
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.printed = ""
+        self.servers: list[subprocess.Popen[str]] = []
+        self.port = PORT
 
     def follow(self, block: Block) -> None:
         """Do what a block is for."""
+        if block.kind == "sh" and block.code.startswith(OWN_TERMINAL):
+            self.port = free_port()
+        block = replace(block, code=block.code.replace(PORT, self.port))
         acts = {"python": self.python, "row": self.python, "sh": self.sh, "text": self.text}
         acts.get(block.kind, self.piece)(block)
 
@@ -65,9 +81,13 @@ class Reader:
             return
         beside = Path(sys.executable).parent
         path = os.pathsep.join([str(beside), os.environ["PATH"]])
+        env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        if block.code.startswith(OWN_TERMINAL):
+            self.server(block, env)
+            return
         done = subprocess.run(
             ["bash", "-e", "-c", block.code],
-            env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -76,6 +96,32 @@ class Reader:
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
         self.printed = done.stdout
+
+    def server(self, block: Block, env: dict[str, str]) -> None:
+        """Start what runs until the end of the page, and wait until it says so."""
+        code = block.code.replace("lensbridge serve", "exec lensbridge serve")
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(["bash", "-e", "-c", code], env=env, stdout=pipe, text=True)
+        self.servers.append(process)
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        self.printed = "".join(lines)
+        assert process.poll() is None, f"{block}\n{self.printed}"
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End what was started."""
+        for one in self.servers:
+            one.terminate()
+            one.wait(30)
+            assert one.stdout is not None
+            one.stdout.close()
 
     def text(self, block: Block) -> None:
         if self.printed:
@@ -97,9 +143,10 @@ def test_every_block_of_a_page_does_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     reader = Reader(capsys)
-    for block in page.blocks:
-        if block.kind in KINDS:
-            reader.follow(block)
+    with reader:
+        for block in page.blocks:
+            if block.kind in KINDS:
+                reader.follow(block)
 
 
 UNRUN = [block for page in PAGES for block in page.blocks if block.needs and block.kind == "python"]

@@ -43,6 +43,7 @@ PACKAGES = (
     Package("lensbridge.pipelines", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.viz", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.serve", (("A page in the browser", "how-to/serve.md"),)),
+    Package("lensbridge.remote", (("A model on another machine", "how-to/remote.md"),)),
     Package("lensbridge.errors", (_README,)),
     Package("lensbridge.spec", (_VOCABULARY, _ARCHITECTURE)),
     Package("lensbridge.hookspecs", (_ARCHITECTURE,)),

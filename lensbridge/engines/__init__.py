@@ -8,6 +8,7 @@ lensbridge.engines.NNsight("meta-llama/Llama-3.1-70B", remote=True).run(experime
 
 from lensbridge.engines.nnsight import NNsight
 from lensbridge.engines.ray import Ray
+from lensbridge.engines.serving import RayServe
 from lensbridge.engines.vllm import VLLM
 
-__all__ = ["VLLM", "NNsight", "Ray"]
+__all__ = ["VLLM", "NNsight", "Ray", "RayServe"]

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import finalize
 
 from lensbridge import errors
 from lensbridge.errors import InputError, LensbridgeError, RemoteError
@@ -56,10 +57,11 @@ class Connection:
             timeout=httpx.Timeout(timeout, connect=_CONNECTING),
             trust_env=not _is_local(parts.hostname),  # no proxy stands before this machine
         )
+        self._ended = finalize(self, self._http.close)
 
     def close(self) -> None:
         """End the connection."""
-        self._http.close()
+        self._ended()
 
     def get(self, path: str) -> Any:
         """The JSON at an address.

@@ -19,6 +19,12 @@ from lensbridge.remote.requests import Progress
 from lensbridge.remote.texts import RemoteTexts
 from lensbridge.sweeps.cell import Cell
 
+_OF_HOOKS = (
+    *("run_with_hooks", "hooks", "add_hook", "add_caching_hooks", "add_perma_hook"),
+    *("run_callbacks", "listening"),
+)
+"""Methods of `LensModel` that take functions to run inside the model."""
+
 
 class RemoteModel(RemoteTexts):
     """A model behind a server; `lensbridge.connect` gives it.
@@ -235,15 +241,12 @@ class RemoteModel(RemoteTexts):
 
     # --- what only a model in this process has -----------------------------------------------
 
-    def _refuse(self, *given: Any, **options: Any) -> Any:
-        raise UnsupportedError(f"{A_FUNCTION} (lensbridge.interventions).")
-
-    run_with_hooks = hooks = add_hook = add_perma_hook = run_callbacks = _refuse
-
     def __getattr__(self, name: str) -> Any:
         """Say what a server has in place of another attribute of `LensModel`."""
         from lensbridge.model import LensModel
 
+        if name in _OF_HOOKS:
+            return _refuse_hooks
         if not name.startswith("_") and hasattr(LensModel, name):
             raise UnsupportedError(
                 f"A model on a server has no {name}: its weights and modules stay there. It has "
@@ -251,6 +254,10 @@ class RemoteModel(RemoteTexts):
                 "stream, plan and the methods of text and tokens."
             )
         raise AttributeError(f"RemoteModel has no attribute {name!r}.")
+
+
+def _refuse_hooks(*given: Any, **options: Any) -> Any:
+    raise UnsupportedError(f"{A_FUNCTION} (lensbridge.interventions).")
 
 
 def _as_cell(given: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from lensbridge.errors import LimitError
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.native.config import LensConfig
 from lensbridge.points.point_names import PointNames
@@ -69,7 +70,14 @@ class RemoteRequests:
         within = self._within.get()
         sent = {**given, **({"within": list(within)} if within else {})}
         check_arguments(operation, sent)
-        return packed(sent)
+        message = packed(sent)
+        size, most = sum(one.nbytes for one in message.tensors.values()), self.limits.max_body
+        if size > most:
+            raise LimitError(
+                f"The request has {size} bytes of tensors, and the server reads {most} at most. "
+                "Send less at a time, or start it with a larger max_body."
+            )
+        return message
 
     def _reply(self, operation: str, progress: Progress, given: Mapping[str, Any]) -> bytes:
         request = self._request(operation, given)

@@ -5,6 +5,10 @@ from starlette.requests import Request
 from lensbridge.errors import LimitError
 from lensbridge.serve.refusals import Refused
 
+_DRAINED = 4
+"""How many times as much as is allowed is read at most; what is too much is thrown away. Who still
+sends when the connection is closed may not see the answer."""
+
 
 async def read_body(request: Request, most: int) -> bytes:
     """The body of a request.
@@ -12,11 +16,19 @@ async def read_body(request: Request, most: int) -> bytes:
     Raises:
         Refused: it is larger than it may be.
     """
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > most:
-            raise Refused(
-                413, f"The question is too large: {most} bytes are read at most.", LimitError
-            )
+    said = request.headers.get("content-length", "")
+    size = int(said) if said.isdecimal() else 0
+    found, came = bytearray(), 0
+    if size <= _DRAINED * most:
+        async for part in request.stream():
+            came += len(part)
+            if came <= most:
+                found += part
+            if came > _DRAINED * most:
+                break
+    size = max(size, came)
+    if size > most:
+        raise Refused(
+            413, f"The request has {size} bytes, and {most} bytes are read at most.", LimitError
+        )
     return bytes(found)

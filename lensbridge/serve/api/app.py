@@ -117,11 +117,6 @@ class _Desk:
 
     async def _message(self, request: Request) -> Message:
         most = self.limits.max_body
-        said = request.headers.get("content-length", "")
-        if said.isdecimal() and int(said) > most:
-            raise Refused(
-                413, f"The request has {said} bytes, and the server reads {most}.", LimitError
-            )
         try:
             reading = read_body(request, most)
             body = await asyncio.wait_for(reading, self.limits.max_seconds)
