@@ -590,7 +590,14 @@ def test_a_run_stops_after_the_last_layer(
 
 @pytest.mark.parametrize(
     ("points", "layers"),
-    [(["hook_embed"], 0), (["hook_pos_embed", ("resid_pre", 1)], 2), (["ln_final.hook_out"], 4)],
+    [
+        (["hook_embed"], 0),
+        (["hook_pos_embed", ("resid_pre", 1)], 1),
+        ([("resid_pre", 0)], 0),
+        ([("resid_pre", 2), ("resid_post", 1)], 2),
+        ([("resid_pre", 2), ("mlp_out", 2)], 3),
+        (["ln_final.hook_out"], 4),
+    ],
 )
 def test_no_layer_runs_that_no_point_needs(
     model: Any, bare: Any, points: Any, layers: int, tmp_path: Path
@@ -607,6 +614,13 @@ def test_no_layer_runs_that_no_point_needs(
     found, core = read(tmp_path), bare.transformer
     assert set(calls) <= set(range(layers))
     assert spec.plan().last_layer == (layers if layers < 4 else None)
+    ids, rows = found["tokens"].long(), found["row"]
+    with torch.no_grad():
+        whole = [bare(ids[rows == row][None], output_hidden_states=True) for row in rows.unique()]
+    for name in found:
+        if name.endswith("hook_resid_pre"):
+            streams = [one.hidden_states[int(name.split(".")[1])][0] for one in whole]
+            torch.testing.assert_close(found[name], torch.cat(streams), rtol=1e-4, atol=1e-5)
     if points[0] == "hook_embed":
         assert torch.equal(found["hook_embed"], core.wte(found["tokens"].long()).detach())
     if points[0] == "hook_pos_embed":

@@ -216,18 +216,20 @@ class Computer:
         given = without_cache(model, ())
         if batch.is_padded:
             given["attention_mask"] = batch.mask.long().to(model.device)
-        plain = self._reduction is None
+        dtype = job.dtype if self._reduction is None else torch.float32
         with torch.no_grad():
-            _, cache = model.run_with_cache(
+            residual, cache = model.run_with_cache(
                 batch.ids.to(model.device),
-                names_filter=job.names,
+                names_filter=[one for one in job.names if one != job.at_stop],
                 return_type=None,
                 return_cache_object=False,
-                dtype=job.dtype if plain else torch.float32,
+                dtype=dtype,
                 stop_at_layer=job.last_layer,
                 **given,
             )
-        return cache
+        if job.at_stop is None or residual is None:
+            return cache
+        return {**cache, job.at_stop: residual if dtype is None else residual.to(dtype)}
 
     def _stored(self, values: Tensor, kept: Tensor) -> dict[str, Tensor]:
         every, kept = bool(kept.all()), kept.to(values.device)

@@ -20,6 +20,7 @@ from lensbridge.harvest.source import Source
 from lensbridge.harvest.spec import Spec
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.positions import column_owner
+from lensbridge.native.parts import StackPart
 from lensbridge.points.names import Name, is_before_layers, is_short, layer_of, stack_of
 
 _LONGEST = 1024
@@ -89,9 +90,15 @@ class Job:
     def last_layer(self) -> int | None:
         """The layer before which a run stops; None: it goes to the end."""
         main = self.model.native.main
-        needed = [_layers_for(one, main.prefix) for one in self.names]
+        needed = [_layers_for(one, main) for one in self.names]
         last = max((-1 if one is None else one for one in needed), default=-1)
         return last if None not in needed and last < len(main.blocks) else None
+
+    @cached_property
+    def at_stop(self) -> str | None:
+        """The point whose value a run gives where it stops: the input of the next layer."""
+        name = f"{self.model.native.main.prefix}.{self.last_layer}.hook_resid_pre"
+        return name if name in self.names else None
 
     def shard_rows(self) -> ShardRows:
         """The rows of all shards, to be read from the first on."""
@@ -109,12 +116,16 @@ class Job:
         return ShardRows(packer, self.spec.shard_tokens, self.spec.max_tokens)
 
 
-def _layers_for(name: str, stack: str) -> int | None:
+def _layers_for(name: str, stack: StackPart) -> int | None:
     """How many layers of a stack have to run for a point; None: all, and what follows them."""
     if is_before_layers(name):
         return 0
-    layer = layer_of(name) if stack_of(name) == stack else None
-    return None if layer is None else layer + 1
+    layer = layer_of(name) if stack_of(name) == stack.prefix else None
+    if layer is None:
+        return None
+    block = stack.blocks[layer]
+    own = block.repeat is None and not block.flattens  # so that its input is the stream
+    return layer if own and name.endswith(".hook_resid_pre") else layer + 1
 
 
 def open_model(given: Any) -> HookedModel:
