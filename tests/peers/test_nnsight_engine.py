@@ -393,6 +393,18 @@ def test_an_edit_in_place_is_not_sent_to_a_server_that_may_hand_out_copies() -> 
     with pytest.raises(UnsupportedError, match=r"blocks.1.hook_resid_mid can be read.*copy"):
         away.code(Experiment(IDS, interventions=[edit]))
     assert "remote=remote" in away.code(Experiment(IDS, points=["resid_mid"]))
+    for needs in (
+        Experiment(IDS, points=[("result", 1)]),
+        Experiment(IDS, interventions=[Scale("blocks.1.ln1.hook_scale", 2.0)]),
+    ):
+        with pytest.raises(UnsupportedError, match=r"(hook_result|hook_scale): .*weights"):
+            away.code(needs)
+    gradient = Experiment(IDS, metric=Loss(), gradients=["resid_pre"])
+    with pytest.raises(UnsupportedError, match="Gradients cannot be had"):
+        away.run(gradient)
+    trusted = NNsight(elsewhere.model, remote=True, trusted=True)
+    for one in (gradient, Experiment(IDS, interventions=[edit])):
+        assert "model.trace(" in trusted.code(one)
 
 
 def test_logits_that_a_model_caps_are_edited_in_its_output() -> None:

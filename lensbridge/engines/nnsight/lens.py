@@ -39,6 +39,8 @@ class NNsight:
         remote: where traces run. False: on this machine. "local": on this machine, after they
             were serialised as for a server. True: on NDIF, with the key of nnsight's settings
             (`nnsight.CONFIG.set_default_api_key`). An address: on the NDIF server there.
+        trusted: whether the server runs your code beside the model. NDIF runs that of most users in
+            another process, without weights and gradients: what needs these is refused here.
         tokenizer: of the model; by default nnsight's.
         options: of `nnsight.modeling.transformers.TransformersModel`, where it is opened here.
 
@@ -52,11 +54,13 @@ class NNsight:
         model: Any,
         *,
         remote: bool | str = False,
+        trusted: bool = False,
         tokenizer: Any = None,
         **options: Any,
     ) -> None:
         self.model = _opened(model, tokenizer, options)
         self.remote = remote
+        self.apart = remote not in (False, "local") and not trusted
         self._tokenizer = tokenizer or getattr(self.model, "tokenizer", None)
         self._lock = Lock()
 
@@ -72,7 +76,7 @@ class NNsight:
         return Twin(self.model, self._tokenizer)
 
     def _recording(self) -> AbstractContextManager[tuple[LensModel, Recorder]]:
-        return self._twin.recording(copies=self.remote not in (False, "local"))
+        return self._twin.recording(self.apart)
 
     @property
     def lens(self) -> LensModel:
@@ -110,6 +114,7 @@ class NNsight:
         """
         if not isinstance(experiment, Experiment):
             raise InputError(f"run takes an Experiment, not a {type(experiment).__name__}.")
+        self._require_gradients(experiment.gradients is not None)
         with self._lock, self._recording() as (lens, recorder):
             running = RecordedRunning(lens, experiment, lens.generate, recorder=recorder)
             asked = Asked(recorder)
@@ -123,12 +128,26 @@ class NNsight:
         Args:
             experiment: as in `run`. Nothing is run.
         """
+        self._require_gradients(experiment.gradients is not None)
         with self._lock, self._recording() as (lens, recorder):
             running = RecordedRunning(lens, experiment, lens.generate, recorder=recorder)
             asked = Asked(recorder)
             asked.note(running.result())
             asked.note(running.cells)
         return asked.trace.text(self.remote)
+
+    def _require_gradients(self, wanted: bool) -> None:
+        """Refuse gradients where a trace runs in another process than the model.
+
+        Raises:
+            UnsupportedError: it does.
+        """
+        if wanted and self.apart:
+            raise UnsupportedError(
+                "Gradients cannot be had from NDIF: it runs a trace in another process than the "
+                "model, and gradients do not pass between them, unless it trusts you. If it does, "
+                "pass trusted=True."
+            )
 
     def _finished(
         self, experiment: Experiment, given: Given, found: ExperimentResult, cells: Any
@@ -231,6 +250,7 @@ class NNsight:
     ) -> Any:
         """Something that a lens does, on the model behind nnsight."""
         _refuse(options)
+        self._require_gradients(differentiates)
         with self._lock, self._recording() as (lens, recorder):
             recorder.differentiates = differentiates
             asked = Asked(recorder, differentiates)

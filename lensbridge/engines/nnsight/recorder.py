@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException as OfValues
 from torch._subclasses.fake_tensor import DynamicOutputShapeException as OfSizes
 from torch._subclasses.fake_tensor import FakeTensor
@@ -45,19 +45,22 @@ class Recorder(TorchFunctionMode):
 
     Args:
         places: id of a parameter or buffer -> its text.
+        apart: whether the trace runs in another process than the model, without its weights.
 
     Attributes:
         blocks: what was written down.
     """
 
-    def __init__(self, places: Mapping[int, str]) -> None:
+    def __init__(self, places: Mapping[int, str], apart: bool = False) -> None:
         super().__init__()
         self.places = places
+        self.apart = apart
         self.blocks: list[Block] = [Block(None)]
         self._known: dict[int, Value] = {}
         self._held: list[Any] = []  # so that no other tensor gets the id of one that is known
         self._recording = True
         self._edits = False
+        self._point = "A metric"
         self._same: list[str] = []
         self._here: Visited | None = None
         self.differentiates = False
@@ -134,7 +137,7 @@ class Recorder(TorchFunctionMode):
         """
         here = self._side(module, side, call)
         before = leaves(side, call)
-        self._edits, self._same = edits, []
+        self._edits, self._same, self._point = edits, [], name
         self._recording = True
         try:
             with _disable_current_modes():
@@ -288,13 +291,39 @@ class Recorder(TorchFunctionMode):
         if value is not None:
             return self._elsewhere(value) if value.block is not self.block else value.name()
         if id(tensor) in self.places:
-            return self.places[id(tensor)]
+            return self._weight(tensor)
         if isinstance(tensor, FakeTensor):
             raise UnsupportedError(
                 "A value is needed that is neither the input nor the output of a module, so a "
                 "trace cannot read it."
             )
         return self._constant(tensor, beside)
+
+    def _weight(self, tensor: Tensor) -> str:
+        if self.apart:
+            raise UnsupportedError(
+                f"{self._point}: what is done there computes with weights, and NDIF runs a trace "
+                "in a process that has none, unless it trusts you. If it does, pass trusted=True."
+            )
+        return self.places[id(tensor)]
+
+    def called(self, module: nn.Module, text: str, *args: Any) -> Any:
+        """What a module makes of other inputs, beside the pass; the server calls its own module.
+
+        Args:
+            module: of the twin.
+            text: the module as text.
+            args: its arguments.
+        """
+        before, self._recording = self._recording, False
+        out = type(module).forward(module, *args)
+        self._recording = before
+        main = self._text(next(one for one in args if self._is_traced(one)))
+        told = ", ".join(literal(one, lambda t: self._text(t, main), main) for one in args)
+        name = f"v{self.block.number()}"
+        self.block.lines.append(Statement(f"{name} = {text}({told})", name))
+        self._note(out, Value(self.block, name))
+        return out
 
     def _elsewhere(self, value: Value) -> str:
         return value.block.exports.setdefault(

@@ -1,7 +1,10 @@
 """Which points a trace can have, and the sites of those, recorded."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -10,8 +13,8 @@ from lensbridge.engines.nnsight.recorder import Recorder
 from lensbridge.errors import UnsupportedError
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
-from lensbridge.sites.composed import OuterSite, RepeatedSite
-from lensbridge.sites.derived import ClippedSite, LatentSite
+from lensbridge.sites.composed import BranchInputSite, OuterSite, RepeatedSite
+from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite
 from lensbridge.sites.experts import ExpertSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.site import Call, Chain, SharedInputSite, Site, Stage
@@ -36,19 +39,19 @@ def reason(site: Site) -> str | None:
     return None
 
 
-def edit_reason(site: Site, copies: bool) -> str | None:
+def edit_reason(site: Site, apart: bool) -> str | None:
     """Why an edit of a point that can be read cannot be in a trace; None: it can.
 
     Args:
         site: the site of the point.
-        copies: whether the trace may be given copies of what modules read. NDIF runs code that it
-            does not trust in another process than the model, which it then writes back to.
+        apart: whether the trace runs in another process than the model, and is given copies of what
+            modules read.
     """
     inner = innermost(site)
-    if copies and isinstance(inner, SharedInputSite):
+    if apart and isinstance(inner, SharedInputSite):
         return (
-            "its tensor goes on to a module and past it, and NDIF may hand a trace a copy, which "
-            "goes on to the module only"
+            "its tensor goes on to a module and past it, and NDIF hands a trace a copy, which goes "
+            "on to the module only, unless it trusts you (pass trusted=True)"
         )
     if isinstance(inner, LatentSite):
         return "whether the part that all heads share stays as it is shows only on the server"
@@ -70,7 +73,6 @@ class RecordedSite(OuterSite):
 
     recorder: Recorder
     placed: Placed
-    copies: bool = False
 
     def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         outputs = dict.fromkeys(one.module for one in stages if one.phase == "output")
@@ -86,13 +88,29 @@ class RecordedSite(OuterSite):
             if edits:
                 self._require_editable()
             module = self.placed(call.module)
-            with self.recorder.visit(module, stage.phase, call, self.name, edits):
+            visit = self.recorder.visit(module, stage.phase, call, self.name, edits)
+            with visit, self._calling():
                 stage.act(call, chain)
 
         return stage._replace(act=act, look=None)
 
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Inside, modules that a site calls beside the pass are called on the server."""
+        inner: Any = innermost(self)
+        called = [inner.norm] if isinstance(inner, BranchInputSite) else []
+        called = [inner.norm, inner.projection] if isinstance(inner, HeadInputSite) else called
+        modules: list[Any] = [one for one in called if one is not None]
+        for one in modules:
+            one.forward = partial(self.recorder.called, one, self.placed(one))
+        try:
+            yield
+        finally:
+            for one in modules:
+                del one.forward
+
     def _require_editable(self) -> None:
-        why = edit_reason(self.inner, self.copies)
+        why = edit_reason(self.inner, self.recorder.apart)
         if why:
             raise UnsupportedError(
                 f"{self.name} can be read through nnsight but not edited: {why}. Edit another "
@@ -112,11 +130,10 @@ class RecordedSites(Mapping[str, Site]):
     native: Mapping[str, Site]
     recorder: Recorder
     placed: Placed
-    copies: bool = False
 
     def __getitem__(self, name: str) -> Site:
         site = self.native[name]
-        return RecordedSite(site.info, site, self.recorder, self.placed, self.copies)
+        return RecordedSite(site.info, site, self.recorder, self.placed)
 
     def __contains__(self, name: object) -> bool:
         return name in self.native

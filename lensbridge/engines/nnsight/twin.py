@@ -58,16 +58,16 @@ class Twin:
                     yield id(one), f"{text}.{name}"
 
     @contextmanager
-    def recording(self, copies: bool = False) -> Iterator[tuple[LensModel, Recorder]]:
+    def recording(self, apart: bool = False) -> Iterator[tuple[LensModel, Recorder]]:
         """Inside, what the lens runs is written down by the recorder.
 
         Args:
-            copies: whether the trace may be given copies of what modules read.
+            apart: whether the trace runs in another process than the model.
         """
-        recorder, engine = Recorder(self.places), self.lens.engine
+        recorder, engine = Recorder(self.places, apart), self.lens.engine
         experts = self.lens.cfg.n_experts
         run = engine.run
-        engine.native_sites = RecordedSites(self.sites, recorder, self.modules.__getitem__, copies)
+        engine.native_sites = RecordedSites(self.sites, recorder, self.modules.__getitem__)
         engine.run = partial(self._run, run, recorder, experts)  # type: ignore[method-assign]
         handles = [
             self.hf_model.register_forward_pre_hook(partial(_begin, recorder), with_kwargs=True),
