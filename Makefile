@@ -132,6 +132,7 @@ build/peers/.installed: pyproject.toml constraints.txt constraints-peers.txt
 	$(PEERS) -m pip install --quiet --no-deps -c constraints-peers.txt \
 		circuit-tracer auto-circuit ordered-set attrs concept-erasure repeng steering-vectors \
 		tuned-lens
+	$(PEERS) -m pip install --quiet --no-deps --ignore-requires-python -c constraints-peers.txt ndif
 	@touch $@
 
 # With quantization libraries, in an environment of their own. GPTQModel asks for other versions of
