@@ -195,6 +195,16 @@ def test_json_that_a_person_writes() -> None:
     )
 
 
+def test_the_loss_may_be_written_as_a_word() -> None:
+    text = json.dumps({**HEAD, "inputs": TEXT, "metric": "loss"})
+    assert Experiment.from_json(text) == Experiment(TEXT, metric="loss")
+    assert Experiment(TEXT, metric="loss") == Experiment(TEXT, metric=Loss())
+    text = json.dumps({**HEAD, "inputs": TEXT, "metric": {"a": "loss"}})
+    assert Experiment.from_json(text) == Experiment(TEXT, metric={"a": Loss()})
+    with pytest.raises(InputError, match="'los' is no declared metric"):
+        Experiment(TEXT, metric="los")
+
+
 HEAD = {"format": "lensbridge.experiment/1"}
 
 

@@ -24,7 +24,7 @@ _VOCABULARY = ("The vocabulary", "vocabulary.md")
 PACKAGES = (
     Package("lensbridge", (_README,)),
     Package("lensbridge.hooks", (_README, ("Points", "points.md"))),
-    Package("lensbridge.experiments", (("Run an experiment", "how-to/experiments.md"),)),
+    Package("lensbridge.experiments", (("Experiments as data", "how-to/experiments.md"),)),
     Package("lensbridge.patching", (("Patch activations", "how-to/patching.md"),)),
     Package("lensbridge.causal", (_ATTRIBUTE,)),
     Package("lensbridge.gradients", (_INTERVENE, _ATTRIBUTE)),

@@ -118,9 +118,9 @@ def _understood(name: str, value: Any, store: Store) -> Any:
             return {key: _read_cell(one, store) for key, one in value.items()}
         return [_read_cell(one, store) for one in value]
     if name == "metric":
-        if isinstance(value.get("kind"), str):
-            return read_metric(value, store)
-        return {key: read_metric(one, store) for key, one in value.items()}
+        if isinstance(value, str) or isinstance(value.get("kind"), str):
+            return _read_one_metric(value, store)
+        return {key: _read_one_metric(one, store) for key, one in value.items()}
     found = unpacked(value, store)
     return list(found) if name == "pos_slice" and isinstance(found, tuple) else found
 
@@ -137,6 +137,10 @@ def _read_cell(given: Any, store: Store) -> Any:
     if isinstance(given, list):
         return [read(one, store) for one in given]
     return read(given, store)
+
+
+def _read_one_metric(given: Any, store: Store) -> Any:
+    return given if isinstance(given, str) else read_metric(given, store)
 
 
 def read_metric(given: dict[str, Any], store: Store) -> Metric:

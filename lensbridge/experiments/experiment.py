@@ -32,7 +32,7 @@ class Experiment:
         points: whose activations are kept, in every form of a `names_filter` but a function. None:
             no activation; "*": all.
         interventions: those of `lensbridge.interventions` that are in force in every run.
-        metric: a declared metric (`LogitDiff`, `LogProb`, `KL`...), or several by name.
+        metric: a declared metric (`LogitDiff`, `LogProb`, `KL`...) or "loss", or several by name.
         sweep: cells, each an intervention or a list of several: one run for each, measured by the
             metric. A mapping gives each cell a name.
         gradients: points at which the gradients of the metric are kept.
@@ -65,7 +65,7 @@ class Experiment:
     inputs: Any
     points: NamesFilter = None
     interventions: "Intervention | Sequence[Intervention]" = ()
-    metric: "Metric | Mapping[str, Metric] | None" = None
+    metric: "Metric | Mapping[str, Metric] | str | None" = None
     sweep: Any = None
     gradients: NamesFilter = None
     generate: "Mapping[str, Any] | None" = None
@@ -82,7 +82,8 @@ class Experiment:
         """The metrics by name; one without a name is called "metric"."""
         if self.metric is None:
             return {}
-        return {"metric": self.metric} if isinstance(self.metric, Metric) else dict(self.metric)
+        given: Any = self.metric
+        return dict(given) if isinstance(given, Mapping) else {"metric": given}
 
     @property
     def edits(self) -> tuple[Intervention, ...]:

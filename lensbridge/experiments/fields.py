@@ -11,7 +11,7 @@ from lensbridge.inputs.chat import are_chats, is_chat, refuse_message
 from lensbridge.inputs.prompts import Encoded, is_text, plain_input
 from lensbridge.inputs.tokens import as_tensor
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.metrics import Metric
+from lensbridge.metrics import Loss, Metric
 from lensbridge.tensors.slices import PosSlice
 
 OF_RUNS = ("logits", "loss")
@@ -104,21 +104,23 @@ def interventions(given: Any) -> tuple[Intervention, ...]:
 
 
 def metric(given: Any) -> Any:
-    """A metric, or several by name.
+    """A metric, or several by name; "loss" is `Loss()`.
 
     Raises:
         InputError: a function, which cannot be written to JSON, or an empty mapping.
     """
-    if given is None or isinstance(given, Metric):
-        return given
     if isinstance(given, Mapping):
         if not given:
             raise InputError("The mapping of metrics is empty: there is nothing to measure.")
-        for name, one in given.items():
-            if not isinstance(name, str) or not isinstance(one, Metric):
-                raise _no_metric(one)
-        return dict(given)
-    raise _no_metric(given)
+        return {str(name): _one_metric(one) for name, one in given.items()}
+    return None if given is None else _one_metric(given)
+
+
+def _one_metric(given: Any) -> Metric:
+    found = Loss() if given == "loss" else given
+    if not isinstance(found, Metric):
+        raise _no_metric(given)
+    return found
 
 
 def _no_metric(given: Any) -> InputError:
