@@ -53,11 +53,11 @@ class ResNet(nn.Module):
 class Recurrent(nn.Module):
     """A language model without layers: ids to scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: int = 20) -> None:
         super().__init__()
-        self.table = nn.Embedding(20, 6)
+        self.table = nn.Embedding(ids, 6)
         self.lstm = nn.LSTM(6, 8, 2, batch_first=True)
-        self.head = nn.Linear(8, 20)
+        self.head = nn.Linear(8, ids)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(self.lstm(self.table(ids))[0])

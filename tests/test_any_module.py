@@ -394,6 +394,13 @@ def test_gradients_are_autograds_also_where_modules_write_in_place(model: Any, n
         model.gradients(IMAGES, "conv1")
 
 
+def test_activations_times_gradients(model: Any) -> None:
+    found = model.activation_x_gradient(IMAGES, "fc", of=lambda out: out[:, 1].sum())
+    wanted = torch.zeros(2, 5)
+    wanted[:, 1] = model(IMAGES)[:, 1]
+    assert torch.equal(found["fc"], wanted)
+
+
 def test_gradients_of_outputs_that_are_no_tensor() -> None:
     bare = made(Encoder())
     model = lensbridge.load(bare)
@@ -435,6 +442,19 @@ def test_words_of_transformers_say_what_there_is_instead(model: Any) -> None:
         _ = model.conv1
 
 
+def test_text_is_made_ids_if_there_is_a_tokenizer() -> None:
+    tokenizer = lensbridge.load("demo").tokenizer
+    bare = made(Recurrent(len(tokenizer)))
+    model: Any = lensbridge.load(bare, tokenizer=tokenizer)
+    ids = model.to_tokens("The Eiffel Tower")
+    output, cache = model.run_with_cache("The Eiffel Tower", "lstm.output")
+    assert torch.equal(output, bare(ids))
+    assert torch.equal(cache["lstm"], bare.lstm(bare.table(ids))[0])
+    assert torch.equal(model("The Eiffel Tower"), bare(ids))
+    with pytest.raises(InputError, match="no argument attention_mask"):
+        model(["The Eiffel Tower", "Paris"])
+
+
 def test_names_globs_and_what_a_point_is(model: Any) -> None:
     assert model.hook_names[:3] == ["hook_in", "conv1.hook_in", "conv1.hook_out"]
     assert model.hook_names[-1] == "hook_out"
@@ -447,6 +467,10 @@ def test_names_globs_and_what_a_point_is(model: Any) -> None:
     assert cache.axes("layer1.0.conv1") == "b u y w"
     one = model.run_with_cache(IMAGES[:1], "conv1", remove_batch_dim=True)[1]
     assert one["conv1"].shape == (6, 4, 4)
+    for spelling in ("conv1", "conv1.output", "conv1.hook_out"):
+        assert model.explain(spelling).name == "conv1.hook_out"
+    assert model.explain("layer1.0.relu@1.input").name == "layer1.0.relu@1.hook_in"
+    assert model.explain("output").name == "hook_out"
     told = str(model.explain("conv1"))
     assert "conv1 (Conv2d), output" in told
     assert "b u y w" in told

@@ -1,7 +1,8 @@
 """How a plain module is called: the input as a user writes it, and the module in the engine's form.
 
 A tuple holds the positional arguments, a mapping whose keys are names of arguments the keyword
-ones; anything else is the first argument. Nothing is converted or moved.
+ones; anything else is the first argument. Nothing is converted or moved, but text is made ids if
+there is a tokenizer.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from lensbridge.errors import InputError
 from lensbridge.hooks.forward import Span
 from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.inputs.prompts import is_text
 from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.calling import Calling
 from lensbridge.native.multiplier import Multiplier
@@ -151,11 +153,31 @@ class ModulePreparer:
     def _read(self, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if given is None:
             return (), {}
+        if is_text(given) and self.tokens.tokenizer is not None:
+            return self._encoded(given)
         if isinstance(given, tuple):
             return given, {}
         if isinstance(given, Mapping) and self._names_arguments(given):
             return (), dict(given)
         return (given,), {}
+
+    def _encoded(self, text: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Text as ids, for a module that was loaded with a tokenizer.
+
+        Raises:
+            InputError: texts of different lengths, and the forward takes no mask.
+        """
+        rows = self.tokens.encode(text)
+        ids, mask = rows.ids.to(self.device), rows.mask.to(self.device)
+        if bool(mask.all()):
+            return (ids,), {}
+        if "attention_mask" not in self.accepted:
+            raise InputError(
+                f"The forward of {type(self.native.core).__name__} has no argument attention_mask, "
+                "so texts of different lengths cannot be padded into one batch. Run them one by "
+                "one, or cut them to one length."
+            )
+        return (ids,), {"attention_mask": mask}
 
     def _names_arguments(self, given: Mapping[Any, Any]) -> bool:
         named = all(isinstance(name, str) for name in given)

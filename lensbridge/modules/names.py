@@ -11,6 +11,7 @@ from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.modules import Parts
 
 _MARKS = "*?["
+_OTHER = {"input": "hook_in", "output": "hook_out"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,14 +28,17 @@ class ModuleNames(PointNames):
         return f"ModuleNames({len(self.names)} names)"
 
     def canonical(self, name: Name) -> str:
-        """The name of a point; the path of a module alone means its output.
+        """The name of a point; the path of a module alone means its output. nnsight's spellings,
+        `conv1.input` and `conv1.output`, are accepted.
 
         Raises:
             UnknownPointError: there is no such name; the message has similar ones.
             AbsentPointError: the name is one of a transformer's points.
         """
         if isinstance(name, str):
-            for full in (name, f"{name}.hook_out"):
+            path, _, last = name.rpartition(".")
+            other = f"{path}.{_OTHER[last]}" if last in _OTHER else name
+            for full in (name, f"{name}.hook_out", other.removeprefix(".")):
                 if self._has(full):
                     return full
         raise self._missing(name if isinstance(name, str) else f"{tuple(name)!r}")
