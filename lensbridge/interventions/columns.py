@@ -114,7 +114,8 @@ class Window:
 
     def made(self, device: torch.device) -> Tensor:
         """Shapes: `[1, n]`, the columns of this pass that generation added."""
-        return torch.arange(max(self.prompt, self.start), self.end, device=device)[None]
+        first = max(self.prompt, self.start)  # a pass may end before the prompt does
+        return torch.arange(first, max(self.end, first), device=device)[None]
 
     def is_token(self, columns: Tensor) -> Tensor:
         """Which of some columns hold tokens. Shapes: `[rows or 1, n]` -> `[rows, n]`"""

@@ -125,7 +125,10 @@ def check_rows(acts: Iterable[Act], rows: int) -> None:
     """
     for one in acts:
         edit = one.intervention
-        if rows > 1 and edit is not None and not one.alone and not edit.works_by_row:
+        if rows == 1 or edit is None or one.alone:
+            continue
+        draws = edit.origin is None and not edit.at(examples=None).works_by_row
+        if draws:  # rows with values of their own are told apart in the workers
             raise UnsupportedError(
                 f"{type(edit).__name__} at {one.name} draws its numbers for a whole batch, and "
                 "each of vLLM's requests is run for itself. Run the texts one by one."

@@ -14,7 +14,7 @@ from lensbridge.experiments import Experiment, ExperimentResult
 from lensbridge.experiments.running import Running
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import acting
-from lensbridge.model import LensModel
+from lensbridge.interventions.running import edited
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.base_run import BaseRun
 from lensbridge.sweeps.grid import Grid
@@ -25,7 +25,7 @@ from lensbridge.sweeps.running import Measured
 LACKING = {"gradients": "vLLM computes no gradients"}
 
 
-def run(model: LensModel, experiment: Experiment) -> ExperimentResult:
+def run(model: Any, experiment: Experiment) -> ExperimentResult:
     """Run an experiment in vLLM.
 
     Raises:
@@ -48,9 +48,9 @@ class _Running(Running):
         apart = any(one.reduce == "none" for one in asked.metrics.values())
         named = isinstance(asked.metric, Mapping)
         metric: Any = self.metrics if named else self.metrics["metric"]
-        cells = [[*self.acting, *interventions_of(cell)] for cell in asked.sweep]
         reduce = "none" if apart else "scalar"
-        return sweep(model, self.inputs, cells, metric, reduce=reduce, baseline=True)
+        with edited(model, self.acting):
+            return sweep(model, self.inputs, asked.sweep, metric, reduce=reduce, baseline=True)
 
 
 def sweep(

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lensbridge.analysis.methods import AnalysisMethods
 from lensbridge.engines.vllm import settings
 from lensbridge.engines.vllm.acting import Acting, check_rows, own_acts
+from lensbridge.engines.vllm.fetched_weights import FetchedWeights
+from lensbridge.engines.vllm.generating import VLLMGeneration
 from lensbridge.engines.vllm.program import Act, to_text
 from lensbridge.engines.vllm.requests import Request, Runner, batched, ids_of, rows_of
 from lensbridge.engines.vllm.sites import KERNEL
 from lensbridge.engines.vllm.skeleton import skeleton
 from lensbridge.engines.vllm.workers import Workers
-from lensbridge.errors import InputError, UnsupportedError, WeightError
+from lensbridge.errors import InputError, UnsupportedError
 from lensbridge.experiments import Experiment, ExperimentResult
-from lensbridge.generation import options as generation
+from lensbridge.experiments.methods import ExperimentMethods
 from lensbridge.hooked_model import LogitsAndLoss, Result, ReturnType
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.inputs.prepare import Prepared, Preparer
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import callbacks_of
-from lensbridge.model import LensModel
+from lensbridge.interventions.methods import InterventionMethods
+from lensbridge.interventions.plan import acting, callbacks_of
 from lensbridge.native.parts import ResolvedModel
+from lensbridge.patching.methods import SweepMethods
 from lensbridge.points.names import template
 from lensbridge.points.point_names import PointNames
 from lensbridge.sites.wiring.index import SiteIndex
-from lensbridge.tensors.layer_stack import LayerStack
-from lensbridge.weights.components import Components
 
 _TAKEN = ("prepend_bos", "padding_side", "attention_mask", "add_generation_prompt", "use_cache")
 
@@ -44,10 +45,18 @@ class _HostPreparer(Preparer):
         return torch.device("cpu")
 
 
-class VLLMModel(LensModel):
+class VLLMModel(
+    ExperimentMethods,
+    VLLMGeneration,
+    InterventionMethods,
+    SweepMethods,
+    AnalysisMethods,
+    FetchedWeights,
+):
     """A model that vLLM runs: activations, interventions and weights under the field's names.
 
-    It has the methods of `LensModel` for runs, caches, interventions, generation and experiments.
+    It has the methods of `LensModel` for runs, caches, interventions, sweeps, generation,
+    experiments and analysis; those that need gradients or other modules are not there.
     What is read or edited is sent to vLLM's workers as data, and requests of one batch can have
     interventions of their own. `load_vllm` makes one.
 
@@ -61,12 +70,10 @@ class VLLMModel(LensModel):
     """
 
     def __init__(self, llm: Any, find_tokenizer: Callable[[], Any] | None = None) -> None:
-        settings.check(llm)
         self.llm = llm
         self._workers = Workers(llm)
         self._told: dict[str, Any] = self._workers.ask("describe")[0]
         self._runner = Runner(self._workers, settings.vllm().SamplingParams)
-        self._filled = False
         super().__init__(skeleton(llm), find_tokenizer or llm.get_tokenizer)
 
     def _look(self) -> None:
@@ -79,7 +86,8 @@ class VLLMModel(LensModel):
         fixed = {name: site for name, site in every.fixed.items() if name in there}
         lost = {template(name) for name in every.fixed if name not in there}
         absent = {**names.absent, **dict.fromkeys(lost, KERNEL)}
-        return SiteIndex(fixed, {}), replace(names, index=SiteIndex(fixed, {}), absent=absent)
+        here = SiteIndex(fixed, {})
+        return here, replace(names, index=here, absent=absent, native=())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,6 +99,27 @@ class VLLMModel(LensModel):
     def device(self) -> torch.device:
         """Where inputs go and activations come back."""
         return torch.device("cpu")
+
+    def plan(self, *args: Any, **options: Any) -> Any:
+        """Refused: vLLM decides what a run takes.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "vLLM decides what runs together and where it is kept, so there is no plan of a run. "
+            "Keep fewer points (names_filter) or positions (pos_slice) where memory is short."
+        )
+
+    def logit_lens(self, *args: Any, **options: Any) -> Any:
+        """The logit lens, computed in this process; see `LensModel.logit_lens`.
+
+        Args:
+            args: as there.
+            options: as there.
+        """
+        self.fetch_weights()
+        return super().logit_lens(*args, **options)
 
     # --- runs --------------------------------------------------------------------------------
 
@@ -269,98 +298,43 @@ class VLLMModel(LensModel):
         alone = Prepared(torch.tensor([ids]), None, None, None)
         return own_acts(self, given, alone, new)
 
-    # --- generation --------------------------------------------------------------------------
-
-    def generate(  # type: ignore[override]  # fewer options
-        self,
-        input: Any = None,
-        max_new_tokens: int = 10,
-        stop_at_eos: bool = True,
-        eos_token_id: int | list[int] | None = None,
-        do_sample: bool = True,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float = 1.0,
-        *,
-        prepend_bos: bool | None = None,
-        padding_side: Any = None,
-        return_type: generation.ReturnType = "input",
-        verbose: bool = True,
-        interventions: Any = (),
-        add_generation_prompt: bool | None = None,
-        seed: int | None = None,
-        **other: Any,
-    ) -> Any:
-        """Continue text with vLLM. Its sampling draws other numbers than HuggingFace's.
+    def run_with_cache(self, *args: Any, incl_bwd: bool = False, **options: Any) -> Any:  # type: ignore[override]
+        """Run texts in vLLM and keep activations; see `LensModel.run_with_cache`.
 
         Args:
-            input: text or ids, or a list.
-            max_new_tokens: how many at most.
-            stop_at_eos: end a row at its EOS token.
-            eos_token_id: other ids that end a row.
-            do_sample: sample, or take the likeliest token (as does `temperature=0`).
-            top_k: sample among this many.
-            top_p: sample among the likeliest that have this probability together.
-            temperature: divides the logits.
-            prepend_bos: BOS before text; None means the default (True).
-            padding_side: where short texts are padded in what comes back; None: on the left.
-            return_type: "input" (text for text, ids for ids), "str" or "tokens".
-            verbose: nothing; vLLM shows no bar here.
+            args: as there.
+            incl_bwd: refused.
+            options: as there, and `interventions`: one or several for all rows, or a list with an
+                entry for each row: its interventions, or None.
+
+        Raises:
+            AbsentPointError: a point that vLLM never has.
+            UnsupportedError: what vLLM cannot do.
+        """
+        if incl_bwd:
+            raise UnsupportedError(
+                "vLLM computes no gradients. Load the model with lensbridge.load(name)."
+            )
+        return super().run_with_cache(*args, **options)
+
+    def run_with_interventions(self, input: Any, interventions: Any, **forward: Any) -> Any:  # type: ignore[override]
+        """Run texts in vLLM with interventions.
+
+        Args:
+            input: text or ids.
             interventions: one or several for all rows; or a list with an entry for each row: its
-                interventions, or None. They act in one batch.
-            add_generation_prompt: as in `LensModel.generate`.
-            seed: of the sampling.
-            other: refused.
+                interventions, or None.
+            forward: as in `forward`.
 
         Raises:
-            UnsupportedError: an option that vLLM does not have.
-            ContextLengthError: prompt and new tokens exceed the context of the `LLM`.
+            InputError: an intervention does not fit.
+            UnsupportedError: what vLLM cannot do.
         """
-        for name, value in other.items():
-            if value:
-                raise UnsupportedError(
-                    f"The vLLM engine has no {name}. It generates with do_sample, top_k, top_p, "
-                    "temperature and seed; for activations of what was generated call "
-                    "run_with_cache on it."
-                )
-        generation.check_return_type(return_type, self.tokens)
-        text = {
-            "prepend_bos": prepend_bos,
-            "padding_side": padding_side or "left",
-            "add_generation_prompt": add_generation_prompt,
-        }
-        prepared = self._prepared(input, text)
-        sampling = {
-            "max_tokens": max_new_tokens,
-            "temperature": temperature if do_sample else 0.0,
-            "top_p": 1.0 if top_p is None else top_p,
-            "top_k": 0 if top_k is None else top_k,
-            "ignore_eos": not stop_at_eos,
-            "stop_token_ids": _several(eos_token_id),
-            "seed": seed,
-        }
-        made = self.run_rows(prepared, [], interventions, **sampling)
-        found = self._with_new(prepared, made)
-        return generation.as_asked(found, input, return_type, self.tokens, prepared.mask)
+        common, own = _shared_and_own(interventions, 0)
+        acting([*common, *(one for several in own for one in several)])
+        return self.run_with_hooks(input, interventions=interventions, **forward)
 
-    def _with_new(self, prepared: Prepared, made: list[list[int]]) -> Tensor:
-        """The rows with what was generated after them. Shapes: `[batch, pos]`"""
-        pad = 0
-        with suppress(Exception):
-            pad = self.tokens.pad_token_id
-        longest = max(map(len, made))
-        new = torch.tensor([row + [pad] * (longest - len(row)) for row in made])
-        return torch.cat([ids_of(prepared), new], dim=1)
-
-    def stream(self, *args: Any, **options: Any) -> Any:
-        """Refused: vLLM's `LLM` gives a text when it is finished.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            "An LLM of vLLM gives a text when it is finished, not piece by piece. Call generate()."
-        )
+    # --- experiments ---------------------------------------------------------------------------
 
     def run(self, experiment: Experiment) -> ExperimentResult:
         """Run an experiment in vLLM; see `LensModel.run`.
@@ -388,56 +362,6 @@ class VLLMModel(LensModel):
 
         return sweep(self, base, cells, metric, **options)
 
-    # --- weights -----------------------------------------------------------------------------
-
-    def weight(self, name: str) -> Tensor:
-        """A weight by its name, from vLLM's worker: a copy.
-
-        Raises:
-            WeightError: the model has no such weight.
-        """
-        self._known(name)
-        if self.llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size > 1:
-            raise WeightError("Each worker of this LLM has a part of every weight.")
-        return self._workers.ask("weight", name=name)[1]["weight"]
-
-    def weight_stack(self, name: str) -> LayerStack:
-        """One weight of every layer, by its name in a block; each is fetched when it is read.
-
-        Raises:
-            WeightError: not every layer has it.
-        """
-        super().weight_stack(name)  # its checks
-        prefix, count = self.native.main.prefix, self.native.sizes.n_layers
-        return LayerStack.of(
-            [lambda i=i: self.weight(f"{prefix}.{i}.{name}") for i in range(count)]
-        )  # type: ignore[misc]
-
-    @property
-    def W_E(self) -> Tensor:
-        """Shapes: `[d_vocab, d_model]`"""
-        return self.weight("embed.W_E")
-
-    @property
-    def W_pos(self) -> Tensor:
-        """Shapes: `[n_ctx, d_model]`"""
-        return self.weight("pos_embed.W_pos")
-
-    @property
-    def W_U(self) -> Tensor:
-        """Shapes: `[d_model, d_vocab]`"""
-        return self.weight("unembed.W_U")
-
-    @property
-    def b_U(self) -> Tensor:
-        """Shapes: `[d_vocab]`"""
-        return self.weight("unembed.b_U")
-
-    @property
-    def components(self) -> Components:
-        """Every part under the field's names."""
-        return super().components
-
 
 _GREEDY = {"temperature": 0.0, "detokenize": False}
 
@@ -455,14 +379,10 @@ def _into(values: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
     return lambda value: values.update({name: value})
 
 
-def _several(given: int | list[int] | None) -> list[int] | None:
-    return [given] if isinstance(given, int) else given
-
-
 def _shared_and_own(
     each: Any, rows: int
 ) -> tuple[list[Intervention], list[Sequence[Intervention]]]:
-    """Interventions of all rows, and those of each row.
+    """Interventions of all rows, and those of each row; with 0 rows, of as many as there are.
 
     Raises:
         InputError: there is not one entry for each row.
@@ -473,7 +393,7 @@ def _shared_and_own(
     listed = list(each)
     if all(isinstance(one, Intervention) for one in listed):
         return listed, nobody
-    if len(listed) != rows:
+    if rows and len(listed) != rows:
         raise InputError(
             f"interventions has {len(listed)} entries, and there are {rows} rows. Give one or "
             "several interventions for all rows; or one entry for each row: a list of "

@@ -13,6 +13,7 @@ from lensbridge.engines.vllm.plugin import register
 
 def open_llm(llm: Any, tokenizer: Any = None) -> VLLMModel:
     """Open an `LLM`; `lensbridge.load_vllm` calls this."""
+    settings.check(llm)
     return VLLMModel(llm, None if tokenizer is None else lambda: tokenizer)
 
 
