@@ -9,6 +9,7 @@ from typing import Any
 from lensbridge.errors import InputError
 from lensbridge.harvest.source import Document
 from lensbridge.harvest.spec import Separator
+from lensbridge.inputs.chat import written
 from lensbridge.inputs.tokens import Tokens
 
 _TOGETHER = 64
@@ -119,7 +120,7 @@ class Encoder:
 
     def _chat(self, messages: Any, number: int) -> list[int]:
         try:
-            text = self.tokens.need().apply_chat_template(messages, tokenize=False)
+            text = written(self.tokens.need(), messages, add_generation_prompt=False)
             ids: list[int] = self.tokens.need()(text, add_special_tokens=False, verbose=False)[
                 "input_ids"
             ]

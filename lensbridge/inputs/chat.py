@@ -71,7 +71,7 @@ def written(tokenizer: Any, messages: Any, add_generation_prompt: bool | None = 
             f"A chat is a list of messages, each with a role and a content; got {messages!r:.80}. "
             "Several chats are a list of such lists."
         )
-    if getattr(tokenizer, "chat_template", None) is None:
+    if getattr(tokenizer, "chat_template", "") is None:  # some have a template without saying so
         raise InputError(
             "The input is messages of a chat, and the tokenizer has no chat template, as that of a "
             "model that was not trained on chats. Set model.tokenizer.chat_template, or make a "
