@@ -88,7 +88,10 @@ TOP: Table = {
     ),
     # analyses
     **entries(
-        ("steer", "steering", "add_vector", "SteeringVector", "ActivationAddition"),
+        (
+            *("steer", "steering", "add_vector", "SteeringVector", "ActivationAddition"),
+            *("train_steering_vector", "ControlVector", "ControlModel", "repeng"),
+        ),
         _of_room(
             "lensbridge.interventions.steering_vector(model, texts, others, ('resid_post', 1))",
             "makes a steering vector, which model.run_with_interventions and generate take",
@@ -106,8 +109,29 @@ TOP: Table = {
         _of_room("lensbridge.causal.attribution_patch", "approximates patching by gradients"),
     ),
     **entries(
-        ("lens", "LogitLens", "tuned_lens"),
+        ("lens", "LogitLens"),
         _of_room("lensbridge.analysis.logit_lens(model, input)", "reads the stream as tokens"),
+    ),
+    **entries(
+        ("tuned_lens", "TunedLens"),
+        [
+            ("lensbridge.analysis.fit_tuned_lens(model, texts)", "fits a tuned lens"),
+            ("lensbridge.analysis.TunedLens.load", "reads one of the package tuned-lens"),
+        ],
+    ),
+    **entries(
+        ("LeaceEraser", "LeaceFitter", "leace", "erase", "concept_erasure", "scrub"),
+        _of_room(
+            "lensbridge.interventions.fit_erasure(model, texts + others, [0, 1])",
+            "erases a concept at every layer",
+        ),
+    ),
+    **entries(
+        ("rome", "ROME", "memit", "MEMIT", "edit_weights", "abliterate", "edited"),
+        [
+            ("model.edited({'blocks.1.mlp.W_out': 0.0})", "edits weights for the time of a block"),
+            ("lensbridge.editing", "has ROME, MEMIT and abliteration"),
+        ],
     ),
     "dla": _of_room("lensbridge.analysis.direct_logit_attribution", "attributes logits to parts"),
     **entries(
