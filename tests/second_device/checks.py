@@ -22,7 +22,18 @@ from lensbridge import Experiment, LensModel, patching
 from lensbridge.causal import attribution_patch
 from lensbridge.errors import InputError
 from lensbridge.experiments import KL, ExperimentResult, LogitDiff, Loss, Rank
-from lensbridge.interventions import Add, Project, Replace, Steer, Zero, steering_vector
+from lensbridge.interventions import (
+    Add,
+    Apply,
+    GatedSteer,
+    NormPreservingSteer,
+    Project,
+    Replace,
+    Steer,
+    Swap,
+    Zero,
+    steering_vector,
+)
 from lensbridge.patching import Cell
 from lensbridge.points.names import layer_of
 
@@ -239,6 +250,37 @@ def test_sweeps_of_cells(pair: tuple[LensModel, LensModel]) -> None:
     cells = [Cell(("resid_pre", layer), (every, at), value) for layer in (0, 1) for at in range(6)]
     wanted, found = (model.sweep(IDS, cells, total) for model in pair)
     torch.testing.assert_close(found.values.cpu(), wanted.values, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_functions_and_masks(pair: tuple[LensModel, LensModel]) -> None:
+    mask = torch.zeros(2, 6).bool()
+    mask[0, 1] = mask[1, 4] = True
+    site, vector = ("resid_post", 0), torch.linspace(-1, 1, pair[0].cfg.d_model)
+    several = [
+        Zero(("z", 1), examples=[1]),
+        Swap(site, examples=[1], partners=[0], positions=2, source_positions=3),
+        Swap(site, partners=[1, 1]),
+        Zero(site, positions=mask),
+        Apply(site, torch.tanh, positions=mask),
+        NormPreservingSteer(site, vector, 2.0),
+        GatedSteer(site, vector, gate=vector),
+        Replace(site, vector, examples=0, positions=[[1]]),
+    ]
+    for one in several:
+        wanted, found = (model.run_with_interventions(IDS, one) for model in pair)
+        same(found, wanted, repr(one), rounds=True)
+    for positions in (mask, [[1, 2], [3, 4]], "last"):
+        wanted, found = (model.states_at(IDS, "resid_post", positions) for model in pair)
+        same(found, wanted, repr(positions))
+
+
+def test_sweeps_of_several_edits(pair: tuple[LensModel, LensModel]) -> None:
+    cells: list[Any] = [
+        [Zero(("mlp_out", 0), positions=i), Zero(("z", 1), heads=0)] for i in range(6)
+    ]
+    cells.append([Apply(("mlp_out", 0), torch.tanh), Apply(("resid_post", 1), torch.tanh)])
+    wanted, found = (model.sweep(IDS, cells, total) for model in pair)
+    same(found.values, wanted.values, rounds=True)
 
 
 def test_attribution_patching(with_gradients: tuple[LensModel, LensModel]) -> None:
