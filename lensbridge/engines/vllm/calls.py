@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lensbridge.engines.vllm.shards import Shards, heads_shards
 from lensbridge.sites.site import Call
 
 _RESIDUAL = "residual"
@@ -65,6 +66,8 @@ class ModuleCall:
         output: what it returned; None before that.
         sums_input: whether its input may be two summands.
         sums_output: whether its output may be two summands.
+        given: how its input is spread over workers; None: it is not.
+        returned: the same of its output.
     """
 
     module: nn.Module
@@ -73,6 +76,8 @@ class ModuleCall:
     output: Any = None
     sums_input: bool = False
     sums_output: bool = False
+    given: Shards | None = None
+    returned: Shards | None = None
     replaced: bool = False
     _own: set[Any] = field(default_factory=set)
 
@@ -167,12 +172,15 @@ class RequestCall(Call):
         if seen is not None:
             return seen
         value = self.rows.of(self.whole.argument(self.whole.main()))
+        if self.whole.given is not None:
+            return self.whole.given.whole(value)
         residual = self.whole.residual
         return value if residual is None else value + self.rows.of(residual)
 
     def replace_input(self, value: Tensor) -> None:
         """Call the module with another activation, for this request."""
-        residual = self.whole.residual
+        residual, spread = self.whole.residual, self.whole.given
+        value = value if spread is None else spread.mine(value)
         value = value if residual is None else value - self.rows.of(residual)
         self.rows.put(self.whole.writable(self.whole.main()), value)
 
@@ -184,22 +192,30 @@ class RequestCall(Call):
             self.rows.put(self.whole.argument(self.whole.main()), value)
 
     def argument(self, name: str) -> Tensor:
-        """An argument by its name."""
-        return self.rows.of(self.whole.argument(name))
+        """An argument of a kernel by its name, with all heads."""
+        value = self.rows.of(self.whole.argument(name))
+        spread = heads_shards(value.shape[-1])
+        return value if spread is None else spread.whole(value)
 
     def replace_argument(self, name: str, value: Tensor) -> None:
-        """Call the module with another argument, for this request."""
-        self.rows.put(self.whole.writable(name), value)
+        """Call a kernel with another argument, for this request."""
+        target = self.whole.writable(name)
+        spread = heads_shards(target.shape[-1])
+        value = value.reshape(*value.shape[:2], -1)
+        self.rows.put(target, value if spread is None else spread.mine(value))
 
     @property
     def result(self) -> Tensor:
         """What the module returns; of two summands, their sum."""
         value = self.rows.of(self.whole.result)
+        if self.whole.returned is not None:
+            return self.whole.returned.whole(value)
         carried = self.whole.carried
         return value if carried is None else value + self.rows.of(carried)
 
     def replace_result(self, value: Tensor) -> None:
         """Return another activation, for this request."""
-        carried = self.whole.carried
+        carried, spread = self.whole.carried, self.whole.returned
+        value = value if spread is None else spread.mine(value)
         value = value if carried is None else value - self.rows.of(carried)
         self.rows.put(self.whole.writable_result(), value)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lensbridge.engines.vllm.workers import Workers
-from lensbridge.errors import WeightError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.layer_stack import LayerStack
 from lensbridge.weights.components import Components
@@ -28,14 +27,9 @@ class FetchedWeights(HookedModel):
         """A weight by its name, from vLLM's worker: a copy.
 
         Raises:
-            WeightError: the model has no such weight, or each worker has a part of it.
+            WeightError: the model has no such weight.
         """
         self._require(name)
-        if self.llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size > 1:
-            raise WeightError(
-                "Each worker of this LLM has a part of every weight (tensor_parallel_size). Read "
-                "weights with lensbridge.load(name)."
-            )
         return self._workers.ask("weight", name=name)[1]["weight"]
 
     def _require(self, name: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.engines.vllm.description import described
+from lensbridge.engines.vllm.shards import input_shards, output_shards, rows_together
 from lensbridge.native.holding import PLAIN, Held
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import (
@@ -38,15 +39,22 @@ class ParallelLinear(Linear):
         stored: Tensor = module.weight
         if stored.shape == (self.n_out, self.n_in):
             return stored.mT
-        rows = torch.eye(self.n_in, dtype=stored.dtype, device=stored.device)
+        given, returned = input_shards(module), output_shards(module)
+        width = self.n_in if given is None else given.sections[0]
+        rows = torch.eye(width, dtype=stored.dtype, device=stored.device)
         found: Tensor = module.quant_method.apply(module, rows, None)
-        return found
+        if given is not None:
+            return rows_together(found)
+        return found if returned is None else returned.whole(found)
 
     def bias(self) -> Tensor:
         """Shapes: `[out]`. Zeros where the module has none."""
         module: Any = self.module
         stored: Tensor | None = getattr(module, "bias", None)
-        return module.weight.new_zeros(self.n_out) if stored is None else stored
+        returned = output_shards(module)
+        if stored is None:
+            return module.weight.new_zeros(self.n_out)
+        return stored if returned is None else returned.whole(stored)
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,15 @@ class HeadLinear(ParallelLinear):
     def weight(self) -> Tensor:
         """Shapes: `[d_model, d_vocab]`"""
         stored: Any = self.module.weight
-        return stored[: self.n_out].mT
+        return rows_together(stored)[: self.n_out].mT
 
     def bias(self) -> Tensor:
         """Shapes: `[d_vocab]`. Zeros where the head has none."""
         stored: Any = getattr(self.module, "bias", None)
-        return self.weight().new_zeros(self.n_out) if stored is None else stored[: self.n_out]
+        weight: Any = self.module.weight
+        if stored is None:
+            return weight.new_zeros(self.n_out)
+        return rows_together(stored)[: self.n_out]
 
 
 _PARTS = (StackPart, BlockPart, AttentionPart, MLPPart, Role)
@@ -98,8 +109,11 @@ def _parallel(part: Any) -> Any:
     return replace(part, **{one.name: _parallel(getattr(part, one.name)) for one in fields(part)})
 
 
-def logits_of(core: Any) -> Callable[[Tensor], Tensor]:
-    """What makes logits of the final norm's output. Shapes: `[token, d_model]` -> `[token, v]`"""
+def logits_of(core: Any) -> Callable[[Tensor], Tensor | None]:
+    """What makes logits of the final norm's output; None in workers that get none.
+
+    Shapes: `[token, d_model]` -> `[token, v]`
+    """
     return lambda hidden: core.compute_logits(hidden)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lensbridge.engines.vllm.calls import ModuleCall, RequestCall, Rows
 from lensbridge.engines.vllm.program import Example, Place, PointProgram
+from lensbridge.engines.vllm.shards import Shards, input_shards, output_shards
 from lensbridge.sites.site import Site, Stage
 
 Side = tuple[nn.Module, str]
@@ -142,11 +143,13 @@ class Passes:
         self.records: dict[str, Record] = {}
         self.parts: list[Part] = []
         self._hooked: dict[nn.Module, list[Any]] = {}
+        self._shards: dict[nn.Module, tuple[Shards | None, Shards | None]] = {}
 
     def add(self, name: str, program: Program) -> None:
         """Take a program in; its modules get hooks."""
         self.programs[name] = program
         for module in {*program.modules, self.core} - self._hooked.keys():
+            self._shards[module] = input_shards(module), output_shards(module)
             self._hooked[module] = [
                 module.register_forward_pre_hook(self._before, with_kwargs=True),
                 module.register_forward_hook(self._after, with_kwargs=True),
@@ -178,22 +181,32 @@ class Passes:
             self.parts = [part for part in found if part.tag.program in self.programs]
         if not self.parts:
             return None
-        inputs, _ = self.sums
-        whole = ModuleCall(module, list(args), dict(kwargs), sums_input=module in inputs)
+        whole = self._called(module, args, kwargs, None)
         self._act(whole, "input")
         return (tuple(whole.args), whole.kwargs) if whole.replaced else None
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if not self.parts:
             return None
-        inputs, outputs = self.sums
-        whole = ModuleCall(
-            module, list(args), dict(kwargs), output, module in inputs, module in outputs
-        )
+        whole = self._called(module, args, kwargs, output)
         self._act(whole, "output")
         if module is self.core:
             self.parts = []
         return whole.output if whole.replaced else None
+
+    def _called(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> ModuleCall:
+        inputs, outputs = self.sums
+        given, returned = self._shards[module]
+        return ModuleCall(
+            module,
+            list(args),
+            dict(kwargs),
+            output,
+            sums_input=module in inputs,
+            sums_output=module in outputs,
+            given=given,
+            returned=returned,
+        )
 
     def _act(self, whole: ModuleCall, side: str) -> None:
         for part in self.parts:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lensbridge.engines.vllm.calls import RequestCall
 from lensbridge.engines.vllm.parts import logits_of
+from lensbridge.engines.vllm.shards import output_shards
 from lensbridge.native.parts import AttentionPart, ResolvedModel
 from lensbridge.sites.derived import HeadInputSite, change
 from lensbridge.sites.dropout import members_of
@@ -77,6 +78,8 @@ class PackedHeadInputSite(HeadInputSite):
         stream = new[0, :, i, :].clone()
         normed = stream if self.norm is None else self.norm.forward(stream)
         projected = self.projection.forward(normed * self.in_scale)[0].unsqueeze(0)
+        spread = output_shards(self.projection)
+        projected = projected if spread is None else spread.whole(projected)
         return self.layout.split(projected)[..., i, :]
 
 
@@ -112,7 +115,9 @@ class HiddenLogitsSite(Site):
 
         def act(call: Call, chain: Chain) -> None:
             hidden: Tensor = call.result
-            chain.run(make(hidden[0]).unsqueeze(0))
+            logits = make(hidden[0])
+            if logits is not None:  # of several workers the first has them
+                chain.run(logits.unsqueeze(0))
 
         return [Stage(self.module, "output", 3, act)]
 

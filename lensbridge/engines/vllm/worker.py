@@ -16,6 +16,7 @@ from lensbridge.engines.vllm.packed_model import PackedModel
 from lensbridge.engines.vllm.parts import stream_modules
 from lensbridge.engines.vllm.passes import Passes, Program, Record
 from lensbridge.engines.vllm.program import from_text, points_of
+from lensbridge.engines.vllm.shards import rows_together
 from lensbridge.errors import UnsupportedError
 
 Answer = tuple[str, bytes]
@@ -97,8 +98,8 @@ class Session:
     def do_weight(self, name: str) -> Answer:
         """A weight by its name."""
         value = self.model.weight(name).detach()
-        rows = self.model.native.sizes.d_vocab
-        value = value[:rows] if name == "embed.W_E" else value
+        if name == "embed.W_E":
+            value = rows_together(value)[: self.model.native.sizes.d_vocab]
         return "{}", save({"weight": value.cpu().contiguous().clone()})
 
 
