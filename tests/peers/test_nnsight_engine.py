@@ -291,7 +291,7 @@ def steering() -> Iterator[tuple[str, list[Intervention]]]:
     yield "last", [Zero(("z", 1), heads=2, positions="last"), Scale(("mlp_out", 0), 2.0)]
 
 
-@pytest.mark.parametrize(("name", "edits"), steering(), ids=[name for name, _ in steering()])
+@pytest.mark.parametrize(("name", "edits"), list(steering()), ids=[name for name, _ in steering()])
 def test_generation_gives_the_same_text(name: str, edits: list[Intervention]) -> None:
     lens, elsewhere = demo()
     how = {"max_new_tokens": 5, "do_sample": False, "stop_at_eos": False}
