@@ -74,9 +74,9 @@ def integrated_gradients(
     """How much each token contributes to a number: the gradient, averaged along the straight line
     from a baseline to the input, times the difference of the two.
 
-    The contributions add up to the change of the number if there are enough steps; `gap` says by how
-    much they miss it. From zeros a model with RMS norms needs very many: its norms undo the length
-    of an embedding, so that nearly all changes close to zero. Begin at another input there.
+    The contributions add up to the change of the number if there are enough steps; `gap` says by
+    how much they miss it. From zeros a model with RMS norms needs very many: its norms undo the
+    length of an embedding, so that nearly all changes close to zero. Begin at another input there.
 
     Args:
         model: the model.
