@@ -35,7 +35,13 @@ PACKAGES = (
     Package("lensbridge.evals", (("Analyse a model", "how-to/analyse.md"),)),
     Package("lensbridge.saes", (("Use sparse autoencoders", "how-to/saes.md"),)),
     Package("lensbridge.harvest", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
-    Package("lensbridge.engines", (("Cache a dataset", "how-to/cache-a-dataset.md"),)),
+    Package(
+        "lensbridge.engines",
+        (
+            ("Cache a dataset", "how-to/cache-a-dataset.md"),
+            ("NDIF, through nnsight", "how-to/ndif.md"),
+        ),
+    ),
     Package("lensbridge.plans", (("Big models", "how-to/large-models.md"),)),
     Package("lensbridge.editing", (("Edit weights", "how-to/edit-weights.md"),)),
     Package("lensbridge.weights", (("Big models", "how-to/large-models.md"),)),
