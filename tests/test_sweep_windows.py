@@ -166,6 +166,24 @@ def test_any_edits_together(family: str, cells: list[list[Intervention]], read: 
     assert torch.equal(exact.values, wanted)
 
 
+@pytest.mark.parametrize("read", [metric, last, early])
+def test_edits_that_look_at_other_positions(read: Any) -> None:
+    """They see what earlier edits changed, after the position that is read and before their own."""
+    model, ids = loaded("llama"), tokens(2, LENGTH)
+
+    def mean(layer: int, **at: Any) -> Mean:
+        return Mean(("resid_post", layer), over="all", exclude_special_tokens=False, **at)
+
+    cells = [
+        [Replace(("mlp_out", 0), 9.0, positions=5), mean(1, positions=2)],
+        [Replace(("mlp_out", 0), 9.0, positions=1), mean(LAYERS - 1, positions=-1)],
+        *([Zero(("resid_pre", layer), positions=0)] for layer in range(LAYERS)),
+        *([mean(layer, positions=[3])] for layer in range(LAYERS)),
+    ]
+    found = model.sweep(ids, cells, read, reduce="none", exact=False)
+    close(found.values, alone(model, ids, cells, read))
+
+
 def test_edits_of_one_point_act_in_their_order() -> None:
     model, ids = loaded("gpt2"), tokens(1, LENGTH)
     point = ("resid_pre", 1)
