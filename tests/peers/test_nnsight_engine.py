@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,12 @@ from lensbridge.errors import UnsupportedError
 from lensbridge.experiments import KL, LogitDiff, Loss, Prob, Rank
 from lensbridge.interventions import (
     Add,
+    Apply,
+    GatedSteer,
     Intervention,
     Mean,
     Noise,
+    NormPreservingSteer,
     Project,
     Replace,
     Resample,
@@ -40,6 +44,7 @@ pytestmark = pytest.mark.peers
 
 FAMILIES = ("gpt2", "llama", "qwen3", "neox", "gemma2")
 PAIRS = 12
+TEXTS = ["The Eiffel Tower is in the city of", "The Tower is in"]
 IDS = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(0))
 KERNEL = ("hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern")
 
@@ -205,9 +210,47 @@ def test_an_edit_that_changes_nothing_leaves_the_native_numbers() -> None:
         assert torch.equal(elsewhere.run_with_interventions(IDS, edits), lens(IDS))
 
 
-# --- whole experiments ---------------------------------------------------------------------------
+def half(value: Tensor) -> Tensor:
+    return value * 0.5
 
-TEXTS = ["The Eiffel Tower is in the city of", "The Tower is in"]
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Apply(("resid_post", 1), half, positions=[1, 3]),
+        GatedSteer(("resid_post", 1), torch.arange(128.0), 0.1, gate=torch.ones(128)),
+        NormPreservingSteer(("mlp_out", 1), torch.arange(128.0), positions="last"),
+        Zero(("z", 1), heads=2, examples=[1]),
+    ],
+    ids=lambda edit: type(edit).__name__,
+)
+def test_every_kind_of_intervention_is_recorded(edit: Intervention) -> None:
+    lens, elsewhere = demo()
+    expected = lens.run_with_interventions(TEXTS, edit)
+    assert torch.equal(elsewhere.run_with_interventions(TEXTS, edit), expected)
+    assert not torch.equal(expected, lens(TEXTS))
+
+
+def test_modules_whose_names_nnsight_uses_are_found() -> None:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.BertConfig(vocab_size=61, intermediate_size=20, **sizes)
+    torch.manual_seed(0)
+    lens = lensbridge.load(transformers.BertForMaskedLM(config).eval())
+    tokenizer = deepcopy(demo()[0].tokenizer)
+    tokenizer.mask_token = tokenizer.eos_token
+    away = NNsight(lens.hf_model, tokenizer=tokenizer, remote="local", task="fill-mask")
+    assert all(name.endswith(KERNEL) for name in away.refused)
+    with torch.no_grad():
+        _, expected = lens.run_with_cache(IDS, away.points)
+    _, kept = away.run_with_cache(IDS, away.points)
+    assert all(torch.equal(kept[name], expected[name]) for name in away.points)
+    edit = Scale(("mlp_out", 0), 2.0)
+    found = away.run_with_interventions(IDS, edit)
+    assert torch.equal(found, lens.run_with_interventions(IDS, edit))
+    assert ".layer[0].E_output." in away.code(Experiment(IDS, interventions=[edit]))
+
+
+# --- whole experiments ---------------------------------------------------------------------------
 
 
 def everything() -> Experiment:

@@ -136,11 +136,9 @@ def _texts_of_modules(envoy: Any, twin: nn.Module) -> dict[nn.Module, str]:
         for name, child in module._modules.items():
             if child is None or child in found:
                 continue
-            inner = getattr(at, name, None)
-            named = name
-            if not isinstance(inner, type(envoy).__mro__[-2]):  # a module called `output`
-                named = f"E_{name}"
-                inner = getattr(at, named)
+            inner = at._child_map[name]
+            is_plain = vars(at).get(name) is inner  # not called `output`, which nnsight renames
+            named = name if is_plain else f"{at.OVERLOAD_PREFIX}{name}"
             found[child] = f"{text}[{name}]" if name.isdigit() else f"{text}.{named}"
             pending.append((inner, child, found[child]))
     return found
