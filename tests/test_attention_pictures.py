@@ -143,6 +143,10 @@ def test_heads_examples_and_positions_are_chosen(model: Any) -> None:
         torch.tensor(view.patterns).float(), cache["pattern", -1][0][[3, 1]][:, 2:5, 2:5]
     )
     assert json.loads(root_of(view).attrib["data-keys"]) == ["2 ·Eiffel", "3 ·Tower", "4 ·is"]
+    marked = cache.tokens == model.to_single_token(" Tower")
+    assert cache.plot_attention(0, positions=marked).queries == [" Tower"]
+    assert cache.plot_attention(0, positions=[[3, -1], [0]]).queries[0] == " Tower"
+    assert cache.plot_attention(0, positions=3).queries == [" Tower"]
     short = cache.plot_attention(0, batch=1)
     assert short.queries == model.to_str_tokens("When Tom")  # without the padding
     alone = model.run_with_cache("When Tom")[1]["pattern", 0][0]

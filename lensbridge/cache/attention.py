@@ -1,7 +1,7 @@
 """Attention patterns of a cache: which one is meant, its heads, and the text of its tokens."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -9,6 +9,8 @@ from lensbridge.cache.owner import CachedModel, Decodes
 from lensbridge.errors import InputError
 from lensbridge.inputs.position_labels import PositionLabels
 from lensbridge.points.names import Name
+from lensbridge.tensors.position_forms import TokenMask, as_positions, by_row
+from lensbridge.tensors.slices import PosSlice
 
 ENDS = ("attn.hook_pattern", "attn.hook_attn_scores")
 """How the names of weights and of scores end."""
@@ -145,7 +147,7 @@ def kept_positions(
     cache: Patterns,
     name: str,
     batch: int,
-    positions: slice | Sequence[int] | None,
+    positions: PosSlice,
     counts: Sequence[int],
 ) -> tuple[list[int], list[int]]:
     """Which queries and keys are shown: the chosen positions, without padding."""
@@ -155,20 +157,34 @@ def kept_positions(
     for count, ours in zip(counts, _sides(cache, name), strict=True):
         padded = row is not None and ours and len(row) == count
         there = [i for i in range(count) if not padded or (row is not None and row[i])]
-        kept.append(_chosen(there, positions))
+        kept.append(_chosen(there, _of_example(positions, batch)))
     return kept[0], kept[1]
 
 
-def _chosen(there: list[int], positions: slice | Sequence[int] | None) -> list[int]:
-    if positions is None:
+def _of_example(positions: PosSlice, batch: int) -> Any:
+    """Positions in one form, of one example where they are given for each."""
+    asked = as_positions(positions)
+    if not (by_row(asked) or isinstance(asked, TokenMask)):
+        return asked
+    row = batch if len(asked) > 1 else 0
+    if row >= len(asked):
+        raise InputError(f"positions are of {len(asked)} examples, and the picture of {batch}.")
+    return asked.of_rows([row]) if isinstance(asked, TokenMask) else asked[row]
+
+
+def _chosen(there: list[int], asked: Any) -> list[int]:
+    if asked is None:
         return there
-    if isinstance(positions, slice):
-        found = there[positions]
+    if isinstance(asked, slice):
+        found = there[asked]
+    elif isinstance(asked, TokenMask):
+        found = [column for column in there if column in asked.rows[0]]
     else:
-        wrong = [one for one in positions if not -len(there) <= one < len(there)]
+        several = asked if isinstance(asked, tuple) else (-1 if asked == "last" else asked,)
+        wrong = [one for one in several if not -len(there) <= one < len(there)]
         if wrong:
             raise InputError(f"There are {len(there)} positions; {wrong} are none of them.")
-        found = [there[one] for one in positions]
+        found = [there[one] for one in several]
     if not found:
-        raise InputError(f"positions={positions!r} chooses none of {len(there)} positions.")
+        raise InputError(f"positions={asked!r} chooses none of {len(there)} positions.")
     return found

@@ -15,6 +15,7 @@ from lensbridge.cache.attention import (
 )
 from lensbridge.cache.tree import Named, tree_of
 from lensbridge.points.names import Name
+from lensbridge.tensors.slices import PosSlice
 from lensbridge.viz import AttentionView, attention
 
 
@@ -31,7 +32,7 @@ class PictureMethods:
         head: int | Sequence[int] | None = None,
         batch: int = 0,
         *,
-        positions: slice | Sequence[int] | None = None,
+        positions: PosSlice = None,
         tokens: Sequence[str] | None = None,
         key_tokens: Sequence[str] | None = None,
         title: str = "",
@@ -43,7 +44,8 @@ class PictureMethods:
                 ("encoder.0.attn.hook_pattern").
             head: one head or several; None for all.
             batch: the example.
-            positions: which queries and keys to show; None for all.
+            positions: which queries and keys to show: an int, a slice, a list or a mask of bools;
+                None for all.
             tokens: the text of each query, where it should not be the input's.
             key_tokens: the text of each key, likewise.
             title: written above it; if empty, the layer.
