@@ -33,6 +33,11 @@ docs: .venv/.installed-test
 check-docs: .venv/.installed-test
 	$(BIN)/python docs/generate --check
 	$(BIN)/python docs/coverage.py --check
+	$(BIN)/python docs/adapters.py --check
+
+# Every package on the index whose name begins with lensbridge-, with the newest transformers.
+known-adapters:
+	$(PYTHON) docs/adapters.py --run
 
 # On a device that only says that it is another one (tests/second_device).
 second-device: .venv/.installed-test

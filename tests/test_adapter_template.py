@@ -1,10 +1,13 @@
 """The template of an adapter package installs, and its own tests pass on what is installed."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from transformers import __version__ as version
 
 TEMPLATE = Path(__file__).parent.parent / "examples" / "adapter-template"
 
@@ -33,7 +36,15 @@ def test_the_template_installs_and_its_tests_pass(tmp_path: Path) -> None:
     run("-m", "pip", "install", "-q", *offline, *target, cwd=tmp_path)
     shutil.rmtree(source / "lensbridge_tinystack")  # what is tested is what was installed
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    printed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=source, PYTHONPATH=path)
+    options = ("-q", "-p", "no:cacheprovider", "--conformance-report", "conformance.json")
+    printed = run("-m", "pytest", *options, cwd=source, PYTHONPATH=path)
     verdict = printed.splitlines()[-1]
     assert "failed" not in verdict
     assert int(verdict.partition(" passed")[0]) > 100, verdict
+    told = json.loads((source / "conformance.json").read_text())
+    assert (told["passed"], told["models"]) == (True, ["TinystackForCausalLM"])
+    assert told["counts"]["passed"] > 100
+    assert told["message"] == f"{told['counts']['passed']} checks, transformers {version}"
+    command = ("-m", "lensbridge", "adapters", "tinystack", "--check")
+    printed = run(*command, cwd=tmp_path, PYTHONPATH=path)
+    assert printed.startswith("'tinystack' (from tinystack = lensbridge_tinystack): conforms: ")

@@ -7,24 +7,62 @@ from my_adapters import ARCHITECTURES
 LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 
 Add `LENSBRIDGE_VARIANTS = CORE` to test float32 with the default attention kernel only.
+`pytest --conformance-report FILE` also writes what was found as JSON, from which a badge is drawn.
 
 PYTEST_DONT_REWRITE
 """
 
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lensbridge.conformance.check import Check, run_check
+from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.record import record
 from lensbridge.conformance.report import EVERY, Variant, build, distinct_classes
 from lensbridge.conformance.subject import Subject
 from lensbridge.spec import Architecture
 from lensbridge.testing.repair import conforms_with, repair
+
+_ROW = "lensbridge row"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option for the file."""
+    group = parser.getgroup("lensbridge")
+    group.addoption(
+        "--conformance-report", metavar="FILE", help="write the result of the kit as JSON"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect what was found, in the process that writes the file."""
+    file = config.getoption("--conformance-report", None)
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(Path(str(file))))
+
+
+class Recorder:
+    """Collects rows and writes their record."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: list[Row] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the row of a check that ran."""
+        if report.when == "call":
+            self.rows += [Row(**row) for name, row in report.user_properties if name == _ROW]
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        self.file.write_text(json.dumps(record(self.rows), indent=2) + "\n", encoding="utf-8")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ConformanceFile | None":
@@ -104,6 +142,7 @@ class CheckItem(pytest.Item):
         except NotApplicable as why:
             pytest.skip(str(why))
         row = run_check(self.check, subject)
+        self.user_properties.append((_ROW, asdict(row)))
         if row.status == "skipped":
             pytest.skip(row.detail)
         row.require()

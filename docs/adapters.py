@@ -1,0 +1,131 @@
+"""Adapters of other packages: found on the package index, checked, and listed in docs/adapters.md.
+
+A package is listed if its name begins with `lensbridge-` and it has an entry point in the group
+`lensbridge`; nobody has to ask for it.
+
+    python docs/adapters.py                 write the page from docs/adapters.json
+    python docs/adapters.py --check         fail if the page is not what would be written
+    python docs/adapters.py --run           find and check every package, and write both
+    python docs/adapters.py --run NAME...   check these (names or files of packages) instead
+
+Each package is installed with the newest transformers in an environment of its own, and
+`lensbridge adapters PLUGIN --check` is run there. The status is 1 if a package does not conform.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+ROOT = Path(__file__).parent.parent
+PREFIX = "lensbridge-"
+INDEX = "https://pypi.org/simple/"
+PAGE, RECORDS = ROOT / "docs" / "adapters.md", ROOT / "docs" / "adapters.json"
+
+_PLUGINS = """
+from importlib.metadata import entry_points
+for one in entry_points(group="lensbridge"):
+    if one.dist.name != "lensbridge":
+        print(one.dist.name, one.dist.version, one.name)
+"""
+"""A program that prints a line for each plugin: its package, the version of that, its name."""
+
+_HEAD = """# Adapters of other packages
+
+Each package brings descriptions of architectures: install it, and `lensbridge.load` reads the
+models that it describes. A package is listed here if its name on the package index begins with
+`lensbridge-` and it has an [entry point](how-to/add-an-architecture.md#4-ship-it). A job that runs
+every night checks each of them with the newest transformers.
+
+"""
+
+
+def names(index: str) -> list[str]:
+    """The packages of an index whose names begin with the prefix, sorted."""
+    asked = Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    with urlopen(asked, timeout=60) as answer:
+        projects = json.load(answer)["projects"]
+    return sorted(one["name"] for one in projects if one["name"].lower().startswith(PREFIX))
+
+
+def checked(package: str) -> dict[str, Any]:
+    """The record of one package: its version, its plugins, and what the kit found."""
+    with tempfile.TemporaryDirectory() as folder:
+        python, report = Path(folder, "env", "bin", "python"), Path(folder, "report.json")
+        install = [str(python), "-m", "pip", "install", "--quiet", "--upgrade", str(ROOT), package]
+        _run([sys.executable, "-m", "venv", str(python.parent.parent)])
+        done = _run([*install, "transformers"])
+        if done.returncode:
+            return _failed(package, f"it cannot be installed: {_last(done.stderr)}")
+        plugins = [line.split() for line in _run([str(python), "-c", _PLUGINS]).stdout.splitlines()]
+        if not plugins:
+            return _failed(package, "it has no entry point in the group lensbridge")
+        found = []
+        for _, _, plugin in plugins:
+            command = [str(python), "-m", "lensbridge", "adapters", plugin, "--check"]
+            done = _run([*command, "--report", str(report)])
+            if not report.exists():
+                return _failed(package, _last(done.stderr))
+            found.append(json.loads(report.read_text(encoding="utf-8")))
+            report.unlink()
+    worst = next((one for one in found if not one["passed"]), found[0])
+    models = sorted({model for one in found for model in one["models"]})
+    name, version, _ = plugins[0]
+    return {"package": name, "version": version, **worst, "models": models}
+
+
+def _failed(package: str, why: str) -> dict[str, Any]:
+    return {"package": package, "version": "", "passed": False, "message": why, "models": []}
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, cwd=tempfile.gettempdir(), **options)
+
+
+def _last(text: str) -> str:
+    return next(iter(reversed(text.strip().splitlines())), "it said nothing")
+
+
+def page(records: Iterable[Mapping[str, Any]]) -> str:
+    """The page of these records."""
+    rows = [
+        f"| {one['package']} {one['version']} | {', '.join(one['models'])} | "
+        f"{'conforms' if one['passed'] else 'fails'}: {one['message']} |"
+        for one in records
+    ]
+    if not rows:
+        return f"{_HEAD}No such package is known yet.\n"
+    return "\n".join([f"{_HEAD}| package | models | the last check |\n|---|---|---|", *rows, ""])
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit status."""
+    shown = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shown)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--run", nargs="*", metavar="NAME")
+    given = parser.parse_args(arguments)
+    if given.run is not None:
+        packages = given.run or names(os.environ.get("PIP_INDEX_URL", INDEX))
+        records = [checked(package) for package in packages]
+        RECORDS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    records = json.loads(RECORDS.read_text(encoding="utf-8"))
+    text = page(records)
+    if given.check:
+        same = PAGE.read_text(encoding="utf-8") == text
+        if not same:
+            print("docs/adapters.md is not what docs/adapters.json says: python docs/adapters.py")
+        return 0 if same else 1
+    PAGE.write_text(text, encoding="utf-8")
+    return 0 if all(one["passed"] for one in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
