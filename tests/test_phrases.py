@@ -16,6 +16,7 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import InputError, TokenError, TokenizerMissingError
 from lensbridge.interventions import Zero
+from lensbridge.metrics import Logit
 
 PROMPT = "The Eiffel Tower is in the city of"
 TEXTS = ["the cat sat on the mat.", "Hello naïve café, naïve!", "漢字 and 漢字, 1234 cats"]
@@ -104,6 +105,20 @@ def test_they_are_positions_of_interventions_and_caches(model: LensModel) -> Non
     _, whole = model.run_with_cache(prompts, "resid_pre")
     rows = torch.arange(2)[:, None]
     assert torch.equal(kept["resid_pre", 2], whole["resid_pre", 2][rows, torch.tensor(places)])
+
+
+def test_they_are_positions_of_metrics(model: LensModel) -> None:
+    prompts = ["The Galata Tower is in", "The city of the Galata Tower"]
+    places: Any = model.positions_of("Galata", prompts)
+    logits = model(prompts)
+    metric = Logit(" Tower", position=places, reduce="none")
+    token = model.to_single_token(" Tower")
+    wanted = torch.stack([logits[row, at, token] for row, (at,) in enumerate(places)])
+    found = model.sweep(prompts, [[]], metric, reduce="none")
+    torch.testing.assert_close(found[0], wanted)
+    for wrong in ([True, False], [[1, 2], [3, 4]], "first"):
+        with pytest.raises(InputError, match="position is an int, 'last', or a list with one int"):
+            Logit(" Tower", position=wrong)  # type: ignore[arg-type]
 
 
 def test_other_tokenizers() -> None:

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
-from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensbridge.errors import InputError
 from lensbridge.inputs.tokens import Tokens
+from lensbridge.tensors.position_forms import as_positions, by_row
 from lensbridge.tensors.positions import columns_of_tokens, padded, row_has
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
@@ -177,14 +178,14 @@ def normal_position(position: Any, everywhere: bool = False) -> Any:
     """
     if position is None and everywhere:
         return None
-    if isinstance(position, str) and position == "last":
-        return -1
-    if isinstance(position, Tensor):
-        position = position.tolist()
-    if isinstance(position, Integral) and not isinstance(position, bool):
-        return int(position)
-    if isinstance(position, list | tuple) and all(isinstance(one, Integral) for one in position):
-        return tuple(map(int, position))
+    with suppress(InputError):
+        found = as_positions(position, "position")
+        if isinstance(found, int | str):
+            return -1 if found == "last" else found
+        if by_row(found) and all(len(row) == 1 for row in found):
+            return tuple(one for (one,) in found)
+        if isinstance(found, tuple) and not by_row(found):
+            return found
     rest = ", or None for all tokens" if everywhere else ""
     raise InputError(
         f"position is an int, 'last', or a list with one int for each example{rest}; not "
