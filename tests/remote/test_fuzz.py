@@ -27,7 +27,7 @@ SMALL = Limits(
     max_seconds=20,
 )
 FUZZED = settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,

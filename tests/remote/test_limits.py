@@ -53,6 +53,10 @@ REFUSED: dict[str, Any] = {
     "embeddings": (lambda r: r(torch.zeros(1, 41, 128)), "41 tokens"),
     "residual": (lambda r: r(torch.zeros(5, 9, 128), start_at_layer=1), "45 tokens"),
     "one long text in many": (lambda r: r(["x" * 9000, *["y"] * 999]), "1000 texts has 9000"),
+    "one long chat in many": (
+        lambda r: r([[{"role": "user", "content": text}] for text in ("x" * 9000, *["y"] * 999)]),
+        "1000 texts has 9004",
+    ),
     "new tokens": (lambda r: r.generate(EIFFEL, 9), "max_new_tokens=9, and the server allows 8"),
     "beams": (lambda r: r.generate(EIFFEL, 8, num_beams=4, do_sample=False), "68 tokens"),
     "cells": (lambda r: r.sweep(EIFFEL, HEADS, METRIC), "has 16 cells, and the server allows 12"),
@@ -111,6 +115,20 @@ def test_bytes_that_are_too_many(model: LensModel) -> None:
         many = server.post("forward", content=(bytes(50_000) for _ in range(10)))  # in chunks
         assert many.status_code == 413
         assert server.post("forward", content=bytes(200_000)).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["custom_generate", "trust_remote_code", "assistant_model"])
+def test_no_code_is_loaded(server: Served, runs: list[int], name: str) -> None:
+    """transformers loads code from the hub for some options of generate: none of them is taken."""
+    experiment = Experiment(EIFFEL, generate={name: "owner/code"})
+    with server.connect() as remote:
+        with pytest.raises(TypeError, match=f"takes no '{name}'"):
+            remote.run(experiment)
+        with pytest.raises(TypeError, match=f"takes no '{name}'"):
+            remote.generate(EIFFEL, **{name: "owner/code"})
+    reply = server.post("generate", {"input": EIFFEL, name: "owner/code"})
+    assert reply.status_code == 422
+    assert not runs
 
 
 def test_what_is_held_while_it_runs(model: LensModel) -> None:

@@ -15,6 +15,7 @@ from lensbridge.inputs.prompts import Encoded
 from lensbridge.model import LensModel
 from lensbridge.plans.plan import Plan
 from lensbridge.remote.limits import Limits
+from lensbridge.remote.operations import check_arguments
 from lensbridge.viz.numbers import bytes_as_text
 
 _BYTES_OF_A_TOKEN = 64
@@ -97,7 +98,7 @@ class Checks:
         texts = [given] if isinstance(given, str) else given
         if isinstance(given, Encoded) or not isinstance(texts, list | tuple) or not texts:
             return
-        longest = max((len(one) for one in texts if isinstance(one, str | list | tuple)), default=1)
+        longest = max(map(_length, texts))
         most = _BYTES_OF_A_TOKEN * self.limits.max_tokens
         if longest * len(texts) > most:
             raise LimitError(
@@ -121,7 +122,7 @@ class Checks:
         if shape is None:
             rest = {k: v for k, v in given.items() if k not in (*_KEPT, "interventions", "input")}
             return self.model.plan(given.get("input"), **kept, **rest)
-        key = (shape, repr(kept))
+        key = (shape, repr(kept), torch.is_grad_enabled())
         if key not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
@@ -223,15 +224,25 @@ class Checks:
         """
         text = {} if asked.prepend_bos is None else {"prepend_bos": asked.prepend_bos}
         given = {"input": asked.inputs, "pos_slice": asked.pos_slice, **text}
-        self.run({**given, "names_filter": asked.points or []})
+        shape, gradients = self.tokens(asked.inputs, text), 0
+        if asked.gradients is not None:
+            each = self.plan(shape, {**given, "names_filter": asked.gradients}).total
+            gradients = each * len(asked.metrics)
+        self._room(self.plan(shape, {**given, "names_filter": asked.points or []}), gradients)
         if asked.sweep is not None:
             self.sweep(asked.inputs, len(asked.sweep), text)
-        if asked.gradients is not None:
-            points = asked.gradients
-            for _ in asked.metrics:
-                self.gradients({**given, "names_filter": points})
         if asked.generate is not None:
+            check_arguments("generate", asked.generate)
             self.generate(asked.inputs, {**text, **asked.generate})
+
+
+def _length(given: Any) -> int:
+    """How long an example is: characters of text, of all messages of a chat, or ids."""
+    if isinstance(given, str):
+        return len(given)
+    if isinstance(given, Mapping):
+        return sum(map(_length, given.values()))
+    return sum(map(_length, given)) if isinstance(given, list | tuple) else 1
 
 
 def _texts(given: Mapping[str, Any]) -> dict[str, Any]:
