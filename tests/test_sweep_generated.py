@@ -97,24 +97,18 @@ def pairwise(model: LensModel) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("tokens_of_a_batch", [None, 100])
-def test_texts_of_different_lengths(model: LensModel, tokens_of_a_batch: int | None) -> None:
+def test_texts_of_different_lengths(model: LensModel) -> None:
     cells = [*cells_of(model), *pairwise(model)]
-    found = model.sweep(
-        PROMPTS,
-        cells,
-        {"length": length, "vowels": vowels},
-        generate={"max_new_tokens": 5},
-        reduce="none",
-        max_batch_tokens=tokens_of_a_batch,
-    )
-    wanted = alone(model, PROMPTS, cells)
+    named, how = {"length": length, "vowels": vowels}, {"max_new_tokens": 3}
+    found = model.sweep(PROMPTS, cells, named, generate=how, reduce="none")
+    wanted = alone(model, PROMPTS, cells, **how)
     assert found.texts == wanted
     assert found.engine == "one by one: noise depends on the row of an example"
     assert found.values.shape == (2, len(cells), 3)
     assert found["vowels"].values.tolist() == [[vowels(one) for one in row] for row in wanted]
-    mean = model.sweep(PROMPTS, cells[:2], vowels, generate={"max_new_tokens": 5})
-    assert torch.equal(mean.values, found["vowels"].values[:2].mean(-1))
+    few = model.sweep(PROMPTS, cells, vowels, generate=how, max_batch_tokens=100)
+    assert few.texts == wanted
+    assert torch.equal(few.values, found["vowels"].values.mean(-1))
     table = found.to_dataframe()
     assert list(table["text"][:6]) == [*wanted[0], *wanted[1]]
 
@@ -193,6 +187,24 @@ def test_beams_names_and_contexts(model: LensModel) -> None:
         hooked = model.sweep(PROMPT, named, length, generate={"max_new_tokens": 4})
     assert hooked.engine.startswith("one by one: other hooks")
     assert hooked.texts == wanted
+
+
+def test_inputs_of_every_form(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(model.tokenizer, "chat_template", template, raising=False)
+    ids, mask = model.to_tokens(PROMPTS, padding_side="left", return_mask=True)
+    chat = [{"role": "user", "content": PROMPT}]
+    cells = [[], Zero(("mlp_out", 1))]
+    inputs: list[Any] = [
+        ids[:1, -6:],
+        {"input_ids": ids, "attention_mask": mask},
+        chat,
+        [chat, chat],
+        [PROMPT],
+    ]
+    for given in inputs:
+        found = model.sweep(given, cells, length, generate={"max_new_tokens": 3})
+        assert found.texts == alone(model, given, cells, max_new_tokens=3, return_type="str")
 
 
 def test_an_interrupt_keeps_what_was_written(model: LensModel) -> None:

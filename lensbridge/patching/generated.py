@@ -11,7 +11,7 @@ from torch import Tensor
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.inputs.prompts import is_text, plain_input
+from lensbridge.inputs.prompts import is_one_text, is_text
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.rows import at_rows, moves
@@ -267,7 +267,7 @@ class Writing:
 
     def shown(self, texts: list[str]) -> Texts:
         """The texts of one cell as `model.generate` gives them."""
-        several = is_text(self.base) and not isinstance(plain_input(self.base), str)
+        several = is_text(self.base) and not is_one_text(self.base)
         return texts if several or len(texts) > 1 else texts[0]
 
 
