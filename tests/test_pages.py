@@ -31,7 +31,7 @@ from lensbridge.testing import CHECKS
 TEMPLATE = ROOT / "examples" / "adapter-template"
 KINDS = ("python", "row", "sh", "text", "toml", "py")
 PAGES = [page for page in pages() if any(block.kind in KINDS for block in page.blocks)]
-NEEDS = ("the hub", "a GPU", "nnsight", "nnterp", "pyvene", "ray")
+NEEDS = ("the hub", "a GPU", "nnsight", "nnterp", "pyvene", "ray", "vLLM")
 HELD_ELSEWHERE = {
     "README.md": "tests/test_readme.py",
     "docs/how-to/command-line.md": "tests/test_cli.py",

@@ -77,7 +77,7 @@ def load_vllm(llm: Any, *, tokenizer: Any = None) -> "LensModel":
         UnsupportedError: the version of vLLM or a setting of the `LLM` is not supported.
         UnsupportedArchitectureError: nobody has described the class of the model.
     """
-    return import_module(ENGINES["vllm"]).open_llm(llm, tokenizer)  # type: ignore[no-any-return]
+    return import_module(ENGINES["vllm"]).open_llm(llm, tokenizer)
 
 
 def _name(name: str) -> str:

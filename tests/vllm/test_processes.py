@@ -39,7 +39,8 @@ def main():
         told[f"cache {row}"] = max(
             (cache[name][row, :count] - other[name][0]).abs().max().item() for name in cache
         )
-    inner = [Zero(("z", 0), heads=3), Add(("q", 1), torch.ones(32)), Add(("rot_k", 1), torch.ones(32)),
+    inner = [Zero(("z", 0), heads=3), Add(("q", 1), torch.ones(32)),
+             Add(("rot_k", 1), torch.ones(32)),
              Add(("post", 0), torch.ones(96)), Add(("pre", 1), torch.ones(96)),
              Add(("result", 0), torch.ones(128)), Add(("v_input", 1), torch.ones(128))]
     for number, edit in enumerate(inner):

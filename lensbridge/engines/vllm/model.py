@@ -298,7 +298,7 @@ class VLLMModel(
         alone = Prepared(torch.tensor([ids]), None, None, None)
         return own_acts(self, given, alone, new)
 
-    def run_with_cache(self, *args: Any, incl_bwd: bool = False, **options: Any) -> Any:  # type: ignore[override]
+    def run_with_cache(self, *args: Any, incl_bwd: bool = False, **options: Any) -> Any:
         """Run texts in vLLM and keep activations; see `LensModel.run_with_cache`.
 
         Args:
@@ -317,7 +317,7 @@ class VLLMModel(
             )
         return super().run_with_cache(*args, **options)
 
-    def run_with_interventions(self, input: Any, interventions: Any, **forward: Any) -> Any:  # type: ignore[override]
+    def run_with_interventions(self, input: Any, interventions: Any, **forward: Any) -> Any:
         """Run texts in vLLM with interventions.
 
         Args:
