@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from time import monotonic
+from traceback import clear_frames
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -164,6 +165,7 @@ class _Desk:
                 yield framed(REPLY, replying.result())
             except Exception as error:
                 status, name, text = _told(error)
+                _release(error)
                 event = {"event": "error", "status": status, "type": name, "message": text}
                 yield framed(EVENT, json.dumps(event).encode())
             finally:
@@ -197,7 +199,17 @@ def _told(error: Exception) -> tuple[int, str, str]:
     return status, name if public else "RemoteError", message
 
 
+def _release(error: BaseException | None) -> None:
+    """Let go of the frames that an error knows, which hold the request: many are part of a circle
+    with it, and would stay until the next collection of garbage."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def _refusal(error: Exception) -> JSONResponse:
     status, name, message = _told(error)
+    _release(error)
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse({"type": name, "message": message}, status, headers)

@@ -193,12 +193,15 @@ class Turns:
             self._begun.discard(turn)
             self._holder = None
             self._grant()
-        if not turn.done.set_running_or_notify_cancel():
-            return
-        if error is None:
-            turn.done.set_result(found)
-        else:
-            turn.done.set_exception(error)
+        try:
+            if not turn.done.set_running_or_notify_cancel():
+                return
+            if error is None:
+                turn.done.set_result(found)
+            else:
+                turn.done.set_exception(error)
+        finally:
+            error = None  # it knows this frame, which would keep it and the request alive
 
 
 def _end(turn: Turn) -> None:
