@@ -144,6 +144,22 @@ def test_a_mixture_of_experts_has_its_choices_and_not_the_inside_of_experts() ->
             elsewhere.run_with_cache(IDS, name)
 
 
+def test_a_model_that_asks_for_values_is_refused() -> None:
+    config = transformers.DbrxConfig(
+        vocab_size=61,
+        d_model=24,
+        n_layers=1,
+        n_heads=4,
+        attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    model = transformers.DbrxForCausalLM(config).eval()
+    away = NNsight(model, tokenizer=demo()[0].tokenizer, remote="local")
+    with pytest.raises(UnsupportedError, match="DbrxForCausalLM computes with depends on values"):
+        away.run_with_cache(IDS, "resid_post")
+
+
 # --- random pairs of point and intervention ------------------------------------------------------
 
 

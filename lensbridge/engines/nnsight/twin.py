@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException as OfValues
+from torch._subclasses.fake_tensor import DynamicOutputShapeException as OfSizes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -14,6 +16,7 @@ from lensbridge.engines.nnsight.generating import RehearsedGeneration
 from lensbridge.engines.nnsight.recorder import Recorder
 from lensbridge.engines.nnsight.sites import RecordedSites, TracedNames
 from lensbridge.engines.nnsight.tape import Tape, is_alike
+from lensbridge.errors import UnsupportedError
 from lensbridge.hooks.scope import NOBODY, entered
 from lensbridge.loading import load
 from lensbridge.model import LensModel
@@ -94,14 +97,31 @@ class Twin:
     def _forward(self, recorder: Recorder, **inputs: Any) -> Any:
         """The forward of the model; one that ran before with this input is only played again."""
         if recorder.differentiates or recorder.generating or torch.is_grad_enabled():
-            return type(self.hf_model).forward(self.hf_model, **inputs)
+            with self._explained():
+                return type(self.hf_model).forward(self.hf_model, **inputs)
         with _disable_current_modes():
             known = next((tape for given, tape in self.tapes if is_alike(given, inputs)), None)
         if known is None:
-            with entered(self.lens.engine, NOBODY):  # nobody's hooks act
+            with entered(self.lens.engine, NOBODY), self._explained():  # nobody's hooks act
                 known = Tape.of(self.hf_model, inputs)
             self.tapes = [*self.tapes[-3:], (inputs, known)]
         return known.play()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Inside, a model that cannot run without values says so.
+
+        Raises:
+            UnsupportedError: how far a pass goes depends on values.
+        """
+        try:
+            yield
+        except (OfValues, OfSizes) as error:
+            raise UnsupportedError(
+                f"What a {type(self.hf_model).__name__} computes with depends on values, such as "
+                "which tokens an expert gets, so its passes cannot be written down without them. "
+                "Use lensbridge.load(...)."
+            ) from error
 
 
 def _begin(recorder: Recorder, module: nn.Module, args: Any, kwargs: Any) -> None:
