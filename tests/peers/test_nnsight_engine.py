@@ -605,3 +605,17 @@ def test_the_page_about_ndif_prints_what_it_says(capsys: pytest.CaptureFixture[s
             exec(block.compiled(), names)
             printed = capsys.readouterr().out
             assert not block.printed or printed.splitlines() == block.printed
+
+
+def test_traces_that_ran_leave_nothing_behind() -> None:
+    import linecache
+
+    from nnsight.tracing.globals import BLOCKS, SOURCES
+
+    lens, elsewhere = pair("gpt2")
+    before = len(BLOCKS), len(SOURCES), len(linecache.cache)
+    for layer in (0, 1, 0):
+        edit = Zero(("mlp_out", layer))
+        found = elsewhere.run_with_interventions(IDS, edit)
+        assert torch.equal(found, lens.run_with_interventions(IDS, edit))
+    assert (len(BLOCKS), len(SOURCES), len(linecache.cache)) == before

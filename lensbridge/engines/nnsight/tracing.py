@@ -114,3 +114,14 @@ def execute(source: str, space: dict[str, Any]) -> None:
     name = f"<trace {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     exec(compile(source, name, "exec"), space)
+    _forget(name)  # where it failed, tracebacks show its lines
+
+
+def _forget(name: str) -> None:
+    """Let go of the source of a trace that ran: a long sweep of experiments has many."""
+    from nnsight.tracing.globals import BLOCKS, SOURCES
+
+    linecache.cache.pop(name, None)
+    SOURCES.pop(name, None)
+    for key in [key for key in BLOCKS if key[0] == name]:
+        del BLOCKS[key]
