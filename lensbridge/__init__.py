@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lensbridge.harvest import Activations, Harvest, Keep, Rows, sweep_dataset
     from lensbridge.hooks.callbacks import Hook
     from lensbridge.hooks.carrying import carry_hooks
-    from lensbridge.loading import load, load_vllm
+    from lensbridge.loading import load
+    from lensbridge.loading.elsewhere import load_vllm
     from lensbridge.model import LensModel
     from lensbridge.plugins import register
     from lensbridge.points.short_names import get_act_name
@@ -70,7 +71,7 @@ _HOMES = {
     "connect": "remote",
     "get_act_name": "points.short_names",
     "load": "loading",
-    "load_vllm": "loading",
+    "load_vllm": "loading.elsewhere",
     "plot": "viz",
     "register": "plugins",
     "sweep_dataset": "harvest",

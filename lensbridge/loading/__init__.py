@@ -17,7 +17,6 @@ from lensbridge.errors import (
 )
 from lensbridge.loading.aliases import hub_id_of, refuse_misspelt
 from lensbridge.loading.description import derived, description_of, needs_input, reads_by_modules
-from lensbridge.loading.elsewhere import load_vllm as load_vllm
 from lensbridge.loading.elsewhere import opened_elsewhere
 from lensbridge.loading.gguf import converted, from_gguf, named_by, present_in
 from lensbridge.loading.hub_errors import explained

@@ -5,6 +5,6 @@ lens = lensbridge.load_vllm(llm)
 
 from lensbridge.engines.vllm.harvest import VLLM
 from lensbridge.engines.vllm.model import VLLMModel
-from lensbridge.loading import load_vllm
+from lensbridge.loading.elsewhere import load_vllm
 
 __all__ = ["VLLM", "VLLMModel", "load_vllm"]
