@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,24 +9,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.engines.vllm.requests import ids_of
+from lensbridge.engines.vllm.row_runs import RowRuns
 from lensbridge.errors import UnsupportedError
 from lensbridge.generation import options as generation
 from lensbridge.generation.methods import GenerationMethods
-from lensbridge.hooks.callbacks import Callback
 from lensbridge.inputs.prepare import Prepared
 
 
-class VLLMGeneration(GenerationMethods):
+class VLLMGeneration(RowRuns, GenerationMethods):
     """Continuing an input with vLLM."""
-
-    def run_rows(
-        self, prepared: Prepared, callbacks: list[Callback], each: Any = (), **sampling: Any
-    ) -> list[list[int]]:
-        """See `VLLMModel.run_rows`."""
-        raise NotImplementedError
-
-    def _prepared(self, input: Any, given: Mapping[str, Any]) -> Prepared:
-        raise NotImplementedError
 
     def generate(  # type: ignore[override]  # fewer options
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,30 +11,26 @@ from torch import Tensor
 
 from lensbridge.analysis.methods import AnalysisMethods
 from lensbridge.engines.vllm import settings
-from lensbridge.engines.vllm.acting import Acting, check_rows, own_acts
 from lensbridge.engines.vllm.fetched_weights import FetchedWeights
 from lensbridge.engines.vllm.generating import VLLMGeneration
-from lensbridge.engines.vllm.program import Act, to_text
-from lensbridge.engines.vllm.requests import Request, Runner, batched, ids_of, rows_of
+from lensbridge.engines.vllm.requests import Runner, ids_of
+from lensbridge.engines.vllm.row_runs import shared_and_own
 from lensbridge.engines.vllm.sites import KERNEL
 from lensbridge.engines.vllm.skeleton import skeleton
 from lensbridge.engines.vllm.workers import Workers
-from lensbridge.errors import InputError, UnsupportedError
+from lensbridge.errors import UnsupportedError
 from lensbridge.experiments import Experiment, ExperimentResult
 from lensbridge.experiments.methods import ExperimentMethods
 from lensbridge.hooked_model import LogitsAndLoss, Result, ReturnType
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.inputs.prepare import Prepared, Preparer
-from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.methods import InterventionMethods
-from lensbridge.interventions.plan import acting, callbacks_of
+from lensbridge.interventions.plan import acting
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.patching.methods import SweepMethods
 from lensbridge.points.names import template
 from lensbridge.points.point_names import PointNames
 from lensbridge.sites.wiring.index import SiteIndex
-
-_TAKEN = ("prepend_bos", "padding_side", "attention_mask", "add_generation_prompt", "use_cache")
 
 
 class _HostPreparer(Preparer):
@@ -178,125 +174,11 @@ class VLLMModel(
         loss = self.loss_fn(logits, ids_of(prepared), prepared.mask, per_token)
         return LogitsAndLoss(logits, loss) if return_type == "both" else loss
 
-    def _prepared(self, input: Any, given: Mapping[str, Any]) -> Prepared:
-        for name, value in given.items():
-            if name not in _TAKEN and value is not None:
-                raise UnsupportedError(
-                    f"The vLLM engine takes no {name}: vLLM makes positions, masks and caches of "
-                    f"keys and values itself. It takes {', '.join(_TAKEN[:-1])}."
-                )
-        options = {k: v for k, v in given.items() if v is not None and k != "use_cache"}
-        return self.prepare(input, **options)
-
     def _stream_at(self, layer: int, values: dict[str, Tensor]) -> Callback:
         depth = self.native.sizes.n_layers
         at = layer + depth if layer < 0 else layer
         name = ("resid_pre", at) if at < depth else ("resid_post", depth - 1)
         return Callback(self.vocabulary.canonical(name), "read", _into(values, "stream"))
-
-    def run_rows(
-        self, prepared: Prepared, callbacks: list[Callback], each: Any = (), **sampling: Any
-    ) -> list[list[int]]:
-        """Run every row as a request, show callbacks what they read; what each row generated.
-
-        Args:
-            prepared: the input.
-            callbacks: readers and interventions.
-            each: interventions, as `interventions` in `run_callbacks`.
-            sampling: options of vLLM's `SamplingParams`.
-        """
-        new = sampling["max_tokens"] - 1
-        common, own = _shared_and_own(each, len(rows_of(prepared)))
-        reads = Acting.of(callbacks)
-        self._check(prepared, callbacks, new)
-        requests = self._requests(prepared, common, own, reads, new)
-        found = self._runner.run(requests, **{**_GREEDY, **sampling})
-        width = ids_of(prepared).shape[1]
-        reads.show(
-            {
-                one.label: batched(requests, [kept[one.label] for _, kept in found], width)
-                for one in reads.readings
-            }
-        )
-        return [made for made, _ in found]
-
-    def run_cells(
-        self, prepared: Prepared, cells: Sequence[Sequence[Intervention]]
-    ) -> list[Tensor]:
-        """Logits of an input with each cell's interventions, all cells in one dynamic batch.
-
-        Args:
-            prepared: the input.
-            cells: the interventions of each run.
-
-        Shapes: `[batch, pos, d_vocab]` for each cell
-        """
-        rows = len(rows_of(prepared))
-        reads = Acting.of([Callback("hook_logits", "read", lambda value: None)])
-        nobody: list[Sequence[Intervention]] = [()] * rows
-        groups = [self._requests(prepared, cell, nobody, reads, 0) for cell in cells]
-        found = self._runner.run(
-            [one for group in groups for one in group], max_tokens=1, **_GREEDY
-        )
-        label, width = reads.readings[0].label, ids_of(prepared).shape[1]
-        kept = [values[label] for _, values in found]
-        return [
-            batched(group, kept[i * rows : (i + 1) * rows], width) for i, group in enumerate(groups)
-        ]
-
-    def _requests(
-        self,
-        prepared: Prepared,
-        common: Iterable[Intervention],
-        own: Sequence[Sequence[Intervention]],
-        reads: Acting,
-        new: int,
-    ) -> list[Request]:
-        """A request for each row, with what listens here, and its interventions."""
-        everywhere = [*self._listening, *callbacks_of(self, common)]
-        edits = Acting.of(everywhere)
-        if edits.readings:
-            raise UnsupportedError(
-                "A reader listens in a context around this run, and the vLLM engine has readers "
-                "only in the run itself. Call run_with_cache."
-            )
-        self._check(prepared, everywhere, new)
-        rows = rows_of(prepared)
-        check_rows([*edits.acts, *reads.acts], len(rows))
-        requests = []
-        for row, (ids, first) in enumerate(rows):
-            alone = self._own_acts(own[row], ids, new)
-            text = to_text([*edits.acts, *alone, *reads.acts])
-            requests.append(Request(ids, first, row, len(rows), text))
-        return requests
-
-    def _check(self, prepared: Prepared, callbacks: Iterable[Callback], new: int) -> None:
-        for one in callbacks:
-            if one.check is not None:
-                one.check(prepared, new)
-
-    @property
-    def _listening(self) -> list[Callback]:
-        """What is in force in this context.
-
-        Raises:
-            UnsupportedError: something stands in the place of modules.
-        """
-        engine = self.engine
-        if engine.replaced or engine.splices or (engine.current and engine.current.splices):
-            raise UnsupportedError(
-                "Something stands in the place of a module or a point (a sparse autoencoder, "
-                "processed weights), and that is not sent to vLLM's workers. Take it off."
-            )
-        if engine.current is not None:
-            engine.current.count_run()
-        return engine.listening
-
-    def _own_acts(self, given: Sequence[Intervention], ids: list[int], new: int) -> list[Act]:
-        if not given:
-            return []
-        alone = Prepared(torch.tensor([ids]), None, None, None)
-        return own_acts(self, given, alone, new)
 
     def run_with_cache(self, *args: Any, incl_bwd: bool = False, **options: Any) -> Any:
         """Run texts in vLLM and keep activations; see `LensModel.run_with_cache`.
@@ -330,7 +212,7 @@ class VLLMModel(
             InputError: an intervention does not fit.
             UnsupportedError: what vLLM cannot do.
         """
-        common, own = _shared_and_own(interventions, 0)
+        common, own = shared_and_own(interventions, 0)
         acting([*common, *(one for several in own for one in several)])
         return self.run_with_hooks(input, interventions=interventions, **forward)
 
@@ -363,9 +245,6 @@ class VLLMModel(
         return sweep(self, base, cells, metric, **options)
 
 
-_GREEDY = {"temperature": 0.0, "detokenize": False}
-
-
 def _refuse(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
@@ -377,27 +256,3 @@ def _refuse(**given: Any) -> None:
 
 def _into(values: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
     return lambda value: values.update({name: value})
-
-
-def _shared_and_own(
-    each: Any, rows: int
-) -> tuple[list[Intervention], list[Sequence[Intervention]]]:
-    """Interventions of all rows, and those of each row; with 0 rows, of as many as there are.
-
-    Raises:
-        InputError: there is not one entry for each row.
-    """
-    nobody: list[Sequence[Intervention]] = [()] * rows
-    if each is None or isinstance(each, Intervention):
-        return ([] if each is None else [each]), nobody
-    listed = list(each)
-    if all(isinstance(one, Intervention) for one in listed):
-        return listed, nobody
-    if rows and len(listed) != rows:
-        raise InputError(
-            f"interventions has {len(listed)} entries, and there are {rows} rows. Give one or "
-            "several interventions for all rows; or one entry for each row: a list of "
-            "interventions, or None."
-        )
-    own = [[one] if isinstance(one, Intervention) else list(one or ()) for one in listed]
-    return [], list(own)
