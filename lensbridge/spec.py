@@ -18,6 +18,7 @@ __all__ = [
     "Dims",
     "FusedGatedMLP",
     "FusedLayout",
+    "FusedOrder",
     "FusedQKV",
     "GatedMLP",
     "Halves",
@@ -46,6 +47,9 @@ FusedLayout = Literal["blocked", "grouped", "sharded"]
 """How one projection contains q, k and v. blocked: all q, all k, all v. grouped: for each key/value
 head its queries, its key, its value. sharded: four shards, each with all its q, v and k."""
 
+FusedOrder = Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"]
+"""The order of queries, keys and values in a blocked projection."""
+
 QKNormAxes = Literal["flat", "positions_first", "heads_first"]
 """The input of a norm of q or k: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
 
@@ -54,8 +58,10 @@ Halves = Literal["gate_first", "up_first"]
 
 Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
-`scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For the output of a branch it can
-also be the path of a parameter of the block, with one number for each channel."""
+`scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For the output of a branch, and for
+what it is added to, it can also be the path of a parameter of the block, with one number or one for
+each channel, or a product of such paths and expressions (`ls1 * gate`); there `layer_index` is the
+index of the layer."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +132,15 @@ class SplitQKV:
 
 @dataclass(frozen=True)
 class FusedQKV:
-    """One projection that contains q, k and v, relative to the attention module."""
+    """One projection that contains q, k and v, relative to the attention module.
+
+    Args:
+        order: of the three in a blocked layout.
+    """
 
     path: str
     layout: FusedLayout
+    order: FusedOrder = "qkv"
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,7 @@ class Attention:
         written_by: the module of the block whose output is added to the residual stream, if that is
             neither the attention module itself nor a norm after it (but a dropout, say).
         scale: the multiplier of that output before it is added.
+        skip_scale: the multiplier of the stream that it is added to (Doge, MiniMax).
         q_norm: the norm of the queries before rotary, relative to the attention module; likewise
             `k_norm` and `v_norm`.
         qk_norm_axes: the axes of the input of these norms.
@@ -176,7 +188,10 @@ class Attention:
         position_bias: the embedding of relative positions, in the layers that have one.
         in_scale: the multiplier of the norm's output before the projections (Falcon-H1).
         k_scale: the multiplier of the keys before rotary.
+        v_scale: the multiplier of the values (MiMo-V2-Flash).
         clip: the config field with the bound to which q, k and v are clipped after projection.
+        mask_from_v: whether the kernel's mask is computed from the values (Doge), so that they also
+            change the pattern.
         out_bias: a parameter that the block adds to attention's output, in layers that have one.
     """
 
@@ -195,8 +210,11 @@ class Attention:
     position_bias: str | None = None
     in_scale: Scale | None = None
     k_scale: Scale | None = None
+    v_scale: Scale | None = None
     clip: str | None = None
     out_bias: str | None = None
+    mask_from_v: bool = False
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +226,7 @@ class Mixer:
         steps: modules inside it whose outputs are points.
         fed_more: whether it reads more than the stream after `pre_attn` (Zamba adds the output of
             shared attention first).
-        written_by: as in `Attention`; likewise `scale`.
+        written_by: as in `Attention`; likewise `scale` and `skip_scale`.
     """
 
     path: str
@@ -216,6 +234,7 @@ class Mixer:
     written_by: str | None = None
     scale: Scale | None = None
     fed_more: bool = False
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +245,7 @@ class MLP:
         act: the config field with the name of the activation, or that name if no field has it.
         overwritten: whether the model adds into the MLP's output tensor afterwards, so that its
             value has to be copied when it is read.
+        skip_scale: as in `Attention`.
     """
 
     path: str
@@ -235,6 +255,7 @@ class MLP:
     written_by: str | None = None
     scale: Scale | None = None
     overwritten: bool = False
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +277,7 @@ class GatedMLP:
     gate_scale: Scale | None = None
     inner_norm: str | None = None
     overwritten: bool = False
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -269,6 +291,7 @@ class FusedGatedMLP:
     act: str = "hidden_act"
     written_by: str | None = None
     scale: Scale | None = None
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +313,7 @@ class MoE:
     act: str = "hidden_act"
     written_by: str | tuple[str, ...] | None = None
     scale: Scale | None = None
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -299,6 +323,7 @@ class Opaque:
     path: str
     written_by: str | None = None
     scale: Scale | None = None
+    skip_scale: Scale | None = None
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,9 @@ MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GptOssForCausalLM")
 GATED = ("Qwen3NextForCausalLM",)
 LATENT = ("DeepseekV3ForCausalLM",)
 SANDWICH = ("Gemma2ForCausalLM", "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Glm4ForCausalLM")
-POST_NORM = ("BertForMaskedLM", "AlbertForMaskedLM", "MiniMaxForCausalLM")
+POST_NORM = ("BertForMaskedLM", "AlbertForMaskedLM", "MiniMaxForCausalLM", "DogeForCausalLM")
+"""Here the stream is no plain sum: it goes through norms, or is multiplied."""
+
 EVERY = (*PLAIN, *MIXTURES, *GATED, *LATENT, *SANDWICH, *POST_NORM)
 
 
@@ -250,7 +252,9 @@ def nudged(model: LensModel, size: float) -> tuple[Tensor, Tensor]:
     return corrupt + size * (clean - corrupt), corrupt
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "GPTJForCausalLM"])
+@pytest.mark.parametrize(
+    "name", ["GPT2LMHeadModel", "LlamaForCausalLM", "GPTJForCausalLM", "DogeForCausalLM"]
+)
 def test_for_small_changes_attribution_is_the_exact_path_patch(name: str) -> None:
     model = tiny(name)
     paths = [

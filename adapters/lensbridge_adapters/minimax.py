@@ -5,10 +5,10 @@ from dataclasses import replace
 from lensbridge.spec import Block, Mixer, MoE
 from lensbridge_adapters.llama import ATTENTION, LLAMA, NORMS
 
-EXPERTS = MoE("mlp", scale="mlp_beta_factor")
+EXPERTS = MoE("mlp", scale="mlp_beta_factor", skip_scale="mlp_alpha_factor")
 SOFTMAX = Block(
     norms=NORMS,
-    attn=replace(ATTENTION, scale="full_attn_beta_factor"),
+    attn=replace(ATTENTION, scale="full_attn_beta_factor", skip_scale="full_attn_alpha_factor"),
     mlp=EXPERTS,
     skip_norm=True,
 )
@@ -19,6 +19,7 @@ LINEAR = replace(
         "self_attn",
         steps=("qkv_proj", "norm", "output_gate", "out_proj"),
         scale="linear_attn_beta_factor",
+        skip_scale="linear_attn_alpha_factor",
     ),
 )
 
@@ -26,12 +27,6 @@ MINIMAX = replace(
     LLAMA,
     name="minimax",
     classes=("MiniMaxForCausalLM", "MiniMaxModel"),
-    # what the branches are added to is not multiplied
-    requires={
-        "full_attn_alpha_factor": 1,
-        "linear_attn_alpha_factor": 1,
-        "mlp_alpha_factor": 1,
-    },
     block=(SOFTMAX, LINEAR),
 )
 

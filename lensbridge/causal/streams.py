@@ -10,7 +10,6 @@ from lensbridge.cache.residual.decomposition import Decomposition, Target
 from lensbridge.cache.residual.norm_map import NormMap, Route
 from lensbridge.cache.residual.terms import Through, Times
 from lensbridge.causal.graph import Graph, Read, Write
-from lensbridge.native.linear import fetch
 from lensbridge.tensors.slices import taken
 
 
@@ -79,7 +78,8 @@ class Stream:
             divisor = taken(self.values[event.scale], self.pos, -2)
             self._pass(NormMap.of(event.norm, divisor))
         elif isinstance(event, Times):
-            self._pass(NormMap(gain=fetch(*event.held).detach()))
+            value = event.scale.value(self.rows)
+            self._pass(NormMap(gain=value.detach() if isinstance(value, Tensor) else value))
 
     def _pass(self, passage: NormMap) -> None:
         self.rows.copy_(passage.forward(self.rows))

@@ -11,6 +11,7 @@ from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Block, Pass, Subject
 from lensbridge.errors import ConformanceError
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.parts import BlockPart
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out")
@@ -34,14 +35,18 @@ class Sum(NamedTuple):
 def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
     """The equations of one block, in data-flow order."""
     if part.residual == "post_norm":
-        yield from _post_norm(block)
+        yield from _post_norm(block, part)
     elif part.residual is not None:
         yield from _added(block, part)
 
 
-def _post_norm(block: Block) -> Iterator[Sum]:
+def _post_norm(block: Block, part: BlockPart) -> Iterator[Sum]:
     stream = Running(block, "hook_resid_pre")
+    before_attn, before_mlp = part.skip_scales
+    scales = {"ln1": before_attn, "ln2": before_mlp}
     for point, norm, added in POST_NORM:
+        if norm in scales:
+            stream.times(scales[norm])
         stream.add(*added)
         if point not in block:
             continue
@@ -54,6 +59,8 @@ def _post_norm(block: Block) -> Iterator[Sum]:
 
 def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
     stream = Running(block, "ln1.hook_out" if part.skip_norm else "hook_resid_pre")
+    before_attn, before_mlp = part.skip_scales
+    stream.times(before_attn)
     stream.add(*BRANCHES)
     if "hook_resid_mid" in block:
         yield stream.reaches("hook_resid_mid")
@@ -63,6 +70,7 @@ def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
             yield stream.reaches("hook_resid_mid_cross")
     if part.skip_norm and part.residual == "sequential":
         stream = Running(block, "ln2.hook_out")
+    stream.times(before_mlp)
     stream.add("hook_mlp_out", "hook_per_layer_out")
     if "hook_resid_post" in block:
         yield stream.reaches("hook_resid_post", _out_scale(part))
@@ -83,6 +91,13 @@ class Running:
         self.block = block
         self.value = block[start]
         self.words = [start]
+
+    def times(self, scale: Multiplier) -> None:
+        """Multiply what is there so far."""
+        if not scale.is_one:
+            factor = scale.value(self.value)
+            self.value = self.value * (factor.detach() if isinstance(factor, Tensor) else factor)
+            self.words = [f"({' + '.join(self.words)}) * {scale}"]
 
     def add(self, *points: str) -> None:
         """Add the points that the block has."""

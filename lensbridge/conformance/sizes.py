@@ -69,6 +69,7 @@ SIZES: dict[str, Any] = {
        "logits_scaling": 1.6, "logit_scale": 0.45, "scale_emb": 1.8, "scale_depth": 1.2,
        "dim_model_base": 20, "lm_head_multiplier": 0.7, "key_multiplier": 0.8,
        "attention_out_multiplier": 0.65, "ssm_out_multiplier": 0.75, "ssm_in_multiplier": 0.85,
+       "full_attn_alpha_factor": 1.3, "linear_attn_alpha_factor": 0.8, "mlp_alpha_factor": 1.2,
        "attention_in_multiplier": 1.15, "attn_logit_softcapping": 3.0,
        "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 10, "clip_qkv": 4.0,
     # optional parts, switched on

@@ -9,24 +9,27 @@ from lensbridge.native.linear import fetch
 
 @dataclass(frozen=True)
 class Multiplier:
-    """What a branch's output is multiplied by before it is added: `number`, or one per channel.
+    """What a branch's output, or the stream before it, is multiplied by.
 
-    `held` is the module that holds the numbers of the channels, and the name of the parameter.
+    It is `number` times each tensor in `held`: a module that holds one number, or one for each
+    channel, and the name of the parameter or buffer.
     """
 
     number: float = 1.0
-    held: tuple[nn.Module, str] | None = None
+    held: tuple[tuple[nn.Module, str], ...] = ()
 
     @property
     def is_one(self) -> bool:
         """Whether it changes nothing."""
-        return self.held is None and self.number == 1.0
+        return not self.held and self.number == 1.0
 
     def value(self, like: Tensor) -> Tensor | float:
         """The number, or a tensor `[d_model]` on the device of `like`."""
-        if self.held is None:
-            return self.number
-        return fetch(*self.held).to(like.device)
+        value: Tensor | float = self.number
+        for one in self.held:
+            value = fetch(*one).to(like.device) * value
+        return value
 
     def __str__(self) -> str:
-        return f"{self.number:g}" if self.held is None else self.held[1]
+        number = [] if self.held and self.number == 1.0 else [f"{self.number:g}"]
+        return " * ".join([*number, *(name for _, name in self.held)])

@@ -100,6 +100,7 @@ class AttentionPart:
     gated: bool = False
     position_bias: nn.Module | None = None
     clip: float | None = None
+    mask_from_v: bool = False
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -197,6 +198,8 @@ class BlockPart:
     Args:
         norms: the norms that the block has, in data-flow order. In a post-norm block the norms of
             the sums are `ln1`, `ln_cross` and `ln2`.
+        skip_scales: what the stream is multiplied by before attention (or the mixer) is added to
+            it, and before the MLP is.
         repeat: which call of the module this layer is, where layers share one; else None.
     """
 
@@ -212,7 +215,13 @@ class BlockPart:
     skip_norm: bool
     flattens: bool
     out_scale: tuple[nn.Module, str] | None
+    skip_scales: tuple[Multiplier, Multiplier] = (Multiplier(), Multiplier())
     repeat: int | None = None
+
+    @property
+    def keeps_stream(self) -> bool:
+        """Whether what is in the stream stays as it is: no multiplier of the whole stream."""
+        return self.out_scale is None and all(scale.is_one for scale in self.skip_scales)
 
     @property
     def ln1(self) -> Norm | None:

@@ -109,7 +109,7 @@ class Broadcast:
     def _carries(self) -> bool:
         """Whether what is added to the stream stays in it unchanged."""
         branches = self.paths.branches
-        scaled = any(block.out_scale is not None for block in branches.blocks)
+        scaled = not all(block.keeps_stream for block in branches.blocks)
         edited = any(one.kind != "read" for one in self.paths.base.model.engine.listening)
         plain = branches.is_sum and not scaled and not edited
         return self.paths.through == "nothing" and plain

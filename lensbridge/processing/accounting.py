@@ -54,8 +54,9 @@ def _described(block: BlockPart) -> Iterator[nn.Parameter]:
         yield from _of_mlp(block.mlp)
     elif isinstance(block.mlp, MoEPart):
         yield from _of_moe(block.mlp)
-    if block.out_scale is not None:
-        yield from _of_held(block.out_scale)
+    scales = [one for scale in block.skip_scales for one in scale.held]
+    for held in (*scales, *filter(None, (block.out_scale,))):
+        yield from _of_held(held)
 
 
 def _of_attention(attn: AttentionPart) -> Iterator[nn.Parameter]:
@@ -93,9 +94,8 @@ def _of_moe(moe: MoEPart) -> Iterator[nn.Parameter]:
 
 
 def _of_writer(writer: Writer) -> Iterator[nn.Parameter]:
-    for held in (writer.scale.held, writer.bias):
-        if held is not None:
-            yield from _of_held(held)
+    for held in (*writer.scale.held, *filter(None, (writer.bias,))):
+        yield from _of_held(held)
 
 
 def _of_held(held: tuple[nn.Module, str]) -> Iterator[nn.Parameter]:

@@ -74,7 +74,7 @@ def _of_block(block: BlockPart) -> Iterator[str]:
         yield "the stream is a norm's output, whose gain and bias give it a mean (post-norm)"
     elif block.skip_norm:
         yield "the stream goes through a norm, whose gain and bias give it a mean"
-    if block.out_scale is not None:
+    if not block.keeps_stream:
         yield "the whole stream is multiplied by a parameter"
     for path in strangers(block):
         yield f"{path} is not described, so whether it writes to the stream is not known"
@@ -91,7 +91,7 @@ def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
         return
     if part.post_norm is not None:
         yield "a norm follows a branch, and its gain gives what is added a mean"
-    if part.writer.scale.held is not None:
+    if part.writer.scale.held:
         yield "the output of a branch is multiplied channel by channel"
     if isinstance(part, MoEPart) and part.experts is None:
         yield "experts cannot be read one by one"

@@ -60,6 +60,8 @@ def value_obstacles(attn: AttentionPart, read_elsewhere: bool) -> Iterator[str]:
         yield "attention sinks take a part of the pattern, so its rows do not sum to one"
     if attn.gated:
         yield "z is gated or normalised before it is projected"
+    if attn.mask_from_v:
+        yield "the mask is computed from the values"
     if attn.v_norm is not None or attn.clip is not None:
         yield "values are normalised or clipped after their bias"
     if read_elsewhere:

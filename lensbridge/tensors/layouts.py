@@ -55,18 +55,20 @@ def heads(n: int, d: int) -> Layout:
     return Layout("... (n d) -> ... n d", split, lambda x, s: split(x).copy_(s), whole=True)
 
 
-def blocked(role: str, n_heads: int, n_kv: int, d: int) -> Layout:
-    """All queries, then all keys, then all values."""
-    start, n = {
-        "q": (0, n_heads),
-        "k": (n_heads * d, n_kv),
-        "v": ((n_heads + n_kv) * d, n_kv),
-    }[role]
+def blocked(role: str, n_heads: int, n_kv: int, d: int, order: str = "qkv") -> Layout:
+    """All queries, then all keys, then all values, or in another order.
+
+    Example:
+        >>> blocked("q", 4, 2, 8, order="kvq").split(torch.arange(64))[0, 0]
+        tensor(32)
+    """
+    counts = {"q": n_heads, "k": n_kv, "v": n_kv}
+    n, start = counts[role], d * sum(counts[one] for one in order[: order.index(role)])
 
     def split(x: Tensor) -> Tensor:
         return x.narrow(-1, start, n * d).view(*x.shape[:-1], n, d)
 
-    pattern = f"... (q k v) -> {role}, ... (n d) -> ... n d"
+    pattern = f"... ({' '.join(order)}) -> {role}, ... (n d) -> ... n d"
     return Layout(pattern, split, lambda x, s: split(x).copy_(s), whole=False)
 
 

@@ -162,7 +162,7 @@ class Decomposition:
             elif isinstance(step, Through):
                 maps = (self._norm_map(step.norm, step.scale), *maps)
             elif isinstance(step, Times):
-                maps = (NormMap(gain=fetch(*step.held).detach()), *maps)
+                maps = (*self._multiplied(step.scale), *maps)
         return found[::-1], maps
 
     def whole(self, term: Term, route: Route) -> Tensor:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart, StackPart
 
@@ -54,9 +55,9 @@ class Through:
 
 @dataclass(frozen=True)
 class Times:
-    """The whole stream is multiplied by a parameter or buffer: its module, and its name there."""
+    """The whole stream is multiplied, by a number or by a parameter or buffer."""
 
-    held: tuple[nn.Module, str]
+    scale: Multiplier
 
 
 @dataclass(frozen=True)
@@ -105,24 +106,30 @@ class _LayerSteps:
         part = self.part
         if part.skip_norm:
             yield from self._through("ln1", part.ln1)
+        before_attn, before_mlp = part.skip_scales
+        yield from self._times(before_attn)
         yield from self._branches()
         yield from self._mark("hook_resid_mid")
         yield from self._term("cross", "hook_cross_attn_out")
         yield from self._mark("hook_resid_mid_cross")
         if part.skip_norm and part.residual == "sequential":
             yield from self._through("ln2", part.ln2)
+        yield from self._times(before_mlp)
         yield from self._term("mlp", "hook_mlp_out")
         yield from self._term("per_layer", "hook_per_layer_out")
         if part.out_scale is not None:
-            yield Times(part.out_scale)
+            yield Times(Multiplier(held=(part.out_scale,)))
 
     def _summed_then_normed(self) -> Iterator[Step]:
+        before_attn, before_mlp = self.part.skip_scales
+        yield from self._times(before_attn)
         yield from self._branches()
         yield from self._through("ln1", self.part.ln1)
         yield from self._mark("hook_resid_mid")
         yield from self._term("cross", "hook_cross_attn_out")
         yield from self._through("ln_cross", self.part.norms.get("ln_cross"))
         yield from self._mark("hook_resid_mid_cross")
+        yield from self._times(before_mlp)
         yield from self._term("mlp", "hook_mlp_out")
         yield from self._through("ln2", self.part.ln2)
 
@@ -134,6 +141,10 @@ class _LayerSteps:
         if self.has(self.at + point):
             label = f"{self.i}_{point.removeprefix('hook_')}"
             yield Term(label, kind, self.at + point, self.i, self.part)
+
+    def _times(self, scale: Multiplier) -> Iterator[Step]:
+        if not scale.is_one:
+            yield Times(scale)
 
     def _mark(self, point: str) -> Iterator[Step]:
         if self.has(self.at + point):

@@ -66,13 +66,15 @@ class AttentionResolver:
             latent=latent,
             sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),
             gated=spec.gated,
+            mask_from_v=spec.mask_from_v,
             clip=self.finder.optional_number(spec.clip),
             position_bias=self._where_there_is(module, spec.position_bias),
         )
 
     def _scaled(self, roles: dict[str, Role | None], spec: Attention) -> dict[str, Role | None]:
-        before, key = self.finder.scale(spec.in_scale), self.finder.scale(spec.k_scale)
-        scales = {"q": 1.0, "k": key, "v": 1.0}
+        before = self.finder.scale(spec.in_scale)
+        key, value = self.finder.scale(spec.k_scale), self.finder.scale(spec.v_scale)
+        scales = {"q": 1.0, "k": key, "v": value}
         return {
             letter: None if role is None else replace(role, scale=scales[letter], in_scale=before)
             for letter, role in roles.items()
@@ -139,7 +141,7 @@ class AttentionResolver:
 
         def layout(role: str) -> Layout:
             if spec.layout == "blocked":
-                return layouts.blocked(role, n_heads, n_kv, d)
+                return layouts.blocked(role, n_heads, n_kv, d, spec.order)
             if spec.layout == "grouped":
                 return layouts.grouped(role, n_heads, n_kv, d)
             return layouts.sharded(role, n_heads, d)

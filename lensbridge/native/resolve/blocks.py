@@ -76,7 +76,7 @@ class BlockResolver:
         def attention(part: Attention | None, after: Norm | None, crossing: bool) -> Any:
             if part is None:
                 return None
-            writer = self._writer(layer, part, after, where)
+            writer = self._writer(layer, part, after, where, index)
             writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
             return self.attention.part(layer, part, writer, after, where, crossing)
 
@@ -86,8 +86,8 @@ class BlockResolver:
             norms=norms,
             attn=attention(spec.attn, norms.get("ln1_post"), False),
             cross=attention(spec.cross, norms.get("ln_cross_post"), True),
-            mixer=self._mixer(layer, spec, norms.get("ln1_post"), where),
-            mlp=self._feed_forward(layer, spec.mlp, norms.get("ln2_post"), where),
+            mixer=self._mixer(layer, spec, norms.get("ln1_post"), where, index),
+            mlp=self._feed_forward(layer, spec.mlp, norms.get("ln2_post"), where, index),
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
@@ -97,8 +97,23 @@ class BlockResolver:
             out_scale=None
             if spec.out_scale is None
             else self.finder.tensor(layer, spec.out_scale, where),
+            skip_scales=self._skip_scales(layer, spec, where, index),
             repeat=repeat,
         )
+
+    def _skip_scales(
+        self, layer: nn.Module, spec: Block, where: str, index: int
+    ) -> tuple[Multiplier, Multiplier]:
+        scales = [None if one is None else one.skip_scale for one in (spec.mixer, spec.mlp)]
+        if spec.attn is not None:
+            scales[0] = spec.attn.skip_scale
+        if scales[1] is not None and spec.residual == "parallel":
+            raise self.finder.mismatch(
+                f"{where}: with residual='parallel' the stream is multiplied once: give skip_scale "
+                "to attention."
+            )
+        of_attn, of_mlp = (self.finder.multiplier(layer, one, where, index) for one in scales)
+        return of_attn, of_mlp
 
     def _norms(self, layer: nn.Module, spec: Block, where: str) -> dict[NormSlot, Norm]:
         described = {word: self._norm(layer, spec.norms, word, where) for word in _SLOTS}
@@ -112,15 +127,18 @@ class BlockResolver:
             return None
         return self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
 
-    def _writer(self, layer: nn.Module, spec: Any, post_norm: Norm | None, where: str) -> Writer:
-        written_by, scale = spec.written_by, self.finder.multiplier(layer, spec.scale, where)
+    def _writer(
+        self, layer: nn.Module, spec: Any, post_norm: Norm | None, where: str, index: int
+    ) -> Writer:
+        scale = self.finder.multiplier(layer, spec.scale, where, index)
+        written_by = spec.written_by
         if written_by is None and post_norm is not None:
             return Writer((post_norm.module,), scale)
         paths = written_by if isinstance(written_by, tuple) else (written_by or spec.path,)
         return Writer(tuple(self.finder.find(layer, path, where) for path in paths), scale)
 
     def _mixer(
-        self, layer: nn.Module, block: Block, post_norm: Norm | None, where: str
+        self, layer: nn.Module, block: Block, post_norm: Norm | None, where: str, index: int
     ) -> MixerPart | None:
         spec = block.mixer
         if spec is None:
@@ -132,7 +150,7 @@ class BlockResolver:
             step.replace(".", "_"): self.finder.find(module, step, f"{where} mixer")
             for step in spec.steps
         }
-        writer = self._writer(layer, spec, post_norm, where)
+        writer = self._writer(layer, spec, post_norm, where, index)
         return MixerPart(module, spec.path, steps, writer, spec.fed_more)
 
     # --- MLP ---------------------------------------------------------------------------------
@@ -143,10 +161,11 @@ class BlockResolver:
         spec: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None,
         post_norm: Norm | None,
         where: str,
+        index: int,
     ) -> FeedForward | None:
         if spec is None:
             return None
-        writer = self._writer(layer, spec, post_norm, where)
+        writer = self._writer(layer, spec, post_norm, where, index)
         if isinstance(spec, Opaque):
             return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
         if isinstance(spec, MoE):

@@ -174,17 +174,27 @@ class Finder:
     def embed_scale(self, spec: Scale | None) -> Multiplier:
         """What the token embedding is multiplied by: a scale, or a buffer of the model."""
         held = self.optional_tensor(spec) if isinstance(spec, str) and "." in spec else None
-        return Multiplier(self.scale(spec)) if held is None else Multiplier(held=held)
+        return Multiplier(self.scale(spec)) if held is None else Multiplier(held=(held,))
 
-    def multiplier(self, layer: nn.Module, spec: Scale | None, where: str) -> Multiplier:
-        """What a branch's output is multiplied by: a scale, or a parameter of the block."""
-        if isinstance(spec, str) and spec.split(".")[0] in {
-            *layer._modules,
-            *layer._parameters,
-            *layer._buffers,
-        }:
-            return Multiplier(held=self.tensor(layer, spec, where))
-        return Multiplier(self.scale(spec))
+    def multiplier(
+        self, layer: nn.Module, spec: Scale | None, where: str, index: int = 0
+    ) -> Multiplier:
+        """What a branch's output is multiplied by: a scale, parameters of the block, or both.
+
+        Args:
+            layer: the block.
+            spec: as it is described.
+            where: the place, for errors.
+            index: which layer it is.
+        """
+        factors = spec.split(" * ") if isinstance(spec, str) else []
+        own = {*layer._modules, *layer._parameters, *layer._buffers}
+        held = [one for one in factors if one.split(".")[0] in own]
+        if not held:
+            return Multiplier(self.scale(spec, index))
+        numbers = [self.scale(one, index) for one in factors if one not in held]
+        tensors = tuple(self.tensor(layer, one, where) for one in held)
+        return Multiplier(math.prod(numbers, start=1.0), tensors)
 
     # --- config ------------------------------------------------------------------------------
 
@@ -231,8 +241,11 @@ class Finder:
         value = self.optional(name)
         return None if value is None else float(value)
 
-    def scale(self, spec: Scale | None) -> float:
-        """A multiplier: a number, a config field or an expression over config fields."""
+    def scale(self, spec: Scale | None, index: int | None = None) -> float:
+        """A multiplier: a number, a config field or an expression over config fields.
+
+        `layer_index` in an expression is the index of the layer, inside one.
+        """
         if spec is None:
             return 1.0
         if not isinstance(spec, str):
@@ -241,7 +254,7 @@ class Finder:
             node = ast.parse(spec, mode="eval").body
         except SyntaxError as error:
             raise self._no_scale(spec) from error
-        return self._evaluate(node, spec)
+        return self._evaluate(node, spec, index)
 
     def _no_scale(self, text: str) -> ArchitectureMismatchError:
         return self.mismatch(
@@ -249,19 +262,21 @@ class Finder:
             "sqrt(...)."
         )
 
-    def _evaluate(self, node: ast.expr, text: str) -> float:
+    def _evaluate(self, node: ast.expr, text: str, index: int | None) -> float:
+        def of(one: ast.expr) -> float:
+            return self._evaluate(one, text, index)
+
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return float(node.value)
         if isinstance(node, ast.Name):
-            return float(self.field(node.id))
+            own = node.id == LAYER_INDEX and index is not None
+            return float(index if own else self.field(node.id))  # type: ignore[arg-type]
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right = (self._evaluate(one, text) for one in (node.left, node.right))
-            return _OPERATORS[type(node.op)](left, right)
+            return _OPERATORS[type(node.op)](of(node.left), of(node.right))
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-            place = int(self._evaluate(node.slice, text))
-            return float(self.field(node.value.id)[place])
+            return float(self.field(node.value.id)[int(of(node.slice))])
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
-            return math.sqrt(self._evaluate(node.args[0], text))
+            return math.sqrt(of(node.args[0]))
         raise self._no_scale(text)
 
     def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
@@ -275,6 +290,9 @@ class Finder:
                 f"{where}: the {side} of '{what}' is {found}, and the description says {wanted}."
             )
 
+
+LAYER_INDEX = "layer_index"
+"""The word for the index of the layer in an expression."""
 
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,

@@ -45,7 +45,7 @@ def accumulated(steps: Iterable[Step], zero: Tensor, with_mlps: bool) -> Tensor:
     total = zero
     for step in steps:
         if isinstance(step, Times):
-            total = total * fetch(*step.held).to(total)
+            total = total * step.scale.value(total)
         elif isinstance(step, Through) and bool(total.any()):
             raise _depends(step.scale.removesuffix(".hook_scale"), "the stream goes through a norm")
         elif isinstance(step, Term) and (with_mlps or step.kind != "mlp"):
