@@ -134,8 +134,6 @@ def _is_hooked(module: nn.Module, before: bool) -> bool:
 
 
 def _is_known(hook: Any) -> bool:
-    """Whether a PyTorch hook is lensbridge's, or one that transformers leaves on a module to collect
-    outputs that a caller asks for.
-    """
+    """Whether a PyTorch hook is lensbridge's, or one of transformers that collects outputs."""
     module = getattr(hook, "__module__", None) or ""
     return isinstance(hook, NativeHook) or module.startswith("transformers.")

@@ -58,7 +58,8 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the row of a check that ran."""
         if report.when == "call":
-            self.rows += [Row(**row) for name, row in report.user_properties if name == _ROW]
+            found: list[Any] = [row for name, row in report.user_properties if name == _ROW]
+            self.rows += [Row(**row) for row in found]
 
     def pytest_sessionfinish(self) -> None:
         """Write the file."""
