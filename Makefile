@@ -81,7 +81,7 @@ soak: .venv/.installed-test
 VLLM := build/vllm/bin/python
 
 vllm: build/vllm/.installed
-	OMP_WAIT_POLICY=PASSIVE $(VLLM) -m pytest -m vllm --show-capture=no tests/vllm
+	OMP_WAIT_POLICY=PASSIVE $(VLLM) -m pytest -m vllm --show-capture=no tests/engines_vllm
 
 build/vllm/.installed: pyproject.toml constraints.txt constraints-vllm.txt
 	$(PYTHON) -m venv --clear build/vllm
