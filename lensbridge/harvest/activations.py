@@ -182,10 +182,13 @@ class Activations(Shards):
         """A `datasets.Dataset` as SAELens reads it: a row of tokens and of each point.
 
         Args:
-            context: entries of a row. None: the rows that were run, which have to be of one length.
+            context: entries of a row. None: the rows that were run. Where these have different
+                lengths, because some tokens of joined documents (`packing="concat"`) were not kept,
+                the entries are cut into rows as long as the longest.
 
         Raises:
-            InputError: rows have different lengths, or `datasets` is not installed.
+            InputError: rows of single documents have different lengths, or `datasets` is not
+                installed.
         """
         return to_datasets(self, context)
 

@@ -20,6 +20,10 @@ class Readable(Protocol):
     """What is exported: `Activations`."""
 
     @property
+    def specs(self) -> list[dict[str, Any]]:
+        """What each harvest is of."""
+
+    @property
     def points(self) -> tuple[str, ...]:
         """The names of the tensors of activations."""
 
@@ -103,12 +107,18 @@ def to_datasets(acts: Readable, context: int | None) -> Any:
 def _row_length(acts: Readable) -> int:
     """The number of entries of every row; the last row of all may be shorter.
 
+    Joined documents were cut anywhere, so where some of their tokens were not kept and rows differ,
+    the entries are cut again, into rows as long as the longest.
+
     Raises:
-        InputError: rows have different lengths.
+        InputError: rows of documents have different lengths.
     """
     rows = [one.unique_consecutive(return_counts=True)[1] for one in acts.column(ROWS).shards()]
     every = torch.cat(rows) if rows else torch.tensor([])
-    if not len(every) or bool((every[:-1] != every[0]).any()) or every[-1] > every[0]:
+    same = len(every) and not bool((every[:-1] != every[0]).any()) and every[-1] <= every[0]
+    if not same and all(one["rows"]["packing"] == "concat" for one in acts.specs) and len(every):
+        return int(every.max())
+    if not same:
         raise InputError(
             "The rows have different lengths, and a dataset's are of one: pass context=N, which "
             "cuts the entries into rows of N, or harvest with packing='concat'."

@@ -158,3 +158,21 @@ def test_exports_have_every_value(model: Any, tmp_path: Path) -> None:
     read = parquet.read_table(acts.to_parquet(tmp_path / "all.parquet"))
     assert read.column("tokens").to_pylist() == ids.flatten().tolist()
     assert torch.equal(torch.tensor(read.column(POINT).to_pylist()), acts[POINT][:].float())
+
+
+def test_rows_of_joined_documents_that_lost_tokens_are_cut_again(
+    model: Any, tmp_path: Path
+) -> None:
+    keep = lensbridge.Keep(bos=False, special=False, positions=slice(1, None))
+    asked(model, TEXTS, keep=keep).run(tmp_path / "concat")
+    acts = Activations(tmp_path / "concat")
+    lengths = acts.rows[:].unique_consecutive(return_counts=True)[1]
+    assert len(lengths[:-1].unique()) > 1
+    table = acts.to_datasets().with_format("torch")
+    found, kept = table["token_ids"][:], len(table) * int(lengths.max())
+    assert found.shape[1] == lengths.max()
+    assert torch.equal(found.flatten().int(), acts.tokens[:kept])
+    assert torch.equal(table[POINT][:].flatten(0, 1), acts[POINT][:kept])
+    asked(model, TEXTS, keep=keep, rows=Rows(16, "pad")).run(tmp_path / "pad")
+    with pytest.raises(InputError, match="different lengths"):
+        Activations(tmp_path / "pad").to_datasets()
