@@ -656,6 +656,12 @@ def test_wrong_settings(model: Any, tmp_path: Path) -> None:
         asked(model, rows=Rows(length=10_000)).run(tmp_path)
     with pytest.raises(InputError, match="Did you mean 'concat'"):
         Rows(packing="conact")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"rows is lensbridge\.Rows\(\.\.\.\), not str"):
+        asked(model, rows="pad")
+    with pytest.raises(InputError, match=r"keep is lensbridge\.Keep\(\.\.\.\), not dict"):
+        asked(model, keep={"bos": False})
+    with pytest.raises(InputError, match="not 'last'"):
+        Keep(positions="last")
     with pytest.raises(InputError, match="value for each token"):
         asked(model, points=["pattern"]).run(tmp_path)
     with pytest.raises(InputError, match="3/3"):

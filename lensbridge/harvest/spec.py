@@ -73,6 +73,9 @@ class Keep:
         pad: whether the padding of short rows is kept. Only "pad" and "document" have any.
         special: whether other special tokens (EOS, separators) are kept.
         positions: which positions of each row, counted in its own tokens: a slice, or a list.
+
+    Raises:
+        InputError: the positions are a word.
     """
 
     bos: bool = True
@@ -81,6 +84,10 @@ class Keep:
     positions: slice | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.positions, str):
+            raise InputError(
+                f"positions is a slice, such as slice(1, None), or a list, not {self.positions!r}."
+            )
         if isinstance(self.positions, int):
             object.__setattr__(self, "positions", [self.positions])
 
@@ -119,6 +126,11 @@ class Spec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} is too small: it is 1 or more.")
+        for name, kind in (("rows", Rows), ("keep", Keep)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise InputError(
+                    f"{name} is lensbridge.{kind.__name__}(...), not {type(value).__name__}."
+                )
         if self.reduce is not None:
             object.__setattr__(self, "reduce", as_reduction(self.reduce))
 
