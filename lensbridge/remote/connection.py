@@ -35,7 +35,7 @@ class Connection:
         timeout: seconds that a server may be silent; None: any number.
 
     Raises:
-        InputError: the address is none.
+        InputError: the address is none, or the token cannot be sent.
         LensbridgeError: httpx is not installed.
     """
 
@@ -50,6 +50,8 @@ class Connection:
         self.most = _HEADER
         headers = {CLIENT: token_hex(8)}
         if token:
+            if not (token.isascii() and token.isprintable()):
+                raise InputError("A token is printable ASCII; this one has other characters.")
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx.Client(
             base_url=self.url,

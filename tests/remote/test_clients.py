@@ -1,10 +1,12 @@
 """Several clients at once, and clients that leave."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -164,3 +166,20 @@ def test_requests_in_the_queue_can_leave_too(own: Served) -> None:
     for one in begun:
         one.leave()
     until(lambda: not desk(own)._all)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request(
+    own: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no fault of the server's, and leaves nothing behind."""
+    address = urlsplit(own.url)
+    head = (
+        f"POST /v1/forward HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {TOKEN}\r\nContent-Length: 500\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port)) as line:
+        line.sendall(head.encode() + b'{"input":')
+        until(lambda: desk(own)._all)
+    until(lambda: not desk(own)._all)
+    assert not caplog.records
+    assert own.post("forward", {"input": EIFFEL}).status_code == 200

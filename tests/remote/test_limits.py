@@ -220,6 +220,9 @@ def test_who_is_answered(model: LensModel, server: Served) -> None:
         lensbridge.connect("http://127.0.0.1:9")
     with pytest.raises(InputError, match="address is such as"):
         lensbridge.connect("127.0.0.1:8765")
+    for token in ("clé", "two\nlines"):
+        with pytest.raises(InputError, match="ASCII"):
+            lensbridge.connect(server.url, token)
     good = {"input": EIFFEL}
     assert server.post("forward", good).status_code == 200
     assert server.post("forward", good, headers={"Authorization": "Basic x"}).status_code == 403
