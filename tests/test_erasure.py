@@ -51,6 +51,17 @@ def test_few_examples_are_erased_within_their_span() -> None:
     assert not torch.allclose(erased, x.mean(0).expand_as(x), atol=0.1)
 
 
+def test_rounding_is_no_concept() -> None:
+    """Rows that are the same state, computed twice, differ in their last digits alone."""
+    torch.manual_seed(0)
+    states = torch.randn(20, 40, dtype=torch.float64)
+    rows = states[torch.randint(20, (300,))]
+    z = torch.randint(2, (300,)).double() + 3 * rows[:, 0]
+    noisy = (rows * (1 + 2e-7 * torch.randn(300, 40, dtype=torch.float64))).float()
+    erased = leace(noisy, z)(rows)
+    torch.testing.assert_close(erased, leace(rows, z)(rows), rtol=1e-3, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def opened() -> tuple[Any, LensModel]:
     hf = build(Shape("gpt2"))
@@ -169,6 +180,10 @@ def test_what_cannot_be_erased_is_refused(opened: Any) -> None:
         fit_erasure(model, IDS, [0, 1])
     with pytest.raises(InputError, match="nothing to tell apart"):
         fit_erasure(model, IDS, ["one"] * 60)
+    with pytest.raises(InputError, match="no texts to fit"):
+        fit_erasure(model, [], [])
+    with pytest.raises(InputError, match="finite numbers, not nan"):
+        fit_erasure(model, IDS, [float("nan")] * 60)
     with pytest.raises(InputError, match="needs a point with"):
         fit_erasure(model, IDS, CLASSES, ("z", 0))
     with pytest.raises(InputError, match="upstream is"):

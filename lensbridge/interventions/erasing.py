@@ -1,5 +1,6 @@
 """Fitting erasure at many layers in one run: each layer's eraser sees what earlier ones left."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -132,6 +133,8 @@ class Concept:
         """
         if len(labels) != count:
             raise InputError(f"There are {count} texts and {len(labels)} labels.")
+        if not count:
+            raise InputError("There are no texts to fit an erasure to.")
         if isinstance(labels, Tensor) and labels.ndim == 2 and labels.is_floating_point():
             return cls(list(labels.detach().cpu().double()))
         given = labels.tolist() if hasattr(labels, "tolist") else list(labels)
@@ -160,6 +163,9 @@ class Concept:
 def _encoding(labels: Sequence[Any]) -> Callable[[Any], Tensor]:
     """Classes as one-hot vectors, numbers as one entry."""
     if any(isinstance(one, float) for one in labels):
+        strange = [one for one in labels if not math.isfinite(float(one))]
+        if strange:
+            raise InputError(f"Labels are classes or finite numbers, not {strange[0]}.")
         return lambda label: torch.tensor([float(label)], dtype=torch.double)
     classes = list(dict.fromkeys(labels))
     if len(classes) < 2:

@@ -105,7 +105,7 @@ def leace(x: Tensor, z: Tensor) -> AffineEraser:
     wide, mean = x.double(), x.double().mean(0)
     centred, concept = wide - mean, z.double() - z.double().mean(0)
     sizes, V = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))
-    there = sizes > sizes[-1] * len(sizes) * torch.finfo(sizes.dtype).eps
+    there = sizes > sizes[-1] * _rounding(x)
     root = sizes.clamp(min=0).sqrt()
     inverse = torch.where(there, 1 / root.clamp(min=1e-300), 0.0)
     concept = concept / concept.std(0).clamp(min=1e-12)
@@ -115,6 +115,16 @@ def leace(x: Tensor, z: Tensor) -> AffineEraser:
     left, right = (V * torch.where(there, root, 0.0)) @ V.T @ U, U.T @ (V * inverse) @ V.T
     dtype = torch.promote_types(x.dtype, torch.float32)
     return AffineEraser(left.to(dtype), right.to(dtype), mean.to(dtype))
+
+
+def _rounding(x: Tensor) -> float:
+    """The size beside the largest up to which an eigenvalue of a covariance is rounding.
+
+    Activations that should be equal differ in their last digits, and whitening would make these
+    differences as large as anything else.
+    """
+    given = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
+    return max(x.shape[1] * torch.finfo(torch.double).eps, (x.shape[1] * given) ** 2)
 
 
 def eraser_of(found: Any) -> AffineEraser:
