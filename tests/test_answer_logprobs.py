@@ -140,6 +140,7 @@ def test_tokens_of_an_answer_are_those_of_the_text_of_both() -> None:
         (lambda m: m.answer_logprobs(PROMPTS, [ANSWERS]), InputError, "1 lists of answers and 3"),
         (lambda m: m.answer_logprobs(PROMPTS[:1], [[]]), InputError, "at least one answer"),
         (lambda m: m.answer_logprobs(PROMPTS[0], []), InputError, "no answers to score"),
+        (lambda m: m.answer_logprobs(PROMPTS[0], 3), InputError, "Answers are texts or rows"),
         (lambda m: m.answer_logprobs(PROMPTS[0], ""), InputError, "The answer '' has no tokens"),
         (lambda m: m.answer_logprobs(PROMPTS[0], "a", normalize="x"), InputError, "normalize is a"),
         (

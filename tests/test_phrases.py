@@ -155,6 +155,10 @@ def test_what_is_not_there(model: LensModel) -> None:
             model.positions_of(nothing, PROMPT)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="A mapping needs input_ids"):
         model.positions_of("Eiffel", {"ids": [1]})
+    with pytest.raises(InputError, match="occurrence is a number"):
+        model.positions_of("Eiffel", PROMPT, "first")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no text to find"):
+        model.positions_of("Eiffel", [])
     with pytest.raises(TokenizerMissingError):
         lensbridge.load(HF).positions_of("Eiffel", [1, 2, 3])
     long = "a " * 60

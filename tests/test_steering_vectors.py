@@ -209,9 +209,10 @@ def test_what_a_file_would_lose_is_refused(model: LensModel, tmp_path: Path) -> 
     (tmp_path / "b.gguf").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="cannot be read"):
         SteeringVectors.load(tmp_path / "b.gguf")
-    (tmp_path / "b.pt").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="cannot be read"):
-        SteeringVectors.load(tmp_path / "b.pt")
+    for nothing in (b"nothing of the kind", b"hello", b""):
+        (tmp_path / "b.pt").write_bytes(nothing)
+        with pytest.raises(InputError, match="cannot be read"):
+            SteeringVectors.load(tmp_path / "b.pt")
     assert not list(tmp_path.glob("a.*"))
 
 

@@ -133,6 +133,8 @@ def test_what_is_no_lens_of_this_model_is_refused(tmp_path: Path) -> None:
         model.logit_lens(EIFFEL, incl_mid=True, lens=lens)
     with pytest.raises(InputError, match="no texts"):
         fit_tuned_lens(model, [])
+    with pytest.raises(InputError, match="steps is None or a number"):
+        fit_tuned_lens(model, [EIFFEL], steps=0)
     with pytest.raises(InputError, match="optimizer is"):
         fit_tuned_lens(model, [EIFFEL], optimizer="adamw")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="A tuned lens has weights"):

@@ -163,6 +163,8 @@ def test_what_would_not_be_exact_is_refused() -> None:
         abliterated(model, torch.ones(5))
     with pytest.raises(InputError, match="where the subject goes"):
         rome(model, "The tower", "Eiffel", " Rome", layer=1)
+    with pytest.raises(InputError, match="target is what"):
+        rome(model, "The {} is", "Eiffel", "", layer=1)
     with pytest.raises(ShapeError, match="the key is"):
         rank_one_update(torch.ones(3, 2), torch.ones(2), torch.ones(3))
     with pytest.raises(InputError, match="singular"):

@@ -71,6 +71,8 @@ def fit_tuned_lens(
     """
     if optimizer not in ("adam", "sgd"):
         raise InputError(f"optimizer is 'adam' or 'sgd', not {optimizer!r}.")
+    if steps is not None and (isinstance(steps, bool) or steps < 1):
+        raise InputError(f"steps is None or a number of steps, 1 or more, not {steps!r}.")
     head = head_of(model)
     if start is not None:
         start.require_fit(model)

@@ -74,6 +74,8 @@ def rome(
     """
     if not isinstance(prompt, str) or "{}" not in prompt:
         raise InputError(f"prompt is a text with {{}} where the subject goes, not {prompt!r}.")
+    if not target:
+        raise InputError("target is what the model is to say, such as ' Rome', and it is empty.")
     name = _weight_name(model, layer)
     weight = model.weight(name).detach()
     prefixes = [*dict.fromkeys(["", *contexts])]

@@ -1,6 +1,6 @@
 """Prompts and answers as rows of ids: each answer after its prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -85,6 +85,8 @@ def _grouped(answers: Any, prompts: int, alone: bool) -> tuple[list[list[Any]], 
     """
     if _is_one_answer(answers):
         return [[answers]] * prompts, None if alone else prompts
+    if not isinstance(answers, Iterable):
+        raise InputError(f"Answers are texts or rows of ids, or lists of these, not {answers!r}.")
     given = list(answers)
     if not given:
         raise InputError("There are no answers to score.")

@@ -28,6 +28,10 @@ def positions_of(
 ) -> list[int] | list[list[int]]:
     """See `model.positions_of`."""
     check_count(count)
+    if occurrence is not None and (isinstance(occurrence, bool) or not isinstance(occurrence, int)):
+        raise InputError(
+            f"occurrence is a number, from 0, or None for all of them, not {occurrence!r}."
+        )
     rows = _rows(tokens, given, prepend_bos, padding_side)
     phrases: list[Any] = [phrase] * len(rows.ids)
     if isinstance(phrase, list | tuple):
@@ -68,6 +72,8 @@ def _rows(tokens: Tokens, given: Any, prepend_bos: bool | None, side: Side | Non
             raise InputError(f"A mapping needs input_ids; this one has {', '.join(plain)}.")
         plain, mask = plain["input_ids"], plain.get("attention_mask")
     ids = as_ids(plain)
+    if not ids.numel():
+        raise InputError("There is no text to find a phrase in.")
     several = ids.ndim == 2 and len(ids) > 1
     ids = ids.reshape(-1, ids.shape[-1]).cpu()
     real = torch.ones_like(ids) if mask is None else as_tensor(mask).reshape(ids.shape).cpu()
