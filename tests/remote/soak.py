@@ -164,9 +164,10 @@ class Client:
 def server() -> Iterator[tuple[str, int]]:
     """A server in a process of its own: its address and the number of the process."""
     command = [sys.executable, "-m", "lensbridge", "serve", "demo", "--api", "--port", "0"]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "LENSBRIDGE_TOKEN": TOKEN}
+    count = str(torch.get_num_threads())  # with another number, sums round otherwise
+    given = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "LENSBRIDGE_TOKEN": TOKEN}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **given}
     )
     try:
         assert process.stdout is not None
@@ -181,6 +182,8 @@ def server() -> Iterator[tuple[str, int]]:
     finally:
         process.terminate()
         process.wait(20)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def resident(pid: int) -> float:
