@@ -229,7 +229,7 @@ def _fits(value: Tensor, place: Tensor) -> bool:
 def _at(base: BaseRun, edit: IndexedEdit, activation: Tensor) -> Tensor:
     try:
         return activation[edit.index]
-    except (IndexError, TypeError) as error:
+    except (IndexError, TypeError, RuntimeError, ValueError) as error:
         axes = " ".join(base.axes(edit.point))
         raise InputError(
             f"{edit.point} has shape {base.shape(edit.point)} (axes {axes}), and the index "
