@@ -41,7 +41,7 @@ class Ray:
         actors: how many; each loads the model.
         gpus: of each actor.
         cpus: of each actor. None: an equal share of the cluster's, less one that Ray needs.
-        timeout: seconds in which the cluster must have room for all actors.
+        timeout: seconds in which the cluster must have room for all actors, after it started.
         address: of the cluster. None: the one that this process is connected to, or a new one on
             this machine.
 
@@ -52,12 +52,16 @@ class Ray:
     actors: int = 1
     gpus: float = 0
     cpus: float | None = None
-    timeout: float = 30.0
+    timeout: float = 20.0
     address: str | None = None
 
     def __post_init__(self) -> None:
         if self.actors < 1:
             raise InputError(f"actors={self.actors} is too small: it is 1 or more.")
+        if self.gpus < 0 or (self.cpus is not None and self.cpus <= 0):
+            raise InputError(
+                f"gpus={self.gpus} and cpus={self.cpus}: GPUs are 0 or more, CPUs more than 0."
+            )
 
     def run(self, job: Job, folder: Folder, told: Told | None) -> None:
         """Compute the shards that the folder does not have.

@@ -94,6 +94,12 @@ def test_an_actor_that_is_killed_is_started_again(tmp_path: Path, whole: dict[st
     assert hashes(tmp_path) == whole
 
 
+def test_less_than_nothing_is_refused() -> None:
+    for wrong in ({"actors": 0}, {"gpus": -1}, {"cpus": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Ray(**wrong)
+
+
 def test_a_cluster_without_room_is_refused(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(InputError, match=r"no room: 2 actors.* 2\.8 CPU and has 2 free"):
