@@ -18,7 +18,7 @@ SAMPLE = (
     "causal language models/mixtral",
     "causal language models/mamba",
     "causal language models/emu3",
-    "causal language models/doge",
+    "causal language models/zaya",
     "causal language models/xlm",
     "encoders/modernbert",
     "encoder-decoders/mbart",

@@ -212,6 +212,8 @@ def test_refusals() -> None:
 
     with pytest.raises(InputError, match="cells is empty"):
         run()
+    with pytest.raises(InputError, match="a list of cells, not a int"):
+        model.sweep(ids, 3, lambda x: x.mean())  # type: ignore[call-overload]
     with pytest.raises(UnknownPointError, match="hook_attn_out"):
         run(Cell("blocks.0.hook_atn_out", (ALL, 0), 0.0))
     with pytest.raises(InputError, match=r"axes b p m\), and the index"):

@@ -97,6 +97,8 @@ def sweep(
     """
     if isinstance(cells, Cell | Intervention):
         raise InputError("cells is a list of cells; for one, pass [cell].")
+    if not isinstance(cells, Iterable):
+        raise InputError(f"cells is a list of cells, not a {type(cells).__name__}.")
     options = SweepOptions(exact, max_batch_tokens, verbose)
     if generate is not None:
         listed = cells if isinstance(cells, Mapping) else list(cells)
