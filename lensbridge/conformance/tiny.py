@@ -68,9 +68,10 @@ def check_fields(config_class: Any, fields: Iterable[str]) -> None:
     Raises:
         InputError: it has not.
     """
-    known = {*_fields(config_class), *config_class.attribute_map, *vars(config_class())}
+    default = config_class()
+    known = {*_fields(config_class), *config_class.attribute_map, *vars(default)}
     for name in fields:
-        if name not in known:
+        if name not in known and not hasattr(default, name):  # some are properties
             raise InputError(
                 f"{config_class.__name__} has no field {name!r}.{suggest(name, sorted(known))}"
             )

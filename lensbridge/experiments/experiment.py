@@ -14,6 +14,7 @@ from lensbridge.points.point_names import NamesFilter
 from lensbridge.tensors.slices import PosSlice
 
 Returned: TypeAlias = Literal["logits", "loss"]
+"""What a result has besides what is asked for by name."""
 
 PARTS = ("points", "interventions", "metric", "sweep", "gradients", "generate")
 """What an experiment may ask an engine for, besides a run."""

@@ -14,6 +14,7 @@ from lensbridge.experiments import stored
 from lensbridge.sweeps.result import PatchingResult
 
 GradientsOf: TypeAlias = "ActivationCache | dict[str, ActivationCache]"
+"""The gradients of one metric, or those of each metric by its name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
