@@ -128,9 +128,11 @@ def build(
 
     Raises:
         LoadError: no model could be built, or the description does not fit it.
+        InputError: the config has no such field.
         NotApplicable: the model runs in float32 and not in the dtype of the variant.
     """
     dtype, kernel = variant
+    check_fields(model_class(architecture, class_name).config_class, fields)
     settings = {"kernel": kernel, "seed": seed, **fields}
     try:
         model = tiny_model(architecture, class_name, dtype=dtype, **settings)
