@@ -158,9 +158,11 @@ def test_a_comparison_can_be_stopped(browser: Any, site: Site, model: LensModel)
             page.see("text=stopped after")
             done = int(re.findall(r"stopped after (\d+)", page.text("main"))[0])
             assert 0 < done < 36
+            page.page.wait_for_timeout(1000)  # a busy machine hears of it later
             runs = slow.runs
             page.page.wait_for_timeout(600)
-            assert slow.runs <= runs + 1
+            assert slow.runs == runs
+            assert runs < 36
         page.click("button >> text=Patch")
         page.see("text=36 of 36 cells")
 
