@@ -21,8 +21,8 @@ HEAD = """\
 
 lensbridge beside TransformerLens, nnsight, nnterp, pyvene and circuit-tracer. Each cell is the
 outcome of code that ran: the cases are in `benchmarks/comparison/cases`, the uses of each tool in
-`benchmarks/comparison/tools` and `probes`, and `make comparison` runs all of it again. For vllm-lens,
-which asks for an environment of its own, [vLLM](how-to/vllm.md#beside-vllm-lens) has what its
+`benchmarks/comparison/tools` and `probes`, and `make comparison` runs all of it again. vllm-lens
+asks for an environment of its own: [vLLM](how-to/vllm.md#beside-vllm-lens) has what its
 documentation says.
 
 - **yes**: it gives what the bare HuggingFace model gives under plain PyTorch hooks.
