@@ -191,7 +191,7 @@ def test_load_knows_the_short_names(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(source)
         raise StopError
 
-    monkeypatch.setattr("lensbridge.loading._from_pretrained", stop)
+    monkeypatch.setattr("lensbridge.loading.checkpoint.from_pretrained", stop)
     for name, hub in {
         "gpt2-small": "gpt2",
         "GPT2-small": "gpt2",

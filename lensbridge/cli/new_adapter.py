@@ -101,9 +101,10 @@ def _as_json(
 
 
 def _load(source: str, trust_remote_code: bool) -> "nn.Module":
-    from lensbridge.loading import _from_pretrained, _source
+    from lensbridge.loading.checkpoint import from_pretrained
+    from lensbridge.loading.source import source_of
 
-    return _from_pretrained(_source(source, {}), {"trust_remote_code": trust_remote_code or None})
+    return from_pretrained(source_of(source, {}), {"trust_remote_code": trust_remote_code or None})
 
 
 def _derive(model: "nn.Module") -> "tuple[Derivation, str | None]":

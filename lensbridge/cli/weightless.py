@@ -101,12 +101,13 @@ def _no_init() -> AbstractContextManager[Any]:
 def _class_and_config(name: str, how: Loading) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
-    from lensbridge.loading import _model_class, _source
+    from lensbridge.loading.checkpoint import model_class
     from lensbridge.loading.gguf import gguf_config, named_by
     from lensbridge.loading.hub_errors import explained
+    from lensbridge.loading.source import source_of
 
     folder, options = named_by(name, {})
-    source = _source(folder, options)
+    source = source_of(folder, options)
     if how.revision:
         options["revision"] = how.revision
     if how.trust_remote_code:
@@ -114,7 +115,7 @@ def _class_and_config(name: str, how: Loading) -> tuple[Any, Any]:
     try:
         if "gguf_file" in options:
             return gguf_config(source, **options)
-        return _model_class(source, options), AutoConfig.from_pretrained(source, **options)
+        return model_class(source, options), AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, LoadError):
             raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensbridge.errors import InputError, LoadError, suggest
 from lensbridge.loading.aliases import hub_id_of
+from lensbridge.loading.source import DEMO, demo_folder
 
 if TYPE_CHECKING:
     from lensbridge.model import LensModel
@@ -81,8 +82,6 @@ def load_vllm(llm: Any, *, tokenizer: Any = None) -> "LensModel":
 
 
 def _name(name: str) -> str:
-    from lensbridge.loading import DEMO, demo_folder
-
     if name == DEMO and not Path(DEMO).is_dir():
         return demo_folder()
     return name if Path(name).expanduser().is_dir() else hub_id_of(name)

@@ -12,7 +12,8 @@ import lensbridge
 from lensbridge.compat.transformer_lens.config import named_dtype
 from lensbridge.compat.transformer_lens.tokenizing import Tokenizers
 from lensbridge.errors import InputError, LoadError
-from lensbridge.loading import CONFIG_OPTIONS, demo_folder
+from lensbridge.loading import demo_folder
+from lensbridge.loading.checkpoint import CONFIG_OPTIONS
 from lensbridge.model import LensModel
 
 
