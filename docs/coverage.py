@@ -156,6 +156,7 @@ def record(kind: Kind) -> dict[str, Any]:
         "how": "built-in" if built_in else "derived",
         "architecture": lens.architecture.name,
         "points": points_of(lens),
+        "undescribed": dict(lens.architecture.undescribed),
         "count": len(lens.hook_names),
         "conforms": report.passed,
         "checks": {status: counts[status] for status in ("passed", "skipped", "failed")},
@@ -295,8 +296,9 @@ from the model's structure and behaviour when it was loaded, and accepted becaus
 Points: *stream* the residual stream at both ends of each layer, *between* also between the
 branches, *attention* q, k, v, scores, pattern and z, *heads* the write of each head, *neurons*,
 *router* and *experts* of mixtures, *mixer* state-space and linear-attention layers; then other
-stacks than the main one. The column for TransformerLens says what its bridge does with the same
-model: whether it gives the model's logits and whether an edited pattern changes them.
+stacks than the main one. Where a part of the layers is not described, a sentence says why. The
+column for TransformerLens says what its bridge does with the same model: whether it gives the
+model's logits and whether an edited pattern changes them.
 """
 
 
@@ -339,7 +341,25 @@ def _row(kind: Kind, about: dict[str, Any]) -> str:
     if checks["failed"]:
         told = f"**{checks['failed']} failed** ({_cell('; '.join(about['failures']))})"
     how = f"{about['how']} `{about['architecture']}`"
-    return f"| `{kind.type}` | {how} | {', '.join(about['points'])} | {told} | {peer} |"
+    return f"| `{kind.type}` | {how} | {_points(about)} | {told} | {peer} |"
+
+
+UNDESCRIBED = {
+    "residual": "How branches write to the stream",
+    "attn": "Attention",
+    "mlp": "The MLP",
+}
+
+
+def _points(about: dict[str, Any]) -> str:
+    """The groups of points, and why a part of the layers has none."""
+    reasons = about.get("undescribed", {})
+    told = [
+        f"*{what} is not described:* {_cell(reasons[part])}."
+        for part, what in UNDESCRIBED.items()
+        if part in reasons
+    ]
+    return " ".join([", ".join(about["points"]) + ("." if told else ""), *told])
 
 
 def _cell(text: str) -> str:

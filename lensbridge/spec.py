@@ -438,3 +438,6 @@ class Architecture(Stack):
     towers: tuple[Stack, ...] = ()
     requires: Mapping[str, object] = field(default_factory=dict)
     overrides: str | None = None
+        undescribed: why `residual`, `attn` or `mlp` of the layers is not described, each in a
+            sentence. It is shown to whoever asks for the points that are lacking for it.
+    undescribed: Mapping[str, str] = field(default_factory=dict)

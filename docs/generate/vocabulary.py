@@ -16,6 +16,7 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("Architecture", "classes"): "selects the models",
     ("Architecture", "requires"): "selects the configs",
     ("Architecture", "overrides"): "names the description that it replaces",
+    ("Architecture", "undescribed"): "shown to users",
     ("Stack", "prefix"): "names the points",
     ("Dims", "vocab"): "shown to users",
     ("Dims", "context"): "limits the input",

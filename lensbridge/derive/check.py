@@ -5,7 +5,7 @@ their inputs and outputs only, then whole layers.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -50,11 +50,42 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
             break
         told = first_failure(model, derivation.architecture)
         if told is None:
-            return replace(derivation, missing={**derivation.missing, **reasons})
+            missing = {**derivation.missing, **reasons}
+            explained = explain(derivation.architecture, missing)
+            return replace(derivation, architecture=explained, missing=missing)
         part, smaller = _reduced(derivation.architecture, told)
         reasons[part] = told
         derivation = replace(derivation, architecture=smaller)
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
+
+
+def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architecture:
+    """The description with the reasons why parts of its layers are not described."""
+    reasons = {}
+    for part in _lacking(architecture):
+        named = (name for name in _NAMED[part] if name in missing)
+        why = next(named, None)
+        if why is not None:
+            reasons[part] = shortened(missing[why].partition("; they differ")[0].rstrip("."))
+    return replace(architecture, undescribed=reasons)
+
+
+def _lacking(architecture: Architecture) -> Iterator[str]:
+    blocks = _blocks(architecture)
+    if any(block.residual is None for block in blocks):
+        yield "residual"
+    if all(block.attn is None for block in blocks):
+        yield "attn"
+    if all(block.mlp is None or isinstance(block.mlp, Opaque) for block in blocks):
+        yield "mlp"
+
+
+_NAMED = {
+    "residual": ("inside of the layers", "residual", "layers"),
+    "attn": ("attention", "attn"),
+    "mlp": ("MLP", "mlp"),
+}
+"""Names under which a derivation keeps the reason why a part is not described."""
 
 
 def first_failure(model: "nn.Module", architecture: Architecture) -> str | None:
@@ -144,7 +175,8 @@ def _without_attention(architecture: Architecture) -> Architecture:
         if not block.attn.path or block.mixer is not None:
             return by_its_ends(block)
         attn = block.attn
-        mixer = Mixer(attn.path, written_by=_writer(block, attn), scale=attn.scale)
+        kept = {"scale": attn.scale, "skip_scale": attn.skip_scale}
+        mixer = Mixer(attn.path, written_by=_writer(block, attn), **kept)
         return replace(block, attn=None, mixer=mixer)
 
     return _with_blocks(architecture, change)
@@ -157,7 +189,8 @@ def _without_mlp(architecture: Architecture) -> Architecture:
             return block
         if isinstance(mlp, Opaque) or isinstance(mlp.written_by, tuple) or not mlp.path:
             return by_its_ends(block)
-        opaque = Opaque(mlp.path, written_by=_writer(block, mlp), scale=mlp.scale)
+        kept = {"scale": mlp.scale, "skip_scale": mlp.skip_scale}
+        opaque = Opaque(mlp.path, written_by=_writer(block, mlp), **kept)
         return replace(block, mlp=opaque)
 
     return _with_blocks(architecture, change)

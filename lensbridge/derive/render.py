@@ -1,5 +1,7 @@
 """Writes an architecture as an adapter file, in the style of the built-in ones."""
 
+import json
+import textwrap
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
@@ -72,10 +74,18 @@ def _is_default(one: Field[Any], value: Any) -> bool:
 def _value(value: Any, indent: int, before: int) -> str:
     """A value as source, on one line if it fits after `before` characters."""
     flat = _flat(value)
-    if indent + before + len(flat) + 1 <= _WIDTH or not (is_dataclass(value) or _nested(value)):
+    if indent + before + len(flat) + 1 <= _WIDTH or not _breaks(value):
         return flat
     inner = indent + 4
     pad = " " * inner
+    if isinstance(value, str):
+        pieces = _pieces(value, _WIDTH - inner - 8)
+        return "(\n" + "".join(f"{pad}{_flat(one)}\n" for one in pieces) + f"{' ' * indent})"
+    if isinstance(value, dict):
+        entries = (
+            f"{_flat(key)}: {_value(one, inner, len(key) + 4)}" for key, one in value.items()
+        )
+        return "{\n" + "".join(f"{pad}{one},\n" for one in entries) + f"{' ' * indent}}}"
     if isinstance(value, tuple):
         lines = [f"{pad}{_value(one, inner, 0)},\n" for one in value]
         return f"(\n{''.join(lines)}{' ' * indent})"
@@ -86,13 +96,21 @@ def _value(value: Any, indent: int, before: int) -> str:
     return f"{type(value).__name__}(\n{''.join(lines)}{' ' * indent})"
 
 
-def _nested(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value)
+def _breaks(value: Any) -> bool:
+    """Whether a value can be written on several lines."""
+    return is_dataclass(value) or (isinstance(value, tuple | dict | str) and bool(value))
+
+
+def _pieces(text: str, width: int) -> list[str]:
+    """A text in pieces that are at most so wide in quotes, unless a word is wider."""
+    return textwrap.wrap(text, width, drop_whitespace=False, break_long_words=False)
 
 
 def _flat(value: Any) -> str:
     if isinstance(value, str):
-        return f'"{value}"'
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flat(key)}: {_flat(one)}" for key, one in value.items()) + "}"
     if isinstance(value, tuple):
         inside = ", ".join(_flat(one) for one in value)
         return f"({inside}{',' if len(value) == 1 else ''})"

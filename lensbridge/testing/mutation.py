@@ -25,8 +25,8 @@ from lensbridge.spec import MLP, Architecture, FusedGatedMLP, GatedMLP, Norms
 Outcome: TypeAlias = Literal["refused", "rejected", "survived", "equal"]
 """refused: at load. rejected: by a check. equal: the change has no effect."""
 
-NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides")
-"""Fields that select a description and say nothing about the model."""
+NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "undescribed")
+"""Fields that select a description or explain it, and say nothing about the model."""
 
 OPEN_LISTS = ("steps",)
 """Fields that may be left out: the description then says less, and is not wrong."""
@@ -126,6 +126,9 @@ def _inside(at: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield change, (*value[:i], new, *value[i + 1 :])
             if len(value) > 1 or is_dataclass(item):
                 yield f"{at}[{i}] forgotten", (*value[:i], *value[i + 1 :])
+            if i and isinstance(item, str):
+                swapped = (*value[: i - 1], item, value[i - 1], *value[i + 1 :])
+                yield f"{at}[{i - 1}] and [{i}] exchanged", swapped
 
 
 def _exchanged(at: str, node: Any) -> Iterator[tuple[str, Any]]:

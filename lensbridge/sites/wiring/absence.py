@@ -25,7 +25,7 @@ def reason(row: str, native: ResolvedModel) -> str:
     if row in reasons:
         return reasons[row]
     if block.residual is None and row.startswith("blocks."):
-        return f"the inside of {kind} is not described ('{spec}')"
+        return f"the inside of {kind} is not described ('{spec}'){_because(native, 'residual')}"
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
         return "attention and MLP read the same norm, which is ln1"
     for part, what in _PARTS:
@@ -36,10 +36,16 @@ def reason(row: str, native: ResolvedModel) -> str:
     if "_post.hook" in row or "hook_head_out" in row:
         return f"{kind} has no norm after that branch"
     if "attn" in row and not any(b.attn for b in native.blocks):
-        return f"{kind} has no attention that '{spec}' describes"
+        return f"{kind} has no attention that '{spec}' describes{_because(native, 'attn')}"
     if ".mlp." in row:
-        return f"{kind} has no MLP of that form"
+        return f"{kind} has no MLP of that form{_because(native, 'mlp')}"
     return f"{kind} has no norm in that place" if "ln" in row else f"{kind} has no such point"
+
+
+def _because(native: ResolvedModel, part: str) -> str:
+    """The reason that the description gives, if it gives one."""
+    told = native.architecture.undescribed.get(part)
+    return "" if told is None else f": {told}"
 
 
 _PARTS = (
