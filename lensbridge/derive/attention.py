@@ -108,7 +108,7 @@ class _Search:
             out=_within(path, below(self.out.path)),
             rotary=q.rotated or k.rotated,
             written_by=written_by(self.layer, self.branch, path),
-            scale=self.branch.scale(self.layer, self.fields),
+            scale=self.branch.factor.scale(self.fields),
             q_norm=q_norm,
             k_norm=k_norm,
             v_norm=v_norm,
@@ -150,7 +150,7 @@ class _Search:
             out=_within(path, self.layer.relative(self.out.path)),
             rotary=self._is_turned(latent.by_role["q"]),
             written_by=written_by(self.layer, self.branch, path),
-            scale=self.branch.scale(self.layer, self.fields),
+            scale=self.branch.factor.scale(self.fields),
             gated=self.gated,
         )
         reader = latent.by_role.get("q_down", latent.by_role["q"])

@@ -6,10 +6,11 @@ from lensbridge.derive.attention import FoundAttention, find_attention
 from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
-from lensbridge.derive.layer import Layer, NotEstablished, is_projection, unit
+from lensbridge.derive.layer import Layer, NotEstablished, is_projection
 from lensbridge.derive.mixer import computes, find_mixer, mixes_positions
 from lensbridge.derive.mlp import Dense, FoundDense, find_dense
 from lensbridge.derive.moe import beside, find_moe, has_experts
+from lensbridge.derive.multiples import Multiples
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
 from lensbridge.derive.trace import Kernel, TracedCall
@@ -41,7 +42,7 @@ def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
         fields: the config.
         usual: what norms compute elsewhere in the model, for a layer without norms.
     """
-    steps = Residual(layer).steps()
+    steps = Residual(layer, fields).steps()
     if steps is None:
         reason = "no sum of what its modules give leads from the layer's input to its output"
         return FoundBlock(undescribed(usual), missing={"residual": reason})
@@ -62,6 +63,7 @@ class _Assembly:
 
     def __init__(self, layer: Layer, fields: Fields, steps: list[Step], usual: NormFacts) -> None:
         self.layer, self.fields, self.steps, self.usual = layer, fields, steps, usual
+        self.multiples = Multiples(layer, fields)
         self.missing: dict[str, str] = {}
         self.block = Block()
         self.sizes: Sizes | None = None
@@ -95,19 +97,22 @@ class _Assembly:
             self.block = replace(self.block, residual="parallel")
         elif any(sorted(kind) not in _TOGETHER for kind in kinds):
             raise NotEstablished(f"it adds {_listed(kinds)}")
-        for group, kind in zip(groups, kinds, strict=True):
+        for step, group, kind in zip(self.steps, groups, kinds, strict=True):
             if len(group) > 1 and set(kind) == {"mlp"}:
                 self._sum_of_experts(group)
             else:
                 for branch, role in zip(group, kind, strict=True):
                     self._add(branch, role)
+            self._skip_scale(step, kind[0])
         self._check_order(kinds)
 
     def _post_norm(self) -> None:
         self.block = replace(self.block, residual="post_norm")
         for step, norm in zip(self.steps[::2], self.steps[1::2], strict=True):
             (branch,) = self._alone(step)
-            role = self._add(branch, self._kind(branch))
+            kind = self._kind(branch)
+            role = self._add(branch, kind)
+            self._skip_scale(step, kind)
             assert norm.norm is not None
             self.slots[f"post_{role}"] = norm.norm
 
@@ -115,7 +120,9 @@ class _Assembly:
         self.block = replace(self.block, skip_norm=True)
         for norm, step in zip(self.steps[::2], self.steps[1::2], strict=True):
             (branch,) = self._alone(step)
-            role = self._add(branch, self._kind(branch))
+            kind = self._kind(branch)
+            role = self._add(branch, kind)
+            self._skip_scale(step, kind)
             assert norm.norm is not None
             self.slots[f"pre_{role}"] = norm.norm
 
@@ -126,7 +133,10 @@ class _Assembly:
         return branches
 
     def _branches(self, step: Step) -> list[Branch]:
-        return [branch_of(self.layer, step.source, c, value) for c, value in step.added]
+        return [
+            branch_of(self.layer, self.multiples, step.source, factor, value)
+            for factor, value in step.added
+        ]
 
     def _check_order(self, kinds: list[list[str]]) -> None:
         ranks = [min(_ORDER.index(role) for role in kind) for kind in kinds]
@@ -134,16 +144,18 @@ class _Assembly:
             raise NotEstablished(f"it adds {_listed(kinds)}")
 
     def _out_scale(self) -> None:
-        factor = self.steps[-1].factor
-        if factor == 1.0:
+        self.block = replace(self.block, out_scale=self.steps[-1].out_scale)
+
+    def _skip_scale(self, step: Step, role: str) -> None:
+        """Describe what the stream is multiplied by before a branch is added to it."""
+        scale = step.skip.scale(self.fields)
+        if scale is None:
             return
-        for name, tensor in self.layer.call.module.state_dict(keep_vars=True).items():
-            if tensor.numel() == 1 and unit(float(tensor) / factor, self.layer.trace.tolerance):
-                self.block = replace(self.block, out_scale=name)
-                return
-        raise NotEstablished(
-            f"its output is multiplied by {factor:.4g}, and no parameter or buffer has this value"
-        )
+        if role not in ("attn", "mixer", "mlp") or "per_layer" in self.seen:
+            raise NotEstablished(f"the stream is multiplied by {scale} before {role} is added")
+        place = role if getattr(self.block, role) is not None else "mixer"
+        part = replace(getattr(self.block, place), skip_scale=scale)
+        self.block = replace(self.block, **{place: part})
 
     # --- one branch ------------------------------------------------------------------------------
 
@@ -223,7 +235,7 @@ class _Assembly:
         else:
             found = self._dense(branch)
             spec, reader = found.spec, found.reader
-        scale = branch.scale(self.layer, self.fields)
+        scale = branch.factor.scale(self.fields)
         writer = written_by(self.layer, branch, spec.path)
         spec = replace(spec, scale=scale, written_by=writer)
         if isinstance(spec, MLP | GatedMLP) and self._is_overwritten(branch):
@@ -238,7 +250,7 @@ class _Assembly:
         """Routed experts and a dense MLP that are added in one sum."""
         routed = [branch for branch in group if has_experts(self.layer, branch)]
         dense = [branch for branch in group if branch not in routed]
-        if len(routed) != 1 or len({round(branch.factor, 4) for branch in group}) > 1:
+        if len(routed) != 1 or len({branch.factor.scale(self.fields) for branch in group}) > 1:
             raise NotEstablished(f"it adds {len(group)} MLPs at once")
         self._add(routed[0], "mlp")
         if isinstance(self.block.mlp, MoE):

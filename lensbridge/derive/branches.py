@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import Layer, NotEstablished, Value, close, is_projection, unit
+from lensbridge.derive.layer import Layer, NotEstablished, Value, is_projection
+from lensbridge.derive.multiples import Multiple, Multiples
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import Kernel, TracedCall
-from lensbridge.spec import Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,45 +15,37 @@ class Branch:
     Args:
         source: the state of the stream that it is added to.
         added: the value that is added, before `factor`.
-        factor: the factor that multiplies it.
+        factor: what multiplies it.
         core: the output of the branch's own modules, before a norm after them.
         post: that norm.
         root: the outermost module that returned `core`.
-        channels: the parameter of the block that multiplies it channel by channel.
     """
 
     source: Value
     added: Value
-    factor: float
+    factor: Multiple
     core: Value
     post: TracedCall | None
     root: TracedCall
-    channels: str | None = None
-
-    def scale(self, layer: Layer, fields: Fields) -> Scale | None:
-        """The factor of the branch, as a description has it."""
-        if self.channels is not None:
-            return self.channels
-        return None if unit(self.factor, layer.trace.tolerance) else fields.number(self.factor)
 
     def holds(self, call: TracedCall) -> bool:
         """Whether a call is that of the branch's outermost module, or inside it."""
         return self.root.start <= call.start and call.end <= self.root.end
 
 
-def branch_of(layer: Layer, source: Value, factor: float, added: Value) -> Branch:
+def branch_of(
+    layer: Layer, multiples: Multiples, source: Value, factor: Multiple, added: Value
+) -> Branch:
     """The branch that computes a value that is added."""
-    channels = None
-    found = _channels(layer, added)
-    if found is not None:
-        added, channels = found
+    while (found := _before_a_multiple(layer, multiples, source, added)) is not None:
+        added, factor = found[0], found[1].times(factor)
     core, post = added, _norm_behind(layer, added)
     if post is not None:
         before = layer.value(post.inputs[0])
         if before is None or not before.producers:
             raise NotEstablished(f"'{layer.relative(post.path)}' norms a sum of several modules")
         core = before
-    return Branch(source, added, factor, core, post, _outermost(layer, core), channels)
+    return Branch(source, added, factor, core, post, _outermost(layer, core))
 
 
 def _outermost(layer: Layer, value: Value) -> TracedCall:
@@ -71,19 +62,24 @@ def _norm_behind(layer: Layer, value: Value) -> TracedCall | None:
     return next((call for call in leaves if looks_like_norm(call)), None)
 
 
-def _channels(layer: Layer, value: Value) -> tuple[Value, str] | None:
-    """The value before a parameter multiplies it channel by channel, and the parameter."""
-    for call in value.producers:
-        held = list(call.module.named_parameters(recurse=False))
-        before = layer.value(call.inputs[0]) if call.inputs else None
-        if len(held) != 1 or before is None or not before.producers or call.output is None:
-            continue
-        name, parameter = held[0]
-        if parameter.shape == before.tensor.shape[-1:] and close(
-            before.tensor * parameter.detach().cpu(), value.tensor, layer.trace.tolerance
-        ):
-            return before, layer.relative(f"{call.path}.{name}")
+def _before_a_multiple(
+    layer: Layer, multiples: Multiples, source: Value, value: Value
+) -> tuple[Value, Multiple] | None:
+    """The value that a block, or a module for that, multiplies to get another; and by what."""
+    if any(not _only_multiplies(layer, call) for call in value.producers):
+        return None
+    for before in reversed(layer.values):
+        if before.producers and source.time < before.time < value.time:
+            found = multiples.between(before, value)
+            if found is not None and not found.is_one:
+                return before, found
     return None
+
+
+def _only_multiplies(layer: Layer, call: TracedCall) -> bool:
+    """Whether a module can do no more than to multiply by parameters, if it does anything."""
+    parameters = list(call.module.parameters())
+    return layer.is_leaf(call) and len(parameters) < 2 and all(p.ndim < 2 for p in parameters)
 
 
 def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, bool]:

@@ -26,7 +26,7 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Tra
     steps = _steps(layer, branch)
     behind = None if branch.post is None else layer.relative(branch.post.path)
     writer = behind or written_by(layer, branch, path)
-    return Mixer(path, steps, writer, branch.scale(layer, fields)), branch.root
+    return Mixer(path, steps, writer, branch.factor.scale(fields)), branch.root
 
 
 def computes(layer: Layer, call: TracedCall) -> bool:

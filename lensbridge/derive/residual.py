@@ -2,7 +2,8 @@
 
 The stream goes through states; every value that a module reads may be one. A step from one state to
 the next adds the output of a module (or of two) times a factor, or is a norm. A path of such steps
-from the layer's input to its output shows how the branches are added to the stream.
+from the layer's input to its output shows how the branches are added to the stream. A factor is a
+number, or parameters of the block; the stream before a step can have one as well.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, Value, unit
+from lensbridge.derive.multiples import ONE, Multiple, Multiples
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import TracedCall
 
@@ -26,21 +29,24 @@ class Step:
         source: the state before, `target` the state after.
         added: the values that are added, with their factors.
         norm: the norm that it goes through instead.
-        factor: the factor of the whole sum.
+        skip: the factor of the state before.
+        out_scale: the parameter or buffer that multiplies the whole sum.
     """
 
     source: Value
     target: Value
-    added: tuple[tuple[float, Value], ...] = ()
+    added: tuple[tuple[Multiple, Value], ...] = ()
     norm: TracedCall | None = None
-    factor: float = 1.0
+    skip: Multiple = ONE
+    out_scale: str | None = None
 
 
 class Residual:
     """The search for a layer's steps."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, fields: Fields) -> None:
         self.layer = layer
+        self.multiples = Multiples(layer, fields)
         self.tolerance = layer.trace.tolerance
         self.states = [v for v in layer.values if v.consumers or v in (layer.x, layer.y)]
         self.given = [v for v in layer.values if v.producers and v.size > 0 and v is not layer.y]
@@ -52,11 +58,11 @@ class Residual:
         """The steps from the layer's input to its output; None if there is no such path.
 
         Paths whose steps add one value each are preferred, then those that add several at once,
-        then those whose whole sum is multiplied.
+        then those whose whole sum is multiplied, then those whose stream is multiplied before.
         """
         if not self.given:
             return None
-        for kinds in (1, 2, 3):
+        for kinds in (1, 2, 3, 4):
             path = self._best(kinds)
             if path is not None:
                 return path
@@ -102,10 +108,14 @@ class Residual:
         if found is None and kinds >= 2:
             found = self._two(difference, usable, target.size + here.size)
         if found is not None:
-            return Step(here, target, tuple((c, self.given[i]) for c, i in found))
+            number = self.multiples.of_number
+            return Step(here, target, tuple((number(c), self.given[i]) for c, i in found))
+        step = None
         if kinds >= 3 and target is self.layer.y:
-            return self._multiplied(here, target, usable)
-        return None
+            step = self._multiplied(here, target, usable)
+        if step is None and kinds >= 4:
+            step = self._by_channel(here, target, usable)
+        return step
 
     def _usable(self, here: Value, target: Value) -> Tensor:
         """Which values can be added between two states: those that appeared between them."""
@@ -144,14 +154,47 @@ class Residual:
         return tuple(sorted([(float(a[i, j]), i), (float(a[j, i]), j)], key=lambda one: one[1]))
 
     def _multiplied(self, here: Value, target: Value, usable: Tensor) -> Step | None:
-        """A step `target = c * (here + value)` with one factor c."""
+        """A step `target = c * (here + value)` with one number c that the block holds."""
         for i in usable.nonzero().flatten().tolist():
             pair = torch.stack([here.flat, self.given[i].flat], dim=1)
             c, d = torch.linalg.lstsq(pair, target.flat[:, None]).solution.flatten().tolist()
             left = target.flat - pair @ torch.tensor([c, d], dtype=pair.dtype)
             if left.norm() <= self.tolerance * target.size and c and unit(d / c, self.tolerance):
-                return Step(here, target, ((1.0, self.given[i]),), factor=c)
+                name = self.multiples.holding(c)
+                if name is not None:
+                    return Step(here, target, ((ONE, self.given[i]),), out_scale=name)
         return None
+
+    def _by_channel(self, here: Value, target: Value, usable: Tensor) -> Step | None:
+        """A step `target = a * here + b * value`, with factors for each channel or numbers."""
+        x, y = (self.multiples.by_channel(value) for value in (here, target))
+        for i in usable.nonzero().flatten().tolist():
+            value = self.multiples.by_channel(self.given[i])
+            factors = _two_factors(x, value, y)
+            if factors is None:
+                continue
+            a, b = factors
+            if (y - a * x - b * value).norm() > self.tolerance * target.size:
+                continue
+            if min((a * x).norm(), (b * value).norm()) <= 1e-3 * target.size:
+                continue  # one of the two alone makes the other state: this is no sum
+            skip, factor = self.multiples.of(a), self.multiples.of(b)
+            if skip is not None and factor is not None:
+                return Step(here, target, ((factor, self.given[i]),), skip=skip)
+        return None
+
+
+def _two_factors(x: Tensor, value: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    """For each channel the factors with the smallest error of `a * x + b * value = y`.
+
+    Shapes: all `[rows, d_model]` -> two of `[d_model]`; None if `x` is a multiple of `value`.
+    """
+    xx, vv, xv = (x * x).sum(0), (value * value).sum(0), (x * value).sum(0)
+    determinant = xx * vv - xv**2
+    if bool((determinant <= 1e-6 * xx * vv).any()):
+        return None
+    xy, vy = (x * y).sum(0), (value * y).sum(0)
+    return (xy * vv - vy * xv) / determinant, (vy * xx - xy * xv) / determinant
 
 
 def _worth(path: list[Step]) -> tuple[int, int, int]:
