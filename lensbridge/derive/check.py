@@ -175,8 +175,8 @@ def _without_attention(architecture: Architecture) -> Architecture:
         if not block.attn.path or block.mixer is not None:
             return by_its_ends(block)
         attn = block.attn
-        kept = {"scale": attn.scale, "skip_scale": attn.skip_scale}
-        mixer = Mixer(attn.path, written_by=_writer(block, attn), **kept)
+        writer, scale, skip_scale = _writer(block, attn), attn.scale, attn.skip_scale
+        mixer = Mixer(attn.path, written_by=writer, scale=scale, skip_scale=skip_scale)
         return replace(block, attn=None, mixer=mixer)
 
     return _with_blocks(architecture, change)
@@ -189,8 +189,8 @@ def _without_mlp(architecture: Architecture) -> Architecture:
             return block
         if isinstance(mlp, Opaque) or isinstance(mlp.written_by, tuple) or not mlp.path:
             return by_its_ends(block)
-        kept = {"scale": mlp.scale, "skip_scale": mlp.skip_scale}
-        opaque = Opaque(mlp.path, written_by=_writer(block, mlp), **kept)
+        writer, scale, skip_scale = _writer(block, mlp), mlp.scale, mlp.skip_scale
+        opaque = Opaque(mlp.path, written_by=writer, scale=scale, skip_scale=skip_scale)
         return replace(block, mlp=opaque)
 
     return _with_blocks(architecture, change)
