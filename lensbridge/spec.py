@@ -60,8 +60,8 @@ Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
 `scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For the output of a branch, and for
 what it is added to, it can also be the path of a parameter of the block, with one number or one for
-each channel, or a product of such paths and expressions (`ls1 * gate`); there `layer_index` is the
-index of the layer."""
+each channel, the tanh of one (`tanh(gate)`), or a product of such factors and expressions
+(`ls1 * gate`); there `layer_index` is the index of the layer."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_inputs(subject)
     yield from _of_streams(subject)
     yield from _of_context(subject)
+    yield from _of_vocabulary(subject)
     for at, part in subject.parts.items():
         yield from _of_block(subject, at, part)
 
@@ -115,6 +116,18 @@ def _of_context(subject: Subject) -> Iterator[Claim]:
         shown = f"the config has no field {said!r}"
         unset = said in config.config.to_dict()
         yield Claim("dims.context", unset or config.optional(said) is not None, shown)
+
+
+def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
+    spec, core = subject.model.architecture, subject.model.native.core
+    said = spec.dims.vocab
+    logits = subject.clean.values.get("hook_logits")
+    if logits is None or logits.ndim != 3:
+        return
+    if isinstance(said, str) and raw_config(core) is not None:
+        config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
+        shown = f"the config has no field {said!r}"
+        yield Claim("dims.vocab", config.optional(said) is not None, shown)
 
 
 def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:

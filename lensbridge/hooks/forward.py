@@ -115,6 +115,7 @@ def run_forward(
         attached = engine.attached(callbacks, stages, span.misses, for_run=True)
         attachment = stack.enter_context(attached)
         outcome = _call(engine, native, attachment, kwargs)
+    _refuse_skipped_ends(native, span, stages, outcome)
     require_fired(callbacks, str(span))
     if span.start is None and span.stop is None and not attachment.alone:
         require_fired(engine.permanent, STAYING)
@@ -179,6 +180,26 @@ def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
     return stages
+
+
+def _refuse_skipped_ends(
+    native: ResolvedModel, span: Span, stages: Sequence[Stage], outcome: Outcome
+) -> None:
+    """Refuse a span that begins or ends at a layer which the model skips on this input.
+
+    Raises:
+        InputError: it does.
+    """
+    unused = [one.act for one in stages if isinstance(one.act, _Entrance) and not one.act.used]
+    stops = span.stop is not None and outcome.residual is None
+    layer = span.stop if stops else span.start if unused else None
+    if layer is not None:
+        at = native.blocks[min(layer, len(native.blocks) - 1)]
+        raise InputError(
+            f"{'stop' if stops else 'start'}_at_layer={layer}: the model skips this layer "
+            f"({at.path}, {type(at.module).__name__}) on this input. Name a layer that runs, or "
+            "give the input that this one reads."
+        )
 
 
 def _stand_in(native: ResolvedModel, residual: Tensor) -> Tensor:
@@ -256,12 +277,24 @@ def _handed_on(blocks: Sequence[BlockPart], layer: int) -> str:
     return "the biases of positions" if shared else ""
 
 
-def _replacing_input(residual: Tensor) -> Callable[[Call, Chain], None]:
-    return lambda call, chain: call.replace_input(residual)
+@dataclass
+class _Entrance:
+    """A residual that comes in the place of a value, and whether it did in this pass."""
+
+    replace: Callable[[Call], None]
+    used: bool = False
+
+    def __call__(self, call: Call, chain: Chain) -> None:
+        self.replace(call)
+        self.used = True
 
 
-def _replacing_result(residual: Tensor) -> Callable[[Call, Chain], None]:
-    return lambda call, chain: call.replace_result(residual)
+def _replacing_input(residual: Tensor) -> _Entrance:
+    return _Entrance(lambda call: call.replace_input(residual))
+
+
+def _replacing_result(residual: Tensor) -> _Entrance:
+    return _Entrance(lambda call: call.replace_result(residual))
 
 
 def _stop_with_input(call: Call, chain: Chain) -> None:

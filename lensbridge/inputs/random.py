@@ -10,6 +10,9 @@ from lensbridge.native.calling import is_plain
 from lensbridge.native.trial import Trial
 from lensbridge.native.wrappers import core_of
 
+STATES = "cross_attention_states"
+"""What layers with cross-attention read, in models that skip these layers without it (Mllama)."""
+
 
 def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
     """Random inputs for a model: what its forward takes of ids, pictures and sounds."""
@@ -28,6 +31,9 @@ def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, t
     takes = inspect.signature(model.forward).parameters
     if config.is_encoder_decoder and "decoder_input_ids" in takes:
         found["decoder_input_ids"] = _ids(config, batch, length - 2, generator)
+    if STATES in takes and hasattr(config, "cross_attention_layers"):
+        shape = (batch, length - 2, int(config.hidden_size))
+        found[STATES] = torch.randn(shape, generator=generator).to(like.dtype)
     if main == "input_ids" and "pixel_values" in takes and "vision_config" in config.sub_configs:
         found.update(_with_pictures(model, found[main], generator))
     return {name: value.to(like.device) for name, value in found.items()}

@@ -12,11 +12,12 @@ class Multiplier:
     """What a branch's output, or the stream before it, is multiplied by.
 
     It is `number` times each tensor in `held`: a module that holds one number, or one for each
-    channel, and the name of the parameter or buffer.
+    channel, and the name of the parameter or buffer. Of the tensors in `bounded` it is the tanh.
     """
 
     number: float = 1.0
     held: tuple[tuple[nn.Module, str], ...] = ()
+    bounded: frozenset[tuple[nn.Module, str]] = frozenset()
 
     @property
     def is_one(self) -> bool:
@@ -27,9 +28,13 @@ class Multiplier:
         """The number, or a tensor `[d_model]` on the device of `like`."""
         value: Tensor | float = self.number
         for one in self.held:
-            value = fetch(*one).to(like.device) * value
+            tensor = fetch(*one).to(like.device)
+            value = (tensor.tanh() if one in self.bounded else tensor) * value
         return value
 
     def __str__(self) -> str:
         number = [] if self.held and self.number == 1.0 else [f"{self.number:g}"]
-        return " * ".join([*number, *(name for _, name in self.held)])
+        return " * ".join([*number, *map(self._told, self.held)])
+
+    def _told(self, one: tuple[nn.Module, str]) -> str:
+        return f"tanh({one[1]})" if one in self.bounded else one[1]

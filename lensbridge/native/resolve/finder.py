@@ -189,12 +189,14 @@ class Finder:
         """
         factors = spec.split(" * ") if isinstance(spec, str) else []
         own = {*layer._modules, *layer._parameters, *layer._buffers}
-        held = [one for one in factors if one.split(".")[0] in own]
+        held = [one for one in factors if _inside_tanh(one).split(".")[0] in own]
         if not held:
             return Multiplier(self.scale(spec, index))
         numbers = [self.scale(one, index) for one in factors if one not in held]
-        tensors = tuple(self.tensor(layer, one, where) for one in held)
-        return Multiplier(math.prod(numbers, start=1.0), tensors)
+        tensors = tuple(self.tensor(layer, _inside_tanh(one), where) for one in held)
+        found = zip(held, tensors, strict=True)
+        bounded = frozenset(tensor for one, tensor in found if one != _inside_tanh(one))
+        return Multiplier(math.prod(numbers, start=1.0), tensors, bounded)
 
     # --- config ------------------------------------------------------------------------------
 
@@ -289,6 +291,12 @@ class Finder:
             raise self.mismatch(
                 f"{where}: the {side} of '{what}' is {found}, and the description says {wanted}."
             )
+
+
+def _inside_tanh(factor: str) -> str:
+    """`tanh(gate)` -> `gate`; any other factor as it is."""
+    bare = factor.removeprefix("tanh(")
+    return factor if bare == factor else bare.removesuffix(")")
 
 
 LAYER_INDEX = "layer_index"
