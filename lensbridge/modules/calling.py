@@ -29,6 +29,30 @@ from lensbridge.sites.leaves import first_tensor
 _ARGS = "*args"
 _NO_STACK = "\0"
 """The prefix of a stack that no name of a point begins with."""
+_NO_PARTS: dict[str, Any] = {
+    "architecture": None,
+    "plugin": "no description",
+    "rivals": (),
+    "overrides": (),
+    "towers": (),
+    "act_fn": "",
+    "unembed": None,
+    "returns_logits": True,
+    "unembed_bias": None,
+    "head_scale": 1.0,
+    "logit_scale": 1.0,
+    "logit_softcap": None,
+    "head_hidden": None,
+    "pooler": None,
+    "projector": None,
+    "main_input": "",
+    "logits_axes": "",
+    "is_encoder_decoder": False,
+    "predicts_next": False,
+    "label_kind": None,
+    "checkpointers": (),
+}
+"""What a resolved model says of a description, a head and inputs, where there are none."""
 
 
 class ModuleParts(ResolvedModel):
@@ -38,50 +62,13 @@ class ModuleParts(ResolvedModel):
     def of(cls, root: nn.Module) -> "ModuleParts":
         """The parts of a module, which are all none."""
         core = core_of(root)
-        nothing: Any = None
-        sizes = Sizes(0, 0, 0, 0, 0, 0, 0, None)
-        stack = StackPart(
-            prefix=_NO_STACK,
-            path="",
-            sizes=sizes,
-            config=settings_of(core),
-            embed=None,
-            embed_scale=Multiplier(),
-            embed_overwritten=False,
-            pos_embed=None,
-            takes_positions=False,
-            residual_axes="",
-            ln_embed=None,
-            blocks=(),
-            ln_final=None,
-        )
         return cls(
             root=root,
             core=core,
-            architecture=nothing,
-            plugin="no description",
-            rivals=(),
-            overrides=(),
-            main=stack,
-            towers=(),
-            act_fn="",
-            unembed=None,
-            returns_logits=True,
-            unembed_bias=None,
-            head_scale=1.0,
-            logit_scale=1.0,
-            logit_softcap=None,
-            head_hidden=None,
-            pooler=None,
-            projector=None,
-            main_input="",
+            main=_no_layers(core),
             calling=Calling.of(core),
-            logits_axes="",
-            is_encoder_decoder=False,
-            predicts_next=False,
-            label_kind=None,
             paths={module: path for path, module in root.named_modules()},
-            checkpointers=(),
+            **_NO_PARTS,
         )
 
     def call(self, inputs: Mapping[str, Any]) -> Any:
@@ -102,6 +89,24 @@ class ModuleParts(ResolvedModel):
                 "it, so there is nothing to measure. Measure activations: gradients(..., at=...)."
             )
         return found
+
+
+def _no_layers(core: nn.Module) -> StackPart:
+    return StackPart(
+        prefix=_NO_STACK,
+        path="",
+        sizes=Sizes(0, 0, 0, 0, 0, 0, 0, None),
+        config=settings_of(core),
+        embed=None,
+        embed_scale=Multiplier(),
+        embed_overwritten=False,
+        pos_embed=None,
+        takes_positions=False,
+        residual_axes="",
+        ln_embed=None,
+        blocks=(),
+        ln_final=None,
+    )
 
 
 @dataclass(frozen=True)

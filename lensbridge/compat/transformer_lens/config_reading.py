@@ -4,6 +4,7 @@ from typing import Any
 
 from lensbridge.compat.transformer_lens.config import HookedTransformerConfig
 from lensbridge.model import LensModel
+from lensbridge.native.config import LensConfig
 
 _NO_BOS = frozenset(
     {
@@ -25,6 +26,14 @@ _KINDS = {
 }
 """What HuggingFace calls layers that see all of the past, or a part -> TransformerLens's names."""
 
+_SAME = (
+    *("n_layers", "d_model", "n_ctx", "d_head", "n_heads", "d_mlp", "act_fn"),
+    *("d_vocab", "d_vocab_out", "eps", "original_architecture", "final_rms"),
+    *("positional_embedding_type", "rotary_dim", "parallel_attn_mlp", "tie_word_embeddings"),
+    "dtype",
+)
+"""Fields that have the same name and meaning in the config of a lens."""
+
 
 def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
     """The config of a model that lensbridge has open.
@@ -35,49 +44,53 @@ def config_of(model: LensModel, **known: Any) -> HookedTransformerConfig:
     """
     lens = model.cfg
     hf = lens.hf.get_text_config().to_dict()
-    grouped = lens.n_key_value_heads != lens.n_heads
     said = {
-        "n_layers": lens.n_layers,
-        "d_model": lens.d_model,
-        "n_ctx": lens.n_ctx,
-        "d_head": lens.d_head,
-        "n_heads": lens.n_heads,
-        "n_key_value_heads": lens.n_key_value_heads if grouped else None,
-        "d_mlp": lens.d_mlp,
-        "act_fn": lens.act_fn,
-        "d_vocab": lens.d_vocab,
-        "d_vocab_out": lens.d_vocab_out,
-        "eps": lens.eps,
-        "model_name": lens.model_name.rpartition("/")[2],
-        "tokenizer_name": lens.model_name,
-        "original_architecture": lens.original_architecture,
-        "normalization_type": None
-        if lens.normalization_type == "none"
-        else lens.normalization_type,
-        "final_rms": lens.final_rms,
-        "positional_embedding_type": lens.positional_embedding_type,
-        "rotary_dim": lens.rotary_dim,
-        "rotary_base": lens.rotary_base or 10000,
+        **{name: getattr(lens, name) for name in _SAME},
+        **_of_name(lens),
+        **_of_sizes(lens),
         "gated_mlp": any(name.endswith(".W_gate") for name in model.weight_names),
-        "num_experts": lens.n_experts,
-        "experts_per_token": hf.get("num_experts_per_tok"),
-        "parallel_attn_mlp": lens.parallel_attn_mlp,
-        "tie_word_embeddings": lens.tie_word_embeddings,
-        "window_size": hf.get("sliding_window") or hf.get("window_size"),
-        "scale_attn_by_inverse_layer_idx": bool(hf.get("scale_attn_by_inverse_layer_idx")),
         **_of_attention(model),
         **_of_norms(model),
         **_local(hf),
         **_rope(hf),
-        "attn_scores_soft_cap": hf.get("attn_logit_softcapping") or -1.0,
-        "output_logits_soft_cap": hf.get("final_logit_softcapping") or -1.0,
-        "initializer_range": float(hf.get("initializer_range") or 0.02),
+        **_of_config(hf),
         "init_weights": False,
-        "default_prepend_bos": lens.original_architecture not in _NO_BOS,
-        "dtype": lens.dtype,
         "device": str(lens.device),
     }
     return HookedTransformerConfig(**{**said, **known})
+
+
+def _of_name(lens: LensConfig) -> dict[str, Any]:
+    """What follows from which model it is."""
+    return {
+        "model_name": lens.model_name.rpartition("/")[2],
+        "tokenizer_name": lens.model_name,
+        "default_prepend_bos": lens.original_architecture not in _NO_BOS,
+    }
+
+
+def _of_sizes(lens: LensConfig) -> dict[str, Any]:
+    """Numbers of heads, experts and rotary channels, where they are written in another way."""
+    grouped = lens.n_key_value_heads != lens.n_heads
+    norms = lens.normalization_type
+    return {
+        "n_key_value_heads": lens.n_key_value_heads if grouped else None,
+        "num_experts": lens.n_experts,
+        "normalization_type": None if norms == "none" else norms,
+        "rotary_base": lens.rotary_base or 10000,
+    }
+
+
+def _of_config(hf: dict[str, Any]) -> dict[str, Any]:
+    """What HuggingFace's config says under other names."""
+    return {
+        "experts_per_token": hf.get("num_experts_per_tok"),
+        "window_size": hf.get("sliding_window") or hf.get("window_size"),
+        "scale_attn_by_inverse_layer_idx": bool(hf.get("scale_attn_by_inverse_layer_idx")),
+        "attn_scores_soft_cap": hf.get("attn_logit_softcapping") or -1.0,
+        "output_logits_soft_cap": hf.get("final_logit_softcapping") or -1.0,
+        "initializer_range": float(hf.get("initializer_range") or 0.02),
+    }
 
 
 def _of_attention(model: LensModel) -> dict[str, Any]:
