@@ -423,6 +423,8 @@ class Architecture(Stack):
         requires: config fields, and the values that they must have for this description to apply.
             Two variants of one class are two descriptions.
         overrides: the name of the architecture that this one replaces for the same classes.
+        undescribed: why `residual`, `attn` or `mlp` of the layers is not described, each in a
+            sentence. It is shown to whoever asks for the points that are lacking for it.
     """
 
     name: str
@@ -438,6 +440,4 @@ class Architecture(Stack):
     towers: tuple[Stack, ...] = ()
     requires: Mapping[str, object] = field(default_factory=dict)
     overrides: str | None = None
-        undescribed: why `residual`, `attn` or `mlp` of the layers is not described, each in a
-            sentence. It is shown to whoever asks for the points that are lacking for it.
     undescribed: Mapping[str, str] = field(default_factory=dict)
