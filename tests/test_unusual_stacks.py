@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 77, 25, 48, 66]])
 
 
-# --- Llama 3.2 Vision: layers that only run with an image ------------------------------------------
+# --- Llama 3.2 Vision: layers that only run with an image ----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_text_without_an_image_skips_layers(mllama: LensModel) -> None:
     stream = cache["blocks.2.hook_resid_pre"]
     assert torch.equal(stream, cache["blocks.0.hook_resid_post"])
     assert torch.equal(mllama(stream, start_at_layer=2), logits)
-    with pytest.raises(HookNeverFiredError, match="blocks.1"):
+    with pytest.raises(HookNeverFiredError, match=r"blocks\.1"):
         mllama.run_with_cache(IDS, names_filter="blocks.1.hook_resid_pre")
     with pytest.raises(InputError, match="skips this layer"):
         mllama(stream, start_at_layer=1)
