@@ -16,6 +16,8 @@ __all__ = [
     "Attention",
     "Block",
     "Dims",
+    "ExpertInput",
+    "ExpertLayout",
     "FusedGatedMLP",
     "FusedLayout",
     "FusedOrder",
@@ -33,6 +35,7 @@ __all__ = [
     "Scale",
     "SplitQKV",
     "Stack",
+    "StackedExperts",
 ]
 
 Residual = Literal["sequential", "parallel", "post_norm"]
@@ -55,6 +58,18 @@ QKNormAxes = Literal["flat", "positions_first", "heads_first"]
 
 Halves = Literal["gate_first", "up_first"]
 """Which half of a fused projection is the gate, which goes through the activation."""
+
+ExpertLayout = Literal["out_in", "in_out", "neuron_rows"]
+"""How a parameter holds the weights of all experts. out_in: `[expert, out, in]`; in_out: `[expert,
+in, out]`; neuron_rows: `[(expert neuron), d_model]`, in which the number of experts is the router's
+width (DBRX)."""
+
+ExpertInput = Literal["chosen", "all", "sorted"]
+"""How tokens get to experts. chosen: their module is called with the tokens, the indices of the
+chosen experts and the weights of these. all: it is called with every token once for each expert,
+times the weight of that expert, which is 0 where it was not chosen; the router returns these
+weights first (Llama 4). sorted: the mixture sorts the tokens by expert, as its router returns the
+order, the tokens, the weights and the number of tokens for each expert (JetMoE)."""
 
 Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
@@ -101,6 +116,9 @@ class Norms:
         kind: LayerNorm or RMSNorm.
         unit_offset: whether the gain is 1 + weight (Gemma).
         eps: what is added under the root: a number or a config field. None if the modules have it.
+        inner: the norm inside those of these modules that do more than normalize (A.X K2).
+        gate: the module inside them with the sigmoid of whose output that norm's output is
+            multiplied. It reads that output.
     """
 
     pre_attn: str | None = None
@@ -112,6 +130,8 @@ class Norms:
     kind: NormKind = "LN"
     unit_offset: bool = False
     eps: Scale | None = None
+    inner: str | None = None
+    gate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +175,10 @@ class LatentQKV:
         kv_up: the projection, for each head, to the other part of the key and then the value.
         q_down: the projection to a latent of the queries; None if they have none.
         q_norm: the norm of that latent.
+        q_reads_latent: whether the q projection reads, after the normed latent, also the latent as
+            it is (A.X K2).
+        gated_q: as in `SplitQKV`; the gate is as wide as z.
+        kv_scale: the multiplier of the normed latent of keys and values (LongCat Flash).
     """
 
     q: str = "q_b_proj"
@@ -163,6 +187,9 @@ class LatentQKV:
     kv_up: str = "kv_b_proj"
     q_down: str | None = "q_a_proj"
     q_norm: str | None = "q_a_layernorm"
+    q_reads_latent: bool = False
+    gated_q: bool = False
+    kv_scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +205,9 @@ class Attention:
             neither the attention module itself nor a norm after it (but a dropout, say).
         scale: the multiplier of that output before it is added.
         skip_scale: the multiplier of the stream that it is added to (Doge, MiniMax).
+        sum_bias: what is added to that sum beside: a parameter of the block, or products of
+            parameters joined by + (`norm.bias * norm.scale + shift`), with one number for each
+            channel (Zaya).
         q_norm: the norm of the queries before rotary, relative to the attention module; likewise
             `k_norm` and `v_norm`.
         qk_norm_axes: the axes of the input of these norms.
@@ -187,7 +217,7 @@ class Attention:
             projection, so that it is not the projection's input.
         position_bias: the embedding of relative positions, in the layers that have one.
         in_scale: the multiplier of the norm's output before the projections (Falcon-H1).
-        k_scale: the multiplier of the keys before rotary.
+        q_scale: the multiplier of the queries before rotary; likewise `k_scale`.
         v_scale: the multiplier of the values (MiMo-V2-Flash).
         clip: the config field with the bound to which q, k and v are clipped after projection.
         mask_from_v: whether the kernel's mask is computed from the values (Doge), so that they also
@@ -209,12 +239,14 @@ class Attention:
     gated: bool = False
     position_bias: str | None = None
     in_scale: Scale | None = None
+    q_scale: Scale | None = None
     k_scale: Scale | None = None
     v_scale: Scale | None = None
     clip: str | None = None
     out_bias: str | None = None
     mask_from_v: bool = False
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +258,7 @@ class Mixer:
         steps: modules inside it whose outputs are points.
         fed_more: whether it reads more than the stream after `pre_attn` (Zamba adds the output of
             shared attention first).
-        written_by: as in `Attention`; likewise `scale` and `skip_scale`.
+        written_by: as in `Attention`; likewise `scale`, `skip_scale` and `sum_bias`.
     """
 
     path: str
@@ -235,6 +267,7 @@ class Mixer:
     scale: Scale | None = None
     fed_more: bool = False
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +278,7 @@ class MLP:
         act: the config field with the name of the activation, or that name if no field has it.
         overwritten: whether the model adds into the MLP's output tensor afterwards, so that its
             value has to be copied when it is read.
-        skip_scale: as in `Attention`.
+        skip_scale: as in `Attention`; likewise `sum_bias`.
     """
 
     path: str
@@ -256,6 +289,7 @@ class MLP:
     scale: Scale | None = None
     overwritten: bool = False
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +312,7 @@ class GatedMLP:
     inner_norm: str | None = None
     overwritten: bool = False
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +327,34 @@ class FusedGatedMLP:
     written_by: str | None = None
     scale: Scale | None = None
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
+
+
+@dataclass(frozen=True)
+class StackedExperts:
+    """Experts whose weights are stacked in other parameters than transformers' usual ones.
+
+    The experts are gated. They have either `gate_up`, or `gate` and `up`. Paths of parameters and
+    of the activation are relative to `path`, which is relative to the mixture.
+
+    Args:
+        path: the module that is called with tokens; "" is the mixture itself.
+        down: the parameter with the down projections.
+        gate_up: the parameter with the gates, and after them the up projections.
+        gate: the parameter with the gates only; `up` that with the up projections.
+        layout: how each parameter holds the weights.
+        activation: the module of the activation.
+        given: how tokens get to the experts.
+    """
+
+    path: str
+    down: str = "down_proj"
+    gate_up: str | None = None
+    gate: str | None = None
+    up: str | None = None
+    layout: ExpertLayout = "out_in"
+    activation: str = "act_fn"
+    given: ExpertInput = "chosen"
 
 
 @dataclass(frozen=True)
@@ -301,19 +364,25 @@ class MoE:
     Args:
         router: the module whose first product is the router's logits.
         experts: the module that is called with tokens, chosen indices and their weights, and has
-            the experts stacked in three-dimensional parameters; None if there is no such module.
+            the experts stacked in three-dimensional parameters named `gate_up_proj` (or `up_proj`)
+            and `down_proj`; or `StackedExperts`, where they are stacked in another form. None if
+            they cannot be read one by one.
         shared: an MLP that all tokens share, with paths relative to `path`.
         written_by: the module or modules whose outputs add up to what is added to the stream.
+        out_bias: a parameter that the mixture adds to the sum of the experts' outputs (JetMoE),
+            relative to `path`.
     """
 
     path: str
     router: str = "gate"
-    experts: str | None = "experts"
+    experts: str | StackedExperts | None = "experts"
     shared: MLP | GatedMLP | FusedGatedMLP | None = None
     act: str = "hidden_act"
     written_by: str | tuple[str, ...] | None = None
     scale: Scale | None = None
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
+    out_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +393,7 @@ class Opaque:
     written_by: str | None = None
     scale: Scale | None = None
     skip_scale: Scale | None = None
+    sum_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -361,14 +431,17 @@ class Stack:
     """A stack of layers, with its embeddings and its final norm.
 
     Args:
-        blocks: the list of layers, from the model with its head.
+        blocks: the list of layers, from the model with its head. Where a layer is no module of its
+            own, but one module of each of several lists (XLM): these lists in the order of the data
+            flow. The first module of a layer reads the stream, and the output of its last module is
+            the stream after it; paths in `block` begin with the last word of a list's path.
         block: the description of a layer. If layers differ, several: each layer is read with the
             first that fits it.
         prefix: the beginning of the names of its points: `blocks` for the main stack of most
             models, `encoder` and `decoder`, `vision.blocks`.
         embed: the token embedding (in a vision tower the patch embedding).
-        embed_overwritten: whether the model adds into the embedding's output tensor afterwards, so
-            that its value has to be copied when it is read.
+        embed_overwritten: whether the model writes into the output tensor of the embedding, or of
+            its norm, afterwards, so that the value has to be copied when it is read.
         embed_scale: the multiplier of the embedding outside the module; also the path of a buffer.
         pos_embed: learned absolute positions, if the model has them.
         embed_norm: a norm of the sum of the embeddings.
@@ -384,7 +457,7 @@ class Stack:
         config: the sub-config that has them, such as `text_config`; None for the model's config.
     """
 
-    blocks: str
+    blocks: str | tuple[str, ...]
     block: Block | tuple[Block, ...]
     prefix: str = "blocks"
     embed: str | None = None

@@ -123,7 +123,7 @@ def test_a_broken_plugin_leaves_other_models_alone(answers: dict) -> None:
 
 def test_a_broken_plugin_is_named_when_a_class_is_not_described(answers: dict) -> None:
     message = answers["unsupported"]
-    assert "No architecture describes XLMWithLMHeadModel" in message
+    assert "No architecture describes YosoForMaskedLM" in message
     assert "'broken = lensbridge_broken' is broken" in message
     assert "left behind by an update" in message
     assert "ToyForCausalLM" in message

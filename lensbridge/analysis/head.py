@@ -81,7 +81,7 @@ class Head:
         def put(stream: Tensor, hook: Hook) -> Tensor:
             return vectors.unsqueeze(1).to(stream)
 
-        with layers_skipped([block.module for block in parts.blocks]):
+        with layers_skipped(parts.blocks):
             logits = model.run_with_hooks(ids, fwd_hooks=[(last, put)], **decoder)
         return logits[:, 0]
 

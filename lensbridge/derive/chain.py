@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.layer import close
 from lensbridge.derive.trace import Trace, TracedCall
-from lensbridge.native.resolve.finder import LISTS
+from lensbridge.native.resolve.layers import LISTS
 from lensbridge.native.wrappers import named_parts
 
 

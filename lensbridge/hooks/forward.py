@@ -111,7 +111,7 @@ def run_forward(
     if span.start is not None and native.main_input == "input_ids" and not native.calling.is_plain:
         kwargs.setdefault("use_cache", prepared.cache is not None)
     with ExitStack() as stack:
-        stack.enter_context(layers_skipped([b.module for b in native.blocks[: span.start or 0]]))
+        stack.enter_context(layers_skipped(native.blocks[: span.start or 0]))
         attached = engine.attached(callbacks, stages, span.misses, for_run=True)
         attachment = stack.enter_context(attached)
         outcome = _call(engine, native, attachment, kwargs)
@@ -165,18 +165,18 @@ def _explain(error: Exception, native: ResolvedModel, kwargs: dict[str, Any]) ->
 
 def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[Stage]:
     stages = []
-    modules = [block.module for block in native.blocks]
+    blocks = native.blocks
     if span.start is not None:
         residual = prepared.embeds
         if residual is None:
             raise InputError("start_at_layer needs a residual [batch, pos, d_model] as its input.")
         stages.append(_entrance(native, span.start, residual))
-    if span.stop is not None and span.stop < len(modules):
-        stages.append(Stage(modules[span.stop], "input", -90, _stop_with_input))
+    if span.stop is not None and span.stop < len(blocks):
+        stages.append(Stage(blocks[span.stop].entrance, "input", -90, _stop_with_input))
     elif span.stop is not None:
-        stages.append(Stage(modules[-1], "output", 90, _stop_with_result))
+        stages.append(Stage(blocks[-1].exit, "output", 90, _stop_with_result))
     elif span.enough is not None:
-        stages.append(Stage(span.enough.module, "output", 90, _stop))
+        stages.append(Stage(span.enough.exit, "output", 90, _stop))
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
     return stages
@@ -225,8 +225,10 @@ def _entrance(native: ResolvedModel, layer: int, residual: Tensor) -> Stage:
     """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
     _refuse_start(native, layer)
     if layer < len(native.blocks):
-        return Stage(native.blocks[layer].module, "input", -50, _replacing_input(residual))
-    return Stage(native.blocks[-1].module, "output", -50, _replacing_result(residual))
+        block = native.blocks[layer]
+        replacing = _replacing_input if block.members is None else _overwriting_input
+        return Stage(block.entrance, "input", -50, replacing(residual))
+    return Stage(native.blocks[-1].exit, "output", -50, _replacing_result(residual))
 
 
 def _refuse_span_of(native: ResolvedModel) -> None:
@@ -291,6 +293,15 @@ class _Entrance:
 
 def _replacing_input(residual: Tensor) -> _Entrance:
     return _Entrance(lambda call: call.replace_input(residual))
+
+
+def _overwriting_input(residual: Tensor) -> Callable[[Call, Chain], None]:
+    """The same where the skip connection reads the tensor outside the module too."""
+
+    def overwrite(call: Call, chain: Chain) -> None:
+        call.input.copy_(residual)
+
+    return overwrite
 
 
 def _replacing_result(residual: Tensor) -> _Entrance:

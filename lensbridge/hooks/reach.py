@@ -79,7 +79,7 @@ class _Places:
 
     def __init__(self, native: ResolvedModel, blocks: list[BlockPart]) -> None:
         self.native = native
-        self._layers = {block.path: i for i, block in enumerate(blocks)}
+        self._layers = {path: i for i, block in enumerate(blocks) for path in block.paths}
         main = native.main
         norm = None if main.ln_embed is None else main.ln_embed.module
         after = [one.module for one in (native.unembed, native.ln_final) if one is not None]

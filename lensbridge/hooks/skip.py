@@ -14,13 +14,18 @@ from torch import nn
 
 from lensbridge.hooks.standing import StandIn, standing_in
 from lensbridge.native.kv_cache import copy_of, is_cache
+from lensbridge.native.parts import BlockPart
 
 _forms: WeakKeyDictionary[type[nn.Module], int | None] = WeakKeyDictionary()
 
 
-def layers_skipped(layers: Sequence[nn.Module]) -> AbstractContextManager[None]:
-    """Inside, and in this thread only, these layers return what they are given."""
-    return standing_in({layer: _handing_on(layer) for layer in layers})
+def layers_skipped(layers: Sequence[BlockPart]) -> AbstractContextManager[None]:
+    """Inside, and in this thread only, these layers return what they are given.
+
+    Layers that are no modules of their own run as they do.
+    """
+    modules = [layer.module for layer in layers if layer.members is None]
+    return standing_in({one: _handing_on(one) for one in modules})
 
 
 def _handing_on(layer: nn.Module) -> StandIn:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lensbridge.native.calling import Calling, logits_in
 from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear
-from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.pieces import Sharding
 from lensbridge.spec import Architecture, QKNormAxes, Residual
@@ -59,7 +59,12 @@ class Writer:
 
 @dataclass(frozen=True)
 class LatentPart:
-    """The latents of keys and values, and of queries where `q_down` is not None."""
+    """The latents of keys and values, and of queries where `q_down` is not None.
+
+    Args:
+        q_reads_latent: whether queries are made of the normed latent and the latent as it is.
+        kv_scale: the multiplier of the normed latent of keys and values.
+    """
 
     kv_down: Linear
     kv_norm: Norm
@@ -68,6 +73,8 @@ class LatentPart:
     q_norm: Norm | None
     d_nope: int
     d_rope: int
+    q_reads_latent: bool = False
+    kv_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class MoEPart:
 
     Args:
         act: the activation of the experts, under its name in the config.
+        out_bias: what is added to the sum of the experts' outputs: a module and the name there.
     """
 
     module: nn.Module
@@ -146,6 +154,7 @@ class MoEPart:
     shared: MLPPart | None
     writer: Writer
     post_norm: Norm | None = None
+    out_bias: tuple[nn.Module, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,19 @@ NormSlot: TypeAlias = Literal["ln1", "ln1_post", "ln_cross", "ln_cross_post", "l
 
 
 @dataclass(frozen=True)
+class Members:
+    """The modules of a layer that is no module of its own.
+
+    Args:
+        modules: by their paths, in the order of the data flow.
+        runner: the module whose code calls them.
+    """
+
+    modules: Mapping[str, nn.Module]
+    runner: nn.Module
+
+
+@dataclass(frozen=True)
 class BlockPart:
     """One block. A branch that the architecture does not have is None.
 
@@ -200,7 +222,10 @@ class BlockPart:
             the sums are `ln1`, `ln_cross` and `ln2`.
         skip_scales: what the stream is multiplied by before attention (or the mixer) is added to
             it, and before the MLP is.
+        sum_biases: what else is added to the stream with attention (or the mixer), and with the
+            MLP.
         repeat: which call of the module this layer is, where layers share one; else None.
+        members: the modules of the layer, where `module` only holds them and is never called.
     """
 
     module: nn.Module
@@ -216,12 +241,41 @@ class BlockPart:
     flattens: bool
     out_scale: tuple[nn.Module, str] | None
     skip_scales: tuple[Multiplier, Multiplier] = (Multiplier(), Multiplier())
+    sum_biases: tuple[Constant, Constant] = (Constant(), Constant())
     repeat: int | None = None
+    members: Members | None = None
+
+    @property
+    def entrance(self) -> nn.Module:
+        """The module whose input is the stream before the layer."""
+        return self.module if self.members is None else next(iter(self.members.modules.values()))
+
+    @property
+    def exit(self) -> nn.Module:
+        """The module whose output is the stream after the layer."""
+        return self.module if self.members is None else [*self.members.modules.values()][-1]
+
+    @property
+    def runner(self) -> nn.Module:
+        """The module whose code adds what the branches give."""
+        return self.module if self.members is None else self.members.runner
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of its modules."""
+        return (self.path,) if self.members is None else tuple(self.members.modules)
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether any branch is described."""
+        return any((self.attn, self.cross, self.mixer, self.mlp))
 
     @property
     def keeps_stream(self) -> bool:
-        """Whether what is in the stream stays as it is: no multiplier of the whole stream."""
-        return self.out_scale is None and all(scale.is_one for scale in self.skip_scales)
+        """Whether what is in the stream stays as it is: nothing multiplies or moves all of it."""
+        moved = any(not constant.is_zero for constant in self.sum_biases)
+        scaled = self.out_scale is not None or any(not one.is_one for one in self.skip_scales)
+        return not moved and not scaled
 
     @property
     def ln1(self) -> Norm | None:

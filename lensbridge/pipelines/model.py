@@ -88,7 +88,13 @@ class StageModel(LensModel):
                 f"{type(core).__name__} has more than one stack of layers; stages of pipelines can "
                 "be read of models with one."
             )
-        whole = filled_up(core, finder.unprefixed(claim.architecture.blocks))
+        blocks = claim.architecture.blocks
+        if not isinstance(blocks, str):
+            raise LoadError(
+                f"The layers of {type(core).__name__} are no modules, but one module of each of "
+                f"{', '.join(blocks)}; stages of pipelines can be read where they are."
+            )
+        whole = filled_up(core, finder.unprefixed(blocks))
         native = resolve(whole, architecture, source)
         here = {one for _, one in named_parts(self.hf_model)}
         self._split(parts_of(native), here)

@@ -179,11 +179,12 @@ def trials(
     """
     hf_model = tiny_model(architecture, **config) if model is None else model
     original = Subject(hf_model, inputs_for(hf_model), architecture)
-    found = list(mutants(architecture))[:limit]
-    return [_try(mutant, original, tuple(checks)) for mutant in found]
+    order = list(checks)
+    return [_try(mutant, original, order) for mutant in list(mutants(architecture))[:limit]]
 
 
-def _try(mutant: Mutant, original: Subject, checks: tuple[Check, ...]) -> Trial:
+def _try(mutant: Mutant, original: Subject, checks: list[Check]) -> Trial:
+    """Try one. The check that rejects it is the first for the next, which is often similar."""
     try:
         subject = Subject(original.hf_model, original.inputs, mutant.architecture)
     except LensbridgeError as error:
@@ -200,6 +201,8 @@ def _try(mutant: Mutant, original: Subject, checks: tuple[Check, ...]) -> Trial:
     for check in checks:
         row = run_check(check, subject)
         if row.status == "failed":
+            checks.remove(check)
+            checks.insert(0, check)
             return Trial(mutant, "rejected", f"{row.check}: {row.detail}")
     return Trial(mutant, "survived")
 

@@ -88,6 +88,8 @@ def _in_layers(stack: StackPart, path: str) -> Place | None:
     if block.repeat is not None:
         raise _refused(path, "the layers of this model share one module")
     if not name:
+        if block.members is not None:
+            raise _refused(path, "a layer of this model is several modules")
         return Place(path, block.module, "block")
     if name == "attn" and block.attn is not None:
         outside = frozenset({f"{stack.prefix}.{number}.hook_attn_out"})

@@ -58,11 +58,13 @@ def _embed_scale(core: nn.Module) -> str | None:
     return next((name for name in buffers if name.endswith(".normalizer")), None)
 
 
-def _inside(core: nn.Module, blocks: str) -> frozenset[str]:
+def _inside(core: nn.Module, blocks: str | tuple[str, ...]) -> frozenset[str]:
     """The paths of all modules inside the first layer."""
-    start = f"{blocks}.0."
-    names = (name for name, _ in core.named_modules())
-    return frozenset(name.removeprefix(start) for name in names if name.startswith(start))
+    starts = [f"{one}.0." for one in ((blocks,) if isinstance(blocks, str) else blocks)]
+    names = [name for name, _ in core.named_modules()]
+    return frozenset(
+        name.removeprefix(start) for start in starts for name in names if name.startswith(start)
+    )
 
 
 def _packed(core: nn.Module) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 Only this package looks up what a module or a config has; all other code reads the parts.
 """
 
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +16,7 @@ from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, 
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.context import context_of
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.resolve.layers import layers_of
 from lensbridge.native.resolve.overrides import overrides_in
 from lensbridge.native.resolve.parallel_styles import styles_in
 from lensbridge.native.resolve.task import label_kind, predicts_next
@@ -186,23 +188,19 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
             f"names cannot begin with prefix={spec.prefix!r}: it is 'blocks', 'encoder', 'decoder' "
             "or one word before '.blocks', as in 'vision.blocks'."
         )
-    layers = finder.layers(spec.blocks)
+    layers = layers_of(finder, spec.blocks)
     count = finder.size(spec.dims.layers)
     if count % len(layers):
         raise finder.mismatch(
-            f"'{spec.blocks}' has {len(layers)} layers and dims.layers ({spec.dims.layers!r}) is "
+            f"{spec.blocks!r} has {len(layers)} layers and dims.layers ({spec.dims.layers!r}) is "
             f"{count}."
         )
-    path = finder.unprefixed(spec.blocks)
     resolver = BlockResolver(finder, spec)
     repeats = count // len(layers)
     blocks = tuple(
-        resolver.block(
-            layers[i % len(layers)], f"{path}.{i % len(layers)}", i, i // len(layers), repeats
-        )
-        for i in range(count)
+        resolver.block(layers[i % len(layers)], i, i // len(layers), repeats) for i in range(count)
     )
-    kinds = _variants(spec)[0].norms
+    kinds = replace(_variants(spec)[0].norms, inner=None, gate=None)
 
     def norm(at: str | None) -> Any:
         return None if at is None else finder.norm(finder.top(at), kinds, resolver.d_model, at)
@@ -211,7 +209,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
     pos_embed = None if spec.pos_embed is None else finder.top(spec.pos_embed)
     return StackPart(
         prefix=spec.prefix,
-        path=path,
+        path=layers[0].path.rpartition(".")[0],
         sizes=_sizes(finder, spec, blocks),
         config=finder.config,
         embed=None if spec.embed is None else finder.top(spec.embed),

@@ -1,14 +1,14 @@
 """One layer: the modules that a `Block` names, each in its role."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from lensbridge.errors import ArchitectureMismatchError
-from lensbridge.native.experts import Experts
 from lensbridge.native.linear import Linear
-from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     BlockPart,
@@ -22,7 +22,9 @@ from lensbridge.native.parts import (
     Writer,
 )
 from lensbridge.native.resolve.attention import AttentionResolver
+from lensbridge.native.resolve.experts import ExpertResolver
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.resolve.layers import Layer
 from lensbridge.spec import (
     MLP,
     Attention,
@@ -49,14 +51,12 @@ class BlockResolver:
         self.d_model = finder.size(spec.dims.d_model)
         self.attention = AttentionResolver(finder, spec.dims, self.d_model)
 
-    def block(
-        self, layer: nn.Module, path: str, index: int, repeat: int, repeats: int
-    ) -> BlockPart:
+    def block(self, layer: Layer, index: int, repeat: int, repeats: int) -> BlockPart:
         """A layer, read with the first variant that fits it."""
         refusals = []
         for variant in self.variants:
             try:
-                return self._block(layer, path, variant, index, repeat if repeats > 1 else None)
+                return self._block(layer, variant, index, repeat if repeats > 1 else None)
             except ArchitectureMismatchError as error:
                 refusals.append(error)
         if len(refusals) == 1:
@@ -67,10 +67,9 @@ class BlockResolver:
             + (f"\n  and {len(refusals) - _MOST} more" if len(refusals) > _MOST else "")
         )
 
-    def _block(
-        self, layer: nn.Module, path: str, spec: Block, index: int, repeat: int | None
-    ) -> BlockPart:
-        where = f"block {index}"
+    def _block(self, found: Layer, spec: Block, index: int, repeat: int | None) -> BlockPart:
+        layer, where = found.module, f"block {index}"
+        self._expect_no_writing(spec, where)
         norms = self._norms(layer, spec, where)
 
         def attention(part: Attention | None, after: Norm | None, crossing: bool) -> Any:
@@ -82,7 +81,8 @@ class BlockResolver:
 
         return BlockPart(
             module=layer,
-            path=path,
+            path=found.path,
+            members=found.members,
             norms=norms,
             attn=attention(spec.attn, norms.get("ln1_post"), False),
             cross=attention(spec.cross, norms.get("ln_cross_post"), True),
@@ -98,8 +98,18 @@ class BlockResolver:
             if spec.out_scale is None
             else self.finder.tensor(layer, spec.out_scale, where),
             skip_scales=self._skip_scales(layer, spec, where, index),
+            sum_biases=self._sum_biases(layer, spec, where, index),
             repeat=repeat,
         )
+
+    def _expect_no_writing(self, spec: Block, where: str) -> None:
+        """Refuse words about how branches write to the stream, where `residual` does not say it."""
+        words = list(words_of_writing(spec)) if spec.residual is None else []
+        if words:
+            raise self.finder.mismatch(
+                f"{where}: residual=None leaves open how branches write to the stream, and "
+                f"{', '.join(words)} speaks of that. Leave it out, or say residual."
+            )
 
     def _skip_scales(
         self, layer: nn.Module, spec: Block, where: str, index: int
@@ -115,6 +125,15 @@ class BlockResolver:
         of_attn, of_mlp = (self.finder.multiplier(layer, one, where, index) for one in scales)
         return of_attn, of_mlp
 
+    def _sum_biases(
+        self, layer: nn.Module, spec: Block, where: str, index: int
+    ) -> tuple[Constant, Constant]:
+        of_attn, of_mlp = (
+            self.finder.constant(layer, None if one is None else one.sum_bias, where, index)
+            for one in (spec.attn or spec.mixer, spec.mlp)
+        )
+        return of_attn, of_mlp
+
     def _norms(self, layer: nn.Module, spec: Block, where: str) -> dict[NormSlot, Norm]:
         described = {word: self._norm(layer, spec.norms, word, where) for word in _SLOTS}
         slots = _SLOTS_OF_SUMS if spec.residual == "post_norm" else _SLOTS
@@ -125,7 +144,13 @@ class BlockResolver:
         path = getattr(spec, slot)
         if path is None:
             return None
-        return self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
+        norm = self.finder.norm(self.finder.find(layer, path, where), spec, self.d_model, path)
+        if norm.inner is not None and slot.startswith("post"):
+            raise self.finder.mismatch(
+                f"{where}: '{path}' has its norm inside ('{spec.inner}'), which is understood of "
+                "norms before a branch only. Leave the norm out, and say written_by."
+            )
+        return norm
 
     def _writer(
         self, layer: nn.Module, spec: Any, post_norm: Norm | None, where: str, index: int
@@ -217,45 +242,37 @@ class BlockResolver:
     ) -> MoEPart:
         module = self.finder.find(layer, spec.path, where)
         router = self.finder.find(module, spec.router, f"{where} MoE")
-        experts = None if spec.experts is None else self._experts(module, spec.experts, where)
+        resolver = ExpertResolver(self.finder)
+        experts = (
+            None if spec.experts is None else resolver.experts(module, spec.experts, router, where)
+        )
         shared = None
         if spec.shared is not None:
             parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
             shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
-        n_experts = experts.n if experts is not None else self._router_width(router, spec.router)
+        n_experts = experts.n if experts is not None else resolver.router_width(router, spec.router)
         act = self._activation(spec.act)
+        bias = None if spec.out_bias is None else self.finder.tensor(module, spec.out_bias, where)
         return MoEPart(
-            module, spec.path, act, router, n_experts, experts, shared, writer, post_norm
+            module, spec.path, act, router, n_experts, experts, shared, writer, post_norm, bias
         )
 
     def _activation(self, act: str) -> str:
         """The activation that a config field names, or that is named itself."""
         return str(self.finder.optional(act) or act)
 
-    def _router_width(self, router: nn.Module, where: str) -> int:
-        widths = [int(p.shape[0]) for p in router.parameters() if p.ndim == 2]
-        if not widths:
-            raise self.finder.mismatch(f"the router '{where}' has no matrix.")
-        return widths[-1]
 
-    def _experts(self, module: nn.Module, path: str, where: str) -> Experts:
-        holder: Any = self.finder.find(module, path, f"{where} MoE")
-        down = holder._parameters.get("down_proj")
-        gated = "gate_up_proj" in holder._parameters
-        if down is None or down.ndim != 3 or not (gated or "up_proj" in holder._parameters):
-            raise self.finder.mismatch(
-                f"{where}: '{path}' ({type(holder).__name__}) does not hold its experts stacked as "
-                "gate_up_proj (or up_proj) and down_proj; say experts=None."
-            )
-        return Experts(
-            module=holder,
-            n=int(down.shape[0]),
-            transposed=bool(getattr(holder, "is_transposed", False)),
-            gated=gated,
-            interleaved=not getattr(holder, "is_concatenated", True),
-            biased=bool(getattr(holder, "has_bias", False)),
-        )
+def words_of_writing(spec: Block) -> Iterator[str]:
+    """The words of a block that say how its branches write to the stream."""
+    for owner, part, words in (
+        ("", spec, ("skip_norm", "cross", "per_layer", "out_scale")),
+        ("norms.", spec.norms, ("post_attn", "post_cross", "post_mlp")),
+        *((f"{one}.", getattr(spec, one), _WRITING) for one in ("attn", "mixer", "mlp")),
+    ):
+        yield from (f"{owner}{word}" for word in words if getattr(part, word, None))
 
+
+_WRITING = ("written_by", "scale", "skip_scale", "out_bias")
 
 _SLOTS: dict[str, NormSlot] = {
     "pre_attn": "ln1",

@@ -12,16 +12,13 @@ from torch import nn
 
 from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.native.linear import Linear
-from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm, affine_names
 from lensbridge.native.settings import PlainSettings, as_settings
 from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import NormKind, Norms, Scale
 
 _KINDS: dict[type[nn.Module], NormKind] = {nn.LayerNorm: "LN", nn.RMSNorm: "RMS"}
-
-LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
-"""What a list of layers may be."""
 
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 
@@ -90,17 +87,6 @@ class Finder:
         """The dotted path of a module."""
         return next(path for path, one in self.parts.items() if one is unwrapped(module))
 
-    def layers(self, path: str) -> list[nn.Module]:
-        """The modules of a list of layers."""
-        blocks = self.top(path)
-        found = [unwrapped(one) for one in blocks.children()] if isinstance(blocks, LISTS) else []
-        if not found:
-            raise self.mismatch(
-                f"'{path}' ({type(blocks).__name__}) is not a list of layers: an nn.ModuleList, "
-                "nn.Sequential or nn.ModuleDict."
-            )
-        return found
-
     def linear(self, module: nn.Module, where: str) -> Linear:
         """A module as a projection."""
         stored: Any = getattr(module, "base_layer", module)
@@ -113,7 +99,12 @@ class Finder:
         raise self.mismatch(f"'{where}' ({type(module).__name__}) does not look like a projection.")
 
     def norm(self, module: nn.Module, spec: Norms, width: int, where: str) -> Norm:
-        """A module as a norm."""
+        """A module as a norm, or the norm inside it with the gate of its output."""
+        inner = None if spec.inner is None else dict(named_parts(module)).get(spec.inner)
+        if inner is not None:
+            found = self.norm(inner, replace(spec, inner=None), width, f"{where}.{spec.inner}")
+            gate = None if spec.gate is None else self.find(module, spec.gate, where)
+            return replace(found, module=module, inner=inner, gate=gate)
         if isinstance(module, nn.Identity):
             raise self.mismatch(f"'{where}' is an Identity, so there is no norm.")
         kind = next((said for cls, said in _KINDS.items() if isinstance(module, cls)), spec.kind)
@@ -197,6 +188,16 @@ class Finder:
         found = zip(held, tensors, strict=True)
         bounded = frozenset(tensor for one, tensor in found if one != _inside_tanh(one))
         return Multiplier(math.prod(numbers, start=1.0), tensors, bounded)
+
+    def constant(self, layer: nn.Module, spec: str | None, where: str, index: int) -> Constant:
+        """What is added to the stream beside a branch: products of parameters, joined by +."""
+        if spec is None:
+            return Constant()
+        said = {one: self.multiplier(layer, one, where, index) for one in spec.split(" + ")}
+        for text, product in said.items():
+            if not product.held:
+                raise self.mismatch(f"{where}: '{text}' in sum_bias names no parameter of the layer.")
+        return Constant(tuple(said.values()))
 
     # --- config ------------------------------------------------------------------------------
 

@@ -96,11 +96,11 @@ class _ModelWiring(Placing):
         norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
         twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
         if stack.ln_embed is not None:
-            for site in self.norm(f"{at}ln_embed", stack.ln_embed):
+            for site in self.norm(f"{at}ln_embed", stack.ln_embed, stack.embed_overwritten):
                 yield _repeated(site, 0) if twice else site
         for i, block in enumerate(stack.blocks):
             wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block)
-            experts = wiring.experts() if block.residual is not None else None
+            experts = wiring.experts()
             if experts is not None:
                 self.groups[f"{experts.at}hook_expert_indices"] = experts
             for site in wiring.sites():

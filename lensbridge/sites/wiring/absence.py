@@ -8,7 +8,7 @@ def reason(row: str, native: ResolvedModel) -> str:
     if row.startswith("{point}."):
         return "no SAE with this value is spliced in there"
     block = native.blocks[0]
-    kind = type(block.module).__name__
+    kind = type(block.module if block.members is None else block.runner).__name__
     spec = native.architecture.name
     reasons = {
         "hook_pos_embed": "it has no learned absolute positions",
@@ -25,7 +25,13 @@ def reason(row: str, native: ResolvedModel) -> str:
     if row in reasons:
         return reasons[row]
     if block.residual is None and row.startswith("blocks."):
-        return f"the inside of {kind} is not described ('{spec}'){_because(native, 'residual')}"
+        if not block.has_branches:
+            return f"the inside of {kind} is not described ('{spec}'){_because(native, 'residual')}"
+        if "resid_mid" in row or "_post.hook" in row or "hook_head_out" in row:
+            return (
+                f"how the branches of {kind} write to the stream is not described ('{spec}')"
+                f"{_because(native, 'residual')}"
+            )
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
         return "attention and MLP read the same norm, which is ln1"
     for part, what in _PARTS:

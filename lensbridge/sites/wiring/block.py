@@ -1,7 +1,7 @@
 """The points of one layer."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,6 +24,7 @@ from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, m
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
+from lensbridge.sites.routing import routing_of
 from lensbridge.sites.site import OutputSite, SharedInputSite, Site
 from lensbridge.sites.wiring.index import ExpertGroup
 from lensbridge.sites.wiring.placing import Placing
@@ -67,27 +68,26 @@ class BlockWiring(Placing):
 
     def _points(self) -> Iterator[Site]:
         at, block = self.at, self.block
-        yield self.input(f"{at}hook_resid_pre", block.module)
-        yield self.output(f"{at}hook_resid_post", block.module)
-        if block.residual is None:
+        yield from self._ends()
+        if block.residual is None and not block.has_branches:
             return
         for slot, norm in block.norms.items():
             if not (slot == "ln2" and self._one_norm):
-                yield from self.norm(f"{at}{slot}", norm)
+                last = block.members is not None and norm.module is block.exit
+                yield from self.norm(f"{at}{slot}", norm, overwritten=last)
         yield from self._between()
         if block.attn is not None:
-            yield self._added(f"{at}hook_attn_out", block.attn.writer)
+            yield from self._added(f"{at}hook_attn_out", block.attn)
             yield from self._attention_inputs(block.attn)
             yield from self._attention(f"{at}attn.", block.attn)
         if block.cross is not None:
-            yield self._added(f"{at}hook_cross_attn_out", block.cross.writer)
+            yield from self._added(f"{at}hook_cross_attn_out", block.cross)
             yield from self._attention(f"{at}cross_attn.", block.cross)
         if block.mixer is not None:
-            yield self._added(f"{at}hook_mixer_out", block.mixer.writer)
+            yield from self._added(f"{at}hook_mixer_out", block.mixer)
             yield from self._mixer(f"{at}mixer.", block.mixer)
         if block.mlp is not None:
-            overwritten = isinstance(block.mlp, MLPPart) and block.mlp.overwritten
-            yield self._added(f"{at}hook_mlp_out", block.mlp.writer, overwritten)
+            yield from self._added(f"{at}hook_mlp_out", block.mlp)
             yield self._mlp_input(block.mlp)
             if isinstance(block.mlp, MoEPart):
                 yield from self._moe(f"{at}mlp.", block.mlp)
@@ -96,15 +96,40 @@ class BlockWiring(Placing):
         if block.per_layer is not None:
             yield self.output(f"{at}hook_per_layer_out", block.per_layer)
 
-    def _added(self, name: str, writer: Writer, overwritten: bool = False) -> Site:
-        """What a branch adds, after a dropout that the block calls as a function."""
-        site, block = self.written(name, writer, overwritten), self.block.module
-        if not drops_after(block, writer.modules[-1]):
-            return site
-        if isinstance(site, SumSite):
-            return DroppedSumSite(**members_of(site), block=block)
-        assert isinstance(site, OutputSite)
-        return DroppedSite(**members_of(site), block=block)
+    def _ends(self) -> Iterator[Site]:
+        """The stream before and after the layer.
+
+        Outside a layer that is no module of its own, the model reads the same tensor for the skip
+        connection, and may write into what the last module returns.
+        """
+        block, name = self.block, f"{self.at}hook_resid_pre"
+        apart = block.members is not None
+        info = self.info(name, block.entrance, "input")
+        yield SharedInputSite(info, block.entrance) if apart else self.input(name, block.entrance)
+        yield self.output(f"{self.at}hook_resid_post", block.exit, overwritten=apart)
+
+    def _added(self, name: str, branch: Any) -> Iterator[Site]:
+        """What a branch adds, after a dropout that the block calls as a function.
+
+        Where it is not described how the layer adds it, it is what the branch's module gives.
+        """
+        writer, block = branch.writer, self.block.runner
+        overwritten = isinstance(branch, MLPPart) and branch.overwritten
+        if not self._gives(branch):
+            return
+        site = self.written(name, writer, overwritten)
+        if self.block.residual is None or not drops_after(block, writer.modules[-1]):
+            yield site
+        elif isinstance(site, SumSite):
+            yield DroppedSumSite(**members_of(site), block=block)
+        else:
+            assert isinstance(site, OutputSite)
+            yield DroppedSite(**members_of(site), block=block)
+
+    def _gives(self, branch: Any) -> bool:
+        """Whether what a branch gives is known: its module is not the whole layer, whose output
+        holds more."""
+        return self.block.residual is not None or branch.module is not self.block.module
 
     # --- the stream between the branches -----------------------------------------------------
 
@@ -121,7 +146,8 @@ class BlockWiring(Placing):
     def _between(self) -> Iterator[Site]:
         block, ln_cross = self.block, self.block.norms.get("ln_cross")
         branches = [block.attn or block.mixer, block.cross, block.mlp]
-        if block.residual == "parallel" or sum(one is not None for one in branches) < 2:
+        alone = sum(one is not None for one in branches) < 2
+        if alone or block.residual in (None, "parallel"):
             return
         steps: list[tuple[str, Norm | None, Norm | None, Any]] = []
         if block.attn or block.mixer:
@@ -275,10 +301,13 @@ class BlockWiring(Placing):
             yield self.output(out, moe.shared.module, overwritten=copied)
         if moe.experts is None:
             return
-        holder = moe.experts.module
-        for last, argument in (("hook_expert_indices", 1), ("hook_expert_weights", 2)):
-            info = self.info(f"{at}{last}", holder, "input", f"argument {argument}")
-            yield ChoiceSite(info, holder, moe.module, argument)
+        routing = routing_of(moe.experts, moe.router)
+        module, side = routing.entry
+        choices: tuple[tuple[str, Literal[0, 1]], ...]
+        choices = (("hook_expert_indices", 0), ("hook_expert_weights", 1))
+        for last, index in choices:
+            info = self.info(f"{at}{last}", module, side, "the choices")
+            yield ChoiceSite(info, routing, moe.module, index)
 
     def experts(self) -> ExpertGroup | None:
         """The points inside the layer's experts, where they can be seen one by one."""
@@ -286,7 +315,8 @@ class BlockWiring(Placing):
         if not isinstance(mlp, MoEPart) or mlp.experts is None:
             return None
         where = f"inside {self.native.paths.get(mlp.experts.module, '')}"
-        return ExpertGroup(f"{self.at}mlp.", mlp.experts, where, self.block.repeat)
+        routing = routing_of(mlp.experts, mlp.router)
+        return ExpertGroup(f"{self.at}mlp.", mlp.experts, routing, where, self.block.repeat)
 
 
 def _first_modules(part: Any) -> tuple[nn.Module, ...]:

@@ -47,15 +47,15 @@ class Placing:
         info = self.info(name, module, "output", f"{role.layout.pattern} scaled")
         return SumSite(info, (module,), Multiplier(role.scale), role.layout)
 
-    def norm(self, at: str, norm: Norm) -> Iterator[Site]:
+    def norm(self, at: str, norm: Norm, overwritten: bool = False) -> Iterator[Site]:
         """The three points of a norm."""
         divisor = "sqrt(var(x) + eps)" if norm.kind == "LN" else "sqrt(mean(x^2) + eps)"
         centered = "x - mean(x)" if norm.kind == "LN" else "x"
-        yield NormScaleSite(self.info(f"{at}.hook_scale", norm.module, "output", divisor), norm)
+        yield NormScaleSite(self.info(f"{at}.hook_scale", norm.holder, "output", divisor), norm)
         formula = f"({centered}) / {divisor}"
-        normalized = self.info(f"{at}.hook_normalized", norm.module, "output", formula)
+        normalized = self.info(f"{at}.hook_normalized", norm.holder, "output", formula)
         yield NormalizedSite(normalized, norm)
-        yield self.output(f"{at}.hook_out", norm.module)
+        yield self.output(f"{at}.hook_out", norm.module, overwritten=overwritten)
 
     def input(
         self, name: str, module: nn.Module, rank: int = 0, layout: Layout | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lensbridge_toy.model import Floor, ToyConfig, ToyForCausalLM
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, XLMConfig, XLMWithLMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, YosoConfig, YosoForMaskedLM
 
 import lensbridge
 from lensbridge.errors import UnsupportedArchitectureError
@@ -165,9 +165,10 @@ def read_gpt2() -> dict[str, object]:
 
 def ask_for_unsupported() -> str:
     """What is said about a class that nobody describes."""
-    config = XLMConfig(vocab_size=32, emb_dim=16, n_layers=1, n_heads=2, **SPECIAL)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = YosoConfig(vocab_size=32, **sizes, **SPECIAL)
     try:
-        lensbridge.load(XLMWithLMHeadModel(config), derive=False)
+        lensbridge.load(YosoForMaskedLM(config), derive=False)
     except UnsupportedArchitectureError as error:
         return str(error)
     return ""
