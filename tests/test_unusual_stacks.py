@@ -75,3 +75,18 @@ def test_a_text_without_an_image_skips_layers(mllama: LensModel) -> None:
         mllama(stream, start_at_layer=1)
     with pytest.raises(InputError, match="skips this layer"):
         mllama(IDS, stop_at_layer=3)
+
+
+# --- layers that share one module ----------------------------------------------------------------
+
+
+def test_spans_begin_and_end_in_the_call_that_is_the_layer() -> None:
+    model = tiny("albert", num_hidden_layers=3)
+    logits, cache = model.run_with_cache(IDS)
+    for layer in (1, 2):
+        stopped, _ = model.run_with_cache(IDS, stop_at_layer=layer)
+        assert torch.equal(stopped, cache[f"blocks.{layer}.hook_resid_pre"])
+    last = cache["blocks.2.hook_resid_post"]
+    assert torch.equal(model.run_with_cache(IDS, stop_at_layer=3)[0], last)
+    assert torch.equal(model(cache["blocks.0.hook_resid_pre"], start_at_layer=0), logits)
+    assert torch.equal(model(last, start_at_layer=3), logits)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ def run_forward(
         attached = engine.attached(callbacks, stages, span.misses, for_run=True)
         attachment = stack.enter_context(attached)
         outcome = _call(engine, native, attachment, kwargs)
-    _refuse_skipped_ends(native, span, stages, outcome)
+    _refuse_skipped_ends(native, span, stages)
     require_fired(callbacks, str(span))
     if span.start is None and span.stop is None and not attachment.alone:
         require_fired(engine.permanent, STAYING)
@@ -179,26 +179,58 @@ def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[
         stages.append(Stage(span.enough.exit, "output", 90, _stop))
     elif not span.head and native.unembed is not None:
         stages.append(Stage(native.unembed.module, "input", 90, _stop))
-    return stages
+    ends = [span.stop] if span.start is None else [span.start, span.stop]
+    return [
+        stage._replace(act=_InItsCall(stage.act, _call_of(native, layer)))
+        for stage, layer in zip(stages, ends, strict=False)
+    ]
 
 
-def _refuse_skipped_ends(
-    native: ResolvedModel, span: Span, stages: Sequence[Stage], outcome: Outcome
-) -> None:
+@dataclass
+class _InItsCall:
+    """What is done where a span begins or ends.
+
+    Args:
+        act: what is done.
+        nth: in which call of the module; None: in every call.
+        seen: how many calls there were.
+    """
+
+    act: Callable[[Call, Chain], None]
+    nth: int | None
+    seen: int = 0
+
+    def __call__(self, call: Call, chain: Chain) -> None:
+        here, self.seen = self.seen, self.seen + 1
+        if self.nth in (None, here):
+            self.act(call, chain)
+
+    @property
+    def done(self) -> bool:
+        """Whether it was done in this pass."""
+        return self.seen > (self.nth or 0)
+
+
+def _call_of(native: ResolvedModel, layer: int | None) -> int | None:
+    """Which call of its module a layer is, where layers share modules."""
+    return None if layer is None else native.blocks[min(layer, len(native.blocks) - 1)].repeat
+
+
+def _refuse_skipped_ends(native: ResolvedModel, span: Span, stages: Sequence[Stage]) -> None:
     """Refuse a span that begins or ends at a layer which the model skips on this input.
 
     Raises:
         InputError: it does.
     """
-    unused = [one.act for one in stages if isinstance(one.act, _Entrance) and not one.act.used]
-    stops = span.stop is not None and outcome.residual is None
-    layer = span.stop if stops else span.start if unused else None
-    if layer is not None:
+    ends = {"start": (span.start, stages[:1]), "stop": (span.stop, stages[-1:])}
+    for word, (layer, found) in ends.items():
+        if layer is None or all(cast(_InItsCall, one.act).done for one in found):
+            continue
         at = native.blocks[min(layer, len(native.blocks) - 1)]
         raise InputError(
-            f"{'stop' if stops else 'start'}_at_layer={layer}: the model skips this layer "
-            f"({at.path}, {type(at.module).__name__}) on this input. Name a layer that runs, or "
-            "give the input that this one reads."
+            f"{word}_at_layer={layer}: the model skips this layer ({at.path}, "
+            f"{type(at.module).__name__}) on this input. Name a layer that runs, or give the input "
+            "that this one reads."
         )
 
 
@@ -279,20 +311,8 @@ def _handed_on(blocks: Sequence[BlockPart], layer: int) -> str:
     return "the biases of positions" if shared else ""
 
 
-@dataclass
-class _Entrance:
-    """A residual that comes in the place of a value, and whether it did in this pass."""
-
-    replace: Callable[[Call], None]
-    used: bool = False
-
-    def __call__(self, call: Call, chain: Chain) -> None:
-        self.replace(call)
-        self.used = True
-
-
-def _replacing_input(residual: Tensor) -> _Entrance:
-    return _Entrance(lambda call: call.replace_input(residual))
+def _replacing_input(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_input(residual)
 
 
 def _overwriting_input(residual: Tensor) -> Callable[[Call, Chain], None]:
@@ -304,8 +324,8 @@ def _overwriting_input(residual: Tensor) -> Callable[[Call, Chain], None]:
     return overwrite
 
 
-def _replacing_result(residual: Tensor) -> _Entrance:
-    return _Entrance(lambda call: call.replace_result(residual))
+def _replacing_result(residual: Tensor) -> Callable[[Call, Chain], None]:
+    return lambda call, chain: call.replace_result(residual)
 
 
 def _stop_with_input(call: Call, chain: Chain) -> None:
