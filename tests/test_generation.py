@@ -26,7 +26,8 @@ from transformers.utils import logging as hf_logging
 
 import lensbridge
 from lensbridge.errors import ContextLengthError, InputError, LensbridgeError
-from lensbridge.generation.options import FrequencyPenalty, as_asked
+from lensbridge.generation.options import as_asked
+from lensbridge.generation.processors import FrequencyPenalty
 
 NEW = 5
 GREEDY = {"max_new_tokens": NEW, "do_sample": False}

@@ -5,11 +5,43 @@ from dataclasses import replace
 from typing import Any
 
 from lensbridge.errors import InputError
+from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
-from lensbridge.native.kv_cache import columns_in
+from lensbridge.native.kv_cache import columns_in, name_of_cache
 
 
-def continued(prepared: Prepared, cache: Any) -> Any:
+def prompt_after(
+    model: HookedModel, prepared: Prepared, past: Any, return_cache: bool
+) -> tuple[Prepared, dict[str, Any]]:
+    """What of a prompt is read after a key/value cache, and the cache for `generate`.
+
+    Args:
+        model: that is run.
+        prepared: the whole prompt.
+        past: the cache of its beginning; None: there is none.
+        return_cache: whether activations of every position are asked for.
+
+    Raises:
+        InputError: the model cannot go on from this cache, or not as it is asked to.
+    """
+    name = name_of_cache(model.preparer.accepted)
+    if past is None:
+        return prepared, {}
+    if name is None or model.native.is_encoder_decoder:
+        raise InputError(
+            f"{type(model.native.core).__name__} cannot go on from a key/value cache of a "
+            "prompt: leave past_key_values out."
+        )
+    if return_cache:
+        raise InputError(
+            "return_cache has every position of the text, and those that past_key_values "
+            "holds are not run again. Leave one of the two out."
+        )
+    cache = _continued(prepared, past)
+    return _rest_of(prepared, name, cache), {name: cache}
+
+
+def _continued(prepared: Prepared, cache: Any) -> Any:
     """A cache that leaves at least the last position of a prompt to be read.
 
     Args:
@@ -41,7 +73,7 @@ def continued(prepared: Prepared, cache: Any) -> Any:
     return shorter
 
 
-def rest_of(prepared: Prepared, name: str, cache: Any) -> Prepared:
+def _rest_of(prepared: Prepared, name: str, cache: Any) -> Prepared:
     """The part of a prompt that is read after a cache, as hooks and interventions see it."""
     held = columns_in(cache) or 0
     assert prepared.tokens is not None

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
-from lensbridge.cache.capture import Keep
 from lensbridge.errors import InputError
 from lensbridge.generation import options as generation
 from lensbridge.generation.answers import answer_logprobs
-from lensbridge.generation.collector import (
-    DecodingCollector,
-    check_ends_together,
-    check_rows_stay,
-    last_call,
-    whole_logits,
-)
 from lensbridge.generation.comparing import Continuations
-from lensbridge.generation.continuing import continued, rest_of
+from lensbridge.generation.continuing import prompt_after
+from lensbridge.generation.decoding import Decoding, cache_of, collector_for
+from lensbridge.generation.processors import logits_processors
 from lensbridge.generation.streaming import streamed
 from lensbridge.hooked_model import HookedModel
-from lensbridge.hooks.callbacks import Callback, require_fired
-from lensbridge.hooks.engine import STAYING
-from lensbridge.hooks.progress import Progress
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.running import Interventions, run_edited
-from lensbridge.native.kv_cache import name_of_cache
-from lensbridge.points.point_names import NamesFilter, names_points
-
-_INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
+from lensbridge.points.point_names import NamesFilter
 
 
 class GenerationMethods(HookedModel):
@@ -118,19 +103,14 @@ class GenerationMethods(HookedModel):
         """
         if not return_cache and not (names_filter is None and device is None):
             raise InputError("names_filter and device are of a cache: pass return_cache=True.")
-        generation.check_return_type(return_type, self.tokens)
-        generation.require_generation(self.native.core)
         mask, past = hf.pop("attention_mask", None), hf.pop("past_key_values", None)
-        generation.check_options(self.native.core, hf, self.preparer.accepted)
-        text = {
-            "prepend_bos": prepend_bos,
-            "padding_side": padding_side or self._prompt_side(),
-            "inputs_embeds": inputs_embeds,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        prepared = self._prompt(input, max_new_tokens, attention_mask=mask, **text)
-        callbacks = self._intervening(interventions)
-        read, kept = self._continued(prepared, past, return_cache)
+        self._check_generation(return_type, hf)
+        text: dict[str, Any] = {"attention_mask": mask, "inputs_embeds": inputs_embeds}
+        text |= {"prepend_bos": prepend_bos, "padding_side": padding_side or self._prompt_side()}
+        text["add_generation_prompt"] = add_generation_prompt
+        prepared = self._prompt(input, max_new_tokens, **text)
+        callbacks = callbacks_of(self, interventions) if interventions else []
+        read, kept = prompt_after(self, prepared, past, return_cache)
         self.engine.check(read, callbacks, max_new_tokens - 1 + return_cache)
         options = {
             "max_new_tokens": max_new_tokens,
@@ -140,23 +120,17 @@ class GenerationMethods(HookedModel):
             **kept,
             **hf,
         }
-        processors = generation.processors(
-            options.pop("logits_processor", None),
-            freq_penalty,
-            temperature,
-            verbose,
-            max_new_tokens,
-            self._prompt_mask(prepared),
+        given, real = options.get("logits_processor"), self._prompt_mask(prepared)
+        options["logits_processor"] = logits_processors(
+            given, freq_penalty, temperature, verbose, max_new_tokens, real
         )
         config = generation.generation_config(self.native.core, self.tokens, options, stop_at_eos)
         collector = None
         if return_cache:
-            collector = self._decoding_collector(config, options, names_filter, device)
-        found = self._generate(prepared, config, processors, options, callbacks, collector)
-        shown = generation.as_asked(
-            found, input, return_type, self.tokens, self._prompt_mask(prepared)
-        )
-        return shown if collector is None else (shown, self._decoded(collector, prepared, found))
+            collector = collector_for(self, config, options, names_filter, device)
+        found = Decoding(self, prepared, config, options, callbacks, collector).run()
+        shown = generation.as_asked(found, input, return_type, self.tokens, real)
+        return shown if collector is None else (shown, cache_of(self, collector, prepared, found))
 
     @torch.no_grad()
     def generate_with_and_without(
@@ -231,124 +205,17 @@ class GenerationMethods(HookedModel):
         """Where prompts are padded: before new tokens, but never before an encoder's first ones."""
         return "right" if self.native.is_encoder_decoder else "left"
 
-    def _continued(
-        self, prepared: Prepared, past: Any, return_cache: bool
-    ) -> tuple[Prepared, dict[str, Any]]:
-        """What of a prompt is read after a key/value cache, and the cache for `generate`."""
-        name = name_of_cache(self.preparer.accepted)
-        if past is None:
-            return prepared, {}
-        if name is None or self.native.is_encoder_decoder:
-            raise InputError(
-                f"{type(self.native.core).__name__} cannot go on from a key/value cache of a "
-                "prompt: leave past_key_values out."
-            )
-        if return_cache:
-            raise InputError(
-                "return_cache has every position of the text, and those that past_key_values "
-                "holds are not run again. Leave one of the two out."
-            )
-        cache = continued(prepared, past)
-        return rest_of(prepared, name, cache), {name: cache}
+    def _check_generation(self, return_type: str, hf: dict[str, Any]) -> None:
+        """Refuse what this model cannot do, and options that nobody would read."""
+        generation.check_return_type(return_type, self.tokens)
+        generation.require_generation(self.native.core)
+        generation.check_options(self.native.core, hf, self.preparer.accepted)
 
     def _prompt_mask(self, prepared: Prepared) -> Tensor | None:
         """The mask of the prompt, where what is generated begins with that."""
         apart = self.native.is_encoder_decoder or prepared.tokens is None
         mask = prepared.mask
         return None if apart or mask is None or mask.ndim != 2 else mask
-
-    def _intervening(self, interventions: Interventions) -> list[Callback]:
-        return callbacks_of(self, interventions) if interventions else []
-
-    def _decoding_collector(
-        self, config: Any, options: dict[str, Any], names_filter: NamesFilter, device: Any
-    ) -> DecodingCollector:
-        check_rows_stay(config, options)
-        check_ends_together(self.hf_model)
-        names = self.vocabulary.select(names_filter)
-        inside = [name for name in names if ".experts." in name]
-        if inside:
-            raise InputError(
-                f"{inside[0]} has the tokens that an expert was given, in no order that could be "
-                "put together. Run the model on the finished text."
-            )
-        fronts = *(self.native.front_of(one) for one in self.native.towers), "projector."
-        of_encoder = (".cross_attn.hook_k", ".cross_attn.hook_v")
-        return DecodingCollector(
-            self.engine.sites,
-            names,
-            names_points(names_filter),
-            Keep(device),
-            lambda name: name.startswith(fronts) or name.endswith(of_encoder),
-        )
-
-    def _decoded(self, collector: DecodingCollector, prepared: Prepared, found: Any) -> Any:
-        ids = found if isinstance(found, Tensor) else found.sequences
-        mask = collector.progress.mask(encoder=True)
-        decoder_only = not self.native.is_encoder_decoder
-        return ActivationCache(
-            collector.tensors(),
-            self.vocabulary,
-            model=self,
-            tokens=ids if decoder_only else prepared.tokens,
-            attention_mask=None if mask is None or bool(mask.all()) else mask,
-            prepend_bos=prepared.prepend_bos,
-        )
-
-    def _generate(
-        self,
-        prepared: Prepared,
-        config: Any,
-        processors: Any,
-        options: Any,
-        callbacks: list[Callback],
-        collector: DecodingCollector | None,
-    ) -> Any:
-        given = generation.inputs_of(prepared)
-        hf_model: Any = self.hf_model
-        call = partial(
-            hf_model.generate,
-            **given,
-            generation_config=config,
-            logits_processor=processors,
-            **options,
-        )
-        if self.engine.is_idle and not callbacks and collector is None:
-            with self.engine.run():
-                return call()
-        config.disable_compile = True  # transformers compiles passes over a static key/value cache
-        readers = [] if collector is None else collector.callbacks()
-        wants_logits = collector is not None and "hook_logits" in collector.names
-        keeps = wants_logits and "logits_to_keep" in self.preparer.accepted
-        whole = whole_logits(self.engine.root) if keeps else nullcontext()
-        # an attachment of its own, so that `hook.step` starts at 0
-        with (
-            whole,
-            self.engine.attached([*callbacks, *readers]) as attachment,
-            self.engine.run(),
-        ):
-            attachment.count_run()
-            progress = attachment.state.progress
-            self._begin(progress, given, config, collector)
-            found = call()
-            if collector is not None and collector.names:
-                ids = found if isinstance(found, Tensor) else found.sequences
-                self.engine.root(**last_call(progress, ids))
-        require_fired([*callbacks, *readers])
-        if not attachment.alone:
-            require_fired(self.engine.permanent, STAYING)
-        return found
-
-    def _begin(
-        self, progress: Progress, given: Any, config: Any, collector: DecodingCollector | None
-    ) -> None:
-        """Note what is known of a generation before its first pass."""
-        progress.named = {name: given[name] for name in given if name in _INPUTS}
-        progress.ends = generation.ends(config)
-        progress.new = (config.max_new_tokens or 1) - 1 + (collector is not None)
-        progress.examples = len(next(iter(given.values())))
-        if collector is not None:
-            collector.progress = progress
 
     def stream(
         self, input: Any, max_new_tokens: int = 10, *, skip_prompt: bool = True, **options: Any

@@ -192,20 +192,10 @@ class HookedEncoderDecoder(_Encoding):
         given = self._encoded(input)
         mask = given.get("attention_mask", one_zero_attention_mask)
         generation.update({} if mask is None else {"attention_mask": mask})
-        found = self.lens.generate(
-            given["input"],
-            max_new_tokens,
-            stop_at_eos,
-            eos_token_id,
-            do_sample,
-            top_k,
-            top_p,
-            temperature,
-            freq_penalty,
-            return_type="tokens",
-            verbose=verbose,
-            **generation,
-        )
+        how: list[Any] = [max_new_tokens, stop_at_eos, eos_token_id]
+        how += [do_sample, top_k, top_p, temperature, freq_penalty]
+        generation |= {"return_type": "tokens", "verbose": verbose}
+        found = self.lens.generate(given["input"], *how, **generation)
         if return_type == "tokens" or (return_type == "input" and isinstance(input, Tensor)):
             return found
         texts = self.tokenizer.batch_decode(found, skip_special_tokens=True)

@@ -61,25 +61,12 @@ class GenerateMethods(TextMethods):
         given = input if isinstance(input, Tensor) and input.ndim == 3 else None
         embeds = return_type == "embeds" or (return_type == "input" and given is not None)
         kind: ReturnType = "tokens" if return_type == "embeds" or embeds else return_type
-        found = self.lens.generate(
-            input,
-            max_new_tokens,
-            stop_at_eos,
-            eos_token_id,
-            do_sample,
-            top_k,
-            top_p,
-            temperature,
-            freq_penalty,
-            use_past_kv_cache,
-            self._bos(prepend_bos),
-            padding_side,
-            kind,
-            verbose,
-            return_cache=return_cache,
-            names_filter=self._asked(names_filter) if return_cache else None,
-            **generation,
-        )
+        how: list[Any] = [max_new_tokens, stop_at_eos, eos_token_id]
+        how += [do_sample, top_k, top_p, temperature, freq_penalty]
+        how += [use_past_kv_cache, self._bos(prepend_bos), padding_side, kind, verbose]
+        if return_cache:
+            generation |= {"return_cache": True, "names_filter": self._asked(names_filter)}
+        found = self.lens.generate(input, *how, **generation)
         result, cache = found if return_cache else (found, None)
         if embeds and isinstance(result, Tensor):
             result = self._embedded(result, given)
