@@ -24,6 +24,7 @@ __all__ = [
     "FusedQKV",
     "GatedMLP",
     "Halves",
+    "KernelQKV",
     "LatentQKV",
     "Mixer",
     "MoE",
@@ -193,6 +194,15 @@ class LatentQKV:
 
 
 @dataclass(frozen=True)
+class KernelQKV:
+    """Queries, keys and values that are not the outputs of projections: Zaya's are convolved.
+
+    They are read as the attention kernel gets them: `hook_rot_q` and `hook_rot_k`, with or without
+    rotary, and `hook_v`. There are no weights for them, and nothing else is said of them.
+    """
+
+
+@dataclass(frozen=True)
 class Attention:
     """The attention module of a block.
 
@@ -226,7 +236,7 @@ class Attention:
     """
 
     path: str
-    qkv: SplitQKV | FusedQKV | LatentQKV
+    qkv: SplitQKV | FusedQKV | LatentQKV | KernelQKV
     out: str
     rotary: bool = False
     written_by: str | None = None
@@ -403,8 +413,11 @@ class Block:
     A branch that is None does not exist or is not described.
 
     Args:
-        residual: how the branches read the stream; None if the inside of the layer is not
-            described, so that only its input and output are points.
+        residual: how the branches read and write the stream; None if that is not described. The
+            branches that are described have their points then, and what needs the stream inside
+            the layer (`hook_resid_mid`, decompositions) raises. Words about what is added
+            (`post_attn`, `scale`, `written_by`...) are refused. Without branches, only the
+            layer's input and output are points.
         mixer: a mixer in the place of attention, or beside it (Falcon-H1).
         cross: attention to an encoder's output, between `attn` and `mlp`.
         skip_norm: whether branches are added to the norm's output instead of its input (BLOOM's

@@ -1,6 +1,24 @@
 """DBRX: fused QKV, experts in flat parameters, attention and both norms in one module."""
 
-from lensbridge.spec import Architecture, Attention, Block, Dims, FusedQKV, MoE, Norms
+from lensbridge.spec import (
+    Architecture,
+    Attention,
+    Block,
+    Dims,
+    FusedQKV,
+    MoE,
+    Norms,
+    StackedExperts,
+)
+
+EXPERTS = StackedExperts(
+    "experts",
+    gate="mlp.w1",
+    up="mlp.v1",
+    down="mlp.w2",
+    layout="neuron_rows",
+    activation="mlp.activation_fn",
+)
 
 DBRX = Architecture(
     name="dbrx",
@@ -17,7 +35,7 @@ DBRX = Architecture(
             rotary=True,
             clip="attn_config.clip_qkv",
         ),
-        mlp=MoE("ffn", router="router.layer", experts=None, act="silu"),
+        mlp=MoE("ffn", router="router.layer", experts=EXPERTS, act="silu"),
     ),
     final_norm="transformer.norm_f",
     unembed="lm_head",

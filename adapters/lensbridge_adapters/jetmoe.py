@@ -2,8 +2,16 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import Block, Mixer, MoE
+from lensbridge.spec import Block, Mixer, MoE, StackedExperts
 from lensbridge_adapters.llama import LLAMA, NORMS
+
+EXPERTS = StackedExperts(
+    "",
+    gate_up="input_linear.weight",
+    down="output_linear.weight",
+    activation="activation",
+    given="sorted",
+)
 
 JETMOE = replace(
     LLAMA,
@@ -13,7 +21,9 @@ JETMOE = replace(
         norms=NORMS,
         # Queries and outputs go through experts' projections, sorted by expert: no heads in them.
         mixer=Mixer("self_attention", steps=("kv_proj",)),
-        mlp=MoE("mlp", router="router.layer", experts=None, act="activation_function"),
+        mlp=MoE(
+            "mlp", router="router", experts=EXPERTS, act="activation_function", out_bias="bias"
+        ),
     ),
 )
 

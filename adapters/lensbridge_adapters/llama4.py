@@ -2,15 +2,14 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import MoE
+from lensbridge.spec import MoE, StackedExperts
 from lensbridge_adapters.llama import BLOCK, GATED_MLP, LLAMA
 
 DENSE = replace(BLOCK, mlp=replace(GATED_MLP, path="feed_forward"))
-# Its experts are given every token, weighted before; its router returns the weights first.
 EXPERTS = MoE(
     "feed_forward",
     router="router",
-    experts=None,
+    experts=StackedExperts("experts", gate_up="gate_up_proj", layout="in_out", given="all"),
     shared=replace(GATED_MLP, path="shared_expert", overwritten=True),
 )
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
 from lensbridge.conformance.subject import Subject
-from lensbridge.native.parts import BlockPart
+from lensbridge.conformance.unsaid import lacks_of
+from lensbridge.native.parts import BlockPart, MoEPart
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.settings import raw_config, settings_of
 
@@ -34,6 +36,7 @@ def check_nothing_is_left_out(subject: Subject) -> None:
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_output(subject)
+    yield from _of_head(subject)
     yield from _of_inputs(subject)
     yield from _of_streams(subject)
     yield from _of_context(subject)
@@ -54,24 +57,86 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         computed = value is not None and key == "pooler_output" and not _is_given(subject, value)
         said = value is None or pooled or computed or point in subject.names
         yield Claim(point, said, shown)
+    for value in _last_states(native):
+        said = any(subject.expect.are_close(one, value) for one in _like(subject, value))
+        yield Claim("final_norm", said, "the last_hidden_state that the model returns is no point")
+
+
+def _last_states(output: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """Every last_hidden_state in an output, and in the outputs of towers inside it."""
+    for key, value in output.items():
+        if isinstance(value, Mapping):
+            yield from _last_states(value)
+        elif key.endswith("last_hidden_state") and isinstance(value, torch.Tensor):
+            yield value
+
+
+def _like(subject: Subject, value: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The values of points that have the shape of this one, the last layers' first."""
+    for found in reversed(list(subject.clean.values.values())):
+        if found.shape == value.shape:
+            yield found
 
 
 def _is_given(subject: Subject, value: torch.Tensor) -> bool:
     """Whether a module inside the model returns this value."""
     found: list[bool] = []
 
-    def compare(module: nn.Module, args: Any, output: Any) -> None:
-        same = isinstance(output, torch.Tensor) and output.shape == value.shape
-        found.append(same and torch.equal(output, value))
+    def compare(call: NativeCall) -> None:
+        same = isinstance(call.output, torch.Tensor) and call.output.shape == value.shape
+        found.append(same and torch.equal(call.output, value))
 
-    inner = [m for m in subject.hf_model.modules() if m is not subject.hf_model]
-    handles = [module.register_forward_hook(compare) for module in inner]
-    try:
-        subject.bare()
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch_calls(subject, inner_modules(subject), compare)
     return any(found)
+
+
+def _of_head(subject: Subject) -> Iterator[Claim]:
+    """What the head reads is a point, and so is the vector that is made of a sequence."""
+    unembed, logits = subject.model.native.unembed, subject.clean.values.get("hook_logits")
+    if logits is not None and logits.ndim != 3:
+        return
+    shown = "a module makes one vector of the last layer's output at one position"
+    said = "hook_pooler_out" in subject.names or not _makes_one_vector(subject)
+    yield Claim("pooler", said, shown)
+    if unembed is None or logits is None:
+        return
+    read: list[torch.Tensor] = []
+    watch_calls(subject, [unembed.module], lambda call: read.extend(call.tensors[:1]))
+    scale = subject.model.native.head_scale
+    for value in read:
+        if value.ndim == 3 and value.shape[:2] == logits.shape[:2]:
+            said = any(
+                subject.expect.are_close(one * scale, value) for one in _like(subject, value)
+            )
+            yield Claim("head_hidden", said, "the head reads a value that is not a point")
+
+
+def _makes_one_vector(subject: Subject) -> bool:
+    """Whether a module reads the main stack's end at one position, and another reads its output."""
+    ends = [one for name in _ends(subject) if (one := subject.clean.values.get(name)) is not None]
+    made: list[torch.Tensor] = []
+    used: list[bool] = []
+
+    def note(call: NativeCall) -> None:
+        vectors = [one for one in call.tensors if one.ndim == 2]
+        used.extend(any(one is other for other in made) for one in vectors)
+        taken = any(_is_one_position(subject, one, end) for one in vectors for end in ends)
+        if taken and isinstance(call.output, torch.Tensor):
+            made.append(call.output)
+
+    watch_calls(subject, inner_modules(subject), note)
+    return any(used)
+
+
+def _ends(subject: Subject) -> tuple[str, ...]:
+    main = subject.model.native.main
+    return "ln_final.hook_out", f"{main.prefix}.{len(main.blocks) - 1}.hook_resid_post"
+
+
+def _is_one_position(subject: Subject, vector: torch.Tensor, end: torch.Tensor) -> bool:
+    if end.ndim != 3 or vector.shape != end[:, 0].shape:
+        return False
+    return any(subject.expect.are_close(vector, one) for one in end.unbind(1))
 
 
 def _of_inputs(subject: Subject) -> Iterator[Claim]:
@@ -83,6 +148,12 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
                 point in subject.names,
                 "the stack reads ids, and no point is their embedding",
             )
+    for at, stack in subject.stacks.items():
+        sees = stack.prefix.startswith("vision") or "input_ids" not in subject.inputs
+        if sees and "pixel_values" in subject.inputs:
+            point = f"{at}hook_embed"
+            shown = "the stack reads images, and no point is their embedding"
+            yield Claim(point, point in subject.names, shown)
     if "decoder_input_ids" in subject.inputs:
         shown = "the model has an encoder, and no tower is described for it"
         yield Claim("towers", "encoder." in subject.stacks, shown)
@@ -95,12 +166,8 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
 
 
 def _of_streams(subject: Subject) -> Iterator[Claim]:
-    spec = subject.model.architecture
-    for stack in (spec, *spec.towers):
-        for block in stack.block if isinstance(stack.block, tuple) else (stack.block,):
-            named = any((block.attn, block.mlp, block.cross, block.mixer))
-            shown = "it is not described, although the layer's branches are"
-            yield Claim(f"{stack.prefix}: residual", not named or block.residual is not None, shown)
+    for lack in lacks_of(subject):
+        yield Claim(lack.what, False, lack.shown)
 
 
 def _of_context(subject: Subject) -> Iterator[Claim]:
@@ -130,22 +197,41 @@ def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
         yield Claim("dims.vocab", config.optional(said) is not None, shown)
 
 
-def _routes_to_stacked(subject: Subject, module: nn.Module) -> bool:
-    """Whether a module inside has stacked experts and is called with a choice for each token."""
-    holders = [m for m in module.modules() if "down_proj" in m._parameters]
-    told: list[bool] = []
+def _routes_to_stacked(subject: Subject, mlp: MoEPart, tokens: int) -> bool:
+    """Whether a mixture has stacked experts, and gives tokens to them in a way that can be said.
 
-    def note(holder: nn.Module, args: Any, kwargs: Any) -> None:
-        given = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
-        told.append(any(not one.is_floating_point() for one in given))
+    That is: some module is given or returns the chosen indices, or each expert is given all tokens.
+    """
+    stacked = [one for one in _beside_router(mlp) if _are_stacked(one, mlp.n_experts)]
+    found: list[bool] = []
 
-    handles = [holder.register_forward_pre_hook(note, with_kwargs=True) for holder in holders]
-    try:
-        subject.bare()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return any(told)
+    def note(call: NativeCall) -> None:
+        returned = call.output if isinstance(call.output, tuple) else ()
+        told = [*call.tensors, *(one for one in returned if isinstance(one, torch.Tensor))]
+        found.append(any(not one.is_floating_point() for one in told))
+        if call.module in stacked:
+            found.append(any(len(one) == mlp.n_experts * tokens for one in call.tensors))
+
+    watch_calls(subject, mlp.module.modules() if stacked else (), note)
+    return any(found)
+
+
+def _beside_router(mlp: MoEPart) -> Iterator[nn.Module]:
+    """The modules of a mixture that are no part of its router or of its shared MLP."""
+    others = [mlp.router, *([] if mlp.shared is None else [mlp.shared.module])]
+    left_out = {inner for other in others for inner in other.modules()}
+    return (module for module in mlp.module.modules() if module not in left_out)
+
+
+def _are_stacked(module: nn.Module, n: int) -> bool:
+    """Whether a module has the weights of all experts, by expert or in rows."""
+    if isinstance(module, nn.Linear):
+        return False
+    own = [one for one in module._parameters.values() if one is not None]
+    by_expert = any(one.ndim == 3 and one.shape[0] == n for one in own)
+    return by_expert or any(
+        one.ndim == 2 and one.shape[0] > n and one.shape[0] % n == 0 for one in own
+    )
 
 
 def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
@@ -155,8 +241,9 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         table = any(isinstance(module, nn.Embedding) for module in attn.module.modules())
         shown = "attention has a table of relative positions, and their bias is not described"
         yield Claim(point, not table or point in subject.names, shown)
-    if mlp is not None and f"{at}mlp.hook_router_logits" in subject.names:
-        stacked = _routes_to_stacked(subject, mlp.module)
+    if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
+        tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
+        stacked = _routes_to_stacked(subject, mlp, tokens)
         point = f"{at}mlp.hook_expert_indices"
         shown = "it has stacked experts, and they are not described"
         yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)

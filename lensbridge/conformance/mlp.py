@@ -12,6 +12,7 @@ from lensbridge.conformance.attention_edits import hold_only_within
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Block, Subject
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.linear import fetch
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart
 
 
@@ -138,6 +139,8 @@ def mlp_input(block: Block, part: BlockPart) -> str:
     """The point that the MLP's projections read."""
     if part.residual != "post_norm" and "ln2.hook_out" in block:
         return "ln2.hook_out"
+    if part.residual is None:
+        return "hook_mlp_in"
     if part.residual == "parallel":
         return "ln1.hook_out" if "ln1.hook_out" in block else "hook_resid_pre"
     for point in ("hook_resid_mid_cross", "hook_resid_mid"):
@@ -171,7 +174,9 @@ def check_mixtures_read_what_is_before(subject: Subject) -> None:
 def check_editing_the_router_re_routes(subject: Subject) -> None:
     """A token whose router logits prefer another expert is sent to that expert."""
     for block in subject.samples("mlp.hook_router_logits"):
-        logits = block["mlp.hook_router_logits"]
+        mlp = subject.parts[block.at].mlp
+        assert isinstance(mlp, MoEPart)
+        logits = block["mlp.hook_router_logits"][..., : mlp.n_experts]
         wanted = logits[0, 1].argmin()
 
         def prefer(value: Tensor, hook: Hook, wanted: Tensor = wanted) -> None:
@@ -200,19 +205,21 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
     """Edits of weights scale what the routed experts add; edits of indices change the experts."""
     for block in subject.samples("mlp.hook_expert_indices", "mlp.hook_expert_weights"):
         name = block.name("hook_mlp_out")
-        n = block["mlp.hook_router_logits"].shape[-1] if "mlp.hook_router_logits" in block else 2
+        mlp = subject.parts[block.at].mlp
+        assert isinstance(mlp, MoEPart)
+        n, at = mlp.n_experts, int(block["mlp.hook_expert_weights"][0, :, 0].abs().argmax())
 
-        def onwards(value: Tensor, hook: Hook, n: int = n) -> None:
-            value[0, 1] = (value[0, 1] + 1) % n
+        def onwards(value: Tensor, hook: Hook, n: int = n, at: int = at) -> None:
+            value[0, at] = (value[0, at] + 1) % n
 
-        def double(value: Tensor, hook: Hook) -> None:
-            value[0, 1, 0] *= 2  # not all of them: a later norm would undo that
+        def double(value: Tensor, hook: Hook, at: int = at) -> None:
+            value[0, at, 0] *= 2  # not all of them: a later norm would undo that
 
         for point, edit in (("expert_indices", onwards), ("expert_weights", double)):
             full = block.name(f"mlp.hook_{point}")
             after = subject.read([name], [(full, edit)])[name]
             region = torch.zeros_like(after, dtype=torch.bool)
-            region[0, 1] = True
+            region[0, at] = True
             hold_only_within(
                 subject,
                 name,
@@ -226,10 +233,16 @@ def check_expert_choices_are_obeyed(subject: Subject) -> None:
 def check_experts_sum_to_mlp_out(subject: Subject) -> None:
     """What the MLP adds is the weighted outputs of the experts, plus that of the shared MLP."""
     for block in subject.clean.having("mlp.hook_expert_weights", "hook_mlp_out"):
-        added = block["hook_mlp_out"]
+        mlp = subject.parts[block.at].mlp
+        assert isinstance(mlp, MoEPart)
+        assert mlp.experts is not None
+        scale = mlp.writer.scale.value(block["hook_mlp_out"])
+        added = block["hook_mlp_out"] / (scale.detach() if isinstance(scale, Tensor) else scale)
         if "ln2_post.hook_scale" in block:
             added = block["ln2_post.hook_normalized"] * block["ln2_post.hook_scale"]
-        routed = _weighed(block).view(added.shape)
+        if mlp.out_bias is not None:
+            added = added - fetch(*mlp.out_bias).detach().to(added)
+        routed = _weighed(block, before=mlp.experts.given == "all").view(added.shape)
         if "mlp.shared.hook_out" not in block:
             subject.expect.proportional(
                 block.name("hook_mlp_out"), added, routed, "the experts' weighted outputs"
@@ -244,8 +257,11 @@ def check_experts_sum_to_mlp_out(subject: Subject) -> None:
         )
 
 
-def _weighed(block: Block) -> Tensor:
-    """Shapes: `[token, m]`."""
+def _weighed(block: Block, before: bool) -> Tensor:
+    """The sum of the experts' outputs, times their weights if these were not applied before.
+
+    Shapes: `[token, m]`.
+    """
     indices = block["mlp.hook_expert_indices"].flatten(0, -2)
     weights = block["mlp.hook_expert_weights"].flatten(0, -2)
     total = torch.zeros(len(indices), block["hook_mlp_out"].shape[-1], dtype=weights.dtype)
@@ -254,7 +270,7 @@ def _weighed(block: Block) -> Tensor:
         if f"mlp.experts.{e}.hook_out" in block:
             rows, choices = torch.where(indices == e)
             out = block[f"mlp.experts.{e}.hook_out"]
-            share = out * weights[rows, choices].unsqueeze(-1)
+            share = out if before else out * weights[rows, choices].unsqueeze(-1)
             total.index_add_(0, rows, share.to(total.dtype))
     return total
 

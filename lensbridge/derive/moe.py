@@ -104,6 +104,6 @@ def beside(experts: MoE, shared: Dense) -> MoE:
         experts,
         path=parent,
         router=from_parent(experts.router),
-        experts=None if experts.experts is None else from_parent(experts.experts),
+        experts=from_parent(experts.experts) if isinstance(experts.experts, str) else None,
         shared=relative_to(shared, parent),
     )

@@ -81,6 +81,8 @@ class LatentPart:
 class AttentionPart:
     """Attention of one block. `k` and `v` are None where it uses those of another layer.
 
+    q, k and v are all None where no projections make them, and they are read at the kernel.
+
     Args:
         post_norm: the norm of its output, before that is added to the stream.
         n_heads, n_kv, d_head: of this layer; `d_head` is the width of z.
@@ -88,7 +90,7 @@ class AttentionPart:
 
     module: nn.Module
     path: str
-    q: Role
+    q: Role | None
     k: Role | None
     v: Role | None
     out: Linear
@@ -142,6 +144,7 @@ class MoEPart:
 
     Args:
         act: the activation of the experts, under its name in the config.
+        n_choices: how many the router chooses from: experts, and choices that compute nothing.
         out_bias: what is added to the sum of the experts' outputs: a module and the name there.
     """
 
@@ -150,6 +153,7 @@ class MoEPart:
     act: str
     router: nn.Module
     n_experts: int
+    n_choices: int
     experts: Experts | None
     shared: MLPPart | None
     writer: Writer

@@ -75,7 +75,7 @@ def _of_block(block: BlockPart) -> Iterator[str]:
     elif block.skip_norm:
         yield "the stream goes through a norm, whose gain and bias give it a mean"
     if not block.keeps_stream:
-        yield "the whole stream is multiplied by a parameter"
+        yield "the whole stream is multiplied by a parameter, or one is added to it"
     for path in strangers(block):
         yield f"{path} is not described, so whether it writes to the stream is not known"
     for slot, part in zip(_READING, (block.attn, block.cross, block.mlp), strict=True):
@@ -108,7 +108,7 @@ def _outputs(part: AttentionPart | FeedForward) -> "Iterator[Matrix | str]":
         yield matrix.of_linear(part.down)
     elif isinstance(part, MoEPart):
         if part.experts is not None:
-            yield matrix.of_experts(part.experts, "down_proj")
+            yield matrix.of_experts(part.experts, part.experts.down)
         if part.shared is not None:
             yield from _outputs(part.shared)
 

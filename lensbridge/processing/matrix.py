@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lensbridge.native.experts import Experts
+from lensbridge.native.experts import Experts, Stacked
 from lensbridge.native.holding import Held, held
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import ResolvedModel
@@ -110,11 +110,13 @@ def of_linear(linear: Linear, in_scale: float = 1.0) -> "Matrix | str":
     return Matrix(linear.module, "weight", "bias", linear.transposed, in_scale)
 
 
-def of_experts(experts: Experts, name: str) -> "Matrix | str":
+def of_experts(experts: Experts, weight: Stacked) -> "Matrix | str":
     """One stacked parameter of a mixture; or the reason why it cannot be rewritten."""
-    if (why := obstacle(experts.held(name))) is not None:
-        return f"{name} of the experts {why}"
-    return Matrix(experts.module, name, f"{name}_bias", experts.transposed)
+    if experts.activation is not None:
+        return "the experts are not stacked in transformers' usual parameters"
+    if (why := obstacle(experts.held(weight))) is not None:
+        return f"{weight.name} of the experts {why}"
+    return Matrix(weight.module, weight.name, f"{weight.name}_bias", weight.input_first)
 
 
 def obstacle(how: Held) -> str | None:

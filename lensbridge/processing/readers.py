@@ -120,6 +120,9 @@ def _readers(slot: str, block: BlockPart, d_model: int) -> "Iterator[Matrix | st
 
 
 def _into_attention(attn: AttentionPart) -> "Iterator[Matrix | str]":
+    if attn.q is None:
+        yield f"no projections make the queries, keys and values of {type(attn.module).__name__}"
+        return
     scale = attn.q.in_scale
     if attn.latent is not None:
         yield matrix.of_linear(attn.latent.q_down or attn.q.linear, scale)
@@ -140,7 +143,7 @@ def _into_experts(moe: MoEPart, d_model: int) -> "Iterator[Matrix | str]":
     if moe.experts is None:
         yield "its experts cannot be read one by one"
     else:
-        yield matrix.of_experts(moe.experts, moe.experts.entrance)
+        yield matrix.of_experts(moe.experts, moe.experts.up)
     if moe.shared is not None:
         yield from _into_mlp(moe.shared)
 

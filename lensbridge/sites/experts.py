@@ -8,12 +8,12 @@ changes the module's output by what that expert's weighted output changes, and b
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from lensbridge.native.experts import Experts
 from lensbridge.sites.derived import Change, change
 from lensbridge.sites.router import RouterTap
+from lensbridge.sites.routing import Routing
 from lensbridge.sites.site import Call, Chain, Site, Stage
 
 ExpertRole = Literal["in", "pre", "pre_linear", "post", "out"]
@@ -21,7 +21,12 @@ ExpertRole = Literal["in", "pre", "pre_linear", "post", "out"]
 
 @dataclass
 class Visit:
-    """One expert in one call: its tokens, and those of its values that were needed so far."""
+    """One expert in one call: its tokens, and those of its values that were needed so far.
+
+    Args:
+        rows: where its outputs are added in the rows of the module's output.
+        weights: what its outputs are multiplied by before that.
+    """
 
     experts: Experts
     expert: int
@@ -30,12 +35,10 @@ class Visit:
     values: dict[ExpertRole, Tensor]
 
     @classmethod
-    def of(cls, experts: Experts, expert: int, call: Call) -> "Visit":
+    def of(cls, experts: Experts, routing: Routing, expert: int, call: Call) -> "Visit":
         """The visit of the tokens that a call sends to an expert."""
-        tokens, indices, weights = _arguments(call)
-        rows, choices = torch.where(indices == expert)
-        shares = weights[rows, choices].unsqueeze(-1)
-        return cls(experts, expert, rows, shares, {"in": tokens[rows]})
+        given, rows, weights = routing.visit(call, expert)
+        return cls(experts, expert, rows, weights, {"in": given})
 
     def value(self, role: ExpertRole) -> Tensor:
         """A value, computed at the first use."""
@@ -71,12 +74,6 @@ class Visit:
         self.values[role] = value
 
 
-def _arguments(call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, indices, weights = (*call.args, *call.kwargs.values())[:3]
-    width = tokens.shape[-1]
-    return tokens.reshape(-1, width), indices.reshape(-1, indices.shape[-1]), weights
-
-
 @dataclass(frozen=True)
 class ExpertSite(Site):
     """A value inside one expert, for the tokens that are sent to it.
@@ -85,6 +82,7 @@ class ExpertSite(Site):
     """
 
     experts: Experts
+    routing: Routing
     expert: int
     role: ExpertRole
 
@@ -93,7 +91,9 @@ class ExpertSite(Site):
         rank = ("in", "pre", "pre_linear", "post", "out").index(self.role)
 
         def act(call: Call, chain: Chain) -> None:
-            visit = call.extras.setdefault(key, None) or Visit.of(self.experts, self.expert, call)
+            visit = call.extras.setdefault(key, None) or Visit.of(
+                self.experts, self.routing, self.expert, call
+            )
             call.extras[key] = visit
             read = visit.value(self.role)
             new = chain.run(read)
@@ -102,7 +102,7 @@ class ExpertSite(Site):
                 assert new is not None
                 self._rewrite(call, visit, new, how)
 
-        return [Stage(self.experts.module, "output", rank, act)]
+        return [*self.routing.notes(), Stage(self.experts.module, "output", rank, act)]
 
     def _rewrite(self, call: Call, visit: Visit, new: Tensor, how: Change) -> None:
         before = visit.value("out")
@@ -118,38 +118,32 @@ class ExpertSite(Site):
 
 @dataclass(frozen=True)
 class ChoiceSite(Site):
-    """The experts chosen for each token, or their weights: an argument of the experts' module.
+    """The experts chosen for each token, or their weights.
 
     Args:
-        argument: which one: 1 for the indices, 2 for the weights.
+        index: which one: 0 for the indices, 1 for the weights.
     """
 
-    module: nn.Module
+    routing: Routing
     block: nn.Module
-    argument: int
+    index: Literal[0, 1]
 
     def _stages(self) -> list[Stage]:
         def note_shape(call: Call, chain: Chain) -> None:
             call.memory[self.block] = call.input.shape[:2]
 
         def act(call: Call, chain: Chain) -> None:
-            given = (*call.args, *call.kwargs.values())[self.argument]
+            choices = self.routing.choices(call)
+            given = choices[self.index]
             read = given.view(*call.memory[self.block], -1)
             new = chain.run(read)
             if new is not None:
-                self._replace(call, new.view(given.shape))
+                new = new.view(given.shape)
+                indices, weights = (new, choices[1]) if self.index == 0 else (choices[0], new)
+                self.routing.choose(call, indices, weights)
 
-        return [Stage(self.block, "input", -20, note_shape), Stage(self.module, "input", 0, act)]
-
-    def _replace(self, call: Call, value: Tensor) -> None:
-        if self.argument < len(call.args):
-            args = list(call.args)
-            args[self.argument] = value
-            call.args = tuple(args)
-        else:
-            name = list(call.kwargs)[self.argument - len(call.args)]
-            call.kwargs = {**call.kwargs, name: value}
-        call.replaced = True
+        module, phase = self.routing.entry
+        return [Stage(self.block, "input", -20, note_shape), Stage(module, phase, 20, act)]
 
 
 @dataclass(frozen=True)

@@ -145,13 +145,18 @@ def _attention_weights(at: str, part: AttentionPart) -> Iterator[Entry]:
     there = {"Q": part.q, "K": part.k, "V": part.v, "O": part.out}
     for kind in "Wb":
         for letter, own in there.items():
-            if own is not None:
+            if own is not None and not (kind == "W" and own is part.q and _reads_twice(part)):
                 name = f"{kind}_{letter}"
                 if isinstance(own, Linear):
                     source = _of_linear(own, name, added=part.writer.bias)
                 else:
                     source = _of_role(own, name, partial(effective.held, part, letter.lower()))
                 yield _entry(at, name, view, source)
+
+
+def _reads_twice(part: AttentionPart) -> bool:
+    """Whether queries are made of two values, so that there is no one matrix for them."""
+    return part.latent is not None and part.latent.q_reads_latent
 
 
 def _mlp_weights(at: str, part: FeedForward) -> Iterator[Entry]:
@@ -164,11 +169,9 @@ def _mlp_weights(at: str, part: FeedForward) -> Iterator[Entry]:
         yield from _mlp_weights(f"{at}shared.", part.shared)
     if part.experts is not None:
         view, experts = MoEView(part), part.experts
-        entrances = ("in", "gate") if experts.gated else ("in",)
-        held = {**dict.fromkeys(entrances, experts.entrance), "out": "down_proj"}
         for kind, end in (("W", ""), ("b", "_bias")):
-            for side, name in held.items():
-                source = Source(experts.module, f"{name}{end}", partial(experts.held, name))
+            for side, one in experts.weights.items():
+                source = Source(one.module, f"{one.name}{end}", partial(experts.held, one))
                 yield _entry(at, f"{kind}_{side}", view, source)
 
 
@@ -186,7 +189,7 @@ def _norm_weights(at: str, norm: Norm) -> Iterator[Entry]:
     for name, parameter in (("w", norm.gain_name), ("b", norm.bias_name)):
         offset = 1.0 if norm.unit_offset and name == "w" else 0.0
         source = Source(
-            norm.module, parameter, lambda: norm.held, assign=partial(_assign_less, offset)
+            norm.holder, parameter, lambda: norm.held, assign=partial(_assign_less, offset)
         )
         yield _entry(at, name, NormView(norm), source)
 

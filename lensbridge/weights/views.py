@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
 from lensbridge.native.experts import Experts
+from lensbridge.native.holding import Held
 from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
@@ -191,34 +192,34 @@ class MoEView(View):
     @property
     def W_in(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. The linear branch of gated experts."""
-        return given(self.experts.w_in(), self.experts.held(self.experts.entrance))
+        return given(self.experts.w_in(), self._held("in"))
 
     @property
     def W_gate(self) -> Tensor:
         """Shapes: `[expert, d_model, d_mlp]`. Only gated experts have one."""
         self._require_gate()
-        return given(self.experts.w_gate(), self.experts.held(self.experts.entrance))
+        return given(self.experts.w_gate(), self._held("gate"))
 
     @property
     def W_out(self) -> Tensor:
         """Shapes: `[expert, d_mlp, d_model]`"""
-        return given(self.experts.w_out(), self.experts.held("down_proj"))
+        return given(self.experts.w_out(), self._held("out"))
 
     @property
     def b_in(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return given(self.experts.b_in(), self.experts.held(self.experts.entrance))
+        return given(self.experts.b_in(), self._held("in"))
 
     @property
     def b_gate(self) -> Tensor:
         """Shapes: `[expert, d_mlp]`"""
         self._require_gate()
-        return given(self.experts.b_gate(), self.experts.held(self.experts.entrance))
+        return given(self.experts.b_gate(), self._held("gate"))
 
     @property
     def b_out(self) -> Tensor:
         """Shapes: `[expert, d_model]`"""
-        return given(self.experts.b_out(), self.experts.held("down_proj"))
+        return given(self.experts.b_out(), self._held("out"))
 
     @property
     def shared(self) -> MLPView:
@@ -241,6 +242,9 @@ class MoEView(View):
         if self.part.experts is None:
             raise WeightError("The experts of this model cannot be read one by one.")
         return self.part.experts
+
+    def _held(self, side: str) -> Held:
+        return self.experts.held(self.experts.weights[side])
 
     def _absent(self) -> set[str]:
         gates = set() if self.part.experts and self.experts.gated else {"W_gate", "b_gate"}

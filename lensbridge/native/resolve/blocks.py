@@ -251,10 +251,19 @@ class BlockResolver:
             parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
             shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
         n_experts = experts.n if experts is not None else resolver.router_width(router, spec.router)
-        act = self._activation(spec.act)
         bias = None if spec.out_bias is None else self.finder.tensor(module, spec.out_bias, where)
         return MoEPart(
-            module, spec.path, act, router, n_experts, experts, shared, writer, post_norm, bias
+            module=module,
+            path=spec.path,
+            act=self._activation(spec.act),
+            router=router,
+            n_experts=n_experts,
+            n_choices=resolver.choices(router, n_experts),
+            experts=experts,
+            shared=shared,
+            writer=writer,
+            post_norm=post_norm,
+            out_bias=bias,
         )
 
     def _activation(self, act: str) -> str:

@@ -204,6 +204,8 @@ class BlockWiring(Placing):
         for last, role in _KERNEL_ROLES.items():
             if attn.rotary or role in ("scores", "pattern"):
                 yield self._kernel(f"{at}{last}", attn, role, sizes)
+        if attn.q is None:
+            yield self._kernel(f"{at}hook_v", attn, "v", sizes)
         heads = layouts.heads(attn.n_heads, attn.d_head)
         if attn.gated:
             yield self._kernel(f"{at}hook_z", attn, "z", sizes)
@@ -293,7 +295,7 @@ class BlockWiring(Placing):
 
     def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
         info = self.info(f"{at}hook_router_logits", moe.router, "first product")
-        yield RouterSite(info, moe.router, moe.module, moe.n_experts)
+        yield RouterSite(info, moe.router, moe.module, moe.n_choices)
         if moe.shared is not None:
             yield from self._neurons(f"{at}shared.", moe.shared)
             yield self.input(f"{at}shared.hook_in", moe.shared.module)
@@ -324,8 +326,9 @@ def _first_modules(part: Any) -> tuple[nn.Module, ...]:
     if isinstance(part, AttentionPart):
         latent = part.latent
         if latent is not None:
-            return (latent.q_down or part.q.linear).module, latent.kv_down.module
-        linears = [role.linear.module for role in part.roles.values()]
+            first = latent.q_down or part.roles["q"].linear
+            return first.module, latent.kv_down.module
+        linears = [role.linear.module for role in part.roles.values()] or [part.module]
     elif isinstance(part, MLPPart):
         linears = [role.linear.module for role in (part.gate, part.up) if role is not None]
     else:

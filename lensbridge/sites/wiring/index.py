@@ -13,6 +13,7 @@ from lensbridge.points.names import template
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import RepeatedSite
 from lensbridge.sites.experts import ExpertRole, ExpertSite
+from lensbridge.sites.routing import Routing
 from lensbridge.sites.site import PointInfo, Site
 
 _ROLES: tuple[ExpertRole, ...] = ("in", "pre", "pre_linear", "post", "out")
@@ -31,6 +32,7 @@ class ExpertGroup:
 
     at: str
     experts: Experts
+    routing: Routing
     where: str
     repeat: int | None
 
@@ -52,7 +54,7 @@ class ExpertGroup:
         name = f"{self.at}experts.{expert}.hook_{role}"
         axes, formula = BY_TEMPLATE[template(name)].axes, "from tokens and weights"
         info = PointInfo(name, axes, self.where, formula, frozenset({name}))
-        site = ExpertSite(info, self.experts, expert, role)
+        site = ExpertSite(info, self.experts, self.routing, expert, role)
         return site if self.repeat is None else RepeatedSite(info, site, self.repeat)
 
 
