@@ -42,8 +42,6 @@ DEBERTA_V3 = replace(
     pos_embed=None,
 )
 
-# v1 adds biases to the queries and values that its one projection gives: they are held apart, so
-# the projection's output is not what attention reads, and the layers' inside is not described
 DEBERTA = replace(
     DEBERTA_V2,
     name="deberta",
@@ -55,6 +53,11 @@ DEBERTA = replace(
         "DebertaModel",
     ),
     block=Block(residual=None),
+    undescribed={
+        "residual": "only the layers' input and output are described",
+        "attn": "it adds biases that it holds apart to the queries and values of its projection",
+        "mlp": "only the layers' input and output are described",
+    },
 )
 
 ARCHITECTURES = (DEBERTA_V2, DEBERTA_V3, DEBERTA)

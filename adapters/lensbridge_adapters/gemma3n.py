@@ -1,6 +1,29 @@
 """Gemma 3n, the text model: several streams predict and correct one another (AltUp)."""
 
-from lensbridge.spec import Architecture, Block, Dims, Norms
+from dataclasses import replace
+
+from lensbridge.spec import Architecture, Attention, Block, Dims, GatedMLP, Norms, SplitQKV
+
+OWN_KEYS = Block(
+    norms=Norms(pre_attn="input_layernorm", pre_mlp="pre_feedforward_layernorm", kind="RMS"),
+    attn=Attention(
+        "self_attn",
+        qkv=SplitQKV(),
+        out="o_proj",
+        rotary=True,
+        q_norm="q_norm",
+        k_norm="k_norm",
+        v_norm="v_norm",
+    ),
+    mlp=GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj", act="hidden_activation"),
+    residual=None,
+)
+SHARED_KEYS = replace(
+    OWN_KEYS,
+    attn=Attention(
+        "self_attn", qkv=SplitQKV(k=None, v=None), out="o_proj", rotary=True, q_norm="q_norm"
+    ),
+)
 
 GEMMA3N_TEXT = Architecture(
     name="gemma3n_text",
@@ -8,12 +31,15 @@ GEMMA3N_TEXT = Architecture(
     dims=Dims(kv_heads="num_key_value_heads"),
     embed="model.embed_tokens",
     blocks="model.layers",
-    # There is no one stream that the branches add to.
-    block=Block(norms=Norms(kind="RMS"), residual=None),
+    block=(OWN_KEYS, SHARED_KEYS),
     streams="streams_first",
     final_norm="model.norm",
     unembed="lm_head",
     logit_softcap="final_logit_softcapping",
+    undescribed={
+        "residual": "four streams predict and correct one another (AltUp), so there is no one "
+        "stream that branches add to",
+    },
 )
 
 ARCHITECTURES = (GEMMA3N_TEXT,)

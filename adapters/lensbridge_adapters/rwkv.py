@@ -21,6 +21,11 @@ RWKV = Architecture(
     ),
     final_norm="rwkv.ln_out",
     unembed="head",
+    undescribed={
+        "residual": "the first layer norms the stream itself before anything else",
+        "attn": "RWKV mixes positions with linear attention and has no pattern",
+        "mlp": "of the first layer only the input and the output are described",
+    },
 )
 
 ARCHITECTURES = (RWKV,)

@@ -18,6 +18,11 @@ XMOD = replace(
         "XmodModel",
     ),
     block=Block(residual=None),
+    undescribed={
+        "residual": "each language has an adapter behind the MLPs that adds to the stream",
+        "attn": "only the layers' input and output are described",
+        "mlp": "only the layers' input and output are described",
+    },
 )
 
 ARCHITECTURES = (XMOD,)

@@ -13,7 +13,8 @@ from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, NormSlot
 def attention_input(block: Block, part: BlockPart) -> str:
     """The point that attention's projections read."""
     normed = part.residual != "post_norm" and "ln1.hook_out" in block
-    return "ln1.hook_out" if normed else "hook_resid_pre"
+    unread = "hook_attn_in" if part.residual is None else "hook_resid_pre"
+    return "ln1.hook_out" if normed else unread
 
 
 def check_projections_make_q_k_v(subject: Subject) -> None:

@@ -16,7 +16,6 @@ from lensbridge.native.parts import (
     MoEPart,
     ResolvedModel,
     Role,
-    Writer,
 )
 from lensbridge.sites.composed import BranchInputSite, FlatSite
 from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
