@@ -1,14 +1,22 @@
 """The attention module of a branch: finds its projections from the inputs of the kernel."""
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.derive.branches import Branch, kernels_of, out_projection, written_by
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Given, RoleName, Sizes, all_given, consistent, distinct_heads
 from lensbridge.derive.latent import find_latent
-from lensbridge.derive.layer import Layer, NotEstablished, as_heads, common_parent, fitted_scale
-from lensbridge.derive.trace import Kernel, TracedCall
-from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, SplitQKV
+from lensbridge.derive.layer import (
+    Layer,
+    NotEstablished,
+    as_heads,
+    common_parent,
+    fitted_scale,
+    unit,
+)
+from lensbridge.derive.trace import Kernel, TracedCall, kernels_with
+from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, Scale, SplitQKV
 
 
 class FoundAttention:
@@ -116,6 +124,9 @@ class _Search:
             sinks=self._sinks(path),
             gated=self.gated,
             position_bias=self._position_bias(path),
+            k_scale=self._k_scale(q, k),
+            v_scale=self._number(v.factor) if v.norm is None else None,
+            mask_from_v=v.layout is None and self._mask_reads(v.projection),
         )
         cross = self.k.shape[1] != self.q.shape[1]
         return FoundAttention(spec, self.sizes, q.projection, cross, q.absolute or k.absolute)
@@ -168,6 +179,30 @@ class _Search:
         kernel = self.layer.relative(self.kernel.path)
         parents = [path.rpartition(".")[0] for path in relative]
         return common_parent([*parents, kernel] if kernel else parents)
+
+    def _k_scale(self, q: Given, k: Given) -> Scale | None:
+        """The factor of rotated keys, if it is not the queries' own.
+
+        Some kernels have queries multiplied by 1 / sqrt(d_head) and need no factor of the scores.
+        """
+        ratio, usual = k.factor / q.factor, self.sizes.d_qk**0.5
+        if k.norm is not None or not k.rotated or unit(ratio / usual, self.layer.trace.tolerance):
+            return None
+        return self._number(ratio)
+
+    def _number(self, factor: float) -> Scale | None:
+        return None if unit(factor, self.layer.trace.tolerance) else self.fields.number(factor)
+
+    def _mask_reads(self, values: TracedCall) -> bool:
+        """Whether the kernel's mask changes with the output of the values' projection."""
+        if self.kernel.mask is None:
+            return False
+        try:
+            runs = [kernels_with(self.branch.root, values.module, by) for by in (0.0, 1.0)]
+        except Exception:  # a module that cannot run by itself
+            return False
+        plain, moved = (run[0].mask if len(run) == 1 else None for run in runs)
+        return plain is not None and moved is not None and not torch.equal(plain, moved)
 
     def _sinks(self, path: str) -> str | None:
         if not self.kernel.extra_column:

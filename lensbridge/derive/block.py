@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from lensbridge.derive.attention import FoundAttention, find_attention
 from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.heads import Sizes
-from lensbridge.derive.layer import Layer, NotEstablished, is_projection
+from lensbridge.derive.layer import Layer, NotEstablished, fitted_scale, is_projection
 from lensbridge.derive.mixer import computes, find_mixer, mixes_positions
 from lensbridge.derive.mlp import Dense, FoundDense, find_dense
 from lensbridge.derive.moe import beside, find_moe, has_experts
@@ -70,6 +72,7 @@ class _Assembly:
         self.absolute = False
         self.slots: dict[str, TracedCall] = {}
         self.seen: set[str] = set()
+        self.attn_reads: Tensor | None = None
 
     def found(self) -> FoundBlock:
         order = "".join("n" if step.norm is not None else "a" for step in self.steps)
@@ -82,6 +85,7 @@ class _Assembly:
         else:
             raise NotEstablished("its norms and sums are in an order that is not known")
         norms = self._norms()
+        self._in_scale()
         block = replace(self.block, norms=norms, flattens=self._flattens())
         return FoundBlock(block, self.sizes, self.missing, self.absolute)
 
@@ -145,6 +149,16 @@ class _Assembly:
 
     def _out_scale(self) -> None:
         self.block = replace(self.block, out_scale=self.steps[-1].out_scale)
+
+    def _in_scale(self) -> None:
+        """Describe what the norm's output is multiplied by before attention projects it."""
+        norm, attn = self.slots.get("pre_attn"), self.block.attn
+        if norm is None or norm.output is None or attn is None or self.attn_reads is None:
+            return
+        read = self.attn_reads.reshape(norm.output.shape)
+        factor = fitted_scale(norm.output, read, self.layer.trace.tolerance)
+        scale = None if factor is None else self.multiples.of_number(factor).scale(self.fields)
+        self.block = replace(self.block, attn=replace(attn, in_scale=scale))
 
     def _skip_scale(self, step: Step, role: str) -> None:
         """Describe what the stream is multiplied by before a branch is added to it."""
@@ -211,6 +225,7 @@ class _Assembly:
         self.block = replace(self.block, attn=found.spec)
         self.sizes = found.sizes
         self.absolute = found.absolute
+        self.attn_reads = found.reader.inputs[0]
         return found.reader
 
     def _add_cross(self, branch: Branch) -> TracedCall:

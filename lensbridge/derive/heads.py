@@ -35,6 +35,7 @@ class Given:
         gated: whether its projection also has a gate after each head's query.
         norm: the norm between, with the axes of its input.
         rotated: whether positions other than the first were changed after it.
+        factor: what it was multiplied by.
         absolute: whether a norm with a gain follows the rotation.
     """
 
@@ -44,6 +45,7 @@ class Given:
     norm: TracedCall | None = None
     axes: QKNormAxes = "positions_first"
     rotated: bool = False
+    factor: float = 1.0
     absolute: bool = False
 
 
@@ -125,23 +127,22 @@ def _related(
     """How an operand is computed from a part: through a norm or not, rotated or not."""
     tolerance = layer.trace.tolerance
 
-    def turned(one: Tensor, other: Tensor) -> bool | None:
-        if role == "v":
-            return False if close(one, other, tolerance) else None
-        return same_but_rotated(one, other, tolerance)
+    def turned(one: Tensor, other: Tensor) -> Turn | None:
+        found = same_but_rotated(one, other, tolerance)
+        return None if found is not None and role == "v" and found.rotated else found
 
-    rotated = turned(share, operand)
-    if rotated is not None:
-        return Given(call, rotated=rotated)
+    turn = turned(share, operand)
+    if turn is not None:
+        return Given(call, rotated=turn.rotated, factor=turn.factor)
     for norm in layer.calls:
         if not (call.end < norm.start and norm.end < before and layer.is_leaf(norm)):
             continue
         for given, got, axes in _per_head(norm, share):
             if close(given, share, tolerance):
-                rotated = turned(got, operand)
-                if rotated is not None:
-                    return Given(call, norm=norm, axes=axes, rotated=rotated)
-            elif close(got, operand, tolerance) and turned(share, given):
+                turn = turned(got, operand)
+                if turn is not None:
+                    return Given(call, norm=norm, axes=axes, **vars(turn))
+            elif close(got, operand, tolerance) and _is_rotated(turned(share, given)):
                 gain = any(True for _ in norm.module.parameters())
                 return Given(call, axes=axes, rotated=True, absolute=gain)
     return None
@@ -163,10 +164,22 @@ def _per_head(norm: TracedCall, share: Tensor) -> Iterator[tuple[Tensor, Tensor,
         yield given.transpose(1, 2), got.transpose(1, 2), "heads_first"
 
 
-def same_but_rotated(share: Tensor, operand: Tensor, tolerance: float) -> bool | None:
-    """Whether an operand is the part times a factor (False), or rotated by position (True).
+@dataclass(frozen=True)
+class Turn:
+    """How an operand differs from a part: whether it is rotated by position, and its factor."""
 
-    A rotation leaves the first position as it is and keeps the length of each head. None: neither.
+    rotated: bool
+    factor: float
+
+
+def _is_rotated(turn: Turn | None) -> bool:
+    return turn is not None and turn.rotated
+
+
+def same_but_rotated(share: Tensor, operand: Tensor, tolerance: float) -> Turn | None:
+    """Whether an operand is the part times a factor, or also rotated by position; None: neither.
+
+    A rotation leaves the first position as it is and keeps the length of each head.
 
     Shapes: both `[b, p, n, d]`.
     """
@@ -174,7 +187,7 @@ def same_but_rotated(share: Tensor, operand: Tensor, tolerance: float) -> bool |
         return None
     factor = fitted_scale(share, operand, tolerance)
     if factor is not None:
-        return False if factor > 0 else None
+        return Turn(False, factor) if factor > 0 else None
     first = fitted_scale(share[:, 0], operand[:, 0], tolerance)
     lengths = fitted_scale(share.norm(dim=-1), operand.norm(dim=-1), 10 * tolerance)
-    return None if first is None or lengths is None or first <= 0 else True
+    return None if first is None or lengths is None or first <= 0 else Turn(True, first)

@@ -60,7 +60,7 @@ class _StackSearch:
         self.usual = self._kind_of_norm(final)
         final = None if "final_norm" in self.missing else final
         blocks = self._blocks()
-        sizes = next((block.sizes for block in blocks if block.sizes is not None), None)
+        sizes = [block.sizes for block in blocks if block.sizes is not None]
         self.missing.update(front.missing)
         kinds = self._kinds(blocks)
         return Stack(
@@ -121,15 +121,16 @@ class _StackSearch:
         given = next(iter(self.trace.inputs.values()))
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
-    def _dims(self, sizes: Sizes | None, embed: nn.Module | None, pos_embed: str | None) -> Dims:
+    def _dims(self, sizes: list[Sizes], embed: nn.Module | None, pos_embed: str | None) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
             "d_model": self.chain.last.shape[-1],
         }
-        if sizes is not None:
-            wanted["heads"] = sizes.heads
-            if sizes.kv_heads != sizes.heads:
-                wanted["kv_heads"] = sizes.kv_heads
+        if sizes:
+            wanted["heads"] = sizes[0].heads
+        kv_heads = {one.kv_heads for one in sizes}
+        if len(kv_heads) == 1 and kv_heads != {sizes[0].heads}:
+            wanted["kv_heads"] = sizes[0].kv_heads
         said: dict[str, Any] = {}
         for role, value in wanted.items():
             name = self.fields.holding(role, value)

@@ -50,6 +50,7 @@ class Kernel:
 
     Shapes: all `[b, h, p, d]` or `[(b h), p, d]`; k and v may have fewer heads.
     `extra_column`: whether its softmax runs over one score more than there are keys.
+    `mask`: what the fused function is given as its mask; without that function, the pattern.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Kernel:
     v: Tensor | None = None
     z: Tensor | None = None
     extra_column: bool = False
+    mask: Tensor | None = None
 
 
 @dataclass
@@ -100,6 +102,25 @@ def trace(model: nn.Module) -> Trace:
         except Exception as error:  # the model's code may raise anything
             reason = error
     raise RuntimeError(f"it ran on none of the inputs tried: {reason}") from reason
+
+
+def kernels_with(call: TracedCall, changed: nn.Module, by: float) -> list[Kernel]:
+    """The attention kernels of a call that is made again, with a module's output moved by noise."""
+    recorder = _Recorder(Trace(call.module, {}))
+
+    def move(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(output.shape, generator=generator).to(output)
+        return output + by * noise
+
+    handle = changed.register_forward_hook(move)
+    args, kwargs = call.arguments
+    try:
+        with torch.no_grad(), recorder.taps():
+            call.module(*args, **kwargs)
+    finally:
+        handle.remove()
+    return recorder.found.kernels
 
 
 def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
@@ -216,10 +237,10 @@ class _Taps(TorchFunctionMode):
 
     def _see(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         if func is F.scaled_dot_product_attention:
-            named = dict(zip(("query", "key", "value"), args, strict=False), **kwargs)
+            named = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False), **kwargs)
             q, k, v = named["query"], named["key"], named["value"]
-            self._keep(q, k).v = v.clone()
-            self.recorder.found.kernels[-1].z = result.clone()
+            kernel = self._keep(q, k)
+            kernel.v, kernel.z, kernel.mask = v.clone(), result.clone(), named.get("attn_mask")
         elif func in _PRODUCTS or func in _SUMMED:
             given = [*args, *(kwargs[name] for name in _OPERANDS if name in kwargs)]
             left, right = given[-2:] if len(given) >= 2 else (None, None)
@@ -250,6 +271,7 @@ class _Taps(TorchFunctionMode):
             return
         kernel = self._keep(q, k.transpose(-1, -2))
         kernel.extra_column = scores.numel() > product.numel()
+        kernel.mask = pattern
         self.open = (kernel, pattern)
         self.product = None
 
