@@ -106,26 +106,20 @@ def logit_lens(
         (['0_pre', '1_pre', '2_pre', '3_pre', 'final_post'], [0])
     """
     model, cache = _model_and_cache(model, input, cache)
+    head, entries = head_of(model), _entries(model, layers, incl_mid)
     if generate is not None:
-        names = [
-            one.name for one in (*_entries(model, layers, incl_mid), *_entries(model, -1, False))
-        ]
+        names = [one.name for one in (*entries, *_entries(model, -1, False))]
         written_to = input if cache is None else None
         new = generated(model, written_to, generate, names, positions, forward)
         cache, positions, count, forward = new.cache, new.positions, "columns", {}
         if targets is None and top_k is None and vocab is None:
             targets = new.ids if batch_slice is None else new.ids[batch_slice]
     batch_slice = [batch_slice] if isinstance(batch_slice, int) else batch_slice
-    head = head_of(model)
-    entries = _entries(model, layers, incl_mid)
-    lenses = None if lens is None else lenses_of(lens, model, *_rows(entries))
+    layer_of_row, labels = _rows(entries)
+    lenses = None if lens is None else lenses_of(lens, model, layer_of_row, labels)
     logits = None
     if cache is None:
-        names = list(dict.fromkeys([*(one.name for one in entries), _last(model)]))
-        run: Any = {"names_filter": names, "detach": not enable_grad, **forward}
-        with torch.set_grad_enabled(enable_grad):
-            logits, made = model.run_with_cache(input, **run)
-        cache = made
+        logits, cache = _run(model, input, entries, enable_grad, forward)
     stack, where = _streams(cache, entries, positions, batch_slice, count)
     shape = tuple(where.squeezed(stack, 2).shape[:-1])
     selection = selection_of(model, shape, targets, top_k, vocab)
@@ -133,16 +127,30 @@ def logit_lens(
         if apply_ln:
             _check(head, cache, where, batch_slice, logits)
         own = _own_stream(model, cache, positions, batch_slice, count) if kl else None
-        if lenses is not None:
-            rows_seen = zip(lenses, stack, strict=True)
-            stack = torch.stack(
-                [seen_through(one, row, i) for i, (one, row) in enumerate(rows_seen)]
-            )
-        rows = stack.flatten(0, -2)
+        rows = (stack if lenses is None else _through(lenses, stack)).flatten(0, -2)
         readout = read(head, rows, shape, selection, return_type, apply_ln, chunk_size, own)
-    layer_of_row, labels = _rows(entries)
     ids = _ids(cache, entries[0].name, where, batch_slice)
     return LogitLensResult(readout, labels, layer_of_row, where, _names(targets), ids)
+
+
+def _run(
+    model: HookedModel,
+    input: Any,
+    entries: Sequence[Entry],
+    enable_grad: bool,
+    forward: Mapping[str, Any],
+) -> tuple[Any, ActivationCache]:
+    """The logits and a cache of the stream at the rows and after the last layer."""
+    names = list(dict.fromkeys([*(one.name for one in entries), _last(model)]))
+    run: Any = {"names_filter": names, "detach": not enable_grad, **forward}
+    with torch.set_grad_enabled(enable_grad):
+        return model.run_with_cache(input, **run)
+
+
+def _through(lenses: Sequence[Any], stack: Tensor) -> Tensor:
+    """Every row of the stream through its lens. Shapes: `[row, batch, pos, d_model]`"""
+    pairs = zip(lenses, stack, strict=True)
+    return torch.stack([seen_through(one, row, i) for i, (one, row) in enumerate(pairs)])
 
 
 def _rows(entries: Sequence[Entry]) -> tuple[list[int], list[str]]:

@@ -66,10 +66,7 @@ class RunMethods(GenerateMethods):
                 attention_mask = self._mask_of_new(input, prepend_bos, padding_side)
             hf.update(past_key_values=past_kv_cache.given_to(len(input)), use_cache=True)
             attention_mask = past_kv_cache.whole_mask(attention_mask, input.shape[1])
-            if self.cfg.positional_embedding_type == "rotary" and not bool(attention_mask.all()):
-                before = attention_mask.shape[-1] - input.shape[1]
-                places = get_offset_position_ids(before, attention_mask)
-                hf.setdefault("position_ids", places)
+            hf = {**self._places(attention_mask, input.shape[1]), **hf}
         texts = isinstance(input, list | tuple) and bool(input) and isinstance(input[0], str)
         return {
             "input": input,
@@ -83,6 +80,17 @@ class RunMethods(GenerateMethods):
             "tokens": tokens,
             **hf,
         }
+
+    def _places(self, mask: Tensor, new: int) -> dict[str, Tensor]:
+        """Where new columns are in the text of each row, if rotary embeddings need it said.
+
+        Args:
+            mask: `[batch, pos]` of all columns, those of a cache in front.
+            new: how many columns are new.
+        """
+        if self.cfg.positional_embedding_type != "rotary" or bool(mask.all()):
+            return {}
+        return {"position_ids": get_offset_position_ids(mask.shape[-1] - new, mask)}
 
     def input_to_embed(
         self,

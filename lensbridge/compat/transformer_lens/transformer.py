@@ -148,22 +148,10 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
         Raises:
             LoadError: there is no such model, or it is not a HuggingFace model.
         """
-        revision = checkpoint_revision(
-            model_name, checkpoint_index, checkpoint_value, checkpoint_label
-        )
-        options = dict(from_pretrained_kwargs)
-        if revision is not None:
-            options["revision"] = revision
-        official = model_name if hf_model is not None else get_official_model_name(model_name)
-        steps = {
-            "fold_ln": fold_ln,
-            "center_writing_weights": center_writing_weights,
-            "center_unembed": center_unembed,
-            "fold_value_biases": fold_value_biases,
-            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
-        }
+        checkpoint = checkpoint_index, checkpoint_value, checkpoint_label
+        revision = checkpoint_revision(model_name, *checkpoint)
         lens = Order(
-            name=official,
+            name=model_name if hf_model is not None else get_official_model_name(model_name),
             hf_model=hf_model,
             device=device if move_to_device else "cpu",
             dtype=dtype,
@@ -171,16 +159,18 @@ class HookedTransformer(RunMethods, CircuitMethods, Switches, LensRoot):
             tokenizer=tokenizer,
             layers=first_n_layers,
             n_ctx=n_ctx,
-            steps=steps,
-            hf=options,
+            steps={
+                "fold_ln": fold_ln,
+                "center_writing_weights": center_writing_weights,
+                "center_unembed": center_unembed,
+                "fold_value_biases": fold_value_biases,
+                "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+            },
+            hf={**from_pretrained_kwargs, **({} if revision is None else {"revision": revision})},
         ).open()
-        known: dict[str, Any] = {
-            "model_name": model_name.rpartition("/")[2],
-            "from_checkpoint": revision is not None,
-            "checkpoint_index": checkpoint_index,
-            "checkpoint_value": checkpoint_value,
-            "n_devices": n_devices,
-        }
+        known: dict[str, Any] = {"model_name": model_name.rpartition("/")[2]}
+        known |= {"from_checkpoint": revision is not None, "checkpoint_index": checkpoint_index}
+        known |= {"checkpoint_value": checkpoint_value, "n_devices": n_devices}
         if default_prepend_bos is not None:
             known["default_prepend_bos"] = default_prepend_bos
         model = cls.of(lens, **known)
