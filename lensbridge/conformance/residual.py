@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
 from lensbridge.conformance.subject import Block, Pass, Subject
 from lensbridge.errors import ConformanceError
 from lensbridge.hooks.callbacks import Hook
@@ -178,7 +179,7 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     run = subject.clean
     stream, embed = run[first], run[f"{at}hook_embed"]
     if embed.shape != stream.shape:
-        raise NotApplicable("the embeddings are projected to another width")
+        stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
@@ -193,6 +194,22 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     subject.expect.close(first, stream, normed + positions, "ln_embed.hook_out")
     rest = _uncentered(read) - _uncentered(embed)
     _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed")
+
+
+def _before_projection(subject: Subject, stream: Tensor, embed: Tensor) -> Tensor:
+    """What the model projects to the width of the stream, if a module does it."""
+    read: list[Tensor] = []
+
+    def note(call: NativeCall) -> None:
+        out = call.output
+        given = [one for one in call.tensors if one.shape == embed.shape]
+        if isinstance(out, Tensor) and given and subject.expect.are_close(out, stream):
+            read.extend(one.clone() for one in given)
+
+    watch_calls(subject, inner_modules(subject), note)
+    if not read:
+        raise NotApplicable("the embeddings are projected to another width")
+    return read[-1]
 
 
 def _uncentered(x: Tensor) -> Tensor:

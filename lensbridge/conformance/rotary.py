@@ -1,9 +1,10 @@
 """Rotary: between the projections and the kernel, nothing else happens to queries and keys."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lensbridge.conformance.attention import Heads, every, sampled
 from lensbridge.conformance.expect import NotApplicable, best_factor
+from lensbridge.conformance.native_calls import NativeCall, watch_calls
 from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 
@@ -89,18 +90,13 @@ def _makers(subject: Subject, heads: Heads, rotated: str) -> set[str]:
     wanted, plain = heads[rotated], heads[rotated.removeprefix("rot_")]
     found: set[str] = set()
 
-    def compare(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if _is_one_of(subject, output, wanted):
-            reads_plain = any(_is_one_of(subject, given, plain) for given in args)
+    def compare(call: NativeCall) -> None:
+        if _is_one_of(subject, call.output, wanted):
+            reads_plain = any(_is_one_of(subject, given, plain) for given in call.given)
             found.add("plain" if reads_plain else "rotated")
 
     inner = [m for m in heads.part.module.modules() if m is not heads.part.module]
-    handles = [module.register_forward_hook(compare) for module in inner]
-    try:
-        subject.bare()
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch_calls(subject, inner, compare)
     return set() if subject.expect.are_close(wanted, plain) else found
 
 

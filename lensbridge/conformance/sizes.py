@@ -122,6 +122,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": EXPERT_NEURONS, "moe_num_experts": 4, "moe_top_k": 2,
                        "hidden_size": WIDTH},
     },
+    "afmoe": {"num_hidden_layers": 3, "num_dense_layers": 1, "layer_types": [
+        "sliding_attention", "full_attention", "sliding_attention"]},  # full: no rotary
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
     "cohere2_moe": {"rms_norm_eps": 1e-5},  # None: LayerNorms
     "cohere_compass_text": {"rope_parameters": {"full_attention": {
