@@ -316,6 +316,9 @@ class GatedMLP:
     up: str
     down: str
     act: str = "hidden_act"
+        sparsity: the share of the gate's values that are cut off before the activation (Gemma 3n):
+            each loses the mean and that quantile of a normal distribution with their deviation, and
+            what is negative then is zero.
     written_by: str | None = None
     scale: Scale | None = None
     gate_scale: Scale | None = None
@@ -328,6 +331,7 @@ class GatedMLP:
 @dataclass(frozen=True)
 class FusedGatedMLP:
     """As `GatedMLP`, with gate and up in one projection. Paths as in `MLP`."""
+    sparsity: Scale | None = None
 
     path: str
     gate_up: str

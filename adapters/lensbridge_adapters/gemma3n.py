@@ -15,7 +15,14 @@ OWN_KEYS = Block(
         k_norm="k_norm",
         v_norm="v_norm",
     ),
-    mlp=GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj", act="hidden_activation"),
+    mlp=GatedMLP(
+        "mlp",
+        gate="gate_proj",
+        up="up_proj",
+        down="down_proj",
+        act="hidden_activation",
+        sparsity="activation_sparsity_pattern[layer_index]",
+    ),
     residual=None,
 )
 SHARED_KEYS = replace(

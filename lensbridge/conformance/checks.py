@@ -84,8 +84,8 @@ CHECKS: tuple[Check, ...] = (
     # MLPs
     Check("neurons are elementwise", mlp.check_neurons_are_elementwise,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
-    Check("the activation is as named", mlp.check_activation_is_as_named, "act",
-          ("hook_pre", "hook_post")),
+    Check("the activation is as named", mlp.check_activation_is_as_named,
+          "act, sparsity", ("hook_pre", "hook_post")),
     Check("editing a neuron moves it", mlp.check_editing_a_neuron_moves_it,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
     Check("the linear branch is linear", mlp.check_linear_branch_is_linear,

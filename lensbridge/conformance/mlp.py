@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count, islice
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -63,13 +64,28 @@ def check_activation_is_as_named(subject: Subject) -> None:
         if activation is None:
             unknown.add(name)
             continue
-        neurons = activation(block[f"{sub}.hook_pre"])
+        neurons = activation(_cut(block[f"{sub}.hook_pre"], _sparsity(subject, block, sub)))
         if f"{sub}.hook_pre_linear" in block:
             neurons = neurons * block[f"{sub}.hook_pre_linear"]
         point, words = f"{sub}.hook_post", f"{name} of {sub}.hook_pre"
         subject.expect.close(block.name(point), block[point], neurons, words)
     if unknown:
         raise NotApplicable(f"transformers has no activation {', '.join(sorted(unknown))}")
+
+
+def _sparsity(subject: Subject, block: Block, sub: str) -> float:
+    """The share of an MLP's gate that is cut off before the activation."""
+    mlp = subject.parts[block.at].mlp
+    return mlp.sparsity if isinstance(mlp, MLPPart) and sub == "mlp" else 0.0
+
+
+def _cut(gate: Tensor, share: float) -> Tensor:
+    """Values without their mean and that quantile of a normal distribution; no negative ones."""
+    if not share:
+        return gate
+    quantile = NormalDist().inv_cdf(share)
+    spread = gate.std(-1, keepdim=True, unbiased=False)
+    return torch.relu(gate - gate.mean(-1, keepdim=True) - quantile * spread)
 
 
 def _named(part: BlockPart, sub: str) -> str:
@@ -92,7 +108,8 @@ def check_editing_a_neuron_moves_it(subject: Subject) -> None:
     """An edit of one neuron's pre-activation at one position changes that neuron there."""
     for block, sub in dense(subject, "pre", "post"):
         for last in ("pre", "pre_linear"):
-            if f"{sub}.hook_{last}" in block:
+            cuts = last == "pre" and _sparsity(subject, block, sub)  # by what all of them are
+            if f"{sub}.hook_{last}" in block and not cuts:
                 _nudge_neuron(subject, block, sub, last)
 
 

@@ -126,6 +126,7 @@ class MLPPart:
         act: the activation, under its name in the config.
     """
 
+        sparsity: the share of the gate's values that are cut off before the activation.
     module: nn.Module
     path: str
     act: str
@@ -138,6 +139,7 @@ class MLPPart:
     overwritten: bool = False
 
 
+    sparsity: float = 0.0
 @dataclass(frozen=True)
 class MoEPart:
     """A mixture of experts; `experts` is None where they are not stacked in the usual form.

@@ -223,7 +223,8 @@ def _told_of(subject: Subject) -> tuple[Any, ...]:
     mlps = [part.mlp for part in subject.parts.values()]
     shared = [mlp.shared for mlp in mlps if isinstance(mlp, MoEPart)]
     acts = [mlp.act for mlp in (*mlps, *shared) if isinstance(mlp, MLPPart | MoEPart)]
-    return subject.model.cfg.to_dict(), acts
+    cuts = [mlp.sparsity for mlp in mlps if isinstance(mlp, MLPPart)]
+    return subject.model.cfg.to_dict(), acts, cuts
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -195,7 +195,7 @@ class BlockResolver:
             return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
         if isinstance(spec, MoE):
             return self._moe(layer, spec, writer, post_norm, where)
-        return self._mlp(layer, spec, writer, post_norm, where)
+        return self._mlp(layer, spec, writer, post_norm, where, index)
 
     def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
         return self.finder.linear(self.finder.find(module, path, f"{where} MLP"), path)
@@ -207,6 +207,7 @@ class BlockResolver:
         writer: Writer,
         post_norm: Norm | None,
         where: str,
+        index: int | None = None,
     ) -> MLPPart:
         module = self.finder.find(parent, spec.path, where)
         down = self._linear(module, spec.down, where)
@@ -223,7 +224,9 @@ class BlockResolver:
                 scale = self.finder.scale(spec.gate_scale)
                 gate = replace(_whole(self._linear(module, spec.gate, where)), scale=scale)
         self.finder.expect(where, spec.down, "input", down.n_in, up.d)
-        inner = spec.inner_norm if isinstance(spec, GatedMLP) else None
+        inner, sparsity = None, None
+        if isinstance(spec, GatedMLP):
+            inner, sparsity = spec.inner_norm, spec.sparsity
         return MLPPart(
             module=module,
             path=spec.path,
@@ -235,6 +238,7 @@ class BlockResolver:
             post_norm=post_norm,
             inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
             overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
+            sparsity=0.0 if sparsity is None else self.finder.scale(sparsity, index),
         )
 
     def _moe(
