@@ -7,8 +7,9 @@ lensbridge always writes `input_ids`; `Calling` translates.
 
 import ast
 import inspect
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, is_dataclass, replace
+from functools import lru_cache
 from textwrap import dedent
 from typing import Any
 
@@ -89,19 +90,25 @@ def _handed_on(core: nn.Module) -> set[str]:
 
 def _handed_to(core: nn.Module) -> list[nn.Module]:
     """The transformers models that a forward calls with `**kwargs`."""
+    called = _called_with_keywords(inspect.unwrap(type(core).forward))
+    found = [getattr(core, name, None) for name in called]
+    return [one for one in found if isinstance(one, nn.Module) and not is_plain(one)]
+
+
+@lru_cache(maxsize=256)
+def _called_with_keywords(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The attributes that the source of a forward calls with `**kwargs`."""
     try:
-        source = inspect.getsource(inspect.unwrap(type(core).forward))
+        source = inspect.getsource(forward)
     except (OSError, TypeError):  # there is no source, for example of a closed notebook
-        return []
+        return ()
     calls = [one for one in ast.walk(ast.parse(dedent(source))) if isinstance(one, ast.Call)]
     names = [
         call.func.attr
         for call in calls
         if isinstance(call.func, ast.Attribute) and any(word.arg is None for word in call.keywords)
     ]
-    names = [name for name in dict.fromkeys(names) if name != "loss_function"]  # reading it warns
-    found = [getattr(core, name, None) for name in names]
-    return [one for one in found if isinstance(one, nn.Module) and not is_plain(one)]
+    return tuple(name for name in dict.fromkeys(names) if name != "loss_function")  # it warns
 
 
 def _of_transformers() -> frozenset[str]:
