@@ -23,7 +23,6 @@ GENERATOR = Path(__file__).parent.parent / "docs" / "generate"
 
 EXAMPLES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("Norms", "pre_cross"): ("mbart", {}),
-    ("LatentQKV", "q_down"): ("deepseek", {}),
     ("Attention", "v_norm"): ("gemma4_text", {}),
     ("Attention", "in_scale"): ("falcon_h1", {}),
     ("Attention", "clip"): ("dbrx", {}),

@@ -32,8 +32,11 @@ AT_LOAD = {
     ("SplitQKV", "gated_q"),
     ("FusedQKV", "path"),
     ("LatentQKV", "kv_down"),
+    ("LatentQKV", "q_down"),
     ("LatentQKV", "kv_norm"),
     ("LatentQKV", "kv_up"),
+    ("LatentQKV", "q_reads_latent"),
+    ("LatentQKV", "gated_q"),
     ("Attention", "path"),
     ("Mixer", "path"),
     ("Mixer", "steps"),
@@ -54,7 +57,6 @@ NOT_NOTICED = {
 
 MEASURED: dict[tuple[str, str], tuple[str, ...]] = {
     ("Norms", "pre_cross"): ("the stream adds up",),
-    ("LatentQKV", "q_down"): ("projections make q, k and v",),
     ("Attention", "v_norm"): ("the stream adds up", "z is pattern times v"),
     ("Attention", "in_scale"): ("each head reads its own copy",),
     ("Attention", "clip"): ("z is pattern times v",),

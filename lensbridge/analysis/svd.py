@@ -221,7 +221,7 @@ def _neurons(block: BlockView, vector_type: VectorType, expert: Expert) -> Tenso
     if vector_type == "w_out":
         return weight
     norm = None if block.part.residual == "post_norm" else block.part.ln2
-    return weight.mT if norm is None else weight.mT * norm.gain().to(weight)
+    return weight.mT if norm is None else weight.mT * norm.fixed_gain().to(weight)
 
 
 def _of_expert(mlp: MoEView, read: Callable[[MLPView | MoEView], Tensor], expert: Expert) -> Tensor:

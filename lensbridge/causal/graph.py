@@ -204,7 +204,7 @@ def _why_not(block: BlockPart) -> str | None:
 
 def attention_receivers(layer: int, attn: AttentionPart) -> Iterator[Node]:
     """The receivers of an attention."""
-    if attn.latent is not None:  # heads read latents, which all of them share
+    if attn.latent is not None or attn.q is None:  # heads read what all of them share
         yield Node("attn", layer)
         return
     for letter, role in (("q", attn.q), ("k", attn.k), ("v", attn.v)):

@@ -106,8 +106,19 @@ def pulled(norm: Norm | None, x: Tensor, grad: Tensor) -> Tensor:
         return grad
     scale = norm.scale(x)
     unit = norm.centered(x) / scale
-    scaled = grad * norm.gain().detach().to(grad)
+    scaled = _before_gate(norm, unit.to(x.dtype), grad) * norm.gain().detach().to(grad)
     along = (scaled * unit).mean(-1, keepdim=True)
     back = scaled - unit * along
     back = back - scaled.mean(-1, keepdim=True) if norm.kind == "LN" else back
     return (back / scale).to(grad.dtype)
+
+
+def _before_gate(norm: Norm, unit: Tensor, grad: Tensor) -> Tensor:
+    """The gradient at the output of the norm inside a gated one."""
+    if norm.gate is None:
+        return grad
+    given = norm.affine(unit).detach().requires_grad_()
+    with torch.enable_grad():
+        out = norm.gated(given)
+    each = (torch.autograd.grad(out, given, one, retain_graph=True)[0] for one in grad)
+    return torch.stack(list(each))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ class Heads:
         """Where attention is not masked; some models mask with a large number instead of -inf."""
         scores = self["attn_scores"]
         return torch.isfinite(scores) & ((scores > -1e3) | (self["pattern"] > 0))
+
+    def edited(self, letter: str) -> str:
+        """Where queries or keys are edited: before rotary, or where the kernel gets them."""
+        shared = letter == "k" and self.part.latent is not None  # heads share a part of k
+        return letter if letter in self and not shared else f"rot_{letter}"
 
     @property
     def product_names(self) -> tuple[str, str]:
@@ -126,12 +132,25 @@ def check_one_token_z_is_v(subject: Subject) -> None:
 
 def check_scores_are_products(subject: Subject) -> None:
     """The scores of each head are the products of its queries and keys, or increase with them."""
-    for heads in every(subject, "attn_scores", "pattern", "q"):
+    for heads in every(subject, "attn_scores", "pattern"):
         q_name, k_name = heads.product_names
+        if heads.part.q is None:
+            _hold_distinct(subject, heads)
         if q_name in heads and k_name in heads:
             subject.expect.made += 1
             if not (_are_linear(subject, heads) or _rise_along_rows(heads)):
                 _hold_mixed_difference(subject, heads)
+
+
+def _hold_distinct(subject: Subject, heads: Heads) -> None:
+    """Keys that are read at the kernel may have been repeated for the queries already."""
+    keys = heads["rot_k"]
+    same = any(subject.expect.are_close(*pair) for pair in pairwise(keys.unbind(2)))
+    shown = "two heads are the same, so there are fewer than dims.kv_heads says"
+    subject.expect.holds(heads.name("rot_k"), not same, shown)
+    wanted = heads.part.n_kv
+    shown = f"it has {keys.shape[2]} heads, and the description says {wanted} (dims.kv_heads)"
+    subject.expect.holds(heads.name("rot_k"), keys.shape[2] == wanted, shown)
 
 
 def _products(heads: Heads) -> Tensor:

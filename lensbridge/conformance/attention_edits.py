@@ -39,11 +39,12 @@ class Nudge:
 
 def check_editing_a_query_moves_its_head(subject: Subject) -> None:
     """An edit of one head of q at one position changes its pattern and z there, and no other."""
-    for heads in sampled(subject, "q", "pattern", "z"):
-        head = 1
+    found = [one for one in sampled(subject, "pattern", "z") if one.edited("q") in one]
+    for heads in found:
+        head, queries = 1, heads.edited("q")
         at = int(heads["pattern"][0, head].amax(-1).argmin())  # where the pattern is least certain
-        after = heads.of(_after(subject, heads, "q", Nudge(head, at)))
-        cause = f"an edit of {heads.name('q')}[0, {at}, {head}]"
+        after = heads.of(_after(subject, heads, queries, Nudge(head, at)))
+        cause = f"an edit of {heads.name(queries)}[0, {at}, {head}]"
         region = _where(heads["pattern"], slice(head, head + 1), slice(at, at + 1))
         hold_only_within(
             subject, heads.name("pattern"), after["pattern"], heads["pattern"], region, cause
@@ -73,20 +74,20 @@ def _of_group(heads: Heads, group: int, n_groups: int) -> Tensor:
 
 def check_editing_a_key_moves_its_heads(subject: Subject) -> None:
     """An edit of one head of k changes the rows of its query heads that attend to the position."""
-    found = list(sampled(subject, "q", "k", "pattern", "z"))
-    found = [one for one in found if one.part.latent is None or "rot_k" in one]
+    found = [one for one in sampled(subject, "pattern", "z") if one.edited("k") in one]
     if not found:
-        raise NotApplicable("the heads of a latent share a part of k, and there is no rotary")
+        raise NotApplicable("no layer has keys that can be edited head by head")
     for heads in found:
-        group = heads["k"].shape[2] - 1
-        ours = _of_group(heads, group, heads["k"].shape[2]).unsqueeze(-1)
+        keys = heads.edited("k")
+        n_groups = heads[keys].shape[2]
+        group = n_groups - 1
+        ours = _of_group(heads, group, n_groups).unsqueeze(-1)
         open_ = (heads["pattern"] * (1.0 - heads["pattern"])).masked_fill(~ours, 0.0)
         at = int(open_.sum((0, 1, 2)).argmax())
-        keys = "k" if heads.part.latent is None else "rot_k"  # the heads of a latent share a part
         after = heads.of(_after(subject, heads, keys, Nudge(group, at)))
-        seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, heads["k"].shape[2])
+        seeing = (heads["pattern"][..., at] > 0) & _of_group(heads, group, n_groups)
         region = seeing.unsqueeze(-1).expand_as(heads["pattern"])
-        cause = f"an edit of {heads.name('k')}[0, {at}, {group}]"
+        cause = f"an edit of {heads.name(keys)}[0, {at}, {group}]"
         hold_only_within(
             subject, heads.name("pattern"), after["pattern"], heads["pattern"], region, cause
         )

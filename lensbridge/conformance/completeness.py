@@ -12,9 +12,10 @@ from torch import nn
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
 from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.unsaid import lacks_of
-from lensbridge.native.parts import BlockPart, MoEPart
+from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.settings import raw_config, settings_of
+from lensbridge.processing.accounting import strangers
 
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 """Config fields that hold the number of positions."""
@@ -224,14 +225,30 @@ def _beside_router(mlp: MoEPart) -> Iterator[nn.Module]:
 
 
 def _are_stacked(module: nn.Module, n: int) -> bool:
-    """Whether a module has the weights of all experts, by expert or in rows."""
+    """Whether a module has the weights of all experts, by expert or in rows.
+
+    There can be fewer experts than choices (`n`), of which some compute nothing.
+    """
     if isinstance(module, nn.Linear):
         return False
     own = [one for one in module._parameters.values() if one is not None]
-    by_expert = any(one.ndim == 3 and one.shape[0] == n for one in own)
+    by_expert = any(one.ndim == 3 and 1 < one.shape[0] <= n for one in own)
     return by_expert or any(
         one.ndim == 2 and one.shape[0] > n and one.shape[0] % n == 0 for one in own
     )
+
+
+def _biases_beside(part: BlockPart, attn: AttentionPart) -> Iterator[str]:
+    """Parameters beside one projection to q, k and v that are as wide as one of these."""
+    linears = {role.linear.module for role in attn.roles.values()}
+    widths = {role.n * role.d for role in attn.roles.values()}
+    for path in strangers(part) if len(attn.roles) == 3 and len(linears) == 1 else ():
+        owner, _, name = path.rpartition(".")
+        module = part.module.get_submodule(owner)
+        own = module._parameters[name]
+        beside = linears <= set(module.children())
+        if beside and own is not None and own.ndim == 1 and len(own) in widths:
+            yield path
 
 
 def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
@@ -241,6 +258,10 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         table = any(isinstance(module, nn.Embedding) for module in attn.module.modules())
         shown = "attention has a table of relative positions, and their bias is not described"
         yield Claim(point, not table or point in subject.names, shown)
+    if attn is not None:
+        for path in _biases_beside(part, attn):
+            shown = f"{path} is held beside the projection to q, k and v, and is not described"
+            yield Claim(f"{at}attn.q_bias or v_bias", False, shown)
     if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
         tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
         stacked = _routes_to_stacked(subject, mlp, tokens)

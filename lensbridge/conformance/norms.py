@@ -63,8 +63,9 @@ def check_norms_compute_their_formula(subject: Subject) -> None:
         normalized, out = run[f"{at}.hook_normalized"], run[f"{at}.hook_out"]
         gain, bias = subject.weight(f"{at}.w"), subject.weight(f"{at}.b")
         wanted = normalized if gain is None else normalized * gain
-        wanted = wanted if bias is None else wanted + bias
-        subject.expect.close(f"{at}.hook_out", out, wanted, "hook_normalized * w + b")
+        wanted = _gated(norm, wanted if bias is None else wanted + bias)
+        words = "hook_normalized * w + b" + ("" if norm.gate is None else ", times its gate")
+        subject.expect.close(f"{at}.hook_out", out, wanted, words)
         _hold_divisor(subject, run, at, norm, given)
 
 
@@ -92,9 +93,9 @@ def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tenso
 
 def check_branches_read_the_stream(subject: Subject) -> None:
     """Attention reads the stream at the start of the block, the MLP where its branch begins."""
-    for block in subject.clean.blocks.values():
     if all(part.residual is None for part in subject.parts.values()):
         raise NotApplicable("what the branches of its layers read is not described")
+    for block in subject.clean.blocks.values():
         part = subject.parts[block.at]
         if "hook_attn_in" in block and part.residual is not None:
             subject.expect.close(
@@ -107,9 +108,9 @@ def check_branches_read_the_stream(subject: Subject) -> None:
             normed = part.ln1 is not None and part.residual != "post_norm"
             read = "ln1.hook_out" if normed else "hook_resid_pre"
             given, name = block["mixer.hook_in"], block.name("mixer.hook_in")
-            if part.mixer.fed_more:
             if part.residual is None and not normed:
                 continue
+            if part.mixer.fed_more:
                 subject.expect.differ(name, given, block[read], "its other input beside the stream")
             else:
                 subject.expect.close(name, given, block[read], read)
@@ -136,16 +137,24 @@ def check_norm_edits_carry_on(subject: Subject) -> None:
         for slot in subject.parts[block.at].norms:
             at = f"{block.at}{slot}"
             if f"{slot}.hook_out" in block:
-                _edit_norm(subject, run, at)
+                _edit_norm(subject, run, at, subject.parts[block.at].norms[slot])
 
 
-def _edit_norm(subject: Subject, run: Pass, at: str) -> None:
+def _gated(norm: Norm, affine: Tensor) -> Tensor:
+    """The output of a norm, for that of the norm inside it."""
+    if norm.gate is None:
+        return affine
+    with torch.no_grad():
+        return affine * torch.sigmoid(norm.gate(affine))
+
+
+def _edit_norm(subject: Subject, run: Pass, at: str, norm: Norm) -> None:
     gain, bias = subject.weight(f"{at}.w"), subject.weight(f"{at}.b")
     normalized, out = run[f"{at}.hook_normalized"], f"{at}.hook_out"
 
     def affine(x: Tensor) -> Tensor:
         x = x if gain is None else x * gain
-        return x if bias is None else x + bias
+        return _gated(norm, x if bias is None else x + bias)
 
     def halve(value: Tensor, hook: Hook) -> Tensor:
         return value * 2.0

@@ -12,7 +12,7 @@ from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch
 from lensbridge.conformance.subject import Block, Pass, Subject
 from lensbridge.errors import ConformanceError
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.parts import BlockPart
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out")
@@ -45,10 +45,12 @@ def _post_norm(block: Block, part: BlockPart) -> Iterator[Sum]:
     stream = Running(block, "hook_resid_pre")
     before_attn, before_mlp = part.skip_scales
     scales = {"ln1": before_attn, "ln2": before_mlp}
+    constants = dict(zip(("ln1", "ln2"), part.sum_biases, strict=True))
     for point, norm, added in POST_NORM:
         if norm in scales:
             stream.times(scales[norm])
         stream.add(*added)
+        stream.shift(constants.get(norm, Constant()))
         if point not in block:
             continue
         if f"{norm}.hook_out" in block:  # what that norm reads is checked with the norms
@@ -61,8 +63,10 @@ def _post_norm(block: Block, part: BlockPart) -> Iterator[Sum]:
 def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
     stream = Running(block, "ln1.hook_out" if part.skip_norm else "hook_resid_pre")
     before_attn, before_mlp = part.skip_scales
+    with_attn, with_mlp = part.sum_biases
     stream.times(before_attn)
     stream.add(*BRANCHES)
+    stream.shift(with_attn)
     if "hook_resid_mid" in block:
         yield stream.reaches("hook_resid_mid")
     if "hook_cross_attn_out" in block:
@@ -73,6 +77,7 @@ def _added(block: Block, part: BlockPart) -> Iterator[Sum]:
         stream = Running(block, "ln2.hook_out")
     stream.times(before_mlp)
     stream.add("hook_mlp_out", "hook_per_layer_out")
+    stream.shift(with_mlp)
     if "hook_resid_post" in block:
         yield stream.reaches("hook_resid_post", _out_scale(part))
 
@@ -99,6 +104,12 @@ class Running:
             factor = scale.value(self.value)
             self.value = self.value * (factor.detach() if isinstance(factor, Tensor) else factor)
             self.words = [f"({' + '.join(self.words)}) * {scale}"]
+
+    def shift(self, constant: Constant) -> None:
+        """Add what does not depend on the input."""
+        if not constant.is_zero:
+            self.value = self.value + constant.tensor.detach().to(self.value.device)
+            self.words.append(str(constant))
 
     def add(self, *points: str) -> None:
         """Add the points that the block has."""

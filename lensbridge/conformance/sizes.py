@@ -150,6 +150,9 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "xlm": {"causal": True},
     "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
     **{name: {"num_key_value_heads": HEADS, "head_dim": 6} for name in ("axk1", "youtu")},
+    "axk2": {"num_key_value_heads": HEADS, "head_dim": 6, "gated_norm_rank": 5,
+             "mlp_layer_types": ["dense", "sparse"]},
+    "beam": {"mlp_layer_types": ["dense", "sparse"]},
     **{
         name: {"rope_parameters": {
             "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}

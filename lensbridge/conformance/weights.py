@@ -7,7 +7,7 @@ from lensbridge.conformance.attention import Heads, every
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import mlp_input
 from lensbridge.conformance.subject import Block, Subject
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, NormSlot
+from lensbridge.native.parts import AttentionPart, BlockPart, LatentPart, MLPPart, NormSlot
 
 
 def attention_input(block: Block, part: BlockPart) -> str:
@@ -33,17 +33,33 @@ def check_projections_make_q_k_v(subject: Subject) -> None:
 
 
 def _hold_latent(subject: Subject, heads: Heads, given: str) -> None:
-    """Queries come from the stream, or from their latent if it has one."""
+    """Queries come from the stream or from their latent; keys and values from theirs."""
     part, latent = heads.part, heads.part.latent
     assert latent is not None
     x = heads.block[given]
     with torch.no_grad():
         x = x if latent.q_down is None else latent.q_down.module(x)
-        x = x if latent.q_norm is None else latent.q_norm.module(x)
-        fits = x.shape[-1] == part.q.linear.n_in
+        made = x if latent.q_norm is None else latent.q_norm.module(x)
+        x = torch.cat([made, x], dim=-1) if latent.q_reads_latent else made
+        query = part.roles["q"]
+        fits = x.shape[-1] == query.linear.n_in
         subject.expect.holds(heads.name("q"), fits, f"its projection does not read {given}")
-        queries = part.q.layout.split(part.q.linear.module(x)).clone()
+        queries = query.layout.split(query.linear.module(x)).clone() * query.scale
+    _hold_up_projection(subject, heads, latent)
     subject.expect.close(heads.name("q"), heads["q"], queries, f"made from {given}")
+
+
+def _hold_up_projection(subject: Subject, heads: Heads, latent: LatentPart) -> None:
+    """Values and each head's own part of the keys are made of the normed latent."""
+    with torch.no_grad():
+        normed = latent.kv_norm.module(heads["kv_latent"]) * latent.kv_scale
+        whole = latent.kv_up.module(normed)
+    for letter, role in heads.part.roles.items():
+        if letter != "q":
+            made = role.layout.split(whole)
+            own = heads[letter][..., : made.shape[-1]]
+            words = "made of hook_kv_latent, through its norm and multiplier"
+            subject.expect.close(heads.name(letter), own, made, words)
 
 
 def _own_input(block: Block, sub: str, part: BlockPart) -> str:

@@ -132,7 +132,8 @@ def _call(
             with engine.run():
                 return Outcome(native.call(kwargs), None)
         except StopForward as stop:
-            return Outcome(None, finished(native.root, stop.value))
+            value = None if stop.value is None else native.main.turned(stop.value)
+            return Outcome(None, finished(native.root, value))
         except (ValueError, RuntimeError) as error:
             finished(native.root, None)
             _explain(error, native, kwargs)
@@ -256,6 +257,7 @@ def _stand_in_ids(native: ResolvedModel, residual: Tensor, span: Span) -> Tensor
 def _entrance(native: ResolvedModel, layer: int, residual: Tensor) -> Stage:
     """Where a residual comes in: before a layer, or in the place of what the last one leaves."""
     _refuse_start(native, layer)
+    residual = native.main.turned(residual)
     if layer < len(native.blocks):
         block = native.blocks[layer]
         replacing = _replacing_input if block.members is None else _overwriting_input
@@ -282,6 +284,12 @@ def _refuse_start(native: ResolvedModel, layer: int) -> None:
         )
     if layer == 0:
         return
+    if any(block.attn is not None and block.attn.q is None for block in native.blocks):
+        raise InputError(
+            f"start_at_layer={layer}: how attention of {kind} makes queries, keys and values is not "
+            "described, so layers may read more of earlier ones than the stream. Start at 0, or "
+            "after the last layer."
+        )
     handed = _handed_on(native.blocks, layer)
     if handed:
         raise InputError(

@@ -1,7 +1,8 @@
-"""Multiplier: what a branch's output is multiplied by before it is added."""
+"""What a branch's output is multiplied by before it is added, and what is added beside it."""
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.native.linear import fetch
@@ -38,3 +39,27 @@ class Multiplier:
 
     def _told(self, one: tuple[nn.Module, str]) -> str:
         return f"tanh({one[1]})" if one in self.bounded else one[1]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What is added to the stream whatever the input is: a sum of products of parameters.
+
+    Each product has a tensor.
+    """
+
+    products: tuple[Multiplier, ...] = ()
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is none."""
+        return not self.products
+
+    @property
+    def tensor(self) -> Tensor:
+        """Shapes: `[d_model]`, where the first parameter is; there has to be one."""
+        like = fetch(*self.products[0].held[0])
+        return sum((one.value(like) for one in self.products), torch.zeros_like(like))
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.products))

@@ -54,7 +54,8 @@ def _described(block: BlockPart) -> Iterator[nn.Parameter]:
         yield from _of_mlp(block.mlp)
     elif isinstance(block.mlp, MoEPart):
         yield from _of_moe(block.mlp)
-    scales = [one for scale in block.skip_scales for one in scale.held]
+    beside = [one for constant in block.sum_biases for one in constant.products]
+    scales = [one for scale in (*block.skip_scales, *beside) for one in scale.held]
     for held in (*scales, *filter(None, (block.out_scale,))):
         yield from _of_held(held)
 
@@ -70,8 +71,9 @@ def _of_attention(attn: AttentionPart) -> Iterator[nn.Parameter]:
         modules += [*narrow, *norms]
     for module in modules:
         yield from module.parameters()
-    if attn.sinks is not None:
-        yield from _of_held(attn.sinks)
+    apart = [attn.sinks, *(role.bias for role in attn.roles.values())]
+    for held in filter(None, apart):
+        yield from _of_held(held)
 
 
 def _of_mlp(mlp: MLPPart) -> Iterator[nn.Parameter]:
@@ -90,6 +92,8 @@ def _of_moe(moe: MoEPart) -> Iterator[nn.Parameter]:
         yield from moe.experts.module.parameters()
     if moe.shared is not None:
         yield from _of_mlp(moe.shared)
+    if moe.out_bias is not None:
+        yield from _of_held(moe.out_bias)
     yield from _of_writer(moe.writer)
 
 

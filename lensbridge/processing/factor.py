@@ -60,11 +60,16 @@ def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterato
         yield "queries and keys are normalised or clipped after their projections"
     if attn.latent is not None:
         yield "keys and values come from a latent"
+    if attn.q is None:
+        yield "no projections make its queries, keys and values"
+        return
     if attn.k is None or attn.v is None:
         yield "the layer uses another layer's keys and values"
         return
     if any(role.scale != 1.0 or role.in_scale != 1.0 for role in (attn.q, attn.k, attn.v)):
         yield "a projection's output is multiplied"
+    if any(role.bias is not None for role in (attn.q, attn.k, attn.v)):
+        yield "a projection's bias is held apart from it"
     for path in unknown:
         yield f"{path} is not described, so whether it changes queries and keys is not known"
     for role in (attn.q, attn.k):
@@ -75,6 +80,7 @@ def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterato
 
 
 def _refactor(attn: AttentionPart, undo_log: UndoLog) -> None:
+    assert attn.q is not None
     assert attn.k is not None
     assert attn.v is not None
     fold_one(attn, undo_log)

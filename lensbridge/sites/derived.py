@@ -64,7 +64,7 @@ class NormScaleSite(Site):
                 call.notes["normalized"] = normalized
                 call.replace_result(substitute(call.result, norm.affine(normalized), how))
 
-        return [Stage(norm.module, "output", 0, act)]
+        return [Stage(norm.holder, "output", 0, act)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class NormalizedSite(Site):
                 assert new is not None
                 call.replace_result(substitute(call.result, norm.affine(new), how))
 
-        return [Stage(norm.module, "output", 1, act)]
+        return [Stage(norm.holder, "output", 1, act)]
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,9 @@ class SumSite(Site):
             others = [call.memory[self.name, module] for module in self.modules[:-1]]
             beside = sum(other.view(call.result.shape) for other in others)
             scale = self.scale.value(call.result)
-            bias = 0.0 if self.bias is None else fetch(*self.bias).to(call.result.device)
-            read = self.layout.split(beside + call.result) * scale + bias
+            whole = self.layout.split(beside + call.result) * scale
+            bias = self._bias_of(whole)
+            read = whole + bias
             new = chain.run(read)
             how = change(read, new)
             if how != "none":
@@ -178,6 +179,13 @@ class SumSite(Site):
 
         first = [Stage(module, "output", 3, keep) for module in self.modules[:-1]]
         return [*first, Stage(self.modules[-1], "output", 3, act)]
+
+    def _bias_of(self, whole: Tensor) -> Tensor | float:
+        """The bias with the last axes of the value: of heads, or of channels."""
+        if self.bias is None:
+            return 0.0
+        bias = fetch(*self.bias).to(whole.device)
+        return bias.view(whole.shape[-2:]) if len(bias) != whole.shape[-1] else bias
 
 
 @dataclass(frozen=True)

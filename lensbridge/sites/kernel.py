@@ -27,7 +27,7 @@ from lensbridge.sites.derived import change, substitute
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.tensors.layouts import repeat_kv
 
-Role = Literal["rot_q", "rot_k", "scores", "pattern", "z"]
+Role = Literal["rot_q", "rot_k", "v", "scores", "pattern", "z"]
 
 VISIBLE_KERNELS = frozenset({"sdpa", "eager", OWN_KERNEL})
 
@@ -45,6 +45,7 @@ class KernelSite(Site):
     n_heads: int
     n_kv: int
     sinks: tuple[nn.Module, str] | None = None
+    positions_first: bool = False
     through: Callable[[Chain], Chain] = _as_it_is
     """What a chain is made into before the kernel's values pass it."""
 
@@ -56,7 +57,8 @@ class KernelSite(Site):
         def act(call: Call, chain: Chain) -> None:
             tap = call.around.get("attention")
             if tap is None:
-                tap = KernelTap(self.name, self.n_heads, self.n_kv, call.input, self.sinks)
+                given = call.input.transpose(0, 1) if self.positions_first else call.input
+                tap = KernelTap(self.name, self.n_heads, self.n_kv, given, self.sinks)
                 call.around["attention"] = tap
             assert isinstance(tap, KernelTap)
             tap.chains[self.role] = self.through(chain)
@@ -89,6 +91,7 @@ class KernelTap(TorchFunctionMode):
         self.products = 0
         self.kernels = 0
         self.mixed_seen = False
+        self.values_seen = False
         self.looking = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -144,6 +147,22 @@ class KernelTap(TorchFunctionMode):
         keys = repeat_kv(new.transpose(1, 2), self.heads_first(x).shape[1], axis=1)
         return substitute(x, keys.reshape(x.shape), how)
 
+    def edit_values(self, x: Tensor) -> Tensor:
+        """Values after their chain, which is given those of the positions of this pass."""
+        if "v" not in self.chains or self.values_seen:
+            return x
+        self.values_seen = True
+        every = self.as_keys(x)
+        before, now = every[:, :, : -self.positions], every[:, :, -self.positions :]
+        read = now.transpose(1, 2)
+        new = self.chains["v"].run(read)
+        how = change(read, new)
+        if how == "none" or new is None:
+            return x
+        edited = torch.cat([before, new.transpose(1, 2)], dim=2)
+        values = repeat_kv(edited, self.heads_first(x).shape[1], axis=1)
+        return substitute(x, values.reshape(x.shape), how)
+
     # --- the two functions -------------------------------------------------------------------
 
     def fused_kernel(
@@ -161,6 +180,7 @@ class KernelTap(TorchFunctionMode):
         """`scaled_dot_product_attention`: scores and pattern are computed separately."""
         self.kernels += 1
         query, key = self.edit_queries(query), self.edit_keys(key)
+        value = self.edit_values(value)
 
         def native() -> Tensor:
             extra = {"enable_gqa": True} if enable_gqa else {}
@@ -270,7 +290,8 @@ class KernelTap(TorchFunctionMode):
     def product(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Eager attention: first the product of queries and keys, then of pattern and values."""
         if self.kernels:
-            return self.mixed(func(*args, **kwargs))
+            values = (self.edit_values(one) for one in args[1:2])
+            return self.mixed(func(*args[:1], *values, *args[2:], **kwargs))
         rotary = "rot_q" in self.chains or "rot_k" in self.chains
         first = 1 if func in _PRODUCTS_WITH_BIAS else 0
         if self.products or not rotary or len(args) < first + 2:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lensbridge.errors import WeightError
 from lensbridge.native.holding import Held, opaque
+from lensbridge.native.linear import fetch
 from lensbridge.native.parts import AttentionPart, LatentPart, Role
 from lensbridge.tensors.layouts import per_head_in
 
@@ -13,13 +14,23 @@ def role(part: AttentionPart, letter: str) -> Role:
     """The projection of q, k or v.
 
     Raises:
-        WeightError: this layer uses the projection of another layer.
+        WeightError: this layer uses the projection of another layer, or no projection makes it.
     """
     found = {"q": part.q, "k": part.k, "v": part.v}[letter]
+    if part.q is None:
+        raise WeightError(
+            f"No projection makes the {letter} of {type(part.module).__name__}, so there is no "
+            "weight. Read attn.hook_rot_q, attn.hook_rot_k and attn.hook_v."
+        )
     if found is None:
         raise WeightError(f"This layer has no {letter} projection: it uses an earlier layer's.")
     return found
 
+
+_TWO_LATENTS = (
+    "Queries here are made of a latent before and after its norm, so no one matrix makes them of "
+    "the stream. Use attn.hook_q and attn.hook_q_latent, or the native q projection."
+)
 
 COMPOSED = opaque("a product of several weights", "computed from them")
 
@@ -49,15 +60,17 @@ def weight(part: AttentionPart, letter: str) -> Tensor:
         return _scaled(per_head_in(own.linear.weight(), own.layout), own.scale * own.in_scale)
     if letter == "q":
         assert latent.q_down is not None
+        if latent.q_reads_latent:
+            raise WeightError(_TWO_LATENTS)
         gain = 1.0 if latent.q_norm is None else latent.q_norm.gain()
         down = latent.q_down.weight() * gain
-        return per_head_in(down @ own.linear.weight(), own.layout)
+        return _scaled(per_head_in(down @ own.linear.weight(), own.layout), own.scale)
     return _through_latent(part, latent, own, letter)
 
 
 def _through_latent(part: AttentionPart, latent: LatentPart, own: Role, letter: str) -> Tensor:
     whole, width = latent.kv_down.weight(), latent.kv_norm.width
-    down = whole[:, :width] * latent.kv_norm.gain()
+    down = whole[:, :width] * latent.kv_norm.gain() * latent.kv_scale
     heads = per_head_in(down @ own.linear.weight(), own.layout)
     if letter == "v":
         return heads
@@ -69,6 +82,8 @@ def bias(part: AttentionPart, letter: str) -> Tensor:
     """Shapes: `[head, d_head]`. Zeros where there is no bias."""
     own, latent = role(part, letter), part.latent
     heads = _scaled(own.layout.split(own.linear.bias()), own.scale)
+    if own.bias is not None:
+        heads = heads + fetch(*own.bias).view(heads.shape).to(heads)
     if latent is None or letter != "k":
         return heads
     shared = latent.kv_down.bias()[latent.kv_norm.width :].expand(part.n_heads, -1)

@@ -29,7 +29,7 @@ class NormMap:
     @classmethod
     def of(cls, norm: Norm, divisor: Tensor) -> "NormMap":
         """The map of a norm that divided by `divisor`."""
-        return cls(norm.kind == "LN", divisor, norm.gain().detach())
+        return cls(norm.kind == "LN", divisor, norm.fixed_gain().detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: `[..., pos, d_model]` -> the same."""

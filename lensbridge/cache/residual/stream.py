@@ -181,7 +181,7 @@ class StreamReader:
             return rows
         if recompute:
             with torch.set_grad_enabled(rows.requires_grad):
-                return torch.stack([norm.affine(norm.normalize(row)) for row in rows])
+                return torch.stack([norm.gated(norm.affine(norm.normalize(row))) for row in rows])
         divisor = taken(self._together[target.scale], columns, -2)
         if self.has_batch_dim and batch_slice is not None:
             divisor = taken(divisor, batch_slice, -divisor.ndim)

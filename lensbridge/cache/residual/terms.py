@@ -10,12 +10,13 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from lensbridge.native.multiplier import Multiplier
+from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart, StackPart
 
 Kind = Literal["embed", "attn", "cross", "mixer", "mlp", "per_layer", "block", "bias"]
-"""What wrote a term: `block` is a layer whose inside is not described, `bias` a norm's bias."""
+"""What wrote a term: `block` is a layer whose inside is not described, `bias` a norm's bias, or
+what a layer adds beside its branches."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Term:
         label: its name in a decomposition, such as `3_attn_out`.
         kind: what wrote it.
         point: the point with its value. For a block whose inside is not described, the prefix of
-            its names; for a norm's bias, its label.
+            its names; for a bias, its label.
         layer: None for what the embeddings write.
         part: the layer.
         value: the value itself, if it is not that of a point.
@@ -107,8 +108,10 @@ class _LayerSteps:
         if part.skip_norm:
             yield from self._through("ln1", part.ln1)
         before_attn, before_mlp = part.skip_scales
+        with_attn, with_mlp = part.sum_biases
         yield from self._times(before_attn)
         yield from self._branches()
+        yield from self._constant("attn", with_attn)
         yield from self._mark("hook_resid_mid")
         yield from self._term("cross", "hook_cross_attn_out")
         yield from self._mark("hook_resid_mid_cross")
@@ -117,13 +120,16 @@ class _LayerSteps:
         yield from self._times(before_mlp)
         yield from self._term("mlp", "hook_mlp_out")
         yield from self._term("per_layer", "hook_per_layer_out")
+        yield from self._constant("mlp", with_mlp)
         if part.out_scale is not None:
             yield Times(Multiplier(held=(part.out_scale,)))
 
     def _summed_then_normed(self) -> Iterator[Step]:
         before_attn, before_mlp = self.part.skip_scales
+        with_attn, with_mlp = self.part.sum_biases
         yield from self._times(before_attn)
         yield from self._branches()
+        yield from self._constant("attn", with_attn)
         yield from self._through("ln1", self.part.ln1)
         yield from self._mark("hook_resid_mid")
         yield from self._term("cross", "hook_cross_attn_out")
@@ -131,6 +137,7 @@ class _LayerSteps:
         yield from self._mark("hook_resid_mid_cross")
         yield from self._times(before_mlp)
         yield from self._term("mlp", "hook_mlp_out")
+        yield from self._constant("mlp", with_mlp)
         yield from self._through("ln2", self.part.ln2)
 
     def _branches(self) -> Iterator[Step]:
@@ -146,6 +153,11 @@ class _LayerSteps:
         if not scale.is_one:
             yield Times(scale)
 
+    def _constant(self, branch: str, constant: Constant) -> Iterator[Step]:
+        if not constant.is_zero:
+            label = f"{self.i}_{branch}_sum_bias"
+            yield Term(label, "bias", label, self.i, value=constant.tensor.detach())
+
     def _mark(self, point: str) -> Iterator[Step]:
         if self.has(self.at + point):
             yield Mark(self.at + point)
@@ -159,5 +171,5 @@ class _LayerSteps:
 
 def norm_bias(label: str, norm: Norm, layer: int | None) -> Iterator[Term]:
     """The bias that a norm adds to the stream, where it has one."""
-    if norm.module._parameters.get(norm.bias_name) is not None:
+    if norm.holder._parameters.get(norm.bias_name) is not None:
         yield Term(label, "bias", label, layer, value=norm.bias().detach())

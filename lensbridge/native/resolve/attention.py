@@ -8,11 +8,25 @@ from torch import nn
 from lensbridge.native.linear import Linear
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, LatentPart, Role, Writer
+from lensbridge.native.product import Product
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.wrappers import named_parts
-from lensbridge.spec import Attention, Dims, FusedQKV, LatentQKV, Norms, SplitQKV
+from lensbridge.spec import Attention, Dims, FusedQKV, KernelQKV, LatentQKV, Norms, SplitQKV
 from lensbridge.tensors import layouts
 from lensbridge.tensors.layouts import Layout
+
+_OF_PROJECTIONS = (
+    "q_norm",
+    "k_norm",
+    "v_norm",
+    "in_scale",
+    "q_scale",
+    "k_scale",
+    "v_scale",
+    "clip",
+    "mask_from_v",
+)
+"""The words that say what happens to the outputs of the projections."""
 
 
 class AttentionResolver:
@@ -34,8 +48,10 @@ class AttentionResolver:
     ) -> AttentionPart:
         """Attention, or cross-attention, whose keys and values may have another width."""
         module = self.finder.find(layer, spec.path, where)
-        out = self._linear(module, spec.out, where)
+        out = self._linear(module, spec.out, where, writes=True)
         n_heads = self.finder.size(self.dims.heads)
+        if isinstance(spec.qkv, KernelQKV):
+            self._require_nothing_said(spec, where)
         found, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
         roles: Any = self._scaled(found, spec)
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
@@ -55,7 +71,7 @@ class AttentionResolver:
             out=out,
             writer=writer,
             post_norm=post_norm,
-            rotary=spec.rotary,
+            rotary=spec.rotary or isinstance(spec.qkv, KernelQKV),
             n_heads=n_heads,
             n_kv=n_kv,
             d_head=d_head,
@@ -73,12 +89,21 @@ class AttentionResolver:
 
     def _scaled(self, roles: dict[str, Role | None], spec: Attention) -> dict[str, Role | None]:
         before = self.finder.scale(spec.in_scale)
-        key, value = self.finder.scale(spec.k_scale), self.finder.scale(spec.v_scale)
-        scales = {"q": 1.0, "k": key, "v": value}
+        said = {"q": spec.q_scale, "k": spec.k_scale, "v": spec.v_scale}
+        scales = {letter: self.finder.scale(one) for letter, one in said.items()}
         return {
             letter: None if role is None else replace(role, scale=scales[letter], in_scale=before)
             for letter, role in roles.items()
         }
+
+    def _require_nothing_said(self, spec: Attention, where: str) -> None:
+        """Nothing can be said of queries, keys and values that are read at the kernel."""
+        said = [word for word in _OF_PROJECTIONS if getattr(spec, word)]
+        if said:
+            raise self.finder.mismatch(
+                f"{where}: with KernelQKV, q, k and v are read as the kernel gets them, so leave "
+                f"out {', '.join(said)}."
+            )
 
     def _optional(self, module: nn.Module, path: str | None, where: str) -> nn.Module | None:
         found = None if path is None else self.finder.find(module, path, f"{where} attention")
@@ -89,8 +114,11 @@ class AttentionResolver:
     def _where_there_is(self, module: nn.Module, path: str | None) -> nn.Module | None:
         return None if path is None else dict(named_parts(module)).get(path)
 
-    def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
-        return self.finder.linear(self.finder.find(module, path, f"{where} attention"), path)
+    def _linear(self, module: nn.Module, path: str, where: str, writes: bool = False) -> Linear:
+        found = self.finder.find(module, path, f"{where} attention")
+        if isinstance(found, Product):
+            found.writes = writes
+        return self.finder.linear(found, path)
 
     def _expect_declared(self, where: str, n_kv: int) -> None:
         wanted = self.finder.optional_size(self.dims.kv_heads)
@@ -102,6 +130,9 @@ class AttentionResolver:
     ) -> tuple[Any, int, LatentPart | None]:
         if isinstance(qkv, LatentQKV):
             return self._latent(module, qkv, n_heads, out, where)
+        if isinstance(qkv, KernelQKV):
+            self.finder.expect(where, "out", "output", out.n_out, self.d_model)
+            return dict.fromkeys("qkv"), int(self._kv_heads(n_heads)), None
         if isinstance(qkv, FusedQKV):
             roles, n_kv = self._fused(module, qkv, n_heads, where)
         else:
@@ -147,22 +178,47 @@ class AttentionResolver:
             return layouts.sharded(role, n_heads, d)
 
         counts = {"q": n_heads, "k": n_kv, "v": n_kv}
-        return {r: Role(linear, layout(r), n, d) for r, n in counts.items()}, n_kv
+        biases = {"q": spec.q_bias, "v": spec.v_bias}
+
+        def role(letter: str, n: int) -> Role:
+            bias = self._bias(module, biases.get(letter), n * d, where)
+            return Role(linear, layout(letter), n, d, bias=bias)
+
+        return {letter: role(letter, n) for letter, n in counts.items()}, n_kv
+
+    def _bias(
+        self, module: nn.Module, path: str | None, width: int, where: str
+    ) -> tuple[nn.Module, str] | None:
+        """A bias that is held apart from its projection."""
+        if path is None:
+            return None
+        owner, name = self.finder.tensor(module, path, f"{where} attention")
+        self.finder.expect(where, path, "size", getattr(owner, name).numel(), width)
+        return owner, name
 
     def _latent(
         self, module: nn.Module, spec: LatentQKV, n_heads: int, out: Linear, where: str
     ) -> tuple[dict[str, Role | None], int, LatentPart]:
         q, kv_down = self._linear(module, spec.q, where), self._linear(module, spec.kv_down, where)
         kv_up = self._linear(module, spec.kv_up, where)
-        d_q = self._divided(q.n_out, n_heads, spec.q, where)
+        d_q = q_width = self._divided(q.n_out, n_heads, spec.q, where)
         width = self._divided(kv_up.n_out, n_heads, spec.kv_up, where)
         d_v = self._divided(out.n_in, n_heads, "out", where)
+        if spec.gated_q:
+            d_q = q_width - d_v
         d_nope, d_rope = width - d_v, kv_down.n_out - kv_up.n_in
         self.finder.expect(where, spec.q, "width of a head", d_q, d_nope + d_rope)
         rms = Norms(kind="RMS")
         norm = self.finder.find(module, spec.kv_norm, where)
         q_norm = self._optional(module, spec.q_norm if spec.q_down else None, where)
         q_down = None if spec.q_down is None else self._linear(module, spec.q_down, where)
+        n_latent = self.d_model if q_down is None else q_down.n_out
+        self.finder.expect(
+            where, spec.q, "input", q.n_in, n_latent * (2 if spec.q_reads_latent else 1)
+        )
+        for path, one in ((spec.kv_down, kv_down), (str(spec.q_down), q_down)):
+            if one is not None:
+                self.finder.expect(where, path, "input", one.n_in, self.d_model)
         latent = LatentPart(
             kv_down=kv_down,
             kv_norm=self.finder.norm(norm, rms, kv_up.n_in, spec.kv_norm),
@@ -170,14 +226,21 @@ class AttentionResolver:
             q_down=q_down,
             q_norm=None
             if q_norm is None
-            else self.finder.norm(q_norm, rms, q.n_in, str(spec.q_norm)),
+            else self.finder.norm(q_norm, rms, n_latent, str(spec.q_norm)),
             d_nope=d_nope,
             d_rope=d_rope,
+            q_reads_latent=spec.q_reads_latent,
+            kv_scale=self.finder.scale(spec.kv_scale),
+        )
+        q_layout = (
+            layouts.within_head(n_heads, 0, d_q, q_width, "query gate")
+            if spec.gated_q
+            else layouts.heads(n_heads, d_q)
         )
         k_layout = layouts.within_head(n_heads, 0, d_nope, width, "key value")
         v_layout = layouts.within_head(n_heads, d_nope, d_v, width, "key value")
         roles: dict[str, Role | None] = {
-            "q": Role(q, layouts.heads(n_heads, d_q), n_heads, d_q),
+            "q": Role(q, q_layout, n_heads, d_q),
             "k": Role(kv_up, k_layout, n_heads, d_q),
             "v": Role(kv_up, v_layout, n_heads, d_v),
         }

@@ -4,7 +4,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm, affine_names
+from lensbridge.native.product import Product
 from lensbridge.native.settings import PlainSettings, as_settings
 from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import NormKind, Norms, Scale
@@ -31,6 +32,7 @@ class Finder:
     architecture: str
     plugin: str
     config: Any
+    products: dict[tuple[nn.Module, str], Product] = field(default_factory=dict)
 
     def at_config(self, name: str | None) -> "Finder":
         """The same for a sub-config."""
@@ -53,10 +55,17 @@ class Finder:
     # --- modules -----------------------------------------------------------------------------
 
     def find(self, parent: nn.Module, path: str, where: str) -> nn.Module:
-        """The module at a dotted path; "" is the parent itself."""
+        """The module at a dotted path; "" is the parent itself.
+
+        A parameter with three axes, `[d_model, head, d_head]`, is a projection too.
+        """
         here = parent
         for name in path.split(".") if path else ():
             children = {key: unwrapped(one) for key, one in here.named_children()}
+            held = here._parameters.get(name)
+            if name not in children and held is not None and held.ndim == 3:
+                here = self.products.setdefault((here, name), Product(here, name))
+                continue
             if name not in children:
                 raise self.mismatch(
                     f"{where} has no module '{path}': {type(here).__name__} has "
@@ -196,7 +205,7 @@ class Finder:
         said = {one: self.multiplier(layer, one, where, index) for one in spec.split(" + ")}
         for text, product in said.items():
             if not product.held:
-                raise self.mismatch(f"{where}: '{text}' in sum_bias names no parameter of the layer.")
+                raise self.mismatch(f"{where}: '{text}' in sum_bias is no parameter of the layer.")
         return Constant(tuple(said.values()))
 
     # --- config ------------------------------------------------------------------------------
@@ -272,8 +281,9 @@ class Finder:
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return float(node.value)
         if isinstance(node, ast.Name):
-            own = node.id == LAYER_INDEX and index is not None
-            return float(index if own else self.field(node.id))  # type: ignore[arg-type]
+            if node.id == LAYER_INDEX and index is not None:
+                return float(index)
+            return self._number(node.id, self.field(node.id))
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
             return _OPERATORS[type(node.op)](of(node.left), of(node.right))
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
@@ -281,6 +291,11 @@ class Finder:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
             return math.sqrt(of(node.args[0]))
         raise self._no_scale(text)
+
+    def _number(self, name: str, value: Any) -> float:
+        if not isinstance(value, int | float):
+            raise self.mismatch(f"the scale '{name}' is {value!r} in the config, and no number.")
+        return float(value)
 
     def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
         """Require that a size is as described.

@@ -54,7 +54,7 @@ class _Wiring:
 
     def attention(self, part: AttentionPart) -> None:
         """Heads are split over the ranks, in q, k, v and the output alike, or nowhere."""
-        modules = {"q": part.q.linear.module, "out": part.out.module}
+        modules = {"out": part.out.module}
         modules |= {letter: role.linear.module for letter, role in part.roles.items()}
         if not self._are_split(modules):
             return
@@ -129,6 +129,7 @@ class _Wiring:
         for role in part.roles.values():
             self._require_order(role)
         extra = {"latents": part.latent, "sinks": part.sinks, "a position bias": part.position_bias}
+        extra["queries that no projection makes"] = True if part.q is None else None
         for what, there in extra.items():
             if there is not None:
                 self._refuse(part.module, f"has {what}, and its heads are on different ranks")

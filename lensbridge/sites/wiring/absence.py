@@ -1,6 +1,10 @@
 """Why a model lacks a point that other models have."""
 
+import re
+
 from lensbridge.native.parts import ResolvedModel
+
+_NOT_PROJECTED = re.compile(r"blocks\.\{i\}\.(attn\.hook_[qk]|hook_[qkv]_input)")
 
 
 def reason(row: str, native: ResolvedModel) -> str:
@@ -34,6 +38,11 @@ def reason(row: str, native: ResolvedModel) -> str:
             )
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
         return "attention and MLP read the same norm, which is ln1"
+    if _NOT_PROJECTED.fullmatch(row) and block.attn is not None and block.attn.q is None:
+        return (
+            f"no projections make the queries and keys of {type(block.attn.module).__name__}; "
+            "hook_rot_q and hook_rot_k are what its kernel gets"
+        )
     for part, what in _PARTS:
         if part in row:
             return f"{kind} has no {what}"

@@ -81,13 +81,13 @@ def _outputs(view: AttentionView) -> Tensor:
 
 def _has(part: AttentionPart, circuit: Circuit) -> bool:
     """Whether a layer has its own keys (or values), rather than those of an earlier layer."""
-    return (part.k if circuit == "QK" else part.v) is not None
+    return part.q is not None and (part.k if circuit == "QK" else part.v) is not None
 
 
 def _require_one_size(circuit: Circuit, parts: dict[int, AttentionPart]) -> None:
     sizes: dict[tuple[int, int], list[int]] = {}
     for i, part in parts.items():
-        width = part.q.d if circuit == "QK" else part.d_head
+        width = part.q.d if circuit == "QK" and part.q is not None else part.d_head
         sizes.setdefault((part.n_heads, width), []).append(i)
     if len(sizes) > 1:
         told = "; ".join(f"{n} heads of {d} in layers {at}" for (n, d), at in sizes.items())
