@@ -139,6 +139,9 @@ class Norms:
 class SplitQKV:
     """Three projections, relative to the attention module.
 
+    Each is a module, or a parameter `[d_model, head, d_head]` with which the attention module calls
+    `einsum` (XLNet); likewise `Attention.out`.
+
     Args:
         k: None if a layer uses the keys of an earlier layer; likewise `v`. If keys are the values
             too, `v` is the path of `k`.
@@ -157,11 +160,15 @@ class FusedQKV:
 
     Args:
         order: of the three in a blocked layout.
+        q_bias: a parameter that is added to the queries, where the projection has no bias of its
+            own (DeBERTa); likewise `v_bias`.
     """
 
     path: str
     layout: FusedLayout
     order: FusedOrder = "qkv"
+    q_bias: str | None = None
+    v_bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -309,6 +316,9 @@ class GatedMLP:
     Args:
         gate_scale: the multiplier of the gate before its activation.
         inner_norm: a norm between the gated product and the down projection (BitNet).
+        sparsity: the share of the gate's values that are cut off before the activation (Gemma 3n):
+            each loses the mean and that quantile of a normal distribution with their deviation, and
+            what is negative then is zero.
     """
 
     path: str
@@ -316,14 +326,12 @@ class GatedMLP:
     up: str
     down: str
     act: str = "hidden_act"
-        sparsity: the share of the gate's values that are cut off before the activation (Gemma 3n):
-            each loses the mean and that quantile of a normal distribution with their deviation, and
-            what is negative then is zero.
     written_by: str | None = None
     scale: Scale | None = None
     gate_scale: Scale | None = None
     inner_norm: str | None = None
     overwritten: bool = False
+    sparsity: Scale | None = None
     skip_scale: Scale | None = None
     sum_bias: str | None = None
 
@@ -331,7 +339,6 @@ class GatedMLP:
 @dataclass(frozen=True)
 class FusedGatedMLP:
     """As `GatedMLP`, with gate and up in one projection. Paths as in `MLP`."""
-    sparsity: Scale | None = None
 
     path: str
     gate_up: str
@@ -467,7 +474,8 @@ class Stack:
             norm (ESM's token dropout, RoCBERT's shapes and sounds).
         streams: the axes of the residual stream, if they are not `[b, p, m]`: `streams_first` is
             `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections), `flat`
-            `[p, m]` (the patches of all images in one row: Qwen2-VL).
+            `[p, m]` (the patches of all images in one row: Qwen2-VL). `positions_first` is
+            `[p, b, m]` (XLNet): points have the batch first all the same.
         positions: "absolute" if more than the differences of `position_ids` matters, although there
             is no table of positions: a norm with a gain after rotary (Hunyuan).
         dims: the config fields that have the sizes.
@@ -484,7 +492,7 @@ class Stack:
     embed_norm: str | None = None
     final_norm: str | None = None
     embed_mixed: bool = False
-    streams: Literal["streams_first", "streams_last", "flat"] | None = None
+    streams: Literal["streams_first", "streams_last", "flat", "positions_first"] | None = None
     positions: Literal["absolute"] | None = None
     dims: Dims = Dims()
     config: str | None = None

@@ -197,7 +197,7 @@ def test_dropped_gradients_are_averaged_in_magnitude(family: str) -> None:
 
 def test_dropped_gradients_need_described_layers() -> None:
     with pytest.raises(InputError, match="not described"):
-        attribution_patch(of_name("deberta"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
+        attribution_patch(of_name("rwkv"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
     seeing = of_name("qwen2_vl")  # whose tower is not described inside, and has no part in this
     given = inputs_for(seeing.hf_model)
     ids = given["input_ids"].clone()
@@ -404,7 +404,7 @@ def test_some_of_a_search_is_tried_in_the_order_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("deberta", "not described in layer 0"),
+        ("rwkv", "not described in layer 0"),
         ("gemma4_text", "hook_per_layer_out"),
         ("zamba", "a shared block"),
         ("gemma3n_text", "this model has several"),

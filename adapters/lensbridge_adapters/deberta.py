@@ -1,8 +1,11 @@
-"""DeBERTa v1 to v3: BERT's layers with attention that also scores relative positions."""
+"""DeBERTa v1 to v3: BERT's layers with attention that also scores relative positions.
+
+v1 has one projection for queries, keys and values, and adds biases to queries and values after it.
+"""
 
 from dataclasses import replace
 
-from lensbridge.spec import Attention, Block, SplitQKV
+from lensbridge.spec import Attention, FusedQKV, SplitQKV
 from lensbridge_adapters.bert import BERT, BERT_BLOCK
 
 DEBERTA_V2 = replace(
@@ -52,12 +55,25 @@ DEBERTA = replace(
         "DebertaForQuestionAnswering",
         "DebertaModel",
     ),
-    block=Block(residual=None),
-    undescribed={
-        "residual": "only the layers' input and output are described",
-        "attn": "it adds biases that it holds apart to the queries and values of its projection",
-        "mlp": "only the layers' input and output are described",
-    },
+    block=replace(
+        BERT_BLOCK,
+        attn=Attention(
+            "attention",
+            qkv=FusedQKV(
+                "self.in_proj", layout="grouped", q_bias="self.q_bias", v_bias="self.v_bias"
+            ),
+            out="output.dense",
+            written_by="attention.output.dropout",
+        ),
+    ),
 )
 
-ARCHITECTURES = (DEBERTA_V2, DEBERTA_V3, DEBERTA)
+# as published: no positions in the embeddings either
+DEBERTA_RELATIVE = replace(
+    DEBERTA,
+    name="deberta_relative",
+    requires={"position_biased_input": False},
+    pos_embed=None,
+)
+
+ARCHITECTURES = (DEBERTA_V2, DEBERTA_V3, DEBERTA, DEBERTA_RELATIVE)

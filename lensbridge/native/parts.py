@@ -35,7 +35,8 @@ class Role:
     """One of q, k, v, gate, up: a projection, and which part of its output it is.
 
     It is `n` heads of width `d`; for gate and up `n` is 1. `scale` multiplies the projection's
-    output, `in_scale` its input.
+    output, `in_scale` its input. `bias` is added to the multiplied output, and held apart: a module
+    and the name of the parameter.
     """
 
     linear: Linear
@@ -44,6 +45,7 @@ class Role:
     d: int
     scale: float = 1.0
     in_scale: float = 1.0
+    bias: tuple[nn.Module, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ class MLPPart:
 
     Args:
         act: the activation, under its name in the config.
+        sparsity: the share of the gate's values that are cut off before the activation.
     """
 
-        sparsity: the share of the gate's values that are cut off before the activation.
     module: nn.Module
     path: str
     act: str
@@ -137,9 +139,9 @@ class MLPPart:
     post_norm: Norm | None = None
     inner_norm: nn.Module | None = None
     overwritten: bool = False
-
-
     sparsity: float = 0.0
+
+
 @dataclass(frozen=True)
 class MoEPart:
     """A mixture of experts; `experts` is None where they are not stacked in the usual form.
@@ -303,6 +305,7 @@ class StackPart:
         takes_positions: whether padding on the left needs `position_ids`, because positions are
             absolute and the model does not count them from the tokens.
         residual_axes: "b p m", or with an axis `r` where there are several streams.
+        positions_first: whether its native values are `[p, b, ...]`.
     """
 
     prefix: str
@@ -318,6 +321,11 @@ class StackPart:
     ln_embed: Norm | None
     blocks: tuple[BlockPart, ...]
     ln_final: Norm | None
+    positions_first: bool = False
+
+    def turned(self, stream: Tensor) -> Tensor:
+        """A native value with the batch first, or the other way round."""
+        return stream.transpose(0, 1) if self.positions_first else stream
 
 
 LabelKind: TypeAlias = Literal["position", "input", "other"]

@@ -64,6 +64,8 @@ def value_obstacles(attn: AttentionPart, read_elsewhere: bool) -> Iterator[str]:
         yield "the mask is computed from the values"
     if attn.v_norm is not None or attn.clip is not None:
         yield "values are normalised or clipped after their bias"
+    if attn.v is not None and attn.v.bias is not None:
+        yield "the bias of the values is held apart from their projection"
     if read_elsewhere:
         yield "some layers use an earlier layer's values"
     for linear in (attn.out, *(role.linear for role in (attn.v,) if role is not None)):

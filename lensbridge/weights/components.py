@@ -202,6 +202,8 @@ def _of_linear(linear: Linear, name: str, added: tuple[nn.Module, str] | None = 
 
 def _of_role(own: Role, name: str, how: Callable[[], Held]) -> Source:
     """The source of a part of a weight or bias."""
+    if own.bias is not None and name.startswith("b"):
+        return Source(*own.bias, lambda: held(*own.bias), assign=_assign_apart)
     return Source(own.linear.module, _parameter(name), how, own.linear, _assign_part(own, name))
 
 
@@ -219,6 +221,10 @@ def _assign_part(own: Role, name: str) -> Assign:
         return own.layout.assign(whole, value.movedim(0, -2) if value.ndim == 3 else value)
 
     return assign
+
+
+def _assign_apart(stored: Tensor, value: Tensor) -> object:
+    return stored.copy_(value.reshape(stored.shape))
 
 
 def _assign_less(offset: float, stored: Tensor, value: Tensor) -> object:

@@ -41,11 +41,12 @@ class Placing:
         `roles` are those of all the points, this one included, that may share the projection.
         """
         module = role.linear.module
-        if role.scale == 1.0:
+        if role.scale == 1.0 and role.bias is None:
             same = (point for point, other in roles.items() if other.linear.module is module)
             return self.output(name, module, role.layout, frozenset(same))
-        info = self.info(name, module, "output", f"{role.layout.pattern} scaled")
-        return SumSite(info, (module,), Multiplier(role.scale), role.layout)
+        changed = "scaled" if role.bias is None else "with its bias"
+        info = self.info(name, module, "output", f"{role.layout.pattern} {changed}")
+        return SumSite(info, (module,), Multiplier(role.scale), role.layout, role.bias)
 
     def norm(self, at: str, norm: Norm, overwritten: bool = False) -> Iterator[Site]:
         """The three points of a norm."""
