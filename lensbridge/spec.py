@@ -240,6 +240,8 @@ class Attention:
         mask_from_v: whether the kernel's mask is computed from the values (Doge), so that they also
             change the pattern.
         out_bias: a parameter that the block adds to attention's output, in layers that have one.
+        overwritten: whether the model writes into attention's output tensor (or into that of the
+            norm after it) afterwards, so that its value has to be copied when it is read.
     """
 
     path: str
@@ -262,6 +264,7 @@ class Attention:
     clip: str | None = None
     out_bias: str | None = None
     mask_from_v: bool = False
+    overwritten: bool = False
     skip_scale: Scale | None = None
     sum_bias: str | None = None
 

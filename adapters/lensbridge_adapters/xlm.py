@@ -4,6 +4,13 @@ from dataclasses import replace
 
 from lensbridge.spec import MLP, Architecture, Attention, Block, Norms, SplitQKV
 
+XLM_BLOCK = Block(
+    norms=Norms(post_attn="layer_norm1", post_mlp="layer_norm2"),
+    attn=Attention("attentions", qkv=SplitQKV("q_lin", "k_lin", "v_lin"), out="out_lin"),
+    mlp=MLP("ffns", up="lin1", down="lin2", act="gelu"),
+    residual="post_norm",
+)
+
 XLM = Architecture(
     name="xlm",
     classes=(
@@ -24,12 +31,7 @@ XLM = Architecture(
         "transformer.ffns",
         "transformer.layer_norm2",
     ),
-    block=Block(
-        norms=Norms(post_attn="layer_norm1", post_mlp="layer_norm2"),
-        attn=Attention("attentions", qkv=SplitQKV("q_lin", "k_lin", "v_lin"), out="out_lin"),
-        mlp=MLP("ffns", up="lin1", down="lin2", act="gelu"),
-        residual="post_norm",
-    ),
+    block=XLM_BLOCK,
     unembed=("pred_layer.proj", "classifier", "qa_outputs", "sequence_summary.summary"),
     requires={"gelu_activation": True},
 )
@@ -37,7 +39,7 @@ XLM = Architecture(
 XLM_RELU = replace(
     XLM,
     name="xlm_relu",
-    block=replace(XLM.block, mlp=MLP("ffns", up="lin1", down="lin2", act="relu")),
+    block=replace(XLM_BLOCK, mlp=MLP("ffns", up="lin1", down="lin2", act="relu")),
     requires={"gelu_activation": False},
 )
 

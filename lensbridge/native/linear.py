@@ -63,7 +63,7 @@ class Linear:
         if found.holding not in ("plain", "offloaded"):
             return found
         weight = self.module._parameters.get("weight")
-        if weight is None or weight.numel() != self.n_in * self.n_out:
+        if weight is None or weight.ndim != 2 or weight.numel() != self.n_in * self.n_out:
             return opaque(f"not stored as one matrix of {self.n_in} by {self.n_out}")
         why = proof.hindrance(self.module, "weight", self._kind)
         return opaque(f"not used as it is: {why}") if why else found

@@ -112,6 +112,7 @@ class AttentionPart:
     position_bias: nn.Module | None = None
     clip: float | None = None
     mask_from_v: bool = False
+    overwritten: bool = False
 
     @property
     def roles(self) -> dict[str, Role]:

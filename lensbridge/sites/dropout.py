@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lensbridge.errors import HookError
+from lensbridge.native.product import Product
 from lensbridge.sites.derived import SumSite
 from lensbridge.sites.site import Call, Chain, OutputSite, Site, Stage
 
@@ -175,6 +176,8 @@ def drops_after(block: nn.Module, writer: nn.Module) -> bool:
     """Whether code between a module's output and the end of a block may call dropout."""
     if isinstance(writer, nn.Dropout):
         return False
+    if isinstance(writer, Product):  # any method of its holder may call it
+        return any(map(_code_names_dropout, vars(type(writer.holder)).values()))
     around = [one for one in block.modules() if one is not writer and writer in set(one.modules())]
     return any(_names_dropout(one) for one in around)
 
@@ -185,8 +188,11 @@ def members_of(site: Site) -> dict[str, Any]:
 
 
 def _names_dropout(module: nn.Module) -> bool:
-    forward = unwrap(type(module).forward)
-    code = getattr(forward, "__code__", None)
+    return _code_names_dropout(unwrap(type(module).forward))
+
+
+def _code_names_dropout(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
     names = () if code is None else code.co_names
     return any("drop" in one and one != "layerdrop" for one in names)
 

@@ -131,7 +131,13 @@ def resolve(
         predicts_next=predicts_next(core, head, main.sizes.d_vocab)
         or (head is None and is_plain(core)),
         label_kind=None if is_plain(core) else label_kind(core, head, main.sizes.d_vocab),
-        paths={module: path for path, module in finder.parts.items()},
+        paths={
+            **{module: path for path, module in finder.parts.items()},
+            **{
+                product: f"{finder.path_of(holder)}.{name}"
+                for (holder, name), product in finder.products.items()
+            },
+        },
         checkpointers=tuple(
             one for one in finder.parts.values() if hasattr(one, "gradient_checkpointing")
         ),
@@ -218,6 +224,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         pos_embed=pos_embed,
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes=_RESIDUAL_AXES[spec.streams],
+        positions_first=spec.streams == "positions_first",
         ln_embed=norm(embed_norm),
         blocks=blocks,
         ln_final=norm(spec.final_norm),
@@ -226,6 +233,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
 
 _RESIDUAL_AXES = {
     None: "b p m",
+    "positions_first": "b p m",
     "streams_first": "r b p m",
     "streams_last": "b p r m",
     "flat": "p m",

@@ -83,6 +83,7 @@ class AttentionResolver:
             sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),
             gated=spec.gated,
             mask_from_v=spec.mask_from_v,
+            overwritten=spec.overwritten,
             clip=self.finder.optional_number(spec.clip),
             position_bias=self._where_there_is(module, spec.position_bias),
         )

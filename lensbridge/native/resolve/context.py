@@ -19,7 +19,7 @@ def context_of(finder: Finder, dims: Dims, pos_embed: str | None) -> int | None:
     `original_max_position_embeddings`, or else in the field of the context length.
     """
     limit = finder.optional_size(dims.context)
-    if limit is None:
+    if limit is None or limit < 0:  # XLNet says -1
         return None
     table = None if pos_embed is None else finder.top(pos_embed)
     if type(table) is nn.Embedding and table.padding_idx is not None:

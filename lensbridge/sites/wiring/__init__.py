@@ -13,6 +13,7 @@ from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
 from lensbridge.sites.modules import ModuleSites
 from lensbridge.sites.sharded import whole_site
 from lensbridge.sites.site import OutputSite, Site
+from lensbridge.sites.turned import TurnedSite
 from lensbridge.sites.wiring.absence import reason
 from lensbridge.sites.wiring.block import BlockWiring
 from lensbridge.sites.wiring.index import ExpertGroup, SiteIndex
@@ -64,8 +65,8 @@ class _ModelWiring(Placing):
     def sites(self) -> Iterator[Site]:
         native = self.native
         for tower in native.towers:
-            yield from self._stack(tower, native.front_of(tower))
-        yield from self._stack(native.main, "")
+            yield from self._turned(tower, self._stack(tower, native.front_of(tower)))
+        yield from self._turned(native.main, self._stack(native.main, ""))
         for name, module in (
             ("projector.hook_out", native.projector),
             ("head.hook_hidden", native.head_hidden),
@@ -85,6 +86,12 @@ class _ModelWiring(Placing):
         info = self.info("hook_logits", native.core, "output", "scaled or capped head output")
         return LogitsSite(info, entries, native.head_width)
 
+    def _turned(self, stack: StackPart, sites: Iterator[Site]) -> Iterator[Site]:
+        """Sites with the batch first, where the stack's values have positions first."""
+        for site in sites:
+            turns = stack.positions_first and site.axes.startswith("b p")
+            yield TurnedSite(site.info, site) if turns else site
+
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
             writer = Writer((stack.embed,), stack.embed_scale)
@@ -99,7 +106,7 @@ class _ModelWiring(Placing):
             for site in self.norm(f"{at}ln_embed", stack.ln_embed, stack.embed_overwritten):
                 yield _repeated(site, 0) if twice else site
         for i, block in enumerate(stack.blocks):
-            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block)
+            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block, stack.positions_first)
             experts = wiring.experts()
             if experts is not None:
                 self.groups[f"{experts.at}hook_expert_indices"] = experts

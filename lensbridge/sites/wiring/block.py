@@ -23,6 +23,7 @@ from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, m
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
+from lensbridge.sites.products import with_products
 from lensbridge.sites.routing import routing_of
 from lensbridge.sites.site import OutputSite, SharedInputSite, Site
 from lensbridge.sites.wiring.index import ExpertGroup
@@ -42,14 +43,17 @@ _FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
 class BlockWiring(Placing):
     """The sites of one layer, whose names begin with `at`."""
 
-    def __init__(self, native: ResolvedModel, at: str, block: BlockPart) -> None:
+    def __init__(
+        self, native: ResolvedModel, at: str, block: BlockPart, positions_first: bool = False
+    ) -> None:
         super().__init__(native)
         self.at = at
         self.block = block
+        self.positions_first = positions_first
 
     def sites(self) -> Iterator[Site]:
         """Every point of the layer."""
-        for site in self._points():
+        for site in map(with_products, self._points()):
             flattens = self._flattened_by(site)
             yield site if flattens is None else FlatSite(site.info, site, flattens)
 
@@ -72,8 +76,7 @@ class BlockWiring(Placing):
             return
         for slot, norm in block.norms.items():
             if not (slot == "ln2" and self._one_norm):
-                last = block.members is not None and norm.module is block.exit
-                yield from self.norm(f"{at}{slot}", norm, overwritten=last)
+                yield from self.norm(f"{at}{slot}", norm, self._is_overwritten(norm))
         yield from self._between()
         if block.attn is not None:
             yield from self._added(f"{at}hook_attn_out", block.attn)
@@ -95,6 +98,16 @@ class BlockWiring(Placing):
         if block.per_layer is not None:
             yield self.output(f"{at}hook_per_layer_out", block.per_layer)
 
+    def _is_overwritten(self, norm: Norm) -> bool:
+        """Whether the model may write into a norm's output tensor after it was read."""
+        after = self.block.members is not None and norm.module is self.block.exit
+        return after or any(
+            isinstance(branch, AttentionPart | MLPPart)
+            and branch.overwritten
+            and branch.post_norm is norm
+            for branch in (self.block.attn, self.block.cross, self.block.mlp)
+        )
+
     def _ends(self) -> Iterator[Site]:
         """The stream before and after the layer.
 
@@ -113,7 +126,7 @@ class BlockWiring(Placing):
         Where it is not described how the layer adds it, it is what the branch's module gives.
         """
         writer, block = branch.writer, self.block.runner
-        overwritten = isinstance(branch, MLPPart) and branch.overwritten
+        overwritten = isinstance(branch, AttentionPart | MLPPart) and branch.overwritten
         if not self._gives(branch):
             return
         site = self.written(name, writer, overwritten)
@@ -238,7 +251,7 @@ class BlockWiring(Placing):
 
     def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
         info = self.info(name, attn.module, "kernel")
-        return KernelSite(info, attn.module, role, **sizes)
+        return KernelSite(info, attn.module, role, **sizes, positions_first=self.positions_first)
 
     def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
         norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
