@@ -246,11 +246,12 @@ def test_padding_is_not_counted_by_the_frequency_penalty() -> None:
 def test_the_frequency_penalty_of_a_padded_row_is_that_of_the_row_alone() -> None:
     model = lensbridge.load(build(Shape("gpt2")))
     calls = {"freq_penalty": 1.0, "stop_at_eos": False, **QUIET}
-    for fill in range(VOCAB):
-        rows, ids, mask = padded("left", fill)
+    alone = [model.generate(row, **calls)[0, -NEW:] for row in padded("left")[0]]
+    for fill in set(torch.cat(alone).tolist()):  # a penalty on another changes no choice
+        _, ids, mask = padded("left", fill)
         found = model.generate(ids, attention_mask=mask, **calls)
-        for i, row in enumerate(rows):
-            assert torch.equal(found[i, -NEW:], model.generate(row, **calls)[0, -NEW:])
+        for i, row in enumerate(alone):
+            assert torch.equal(found[i, -NEW:], row)
 
 
 def test_padding_is_no_part_of_the_text() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.errors import ContextLengthError, InputError
 from lensbridge.generation.answer_rows import AnswerRow, answer_rows
 from lensbridge.hooked_model import HookedModel
-from lensbridge.interventions.plan import acting
+from lensbridge.interventions.callbacks import acting
 from lensbridge.interventions.running import Interventions, edited
 
 Normalize: TypeAlias = "bool | Literal['tokens', 'characters']"

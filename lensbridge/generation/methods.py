@@ -19,7 +19,7 @@ from lensbridge.generation.streaming import streamed
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
-from lensbridge.interventions.plan import callbacks_of
+from lensbridge.interventions.callbacks import callbacks_of
 from lensbridge.interventions.running import Interventions, run_edited
 from lensbridge.points.point_names import NamesFilter
 

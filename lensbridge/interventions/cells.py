@@ -9,10 +9,12 @@ from torch import Tensor
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.interventions.callbacks import acting, plans_of
 from lensbridge.interventions.columns import Window, columns_of
 from lensbridge.interventions.fit import InputColumns
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import Plan, acting, plans_of
+from lensbridge.interventions.plan import Plan
+from lensbridge.interventions.windows import whole_window
 
 
 def cells_of(
@@ -109,7 +111,9 @@ class InterventionEdit:
 
     def apply(self, activation: Tensor) -> Tensor:
         """The activation after the intervention."""
-        window = self.plan.whole(activation, self.mask, self.keys_mask, self.special)
+        window = whole_window(
+            self.plan.place.axes, activation, self.mask, self.keys_mask, self.special
+        )
         return self.plan.edited(activation, window, 0)
 
     def first_position(self, axes: Sequence[str]) -> int:

@@ -1,15 +1,13 @@
 """Plan: an intervention at one point of one model, checked, as a callback of the engine."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lensbridge.cache import ActivationCache
 from lensbridge.errors import EditError, InputError
 from lensbridge.hooked_model import HookedModel
-from lensbridge.hooks.callbacks import Callback, Hook
+from lensbridge.hooks.callbacks import Hook
 from lensbridge.inputs.positions import ColumnOwner, column_owner, decoder_input, mask_of
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.special import is_special, known_special_ids
@@ -27,96 +25,9 @@ from lensbridge.interventions.fit import (
 )
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
-from lensbridge.interventions.source import Source, SourceValues, StoredSource
-from lensbridge.interventions.when import When
-from lensbridge.points.point_names import names_points
+from lensbridge.interventions.source import Source, SourceValues
+from lensbridge.interventions.windows import window_of
 from lensbridge.sites.derived import LatentSite
-from lensbridge.sites.modules import UNKNOWN
-
-
-def callbacks_of(
-    model: HookedModel, interventions: "Intervention | Iterable[Intervention]"
-) -> list[Callback]:
-    """Interventions as callbacks, in their order, checked as far as possible before a run.
-
-    Raises:
-        InputError: something is not an intervention, or heads, neurons, values or sources do not
-            fit.
-        UnknownPointError: no point has the name.
-        AbsentPointError: this architecture lacks a point.
-        EditError: a point cannot be edited.
-    """
-    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
-    found: list[Callback] = []
-    for one in several:
-        if not isinstance(one, Intervention):
-            raise InputError(
-                f"{one!r} is no intervention. lensbridge.interventions has Replace, Add, Zero..."
-            )
-        found += _callbacks(model, one)
-    return found
-
-
-def acting(interventions: "Intervention | Iterable[Intervention]") -> list[Intervention]:
-    """Interventions as a list, for a run that does not generate.
-
-    Raises:
-        InputError: an intervention acts only on tokens that generation adds.
-    """
-    several = [interventions] if isinstance(interventions, Intervention) else list(interventions)
-    for one in several:
-        if isinstance(one, Intervention) and not When.of(one.when).reaches_prompt:
-            raise InputError(
-                f"{called(one)} at {one.site!r} acts on tokens that generation adds ({one.when}), "
-                "and this run adds none. Pass it to generate()."
-            )
-    return several
-
-
-def _callbacks(model: HookedModel, one: Intervention) -> list[Callback]:
-    required = names_points(one.site)
-    return [
-        Callback(
-            plan.name,
-            "edit",
-            plan.run,
-            str(one.site),
-            required,
-            by_row=one.works_by_row,
-            check=plan.check,
-        )
-        for plan in plans_of(model, one)
-    ]
-
-
-def plans_of(model: HookedModel, one: Intervention) -> "list[Plan]":
-    """An intervention at each of its points.
-
-    Raises:
-        InputError: the intervention does not fit one of them.
-    """
-    names = model.vocabulary.select(one.site)
-    if isinstance(one.origin, Tensor) and len(names) > 1:
-        raise InputError(
-            f"{called(one)}: the source is one tensor, but {one.site!r} means {len(names)} points. "
-            "Give a cache, or a mapping from names to tensors."
-        )
-    unknown = next((name for name in names if model.engine.sites[name].axes == UNKNOWN), None)
-    if unknown is not None:
-        raise InputError(
-            f"{called(one)} at {unknown}: which axes the value has is known once a run shows it. "
-            f"Read it first, model.run_with_cache(input, {unknown!r}), or edit it with a hook."
-        )
-    origin = with_canonical_names(model, one.origin)
-    return [Plan.of(model, one, name, origin) for name in names]
-
-
-def with_canonical_names(model: HookedModel, source: Source | None) -> Source | None:
-    """A source whose activations have canonical names."""
-    if source is None or isinstance(source, Tensor | ActivationCache):
-        return source
-    named = {model.vocabulary.canonical(name): tensor for name, tensor in source.items()}
-    return replace(source, tensors=named) if isinstance(source, StoredSource) else named
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,54 +268,8 @@ class Plan:
         if region.step == 0:  # with beams there are more rows; `act` repeats the examples
             self.intervention.check_value((None, *region.value.shape[1:]), self.what)
 
-    def whole(
-        self,
-        value: Tensor,
-        mask: Tensor | None,
-        keys_mask: Tensor | None = None,
-        special: Tensor | None = None,
-    ) -> Window:
-        """The window of a pass that computes every column of the point."""
-        axes = self.place.axes
-        rows = 1 if axes.batch is None else value.shape[axes.batch]
-        size = 1 if axes.position is None else value.shape[axes.position]
-        return self._of_pass(Window(rows, 0, size, size), mask, keys_mask, special)
-
-    def _of_pass(
-        self,
-        window: Window,
-        mask: Tensor | None,
-        keys_mask: Tensor | None,
-        special: Tensor | None,
-    ) -> Window:
-        """A window with what is known of its rows and columns."""
-        fits = special is not None and special.shape == (window.rows, window.end - window.start)
-        return replace(
-            window,
-            mask=_of_rows(mask, window.rows),
-            keys_mask=_of_rows(keys_mask, window.rows),
-            special=special if fits else None,
-        )
-
     def _window(self, value: Tensor, hook: Hook) -> Window:
-        axes, progress = self.place.axes, hook.progress
-        every = self.whole(value, None)
-        rows, size = every.rows, every.end
-        total = progress.past + progress.count
-        apart = self.owner in ("encoder", "tower") or not axes.has_batch or axes.position is None
-        if not progress.past and size != total and self.name != "hook_logits":
-            apart = True  # a decoder that makes its own ids, pictures in the text
-        keys_mask = progress.mask(encoder=True) if self.place.looks_elsewhere else None
-        special = self._special(progress.ids(self.owner == "encoder")) if self.special else None
-        if apart or total < size:
-            mask = progress.mask(encoder=True) if self.owner == "encoder" else None
-            return self.whole(value, mask, keys_mask, special)
-        several = progress.examples is not None and rows % progress.examples == 0
-        examples = progress.examples if several else None
-        window = Window(rows, total - size, total, progress.prompt, examples=examples)
-        return self._of_pass(window, progress.mask(), keys_mask, special)
-
-
-def _of_rows(mask: Tensor | None, rows: int) -> Tensor | None:
-    """A mask, if it is of the rows of a value."""
-    return mask if mask is not None and len(mask) == rows else None
+        special = (
+            self._special(hook.progress.ids(self.owner == "encoder")) if self.special else None
+        )
+        return window_of(self.place, self.owner, value, hook.progress, special)

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias, overload
 from torch import Tensor
 
 from lensbridge.hooked_model import HookedModel, OneTensor, Result, ReturnType
+from lensbridge.interventions.callbacks import acting, callbacks_of
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import acting, callbacks_of
 
 Interventions: TypeAlias = Intervention | Iterable[Intervention]
 """One intervention or several; they act in the order given."""

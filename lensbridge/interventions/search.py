@@ -105,17 +105,8 @@ class Search:
         given, mask = _ids(model, base)
         there, source_mask = _ids(model, source)
         wanted = torch.as_tensor(labels, device=model.device)
-        if not len(given) == len(there) == len(wanted) or wanted.ndim != 1:
-            raise InputError(
-                f"base, source and labels are [pair, pos], [pair, pos], [pair]; got "
-                f"{tuple(given.shape)}, {tuple(there.shape)}, {tuple(wanted.shape)}."
-            )
-        names = model.vocabulary.select(spot.site)
-        if len(names) != 1:
-            raise InputError(
-                f"{spot.site!r} means {len(names)} points. A search is at one: name it."
-            )
-        _check_site(model, names[0])
+        _check_pairs(given, there, wanted)
+        name = _site_named(model, spot.site)
         _check_read(given, wanted, spot.answer_position, model.cfg.d_vocab)
         masked = {} if mask is None else {"attention_mask": mask}
         answers = None if spot.answers is None else torch.as_tensor(spot.answers)
@@ -124,8 +115,8 @@ class Search:
             model,
             given,
             wanted if answers is None else _places(wanted, answers),
-            names[0],
-            StoredSource.of(source_of(model, there, names, **hidden), names),
+            name,
+            StoredSource.of(source_of(model, there, [name], **hidden), [name]),
             normalized(spot.positions),
             normalized(spot.source_positions),
             spot.heads,
@@ -234,12 +225,30 @@ def _ids(model: HookedModel, given: Any) -> tuple[Tensor, Tensor | None]:
     return prepared.tokens, prepared.mask
 
 
-def _check_site(model: HookedModel, name: str) -> None:
-    axes = model.engine.sites[name].axes
+def _check_pairs(base: Tensor, source: Tensor, labels: Tensor) -> None:
+    if not len(base) == len(source) == len(labels) or labels.ndim != 1:
+        raise InputError(
+            f"base, source and labels are [pair, pos], [pair, pos], [pair]; got "
+            f"{tuple(base.shape)}, {tuple(source.shape)}, {tuple(labels.shape)}."
+        )
+
+
+def _site_named(model: HookedModel, site: Name) -> str:
+    """The one point that a name means, if its values have dimensions.
+
+    Raises:
+        InputError: it means several, or the last axis counts something else.
+    """
+    names = model.vocabulary.select(site)
+    if len(names) != 1:
+        raise InputError(f"{site!r} means {len(names)} points. A search is at one: name it.")
+    axes = model.engine.sites[names[0]].axes
     if axes.split()[-1] in "qks":
         raise InputError(
-            f"{name} has axes {axes!r}: its last axis counts no dimensions, so it has no subspaces."
+            f"{names[0]} has axes {axes!r}: its last axis counts no dimensions, so it has no "
+            "subspaces."
         )
+    return names[0]
 
 
 def _check_read(ids: Tensor, labels: Tensor, position: int, d_vocab: int | None) -> None:

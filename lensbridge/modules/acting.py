@@ -13,8 +13,9 @@ from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.interventions.axis import Axes
+from lensbridge.interventions.callbacks import acting, with_canonical_names
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import Plan, acting, with_canonical_names
+from lensbridge.interventions.plan import Plan
 from lensbridge.points.point_names import names_points
 from lensbridge.sites.modules import ModuleSite, of_call
 

@@ -12,8 +12,8 @@ from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import is_one_text, is_text
+from lensbridge.interventions.callbacks import callbacks_of
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import callbacks_of
 from lensbridge.interventions.rows import at_rows, moves
 from lensbridge.metrics import Metric
 from lensbridge.sweeps.grid import Grid

@@ -13,8 +13,9 @@ from lensbridge.engines.vllm.sites import NO_HEAD_OF_ITS_OWN
 from lensbridge.errors import EditError, UnsupportedError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback
+from lensbridge.interventions.callbacks import callbacks_of
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import Plan, callbacks_of
+from lensbridge.interventions.plan import Plan
 
 _REASONS = {
     "grad": "vLLM computes no gradients",

@@ -12,8 +12,8 @@ from lensbridge.engines.vllm.requests import ids_of
 from lensbridge.errors import InputError, UnsupportedError
 from lensbridge.experiments import Experiment, ExperimentResult
 from lensbridge.experiments.running import Running
+from lensbridge.interventions.callbacks import acting
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import acting
 from lensbridge.interventions.running import edited
 from lensbridge.patching.activation import Prepared, assemble
 from lensbridge.sweeps.base_run import BaseRun

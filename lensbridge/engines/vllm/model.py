@@ -24,8 +24,8 @@ from lensbridge.experiments.methods import ExperimentMethods
 from lensbridge.hooked_model import LogitsAndLoss, Result, ReturnType
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.inputs.prepare import Prepared, Preparer
+from lensbridge.interventions.callbacks import acting
 from lensbridge.interventions.methods import InterventionMethods
-from lensbridge.interventions.plan import acting
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.patching.methods import SweepMethods
 from lensbridge.points.names import template

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from lensbridge.hooked_model import HookedModel
+from lensbridge.interventions.callbacks import plans_of
 from lensbridge.interventions.columns import Window
 from lensbridge.interventions.document import Store, read, written
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import Plan, plans_of
+from lensbridge.interventions.plan import Plan
 
 FORMAT = "lensbridge.vllm/1"
 

@@ -15,8 +15,8 @@ from lensbridge.errors import InputError, UnsupportedError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.inputs.prepare import Prepared
+from lensbridge.interventions.callbacks import callbacks_of
 from lensbridge.interventions.intervention import Intervention
-from lensbridge.interventions.plan import callbacks_of
 
 _TAKEN = ("prepend_bos", "padding_side", "attention_mask", "add_generation_prompt", "use_cache")
 _GREEDY = {"temperature": 0.0, "detokenize": False}

@@ -4,7 +4,7 @@ from typing import Any
 
 from lensbridge.analysis import direct_logit_attribution
 from lensbridge.serve.questions import Attribution
-from lensbridge.serve.subject import Subject
+from lensbridge.serve.subject import Prompt, Subject
 from lensbridge.serve.views.predictions import logits_at
 from lensbridge.serve.views.python import assigned, at, program, token
 from lensbridge.serve.worker import Job
@@ -20,34 +20,42 @@ def attribution(subject: Subject, asked: Attribution, job: Job) -> dict[str, Any
     result = direct_logit_attribution(
         subject.model, prompt.given, answer, against, unit=asked.unit, pos=position
     )
-    rows = result.attribution[:, 0].tolist()
-    lines = [] if against is None else [token(subject, "against", against)]
-    other = "" if against is None else "against, "
+    rows = zip(result.labels, result.attribution[:, 0].tolist(), strict=True)
     return {
         "tokens": prompt.labels,
         "position": position,
         "target": subject.token(answer),
         "against": None if against is None else subject.token(against),
-        "rows": [
-            {"label": part_name(label), "value": value}
-            for label, value in zip(result.labels, rows, strict=True)
-        ],
+        "rows": [{"label": part_name(label), "value": value} for label, value in rows],
         "bias": float(result.bias[0]),
         "logit": float(result.logit[0]),
-        "python": program(
-            subject,
-            assigned("prompt", prompt),
-            at(prompt, position),
-            token(subject, "answer", answer),
-            *lines,
-            "parts = direct_logit_attribution(",
-            f'    model, prompt, answer, {other}unit="{asked.unit}", pos=position',
-            ")",
-            "for label, value in zip(parts.labels, parts.attribution[:, 0].tolist()):",
-            '    print(f"{value:8.3f}", label)',
-            imports="from lensbridge.analysis import direct_logit_attribution",
-        ),
+        "python": _python(subject, asked, prompt, position, answer, against),
     }
+
+
+def _python(
+    subject: Subject,
+    asked: Attribution,
+    prompt: Prompt,
+    position: int,
+    answer: int,
+    against: int | None,
+) -> str:
+    lines = [] if against is None else [token(subject, "against", against)]
+    other = "" if against is None else "against, "
+    return program(
+        subject,
+        assigned("prompt", prompt),
+        at(prompt, position),
+        token(subject, "answer", answer),
+        *lines,
+        "parts = direct_logit_attribution(",
+        f'    model, prompt, answer, {other}unit="{asked.unit}", pos=position',
+        ")",
+        "for label, value in zip(parts.labels, parts.attribution[:, 0].tolist()):",
+        '    print(f"{value:8.3f}", label)',
+        imports="from lensbridge.analysis import direct_logit_attribution",
+    )
 
 
 def part_name(label: str) -> str:
