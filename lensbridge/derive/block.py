@@ -1,15 +1,16 @@
 """Makes a `Block` from one layer of a trace, and gives reasons for what it leaves out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from torch import Tensor
 
 from lensbridge.derive.attention import FoundAttention, find_attention
 from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
 from lensbridge.derive.fields import Fields
+from lensbridge.derive.found import FoundBlock, undescribed
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished, fitted_scale, is_projection
-from lensbridge.derive.mixer import computes, find_mixer, mixes_positions
+from lensbridge.derive.mixer import find_mixer, mixing_call
 from lensbridge.derive.mlp import Dense, FoundDense, find_dense
 from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.multiples import Multiples
@@ -17,23 +18,6 @@ from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
 from lensbridge.derive.trace import Kernel, TracedCall
 from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms, Opaque
-
-
-@dataclass
-class FoundBlock:
-    """The description of a layer.
-
-    Args:
-        block: the description; its `residual` is None where the sums were not found.
-        sizes: the sizes of its attention, if it has any.
-        missing: which part could not be established, and why.
-        absolute: whether absolute positions matter to its rotary attention.
-    """
-
-    block: Block
-    sizes: Sizes | None = None
-    missing: dict[str, str] = field(default_factory=dict)
-    absolute: bool = False
 
 
 def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
@@ -52,12 +36,6 @@ def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
         return _Assembly(layer, fields, steps, usual).found()
     except NotEstablished as error:
         return FoundBlock(undescribed(usual), missing={"residual": str(error)})
-
-
-def undescribed(usual: NormFacts | Norms) -> Block:
-    """A block with only input and output described; its kind of norm is that of the final norm."""
-    kinds = Norms(kind=usual.kind, unit_offset=usual.unit_offset, eps=usual.eps)
-    return Block(norms=kinds, residual=None)
 
 
 class _Assembly:
@@ -177,8 +155,7 @@ class _Assembly:
         kernels = kernels_of(self.layer, branch)
         if kernels:
             return "cross" if _crosses(kernels) else "attn"
-        computed = computes(self.layer, branch.root)
-        return "mixer" if computed and mixes_positions(branch) else "mlp"
+        return "mlp" if mixing_call(self.layer, branch) is None else "mixer"
 
     def _add(self, branch: Branch, role: str) -> str:
         """Describe a branch, or note why it is not described; returns the slot of its norms."""
@@ -188,13 +165,14 @@ class _Assembly:
         if role in self.seen:
             slot, role = "per_layer", "per_layer"
         self.seen.add(role)
-        if branch.post is not None:
-            self.slots[f"post_{slot}"] = branch.post
         try:
             reader = getattr(self, f"_add_{role}")(branch)
         except NotEstablished as error:
             self.missing[role] = str(error)
             reader = self._at_its_boundaries(branch, role, str(error))
+            slot = {"cross": "attn"}.get(slot, slot)
+        if branch.post is not None:
+            self.slots[f"post_{slot}"] = branch.post
         self._pre(branch, slot, reader)
         return slot
 
@@ -205,7 +183,7 @@ class _Assembly:
             opaque = Opaque(found.path, written_by=found.written_by, scale=found.scale)
             self.block = replace(self.block, mlp=opaque)
             return reader
-        if self.block.mixer is not None:
+        if self.block.mixer is not None or (role == "cross" and self.block.attn is not None):
             raise NotEstablished(reason)
         return self._add_mixer(branch)
 

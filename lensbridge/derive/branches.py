@@ -87,6 +87,8 @@ def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, boo
     if kernel.z is None or kernel.z.ndim < 3:
         return None, False
     batch, positions = layer.shape[0], layer.shape[1]
+    if kernel.z.ndim != 4 and kernel.z.shape[0] % batch:
+        return None, False
     z = kernel.z if kernel.z.ndim == 4 else kernel.z.unflatten(0, (batch, -1))
     if z.shape[0] != batch or z.shape[2] != positions:
         return None, False

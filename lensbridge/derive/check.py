@@ -4,25 +4,14 @@ If a check fails, the part that it is about is described with less detail: atten
 their inputs and outputs only, then whole layers.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from lensbridge.derive.reductions import blocks_of, loses_a_layer, reduced
 from lensbridge.errors import UnsupportedArchitectureError
-from lensbridge.spec import (
-    MLP,
-    Architecture,
-    Attention,
-    Block,
-    FusedGatedMLP,
-    GatedMLP,
-    Mixer,
-    MoE,
-    Norms,
-    Opaque,
-)
+from lensbridge.spec import Architecture, Opaque
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +19,7 @@ if TYPE_CHECKING:
     from lensbridge.conformance.check import Check, Row
     from lensbridge.derive.derivation import Derivation
 
-Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
-
-_TRIES = 9
+_TRIES = 12
 _MOST, _LONGEST = 5, 300
 
 
@@ -53,9 +40,13 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
             missing = {**derivation.missing, **reasons}
             explained = explain(derivation.architecture, missing)
             return replace(derivation, architecture=explained, missing=missing)
-        part, smaller = _reduced(derivation.architecture, told)
+        part, smaller = reduced(derivation.architecture, told)
         reasons[part] = told
-        derivation = replace(derivation, architecture=smaller)
+        if loses_a_layer(derivation.architecture, smaller) and derivation.unwritten is not None:
+            derivation = replace(derivation.unwritten(), unwritten=None)
+            reasons = {"residual": told}
+        else:
+            derivation = replace(derivation, architecture=smaller)
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
 
 
@@ -71,7 +62,7 @@ def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architect
 
 
 def _lacking(architecture: Architecture) -> Iterator[str]:
-    blocks = _blocks(architecture)
+    blocks = blocks_of(architecture)
     if any(block.residual is None for block in blocks):
         yield "residual"
     if all(block.attn is None for block in blocks):
@@ -130,139 +121,6 @@ def _first_failure(
     rows = (run_check(check, subject) for check in checks)
     failed = (row for row in rows if row.status == "failed" and passing not in row.detail)
     return list(islice(failed, 1))
-
-
-def _reduced(architecture: Architecture, told: str) -> tuple[str, Architecture | None]:
-    """The part that a failure is about, and a description without it."""
-    for part, about, smaller in _REDUCTIONS:
-        if re.search(about, told):
-            less = smaller(architecture)
-            if less != architecture:
-                return part, less
-    for part, _, smaller in _REDUCTIONS:
-        less = smaller(architecture)
-        if less != architecture:
-            return part, less
-    return "layers", None
-
-
-def _blocks(architecture: Architecture) -> tuple[Block, ...]:
-    block = architecture.block
-    return block if isinstance(block, tuple) else (block,)
-
-
-def _with_blocks(architecture: Architecture, change: Callable[[Block], Block]) -> Architecture:
-    changed = tuple(dict.fromkeys(change(block) for block in _blocks(architecture)))
-    return replace(architecture, block=changed[0] if len(changed) == 1 else changed)
-
-
-def _without_inside(architecture: Architecture) -> Architecture:
-    return _with_blocks(architecture, by_its_ends)
-
-
-def by_its_ends(block: Block) -> Block:
-    """A block without a description of its branches; only what its norms compute is left."""
-    norms = block.norms
-    return Block(
-        norms=Norms(kind=norms.kind, unit_offset=norms.unit_offset, eps=norms.eps), residual=None
-    )
-
-
-def _without_attention(architecture: Architecture) -> Architecture:
-    def change(block: Block) -> Block:
-        if block.attn is None:
-            return block
-        if not block.attn.path or block.mixer is not None:
-            return by_its_ends(block)
-        attn = block.attn
-        writer, scale, skip_scale = _writer(block, attn), attn.scale, attn.skip_scale
-        mixer = Mixer(attn.path, written_by=writer, scale=scale, skip_scale=skip_scale)
-        return replace(block, attn=None, mixer=mixer)
-
-    return _with_blocks(architecture, change)
-
-
-def _without_mlp(architecture: Architecture) -> Architecture:
-    def change(block: Block) -> Block:
-        mlp = block.mlp
-        if mlp is None:
-            return block
-        if isinstance(mlp, Opaque) or isinstance(mlp.written_by, tuple) or not mlp.path:
-            return by_its_ends(block)
-        writer, scale, skip_scale = _writer(block, mlp), mlp.scale, mlp.skip_scale
-        opaque = Opaque(mlp.path, written_by=writer, scale=scale, skip_scale=skip_scale)
-        return replace(block, mlp=opaque)
-
-    return _with_blocks(architecture, change)
-
-
-def _writer(block: Block, branch: Branch) -> str | None:
-    """The module that writes a branch if its inside is not described: the norm after it, if any."""
-    norms = block.norms
-    behind = norms.post_attn if isinstance(branch, Attention) else norms.post_mlp
-    assert not isinstance(branch.written_by, tuple)
-    return branch.written_by if block.residual == "post_norm" else branch.written_by or behind
-
-
-def _without_expert_parts(architecture: Architecture) -> Architecture:
-    """A mixture with less detail: first without its shared experts, then without the others."""
-    shared = any(isinstance(b.mlp, MoE) and b.mlp.shared is not None for b in _blocks(architecture))
-
-    def change(block: Block) -> Block:
-        if not isinstance(block.mlp, MoE):
-            return block
-        less = replace(block.mlp, shared=None) if shared else replace(block.mlp, experts=None)
-        return replace(block, mlp=less)
-
-    return _with_blocks(architecture, change)
-
-
-def _without_cross(architecture: Architecture) -> Architecture:
-    crossed = any(block.cross is not None for block in _blocks(architecture))
-    return _without_inside(architecture) if crossed else architecture
-
-
-def _without_positions(architecture: Architecture) -> Architecture:
-    return replace(architecture, pos_embed=None)
-
-
-def _without_final_norm(architecture: Architecture) -> Architecture:
-    return replace(architecture, final_norm=None)
-
-
-def _without_head(architecture: Architecture) -> Architecture:
-    return replace(
-        architecture,
-        unembed=None,
-        unembed_bias=None,
-        head_scale=None,
-        logit_scale=None,
-        logit_softcap=None,
-        head_hidden=None,
-    )
-
-
-def _without_embeddings(architecture: Architecture) -> Architecture:
-    return replace(architecture, embed=None, embed_scale=None, embed_mixed=False)
-
-
-def _with_mixed_embeddings(architecture: Architecture) -> Architecture:
-    return replace(architecture, embed_mixed=True)
-
-
-_REDUCTIONS: tuple[tuple[str, str, Callable[[Architecture], Architecture]], ...] = (
-    ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", _without_attention),
-    ("experts", r"expert|mlp\.shared|router", _without_expert_parts),
-    ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
-    ("cross-attention", r"cross", _without_cross),
-    ("positions", r"pos_embed|positions are", _without_positions),
-    ("head", r"hook_logits|the head makes logits|logits are the output", _without_head),
-    ("final norm", r"ln_final", _without_final_norm),
-    ("embeddings", r"embeddings make the stream", _with_mixed_embeddings),
-    ("token embedding", r"hook_embed", _without_embeddings),
-    ("inside of the layers", r"", _without_inside),
-)  # fmt: skip
-"""Parts, a pattern for the failures that are about each, and how to describe less of it."""
 
 
 def _refusal(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> str:

@@ -260,7 +260,8 @@ def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
 def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | None:
     """The module between the stream and the head, if there is one besides the final norm."""
     for call in trace.calls:  # the outermost first
-        if chain.end < call.start and call.end < head.start and _gave(call, head.inputs[0]):
+        between = chain.end < call.start and call.end < head.start
+        if between and _gave(call, head.inputs[0]) and len(trace.of(call.path)) == 1:
             return call.path
     return None
 

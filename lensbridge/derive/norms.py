@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, Value, close, fitted_scale
-from lensbridge.derive.trace import TracedCall
+from lensbridge.derive.trace import TracedCall, tensors
 from lensbridge.native.norm import affine_names
 from lensbridge.spec import NormKind, Scale
 
@@ -35,7 +35,7 @@ def looks_like_norm(call: TracedCall) -> bool:
         return False
     try:
         with torch.no_grad():
-            larger = call.module(given * 16)
+            larger = next(tensors(call.module(given * 16)), None)
     except Exception:  # a module that needs more than its input is not a norm
         return False
     return isinstance(larger, Tensor) and close(larger, got, 0.03) and not close(given, got, 1e-3)
