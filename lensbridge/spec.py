@@ -37,6 +37,7 @@ __all__ = [
     "SplitQKV",
     "Stack",
     "StackedExperts",
+    "Streams",
 ]
 
 Residual = Literal["sequential", "parallel", "post_norm"]
@@ -53,6 +54,16 @@ head its queries, its key, its value. sharded: four shards, each with all its q,
 
 FusedOrder = Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"]
 """The order of queries, keys and values in a blocked projection."""
+
+Streams = Literal[
+    "streams_first", "streams_last", "side_by_side", "flat", "positions_first", "reversible"
+]
+"""The axes of the residual stream. streams_first: `[r, b, p, m]`, several streams (Gemma 3n).
+streams_last: `[b, p, r, m]` (hyper-connections). side_by_side: `[b, p, (r m)]`, several streams in
+one vector (Qwen 4). flat: `[p, m]`, the patches of all images in one row (Qwen2-VL).
+positions_first: `[p, b, m]` (XLNet); points have the batch first all the same. reversible:
+`[r, b, p, m]`, two streams that a layer takes and gives one by one; attention reads the second and
+is added to the first, the MLP reads the first and is added to the second (Reformer)."""
 
 QKNormAxes = Literal["flat", "positions_first", "heads_first"]
 """The input of a norm of q or k: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
@@ -430,7 +441,7 @@ class Block:
         residual: how the branches read and write the stream; None if that is not described. The
             branches that are described have their points then, and what needs the stream inside
             the layer (`hook_resid_mid`, decompositions) raises. Words about what is added
-            (`post_attn`, `scale`, `written_by`...) are refused. Without branches, only the
+            (`post_attn`, `scale`...) are refused. Without branches, only the
             layer's input and output are points.
         mixer: a mixer in the place of attention, or beside it (Falcon-H1).
         cross: attention to an encoder's output, between `attn` and `mlp`.
@@ -475,10 +486,7 @@ class Stack:
         final_norm: the norm after the last layer.
         embed_mixed: whether more happens to the embeddings before the first layer than a sum and a
             norm (ESM's token dropout, RoCBERT's shapes and sounds).
-        streams: the axes of the residual stream, if they are not `[b, p, m]`: `streams_first` is
-            `[r, b, p, m]` (Gemma 3n), `streams_last` `[b, p, r, m]` (hyper-connections), `flat`
-            `[p, m]` (the patches of all images in one row: Qwen2-VL). `positions_first` is
-            `[p, b, m]` (XLNet): points have the batch first all the same.
+        streams: the axes of the residual stream, if they are not `[b, p, m]`.
         positions: "absolute" if more than the differences of `position_ids` matters, although there
             is no table of positions: a norm with a gain after rotary (Hunyuan).
         dims: the config fields that have the sizes.
@@ -495,7 +503,7 @@ class Stack:
     embed_norm: str | None = None
     final_norm: str | None = None
     embed_mixed: bool = False
-    streams: Literal["streams_first", "streams_last", "flat", "positions_first"] | None = None
+    streams: Streams | None = None
     positions: Literal["absolute"] | None = None
     dims: Dims = Dims()
     config: str | None = None

@@ -1,9 +1,22 @@
-"""X-MOD: RoBERTa with language adapters behind its MLPs; the inside of a layer is not described."""
+"""X-MOD: RoBERTa with an adapter for each language behind its MLPs.
+
+What adapters add is not described. With `pre_norm` one norm runs before the MLP and again before
+the adapter, so that the MLP is not described either.
+"""
 
 from dataclasses import replace
 
-from lensbridge.spec import Block
+from lensbridge.spec import Norms
+from lensbridge_adapters.bert import BERT_BLOCK
 from lensbridge_adapters.roberta import ROBERTA
+
+BLOCK = replace(
+    BERT_BLOCK,
+    norms=Norms(pre_mlp="attention.output.LayerNorm"),
+    mlp=replace(BERT_BLOCK.mlp, written_by="output.dense"),
+    residual=None,
+)
+ADAPTERS = "each language has an adapter behind the MLPs that adds to the stream"
 
 XMOD = replace(
     ROBERTA,
@@ -17,12 +30,20 @@ XMOD = replace(
         "XmodForMultipleChoice",
         "XmodModel",
     ),
-    block=Block(residual=None),
+    requires={"pre_norm": False},
+    block=BLOCK,
+    undescribed={"residual": ADAPTERS},
+)
+
+XMOD_PRE_NORM = replace(
+    XMOD,
+    name="xmod_pre_norm",
+    requires={"pre_norm": True},
+    block=replace(BLOCK, norms=Norms(pre_attn="attention.output.LayerNorm"), mlp=None),
     undescribed={
-        "residual": "each language has an adapter behind the MLPs that adds to the stream",
-        "attn": "only the layers' input and output are described",
-        "mlp": "only the layers' input and output are described",
+        "residual": ADAPTERS,
+        "mlp": "the norm before it runs a second time before the adapter",
     },
 )
 
-ARCHITECTURES = (XMOD,)
+ARCHITECTURES = (XMOD, XMOD_PRE_NORM)

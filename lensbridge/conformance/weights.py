@@ -160,7 +160,9 @@ def check_mlp_weights_make_neurons(subject: Subject) -> None:
 
 def check_down_projection_writes_mlp_out(subject: Subject) -> None:
     """mlp_out is the neurons times W_out plus b_out, up to the norm and multiplier after it."""
-    for block in subject.clean.having("mlp.hook_post", "hook_mlp_out"):
+    for block in subject.clean.having("mlp.hook_post"):
+        shown = "no module gives it alone: say in written_by which one does"
+        subject.expect.holds(block.name("hook_mlp_out"), "hook_mlp_out" in block, shown)
         weight = subject.weight(f"{block.at}mlp.W_out")
         if weight is None:
             continue

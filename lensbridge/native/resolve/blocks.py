@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -47,6 +48,7 @@ class BlockResolver:
 
     def __init__(self, finder: Finder, spec: Stack) -> None:
         self.finder = finder
+        self.reversible = spec.streams == "reversible"
         self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
         self.d_model = finder.size(spec.dims.d_model)
         self.attention = AttentionResolver(finder, spec.dims, self.d_model)
@@ -83,6 +85,7 @@ class BlockResolver:
             module=layer,
             path=found.path,
             members=found.members,
+            pair=self._pair(layer, where) if self.reversible else None,
             norms=norms,
             attn=attention(spec.attn, norms.get("ln1_post"), False),
             cross=attention(spec.cross, norms.get("ln_cross_post"), True),
@@ -110,6 +113,16 @@ class BlockResolver:
                 f"{where}: residual=None leaves open how branches write to the stream, and "
                 f"{', '.join(words)} speaks of that. Leave it out, or say residual."
             )
+
+    def _pair(self, layer: nn.Module, where: str) -> tuple[str, str]:
+        """The first two arguments of a reversible layer's forward."""
+        names = list(signature(layer.forward).parameters)
+        if len(names) < 2:
+            raise self.finder.mismatch(
+                f"{where}: a reversible layer takes two streams, and {type(layer).__name__} takes "
+                f"{', '.join(names) or 'nothing'}."
+            )
+        return names[0], names[1]
 
     def _skip_scales(
         self, layer: nn.Module, spec: Block, where: str, index: int
@@ -285,7 +298,7 @@ def words_of_writing(spec: Block) -> Iterator[str]:
         yield from (f"{owner}{word}" for word in words if getattr(part, word, None))
 
 
-_WRITING = ("written_by", "scale", "skip_scale", "out_bias")
+_WRITING = ("scale", "skip_scale", "sum_bias", "out_bias")
 
 _SLOTS: dict[str, NormSlot] = {
     "pre_attn": "ln1",

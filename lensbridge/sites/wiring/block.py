@@ -23,9 +23,10 @@ from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, m
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
+from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
 from lensbridge.sites.routing import routing_of
-from lensbridge.sites.site import OutputSite, SharedInputSite, Site
+from lensbridge.sites.site import OutputSite, Phase, SharedInputSite, Site
 from lensbridge.sites.wiring.index import ExpertGroup
 from lensbridge.sites.wiring.placing import Placing
 from lensbridge.tensors import layouts
@@ -116,9 +117,17 @@ class BlockWiring(Placing):
         """
         block, name = self.block, f"{self.at}hook_resid_pre"
         apart = block.members is not None
+        if block.pair is not None:
+            yield self._pair(name, "input", block.pair)
+            yield self._pair(f"{self.at}hook_resid_post", "output", block.pair)
+            return
         info = self.info(name, block.entrance, "input")
         yield SharedInputSite(info, block.entrance) if apart else self.input(name, block.entrance)
         yield self.output(f"{self.at}hook_resid_post", block.exit, overwritten=apart)
+
+    def _pair(self, name: str, phase: Phase, names: tuple[str, str]) -> Site:
+        info = self.info(name, self.block.module, phase, f"{' and '.join(names)}, stacked")
+        return PairSite(info, self.block.module, names, phase)
 
     def _added(self, name: str, branch: Any) -> Iterator[Site]:
         """What a branch adds, after a dropout that the block calls as a function.
@@ -139,9 +148,9 @@ class BlockWiring(Placing):
             yield DroppedSite(**members_of(site), block=block)
 
     def _gives(self, branch: Any) -> bool:
-        """Whether what a branch gives is known: its module is not the whole layer, whose output
+        """Whether what a branch gives is known: it is not written by the whole layer, whose output
         holds more."""
-        return self.block.residual is not None or branch.module is not self.block.module
+        return self.block.residual is not None or self.block.module not in branch.writer.modules
 
     # --- the stream between the branches -----------------------------------------------------
 
