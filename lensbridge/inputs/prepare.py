@@ -1,19 +1,18 @@
 """What a user passes -> what the native forward is called with, checked before anything runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lensbridge.errors import ContextLengthError, InputError, TokenError
-from lensbridge.inputs.chat import refuse_message, refuse_option
-from lensbridge.inputs.keywords import unexpected
-from lensbridge.inputs.prompts import Encoded, Side, is_text, plain_input
-from lensbridge.inputs.tokens import Tokens, as_ids, as_tensor
+from lensbridge.errors import ContextLengthError, InputError
+from lensbridge.inputs.prompts import Side
+from lensbridge.inputs.reading import Reader, Reading
+from lensbridge.inputs.tokens import Tokens, as_tensor
 from lensbridge.native.holding import execution_device
-from lensbridge.native.kv_cache import SAID, cache_in, columns_in, is_cache, name_of_cache
+from lensbridge.native.kv_cache import SAID, cache_in, columns_in, name_of_cache
 from lensbridge.native.parts import ResolvedModel, StackPart
 
 
@@ -97,42 +96,39 @@ class Preparer:
             ContextLengthError: more positions than the model has.
         """
         past_key_values = _one_cache(past_key_values, hf)
-        if hf.pop("return_dict", True) is False:
-            raise TypeError(
-                "return_dict=False gives a tuple, and outputs are read by their names here. Leave "
-                "it out, or call model.hf_model itself."
-            )
-        self._check_keywords(hf)
+        _check_returns(hf)
+        reader = Reader(self.native, self.tokens, self.accepted, self.device)
+        reader.check_keywords(hf)
         given = _one_input(given, inputs_embeds)
-        ids, embeds, mask, bos, more = self._parse(
-            given, prepend_bos, padding_side, add_generation_prompt
-        )
-        self._check_twice({**hf, "position_ids": position_ids}, more)
-        past_key_values = _one_cache(past_key_values, more)
-        if attention_mask is not None:
-            mask = self._mask(attention_mask)
-        continues = past_key_values is not None and not self.native.is_encoder_decoder
-        past = columns_in(past_key_values) if continues else 0
-        whole = ids if ids is not None else embeds
-        positions = None
-        if whole is not None:
-            if past is not None:  # a recurrent state does not say
-                self._check_length(past, whole.shape[1], self._reader.sizes.n_ctx)
-                self._check_mask(mask, whole, past)
-            positions = self._positions(mask, whole.shape[1])
+        read = reader.read(given, prepend_bos, padding_side, add_generation_prompt)
+        _check_twice({**hf, "position_ids": position_ids}, read.more)
+        past_key_values = _one_cache(past_key_values, read.more)
+        mask = read.mask if attention_mask is None else reader.mask(attention_mask)
         found = {
             "attention_mask": mask,
-            "position_ids": positions,
+            "position_ids": self._places(read, mask, past_key_values),
             **self._named(past_key_values),
-            **more,
+            **read.more,
         }
         if position_ids is not None:
             found["position_ids"] = as_tensor(position_ids).to(self.device)
         if self.native.calling.is_plain:
             found = self._taken(found)
         kwargs = {**{k: v for k, v in found.items() if v is not None}, **self._here(hf)}
-        self._check_decoder(kwargs)
-        return Prepared(ids, embeds, mask, bos, kwargs)
+        self._check_decoder(reader, kwargs)
+        return Prepared(read.ids, read.embeds, mask, read.prepend_bos, kwargs)
+
+    def _places(self, read: Reading, mask: Tensor | None, cache: Any) -> Tensor | None:
+        """Positions to say, once the lengths of an input and of its mask are right."""
+        whole = read.ids if read.ids is not None else read.embeds
+        if whole is None:
+            return None
+        continues = cache is not None and not self.native.is_encoder_decoder
+        past = columns_in(cache) if continues else 0
+        if past is not None:  # a recurrent state does not say
+            self._check_length(past, whole.shape[1], self._reads_input.sizes.n_ctx)
+            self._check_mask(mask, whole, past)
+        return self._positions(mask, whole.shape[1])
 
     def _taken(self, found: dict[str, Any]) -> dict[str, Any]:
         """Masks and positions for a plain module, whose forward may have no argument for them.
@@ -164,85 +160,6 @@ class Preparer:
             )
         return {name: cache}
 
-    def _check_keywords(self, hf: Mapping[str, Any]) -> None:
-        for name in hf:
-            if name not in self.accepted:
-                raise unexpected(name, type(self.native.core).__name__, self.accepted)
-
-    def _check_twice(self, given: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        for name in more:
-            if given.get(name) is not None:
-                raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
-
-    def _parse(
-        self, given: Any, prepend_bos: bool | None, side: Side | None, prompted: bool | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, bool | None, dict[str, Any]]:
-        """Ids or embeddings, mask, whether BOS comes first, and what else the input says."""
-        given = plain_input(given)
-        if is_text(given) or isinstance(given, Encoded):
-            text = self.tokens.encode(given, prepend_bos, side, add_generation_prompt=prompted)
-            mask = None if bool(text.mask.all()) else text.mask.to(self.device)
-            return self._checked(text.ids), None, mask, text.prepend_bos, {}
-        refuse_option(prompted)
-        if isinstance(given, Mapping):
-            return self._parse_mapping(given)
-        tensor = as_tensor(given)
-        if self.native.main_input != "input_ids" and tensor.is_floating_point():
-            return None, None, None, None, {self.native.main_input: tensor.to(self.device)}
-        if tensor.is_floating_point() and tensor.numel():
-            return None, self._checked_embeds(tensor), None, None, {}
-        return self._checked(as_ids(tensor)), None, None, None, {}
-
-    def _parse_mapping(
-        self, given: Mapping[str, Any]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, dict[str, Any]]:
-        """A tokenizer's or processor's output: ids or embeddings, mask, and keywords of the native
-        forward.
-        """
-        more = dict(given)
-        own = self.native.calling.ids
-        if own is not None and own in more and "input_ids" not in more:
-            more["input_ids"] = more.pop(own)
-        if more.get("inputs_embeds") is not None:
-            return self._parse_embeds(more)
-        if "input_ids" not in more and self.native.main_input in more:
-            return None, None, None, None, self._tensors(more)
-        if "input_ids" not in more:
-            refuse_message(more)
-            raise InputError(
-                f"The input has no 'input_ids'; it has {', '.join(_some(more)) or 'nothing'}."
-            )
-        ids = self._checked(as_ids(more.pop("input_ids")))
-        mask = self._mask_in(more)
-        if "token_type_ids" not in self.accepted:
-            more.pop("token_type_ids", None)  # which many tokenizers add for every model
-        if "labels" in more:
-            raise TypeError("'labels' in the input: pass labels=... beside it.")
-        return ids, None, mask, None, self._tensors(more)
-
-    def _parse_embeds(
-        self, more: dict[str, Any]
-    ) -> tuple[None, Tensor, Tensor | None, None, dict[str, Any]]:
-        """A mapping with embeddings in it: those, mask, and keywords of the native forward."""
-        if more.pop("input_ids", None) is not None:
-            raise TypeError("The input has both input_ids and inputs_embeds: pass one of them.")
-        embeds = self._checked_embeds(as_tensor(more.pop("inputs_embeds")))
-        mask = self._mask_in(more)
-        return None, embeds, mask, None, self._tensors(more)
-
-    def _mask_in(self, more: dict[str, Any]) -> Tensor | None:
-        """The mask, taken out of a mapping; None where nothing is masked."""
-        given = more.pop("attention_mask", None)
-        mask = None if given is None else self._mask(given)
-        return None if mask is None or bool(mask.bool().all()) else mask
-
-    def _tensors(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        self._check_keywords({name: value for name, value in more.items() if name not in SAID})
-        return {
-            name: value if _is_plain(value) else as_tensor(value).to(self.device)
-            for name, value in more.items()
-        }
-
     def _here(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords of the native forward, with tensors on the device of the ids."""
         return {
@@ -250,48 +167,17 @@ class Preparer:
             for name, value in hf.items()
         }
 
-    def _mask(self, given: Any) -> Tensor:
-        mask = as_tensor(given).to(self.device)
-        return mask.unsqueeze(0) if mask.ndim == 1 else mask
-
-    def _checked_embeds(self, embeds: Tensor) -> Tensor:
-        d_model = self.native.sizes.d_model
-        if embeds.ndim != 3 or embeds.shape[-1] not in self._widths():
-            raise InputError(
-                f"A residual or embedding input is [batch, pos, {d_model}] (and ids are integers); "
-                f"got {embeds.dtype} of shape {tuple(embeds.shape)}."
-            )
-        return embeds.to(self.device)
-
-    def _widths(self) -> set[int]:
-        """Of the stream, and of embeddings that are projected to it."""
-        table = None if self.native.main.embed is None else self.native.main.embed._parameters
-        weight = table.get("weight") if table else None
-        return {self.native.sizes.d_model, *(weight.shape[-1:] if weight is not None else ())}
-
-    def _checked(self, ids: Tensor) -> Tensor:
-        if ids.ndim not in (1, 2) or ids.numel() == 0:
-            raise InputError(f"Token ids are [pos] or [batch, pos]; got shape {tuple(ids.shape)}.")
-        ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
-        low, high = (int(end) for end in ids.aminmax())
-        if low < 0 or high >= self.native.sizes.d_vocab:
-            raise TokenError(
-                f"Token ids run from {low} to {high}; this model's vocabulary is 0 to "
-                f"{self.native.sizes.d_vocab - 1}."
-            )
-        return ids.to(self.device)
-
     @property
-    def _reader(self) -> StackPart:
+    def _reads_input(self) -> StackPart:
         """The stack that reads the input."""
         apart = self.native.is_encoder_decoder and self.native.towers
         return self.native.towers[0] if apart else self.native.main
 
-    def _check_decoder(self, given: Mapping[str, Any]) -> None:
+    def _check_decoder(self, reader: Reader, given: Mapping[str, Any]) -> None:
         """Ids for the decoder are held to the same limits as the input."""
         ids = given.get("decoder_input_ids")
         if isinstance(ids, Tensor) and self.native.is_encoder_decoder:
-            self._checked(ids)
+            reader.ids(ids)
             cached = given.get("past_key_values") is not None
             self._check_length(0, ids.shape[-1], None if cached else self.native.sizes.n_ctx)
 
@@ -354,11 +240,15 @@ def _one_cache(first: Any, named: dict[str, Any]) -> Any:
     return caches[0] if caches else None
 
 
-def _some(names: Iterable[Any], limit: int = 8) -> list[str]:
-    told = [str(name) for name in names]
-    return told if len(told) <= limit else [*told[:limit], f"{len(told) - limit} more"]
+def _check_twice(given: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    for name in more:
+        if given.get(name) is not None:
+            raise TypeError(f"{name!r} is in the input and beside it: pass it once.")
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is no array: a flag, or a key/value cache."""
-    return value is None or isinstance(value, bool | str) or is_cache(value)
+def _check_returns(hf: dict[str, Any]) -> None:
+    if hf.pop("return_dict", True) is False:
+        raise TypeError(
+            "return_dict=False gives a tuple, and outputs are read by their names here. Leave "
+            "it out, or call model.hf_model itself."
+        )
