@@ -6,6 +6,8 @@ derivation.missing        # which part could not be established, and why
 print(derivation.render())  # a starter adapter file
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lensbridge.derive.derivation import Derivation
@@ -31,8 +33,12 @@ def derive(model: "nn.Module") -> Derivation:
         traced = trace(probe)
     except RuntimeError as error:
         return Derivation(None, missing={"forward": str(error)})
-    found = describe(traced, model)
-    return Derivation(found.architecture, tuple(found.established), found.missing)
+
+    def told(written: bool) -> Derivation:
+        found = describe(traced, model, written)
+        return Derivation(found.architecture, tuple(found.established), found.missing)
+
+    return replace(told(written=True), unwritten=partial(told, written=False))
 
 
 def derive_and_check(model: "nn.Module") -> Architecture:

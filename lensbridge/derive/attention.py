@@ -162,6 +162,7 @@ class _Search:
             rotary=self._is_turned(latent.by_role["q"]),
             written_by=written_by(self.layer, self.branch, path),
             scale=self.branch.factor.scale(self.fields),
+            sinks=self._sinks(path),
             gated=self.gated,
         )
         reader = latent.by_role.get("q_down", latent.by_role["q"])

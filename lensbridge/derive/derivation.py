@@ -1,5 +1,6 @@
 """Derivation: the result of `derive`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lensbridge.spec import Architecture
@@ -13,11 +14,14 @@ class Derivation:
         architecture: the description; None if not even a list of layers was found.
         established: the parts that were found, in words.
         missing: which part could not be established, and why.
+        unwritten: the same without how the branches of layers are added to the stream, for a model
+            that does not pass the checks of that.
     """
 
     architecture: Architecture | None
     established: tuple[str, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
+    unwritten: "Callable[[], Derivation] | None" = field(default=None, repr=False, compare=False)
 
     def render(self) -> str:
         """A starter adapter file with the parts that were found; the others are comments."""

@@ -34,8 +34,14 @@ class Description:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def describe(trace: Trace, model: nn.Module) -> Description:
-    """Describe a model from a trace of it (or of a copy with other weights)."""
+def describe(trace: Trace, model: nn.Module, written: bool = True) -> Description:
+    """Describe a model from a trace of it (or of a copy with other weights).
+
+    Args:
+        trace: the trace.
+        model: the model.
+        written: whether to find how the branches of layers are added to the stream.
+    """
     found = Description()
     search = find_chains(trace)
     if not search.chains:
@@ -50,11 +56,11 @@ def describe(trace: Trace, model: nn.Module) -> Description:
     encoder = next((chain for chain in search.chains if chain.end < main.start), None)
     two = encoder is not None and "decoder_input_ids" in trace.inputs
     side: Side = "decoder" if two else ""
-    stack = find_stack(trace, main, embed, side)
+    stack = find_stack(trace, main, embed, side, written)
     found.missing.update(stack.missing)
     towers: tuple[Stack, ...] = ()
     if two and encoder is not None:
-        other = find_stack(trace, encoder, embed, "encoder")
+        other = find_stack(trace, encoder, embed, "encoder", written)
         found.missing.update({f"encoder {part}": why for part, why in other.missing.items()})
         towers = (other.stack,)
     back = find_back(trace, main, head, Fields(config_of(config, side)[0], side))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from lensbridge.derive.trace import Kernel, Trace, TracedCall
@@ -39,24 +40,37 @@ class Value:
 
 
 class Layer:
-    """One layer of a traced stack: its input, its output and the values in between."""
+    """One layer of a traced stack: its input, its output and the values in between.
 
-    def __init__(self, trace: Trace, call: TracedCall, given: Tensor) -> None:
+    Args:
+        trace: the trace.
+        call: the call of the layer.
+        given: its input.
+        shape: of the values; None: that of its output.
+    """
+
+    def __init__(
+        self, trace: Trace, call: TracedCall, given: Tensor, shape: torch.Size | None = None
+    ) -> None:
         self.trace = trace
         self.call = call
         self.path = call.path
         inside = trace.within(call.path)
         self.calls = [one for one in inside if call.start < one.start and one.end < call.end]
         assert call.output is not None
-        self.shape = call.output.shape
+        self.shape = call.output.shape if shape is None else shape
         self._known: dict[bytes, Value] = {}
-        self.x = self._value(given, call.start)
+        self.x = self._end(given, call.start)
         for one in self.calls:
             self._add(one)
-        self.y = self._value(call.output, call.end)
+        self.y = self._end(call.output, call.end)
         self.y.time = call.end
         for value in self._known.values():
             value.producers.sort(key=lambda one: one.end)
+
+    def _end(self, tensor: Tensor, time: int) -> Value:
+        """The stream at one end, which is no value where branches read another shape."""
+        return self._value(tensor, time) if self._fits(tensor) else Value(tensor, time)
 
     def _add(self, call: TracedCall) -> None:
         for tensor in call.inputs:

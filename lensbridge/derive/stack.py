@@ -3,20 +3,23 @@
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lensbridge.derive.block import FoundBlock, find_block
+from lensbridge.derive.block import find_block
 from lensbridge.derive.chain import ModuleChain
 from lensbridge.derive.embedding_and_head import find_final_norm, find_front
 from lensbridge.derive.fields import Fields
+from lensbridge.derive.found import FoundBlock
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
 from lensbridge.derive.trace import Trace, TracedCall
+from lensbridge.derive.unwritten import find_unwritten
 from lensbridge.native.calling import is_plain
 from lensbridge.native.settings import PlainSettings, settings_of
 from lensbridge.native.wrappers import named_parts
-from lensbridge.spec import Block, Dims, Stack
+from lensbridge.spec import Block, Dims, Stack, Streams
 
 Side = Literal["", "encoder", "decoder"]
 """One of the two stacks of an encoder-decoder; "" is the only stack of other models."""
@@ -30,9 +33,19 @@ class FoundStack:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def find_stack(trace: Trace, chain: ModuleChain, embed: nn.Module | None, side: Side) -> FoundStack:
-    """The description of one stack."""
-    search = _StackSearch(trace, chain, side)
+def find_stack(
+    trace: Trace, chain: ModuleChain, embed: nn.Module | None, side: Side, written: bool = True
+) -> FoundStack:
+    """The description of one stack.
+
+    Args:
+        trace: the trace of the model.
+        chain: the list of layers.
+        embed: the module that embeds ids.
+        side: which stack of the model it is.
+        written: whether to find how branches are added to the stream.
+    """
+    search = _StackSearch(trace, chain, side, written)
     return FoundStack(search.stack(embed), search.missing)
 
 
@@ -47,8 +60,9 @@ def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
 
 
 class _StackSearch:
-    def __init__(self, trace: Trace, chain: ModuleChain, side: Side) -> None:
-        self.trace, self.chain, self.side = trace, chain, side
+    def __init__(self, trace: Trace, chain: ModuleChain, side: Side, written: bool) -> None:
+        self.trace, self.chain, self.side, self.written = trace, chain, side, written
+        self.width = int(chain.last.shape[-1])
         self.missing: dict[str, str] = {}
         core: Any = trace.model
         self.config, self.config_name = config_of(settings_of(core), side)
@@ -58,6 +72,7 @@ class _StackSearch:
         front = find_front(self.trace, self.chain, embed, self.fields)
         final = find_final_norm(self.trace, self.chain)
         self.usual = self._kind_of_norm(final)
+        self.embed_width = int(getattr(embed, "embedding_dim", 0))
         final = None if "final_norm" in self.missing else final
         blocks = self._blocks()
         sizes = [block.sizes for block in blocks if block.sizes is not None]
@@ -87,11 +102,32 @@ class _StackSearch:
         return NormFacts("LN", False, None)
 
     def _blocks(self) -> list[FoundBlock]:
-        layers = zip(self.chain.calls, self.chain.given, strict=True)
-        return [
-            find_block(Layer(self.trace, call, given), self.fields, self.usual)
-            for call, given in layers
-        ]
+        found = []
+        for call, given in zip(self.chain.calls, self.chain.given, strict=True):
+            block = None
+            if self.written:
+                block = find_block(Layer(self.trace, call, given), self.fields, self.usual)
+            if block is None or block.block.residual is None:
+                reason = _UNKNOWN if block is None else block.missing["residual"]
+                block = self._unwritten(call, given, reason)
+            found.append(block)
+        return found
+
+    def _unwritten(self, call: TracedCall, given: Tensor, reason: str) -> FoundBlock:
+        """The branches of a layer, read at the stream's width or at that of the embedding: several
+        streams may be side by side in one vector."""
+        first = next(iter(self.trace.inputs.values()))
+        found = None
+        for width in dict.fromkeys((self.width, self.embed_width)):
+            if not width or self.chain.last.shape[-1] % width:
+                continue
+            shape = torch.Size((*first.shape[:2], width))
+            layer = Layer(self.trace, call, given, shape)
+            other = find_unwritten(layer, self.fields, self.usual, reason)
+            if found is None or _named(other.block) > _named(found.block):
+                found, self.width = other, width
+        assert found is not None
+        return found
 
     def _kinds(self, blocks: list[FoundBlock]) -> list[Block]:
         """One description for each kind of layer."""
@@ -113,18 +149,18 @@ class _StackSearch:
                 self.missing.setdefault("layers", f"layer {i} differs from others of its kind")
         return most
 
-    def _streams(self) -> Literal["streams_first", "streams_last"] | None:
+    def _streams(self) -> Streams | None:
         """Where the axis of several streams is: before batch and positions, or after them."""
         shape = self.chain.last.shape
         if len(shape) != 4:
-            return None
+            return "side_by_side" if self.width < shape[-1] else None
         given = next(iter(self.trace.inputs.values()))
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
     def _dims(self, sizes: list[Sizes], embed: nn.Module | None, pos_embed: str | None) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
-            "d_model": self.chain.last.shape[-1],
+            "d_model": self.width,
         }
         if sizes:
             wanted["heads"] = sizes[0].heads
@@ -152,6 +188,9 @@ class _StackSearch:
             return None
         rows = getattr(dict(named_parts(self.trace.model)).get(pos_embed), "num_embeddings", None)
         return rows if rows is None else self.fields.holding("context", rows) or rows
+
+
+_UNKNOWN = "what its branches give is not what the checks find in the stream"
 
 
 def _with_bias_of(blocks: list[Block], block: Block) -> Block:

@@ -236,6 +236,7 @@ _RESIDUAL_AXES = {
     "positions_first": "b p m",
     "streams_first": "r b p m",
     "streams_last": "b p r m",
+    "side_by_side": "b p c",
     "flat": "p m",
 }
 
