@@ -16,6 +16,7 @@ from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.settings import raw_config, settings_of
 from lensbridge.processing.accounting import strangers
+from lensbridge.spec import Dims
 
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 """Config fields that hold the number of positions."""
@@ -42,6 +43,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_streams(subject)
     yield from _of_context(subject)
     yield from _of_vocabulary(subject)
+    yield from _of_widths(subject)
     for at, part in subject.parts.items():
         yield from _of_block(subject, at, part)
 
@@ -154,7 +156,8 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
         if sees and "pixel_values" in subject.inputs:
             point = f"{at}hook_embed"
             shown = "the stack reads images, and no point is their embedding"
-            yield Claim(point, point in subject.names, shown)
+            said = {point, f"{at}ln_embed.hook_out"} & set(subject.names)  # a norm of patches
+            yield Claim(point, bool(said), shown)
     if "decoder_input_ids" in subject.inputs:
         shown = "the model has an encoder, and no tower is described for it"
         yield Claim("towers", "encoder." in subject.stacks, shown)
@@ -184,6 +187,21 @@ def _of_context(subject: Subject) -> Iterator[Claim]:
         shown = f"the config has no field {said!r}"
         unset = said in config.config.to_dict()
         yield Claim("dims.context", unset or config.optional(said) is not None, shown)
+
+
+def _of_widths(subject: Subject) -> Iterator[Claim]:
+    """The width of the stream is as said, and the field that is named for the heads is there."""
+    for stack in subject.stacks.values():
+        stream = subject.clean.values.get(f"{stack.prefix}.0.hook_resid_pre")
+        if stream is not None and stack.residual_axes.endswith(" m"):
+            shown = f"it is {stack.sizes.d_model}, and the stream has {stream.shape[-1]}"
+            yield Claim("dims.d_model", stream.shape[-1] == stack.sizes.d_model, shown)
+    spec, core = subject.model.architecture, subject.model.native.core
+    said = spec.dims.heads
+    if isinstance(said, str) and said != Dims.heads and raw_config(core) is not None:
+        config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
+        known = config.optional(said) is not None
+        yield Claim("dims.heads", known, f"the config has no field {said!r}")
 
 
 def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
