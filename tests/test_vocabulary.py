@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from lensbridge_adapters import lensbridge_architectures
+from lensbridge_adapters.rwkv import BLOCKS as RWKV_BLOCKS
+from lensbridge_adapters.rwkv import RWKV
 from torch import nn
 
 import lensbridge
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.inputs.random import inputs_for
-from lensbridge.spec import Architecture
+from lensbridge.spec import Architecture, Opaque
 from lensbridge.testing import CHECKS, Subject, conformance, run_check, tiny_model
 from lensbridge.testing.mutation import mutants
 
@@ -95,10 +97,16 @@ def misspelt(value: Any) -> Any:
     return tuple(f"{one}x" for one in value) if isinstance(value, tuple) else f"{value}x"
 
 
+CLOSED = replace(
+    RWKV, block=tuple(replace(one, mlp=one.mlp and Opaque("feed_forward")) for one in RWKV_BLOCKS)
+)
+"""RWKV with MLPs whose inside is not described, which no built-in description has."""
+
+
 def using(word: tuple[str, str]) -> Architecture:
-    """The first built-in description that says a word."""
-    found = (one for one in lensbridge_architectures() if changed(one, word, misspelt) != one)
-    return next(found)
+    """The first description that says a word: a built-in one, if one does."""
+    known = (*lensbridge_architectures(), CLOSED)
+    return next(one for one in known if changed(one, word, misspelt) != one)
 
 
 @pytest.mark.parametrize("word", sorted(WORDS["AT_LOAD"]), ids=".".join)
@@ -127,7 +135,8 @@ def test_a_word_that_the_page_calls_unheld_is_that_still(word: tuple[str, str]) 
 
 def test_the_words_that_are_known_to_pass_are_those_that_the_page_admits() -> None:
     assert set(PASSING) == WORDS["UNHELD"] | set(WORDS["NOT_NOTICED"])
-    assert set(EXAMPLES) >= set(WORDS["MEASURED"]) - {("GatedMLP", "overwritten")}
+    elsewhere = {("GatedMLP", "overwritten"), ("Attention", "overwritten")}
+    assert set(EXAMPLES) >= set(WORDS["MEASURED"]) - elsewhere
 
 
 @pytest.mark.parametrize("word", EXAMPLES, ids=".".join)

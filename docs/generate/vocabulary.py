@@ -46,6 +46,7 @@ AT_LOAD = {
     ("FusedGatedMLP", "path"),
     ("FusedGatedMLP", "gate_up"),
     ("MoE", "path"),
+    ("StackedExperts", "path"),
     ("Stack", "config"),
 }
 """Fields that are refused at load when they are wrong, and that no check tests afterwards."""
@@ -62,6 +63,7 @@ MEASURED: dict[tuple[str, str], tuple[str, ...]] = {
     ("Attention", "clip"): ("z is pattern times v",),
     ("Attention", "out_bias"): ("the stream adds up",),
     ("MLP", "overwritten"): ("every point can be read",),
+    ("Attention", "overwritten"): ("every point can be read",),
     ("GatedMLP", "overwritten"): ("every point can be read",),
     ("GatedMLP", "gate_scale"): ("the activation is as named",),
     ("GatedMLP", "inner_norm"): ("neurons are elementwise",),

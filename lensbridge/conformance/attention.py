@@ -97,16 +97,15 @@ def check_pattern_is_causal(subject: Subject) -> None:
     """If later tokens do not change earlier outputs, patterns are zero above the diagonal."""
     if not subject.is_causal:
         raise NotApplicable("the model is not causal")
-    main = subject.model.native.stacks[0].prefix
-    for heads in every(subject, "pattern"):
-        if heads.sub == "attn" and heads.block.at.startswith(f"{main}."):
-            ahead = heads["pattern"].triu(1)
-            subject.expect.close(
-                f"{heads.name('pattern')} above the diagonal",
-                ahead,
-                torch.zeros_like(ahead),
-                "zero",
-            )
+    main = f"{subject.model.native.stacks[0].prefix}."
+    found = [one for one in every(subject, "pattern") if one.sub == "attn"]
+    found = [one for one in found if one.block.at.startswith(main)]
+    if not found:
+        raise NotApplicable("the attention of the main stack has no pattern")
+    for heads in found:
+        ahead = heads["pattern"].triu(1)
+        name = f"{heads.name('pattern')} above the diagonal"
+        subject.expect.close(name, ahead, torch.zeros_like(ahead), "zero")
 
 
 def check_z_is_pattern_times_v(subject: Subject) -> None:

@@ -259,7 +259,8 @@ def check_experts_sum_to_mlp_out(subject: Subject) -> None:
             added = block["ln2_post.hook_normalized"] * block["ln2_post.hook_scale"]
         if mlp.out_bias is not None:
             added = added - fetch(*mlp.out_bias).detach().to(added)
-        routed = _weighed(block, before=mlp.experts.given == "all").view(added.shape)
+        routed = _weighed(block, before=mlp.experts.given == "all")
+        routed = (routed + _given_back(block, subject.parts[block.at], mlp)).view(added.shape)
         if "mlp.shared.hook_out" not in block:
             subject.expect.proportional(
                 block.name("hook_mlp_out"), added, routed, "the experts' weighted outputs"
@@ -290,6 +291,17 @@ def _weighed(block: Block, before: bool) -> Tensor:
             share = out if before else out * weights[rows, choices].unsqueeze(-1)
             total.index_add_(0, rows, share.to(total.dtype))
     return total
+
+
+def _given_back(block: Block, part: BlockPart, mlp: MoEPart) -> Tensor:
+    """What choices beyond the experts add: the token itself, times the weight (LongCat Flash).
+
+    Shapes: `[token, m]`.
+    """
+    weights = block["mlp.hook_expert_weights"].flatten(0, -2)
+    beyond = block["mlp.hook_expert_indices"].flatten(0, -2) >= mlp.n_experts
+    tokens = block[mlp_input(block, part)].flatten(0, -2)
+    return tokens * (weights * beyond).sum(-1, keepdim=True).to(tokens)
 
 
 def _least_squares(added: Tensor, routed: Tensor, shared: Tensor) -> Tensor:

@@ -28,17 +28,31 @@ def check_rotary_keeps_lengths(subject: Subject) -> None:
 
     This finds a multiplier on one of them that is not described.
     """
-    found = [one for one in every(subject, "q", "rot_q", "k", "rot_k") if one.part.latent is None]
+    every_one = every(subject, "q", "rot_q", "k", "rot_k")
+    latents = [one for one in every_one if one.part.latent is not None]
+    for one in latents:
+        _hold_unrotated(subject, one)
+    found = [one for one in every_one if one.part.latent is None]
     found = [one for one in found if not _makers(subject, one, "rot_k")]
     ratios = [(one, _lengthened(one, "q"), _lengthened(one, "k")) for one in found]
     ratios = [(one, q, k) for one, q, k in ratios if float(q.std()) < 1e-3 * float(q.mean())]
-    if not ratios:
+    if not ratios and not latents:
         raise NotApplicable("rotary changes lengths, or a norm follows it")
     for heads, queries, keys in ratios:
         wanted = queries.mean().expand_as(keys)
         unscaled = wanted * heads.part.d_head**0.5  # ESM scales queries instead of scores
         wanted = unscaled if subject.expect.are_close(keys, unscaled) else wanted
         subject.expect.close(f"the length of {heads.name('rot_k')}", keys, wanted, "as with q")
+
+
+def _hold_unrotated(subject: Subject, heads: Heads) -> None:
+    """The first part of each head of a latent is not rotated, so nothing happens to it."""
+    assert heads.part.latent is not None
+    width = heads.part.latent.d_nope
+    for letter in "qk":
+        rotated, plain = heads[f"rot_{letter}"], heads[letter]
+        name = f"{heads.name(f'rot_{letter}')}[..., :{width}]"
+        subject.expect.close(name, rotated[..., :width], plain[..., :width], f"as hook_{letter}")
 
 
 def _lengthened(heads: Heads, letter: str) -> Tensor:

@@ -28,7 +28,7 @@ class Lack(NamedTuple):
 def lacks_of(subject: Subject) -> Iterator[Lack]:
     """What the layers leave out without a reason, or although it could be said."""
     reached = subject.clean.blocks
-    unsaid = {at: part for at, part in subject.parts.items() if part.residual is None}
+    unsaid = {at: part for at, part in subject.parts.items() if not part.adds_up}
     unsaid = {at: part for at, part in unsaid.items() if at in reached}
     yield from _without_reason(subject)
     for at in unsaid:
@@ -36,6 +36,7 @@ def lacks_of(subject: Subject) -> Iterator[Lack]:
             shown = "it is not said, and the layer adds what its branches give to its input"
             yield Lack(f"{at}residual", shown)
     yield from _norms(subject, unsaid)
+    yield from _others(subject, unsaid)
 
 
 def _without_reason(subject: Subject) -> Iterator[Lack]:
@@ -45,7 +46,7 @@ def _without_reason(subject: Subject) -> Iterator[Lack]:
     lacking = {
         word
         for part in main.blocks
-        if part.residual is None
+        if not part.adds_up
         for word, there in (
             ("residual", False),
             ("attn", part.attn is not None or part.mixer is not None),
@@ -83,6 +84,35 @@ def _norms(subject: Subject, parts: dict[str, BlockPart]) -> Iterator[Lack]:
             if norm is not None:
                 path = subject.model.native.paths.get(norm, type(norm).__name__)
                 yield Lack(f"{at}{slot}", f"the branch reads the output of the norm '{path}'")
+
+
+def _others(subject: Subject, parts: dict[str, BlockPart]) -> Iterator[Lack]:
+    """Modules of layers that are like those of described branches, and that no stack describes.
+
+    Several stacks may describe parts of the same layers (LongCat Flash).
+    """
+    if {"attn", "mlp"} & set(subject.model.architecture.undescribed):
+        return
+    branches = [one for part in parts.values() for one in _described(part)]
+    said = {inner for one in branches for inner in one.modules()}
+    kinds = {type(one) for one in branches}
+    for layer in dict.fromkeys(part.module for part in parts.values()):
+        for path, module in layer.named_modules():
+            known = module in said or module is layer
+            if not known and (type(module) in kinds or _holds_experts(module)):
+                at = f"{subject.model.native.paths.get(layer, '')}.{path}"
+                yield Lack(at, f"no stack describes this {type(module).__name__}")
+
+
+def _described(part: BlockPart) -> list[nn.Module]:
+    branches = (part.attn, part.cross, part.mixer, part.mlp)
+    return [one.module for one in branches if one is not None]
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether it has the weights of several experts, one after another."""
+    down = module._parameters.get("down_proj")
+    return down is not None and down.ndim == 3
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:

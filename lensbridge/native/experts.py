@@ -51,6 +51,7 @@ class Stacked:
         stored = fetch(self.module, self.name)
         if self.layout == "neuron_rows":
             stored = stored.unflatten(0, (self.n, -1))
+        stored = stored[: self.n]  # LongCat Flash has rows for choices that are no experts
         return stored if self.input_first else stored.mT
 
     def weight(self) -> Tensor:

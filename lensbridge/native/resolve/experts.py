@@ -61,7 +61,9 @@ class ExpertResolver:
         together = getattr(holder, "is_concatenated", True)
         gate = stacked("gate_up_proj", "first" if together else "even")
         up = stacked("gate_up_proj", "second" if together else "odd")
-        return Experts(holder, up, gate, stacked("down_proj", writes=True))
+        # the usual method of transformers' modules, or the activation alone
+        activation = None if hasattr(holder, "_apply_gate") else getattr(holder, "act_fn", None)
+        return Experts(holder, up, gate, stacked("down_proj", writes=True), activation)
 
     def _described(self, mixture: nn.Module, spec: StackedExperts, n: int, where: str) -> Experts:
         self._expect_known(spec, where)
