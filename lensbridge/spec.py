@@ -40,10 +40,12 @@ __all__ = [
     "Streams",
 ]
 
-Residual = Literal["sequential", "parallel", "post_norm"]
+Residual = Literal["sequential", "parallel", "post_norm", "reversible"]
 """How branches read the stream. sequential: the MLP reads the stream after attention was added;
 parallel: it reads the same stream as attention; post_norm: as sequential, and each sum goes through
-a norm, whose output is the new stream (BERT)."""
+a norm, whose output is the new stream (BERT); reversible: a layer takes and gives two streams, and
+its points of the stream are `[r, b, p, m]`: attention reads the second and is added to the first,
+the MLP reads the first and is added to the second (Reformer)."""
 
 NormKind = Literal["LN", "RMS"]
 """LayerNorm (centres and divides) or RMSNorm (divides only)."""
@@ -55,15 +57,11 @@ head its queries, its key, its value. sharded: four shards, each with all its q,
 FusedOrder = Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"]
 """The order of queries, keys and values in a blocked projection."""
 
-Streams = Literal[
-    "streams_first", "streams_last", "side_by_side", "flat", "positions_first", "reversible"
-]
+Streams = Literal["streams_first", "streams_last", "side_by_side", "flat", "positions_first"]
 """The axes of the residual stream. streams_first: `[r, b, p, m]`, several streams (Gemma 3n).
 streams_last: `[b, p, r, m]` (hyper-connections). side_by_side: `[b, p, (r m)]`, several streams in
 one vector (Qwen 4). flat: `[p, m]`, the patches of all images in one row (Qwen2-VL).
-positions_first: `[p, b, m]` (XLNet); points have the batch first all the same. reversible:
-`[r, b, p, m]`, two streams that a layer takes and gives one by one; attention reads the second and
-is added to the first, the MLP reads the first and is added to the second (Reformer)."""
+positions_first: `[p, b, m]` (XLNet); points have the batch first all the same."""
 
 QKNormAxes = Literal["flat", "positions_first", "heads_first"]
 """The input of a norm of q or k: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
@@ -309,6 +307,9 @@ class MLP:
         act: the config field with the name of the activation, or that name if no field has it.
         overwritten: whether the model adds into the MLP's output tensor afterwards, so that its
             value has to be copied when it is read.
+        token_shift: the parameter with the share of each channel that `up` reads at this position;
+            it reads the rest at the position before (RWKV).
+        out_gate: the projection whose sigmoid multiplies the output of `down` (RWKV).
         skip_scale: as in `Attention`; likewise `sum_bias`.
     """
 
@@ -321,6 +322,8 @@ class MLP:
     overwritten: bool = False
     skip_scale: Scale | None = None
     sum_bias: str | None = None
+    token_shift: str | None = None
+    out_gate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -489,6 +492,11 @@ class Stack:
         streams: the axes of the residual stream, if they are not `[b, p, m]`.
         positions: "absolute" if more than the differences of `position_ids` matters, although there
             is no table of positions: a norm with a gain after rotary (Hunyuan).
+        cycles: how many times a pass runs all layers and then the final norm, each time on another
+            stream (HRM): a number, a config field or an expression. Each run of a layer is a layer
+            of its own in the names of points.
+        interrupted: whether the model changes the stream between the layers, outside of them (BLT's
+            cross-attention from bytes to patches).
         dims: the config fields that have the sizes.
         config: the sub-config that has them, such as `text_config`; None for the model's config.
     """
@@ -505,6 +513,8 @@ class Stack:
     embed_mixed: bool = False
     streams: Streams | None = None
     positions: Literal["absolute"] | None = None
+    cycles: Scale | None = None
+    interrupted: bool = False
     dims: Dims = Dims()
     config: str | None = None
 

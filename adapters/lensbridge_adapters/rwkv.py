@@ -3,7 +3,23 @@
 Layer 0 norms the stream itself before anything else, so its inside is not that of the others.
 """
 
-from lensbridge.spec import Architecture, Block, Dims, Mixer, Norms, Opaque
+from lensbridge.spec import MLP, Architecture, Block, Dims, Mixer, Norms
+
+BLOCKS = (
+    Block(norms=Norms(pre_attn="pre_ln"), residual=None),
+    Block(
+        norms=Norms(pre_attn="ln1", pre_mlp="ln2"),
+        mixer=Mixer("attention", steps=("key", "value", "receptance")),
+        mlp=MLP(
+            "feed_forward",
+            up="key",
+            down="value",
+            act="relu2",
+            token_shift="time_mix_key",
+            out_gate="receptance",
+        ),
+    ),
+)
 
 RWKV = Architecture(
     name="rwkv",
@@ -11,14 +27,7 @@ RWKV = Architecture(
     dims=Dims(context="context_length"),
     embed="rwkv.embeddings",
     blocks="rwkv.blocks",
-    block=(
-        Block(norms=Norms(pre_attn="pre_ln"), residual=None),
-        Block(
-            norms=Norms(pre_attn="ln1", pre_mlp="ln2"),
-            mixer=Mixer("attention", steps=("key", "value", "receptance")),
-            mlp=Opaque("feed_forward"),
-        ),
-    ),
+    block=BLOCKS,
     final_norm="rwkv.ln_out",
     unembed="head",
     undescribed={

@@ -95,4 +95,6 @@ def _effects(model: HookedModel, layer: int, neuron: int, k: int) -> LogitEffect
         mlp = model.blocks[layer].mlp
     except WeightError:
         return None
-    return logit_effects(model, mlp.W_out[neuron], k) if isinstance(mlp, MLPView) else None
+    if not isinstance(mlp, MLPView) or not mlp.part.writes_neurons:
+        return None
+    return logit_effects(model, mlp.W_out[neuron], k)

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from lensbridge.conformance.attention import Heads, every
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import mlp_input
+from lensbridge.conformance.native_calls import watch_calls
 from lensbridge.conformance.subject import Block, Subject
+from lensbridge.native.linear import fetch
 from lensbridge.native.parts import AttentionPart, BlockPart, LatentPart, MLPPart, NormSlot
 
 
@@ -152,10 +154,20 @@ def check_mlp_weights_make_neurons(subject: Subject) -> None:
             weight = subject.weight(f"{block.at}mlp.W_{name}")
             if point in block and weight is not None:
                 bias = subject.weight(f"{block.at}mlp.b_{name}")
-                wanted = block[given] @ weight
+                wanted = _shifted(subject.parts[block.at], block[given]) @ weight
                 wanted = wanted if bias is None else wanted + bias
                 words = f"{given} @ W_{name} + b_{name}"
                 subject.expect.close(block.name(point), block[point], wanted, words)
+
+
+def _shifted(part: BlockPart, given: Tensor) -> Tensor:
+    """What the first projections of an MLP read: a mix with the position before, in some."""
+    shift = part.mlp.token_shift if isinstance(part.mlp, MLPPart) else None
+    if shift is None:
+        return given
+    share = fetch(*shift).detach().view(-1).to(given)
+    before = torch.cat([torch.zeros_like(given[:, :1]), given[:, :-1]], dim=1)
+    return given * share + before * (1 - share)
 
 
 def check_down_projection_writes_mlp_out(subject: Subject) -> None:
@@ -177,10 +189,21 @@ def check_down_projection_writes_mlp_out(subject: Subject) -> None:
         if "ln2_post.hook_scale" in block:
             _hold_norm_reads(subject, block, "ln2_post", wanted, "post @ W_out + b_out")
             wanted = block["ln2_post.hook_out"]
+        if isinstance(part, MLPPart) and part.out_gate is not None:
+            wanted = wanted * _gates(subject, part.out_gate, wanted)
         if part is not None and len(part.writer.modules) == 1:
             wanted = wanted * part.writer.scale.value(wanted)
             added = block["hook_mlp_out"]
             subject.expect.close(block.name("hook_mlp_out"), added, wanted, "post @ W_out + b_out")
+
+
+def _gates(subject: Subject, gate: nn.Module, like: Tensor) -> Tensor:
+    """The sigmoid of what a projection gives, in the model without a lens."""
+    found: list[Tensor] = []
+    watch_calls(subject, [gate], lambda call: found.append(call.output))
+    given = [one.sigmoid() for one in found if one.shape == like.shape]
+    subject.expect.holds("out_gate", len(given) == 1, "it does not give one value for each channel")
+    return given[0]
 
 
 def check_post_norms_are_what_is_added(subject: Subject) -> None:

@@ -129,6 +129,10 @@ def _hindrances(model: HookedModel) -> Iterator[str]:
             yield f"{here} normalizes the stream itself"
         if block.mixer is not None or block.per_layer is not None:
             yield f"{here} has a part that writes with weights that have no name"
+        if isinstance(block.mlp, MLPPart) and not block.mlp.writes_neurons:
+            yield f"a gate of the MLP of {here} multiplies each channel of what W_out writes"
+        if isinstance(block.mlp, MoEPart) and block.mlp.out_bias is not None:
+            yield f"the MLP of {here} adds a bias that has no name"
         if isinstance(block.mlp, OpaquePart) or _has_unnamed_experts(block.mlp):
             yield f"the MLP of {here} is not described"
 

@@ -100,8 +100,8 @@ def _weight_name(model: HookedModel, layer: int) -> str:
     if not isinstance(block.mlp, MLPPart):
         raise WeightError(f"Layer {layer} has no dense MLP, so there is no {name} to edit.")
     after = [slot for slot in ("ln2_post",) if slot in block.norms]
-    if after or not block.mlp.writer.scale.is_one:
-        how = f"goes through {after[0]}" if after else "is multiplied by a number"
+    if after or not (block.mlp.writer.scale.is_one and block.mlp.writes_neurons):
+        how = f"goes through {after[0]}" if after else "is multiplied"
         raise WeightError(
             f"What {name} computes {how} before it is added to the stream, so ROME's value cannot "
             "be searched for there. rank_one_update takes a key and a value of your own."

@@ -128,6 +128,9 @@ class MLPPart:
     Args:
         act: the activation, under its name in the config.
         sparsity: the share of the gate's values that are cut off before the activation.
+        token_shift: the share of each channel that `up` reads at this position, the rest being of
+            the position before: a module and the name of the parameter.
+        out_gate: the module whose sigmoid multiplies the output of `down`.
     """
 
     module: nn.Module
@@ -141,6 +144,13 @@ class MLPPart:
     inner_norm: nn.Module | None = None
     overwritten: bool = False
     sparsity: float = 0.0
+    token_shift: tuple[nn.Module, str] | None = None
+    out_gate: nn.Module | None = None
+
+    @property
+    def writes_neurons(self) -> bool:
+        """Whether what is added is the sum of what the neurons write, each with its own weights."""
+        return self.out_gate is None
 
 
 @dataclass(frozen=True)
@@ -234,7 +244,10 @@ class BlockPart:
         sum_biases: what else is added to the stream with attention (or the mixer), and with the
             MLP.
         repeat: which call of the module this layer is, where layers share one; else None.
+        begins_anew: whether the stream that it reads is not the one that the layer before it gives.
         members: the modules of the layer, where `module` only holds them and is never called.
+        pair: the arguments of its forward that are the two streams of a reversible layer, whose
+            `residual` is None: there is no one stream that branches add to.
     """
 
     module: nn.Module
@@ -252,7 +265,9 @@ class BlockPart:
     skip_scales: tuple[Multiplier, Multiplier] = (Multiplier(), Multiplier())
     sum_biases: tuple[Constant, Constant] = (Constant(), Constant())
     repeat: int | None = None
+    begins_anew: bool = False
     members: Members | None = None
+    pair: tuple[str, str] | None = None
 
     @property
     def entrance(self) -> nn.Module:
@@ -273,6 +288,11 @@ class BlockPart:
     def paths(self) -> tuple[str, ...]:
         """The paths of its modules."""
         return (self.path,) if self.members is None else tuple(self.members.modules)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether it is described how the branches change the stream, or two streams."""
+        return self.residual is not None or self.pair is not None
 
     @property
     def has_branches(self) -> bool:
@@ -307,6 +327,7 @@ class StackPart:
             absolute and the model does not count them from the tokens.
         residual_axes: "b p m", or with an axis `r` where there are several streams.
         positions_first: whether its native values are `[p, b, ...]`.
+        cycles: how many times a pass runs all layers and then the final norm.
     """
 
     prefix: str
@@ -323,6 +344,7 @@ class StackPart:
     blocks: tuple[BlockPart, ...]
     ln_final: Norm | None
     positions_first: bool = False
+    cycles: int = 1
 
     def turned(self, stream: Tensor) -> Tensor:
         """A native value with the batch first, or the other way round."""

@@ -81,8 +81,10 @@ def _of_mlp(mlp: MLPPart) -> Iterator[nn.Parameter]:
         if role is not None:
             yield from role.linear.module.parameters()
     yield from mlp.down.module.parameters()
-    if mlp.inner_norm is not None:
-        yield from mlp.inner_norm.parameters()
+    for module in filter(None, (mlp.inner_norm, mlp.out_gate)):
+        yield from module.parameters()
+    if mlp.token_shift is not None:
+        yield from _of_held(mlp.token_shift)
     yield from _of_writer(mlp.writer)
 
 

@@ -91,7 +91,7 @@ def _of_branch(part: AttentionPart | FeedForward) -> Iterator[str]:
         return
     if part.post_norm is not None:
         yield "a norm follows a branch, and its gain gives what is added a mean"
-    if part.writer.scale.held:
+    if part.writer.scale.held or (isinstance(part, MLPPart) and not part.writes_neurons):
         yield "the output of a branch is multiplied channel by channel"
     if isinstance(part, MoEPart) and part.experts is None:
         yield "experts cannot be read one by one"

@@ -133,6 +133,8 @@ def _into_attention(attn: AttentionPart) -> "Iterator[Matrix | str]":
 
 
 def _into_mlp(mlp: MLPPart) -> "Iterator[Matrix | str]":
+    if mlp.token_shift is not None or mlp.out_gate is not None:
+        yield "its MLP reads it at two positions, or makes a gate of it too"
     for role in (mlp.gate, mlp.up):
         if role is not None:
             yield matrix.of_linear(role.linear, role.in_scale)

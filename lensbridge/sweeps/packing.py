@@ -11,9 +11,14 @@ from lensbridge.native.parts import BlockPart, MLPPart
 
 
 def mlp_of(block: BlockPart) -> nn.Module | None:
-    """The module that is a block's MLP and nothing else; None if the block has none."""
+    """The module that is a block's MLP and nothing else; None if the block has none.
+
+    None, too, where it does not treat each token alone.
+    """
     part = block.mlp
-    return part.module if isinstance(part, MLPPart) and part.module is not block.module else None
+    if not isinstance(part, MLPPart) or part.token_shift is not None:
+        return None
+    return part.module if part.module is not block.module else None
 
 
 @contextmanager

@@ -188,6 +188,11 @@ class Decomposition:
         if term.kind == "block":
             before, after = f"{term.point}hook_resid_pre", f"{term.point}hook_resid_post"
             return self._at(after, self._pos_axis) - self._at(before, self._pos_axis)
+        if term.kind == "between":
+            assert term.layer is not None
+            before = f"{self.stack.prefix}.{term.layer - 1}.hook_resid_post"
+            begins = self._at(f"{term.point}hook_resid_pre", self._pos_axis)
+            return begins - self._at(before, self._pos_axis)
         if term.value is None:
             value = self._at(term.point, self._pos_axis)
             return value.expand_as(self._stream) if self.target.point in self.values else value
@@ -346,6 +351,11 @@ class Decomposition:
             raise AbsentPointError(
                 f"Layer {term.layer}: the neurons of {type(mlp).__name__.removesuffix('Part')} "
                 "cannot be read one by one. Pass expand_neurons=False, or use hook_mlp_out."
+            )
+        if not mlp.writes_neurons:
+            raise AbsentPointError(
+                f"Layer {term.layer}: a gate multiplies what all neurons write together, channel "
+                "by channel. Pass expand_neurons=False, or use hook_mlp_out."
             )
         acts = self._at(f"{at}mlp.hook_post")
         if mlp.inner_norm is not None:

@@ -1,6 +1,7 @@
 """Methods of `ActivationCache` for single heads and neurons: what each adds to the stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -76,9 +77,9 @@ class ShareMethods(StreamReader):
         """Put `hook_result` of every attention layer of the main stack into the cache."""
         self._same_weights()
         taking = self._decomposition(None, None)
-        for term, _ in taking.written:
+        for term, _ in _added_by(taking, "attn"):
             name = term.point.replace("hook_attn_out", "attn.hook_result")
-            if term.kind == "attn" and name not in self._tensors:
+            if name not in self._tensors:
                 self._put(name, taking.heads(term, Route()).movedim(0, -2).contiguous())
 
     def stack_head_results(
@@ -108,9 +109,8 @@ class ShareMethods(StreamReader):
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, False, pos_slice, apply_ln, directions)
         shares = _Shares(taking)
-        for term, route in taking.written:
-            if term.kind == "attn":
-                shares.add_heads(term, route)
+        for term, route in _added_by(taking, "attn"):
+            shares.add_heads(term, route)
         if incl_remainder:
             shares.add_remainder()
         rows = _squeezed(shares.all, project_output_onto)
@@ -142,7 +142,7 @@ class ShareMethods(StreamReader):
         self._same_weights()
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer + 1, False, pos_slice, False, directions)
-        found = [t for t, _ in taking.written if t.kind == "mlp" and t.layer == layer]
+        found = [term for term, _ in _added_by(taking, "mlp") if term.layer == layer]
         if not found:
             raise AbsentPointError(f"Layer {layer} has no MLP that the description names.")
         results = taking.neurons(found[0], Route(), _as_list(neuron_slice)).movedim(0, -2)
@@ -183,13 +183,29 @@ class ShareMethods(StreamReader):
         directions = _directions(project_output_onto)
         taking = self._decomposition(stack, layer, mlp_input, pos_slice, apply_ln, directions)
         shares = _Shares(taking)
-        for term, route in taking.written:
-            if term.kind == "mlp":
-                shares.add_neurons(term, route, _as_list(neuron_slice))
+        for term, route in _added_by(taking, "mlp"):
+            shares.add_neurons(term, route, _as_list(neuron_slice))
         if incl_remainder:
             shares.add_remainder()
         rows = _squeezed(shares.all, project_output_onto)
         return (rows, shares.labels) if return_labels else rows
+
+
+def _added_by(taking: Decomposition, kind: Literal["attn", "mlp"]) -> Iterator[tuple[Term, Route]]:
+    """What the attentions or the MLPs add.
+
+    Raises:
+        AbsentPointError: there are some of which it is not described how they add to the stream.
+    """
+    for term, route in taking.written:
+        if term.kind == "block" and getattr(term.part, kind) is not None:
+            raise AbsentPointError(
+                f"How the branches of layer {term.layer} add to the stream is not described, so "
+                "neither is what their heads and neurons add. What they compute is at "
+                "attn.hook_result and mlp.hook_post."
+            )
+        if term.kind == kind:
+            yield term, route
 
 
 class _Shares:
@@ -248,7 +264,8 @@ def _everything(taking: Decomposition, expand_neurons: bool) -> _Shares:
         else:
             (mlps if term.kind == "mlp" else others).append((term, route))
     for term, route in mlps:
-        if expand_neurons and term.part is not None and isinstance(term.part.mlp, MLPPart):
+        mlp = None if term.part is None else term.part.mlp
+        if expand_neurons and isinstance(mlp, MLPPart) and mlp.writes_neurons:
             shares.add_neurons(term, route)
             bias = bias + taking.bias(term, route)
         else:

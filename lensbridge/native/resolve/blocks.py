@@ -48,7 +48,6 @@ class BlockResolver:
 
     def __init__(self, finder: Finder, spec: Stack) -> None:
         self.finder = finder
-        self.reversible = spec.streams == "reversible"
         self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
         self.d_model = finder.size(spec.dims.d_model)
         self.attention = AttentionResolver(finder, spec.dims, self.d_model)
@@ -85,7 +84,7 @@ class BlockResolver:
             module=layer,
             path=found.path,
             members=found.members,
-            pair=self._pair(layer, where) if self.reversible else None,
+            pair=self._pair(layer, where) if spec.residual == "reversible" else None,
             norms=norms,
             attn=attention(spec.attn, norms.get("ln1_post"), False),
             cross=attention(spec.cross, norms.get("ln_cross_post"), True),
@@ -94,7 +93,7 @@ class BlockResolver:
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
-            residual=spec.residual,
+            residual=None if spec.residual == "reversible" else spec.residual,
             skip_norm=spec.skip_norm,
             flattens=spec.flattens,
             out_scale=None
@@ -252,7 +251,16 @@ class BlockResolver:
             inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
             overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
             sparsity=0.0 if sparsity is None else self.finder.scale(sparsity, index),
+            **(self._channel_mixing(module, spec, where) if isinstance(spec, MLP) else {}),
         )
+
+    def _channel_mixing(self, module: nn.Module, spec: MLP, where: str) -> dict[str, Any]:
+        """What RWKV's MLPs have beside two projections."""
+        shift, gate = spec.token_shift, spec.out_gate
+        return {
+            "token_shift": None if shift is None else self.finder.tensor(module, shift, where),
+            "out_gate": None if gate is None else self.finder.find(module, gate, f"{where} MLP"),
+        }
 
     def _moe(
         self, layer: nn.Module, spec: MoE, writer: Writer, post_norm: Norm | None, where: str

@@ -168,7 +168,7 @@ class BlockWiring(Placing):
         block, ln_cross = self.block, self.block.norms.get("ln_cross")
         branches = [block.attn or block.mixer, block.cross, block.mlp]
         alone = sum(one is not None for one in branches) < 2
-        if alone or block.residual in (None, "parallel"):
+        if alone or not block.adds_up or block.residual == "parallel":
             return
         steps: list[tuple[str, Norm | None, Norm | None, Any]] = []
         if block.attn or block.mixer:
@@ -350,7 +350,7 @@ def _first_modules(part: Any) -> tuple[nn.Module, ...]:
             first = latent.q_down or part.roles["q"].linear
             return first.module, latent.kv_down.module
         linears = [role.linear.module for role in part.roles.values()] or [part.module]
-    elif isinstance(part, MLPPart):
+    elif isinstance(part, MLPPart) and part.token_shift is None:
         linears = [role.linear.module for role in (part.gate, part.up) if role is not None]
     else:
         linears = [part.module]

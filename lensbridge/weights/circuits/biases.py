@@ -62,6 +62,8 @@ def _of_term(term: Term, zero: Tensor) -> Tensor:
     if isinstance(part, AttentionPart):
         return _of_projection(term, part.out.bias(), part.writer, part.post_norm, zero)
     if isinstance(part, MLPPart):
+        if not part.writes_neurons and bool(part.down.bias().any()):
+            raise _depends(term.point, "a gate multiplies its output before it is added")
         return _of_projection(term, part.down.bias(), part.writer, part.post_norm, zero)
     for module in _undescribed(term, block):
         if _has_output_bias(module, len(zero)):
