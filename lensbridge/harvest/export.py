@@ -82,26 +82,29 @@ def to_datasets(acts: Readable, context: int | None) -> Any:
             "A dataset needs the library datasets: pip install 'lensbridge[datasets]'."
         ) from error
     columns = {name: acts.column(name) for name in acts.points}
-    widths = {name: one.shape[1:].numel() for name, one in columns.items()}
-    kept = {name: _plain(one.dtype) for name, one in columns.items()}
-    dtype = {name: str(one).removeprefix("torch.") for name, one in kept.items()}
-    features = Features(
-        {
-            **{name: Array2D((length, wide), dtype[name]) for name, wide in widths.items()},
-            "token_ids": Sequence(Value("int32"), length=length),
-        }
-    )
+    points = {
+        name: Array2D((length, one.shape[1:].numel()), _name(_plain(one.dtype)))
+        for name, one in columns.items()
+    }
+    features = Features({**points, "token_ids": Sequence(Value("int32"), length=length)})
 
     def rows() -> Any:
-        for start in range(0, len(acts) // length * length, length):
-            part = slice(start, start + length)
-            found = {name: one[part].reshape(length, -1) for name, one in columns.items()}
-            yield {
-                **{name: one.to(_plain(one.dtype)).numpy() for name, one in found.items()},
-                "token_ids": acts.column(TOKENS)[part].numpy(),
-            }
+        yield from _rows(acts, columns, length)
 
     return Dataset.from_generator(rows, features=features)
+
+
+def _rows(acts: Readable, columns: Mapping[str, Column], length: int) -> Iterator[dict[str, Any]]:
+    """Every full row of so many entries, as arrays of numpy."""
+    for start in range(0, len(acts) // length * length, length):
+        part = slice(start, start + length)
+        found = {name: one[part].reshape(length, -1) for name, one in columns.items()}
+        values = {name: one.to(_plain(one.dtype)).numpy() for name, one in found.items()}
+        yield {**values, "token_ids": acts.column(TOKENS)[part].numpy()}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _row_length(acts: Readable) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lensbridge
 from lensbridge.harvest.differences import FORMAT
 from lensbridge.harvest.job import Job, axes_of
+from lensbridge.harvest.spec import Keep
 from lensbridge.hooked_model import HookedModel
 
 _SAMPLES = 32
@@ -21,36 +22,48 @@ _SAMPLES = 32
 
 def identity(job: Job) -> dict[str, Any]:
     """Everything that the bytes of a shard depend on, as JSON."""
-    spec = job.spec
-    keep, rows = spec.keep, spec.rows
-    positions = keep.positions
+    reduce = job.spec.reduce
     return {
         "format": FORMAT,
         "model": of_model(job.model),
         "tokenizer": of_tokenizer(job.model.tokens.tokenizer),
         "data": job.source.fingerprint(),
         "points": dict(axes_of(job)),
-        "rows": {
-            "length": job.length,
-            "packing": rows.packing,
-            "separator": rows.separator,
-            "bos": rows.bos,
-            "default_bos": job.model.tokens.default_prepend_bos,
-        },
-        "keep": {
-            "bos": keep.bos,
-            "pad": keep.pad,
-            "special": keep.special,
-            "positions": str(positions) if isinstance(positions, slice) else _listed(positions),
-        },
-        "reduce": None if spec.reduce is None else spec.reduce.describe(),  # type: ignore[union-attr]
-        "stored": {
-            "dtype": None if job.dtype is None else str(job.dtype).removeprefix("torch."),
-            "batch": spec.batch,
-            "shard_tokens": spec.shard_tokens,
-            "max_tokens": spec.max_tokens,
-        },
+        "rows": _of_rows(job),
+        "keep": _of_keep(job.spec.keep),
+        "reduce": None if reduce is None else reduce.describe(),  # type: ignore[union-attr]
+        "stored": _of_shards(job),
         "library": of_library(),
+    }
+
+
+def _of_rows(job: Job) -> dict[str, Any]:
+    rows = job.spec.rows
+    return {
+        "length": job.length,
+        "packing": rows.packing,
+        "separator": rows.separator,
+        "bos": rows.bos,
+        "default_bos": job.model.tokens.default_prepend_bos,
+    }
+
+
+def _of_keep(keep: Keep) -> dict[str, Any]:
+    positions = keep.positions
+    return {
+        "bos": keep.bos,
+        "pad": keep.pad,
+        "special": keep.special,
+        "positions": str(positions) if isinstance(positions, slice) else _listed(positions),
+    }
+
+
+def _of_shards(job: Job) -> dict[str, Any]:
+    return {
+        "dtype": None if job.dtype is None else str(job.dtype).removeprefix("torch."),
+        "batch": job.spec.batch,
+        "shard_tokens": job.spec.shard_tokens,
+        "max_tokens": job.spec.max_tokens,
     }
 
 

@@ -1,6 +1,7 @@
 """Activation patching between two prompts: where is what they differ in?"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,11 +48,79 @@ _TOO_CLOSE = 1e-3
 """Logit differences that are closer than this say nothing when one is divided by the other."""
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of two prompts.
+
+    Args:
+        clean: the prompt whose activations are patched in.
+        corrupted: the prompt that they are patched into.
+        points: layer -> the point that is patched.
+        cache: the activations of the clean run.
+        clean_logits: of the clean run.
+        corrupted_logits: of the other.
+        answer: the token that the clean prompt is for.
+        wrong: the token that the corrupted prompt is for.
+    """
+
+    clean: Prompt
+    corrupted: Prompt
+    points: dict[int, str]
+    cache: Any
+    clean_logits: Tensor
+    corrupted_logits: Tensor
+    answer: int
+    wrong: int
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """The logit of one answer minus that of the other."""
+        return logits[0, -1, self.answer] - logits[0, -1, self.wrong]
+
+    def places(self, what: str) -> list[tuple[int, int]]:
+        """Layer and position (or head) of every patch."""
+        axis = 2 if what == "z" else 1
+        widths = {layer: self.cache[point].shape[axis] for layer, point in self.points.items()}
+        return [(layer, i) for layer, width in widths.items() for i in range(width)]
+
+
 def comparison(subject: Subject, asked: Comparison, job: Job) -> Iterator[dict[str, Any]]:
     """One event with the axes, one for every few cells, and one at the end.
 
     A value is the share of the difference that a patch brings back: 0 is the corrupted run, 1 the
     clean one.
+    """
+    runs = _run(subject, asked)
+    best, worst = (
+        float(runs.difference(one)) for one in (runs.clean_logits, runs.corrupted_logits)
+    )
+    _check_difference(subject, runs.answer, runs.wrong, best - worst)
+    points, places = runs.points, runs.places(asked.what)
+    check_cells(subject, len(places))
+    yield {
+        "type": "start",
+        "tokens": runs.corrupted.labels,
+        "clean_tokens": runs.clean.labels,
+        "answer": subject.token(runs.answer),
+        "wrong": subject.token(runs.wrong),
+        "clean": best,
+        "corrupted": worst,
+        "layers": subject.model.cfg.n_layers,
+        "columns": max(i for _, i in places) + 1,
+        "cells": [list(place) for place in places],
+        "python": _python(subject, asked, runs),
+    }
+    cells = [(points[layer], _index(asked.what, i), runs.cache) for layer, i in places]
+    for start, values in swept(subject, runs.corrupted.given, cells, runs.difference, job):
+        shares = [(value - worst) / (best - worst) for value in values]
+        yield {"type": "cells", "start": start, "values": shares}
+    yield {"type": "end"}
+
+
+def _run(subject: Subject, asked: Comparison) -> _Runs:
+    """Both prompts, run without a patch.
+
+    Raises:
+        InputError: they cannot be compared, or no layer has the point.
     """
     clean, corrupted = subject.read(asked.clean), subject.read(asked.corrupted)
     _check_lengths(clean, corrupted)
@@ -59,38 +128,10 @@ def comparison(subject: Subject, asked: Comparison, job: Job) -> Iterator[dict[s
     if not points:
         raise InputError(f"No layer of this model has {asked.what}.")
     with torch.no_grad():
-        clean_logits, cache = subject.model.run_with_cache(
-            clean.given, names_filter=[*points.values()]
-        )
-        corrupted_logits = subject.model(corrupted.given)
-    answer, wrong = _tokens(subject, asked, clean_logits[0, -1], corrupted_logits[0, -1])
-
-    def difference(logits: Tensor) -> Tensor:
-        return logits[0, -1, answer] - logits[0, -1, wrong]
-
-    best, worst = float(difference(clean_logits)), float(difference(corrupted_logits))
-    _check_difference(subject, answer, wrong, best - worst)
-    widths = {i: cache[point].shape[2 if asked.what == "z" else 1] for i, point in points.items()}
-    places = [(layer, i) for layer, width in widths.items() for i in range(width)]
-    check_cells(subject, len(places))
-    yield {
-        "type": "start",
-        "tokens": corrupted.labels,
-        "clean_tokens": clean.labels,
-        "answer": subject.token(answer),
-        "wrong": subject.token(wrong),
-        "clean": best,
-        "corrupted": worst,
-        "layers": subject.model.cfg.n_layers,
-        "columns": max(widths.values()),
-        "cells": [list(place) for place in places],
-        "python": _python(subject, asked, clean, corrupted, answer, wrong),
-    }
-    cells = [(points[layer], _index(asked.what, i), cache) for layer, i in places]
-    for start, values in swept(subject, corrupted.given, cells, difference, job):
-        shares = [(value - worst) / (best - worst) for value in values]
-        yield {"type": "cells", "start": start, "values": shares}
-    yield {"type": "end"}
+        logits, cache = subject.model.run_with_cache(clean.given, names_filter=[*points.values()])
+        others = subject.model(corrupted.given)
+    answer, wrong = _tokens(subject, asked, logits[0, -1], others[0, -1])
+    return _Runs(clean, corrupted, points, cache, logits, others, answer, wrong)
 
 
 def _check_lengths(clean: Prompt, corrupted: Prompt) -> None:
@@ -130,20 +171,13 @@ def _check_difference(subject: Subject, answer: int, wrong: int, gap: float) -> 
         )
 
 
-def _python(
-    subject: Subject,
-    asked: Comparison,
-    clean: Prompt,
-    corrupted: Prompt,
-    answer: int,
-    wrong: int,
-) -> str:
+def _python(subject: Subject, asked: Comparison, runs: _Runs) -> str:
     return program(
         subject,
-        assigned("clean", clean),
-        assigned("corrupted", corrupted),
-        token(subject, "answer", answer),
-        token(subject, "wrong", wrong),
+        assigned("clean", runs.clean),
+        assigned("corrupted", runs.corrupted),
+        token(subject, "answer", runs.answer),
+        token(subject, "wrong", runs.wrong),
         "",
         "",
         "def difference(logits):",
