@@ -1,13 +1,15 @@
 """Models whose layers are not one list that every pass runs once, against plain PyTorch hooks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from described import tiny
 from raw import record
-from torch import Tensor
+from torch import Tensor, nn
 
+from lensbridge.causal import attribution_patch
 from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.model import LensModel
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 77, 25, 48, 66]])
 
 
-# --- Llama 3.2 Vision: layers that only run with an image ----------------------------------------
+# --- Llama 3.2 Vision: layers that only run with an image -----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_text_without_an_image_skips_layers(mllama: LensModel) -> None:
         mllama(IDS, stop_at_layer=3)
 
 
-# --- layers that share one module ----------------------------------------------------------------
+# --- layers that share one module -----------------------------------------------------------------
 
 
 def test_spans_begin_and_end_in_the_call_that_is_the_layer() -> None:
@@ -90,3 +92,116 @@ def test_spans_begin_and_end_in_the_call_that_is_the_layer() -> None:
     assert torch.equal(model.run_with_cache(IDS, stop_at_layer=3)[0], last)
     assert torch.equal(model(cache["blocks.0.hook_resid_pre"], start_at_layer=0), logits)
     assert torch.equal(model(last, start_at_layer=3), logits)
+
+
+# --- HRM: two stacks that run in turn, several times ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hrm() -> LensModel:
+    return tiny("hrm_text")
+
+
+def calls_of(module: nn.Module, run: Callable[[], object]) -> list[tuple[Tensor, Tensor]]:
+    """What goes into a module and comes out of it, in each call."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((args[0], output))
+
+    handle = module.register_forward_hook(note)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    return found
+
+
+def test_each_run_of_a_layer_is_a_layer(hrm: LensModel) -> None:
+    bare: Any = hrm.hf_model
+    logits, cache = hrm.run_with_cache(IDS)
+    with torch.no_grad():
+        assert torch.equal(logits, bare(IDS).logits)
+    stacks = {"blocks": (bare.model.H_module, 2), "low.blocks": (bare.model.L_module, 4)}
+    for prefix, (stack, cycles) in stacks.items():
+        for j, layer in enumerate(stack.layers):
+            calls = calls_of(layer, lambda: bare(IDS))
+            assert len(calls) == cycles
+            for cycle, (given, made) in enumerate(calls):
+                at = f"{prefix}.{cycle * len(stack.layers) + j}"
+                assert torch.equal(cache[f"{at}.hook_resid_pre"], given)
+                assert torch.equal(cache[f"{at}.hook_resid_post"], made)
+    final = calls_of(bare.model.H_module.final_norm, lambda: bare(IDS))
+    assert torch.equal(cache["ln_final.hook_out"], final[-1][1])
+
+
+def test_an_edit_in_one_cycle_is_that_of_the_bare_model(hrm: LensModel) -> None:
+    bare: Any = hrm.hf_model
+    seen: list[int] = []
+
+    def shift(_: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        seen.append(1)
+        return output + 1.0 if len(seen) == 3 else None  # cycle 2 of 4
+
+    handle = bare.model.L_module.layers[1].mlp.register_forward_hook(shift)
+    with torch.no_grad():
+        wanted = bare(IDS).logits
+    handle.remove()
+    edit = [("low.blocks.5.hook_mlp_out", lambda value, hook: value + 1.0)]
+    assert torch.equal(hrm.run_with_hooks(IDS, fwd_hooks=edit), wanted)
+
+
+def test_the_stream_that_begins_anew_is_a_term(hrm: LensModel) -> None:
+    _, cache = hrm.run_with_cache(IDS)
+    terms, labels = cache.decompose_resid(-1, return_labels=True)
+    assert [label for label in labels if "between" in label] == ["2_between"]
+    torch.testing.assert_close(terms.sum(0), cache["blocks.3.hook_resid_post"])
+
+
+# --- BLT: bytes, patches of bytes, bytes ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blt() -> LensModel:
+    return tiny("blt")
+
+
+def test_three_stacks_hold_what_the_bare_model_computes(blt: LensModel) -> None:
+    bare: Any = blt.hf_model
+    with torch.no_grad():
+        raw = record(bare, input_ids=IDS)
+    logits, cache = blt.run_with_cache(IDS)
+    assert torch.equal(logits, raw.logits)
+    model = bare.model
+    stacks = {
+        "blocks": model.local_decoder,
+        "local.blocks": model.local_encoder,
+        "global.blocks": model.global_transformer,
+    }
+    for prefix, stack in stacks.items():
+        for i, layer in enumerate(stack.layers):
+            assert torch.equal(cache[f"{prefix}.{i}.hook_resid_pre"], raw.inputs[layer])
+            assert torch.equal(cache[f"{prefix}.{i}.hook_resid_post"], raw.outputs[layer])
+            z = raw.inputs[layer.self_attn.o_proj]
+            assert torch.equal(cache[f"{prefix}.{i}.attn.hook_z"].flatten(2), z)
+    patches = cache["global.blocks.0.hook_resid_pre"].shape[1]
+    assert patches < IDS.shape[1] + 1
+    assert torch.equal(cache["hook_embed"], model.local_encoder.embed_tokens(IDS))
+
+
+def test_what_comes_from_the_patches_is_a_term_between_layers(blt: LensModel) -> None:
+    bare: Any = blt.hf_model
+    with torch.no_grad():
+        raw = record(bare, input_ids=IDS)
+    _, cache = blt.run_with_cache(IDS)
+    terms, labels = cache.decompose_resid(-1, return_labels=True)
+    crossed = raw.outputs[bare.model.local_decoder.cross_attn_layers[1]]
+    torch.testing.assert_close(terms[labels.index("1_between")], crossed)
+    torch.testing.assert_close(terms.sum(0), cache["blocks.1.hook_resid_post"])
+    with pytest.raises(InputError, match="outside of the layers"):
+        attribution_patch(
+            blt, IDS, IDS.flip(1), lambda logits: logits[:, -1].sum(), granularity="edge"
+        )
+    with pytest.raises(InputError, match="needs the ids"):
+        blt(cache["blocks.1.hook_resid_pre"], start_at_layer=1)

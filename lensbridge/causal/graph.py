@@ -193,6 +193,8 @@ def _why_not(block: BlockPart) -> str | None:
     """Why a layer has no edges, or None."""
     if block.residual is None:
         return "The residual stream is not described"
+    if block.begins_anew:
+        return "The model changes the stream before it, outside of the layers"
     if block.per_layer is not None:
         return "A branch other than attention and MLP reads the stream (hook_per_layer_out)"
     if block.cross is not None:

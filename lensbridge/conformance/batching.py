@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable, difference
-from lensbridge.conformance.subject import Inputs, Pass, Subject, prefix_of
+from lensbridge.conformance.subject import Inputs, Pass, Subject, prefix_of, told
 from lensbridge.native.kv_cache import cache_in, name_of_cache
 
 PADS = 2
@@ -90,14 +90,11 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
     ids, name = subject.tokens, name_of_cache(subject.accepted)
     if name is None or "use_cache" not in subject.accepted | subject.calling.accepted:
         raise NotApplicable("the model keeps no keys and values")
-    with torch.no_grad():
-        prefix: Any = subject.call({"input_ids": ids[:, :-1], "use_cache": True})
-    past = cache_in(prefix)
+    past = cache_in(_cached(subject, ids[:, :-1]))
     if past is None:
         raise NotApplicable("the model keeps no keys and values")
-    with torch.no_grad():
-        again: Any = subject.call({"input_ids": ids[:, :-1], "use_cache": True})
-    bare = subject.bare({"input_ids": ids[:, -1:]}, **{name: cache_in(again)})
+    again = cache_in(_cached(subject, ids[:, :-1]))
+    bare = subject.bare({"input_ids": ids[:, -1:]}, **{name: again})
     apart = difference(bare, subject.clean.output[:, -1:])
     if apart > subject.expect.tolerance:
         raise NotApplicable(f"the bare model's own cached step differs by {apart:.2g}")
@@ -119,6 +116,19 @@ def check_decoding_reads_the_same(subject: Subject) -> None:
         subject.expect.close(
             f"{name} of a cached step", found, whole, "the whole pass's last position", slack=5.0
         )
+
+
+def _cached(subject: Subject, ids: Tensor) -> Any:
+    """What the bare model gives with a cache of keys and values.
+
+    Raises:
+        NotApplicable: it does not run with one.
+    """
+    try:
+        with torch.no_grad():
+            return subject.call({"input_ids": ids, "use_cache": True})
+    except Exception as error:  # the model's own, of any kind
+        raise NotApplicable(f"the bare model does not run with a cache: {told(error)}") from error
 
 
 def _in_step(subject: Subject, name: str) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
 from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
 from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart
 from lensbridge.native.resolve.finder import Finder
@@ -44,6 +45,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_context(subject)
     yield from _of_vocabulary(subject)
     yield from _of_widths(subject)
+    yield from (Claim(what, False, shown) for what, shown in twins_of(subject))
     for at, part in subject.parts.items():
         yield from _of_block(subject, at, part)
 

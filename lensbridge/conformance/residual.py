@@ -149,13 +149,19 @@ def check_stream_flows_on(subject: Subject) -> None:
     """A block starts with the output of the one before it, and the final norm reads the last."""
     blocks = list(subject.clean.having("hook_resid_pre", "hook_resid_post"))
     for one, other in pairwise(blocks):
-        if _stack(one) == _stack(other):
-            subject.expect.close(
-                other.name("hook_resid_pre"),
-                other["hook_resid_pre"],
-                one["hook_resid_post"],
-                one.name("hook_resid_post"),
-            )
+        if _stack(one) != _stack(other):
+            continue
+        name, begins, ends = (
+            other.name("hook_resid_pre"),
+            other["hook_resid_pre"],
+            one["hook_resid_post"],
+        )
+        if not subject.parts[other.at].begins_anew:
+            subject.expect.close(name, begins, ends, one.name("hook_resid_post"))
+            continue
+        same = begins.shape == ends.shape and subject.expect.are_close(begins, ends)
+        goes_on = f"it is {one.name('hook_resid_post')}, and the description says that it is not"
+        subject.expect.holds(name, not same, goes_on)
     subject.expect.holds("the blocks", bool(blocks), "no block has both resid_pre and resid_post")
 
 

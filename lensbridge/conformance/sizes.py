@@ -179,6 +179,12 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
         "indexer_compress_ratio": 2},
     "mllama_text_model": {"cross_attention_layers": [1]},
+    # without a cache: transformers 5.24 makes none of the right size
+    "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4],
+            "use_cache": False, "patching_threshold": 3.6},
+    "blt_local_encoder": {"hidden_size_global": WIDTH},
+    "blt_local_decoder": {"hidden_size_global": WIDTH},
+    "hrm_text": {"L_cycles": 2, "L_bp_cycles": [2, 2], "embedding_scale": 1.7},
 }  # fmt: skip
 """What a model type needs besides its sizes."""
 

@@ -147,14 +147,16 @@ def _explain(error: Exception, native: ResolvedModel, kwargs: dict[str, Any]) ->
     """Say what a model asks for where its own error does not.
 
     Some encoder-decoders say only that they miss ids, although the encoder has its own. Gemma 4
-    looks embeddings up in its table, to compute from their ids what its layers read.
+    looks embeddings up in its table, to compute from their ids what its layers read; BLT cuts ids
+    into patches.
     """
+    needs_ids = ("exact `inputs_embeds`", "input_ids is required")
+    if "input_ids" not in kwargs and any(words in str(error) for words in needs_ids):
+        raise InputError(
+            f"{type(native.core).__name__} needs the ids: its layers read more of them than "
+            "their embeddings. Run it on tokens, without start_at_layer."
+        ) from error
     if isinstance(error, RuntimeError):
-        if "input_ids" not in kwargs and "exact `inputs_embeds`" in str(error):
-            raise InputError(
-                f"{type(native.core).__name__} needs the ids: its layers read more of them than "
-                "their embeddings. Run it on tokens, without start_at_layer."
-            ) from error
         return
     asks = re.search(r"input_ids\b.* or \w*inputs_embeds", str(error))
     if asks and not {"decoder_input_ids", "decoder_inputs_embeds"} & kwargs.keys():

@@ -54,13 +54,19 @@ class Branches:
         """What the layers of a stack from one on add to the stream.
 
         Raises:
-            InputError: the inside of a layer is not described, so nothing in it can be held.
+            InputError: the inside of a layer is not described, or the model changes the stream
+                between layers, so that not all can be held.
         """
         for layer, block in list(enumerate(stack_of(self.model, stack).blocks))[from_layer:]:
             if block.residual is None:
                 raise InputError(
                     f"The inside of layer {layer} is not described, so its branches cannot be "
                     "held while a path is patched."
+                )
+            if block.begins_anew and layer > from_layer:
+                raise InputError(
+                    f"The model changes the stream before layer {layer}, outside of the layers, "
+                    "and that cannot be held while a path is patched."
                 )
             names = (self.name(layer, point, stack) for point in points)
             yield from (name for name in names if name in self.model.vocabulary.index)

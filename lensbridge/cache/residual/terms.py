@@ -14,8 +14,9 @@ from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart, StackPart
 
-Kind = Literal["embed", "attn", "cross", "mixer", "mlp", "per_layer", "block", "bias"]
-"""What wrote a term: `block` is a layer whose inside is not described, `bias` a norm's bias, or
+Kind = Literal["embed", "attn", "cross", "mixer", "mlp", "per_layer", "block", "between", "bias"]
+"""What wrote a term: `block` is a layer whose inside is not described, `between` what the model
+changes between two layers, `bias` a norm's bias, or
 what a layer adds beside its branches."""
 
 
@@ -27,7 +28,7 @@ class Term:
         label: its name in a decomposition, such as `3_attn_out`.
         kind: what wrote it.
         point: the point with its value. For a block whose inside is not described, the prefix of
-            its names; for a bias, its label.
+            its names; for what is between layers, that of the later one; for a bias, its label.
         layer: None for what the embeddings write.
         part: the layer.
         value: the value itself, if it is not that of a point.
@@ -43,7 +44,7 @@ class Term:
     @property
     def is_point(self) -> bool:
         """Whether its value is that of one point."""
-        return self.value is None and self.kind != "block"
+        return self.value is None and self.kind not in ("block", "between")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def residual_terms(stack: StackPart, has: Callable[[str], bool]) -> list[Step]:
     steps: list[Step] = []
     for i, part in enumerate(stack.blocks):
         layer = _LayerSteps(i, f"{stack.prefix}.{i}.", part, has)
+        if part.begins_anew:
+            steps.append(Term(f"{i}_between", "between", layer.at, i, part))
         steps += [Mark(f"{layer.at}hook_resid_pre"), *layer.steps()]
     last = f"{stack.prefix}.{len(stack.blocks) - 1}."
     return [*steps, Mark(f"{last}hook_resid_post")]

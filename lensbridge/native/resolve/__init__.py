@@ -195,7 +195,8 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
             "or one word before '.blocks', as in 'vision.blocks'."
         )
     layers = layers_of(finder, spec.blocks)
-    count = finder.size(spec.dims.layers)
+    cycles = int(finder.scale(spec.cycles))
+    count = finder.size(spec.dims.layers) * cycles
     if count % len(layers):
         raise finder.mismatch(
             f"{spec.blocks!r} has {len(layers)} layers and dims.layers ({spec.dims.layers!r}) is "
@@ -205,6 +206,10 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
     repeats = count // len(layers)
     blocks = tuple(
         resolver.block(layers[i % len(layers)], i, i // len(layers), repeats) for i in range(count)
+    )
+    length = 1 if spec.interrupted else count // cycles  # of what runs without a break
+    blocks = tuple(
+        replace(one, begins_anew=i > 0 and i % length == 0) for i, one in enumerate(blocks)
     )
     kinds = replace(_variants(spec)[0].norms, inner=None, gate=None)
 
@@ -228,6 +233,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         ln_embed=norm(embed_norm),
         blocks=blocks,
         ln_final=norm(spec.final_norm),
+        cycles=cycles,
     )
 
 

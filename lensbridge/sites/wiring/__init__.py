@@ -116,7 +116,8 @@ class _ModelWiring(Placing):
                 yield site if block.repeat is None else _repeated(site, block.repeat)
         if stack.ln_final is not None:
             for site in self.norm(f"{at}ln_final", stack.ln_final):
-                yield _repeated(site, 1) if twice else site
+                last = 1 if twice else stack.cycles - 1
+                yield _repeated(site, last) if last else site
 
 
 def _repeated(site: Site, nth: int) -> Site:

@@ -1,0 +1,53 @@
+"""Layers and norms that a description leaves out although it describes others of their class."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
+from lensbridge.conformance.subject import Subject
+from lensbridge.native.parts import StackPart
+
+
+def twins_of(subject: Subject) -> Iterator[tuple[str, str]]:
+    """What is left out: a word of the description, and how one sees it in the model."""
+    stacks = subject.model.native.stacks
+    yield from _layers(subject, stacks)
+    yield from _final_norms(subject, stacks)
+
+
+def _layers(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
+    """Layers that run, of the class of a layer that is described."""
+    blocks = [block for stack in stacks for block in stack.blocks if block.members is None]
+    known = {block.module for block in blocks}
+    classes = {type(module) for module in known}
+    inside = {one for module in known for one in module.modules()}
+    others = [m for m in inner_modules(subject) if type(m) in classes and m not in inside]
+    ran: dict[nn.Module, None] = {}
+    watch_calls(subject, others, lambda call: ran.setdefault(call.module))
+    for module in ran:
+        path = subject.model.native.paths.get(module, "")
+        yield "towers", f"{path} is a {type(module).__name__}, which runs and is in no stack"
+
+
+def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
+    """Norms beside a list of layers that read what its last layer gives."""
+    for stack in stacks:
+        last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
+        classes = {type(norm.module) for block in stack.blocks for norm in block.norms.values()}
+        if stack.ln_final is not None or last not in subject.clean.values:
+            continue
+        holder = subject.model.native.core.get_submodule(stack.path.rpartition(".")[0])
+        others = [module for module in holder.children() if type(module) in classes]
+        found: list[nn.Module] = []
+
+        def see(call: NativeCall, last: str = last, found: list[nn.Module] = found) -> None:
+            stream = subject.clean[last]
+            given = [one for one in call.tensors[:1] if one.shape == stream.shape]
+            if any(subject.expect.are_close(one, stream) for one in given):
+                found.append(call.module)
+
+        watch_calls(subject, others, see)
+        for module in found[:1]:
+            path = subject.model.native.paths.get(module, "")
+            yield "final_norm", f"{path} reads the output of the last layer of {stack.prefix}"
