@@ -19,7 +19,7 @@ import torch
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.gpt_neox import GPT_NEOX
 from tiny_models import SPECIAL, Shape, build, tokens
-from transformers import GPT2LMHeadModel, PreTrainedModel, ReformerConfig, ReformerModelWithLMHead
+from transformers import GPT2LMHeadModel, PreTrainedModel, YosoConfig, YosoForMaskedLM
 
 import lensbridge
 from lensbridge import plugins
@@ -306,20 +306,8 @@ def test_a_subclass_is_read_as_the_nearest_class_that_is_described(
 
 
 def undescribed() -> PreTrainedModel:
-    config = ReformerConfig(
-        vocab_size=61,
-        hidden_size=16,
-        num_attention_heads=2,
-        attention_head_size=8,
-        feed_forward_size=16,
-        attn_layers=["local"],
-        axial_pos_shape=(4, 4),
-        axial_pos_embds_dim=(8, 8),
-        max_position_embeddings=16,
-        is_decoder=True,
-        **SPECIAL,
-    )
-    return ReformerModelWithLMHead(config).eval()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return YosoForMaskedLM(YosoConfig(vocab_size=61, **sizes, **SPECIAL)).eval()
 
 
 def test_an_undescribed_class_is_refused_with_what_there_is_and_what_to_do() -> None:
@@ -327,8 +315,8 @@ def test_an_undescribed_class_is_refused_with_what_there_is_and_what_to_do() -> 
         lensbridge.load(undescribed(), derive=False)
     message = str(raised.value)
     for part in (
-        "ReformerModelWithLMHead",
-        "'reformer'",
+        "YosoForMaskedLM",
+        "'yoso'",
         "docs/coverage.md",
         "architecture=MY_ARCHITECTURE",
     ):

@@ -33,7 +33,12 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
         if stack.ln_final is not None and f"{at}ln_final.hook_out" in run.values:
             last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
             alone = stack.residual_axes == "b p m"  # of several streams it reads a mixture
-            yield f"{at}ln_final", stack.ln_final, run.values.get(last) if alone else None
+            read = run.values.get(last)
+            if read is not None and stack.blocks[-1].pair is not None:
+                read = torch.cat(read.unbind(0), dim=-1)
+            elif not alone:
+                read = None
+            yield f"{at}ln_final", stack.ln_final, read
         if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
             yield f"{at}ln_embed", stack.ln_embed, None
 
@@ -41,6 +46,8 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
 def _read_by(block: Block, slot: str, part: BlockPart) -> Tensor | None:
     if part.residual == "post_norm":
         return _summed_before(block, slot)
+    if part.pair is not None and slot == "ln1":
+        return block["hook_resid_pre"][1]
     return block.values.get(block.name(READ_BEFORE.get(slot, "")))
 
 
@@ -93,7 +100,7 @@ def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tenso
 
 def check_branches_read_the_stream(subject: Subject) -> None:
     """Attention reads the stream at the start of the block, the MLP where its branch begins."""
-    if all(part.residual is None for part in subject.parts.values()):
+    if not any(part.adds_up for part in subject.parts.values()):
         raise NotApplicable("what the branches of its layers read is not described")
     for block in subject.clean.blocks.values():
         part = subject.parts[block.at]
@@ -115,7 +122,7 @@ def check_branches_read_the_stream(subject: Subject) -> None:
             else:
                 subject.expect.close(name, given, block[read], read)
         before = _before_mlp(block, part)
-        if "hook_mlp_in" in block and part.residual is not None:
+        if "hook_mlp_in" in block and part.adds_up:
             subject.expect.close(
                 block.name("hook_mlp_in"), block["hook_mlp_in"], block[before], before
             )

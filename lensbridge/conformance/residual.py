@@ -39,6 +39,19 @@ def sums(block: Block, part: BlockPart) -> Iterator[Sum]:
         yield from _post_norm(block, part)
     elif part.residual is not None:
         yield from _added(block, part)
+    elif part.pair is not None:
+        yield from _reversible(block)
+
+
+def _reversible(block: Block) -> Iterator[Sum]:
+    """Attention is added to the first stream, and the MLP to the second."""
+    first, second = block["hook_resid_pre"].unbind(0)
+    given = [point for point in BRANCHES if point in block]
+    words = " + ".join(["hook_resid_pre[0]", *given])
+    yield Sum(block.name("hook_resid_mid"), sum((block[one] for one in given), first), words)
+    after = torch.stack([block["hook_resid_mid"], second + block["hook_mlp_out"]])
+    words = "hook_resid_mid, and hook_resid_pre[1] + hook_mlp_out"
+    yield Sum(block.name("hook_resid_post"), after, words)
 
 
 def _post_norm(block: Block, part: BlockPart) -> Iterator[Sum]:
@@ -134,7 +147,7 @@ def check_stream_adds_up(subject: Subject) -> None:
 
 
 def _require_described(subject: Subject) -> None:
-    if all(part.residual is None for part in subject.parts.values()):
+    if not any(part.adds_up for part in subject.parts.values()):
         raise NotApplicable("how its layers write to the stream is not described")
 
 
@@ -195,6 +208,9 @@ def _hold_embeddings(subject: Subject, at: str, first: str) -> None:
 def _hold_sum(subject: Subject, at: str, first: str) -> None:
     run = subject.clean
     stream, embed = run[first], run[f"{at}hook_embed"]
+    if subject.stacks[at].blocks[0].pair is not None:
+        subject.expect.close(f"{first}[0]", stream[0], stream[1], "the second stream")
+        stream = stream[1]
     if embed.shape != stream.shape:
         stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))

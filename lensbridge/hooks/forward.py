@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
+from lensbridge.hooks.attachment import STAYING, Attachment
 from lensbridge.hooks.callbacks import Callback, require_fired
-from lensbridge.hooks.engine import STAYING, Attachment, Engine, StopForward
+from lensbridge.hooks.engine import Engine, StopForward
 from lensbridge.hooks.skip import layers_skipped
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.fsdp import finished, resuming
@@ -169,6 +170,11 @@ def _explain(error: Exception, native: ResolvedModel, kwargs: dict[str, Any]) ->
 def _span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[Stage]:
     stages = []
     blocks = native.blocks
+    if (span.start is not None or span.stop is not None) and blocks[0].pair is not None:
+        raise InputError(
+            f"Layers of {type(native.core).__name__} take and give two streams, so a run can "
+            "neither start nor stop between them. Edit hook_resid_pre in a hook."
+        )
     if span.start is not None:
         residual = prepared.embeds
         if residual is None:

@@ -51,7 +51,8 @@ def columns_in(cache: Any) -> int | None:
     if isinstance(cache, dict):  # XLM and Flaubert
         return int(cache["slen"]) if "slen" in cache else None
     try:
-        return int(cache.get_seq_length()) if is_cache(cache) else None
+        length = cache.get_seq_length() if is_cache(cache) else None
+        return None if length is None else int(length)  # Reformer's does not say
     except ValueError:  # the state of a recurrent model
         return None
 

@@ -118,7 +118,8 @@ class Call:
         if isinstance(self.output, Tensor):
             self.output = value
         else:
-            self.output = type(self.output)((value, *self.output[1:]))
+            values, kind = (value, *self.output[1:]), type(self.output)
+            self.output = kind(*values) if hasattr(self.output, "_fields") else kind(values)
         self.replaced = True
 
 

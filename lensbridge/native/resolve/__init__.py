@@ -228,7 +228,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         embed_overwritten=spec.embed_overwritten,
         pos_embed=pos_embed,
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
-        residual_axes=_RESIDUAL_AXES[spec.streams],
+        residual_axes="r b p m" if blocks[0].pair else _RESIDUAL_AXES[spec.streams],
         positions_first=spec.streams == "positions_first",
         ln_embed=norm(embed_norm),
         blocks=blocks,
@@ -254,7 +254,8 @@ def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...])
         return False
     if pos_embed is None:
         return bool(attention)
-    return not isinstance(pos_embed, nn.Embedding) or pos_embed.padding_idx is None
+    is_table = pos_embed._parameters.get("weight") is not None
+    return not is_table or getattr(pos_embed, "padding_idx", None) is None
 
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:

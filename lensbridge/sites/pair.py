@@ -1,0 +1,80 @@
+"""The stream of reversible layers: two tensors, which a layer takes and gives one by one.
+
+Attention reads the second and is added to the first; the MLP reads the first and is added to the
+second (Reformer). The point has both, `[r, b, p, m]`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lensbridge.sites.site import Call, Chain, Phase, Site, Stage
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PairSite(Site):
+    """Both streams before a layer, or after it.
+
+    Args:
+        module: the layer.
+        names: the two arguments of its forward.
+        phase: which side of it.
+    """
+
+    module: nn.Module
+    names: tuple[str, str]
+    phase: Phase
+
+    def _stages(self) -> list[Stage]:
+        find, put = (_given, _give) if self.phase == "input" else (_returned, _return)
+
+        def act(call: Call, chain: Chain) -> None:
+            streams = torch.stack(find(call, self.names))
+            new = chain.run(streams)
+            if new is not None:
+                first, second = (one.contiguous() for one in new.unbind(0))
+                put(call, self.names, (first, second))
+                call.replaced = True
+
+        return [Stage(self.module, self.phase, 0 if self.phase == "input" else 2, act)]
+
+
+Find = Callable[[Call, tuple[str, str]], Pair]
+Put = Callable[[Call, tuple[str, str], Pair], None]
+
+
+def _given(call: Call, names: tuple[str, str]) -> Pair:
+    first, second = (
+        call.kwargs[name] if name in call.kwargs else call.args[i] for i, name in enumerate(names)
+    )
+    return first, second
+
+
+def _give(call: Call, names: tuple[str, str], streams: Pair) -> None:
+    by_name = dict(zip(names, streams, strict=True))
+    call.args = (*streams[: len(call.args)], *call.args[2:])
+    call.kwargs = {name: by_name.get(name, one) for name, one in call.kwargs.items()}
+
+
+def _places(output: Any, names: tuple[str, str]) -> tuple[int, int]:
+    """Where the streams are in what the layer returns: the second keeps its argument's name."""
+    fields = getattr(output, "_fields", ())
+    second = fields.index(names[1]) if names[1] in fields else 1
+    return 1 - second, second
+
+
+def _returned(call: Call, names: tuple[str, str]) -> Pair:
+    first, second = _places(call.output, names)
+    return call.output[first], call.output[second]
+
+
+def _return(call: Call, names: tuple[str, str], streams: Pair) -> None:
+    places = dict(zip(_places(call.output, names), streams, strict=True))
+    values = [places.get(i, one) for i, one in enumerate(call.output)]
+    kind = type(call.output)
+    call.output = kind(*values) if hasattr(call.output, "_fields") else kind(values)
