@@ -5,7 +5,7 @@ copies, and `Linear.held` says why.
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ class Linear:
         size = added.abs() + wanted.abs()
         size[0] = 4 * size[0].amax()
         size[1] /= 8  # nothing is added up but the bias
-        return type(module).forward(module, rows), wanted, size
+        return _product(type(module).forward(module, rows)), wanted, size
 
     def _by_identity(self) -> Tensor:
         """The weight as it is stored, measured: what the module makes of each input channel."""
@@ -132,5 +132,10 @@ class Linear:
             device = execution_device(self.module) or like.device
             rows = rows.to(device, like.dtype)
             proof.prepare(self.module, rows)
-            out: Tensor = self.module.forward(rows)
-        return out
+            return _product(self.module.forward(rows))
+
+
+def _product(returned: Any) -> Tensor:
+    """What a projection gives; I-BERT's comes with a scaling factor."""
+    product: Tensor = returned[0] if isinstance(returned, tuple) else returned
+    return product

@@ -17,6 +17,7 @@ from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.pieces import Pieces
+from lensbridge.sites.leaves import first_tensor
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.tensors.layouts import Layout
 
@@ -312,7 +313,8 @@ class HeadInputSite(Site):
         if how == "none":
             return native[..., i, :]
         normed = new[..., i, :] if self.norm is None else self.norm.forward(new[..., i, :])
-        projected = self.projection.forward(normed * self.in_scale, *beside)
+        projected = first_tensor(self.projection.forward(normed * self.in_scale, *beside))
+        assert projected is not None
         if self.pieces is not None:
             projected = self.pieces.whole(projected)
         return substitute(native[..., i, :], self.layout.split(projected)[..., i, :], how)
