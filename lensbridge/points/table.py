@@ -137,6 +137,7 @@ LATENT = "latent attention (DeepSeek)"
 MIXER = "state-space and linear-attention layers"
 CROSS = "decoders with an encoder"
 MOE = "mixtures of experts"
+UNSAID = ", or its output, where it is not described how that is added"
 
 POINTS: tuple[Point, ...] = (
     Point("hook_embed", "b p m", "token embedding"),
@@ -191,7 +192,9 @@ POINTS: tuple[Point, ...] = (
         LATENT,
     ),
     *_norm_points("blocks.{i}.ln1_post", "norm after attention", POST_NORM),
-    Point("blocks.{i}.hook_attn_out", "b p m", "exactly what attention adds to the stream"),
+    Point(
+        "blocks.{i}.hook_attn_out", "b p m", f"exactly what attention adds to the stream{UNSAID}"
+    ),
     Point("blocks.{i}.mixer.hook_in", "b p m", "input of the mixer", MIXER, by_full_name=True),
     Point(
         "blocks.{i}.mixer.hook_{step}",
@@ -201,7 +204,12 @@ POINTS: tuple[Point, ...] = (
         by_full_name=True,
     ),
     Point("blocks.{i}.mixer.hook_out", "b p m", "output of the mixer", MIXER, by_full_name=True),
-    Point("blocks.{i}.hook_mixer_out", "b p m", "exactly what the mixer adds to the stream", MIXER),
+    Point(
+        "blocks.{i}.hook_mixer_out",
+        "b p m",
+        f"exactly what the mixer adds to the stream{UNSAID}",
+        MIXER,
+    ),
     Point(
         "blocks.{i}.hook_resid_mid",
         "b p m",
@@ -271,7 +279,7 @@ POINTS: tuple[Point, ...] = (
     ),
     *_neuron_points("mlp.shared", "the MLP that all tokens share", "b p", MOE, {}),
     *_norm_points("blocks.{i}.ln2_post", "norm after the MLP", POST_NORM),
-    Point("blocks.{i}.hook_mlp_out", "b p m", "exactly what the MLP adds to the stream"),
+    Point("blocks.{i}.hook_mlp_out", "b p m", f"exactly what the MLP adds to the stream{UNSAID}"),
     Point(
         "blocks.{i}.hook_per_layer_out",
         "b p m",
