@@ -32,10 +32,13 @@ def _layers(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[s
 
 def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
     """Norms beside a list of layers that read what its last layer gives."""
+    said = {stack.path for stack in stacks if stack.ln_final is not None}
     for stack in stacks:
+        if stack.path in said:  # parts of these layers may be a stack of their own
+            continue
         last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
         classes = {type(norm.module) for block in stack.blocks for norm in block.norms.values()}
-        if stack.ln_final is not None or last not in subject.clean.values:
+        if last not in subject.clean.values:
             continue
         holder = subject.model.native.core.get_submodule(stack.path.rpartition(".")[0])
         others = [module for module in holder.children() if type(module) in classes]
