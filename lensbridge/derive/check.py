@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lensbridge.derive.reductions import blocks_of, loses_a_layer, reduced
+from lensbridge.derive.reductions import blocks_of, reduced, without_branches
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.spec import Architecture, Opaque
 
@@ -32,6 +32,7 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
     """
     first = derivation
     reasons: dict[str, str] = {}
+    tried: set[str] = set()
     for _ in range(_TRIES):
         if derivation.architecture is None:
             break
@@ -41,13 +42,40 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
             explained = explain(derivation.architecture, missing)
             return replace(derivation, architecture=explained, missing=missing)
         part, smaller = reduced(derivation.architecture, told)
-        reasons[part] = told
-        if loses_a_layer(derivation.architecture, smaller) and derivation.unwritten is not None:
-            derivation = replace(derivation.unwritten(), unwritten=None)
-            reasons = {"residual": told}
+        again = without_branches(derivation.architecture, smaller) - tried
+        again = again if derivation.unwritten is not None else set()
+        if again:
+            derivation = _unwritten(derivation, again)
+            tried |= again
+            part = _named(derivation, min(again), "residual")
         else:
             derivation = replace(derivation, architecture=smaller)
+        reasons[part] = told
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
+
+
+def _unwritten(derivation: "Derivation", stacks: set[str]) -> "Derivation":
+    """The derivation, in some stacks without how their branches are added to the stream."""
+    ours, other = derivation.architecture, derivation.unwritten and derivation.unwritten()
+    if ours is None or not other or other.architecture is None:
+        return derivation
+    theirs = other.architecture
+    whole = theirs if theirs.prefix in stacks else ours
+    pairs = zip(ours.towers, theirs.towers, strict=True)
+    towers = tuple(new if new.prefix in stacks else old for old, new in pairs)
+    inside = ("residual", "attn", "mixer", "mlp", "norms.pre_attn", "norms.pre_mlp")
+    names = {_named(derivation, stack, part) for stack in stacks for part in inside}
+    kept = {part: why for part, why in derivation.missing.items() if part not in names}
+    found = {part: why for part, why in other.missing.items() if part in names}
+    architecture = replace(whole, towers=towers)
+    return replace(derivation, architecture=architecture, missing={**kept, **found})
+
+
+def _named(derivation: "Derivation", stack: str, part: str) -> str:
+    """The name of a part among what could not be established."""
+    architecture = derivation.architecture
+    is_main = architecture is None or architecture.prefix == stack
+    return part if is_main else f"{stack} {part}"
 
 
 def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architecture:

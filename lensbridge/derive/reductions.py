@@ -35,9 +35,11 @@ def reduced(architecture: Architecture, told: str) -> tuple[str, Architecture | 
 
 
 def _stacks(architecture: Architecture, told: str) -> Iterator[Stack]:
-    """The stacks that a failure may be about: those that it names, then the main one."""
-    yield from (one for one in architecture.towers if f"{one.prefix}." in told)
-    yield architecture
+    """The stacks that a failure may be about: those that it names, in this order; the main one."""
+    named = (one for one in (architecture, *architecture.towers) if f"{one.prefix}." in told)
+    yield from sorted(named, key=lambda one: told.index(f"{one.prefix}."))
+    if f"{architecture.prefix}." not in told:
+        yield architecture
 
 
 def _with(architecture: Architecture, old: Stack, new: Stack) -> Architecture:
@@ -52,14 +54,16 @@ def blocks_of(stack: Stack) -> tuple[Block, ...]:
     return block if isinstance(block, tuple) else (block,)
 
 
-def loses_a_layer(before: Architecture, after: Architecture | None) -> bool:
-    """Whether a layer's branches are not described any more, of some stack."""
+def without_branches(before: Architecture, after: Architecture | None) -> set[str]:
+    """Prefixes of the stacks in which the branches of a layer are not described any more."""
+    if after is None:
+        return {before.prefix}
+    pairs = zip((before, *before.towers), (after, *after.towers), strict=True)
+    return {new.prefix for old, new in pairs if _bare(new) > _bare(old)}
 
-    def bare(one: Architecture) -> int:
-        blocks = (block for stack in (one, *one.towers) for block in blocks_of(stack))
-        return sum(not any((b.attn, b.cross, b.mixer, b.mlp)) for b in blocks)
 
-    return after is None or bare(after) > bare(before)
+def _bare(stack: Stack) -> int:
+    return sum(not any((b.attn, b.cross, b.mixer, b.mlp)) for b in blocks_of(stack))
 
 
 def _with_blocks(stack: Stack, change: Callable[[Block], Block]) -> Stack:

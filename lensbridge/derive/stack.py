@@ -116,7 +116,7 @@ class _StackSearch:
     def _unwritten(self, call: TracedCall, given: Tensor, reason: str) -> FoundBlock:
         """The branches of a layer, read at the stream's width or at that of the embedding: several
         streams may be side by side in one vector."""
-        first = next(iter(self.trace.inputs.values()))
+        first = given if given.ndim == 3 else next(iter(self.trace.inputs.values()))
         found = None
         for width in dict.fromkeys((self.width, self.embed_width)):
             if not width or self.chain.last.shape[-1] % width:
