@@ -10,8 +10,9 @@ from lensbridge.native.norm import Norm
 from lensbridge.native.parts import AttentionPart, LatentPart, Role, Writer
 from lensbridge.native.product import Product
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.resolve.latent import LatentResolver
 from lensbridge.native.wrappers import named_parts
-from lensbridge.spec import Attention, Dims, FusedQKV, KernelQKV, LatentQKV, Norms, SplitQKV
+from lensbridge.spec import Attention, Dims, FusedQKV, KernelQKV, LatentQKV, SplitQKV
 from lensbridge.tensors import layouts
 from lensbridge.tensors.layouts import Layout
 
@@ -130,7 +131,8 @@ class AttentionResolver:
         self, module: nn.Module, qkv: Any, n_heads: int, out: Linear, where: str
     ) -> tuple[Any, int, LatentPart | None]:
         if isinstance(qkv, LatentQKV):
-            return self._latent(module, qkv, n_heads, out, where)
+            latents = LatentResolver(self.finder, module, qkv, n_heads, self.d_model, where)
+            return latents.roles(out), n_heads, latents.part(out)
         if isinstance(qkv, KernelQKV):
             self.finder.expect(where, "out", "output", out.n_out, self.d_model)
             return dict.fromkeys("qkv"), int(self._kv_heads(n_heads)), None
@@ -145,7 +147,7 @@ class AttentionResolver:
     ) -> tuple[dict[str, Role | None], int]:
         q = self._linear(module, spec.q, where)
         self.finder.expect(where, spec.q, "input", q.n_in, self.d_model)
-        width = self._divided(q.n_out, n_heads, spec.q, where)
+        width = self.finder.divided(q.n_out, n_heads, spec.q, where)
         d = width // 2 if spec.gated_q else width
         q_layout = (
             layouts.within_head(n_heads, 0, d, width, "query gate")
@@ -156,11 +158,11 @@ class AttentionResolver:
         n_kv = int(self._kv_heads(n_heads))
         if spec.k is not None:
             k = self._linear(module, spec.k, where)
-            n_kv = self._divided(k.n_out, d, spec.k, where)
+            n_kv = self.finder.divided(k.n_out, d, spec.k, where)
             roles["k"] = Role(k, layouts.heads(n_kv, d), n_kv, d)
         if spec.v is not None:
             v = self._linear(module, spec.v, where)
-            d_v = self._divided(v.n_out, n_kv, spec.v, where)
+            d_v = self.finder.divided(v.n_out, n_kv, spec.v, where)
             roles["v"] = Role(v, layouts.heads(n_kv, d_v), n_kv, d_v)
         return roles, n_kv
 
@@ -169,7 +171,7 @@ class AttentionResolver:
     ) -> tuple[dict[str, Role | None], int]:
         linear, n_kv = self._linear(module, spec.path, where), int(self._kv_heads(n_heads))
         self.finder.expect(where, spec.path, "input", linear.n_in, self.d_model)
-        d = self._divided(linear.n_out, n_heads + 2 * n_kv, spec.path, where)
+        d = self.finder.divided(linear.n_out, n_heads + 2 * n_kv, spec.path, where)
 
         def layout(role: str) -> Layout:
             if spec.layout == "blocked":
@@ -197,62 +199,5 @@ class AttentionResolver:
         self.finder.expect(where, path, "size", getattr(owner, name).numel(), width)
         return owner, name
 
-    def _latent(
-        self, module: nn.Module, spec: LatentQKV, n_heads: int, out: Linear, where: str
-    ) -> tuple[dict[str, Role | None], int, LatentPart]:
-        q, kv_down = self._linear(module, spec.q, where), self._linear(module, spec.kv_down, where)
-        kv_up = self._linear(module, spec.kv_up, where)
-        d_q = q_width = self._divided(q.n_out, n_heads, spec.q, where)
-        width = self._divided(kv_up.n_out, n_heads, spec.kv_up, where)
-        d_v = self._divided(out.n_in, n_heads, "out", where)
-        if spec.gated_q:
-            d_q = q_width - d_v
-        d_nope, d_rope = width - d_v, kv_down.n_out - kv_up.n_in
-        self.finder.expect(where, spec.q, "width of a head", d_q, d_nope + d_rope)
-        rms = Norms(kind="RMS")
-        norm = self.finder.find(module, spec.kv_norm, where)
-        q_norm = self._optional(module, spec.q_norm if spec.q_down else None, where)
-        q_down = None if spec.q_down is None else self._linear(module, spec.q_down, where)
-        n_latent = self.d_model if q_down is None else q_down.n_out
-        self.finder.expect(
-            where, spec.q, "input", q.n_in, n_latent * (2 if spec.q_reads_latent else 1)
-        )
-        for path, one in ((spec.kv_down, kv_down), (str(spec.q_down), q_down)):
-            if one is not None:
-                self.finder.expect(where, path, "input", one.n_in, self.d_model)
-        latent = LatentPart(
-            kv_down=kv_down,
-            kv_norm=self.finder.norm(norm, rms, kv_up.n_in, spec.kv_norm),
-            kv_up=kv_up,
-            q_down=q_down,
-            q_norm=None
-            if q_norm is None
-            else self.finder.norm(q_norm, rms, n_latent, str(spec.q_norm)),
-            d_nope=d_nope,
-            d_rope=d_rope,
-            q_reads_latent=spec.q_reads_latent,
-            kv_scale=self.finder.scale(spec.kv_scale),
-        )
-        q_layout = (
-            layouts.within_head(n_heads, 0, d_q, q_width, "query gate")
-            if spec.gated_q
-            else layouts.heads(n_heads, d_q)
-        )
-        k_layout = layouts.within_head(n_heads, 0, d_nope, width, "key value")
-        v_layout = layouts.within_head(n_heads, d_nope, d_v, width, "key value")
-        roles: dict[str, Role | None] = {
-            "q": Role(q, q_layout, n_heads, d_q),
-            "k": Role(kv_up, k_layout, n_heads, d_q),
-            "v": Role(kv_up, v_layout, n_heads, d_v),
-        }
-        return roles, n_heads, latent
-
     def _kv_heads(self, n_heads: int) -> int:
         return self.finder.optional_size(self.dims.kv_heads) or n_heads
-
-    def _divided(self, whole: int, parts: int, path: str, where: str) -> int:
-        if whole % parts:
-            raise self.finder.mismatch(
-                f"{where}: the output of '{path}' is {whole}, which is not a multiple of {parts}."
-            )
-        return whole // parts

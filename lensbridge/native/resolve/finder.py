@@ -297,6 +297,18 @@ class Finder:
             raise self.mismatch(f"the scale '{name}' is {value!r} in the config, and no number.")
         return float(value)
 
+    def divided(self, whole: int, parts: int, path: str, where: str) -> int:
+        """The size of one of so many parts of a projection's output.
+
+        Raises:
+            ArchitectureMismatchError: it is no whole number.
+        """
+        if whole % parts:
+            raise self.mismatch(
+                f"{where}: the output of '{path}' is {whole}, which is not a multiple of {parts}."
+            )
+        return whole // parts
+
     def expect(self, where: str, what: str, side: str, found: float, wanted: float) -> None:
         """Require that a size is as described.
 
