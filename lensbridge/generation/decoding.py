@@ -18,8 +18,8 @@ from lensbridge.generation.collector import (
     whole_logits,
 )
 from lensbridge.hooked_model import HookedModel
+from lensbridge.hooks.attachment import STAYING
 from lensbridge.hooks.callbacks import Callback, require_fired
-from lensbridge.hooks.engine import STAYING
 from lensbridge.hooks.progress import Progress
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.points.point_names import NamesFilter, names_points

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lensbridge.errors import HookError, InputError
 from lensbridge.forks import in_forked
+from lensbridge.hooks.attachment import NO_CALLBACKS
 from lensbridge.hooks.callbacks import Callback, Hook
-from lensbridge.hooks.engine import NO_CALLBACKS, Engine
+from lensbridge.hooks.engine import Engine
 from lensbridge.saes.dictionary import Dictionary
 from lensbridge.saes.place import Fit, Place
 from lensbridge.sites.site import Chain, PointInfo
