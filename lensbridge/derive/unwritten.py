@@ -122,7 +122,9 @@ class _Search:
             paths = ", ".join(f"'{one.spec.path}'" for one in found)
             raise NotEstablished(f"there are several: {paths}")
         self.readers["pre_mlp"] = found[0].reader
-        return replace(block, mlp=replace(found[0].spec, written_by=None, scale=None))
+        spec = found[0].spec
+        writer = None if spec.path else spec.down  # the layer itself gives more than the MLP
+        return replace(block, mlp=replace(spec, written_by=writer, scale=None))
 
     def _dense(self, calls: list[TracedCall]) -> Iterator[FoundDense]:
         seen = set()
