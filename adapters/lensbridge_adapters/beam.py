@@ -1,6 +1,7 @@
 """Beam: every sum weighs the branch and the stream by depth; gated attention, experts."""
 
 from dataclasses import replace
+from typing import Any
 
 from lensbridge.spec import MoE, Norms
 from lensbridge_adapters.llama import ATTENTION, BLOCK, GATED_MLP, LLAMA
@@ -13,11 +14,11 @@ NORMS = Norms(
     kind="RMS",
 )
 # the sum number n is branch / sqrt(n) + stream * sqrt((n - 1) / n), and the first has n = 2
-ATTN_SUM = {
+ATTN_SUM: dict[str, Any] = {
     "scale": "1 / sqrt(2 * layer_index + 2)",
     "skip_scale": "sqrt((2 * layer_index + 1) / (2 * layer_index + 2))",
 }
-MLP_SUM = {
+MLP_SUM: dict[str, Any] = {
     "scale": "1 / sqrt(2 * layer_index + 3)",
     "skip_scale": "sqrt((2 * layer_index + 2) / (2 * layer_index + 3))",
 }

@@ -1,12 +1,13 @@
 """Zaya: convolved queries and keys, experts, and sums in which both sides are moved and scaled."""
 
 from dataclasses import replace
+from typing import Any
 
 from lensbridge.spec import Attention, Block, KernelQKV, MoE
 from lensbridge_adapters.llama import LLAMA, NORMS
 
 
-def summed(module: str) -> dict[str, str]:
+def summed(module: str) -> dict[str, Any]:
     """How a module adds a branch to the stream: both are moved, then multiplied by channel."""
     branch, stream = f"{module}.hidden_states", f"{module}.residual"
     return {

@@ -59,7 +59,10 @@ class Constant:
     def tensor(self) -> Tensor:
         """Shapes: `[d_model]`, where the first parameter is; there has to be one."""
         like = fetch(*self.products[0].held[0])
-        return sum((one.value(like) for one in self.products), torch.zeros_like(like))
+        total = torch.zeros_like(like)
+        for one in self.products:
+            total = total + one.value(like)
+        return total
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.products))

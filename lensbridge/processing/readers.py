@@ -108,7 +108,7 @@ def _readers(slot: str, block: BlockPart, d_model: int) -> "Iterator[Matrix | st
     if slot == "ln1" and block.attn is not None:
         yield from _into_attention(block.attn)
     elif slot == "ln_cross" and block.cross is not None:
-        query = block.cross.q
+        query = block.cross.roles["q"]
         yield matrix.of_linear(query.linear, query.in_scale)
     elif slot == "ln2":
         if isinstance(block.mlp, MLPPart):

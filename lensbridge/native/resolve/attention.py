@@ -59,9 +59,10 @@ class AttentionResolver:
         self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
         if not crossing:
             self._expect_declared(where, n_kv)
-        elif spec.rotary:
+        elif spec.rotary or isinstance(spec.qkv, KernelQKV):
             raise self.finder.mismatch(
-                f"{where}: cross-attention has no points after rotary; say rotary=False."
+                f"{where}: cross-attention has no points after rotary; say rotary=False, and how "
+                "its queries, keys and values are projected."
             )
         return AttentionPart(
             module=module,

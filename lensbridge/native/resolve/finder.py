@@ -111,9 +111,9 @@ class Finder:
         """A module as a norm, or the norm inside it with the gate of its output."""
         inner = None if spec.inner is None else dict(named_parts(module)).get(spec.inner)
         if inner is not None:
-            found = self.norm(inner, replace(spec, inner=None), width, f"{where}.{spec.inner}")
+            norm = self.norm(inner, replace(spec, inner=None), width, f"{where}.{spec.inner}")
             gate = None if spec.gate is None else self.find(module, spec.gate, where)
-            return replace(found, module=module, inner=inner, gate=gate)
+            return replace(norm, module=module, inner=inner, gate=gate)
         if isinstance(module, nn.Identity):
             raise self.mismatch(f"'{where}' is an Identity, so there is no norm.")
         kind = next((said for cls, said in _KINDS.items() if isinstance(module, cls)), spec.kind)

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from torch import nn
 
+from lensbridge.native.fsdp import shard_of
 from lensbridge.native.linear import Linear
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import LatentPart, Role
@@ -100,7 +101,11 @@ class LatentResolver:
         return self.finder.linear(self._find(path), path)
 
     def _norm(self, path: str, width: int) -> Norm:
-        return self.finder.norm(self._find(path), _RMS, width, path)
+        found = self.finder.norm(self._find(path), _RMS, width, path)
+        gain = found.module._parameters.get(found.gain_name)
+        if gain is not None and gain.ndim == 1 and shard_of(found.module, found.gain_name) is None:
+            self.finder.expect(self.where, path, "gain", gain.numel(), width)
+        return found
 
     def _find(self, path: str) -> nn.Module:
         return self.finder.find(self.module, path, f"{self.where} attention")

@@ -128,10 +128,14 @@ class _Wiring:
                 self._refuse(part.module, f"has {count} {what} for {ranks} ranks")
         for role in part.roles.values():
             self._require_order(role)
-        extra = {"latents": part.latent, "sinks": part.sinks, "a position bias": part.position_bias}
-        extra["queries that no projection makes"] = True if part.q is None else None
+        extra = {
+            "latents": part.latent is not None,
+            "sinks": part.sinks is not None,
+            "a position bias": part.position_bias is not None,
+            "queries that no projection makes": part.q is None,
+        }
         for what, there in extra.items():
-            if there is not None:
+            if there:
                 self._refuse(part.module, f"has {what}, and its heads are on different ranks")
 
     def _require_order(self, role: Role) -> None:
