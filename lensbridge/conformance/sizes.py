@@ -95,6 +95,11 @@ ALTERNATIVES: tuple[dict[str, Any], ...] = (
 )
 """Other sizes, tried in turn, because some classes do not allow sizes that differ."""
 
+_BERT: dict[str, Any] = {
+    "model_type": "bert", "vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": 2,
+    "num_attention_heads": HEADS, "intermediate_size": NEURONS, "max_position_embeddings": CONTEXT,
+}  # fmt: skip
+
 BY_TYPE: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gpt2": {"scale_attn_by_inverse_layer_idx": True},
@@ -125,6 +130,13 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "afmoe": {"num_hidden_layers": 3, "num_dense_layers": 1, "layer_types": [
         "sliding_attention", "full_attention", "sliding_attention"]},  # full: no rotary
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
+    "qwen2_vl_vision": {"hidden_size": WIDTH, "mlp_ratio": 2},
+    "qwen2_5_vl_vision": {"out_hidden_size": WIDTH, "window_size": 16,
+                          "fullatt_block_indexes": [1]},
+    "qwen3_vl_vision": {"out_hidden_size": WIDTH, "num_position_embeddings": 16,
+                        "deepstack_visual_indexes": []},
+    "qwen3_vl_moe_vision": {"out_hidden_size": WIDTH, "num_position_embeddings": 16,
+                            "deepstack_visual_indexes": []},
     "cohere2_moe": {"rms_norm_eps": 1e-5},  # None: LayerNorms
     "cohere_compass_text": {"rope_parameters": {"full_attention": {
         "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}},
@@ -144,6 +156,9 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_key_value_heads": HEADS, "layer_group_size": 2, "head_dim": 8},
     **dict.fromkeys(("led", "longformer"), {"attention_window": 4}),
     "pegasus_x": {"block_size": 4, "num_global_tokens": 3},
+    "encoder-decoder": {
+        "encoder": _BERT, "decoder": {**_BERT, "is_decoder": True, "add_cross_attention": True},
+        "decoder_start_token_id": 1, "pad_token_id": 0},
     "squeezebert": {"embedding_size": WIDTH},
     "neomme": {"head_dim": 16},
     "reformer": {

@@ -234,8 +234,8 @@ def check_embeddings_are_rows(subject: Subject) -> None:
 
 def check_positions_are_rows(subject: Subject) -> None:
     """The positions' embeddings are consecutive rows of W_pos."""
-    table, found = subject.weight("pos_embed.W_pos"), subject.clean["hook_pos_embed"]
-    if table is None:
+    table, found = subject.weight("pos_embed.W_pos"), subject.clean.values.get("hook_pos_embed")
+    if table is None or found is None:
         raise NotApplicable("no table of positions")
     starts = (table == found[0, 0]).all(-1).nonzero().flatten().tolist()
     subject.expect.holds("hook_pos_embed", bool(starts), "position 0 is no row of W_pos")

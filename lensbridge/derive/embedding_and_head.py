@@ -54,7 +54,8 @@ def find_front(
         return _whole_front(trace, chain)
     if not calls:
         return EmbeddingSide(missing={"embed": "the embedding does not run before the first layer"})
-    token = calls[-1]
+    own = [call for call in trace.calls if call.end < chain.start and _reads_ids(trace, call)]
+    token = (own if fields.side == "decoder" and own else calls)[-1]
     front = EmbeddingSide(embed=token.path)
     front.missing["pos_embed"] = "the first layer reads more than the token embedding"
     for wanted, norm in _sums(trace, chain, token):
@@ -90,6 +91,14 @@ def _embeds(call: TracedCall, embed: nn.Module | None) -> bool:
     weight = call.module._parameters.get("weight")
     shared = embed is not None and weight is not None and weight is embed._parameters.get("weight")
     return call.module is embed or (shared and not is_projection(call.module))
+
+
+def _reads_ids(trace: Trace, call: TracedCall) -> bool:
+    """Whether a call looks up the decoder's ids in a table, which may be the decoder's own."""
+    ids = trace.inputs.get("decoder_input_ids")
+    given = call.inputs[0] if call.inputs else None
+    same = ids is not None and given is not None and torch.equal(ids.cpu(), given.cpu())
+    return same and call.module._parameters.get("weight") is not None
 
 
 def _sums(
