@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from described import tiny
 from raw import record
 from torch import Tensor, nn
+from transformers.models.gemma3n import modeling_gemma3n as auto
 
+from lensbridge import load
 from lensbridge.causal import attribution_patch
+from lensbridge.conformance.tiny import tiny_from
 from lensbridge.errors import HookNeverFiredError, InputError
 from lensbridge.model import LensModel
 
@@ -205,3 +209,30 @@ def test_what_comes_from_the_patches_is_a_term_between_layers(blt: LensModel) ->
         )
     with pytest.raises(InputError, match="needs the ids"):
         blt(cache["blocks.1.hook_resid_pre"], start_at_layer=1)
+
+
+# --- Gemma 3n with its towers, of which one needs timm --------------------------------------------
+
+
+def test_the_text_layers_of_gemma_3n_are_described_beside_its_towers() -> None:
+    make = auto.AutoModel.from_config
+
+    def without_timm(config: Any, **given: Any) -> nn.Module:
+        return nn.Identity() if "vision" in config.model_type else make(config, **given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto.AutoModel, "from_config", without_timm)
+        cls = transformers.Gemma3nForConditionalGeneration
+        model = tiny_from(cls, {}, torch.float32, None, seed=0)
+    lens = load(model)
+    assert lens.cfg.architecture == "gemma3n"
+    with torch.no_grad():
+        raw = record(model, input_ids=IDS)
+    logits, cache = lens.run_with_cache(IDS)
+    assert torch.equal(logits, raw.logits)
+    for i, layer in enumerate(model.model.language_model.layers):
+        assert torch.equal(cache[f"blocks.{i}.hook_resid_post"], raw.outputs[layer])
+        assert torch.equal(
+            cache[f"blocks.{i}.attn.hook_z"].flatten(2), raw.inputs[layer.self_attn.o_proj]
+        )
+        assert torch.equal(cache[f"blocks.{i}.mlp.hook_post"], raw.inputs[layer.mlp.down_proj])

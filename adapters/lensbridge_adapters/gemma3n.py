@@ -1,4 +1,4 @@
-"""Gemma 3n, the text model: several streams predict and correct one another (AltUp)."""
+"""Gemma 3n: several streams predict and correct one another (AltUp)."""
 
 from dataclasses import replace
 
@@ -49,4 +49,15 @@ GEMMA3N_TEXT = Architecture(
     },
 )
 
-ARCHITECTURES = (GEMMA3N_TEXT,)
+# its images are seen by a model of timm, and sounds by a tower of its own
+GEMMA3N = replace(
+    GEMMA3N_TEXT,
+    name="gemma3n",
+    classes=("Gemma3nForConditionalGeneration", "Gemma3nModel"),
+    config="text_config",
+    embed="model.language_model.embed_tokens",
+    blocks="model.language_model.layers",
+    final_norm="model.language_model.norm",
+)
+
+ARCHITECTURES = (GEMMA3N_TEXT, GEMMA3N)

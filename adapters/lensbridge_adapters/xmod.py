@@ -40,6 +40,7 @@ XMOD_PRE_NORM = replace(
     name="xmod_pre_norm",
     requires={"pre_norm": True},
     block=replace(BLOCK, norms=Norms(pre_attn="attention.output.LayerNorm"), mlp=None),
+    final_norm="roberta.encoder.LayerNorm",
     undescribed={
         "residual": ADAPTERS,
         "mlp": "the norm before it runs a second time before the adapter",

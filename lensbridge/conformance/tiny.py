@@ -141,14 +141,20 @@ def tiny_model(
             model = tiny_from(cls, {**fitting, **wanted}, dtype, kernel, seed)
             with torch.no_grad():
                 model(**inputs_for(model))
-        except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
-            errors.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+        except _NOT_BUILT as error:
+            errors.append(f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0])
             continue
         return model
     raise LoadError(
         f"No tiny {cls.__name__} could be built: {'; '.join(dict.fromkeys(errors))}. Pass a config "
         "or a model."
     )
+
+
+_NOT_BUILT = (
+    ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError
+)  # fmt: skip
+"""What models raise that do not allow some sizes, or need a package that is not installed."""
 
 
 def tiny_from(
