@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lensbridge.errors import HookError
 from lensbridge.sites.site import Call, Chain, Phase, Site, Stage
 
 Pair = tuple[Tensor, Tensor]
@@ -34,8 +35,7 @@ class PairSite(Site):
         find, put = (_given, _give) if self.phase == "input" else (_returned, _return)
 
         def act(call: Call, chain: Chain) -> None:
-            streams = torch.stack(find(call, self.names))
-            new = chain.run(streams)
+            new = chain.run(torch.stack(self._both(find(call, self.names))))
             if new is not None:
                 first, second = (one.contiguous() for one in new.unbind(0))
                 put(call, self.names, (first, second))
@@ -43,16 +43,30 @@ class PairSite(Site):
 
         return [Stage(self.module, self.phase, 0 if self.phase == "input" else 2, act)]
 
+    def _both(self, found: tuple[Any, ...]) -> Pair:
+        """Two streams of one shape.
 
-Find = Callable[[Call, tuple[str, str]], Pair]
+        Raises:
+            HookError: the layer has none.
+        """
+        shapes = [tuple(one.shape) for one in found if isinstance(one, Tensor)]
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            does = "takes" if self.phase == "input" else "gives"
+            what = ", ".join(map(str, shapes)) or "no tensor"
+            raise HookError(
+                f"{self.name}: with residual='reversible' a layer takes and gives two streams of "
+                f"one shape, and {type(self.module).__name__} {does} {what}."
+            )
+        return found[0], found[1]
+
+
+Find = Callable[[Call, tuple[str, str]], tuple[Any, ...]]
 Put = Callable[[Call, tuple[str, str], Pair], None]
 
 
-def _given(call: Call, names: tuple[str, str]) -> Pair:
-    first, second = (
-        call.kwargs[name] if name in call.kwargs else call.args[i] for i, name in enumerate(names)
-    )
-    return first, second
+def _given(call: Call, names: tuple[str, str]) -> tuple[Any, ...]:
+    passed = dict(zip(names, call.args, strict=False))
+    return tuple({**passed, **call.kwargs}.get(name) for name in names)
 
 
 def _give(call: Call, names: tuple[str, str], streams: Pair) -> None:
@@ -68,9 +82,11 @@ def _places(output: Any, names: tuple[str, str]) -> tuple[int, int]:
     return 1 - second, second
 
 
-def _returned(call: Call, names: tuple[str, str]) -> Pair:
-    first, second = _places(call.output, names)
-    return call.output[first], call.output[second]
+def _returned(call: Call, names: tuple[str, str]) -> tuple[Any, ...]:
+    output = call.output
+    if not isinstance(output, tuple) or len(output) < 2:
+        return (output,)
+    return tuple(output[i] for i in _places(output, names))
 
 
 def _return(call: Call, names: tuple[str, str], streams: Pair) -> None:
