@@ -198,7 +198,7 @@ def test_dropped_gradients_are_averaged_in_magnitude(family: str) -> None:
 def test_dropped_gradients_need_described_layers() -> None:
     with pytest.raises(InputError, match="not described"):
         attribution_patch(of_name("rwkv"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
-    seeing = of_name("qwen2_vl")  # whose tower is not described inside, and has no part in this
+    seeing = of_name("qwen2_vl")  # whose tower has no part in this
     given = inputs_for(seeing.hf_model)
     ids = given["input_ids"].clone()
     ids[:, -2] = (ids[:, -2] + 1) % 40

@@ -71,7 +71,7 @@ def test_an_edit_before_the_activation_is_squared() -> None:
 
 
 def test_what_the_gate_and_the_position_before_forbid_is_refused() -> None:
-    with pytest.raises(ProcessingError, match="blocks.1.ln2"):
+    with pytest.raises(ProcessingError, match=r"blocks\.1\.ln2"):
         model().process_weights_(fold_ln=True)
     assert mlp_of(model().native.blocks[1]) is None
     _, cache_ = model().run_with_cache(IDS)

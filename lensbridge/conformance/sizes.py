@@ -172,7 +172,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     **{name: {"num_key_value_heads": HEADS, "head_dim": 6} for name in ("axk1", "youtu")},
     "axk2": {"num_key_value_heads": HEADS, "head_dim": 6, "gated_norm_rank": 5,
              "mlp_layer_types": ["dense", "sparse"]},
-    "beam": {"mlp_layer_types": ["dense", "sparse"]},
+    "beam": {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"], "layer_types": [
+        "sliding_attention", "full_attention", "sliding_attention"]},  # full: no rotary
     **{
         name: {"rope_parameters": {
             "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}

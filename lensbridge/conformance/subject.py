@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lensbridge.conformance.expect import Expect
+from lensbridge.conformance.expect import Expect, NotApplicable
 from lensbridge.errors import LensbridgeError
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.methods import HookPoint
@@ -168,8 +168,14 @@ class Subject:
         return {name: self.model.hook_dict[name] for name in self.names}
 
     def axes(self, name: str) -> str:
-        """The axes of a point of this model."""
-        return self.model.engine.sites[name].axes
+        """The axes of a point of this model, in the passes of a subject."""
+        axes = self.model.engine.sites[name].axes
+        return f"b {axes}" if name.startswith(self._rows) else axes
+
+    @cached_property
+    def _rows(self) -> tuple[str, ...]:
+        """The beginnings of points without a batch axis, which checks see as a batch of one."""
+        return tuple(at for at, stack in self.stacks.items() if stack.in_one_row)
 
     @property
     def merges_pictures(self) -> bool:
@@ -270,7 +276,7 @@ class Subject:
         wanted = self.names if names is None else list(names)
         with (
             torch.no_grad(),
-            self.model.hooks(fwd_hooks=edits),
+            self.model.hooks(fwd_hooks=[(name, self._seen(fn)) for name, fn in edits]),
             native_output(self.hf_model, self.live) as out,
         ):
             _, cache = self.model.run_with_cache(
@@ -280,7 +286,19 @@ class Subject:
                 return_cache_object=False,
                 **more,
             )
-        return Pass(out[-1], dict(cache))
+        rows = (name for name in cache if name.startswith(self._rows))
+        return Pass(out[-1], {**cache, **{name: cache[name].unsqueeze(0) for name in rows}})
+
+    def _seen(self, edit: Callable[[Tensor, Hook], Tensor | None]) -> Any:
+        """An edit that sees each value with a batch axis."""
+
+        def act(value: Tensor, hook: Hook) -> Tensor | None:
+            if not hook.name.startswith(self._rows):
+                return edit(value, hook)
+            new = edit(value.unsqueeze(0), hook)
+            return None if new is None else new.squeeze(0)
+
+        return act if self._rows else edit
 
     def run(self, edits: Sequence[Edit], inputs: Inputs | None = None) -> Tensor:
         """The output with edits."""
@@ -304,7 +322,12 @@ class Subject:
         """Every point on an input of one position."""
         one = {name: value[:, :1] for name, value in self.inputs.items() if value.ndim == 2}
         names = [n for n in self.names if n.endswith(("hook_v", "hook_z", "hook_pattern"))]
-        return self.read(names, inputs={**self.inputs, **one})
+        inputs = {**self.inputs, **one}
+        try:
+            self.bare(inputs)
+        except RUN_ERRORS as error:
+            raise NotApplicable("the bare model does not run on one position") from error
+        return self.read(names, inputs=inputs)
 
     @cached_property
     def is_causal(self) -> bool:

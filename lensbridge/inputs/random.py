@@ -54,6 +54,8 @@ def _with_pictures(
 ) -> dict[str, torch.Tensor]:
     """Pictures beside ids, whose places among them are as many as the tower gives features."""
     places = model.config.to_dict()
+    if "image_grid_thw" in inspect.signature(model.forward).parameters:
+        return _with_patches(model, ids, generator)
     if "image_size" not in (
         places["vision_config"] or {}
     ):  # none, or pictures of any size, cut up beforehand
@@ -78,6 +80,27 @@ def _with_pictures(
         seen = torch.cat([torch.full((len(ids), count), token), ids], dim=1)
         return {"input_ids": seen, **given}
     return {}
+
+
+def _with_patches(
+    model: Any, ids: torch.Tensor, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Pictures of two shapes that are cut up beforehand, all patches in one row (Qwen2-VL)."""
+    vision: Any = model.config.vision_config
+    side = int(getattr(vision, "spatial_merge_size", 1))
+    grid = torch.tensor([[1, 2 * side, (2 + i % 2) * side] for i in range(len(ids))])
+    width = int(getattr(vision, "in_channels", 3)) * int(vision.temporal_patch_size)
+    shape = (int(grid.prod(-1).sum()), width * int(vision.patch_size) ** 2)
+    pixels = torch.randn(shape, generator=generator).to(next(model.parameters()).dtype)
+    counts = grid.prod(-1) // side**2
+    token, most = model.config.image_token_id, int(counts.max())
+    seen = torch.full((len(ids), most), token)
+    for row, count in zip(seen, counts.tolist(), strict=True):
+        row[count:] = ids[0, 0]
+    seen = torch.cat([seen, ids], dim=1)
+    kinds = {"mm_token_type_ids": (seen == token).int()}
+    kinds = kinds if kinds.keys() <= inspect.signature(model.forward).parameters.keys() else {}
+    return {"input_ids": seen, "pixel_values": pixels, "image_grid_thw": grid, **kinds}
 
 
 def _feature_count(features: Any, batch: int) -> int:

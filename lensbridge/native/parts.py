@@ -161,6 +161,7 @@ class MoEPart:
         act: the activation of the experts, under its name in the config.
         n_choices: how many the router chooses from: experts, and choices that compute nothing.
         out_bias: what is added to the sum of the experts' outputs: a module and the name there.
+        table: the experts of each token id, where the router does not choose them.
     """
 
     module: nn.Module
@@ -174,6 +175,7 @@ class MoEPart:
     writer: Writer
     post_norm: Norm | None = None
     out_bias: tuple[nn.Module, str] | None = None
+    table: tuple[nn.Module, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,11 @@ class StackPart:
     ln_final: Norm | None
     positions_first: bool = False
     cycles: int = 1
+
+    @property
+    def in_one_row(self) -> bool:
+        """Whether values have no batch axis, because all images are in one row."""
+        return self.residual_axes == "p m"
 
     def turned(self, stream: Tensor) -> Tensor:
         """A native value with the batch first, or the other way round."""

@@ -57,13 +57,15 @@ class KernelSite(Site):
         def act(call: Call, chain: Chain) -> None:
             tap = call.around.get("attention")
             if tap is None:
-                given = call.input.transpose(0, 1) if self.positions_first else call.input
-                tap = KernelTap(self.name, self.n_heads, self.n_kv, given, self.sinks)
-                call.around["attention"] = tap
+                tap = call.around["attention"] = self._tap(call.input)
             assert isinstance(tap, KernelTap)
             tap.chains[self.role] = self.through(chain)
 
         return [Stage(self.module, "input", 9, act, around=True)]
+
+    def _tap(self, given: Tensor) -> "KernelTap":
+        given = given.transpose(0, 1) if self.positions_first else given
+        return KernelTap(self.name, self.n_heads, self.n_kv, given, self.sinks)
 
     def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
         return None if kernel_of(root) in VISIBLE_KERNELS else visible_kernel(root)
@@ -90,23 +92,28 @@ class KernelTap(TorchFunctionMode):
         self.chains: dict[Role, Chain] = {}
         self.products = 0
         self.kernels = 0
+        self.expected = 1
         self.mixed_seen = False
         self.values_seen = False
         self.looking = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        handler = _HANDLERS.get(func) if self.looking else None
+        handler = self.handler(func) if self.looking else None
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, *args, **(kwargs or {}))
 
+    def handler(self, func: Any) -> Callable[..., Any] | None:
+        """How a function is called instead; None to call it as it is."""
+        return _HANDLERS.get(func)
+
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
-        if exc_type is None and self.kernels != 1:
+        if exc_type is None and self.kernels != self.expected:
             raise HookError(
                 f"{self.name}: the attention module called {self.kernels} kernels that can be "
-                "watched (scaled_dot_product_attention or softmax), and one was expected. Load the "
-                "model with attn_implementation='eager'."
+                f"watched (scaled_dot_product_attention or softmax), and {self.expected} was "
+                "expected. Load the model with attn_implementation='eager'."
             )
 
     # --- canonical axes of the kernel's tensors ----------------------------------------------
@@ -230,7 +237,7 @@ class KernelTap(TorchFunctionMode):
         if "pattern" in self.chains:
             new = self.chains["pattern"].run(pattern)
             how_pattern = change(pattern, new)
-            how = how if how_pattern == "none" else _stronger(how, how_pattern)
+            how = how if how_pattern == "none" else stronger(how, how_pattern)
             pattern = pattern if new is None else new
         return how, pattern
 
@@ -304,7 +311,8 @@ class KernelTap(TorchFunctionMode):
         return func(*args[:first], *edited, *args[first + 2 :], **kwargs)
 
 
-def _stronger(one: Any, other: Any) -> Any:
+def stronger(one: Any, other: Any) -> Any:
+    """Which of two changes decides what is recomputed."""
     return "changed" if "changed" in (one, other) else other
 
 

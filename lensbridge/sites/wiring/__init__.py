@@ -87,8 +87,13 @@ class _ModelWiring(Placing):
         return LogitsSite(info, entries, native.head_width)
 
     def _turned(self, stack: StackPart, sites: Iterator[Site]) -> Iterator[Site]:
-        """Sites with the batch first, where the stack's values have positions first."""
+        """Sites with the batch first, where the stack's values have positions first.
+
+        Where these are in one row, the sites have no batch.
+        """
         for site in sites:
+            if stack.in_one_row:
+                site = site.with_axes(site.axes.removeprefix("b "))
             turns = stack.positions_first and site.axes.startswith("b p")
             yield TurnedSite(site.info, site) if turns else site
 
@@ -106,7 +111,7 @@ class _ModelWiring(Placing):
             for site in self.norm(f"{at}ln_embed", stack.ln_embed, stack.embed_overwritten):
                 yield _repeated(site, 0) if twice else site
         for i, block in enumerate(stack.blocks):
-            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block, stack.positions_first)
+            wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block, stack)
             experts = wiring.experts()
             if experts is not None:
                 self.groups[f"{experts.at}hook_expert_indices"] = experts

@@ -16,6 +16,7 @@ from lensbridge.native.parts import (
     MoEPart,
     ResolvedModel,
     Role,
+    StackPart,
 )
 from lensbridge.sites.composed import BranchInputSite, FlatSite
 from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
@@ -23,6 +24,7 @@ from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, m
 from lensbridge.sites.experts import ChoiceSite, RouterSite
 from lensbridge.sites.kernel import KernelSite
 from lensbridge.sites.kernel import Role as KernelRole
+from lensbridge.sites.kernel_rows import RowKernelSite
 from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
 from lensbridge.sites.routing import routing_of
@@ -44,13 +46,11 @@ _FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
 class BlockWiring(Placing):
     """The sites of one layer, whose names begin with `at`."""
 
-    def __init__(
-        self, native: ResolvedModel, at: str, block: BlockPart, positions_first: bool = False
-    ) -> None:
+    def __init__(self, native: ResolvedModel, at: str, block: BlockPart, stack: StackPart) -> None:
         super().__init__(native)
         self.at = at
         self.block = block
-        self.positions_first = positions_first
+        self.stack = stack
 
     def sites(self) -> Iterator[Site]:
         """Every point of the layer."""
@@ -260,7 +260,10 @@ class BlockWiring(Placing):
 
     def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
         info = self.info(name, attn.module, "kernel")
-        return KernelSite(info, attn.module, role, **sizes, positions_first=self.positions_first)
+        if self.stack.in_one_row:
+            return RowKernelSite(info, attn.module, role, **sizes)
+        turned = self.stack.positions_first
+        return KernelSite(info, attn.module, role, **sizes, positions_first=turned)
 
     def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
         norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
