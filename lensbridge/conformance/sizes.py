@@ -92,6 +92,7 @@ ALTERNATIVES: tuple[dict[str, Any], ...] = (
     {"head_dim": HEAD_DIM, "d_kv": HEAD_DIM, "kv_channels": HEAD_DIM},
     {"num_key_value_heads": HEADS, "num_kv_heads": HEADS, "head_dim": HEAD_DIM},
     {"attention_bias": False, "mlp_bias": False, "qkv_bias": False, "head_dim": HEAD_DIM},
+    {"is_decoder": False},
 )
 """Other sizes, tried in turn, because some classes do not allow sizes that differ."""
 
