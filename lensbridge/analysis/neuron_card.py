@@ -10,7 +10,7 @@ from lensbridge.inputs.special import Excluded
 from lensbridge.maxima.card import ActivationCard
 from lensbridge.maxima.effects import LogitEffects, logit_effects
 from lensbridge.maxima.peaks import Search, maxima_of
-from lensbridge.weights.views import MLPView
+from lensbridge.weights.mlp_views import MLPView
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,8 @@ from lensbridge.errors import InputError, WeightError
 from lensbridge.hooked_model import HookedModel
 from lensbridge.tensors.factored.factors import SVD, upcast
 from lensbridge.viz import Bars, Drawn
-from lensbridge.weights.views import BlockView, MLPView, MoEView
+from lensbridge.weights.mlp_views import MLPView, MoEView
+from lensbridge.weights.views import BlockView
 
 VectorType: TypeAlias = Literal["OV", "w_in", "w_gate", "w_out"]
 """Which weight is decomposed."""

@@ -23,18 +23,11 @@ from lensbridge.native.parts import (
 from lensbridge.native.table import table_held
 from lensbridge.tensors.layouts import last_axis_is_output
 from lensbridge.weights import effective
+from lensbridge.weights.attention_view import AttentionView
 from lensbridge.weights.entry import Assign, Source, Weight
+from lensbridge.weights.mlp_views import MLPView, MoEView
 from lensbridge.weights.view import PointsHere
-from lensbridge.weights.views import (
-    AttentionView,
-    BlocksView,
-    BlockView,
-    EmbedView,
-    MLPView,
-    MoEView,
-    NormView,
-    UnembedView,
-)
+from lensbridge.weights.views import BlocksView, BlockView, EmbedView, NormView, UnembedView
 
 Entry: TypeAlias = tuple[str, Weight]
 
@@ -203,7 +196,8 @@ def _of_linear(linear: Linear, name: str, added: tuple[nn.Module, str] | None = 
 def _of_role(own: Role, name: str, how: Callable[[], Held]) -> Source:
     """The source of a part of a weight or bias."""
     if own.bias is not None and name.startswith("b"):
-        return Source(*own.bias, lambda: held(*own.bias), assign=_assign_apart)
+        module, parameter = own.bias
+        return Source(module, parameter, lambda: held(module, parameter), assign=_assign_apart)
     return Source(own.linear.module, _parameter(name), how, own.linear, _assign_part(own, name))
 
 

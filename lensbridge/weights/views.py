@@ -7,29 +7,23 @@ Otherwise it is a `WeightCopy`, which raises when it is written to.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, Union, overload
+from typing import ClassVar, Union, overload
 
 from torch import Tensor, nn
 
 from lensbridge.errors import WeightError
-from lensbridge.native.experts import Experts
-from lensbridge.native.holding import Held
 from lensbridge.native.linear import Linear, fetch
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     AttentionPart,
     BlockPart,
-    MLPPart,
     MoEPart,
     NormSlot,
     OpaquePart,
-    Role,
 )
 from lensbridge.native.table import table_held, table_rows
-from lensbridge.tensors.factored import FactoredMatrix
-from lensbridge.tensors.layouts import per_head_out, repeat_kv
-from lensbridge.tensors.weight_copy import live_or_copy
-from lensbridge.weights import effective
+from lensbridge.weights.attention_view import AttentionView
+from lensbridge.weights.mlp_views import FeedForwardView, MLPView, MoEView
 from lensbridge.weights.view import View, given
 
 
@@ -54,214 +48,6 @@ class NormView(View):
     def __call__(self, x: Tensor) -> Tensor:
         """Shapes: `[..., d_model]` -> `[..., d_model]`"""
         return self.norm.module(x)
-
-
-@dataclass(frozen=True)
-class AttentionView(View):
-    """Attention of one layer."""
-
-    at: ClassVar[str] = "blocks.{i}.attn."
-
-    part: AttentionPart
-
-    @property
-    def W_Q(self) -> Tensor:
-        """Shapes: `[head, d_model, d_head]`"""
-        return given(effective.weight(self.part, "q"), effective.held(self.part, "q"))
-
-    @property
-    def W_K(self) -> Tensor:
-        """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return given(effective.weight(self.part, "k"), effective.held(self.part, "k"))
-
-    @property
-    def W_V(self) -> Tensor:
-        """Shapes: `[kv_head, d_model, d_head]`, as stored."""
-        return given(effective.weight(self.part, "v"), effective.held(self.part, "v"))
-
-    @property
-    def W_O(self) -> Tensor:
-        """Shapes: `[head, d_head, d_model]`"""
-        return given(per_head_out(self.part.out.weight(), self.part.n_heads), self.part.out.held)
-
-    @property
-    def W_K_expanded(self) -> Tensor:
-        """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
-        return live_or_copy(repeat_kv(self.W_K, self.part.n_heads, axis=0))
-
-    @property
-    def W_V_expanded(self) -> Tensor:
-        """Shapes: `[head, d_model, d_head]`: one for each query head (a copy if they share)."""
-        return live_or_copy(repeat_kv(self.W_V, self.part.n_heads, axis=0))
-
-    @property
-    def QK(self) -> FactoredMatrix:
-        """`W_Q @ W_K.T` of every head. Shapes: `[head, d_model, d_model]`"""
-        return FactoredMatrix(self.W_Q, self.W_K_expanded.mT)
-
-    @property
-    def OV(self) -> FactoredMatrix:
-        """`W_V @ W_O` of every head. Shapes: `[head, d_model, d_model]`"""
-        return FactoredMatrix(self.W_V_expanded, self.W_O)
-
-    @property
-    def b_Q(self) -> Tensor:
-        """Shapes: `[head, d_head]`. Zeros where there is no bias, as in every `b_*`."""
-        return given(effective.bias(self.part, "q"), effective.held(self.part, "q"))
-
-    @property
-    def b_K(self) -> Tensor:
-        """Shapes: `[kv_head, d_head]`"""
-        return given(effective.bias(self.part, "k"), effective.held(self.part, "k"))
-
-    @property
-    def b_V(self) -> Tensor:
-        """Shapes: `[kv_head, d_head]`"""
-        return given(effective.bias(self.part, "v"), effective.held(self.part, "v"))
-
-    @property
-    def b_O(self) -> Tensor:
-        """Shapes: `[d_model]`"""
-        own, added = self.part.out.bias(), self.part.writer.bias
-        whole = own if added is None else own + fetch(*added).to(own.device)
-        return given(whole, self.part.out.held)
-
-
-@dataclass(frozen=True)
-class MLPView(View):
-    """MLP of one layer. Calling it runs the native module on the output of its norm."""
-
-    at: ClassVar[str] = "blocks.{i}.mlp."
-
-    part: MLPPart
-
-    @property
-    def W_in(self) -> Tensor:
-        """Shapes: `[d_model, d_mlp]`. The linear branch of a gated MLP."""
-        return given(effective.share(self.part.up), effective.share_held(self.part.up))
-
-    @property
-    def W_gate(self) -> Tensor:
-        """Shapes: `[d_model, d_mlp]`. Only a gated MLP has one."""
-        gate = self._gate()
-        return given(effective.share(gate), effective.share_held(gate))
-
-    @property
-    def W_out(self) -> Tensor:
-        """Shapes: `[d_mlp, d_model]`"""
-        return given(self.part.down.weight(), self.part.down.held)
-
-    @property
-    def b_in(self) -> Tensor:
-        """Shapes: `[d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return given(effective.share_of_bias(self.part.up), effective.share_held(self.part.up))
-
-    @property
-    def b_gate(self) -> Tensor:
-        """Shapes: `[d_mlp]`. Only a gated MLP has one."""
-        gate = self._gate()
-        return given(effective.share_of_bias(gate), effective.share_held(gate))
-
-    @property
-    def b_out(self) -> Tensor:
-        """Shapes: `[d_model]`"""
-        return given(self.part.down.bias(), self.part.down.held)
-
-    def _absent(self) -> set[str]:
-        return set() if self.part.gate else {"W_gate", "b_gate"}
-
-    def _gate(self) -> Role:
-        if self.part.gate is None:
-            raise WeightError("This model's MLP is not gated, so it has no W_gate or b_gate.")
-        return self.part.gate
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Shapes: `[batch, pos, d_model]` (after the norm) -> `[batch, pos, d_model]`"""
-        out = self.part.module(x)
-        return out if isinstance(out, Tensor) else out[0]
-
-
-@dataclass(frozen=True)
-class MoEView(View):
-    """A mixture of experts. The first axis of its weights is the expert: `W_in[expert]`."""
-
-    at: ClassVar[str] = "blocks.{i}.mlp."
-
-    part: MoEPart
-
-    @property
-    def W_in(self) -> Tensor:
-        """Shapes: `[expert, d_model, d_mlp]`. The linear branch of gated experts."""
-        return given(self.experts.w_in(), self._held("in"))
-
-    @property
-    def W_gate(self) -> Tensor:
-        """Shapes: `[expert, d_model, d_mlp]`. Only gated experts have one."""
-        self._require_gate()
-        return given(self.experts.w_gate(), self._held("gate"))
-
-    @property
-    def W_out(self) -> Tensor:
-        """Shapes: `[expert, d_mlp, d_model]`"""
-        return given(self.experts.w_out(), self._held("out"))
-
-    @property
-    def b_in(self) -> Tensor:
-        """Shapes: `[expert, d_mlp]`. Zeros where there is no bias, as in every `b_*`."""
-        return given(self.experts.b_in(), self._held("in"))
-
-    @property
-    def b_gate(self) -> Tensor:
-        """Shapes: `[expert, d_mlp]`"""
-        self._require_gate()
-        return given(self.experts.b_gate(), self._held("gate"))
-
-    @property
-    def b_out(self) -> Tensor:
-        """Shapes: `[expert, d_model]`"""
-        return given(self.experts.b_out(), self._held("out"))
-
-    @property
-    def shared(self) -> MLPView:
-        """The MLP that all tokens use beside the experts.
-
-        Raises:
-            WeightError: this mixture has none.
-        """
-        if self.part.shared is None:
-            raise WeightError("This mixture has no MLP that all tokens use.")
-        return MLPView(self.part.shared)
-
-    @property
-    def experts(self) -> Experts:
-        """The stacked experts.
-
-        Raises:
-            WeightError: they are not stacked in the usual form.
-        """
-        if self.part.experts is None:
-            raise WeightError("The experts of this model cannot be read one by one.")
-        return self.part.experts
-
-    def _held(self, side: str) -> Held:
-        return self.experts.held(self.experts.weights[side])
-
-    def _absent(self) -> set[str]:
-        gates = set() if self.part.experts and self.experts.gated else {"W_gate", "b_gate"}
-        return gates if self.part.shared else gates | {"shared"}
-
-    def _require_gate(self) -> None:
-        if not self.experts.gated:
-            raise WeightError("The experts of this model are not gated.")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Shapes: `[batch, pos, d_model]` (after the norm) -> `[batch, pos, d_model]`"""
-        out = self.part.module(x)
-        return out if isinstance(out, Tensor) else out[0]
-
-
-FeedForwardView: TypeAlias = Union[MLPView, MoEView]  # noqa: UP007
-"""What a layer has after attention. `Union`, because jedi does not complete what `|` makes."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lensbridge.errors import WeightError
 from lensbridge.native.parts import AttentionPart, StackPart
 from lensbridge.tensors.factored import FactoredMatrix
 from lensbridge.tensors.layer_stack import LayerStack
-from lensbridge.weights.views import AttentionView
+from lensbridge.weights.attention_view import AttentionView
 
 Circuit: TypeAlias = Literal["QK", "OV"]
 
