@@ -1,6 +1,6 @@
 """ActivationCache: the activations of one run, each stored once under its canonical name."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache import files, labelled
+from lensbridge.cache.batch import BatchMethods
 from lensbridge.cache.capture import GRAD, Place, place_of, version_of
 from lensbridge.cache.last_token import last_token
 from lensbridge.cache.owner import CachedModel
@@ -19,11 +20,9 @@ from lensbridge.cache.residual.stream import StreamMethods
 from lensbridge.elsewhere.cache import CACHE
 from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
-from lensbridge.points.names import LAYER, Name, rows_of_short, short_of, template
+from lensbridge.points.names import LAYER, Name, rows_of_short, short_of
 from lensbridge.points.point_names import PointNames, nowhere
-from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.tensors.dtypes import dtype_of
-from lensbridge.tensors.slices import PosSlice, taken
 
 
 class ActivationCache(
@@ -31,6 +30,7 @@ class ActivationCache(
     ShareMethods,
     AttributionMethods,
     PictureMethods,
+    BatchMethods,
     Hinted,
     Mapping[str, Tensor],
 ):
@@ -254,20 +254,21 @@ class ActivationCache(
             InputError: there is no such dtype.
         """
         dtype = dtype_of(dtype)
-        moved: dict[Place, Tensor] = {}
-        for tensor in self.values():
-            kind = dtype if tensor.is_floating_point() else None
-            if place_of(tensor) not in moved:
-                moved[place_of(tensor)] = tensor.to(device=device, dtype=kind)
-        return self.with_tensors({name: moved[place_of(tensor)] for name, tensor in self.items()})
+        return self._mapped(
+            lambda one: one.to(device=device, dtype=dtype if one.is_floating_point() else None)
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationCache":
         """A cache of the same model with copies of the tensors."""
-        copies: dict[Place, Tensor] = {}
+        return self._mapped(Tensor.clone)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "ActivationCache":
+        """A cache with changed tensors; names that share one tensor share what it becomes."""
+        made: dict[Place, Tensor] = {}
         for tensor in self.values():
-            if place_of(tensor) not in copies:
-                copies[place_of(tensor)] = tensor.clone()
-        return self.with_tensors({name: copies[place_of(tensor)] for name, tensor in self.items()})
+            if place_of(tensor) not in made:
+                made[place_of(tensor)] = change(tensor)
+        return self.with_tensors({name: made[place_of(tensor)] for name, tensor in self.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the activations and what is known of the run, without the model."""
@@ -282,80 +283,6 @@ class ActivationCache(
     def toggle_autodiff(self, mode: bool = False) -> None:
         """Switch gradients off (or on) for all later code, also outside the cache."""
         torch.set_grad_enabled(mode)
-
-    # --- the batch axis ----------------------------------------------------------------------
-
-    def axes(self, name: Name) -> str:
-        """One letter for each axis of an activation (`lensbridge.points.table`): "b p h d"."""
-        plain = self.canonical(name).removesuffix(GRAD)
-        index = self.vocabulary.index  # at the time of the run: an SAE's points may be gone now
-        site = index.get(plain) if isinstance(index, Mapping) else None
-        letters = BY_TEMPLATE[template(plain)].axes if site is None else site.axes
-        if self.has_batch_dim:
-            return letters
-        return " ".join(letter for letter in letters.split() if letter != _batch_letter(letters))
-
-    def _batch_axis(self, name: str) -> int | None:
-        letters = self.axes(name).split()
-        if "t" in letters:
-            raise InputError(
-                f"{name} has the tokens of all examples in one axis, so no example can be taken "
-                "out. Leave the points inside experts out of the cache."
-            )
-        letter = _batch_letter(" ".join(letters))
-        return letters.index(letter) if letter in letters else None
-
-    def remove_batch_dim(self) -> "ActivationCache":
-        """The cache without its batch axis, for a batch of one.
-
-        Raises:
-            InputError: the batch has more than one example.
-        """
-        if not self.has_batch_dim:
-            return self
-        axes = {name: self._batch_axis(name) for name in self if ".experts." not in name}
-        sizes = {self[name].shape[axis] for name, axis in axes.items() if axis is not None}
-        if sizes - {1}:
-            raise InputError(
-                f"The batch has {max(sizes)} examples, so its axis cannot be removed. Take one: "
-                "cache.apply_slice_to_batch_dim(0)."
-            )
-        squeezed = {
-            name: t if axes.get(name) is None else t.select(axes[name] or 0, 0)
-            for name, t in self.items()
-        }
-        return self.with_tensors(squeezed, has_batch_dim=False)
-
-    def apply_slice_to_batch_dim(self, batch_slice: PosSlice) -> "ActivationCache":
-        """The cache of some examples; an int removes the batch axis.
-
-        Raises:
-            InputError: there is no batch axis, or an activation mixes the examples.
-        """
-        if not self.has_batch_dim:
-            raise InputError("This cache has no batch axis, so no example can be taken from it.")
-        alone = isinstance(batch_slice, int)
-
-        def chosen(name: str, tensor: Tensor) -> Tensor:
-            axis = self._batch_axis(name)
-            if axis is None:
-                return tensor
-            one_for_all = self.axes(name).startswith("1 ")
-            shared = one_for_all and tensor.shape[axis] == 1
-            return taken(
-                tensor, (0 if alone else None) if shared else batch_slice, axis - tensor.ndim
-            )
-
-        def row(given: Tensor | None) -> Tensor | None:
-            return None if given is None else taken(given, batch_slice, -given.ndim)
-
-        return self.with_tensors(
-            {name: chosen(name, tensor) for name, tensor in self.items()},
-            tokens=row(self.tokens),
-            attention_mask=row(self.attention_mask),
-            decoder_attention_mask=row(self.decoder_attention_mask),
-            has_batch_dim=not alone,
-        )
 
     # --- other formats ------------------------------------------------------------------------
 
@@ -377,8 +304,3 @@ def _vocabulary(model: CachedModel | None) -> PointNames:
     if model is None:
         raise InputError("An ActivationCache needs the model that was run, for its names.")
     return model.vocabulary
-
-
-def _batch_letter(axes: str) -> str:
-    """The letter of the batch axis: `1` where all examples share the value, else `b`."""
-    return "1" if axes.startswith("1 ") else "b"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lensbridge.cache.residual.decomposition import Decomposition, Target
+from lensbridge.cache.residual.decomposition import Decomposition
 from lensbridge.cache.residual.norm_map import NormMap, Route
+from lensbridge.cache.residual.target import Target
 from lensbridge.cache.residual.terms import Through, Times
 from lensbridge.causal.graph import Graph, Read, Write
 from lensbridge.tensors.slices import taken

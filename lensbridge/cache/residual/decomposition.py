@@ -5,8 +5,7 @@ Every term is followed to the target through the norms in between, with the divi
 used, so the terms sum to the target on every architecture.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import TypeAlias
@@ -15,71 +14,28 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from lensbridge.cache.residual.embeddings import Embeddings
 from lensbridge.cache.residual.norm_map import NormMap, Route
+from lensbridge.cache.residual.rounding import ROUNDINGS, unit
+from lensbridge.cache.residual.target import Target
 from lensbridge.cache.residual.terms import (
     Mark,
     Step,
     Term,
     Through,
     Times,
-    norm_bias,
     residual_terms,
 )
-from lensbridge.errors import AbsentPointError, InputError, LensbridgeError, NotCachedError
+from lensbridge.errors import AbsentPointError, LensbridgeError, NotCachedError
 from lensbridge.native.linear import fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
-from lensbridge.native.parts import AttentionPart, BlockPart, MLPPart, StackPart
+from lensbridge.native.parts import AttentionPart, MLPPart, StackPart
 from lensbridge.points.point_names import PointNames
 from lensbridge.tensors.layouts import per_head_out
 from lensbridge.tensors.slices import PosSlice, RowColumns, taken
 
-_ROUNDINGS = 32
-"""The error of a sum that counts as rounding, in units of rounding at the size of its terms."""
-
-
 Routed: TypeAlias = tuple[list[tuple[Term, Route]], tuple[NormMap, ...]]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A place in the stream: the point, and the norm through which the next part reads it."""
-
-    point: str
-    norm: Norm | None
-    scale: str
-
-    @classmethod
-    def of(
-        cls, stack: StackPart, front: str, names: PointNames, layer: int | None, mlp_input: bool
-    ) -> "Target":
-        """The input of layer `layer`; for None, -1 or the number of layers, the last output.
-
-        Raises:
-            InputError: there is no such layer.
-        """
-        count = len(stack.blocks)
-        layer = count if layer is None or layer == -1 else layer
-        if not 0 <= layer <= count or (mlp_input and layer == count):
-            raise InputError(
-                f"layer={layer}, mlp_input={mlp_input}: {stack.prefix} has {count} layers. Pass 0 "
-                f"to {count - 1} for the input of a layer, or {count} (None, -1) without mlp_input "
-                "for the output of the last."
-            )
-        if layer == count:
-            last = f"{stack.prefix}.{count - 1}.hook_resid_post"
-            return cls(last, stack.ln_final, f"{front}ln_final.hook_scale")
-        return cls._inside(f"{stack.prefix}.{layer}.", stack.blocks[layer], names, mlp_input)
-
-    @classmethod
-    def _inside(cls, at: str, part: BlockPart, names: PointNames, mlp_input: bool) -> "Target":
-        marks = ["hook_resid_mid_cross", "hook_resid_mid"] if mlp_input else []
-        point = next((one for one in marks if at + one in names.index), "hook_resid_pre")
-        slot, norm = ("ln2", part.ln2) if mlp_input else ("ln1", part.ln1)
-        if f"{at}{slot}.hook_scale" not in names.index:  # one norm for both branches is ln1
-            slot = "ln1"
-        reads_it_as_it_is = part.residual in (None, "post_norm")
-        return cls(at + point, None if reads_it_as_it_is else norm, f"{at}{slot}.hook_scale")
 
 
 class Decomposition:
@@ -140,8 +96,12 @@ class Decomposition:
     @cached_property
     def terms(self) -> list[tuple[Term, Route]]:
         """Every term with its route to the target, in the order of the stream."""
-        (written, maps), embeddings = self._of_layers, self._embeddings()
+        (written, maps), embeddings = self._of_layers, self._embeddings.steps()
         return [*self._routed(embeddings, maps)[0], *written]
+
+    @property
+    def _embeddings(self) -> Embeddings:
+        return Embeddings(self.values, self._has, self.stack, self.front, self.from_ids)
 
     @property
     def written(self) -> list[tuple[Term, Route]]:
@@ -222,73 +182,13 @@ class Decomposition:
         wanted = self.total
         off = (terms.sum(0) - wanted).abs()
         sizes = terms.abs().sum(0) + wanted.abs()
-        allowed = _ROUNDINGS * _unit(terms.dtype) * sizes.amax(-1, keepdim=True)
+        allowed = ROUNDINGS * unit(terms.dtype) * sizes.amax(-1, keepdim=True)
         if bool((off > allowed).any()):
             raise LensbridgeError(
                 f"The {len(terms)} terms do not sum to {self.target.point}: they are off by "
                 f"{float(off.max()):.3g}. Either the stream or one of its terms was edited in this "
                 "run, or the description of the architecture leaves something out."
             )
-
-    # --- what the embeddings write -----------------------------------------------------------
-
-    def _embeddings(self) -> list[Step]:
-        stream = self.values[f"{self.stack.prefix}.0.hook_resid_pre"]
-        was_input = not self.from_ids and f"{self.front}hook_embed" not in self.values
-        embed = None if was_input else self._embedding("hook_embed", stream)
-        norm, at = self.stack.ln_embed, f"{self.front}ln_embed."
-        normed = norm is not None and self._has(f"{at}hook_scale")
-        projected = normed and self.values[f"{at}hook_out"].shape != stream.shape
-        if embed is None and (not was_input or projected):
-            return [Term("embed", "embed", "", value=stream)]
-        pos = self._embedding("hook_pos_embed", stream)
-        embed = self._without(pos, f"{at}hook_" if normed else "") if embed is None else embed
-        given = {"embed": embed} if pos is None else {"embed": embed, "pos_embed": pos}
-        if norm is None or not normed:
-            return [*_given(given), *self._rest("embed_rest", stream, given)]
-        out = self.values[f"{at}hook_out"]
-        after = {} if _is_rounding(stream - out, stream) else {"pos_embed": given.pop("pos_embed")}
-        read = self.values[f"{at}hook_normalized"] * self.values[f"{at}hook_scale"]
-        return [
-            *_given(given),
-            *self._rest("embed_rest", read.to(stream.dtype), given, norm.kind == "LN"),
-            Through(norm, f"{at}hook_scale"),
-            *norm_bias("ln_embed_bias", norm, None),
-            *_given(after),
-            *self._rest("embed_rest_post", stream, {"ln_embed": out, **after}),
-        ]
-
-    def _without(self, pos: Tensor | None, norm: str) -> Tensor:
-        """The input of the first layer, or of the norm before it, without learned positions.
-
-        Args:
-            pos: these positions.
-            norm: the beginning of the names of the norm's points; "" where there is none.
-        """
-        stream = self.values[f"{self.stack.prefix}.0.hook_resid_pre"]
-        if not norm:
-            return stream if pos is None else stream - pos
-        read = (self.values[f"{norm}normalized"] * self.values[f"{norm}scale"]).to(stream.dtype)
-        before = _is_rounding(stream - self.values[f"{norm}out"], stream)
-        return read if pos is None or not before else read - pos
-
-    def _embedding(self, point: str, stream: Tensor) -> Tensor | None:
-        name = f"{self.front}{point}"
-        if not self._has(name):
-            return None
-        value = self.values[name]
-        if value.shape[-2:] != stream.shape[-2:] or value.ndim != stream.ndim:
-            return None  # patches without the class token, several streams, another width
-        return value.expand_as(stream)
-
-    def _rest(
-        self, label: str, whole: Tensor, parts: Mapping[str, Tensor], centred: bool = False
-    ) -> Iterator[Term]:
-        """The rest of a sum, unless it is zero: token types, computed positions, images."""
-        rest = whole - torch.stack(list(parts.values())).sum(0)
-        rest = rest - rest.mean(-1, keepdim=True) if centred else rest
-        if not _is_rounding(rest, whole):
-            yield Term(label, "embed", "", value=rest)
 
     # --- heads and neurons -------------------------------------------------------------------
 
@@ -398,17 +298,3 @@ class Decomposition:
     def _multiplied(self, scale: Multiplier) -> tuple[NormMap, ...]:
         value = scale.value(self._stream)
         return (NormMap(gain=value.detach() if isinstance(value, Tensor) else value),)
-
-
-def _given(values: Mapping[str, Tensor]) -> Iterator[Term]:
-    for label, value in values.items():
-        yield Term(label, "embed", "", value=value)
-
-
-def _is_rounding(rest: Tensor, whole: Tensor) -> bool:
-    return bool(rest.abs().max() <= _ROUNDINGS * _unit(whole.dtype) * whole.abs().max())
-
-
-def _unit(dtype: torch.dtype) -> float:
-    """The unit of rounding; at least that of float32, in which many norms compute."""
-    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)

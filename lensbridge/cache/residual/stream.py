@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lensbridge.cache.owner import CachedModel
-from lensbridge.cache.residual.decomposition import Decomposition, Target
+from lensbridge.cache.residual.decomposition import Decomposition
 from lensbridge.cache.residual.norm_map import NormMap
 from lensbridge.cache.residual.one_device import OnOneDevice
+from lensbridge.cache.residual.target import Target
 from lensbridge.cache.residual.terms import Kind, Term
 from lensbridge.errors import InputError
 from lensbridge.inputs.positions import ColumnOwner, column_owner
