@@ -3,6 +3,7 @@
 The oracle is the bare model, one row at a time, under plain PyTorch hooks.
 """
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ FAMILIES = ("gpt2", "llama", "neox")
 LENGTH, LAYERS = 6, 3
 
 
+@cache
 def pair(family: str) -> tuple[lensbridge.LensModel, Any, Shape]:
     shape = Shape(family, layers=LAYERS, dtype=torch.float64)
     return lensbridge.load(build(shape)), build(shape), shape

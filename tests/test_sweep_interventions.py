@@ -102,23 +102,35 @@ def model(request: pytest.FixtureRequest) -> lensbridge.LensModel:
     return lensbridge.load(build(Shape(request.param, layers=3, dtype=torch.float64)))
 
 
-@pytest.mark.parametrize("measure", [metric, last, early])
-@pytest.mark.parametrize("batch", [1, 2])
+MEASURES = {"metric": metric, "last": last, "early": early}
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def unedited(model: lensbridge.LensModel, request: pytest.FixtureRequest) -> tuple[Tensor, Any]:
+    """Ids, and a sweep of them without other edits."""
+    ids = tokens(request.param, LENGTH)
+    return ids, model.sweep(ids, sweep_cells(3), MEASURES, reduce="none", baseline=True)
+
+
 @pytest.mark.parametrize("name", DECLARED)
 def test_declared_interventions_act_in_batches(
-    model: lensbridge.LensModel, name: str, batch: int, measure: Any
+    model: lensbridge.LensModel, unedited: tuple[Tensor, Any], name: str
 ) -> None:
-    ids, cells = tokens(batch, LENGTH), sweep_cells(3)
-    alone = model.sweep(ids, cells, measure, reduce="none", baseline=True)
+    (ids, alone), cells = unedited, sweep_cells(3)
     with model.intervene(DECLARED[name](model)):
-        found = model.sweep(ids, cells, measure, reduce="none", baseline=True)
-        exact = model.sweep(ids, cells, measure, reduce="none", baseline=True, exact=True)
+        found = {
+            key: model.sweep(ids, cells, measure, reduce="none", baseline=True)
+            for key, measure in MEASURES.items()
+        }
+        exact = model.sweep(ids, cells, MEASURES, reduce="none", baseline=True, exact=True)
     assert exact.engine == "one by one: asked for"
-    torch.testing.assert_close(found.values, exact.values, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(found.baseline, exact.baseline, rtol=1e-7, atol=1e-9)
-    if measure is not early:  # what comes after the position that it reads does not matter
-        assert not torch.allclose(alone.values, found.values)
-    assert found.engine == "batched"
+    assert exact.metric_names == list(MEASURES)
+    for i, (key, one) in enumerate(found.items()):
+        torch.testing.assert_close(one.values, exact.values[i], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(one.baseline, exact.baseline[i], rtol=1e-7, atol=1e-9)
+        if key != "early":  # what comes after the position that it reads does not matter
+            assert not torch.allclose(alone.values[i], one.values)
+        assert one.engine == "batched"
 
 
 def test_the_bare_model_with_both_edits_agrees() -> None:
