@@ -152,7 +152,8 @@ def tiny_model(
 
 
 _NOT_BUILT = (
-    ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError
+    ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError,
+    AssertionError,
 )  # fmt: skip
 """What models raise that do not allow some sizes, or need a package that is not installed."""
 
@@ -196,3 +197,17 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
         for buffer in model.buffers():
             if buffer.is_floating_point() and buffer.numel() == 1 and float(buffer) == 1.0:
                 buffer.mul_(0.8)
+        for module in model.modules():
+            _fill_table(module)
+
+
+def _fill_table(module: nn.Module) -> None:
+    """Let the table of a router, which has the experts of each token, name different ones."""
+    weight = module._parameters.get("weight")
+    for table in module._buffers.values():
+        if table is None or weight is None or table.ndim != 2:
+            continue
+        if table.is_floating_point() or bool(table.any()):
+            continue
+        rows, columns = (torch.arange(n, device=table.device) for n in table.shape)
+        table.copy_((rows[:, None] + columns) % len(weight))
