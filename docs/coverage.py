@@ -347,6 +347,7 @@ def _row(kind: Kind, about: dict[str, Any]) -> str:
 UNDESCRIBED = {
     "residual": "How branches write to the stream",
     "attn": "Attention",
+    "mixer": "What mixes positions",
     "mlp": "The MLP",
 }
 

@@ -413,6 +413,9 @@ class MoE:
 
     path: str
     router: str = "gate"
+        table: the buffer or parameter with the experts of each token id, where it chooses them and
+            the router's logits only weigh them (the first layers of DeepSeek V4); relative to
+            `path`.
     experts: str | StackedExperts | None = "experts"
     shared: MLP | GatedMLP | FusedGatedMLP | None = None
     act: str = "hidden_act"
@@ -425,6 +428,7 @@ class MoE:
 
 @dataclass(frozen=True)
 class Opaque:
+    table: str | None = None
     """A branch in the place of the MLP of which only the input and output are described (RWKV)."""
 
     path: str
@@ -542,8 +546,8 @@ class Architecture(Stack):
         requires: config fields, and the values that they must have for this description to apply.
             Two variants of one class are two descriptions.
         overrides: the name of the architecture that this one replaces for the same classes.
-        undescribed: why `residual`, `attn` or `mlp` of the layers is not described, each in a
-            sentence. It is shown to whoever asks for the points that are lacking for it.
+        undescribed: why `residual`, `attn`, `mixer` or `mlp` of the layers is not described, each
+            in a sentence. It is shown to whoever asks for the points that are lacking for it.
     """
 
     name: str

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lensbridge_adapters.deepseek_v4 import DEEPSEEK_V4
 from lensbridge_adapters.gemma3n import GEMMA3N_TEXT
 from lensbridge_adapters.llama import LLAMA
 from odd_model import OddConfig, OddModel
@@ -210,6 +211,21 @@ def test_the_share_that_is_cut_off_is_held(native: nn.Module) -> None:
         wrong = changed(mlp=replace(mlp, sparsity=sparsity))
         assert "mlp.hook_post" in complaint(native, wrong, "the activation is as named")
     assert complaint(native, GEMMA3N_TEXT, "the activation is as named") == ""
+
+
+def test_the_table_that_chooses_experts_is_held() -> None:
+    native = tiny_model(DEEPSEEK_V4, mlp_layer_types=["hash_moe", "moe"])
+    assert isinstance(DEEPSEEK_V4.block, tuple)
+    routed = DEEPSEEK_V4.block[1]
+    check = "editing the router re-routes"
+    assert complaint(native, DEEPSEEK_V4, check) == ""
+    forgotten = replace(DEEPSEEK_V4, block=routed)
+    assert "blocks.0.hook_mlp_out" in complaint(native, forgotten, check)
+    lens = lensbridge.load(native)
+    _, cache = lens.run_with_cache(IDS, names_filter="expert_indices")
+    table = native.model.layers[0].mlp.gate.tid2eid
+    assert torch.equal(cache["blocks.0.mlp.hook_expert_indices"], table[IDS])
+    assert lens.native.blocks[1].mlp.table is None
 
 
 # --- derivation ----------------------------------------------------------------------------------

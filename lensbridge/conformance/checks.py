@@ -94,7 +94,7 @@ CHECKS: tuple[Check, ...] = (
     Check("mixtures read what is before", mlp.check_mixtures_read_what_is_before,
           "pre_mlp, residual, path", ("mlp.hook_router_logits",)),
     Check("editing the router re-routes", mlp.check_editing_the_router_re_routes,
-          "router", ("mlp.hook_router_logits",)),
+          "router, table", ("mlp.hook_router_logits",)),
     Check("experts sum to mlp_out", mlp.check_experts_sum_to_mlp_out,
           "experts, down, gate_up, activation, given, shared, scale, written_by, out_bias",
           ("mlp.hook_expert_weights",)),

@@ -1,6 +1,6 @@
 """MLPs and mixtures of experts: neurons are independent, and edits of the routing re-route."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count, islice
 from statistics import NormalDist
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lensbridge.conformance.attention_edits import hold_only_within
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Block, Subject
+from lensbridge.conformance.subject import Block, Subject, kind_of
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.linear import fetch
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart
@@ -189,12 +189,14 @@ def check_mixtures_read_what_is_before(subject: Subject) -> None:
 
 
 def check_editing_the_router_re_routes(subject: Subject) -> None:
-    """A token whose router logits prefer another expert is sent to that expert."""
-    for block in subject.samples("mlp.hook_router_logits"):
-        mlp = subject.parts[block.at].mlp
-        assert isinstance(mlp, MoEPart)
+    """A token whose router logits prefer another expert is sent to that expert.
+
+    Where a table chooses the experts, the logits of a chosen one change what the mixture adds.
+    """
+    for block, mlp in _routed(subject):
         logits = block["mlp.hook_router_logits"][..., : mlp.n_experts]
-        wanted = logits[0, 1].argmin()
+        table = None if mlp.table is None else fetch(*mlp.table)[subject.tokens]
+        wanted = _unchosen(block, logits) if table is None else table[0, 1, 0]
 
         def prefer(value: Tensor, hook: Hook, wanted: Tensor = wanted) -> None:
             value[0, 1, wanted] = value[0, 1].max() + 3.0
@@ -213,9 +215,31 @@ def check_editing_the_router_re_routes(subject: Subject) -> None:
             "an edit of the router's logits at one token",
         )
         indices = block.name("mlp.hook_expert_indices")
-        if indices in after.values:
+        if table is not None and indices in after.values:
+            found = after[indices].view(table.shape)
+            subject.expect.same(indices, found, table.to(found), "the table's rows of the tokens")
+        elif indices in after.values:
             chosen = bool((after[indices][0, 1] == wanted).any())
             subject.expect.holds(indices, chosen, f"expert {int(wanted)} was preferred, not chosen")
+
+
+def _unchosen(block: Block, logits: Tensor) -> Tensor:
+    """The expert with the least logit at one token, of those that are not chosen there."""
+    left = logits[0, 1].clone()
+    if "mlp.hook_expert_indices" in block:
+        chosen = block["mlp.hook_expert_indices"][0, 1]
+        left[chosen[chosen < len(left)]] = torch.inf
+    return left.argmin()
+
+
+def _routed(subject: Subject) -> Iterable[tuple[Block, MoEPart]]:
+    """One mixture for each class of router in each stack."""
+    found: dict[tuple[str, type], tuple[Block, MoEPart]] = {}
+    for block in subject.clean.having("mlp.hook_router_logits"):
+        mlp = subject.parts[block.at].mlp
+        assert isinstance(mlp, MoEPart)
+        found[kind_of(block.at), type(mlp.router)] = block, mlp
+    return found.values()
 
 
 def check_expert_choices_are_obeyed(subject: Subject) -> None:

@@ -49,13 +49,18 @@ def _without_reason(subject: Subject) -> Iterator[Lack]:
         if not part.adds_up
         for word, there in (
             ("residual", False),
-            ("attn", part.attn is not None or part.mixer is not None),
+            ("attn", _mixes(part)),
+            ("mixer", _mixes(part) or not part.has_branches),
             ("mlp", part.mlp is not None),
         )
         if not there
     }
     for word in sorted(lacking - set(reasons)):
         yield Lack(word, f"it is not described, and undescribed[{word!r}] does not say why")
+
+
+def _mixes(part: BlockPart) -> bool:
+    return part.attn is not None or part.mixer is not None
 
 
 def _is_plain_sum(subject: Subject, block: Block) -> bool:

@@ -95,6 +95,8 @@ def _lacking(architecture: Architecture) -> Iterator[str]:
         yield "residual"
     if all(block.attn is None for block in blocks):
         yield "attn"
+    if any(block.mlp and not (block.attn or block.mixer) for block in blocks):
+        yield "mixer"
     if all(block.mlp is None or isinstance(block.mlp, Opaque) for block in blocks):
         yield "mlp"
 
@@ -102,6 +104,7 @@ def _lacking(architecture: Architecture) -> Iterator[str]:
 _NAMED = {
     "residual": ("inside of the layers", "residual", "layers"),
     "attn": ("attention", "attn"),
+    "mixer": ("mixer", "attention", "attn"),
     "mlp": ("MLP", "mlp"),
 }
 """Names under which a derivation keeps the reason why a part is not described."""

@@ -224,7 +224,8 @@ def _told_of(subject: Subject) -> tuple[Any, ...]:
     shared = [mlp.shared for mlp in mlps if isinstance(mlp, MoEPart)]
     acts = [mlp.act for mlp in (*mlps, *shared) if isinstance(mlp, MLPPart | MoEPart)]
     cuts = [mlp.sparsity for mlp in mlps if isinstance(mlp, MLPPart)]
-    return subject.model.cfg.to_dict(), acts, cuts
+    tables = [mlp.table is None for mlp in mlps if isinstance(mlp, MoEPart)]
+    return subject.model.cfg.to_dict(), acts, cuts, tables
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

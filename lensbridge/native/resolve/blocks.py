@@ -305,6 +305,7 @@ def words_of_writing(spec: Block) -> Iterator[str]:
     ):
         yield from (f"{owner}{word}" for word in words if getattr(part, word, None))
 
+            table=None if spec.table is None else self.finder.tensor(module, spec.table, where),
 
 _WRITING = ("scale", "skip_scale", "sum_bias", "out_bias")
 
