@@ -3,7 +3,7 @@
 import ast
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -234,7 +234,7 @@ class Finder:
         try:
             value = self.config
             for part in name.split("."):
-                value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+                value = _part_of(value, part)
             return value
         except RuntimeError:  # transformers' error for a field that is not the same everywhere
             return None
@@ -319,6 +319,13 @@ class Finder:
             raise self.mismatch(
                 f"{where}: the {side} of '{what}' is {found}, and the description says {wanted}."
             )
+
+
+def _part_of(settings: Any, part: str) -> Any:
+    """What is under a name in a config, under a key in a part of it, or at a place in a list."""
+    if isinstance(settings, Sequence) and part.isdigit():
+        return dict(enumerate(settings)).get(int(part))
+    return settings.get(part) if isinstance(settings, dict) else getattr(settings, part, None)
 
 
 def _inside_tanh(factor: str) -> str:
