@@ -91,7 +91,7 @@ each channel, the tanh of one (`tanh(gate)`), or a product of such factors and e
 
 @dataclass(frozen=True)
 class Dims:
-    """Names of the config fields that have the sizes, or the sizes themselves.
+    """Names of the config fields that have the sizes (`block_sizes.0` in a list), or the sizes.
 
     The size of a head follows from the projections.
 
@@ -287,6 +287,9 @@ class Mixer:
         steps: modules inside it whose outputs are points.
         fed_more: whether it reads more than the stream after `pre_attn` (Zamba adds the output of
             shared attention first).
+        feeder: attention whose output goes on to the mixer, and not to the stream (Zamba, in which
+            several layers share it). Its path is relative to the block, and its points are those
+            of `attn`. It needs `fed_more`.
         written_by: as in `Attention`; likewise `scale`, `skip_scale` and `sum_bias`.
     """
 
@@ -297,6 +300,7 @@ class Mixer:
     fed_more: bool = False
     skip_scale: Scale | None = None
     sum_bias: str | None = None
+    feeder: Attention | None = None
 
 
 @dataclass(frozen=True)
@@ -409,13 +413,13 @@ class MoE:
         written_by: the module or modules whose outputs add up to what is added to the stream.
         out_bias: a parameter that the mixture adds to the sum of the experts' outputs (JetMoE),
             relative to `path`.
+        table: the buffer or parameter with the experts of each token id, where it chooses them and
+            the router's logits only weigh them (the first layers of DeepSeek V4); relative to
+            `path`.
     """
 
     path: str
     router: str = "gate"
-        table: the buffer or parameter with the experts of each token id, where it chooses them and
-            the router's logits only weigh them (the first layers of DeepSeek V4); relative to
-            `path`.
     experts: str | StackedExperts | None = "experts"
     shared: MLP | GatedMLP | FusedGatedMLP | None = None
     act: str = "hidden_act"
@@ -424,11 +428,11 @@ class MoE:
     skip_scale: Scale | None = None
     sum_bias: str | None = None
     out_bias: str | None = None
+    table: str | None = None
 
 
 @dataclass(frozen=True)
 class Opaque:
-    table: str | None = None
     """A branch in the place of the MLP of which only the input and output are described (RWKV)."""
 
     path: str

@@ -6,14 +6,14 @@ the adapter, so that the MLP is not described either.
 
 from dataclasses import replace
 
-from lensbridge.spec import Norms
+from lensbridge.spec import MLP, Norms
 from lensbridge_adapters.bert import BERT_BLOCK
 from lensbridge_adapters.roberta import ROBERTA
 
 BLOCK = replace(
     BERT_BLOCK,
     norms=Norms(pre_mlp="attention.output.LayerNorm"),
-    mlp=replace(BERT_BLOCK.mlp, written_by="output.dense"),
+    mlp=MLP("", up="intermediate.dense", down="output.dense", written_by="output.dense"),
     residual=None,
 )
 ADAPTERS = "each language has an adapter behind the MLPs that adds to the stream"

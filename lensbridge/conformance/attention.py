@@ -67,7 +67,7 @@ def every(subject: Subject, *needs: str, run: Pass | None = None) -> list[Heads]
     found = []
     for block in (run or subject.clean).blocks.values():
         part = subject.parts[block.at]
-        for sub, one in (("attn", part.attn), ("cross_attn", part.cross)):
+        for sub, one in (("attn", part.attention), ("cross_attn", part.cross)):
             if one is not None and all(f"{sub}.hook_{n}" in block for n in needs):
                 found.append(Heads(block, sub, one))
     return found

@@ -10,11 +10,16 @@ from torch import nn
 
 from lensbridge.conformance.claim import Claim
 from lensbridge.conformance.ends import claims_of_ends
-from lensbridge.conformance.native_calls import NativeCall, watch_calls
+from lensbridge.conformance.native_calls import (
+    NativeCall,
+    inner_modules,
+    kernels_in,
+    watch_calls,
+)
 from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
-from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart
+from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart, StackPart
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.settings import raw_config, settings_of
 from lensbridge.processing.accounting import strangers
@@ -56,8 +61,8 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
         if sees and "pixel_values" in subject.inputs:
             point = f"{at}hook_embed"
             shown = "the stack reads images, and no point is their embedding"
-            said = {point, f"{at}ln_embed.hook_out"} & set(subject.names)  # a norm of patches
-            yield Claim(point, bool(said), shown)
+            said = point in subject.names or _joins_patches(subject, stack)
+            yield Claim(point, said, shown)
     if "decoder_input_ids" in subject.inputs:
         shown = "the model has an encoder, and no tower is described for it"
         yield Claim("towers", "encoder." in subject.stacks, shown)
@@ -67,6 +72,24 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
     if subject.merges_pictures:
         shown = "images replace ids, and no projector is described that puts them there"
         yield Claim("projector.hook_out", "projector.hook_out" in subject.names, shown)
+
+
+def _joins_patches(subject: Subject, stack: StackPart) -> bool:
+    """Whether the embedding's norm reads no module's output, but the patches of several images."""
+    if stack.ln_embed is None:
+        return False
+    norm, outputs, given = stack.ln_embed.module, list[torch.Tensor](), list[bool]()
+
+    def note(call: NativeCall) -> None:
+        if call.module is norm:
+            read = call.tensors[0]
+            alike = [one for one in outputs if one.shape == read.shape]
+            given.append(any(subject.expect.are_close(one, read) for one in alike))
+        elif isinstance(call.output, torch.Tensor):
+            outputs.append(call.output)
+
+    watch_calls(subject, inner_modules(subject), note)
+    return not any(given)
 
 
 def _of_streams(subject: Subject) -> Iterator[Claim]:
@@ -180,6 +203,9 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         for path in _biases_beside(part, attn):
             shown = f"{path} is held beside the projection to q, k and v, and is not described"
             yield Claim(f"{at}attn.q_bias or v_bias", False, shown)
+    if part.mixer is not None and part.mixer.fed_more and part.mixer.feeder is None:
+        shown = "attention runs in the layer, feeds the mixer, and is not described"
+        yield Claim(f"{at}mixer.feeder", kernels_in(subject, part.module) == 0, shown)
     if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
         tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
         stacked = _routes_to_stacked(subject, mlp, tokens)

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lensbridge.conformance.subject import Subject
 
@@ -41,6 +44,42 @@ def watch_calls(
     finally:
         for handle in handles:
             handle.remove()
+
+
+class KernelCount(TorchFunctionMode):
+    """Counts the attention kernels that run while it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = False
+        self.seen = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.counts and func is F.scaled_dot_product_attention:
+            self.seen += 1
+        if self.counts and func in (F.softmax, torch.softmax, Tensor.softmax):
+            self.seen += args[0].ndim == 4
+        return func(*args, **(kwargs or {}))
+
+
+def kernels_in(subject: Subject, module: nn.Module) -> int:
+    """How many attention kernels run inside a module in a pass without a lens."""
+    count = KernelCount()
+
+    def start(module: nn.Module, args: Any) -> None:
+        count.counts = True
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        count.counts = False
+
+    handles = [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+    try:
+        with count:
+            subject.bare()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return count.seen
 
 
 def inner_modules(subject: Subject) -> list[nn.Module]:

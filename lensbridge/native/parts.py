@@ -192,13 +192,18 @@ FeedForward: TypeAlias = MLPPart | MoEPart | OpaquePart
 
 @dataclass(frozen=True)
 class MixerPart:
-    """A state-space or linear-attention module; `steps` are the modules inside it by name."""
+    """A state-space or linear-attention module; `steps` are the modules inside it by name.
+
+    Args:
+        feeder: attention whose output goes on to the mixer, and not to the stream.
+    """
 
     module: nn.Module
     path: str
     steps: dict[str, nn.Module]
     writer: Writer
     fed_more: bool = False
+    feeder: AttentionPart | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +300,12 @@ class BlockPart:
     def adds_up(self) -> bool:
         """Whether it is described how the branches change the stream, or two streams."""
         return self.residual is not None or self.pair is not None
+
+    @property
+    def attention(self) -> AttentionPart | None:
+        """The attention with the points of `attn`: a branch, or what feeds the mixer."""
+        fed = None if self.mixer is None else self.mixer.feeder
+        return self.attn if self.attn is not None else fed
 
     @property
     def has_branches(self) -> bool:

@@ -260,7 +260,7 @@ def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...])
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
     dims = spec.dims
-    attn = next((block.attn for block in blocks if block.attn is not None), None)
+    attn = next((block.attention for block in blocks if block.attention is not None), None)
     mlp = next((block.mlp for block in blocks if isinstance(block.mlp, MLPPart)), None)
     return Sizes(
         n_layers=len(blocks),

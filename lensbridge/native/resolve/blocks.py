@@ -12,6 +12,7 @@ from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
+    AttentionPart,
     BlockPart,
     FeedForward,
     MixerPart,
@@ -32,6 +33,7 @@ from lensbridge.spec import (
     Block,
     FusedGatedMLP,
     GatedMLP,
+    Mixer,
     MoE,
     Norms,
     Opaque,
@@ -188,7 +190,21 @@ class BlockResolver:
             for step in spec.steps
         }
         writer = self._writer(layer, spec, post_norm, where, index)
-        return MixerPart(module, spec.path, steps, writer, spec.fed_more)
+        feeder = self._feeder(layer, spec, where)
+        return MixerPart(module, spec.path, steps, writer, spec.fed_more, feeder)
+
+    def _feeder(self, layer: nn.Module, spec: Mixer, where: str) -> AttentionPart | None:
+        if spec.feeder is None:
+            return None
+        said = [word for word in _WRITING_OF_FEEDER if getattr(spec.feeder, word)]
+        if said or not spec.fed_more:
+            raise self.finder.mismatch(
+                f"{where}: attention that feeds the mixer writes nothing to the stream: say "
+                f"fed_more=True{''.join(f', and leave out {word}' for word in said)}."
+            )
+        module = self.finder.find(layer, spec.feeder.path, where)
+        writer = Writer((module,), Multiplier())
+        return self.attention.part(layer, spec.feeder, writer, None, where, False)
 
     # --- MLP ---------------------------------------------------------------------------------
 
@@ -289,6 +305,7 @@ class BlockResolver:
             writer=writer,
             post_norm=post_norm,
             out_bias=bias,
+            table=None if spec.table is None else self.finder.tensor(module, spec.table, where),
         )
 
     def _activation(self, act: str) -> str:
@@ -305,7 +322,8 @@ def words_of_writing(spec: Block) -> Iterator[str]:
     ):
         yield from (f"{owner}{word}" for word in words if getattr(part, word, None))
 
-            table=None if spec.table is None else self.finder.tensor(module, spec.table, where),
+
+_WRITING_OF_FEEDER = ("written_by", "scale", "skip_scale", "out_bias", "sum_bias")
 
 _WRITING = ("scale", "skip_scale", "sum_bias", "out_bias")
 

@@ -1,5 +1,6 @@
 """Parts -> sites: where each canonical point of one model is, and why some do not exist."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -110,6 +111,7 @@ class _ModelWiring(Placing):
         if stack.ln_embed is not None:
             for site in self.norm(f"{at}ln_embed", stack.ln_embed, stack.embed_overwritten):
                 yield _repeated(site, 0) if twice else site
+        calls = _calls_of_feeders(stack)
         for i, block in enumerate(stack.blocks):
             wiring = BlockWiring(self.native, f"{stack.prefix}.{i}.", block, stack)
             experts = wiring.experts()
@@ -118,11 +120,25 @@ class _ModelWiring(Placing):
             for site in wiring.sites():
                 if site.name.endswith(("hook_resid_pre", "hook_resid_post")):
                     site = site.with_axes(stack.residual_axes)
+                elif i in calls and site.name.startswith(f"{stack.prefix}.{i}.attn."):
+                    site = _repeated(site, calls[i])
                 yield site if block.repeat is None else _repeated(site, block.repeat)
         if stack.ln_final is not None:
             for site in self.norm(f"{at}ln_final", stack.ln_final):
                 last = 1 if twice else stack.cycles - 1
                 yield _repeated(site, last) if last else site
+
+
+def _calls_of_feeders(stack: StackPart) -> dict[int, int]:
+    """Which call of a mixer's attention each layer makes, where several layers share one."""
+    mixers = {i: block.mixer for i, block in enumerate(stack.blocks) if block.mixer is not None}
+    feeders = {i: one.feeder.module for i, one in mixers.items() if one.feeder is not None}
+    shared = {module for module, count in Counter(feeders.values()).items() if count > 1}
+    return {
+        i: sum(feeders[j] is module for j in feeders if j < i)
+        for i, module in feeders.items()
+        if module in shared
+    }
 
 
 def _repeated(site: Site, nth: int) -> Site:

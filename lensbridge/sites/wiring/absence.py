@@ -38,9 +38,10 @@ def reason(row: str, native: ResolvedModel) -> str:
             )
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
         return "attention and MLP read the same norm, which is ln1"
-    if _NOT_PROJECTED.fullmatch(row) and block.attn is not None and block.attn.q is None:
+    attn = next((one.attention for one in native.blocks if one.attention is not None), None)
+    if _NOT_PROJECTED.fullmatch(row) and attn is not None and attn.q is None:
         return (
-            f"no projections make the queries and keys of {type(block.attn.module).__name__}; "
+            f"no projections make the queries and keys of {type(attn.module).__name__}; "
             "hook_rot_q and hook_rot_k are what its kernel gets"
         )
     for part, what in _PARTS:
@@ -50,6 +51,8 @@ def reason(row: str, native: ResolvedModel) -> str:
         return "its attention has no rotary embedding"
     if "_post.hook" in row or "hook_head_out" in row:
         return f"{kind} has no norm after that branch"
+    if "attn" in row and any(b.mixer is not None and b.mixer.feeder for b in native.blocks):
+        return "its attention feeds the mixer, and neither reads nor writes the stream alone"
     if "attn" in row and not any(b.attn for b in native.blocks):
         return f"{kind} has no attention that '{spec}' describes{_because(native, 'attn')}"
     if ".mlp." in row:

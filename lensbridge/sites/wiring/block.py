@@ -89,6 +89,8 @@ class BlockWiring(Placing):
         if block.mixer is not None:
             yield from self._added(f"{at}hook_mixer_out", block.mixer)
             yield from self._mixer(f"{at}mixer.", block.mixer)
+            if block.mixer.feeder is not None:
+                yield from self._read_and_mixed(f"{at}attn.", block.mixer.feeder)
         if block.mlp is not None:
             yield from self._added(f"{at}hook_mlp_out", block.mlp)
             yield self._mlp_input(block.mlp)
@@ -220,18 +222,8 @@ class BlockWiring(Placing):
     # --- attention ---------------------------------------------------------------------------
 
     def _attention(self, at: str, attn: AttentionPart) -> Iterator[Site]:
-        yield from self._projections(at, attn)
-        sizes = {"n_heads": attn.n_heads, "n_kv": attn.n_kv, "sinks": attn.sinks}
-        for last, role in _KERNEL_ROLES.items():
-            if attn.rotary or role in ("scores", "pattern"):
-                yield self._kernel(f"{at}{last}", attn, role, sizes)
-        if attn.q is None:
-            yield self._kernel(f"{at}hook_v", attn, "v", sizes)
+        yield from self._read_and_mixed(at, attn)
         heads = layouts.heads(attn.n_heads, attn.d_head)
-        if attn.gated:
-            yield self._kernel(f"{at}hook_z", attn, "z", sizes)
-        else:
-            yield self.input(f"{at}hook_z", attn.out.module, layout=heads)
         yield ResultSite(
             self.info(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head"),
             out=attn.out,
@@ -257,6 +249,21 @@ class BlockWiring(Placing):
                 whole=False,
             )
             yield self.output(f"{at}hook_rel_pos_bias", attn.position_bias, layout)
+
+    def _read_and_mixed(self, at: str, attn: AttentionPart) -> Iterator[Site]:
+        """From queries, keys and values to z."""
+        yield from self._projections(at, attn)
+        sizes = {"n_heads": attn.n_heads, "n_kv": attn.n_kv, "sinks": attn.sinks}
+        for last, role in _KERNEL_ROLES.items():
+            if attn.rotary or role in ("scores", "pattern"):
+                yield self._kernel(f"{at}{last}", attn, role, sizes)
+        if attn.q is None:
+            yield self._kernel(f"{at}hook_v", attn, "v", sizes)
+        heads = layouts.heads(attn.n_heads, attn.d_head)
+        if attn.gated:
+            yield self._kernel(f"{at}hook_z", attn, "z", sizes)
+        else:
+            yield self.input(f"{at}hook_z", attn.out.module, layout=heads)
 
     def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
         info = self.info(name, attn.module, "kernel")
