@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, XLNetConfig, XLNetLMHeadModel
 
 import lensbridge
+from lensbridge import patching
 from lensbridge.errors import HookError
 from lensbridge.hooks.callbacks import Hook
 
@@ -175,3 +176,23 @@ def test_a_point_that_two_streams_pass_is_refused(point: str) -> None:
         lensbridge.load(built()).run_with_cache(
             ids(), names_filter=f"blocks.0.{point}", **two_streams()
         )
+
+
+def test_a_sweep_patches_what_single_runs_patch() -> None:
+    lens = lensbridge.load(built())
+    clean, corrupted = ids()[:1], ids()[1:]
+    cache = lens.run_with_cache(clean)[1]
+
+    def difference(logits: Tensor) -> Tensor:
+        return logits[0, -1, 5] - logits[0, -1, 6]
+
+    found = patching.get_act_patch_resid_pre(lens, corrupted, cache, difference)
+    for layer in range(3):
+        for position in range(7):
+
+            def patch(stream: Tensor, hook: Hook, position: int = position) -> None:
+                stream[:, position] = cache[hook.name][:, position]
+
+            name = f"blocks.{layer}.hook_resid_pre"
+            wanted = difference(lens.run_with_hooks(corrupted, fwd_hooks=[(name, patch)]))
+            torch.testing.assert_close(found[layer, position], wanted)

@@ -171,7 +171,8 @@ class CellBatch:
         Its output there is not used: before the next layer they are filled in again.
         """
         context, start = self.context, group[0].start
-        module = mlp_of(context.base.model.native.blocks[layer])
+        native = context.base.model.native
+        module = None if native.main.positions_first else mlp_of(native.blocks[layer])
         points = [edit.point for row in group for edit in row.within(layer, stop)]
         points += [one.name for one in context.base.model.engine.listening]
         if module is None or stop != layer + 1 or self._are_on(module, points):
