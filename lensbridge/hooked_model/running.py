@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.hooks.callbacks import Callback
-from lensbridge.hooks.forward import Span, run_forward
+from lensbridge.hooks.forward import run_forward
 from lensbridge.hooks.loss import Loss
 from lensbridge.hooks.reach import last_layer
+from lensbridge.hooks.span import Span
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import Side
 from lensbridge.opened_model import OpenedModel

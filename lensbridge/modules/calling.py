@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import InputError
-from lensbridge.hooks.forward import Span
+from lensbridge.hooks.span import Span
 from lensbridge.inputs.keywords import unexpected
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.prompts import is_text
