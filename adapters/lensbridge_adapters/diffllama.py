@@ -9,8 +9,11 @@ DIFFLLAMA = replace(
     LLAMA,
     name="diffllama",
     classes=("DiffLlamaForCausalLM", "DiffLlamaModel"),
-    # Each value half goes through both of a pair's patterns, so heads are no unit of it.
     block=replace(BLOCK, attn=None, mixer=Mixer("self_attn", steps=("q_proj", "k_proj", "v_proj"))),
+    undescribed={
+        "attn": "its kernel runs twice, once for each half of the value heads, and what is "
+        "projected back is the normed difference of two heads, so no head writes alone"
+    },
 )
 
 ARCHITECTURES = (DIFFLLAMA,)

@@ -200,6 +200,9 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         "layer_types": ["linear_attention", "full_attention"], "indexer_n_heads": 2,
         "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
         "indexer_compress_ratio": 2},
+    **{name: {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": KV_HEADS,
+              "swa_head_dim": ODD_HEAD_DIM}
+       for name in ("inkling_text", "inkling2_text", "inkling2_loop_text")},
     "mllama_text_model": {"cross_attention_layers": [1]},
     # without a cache: transformers 5.24 makes none of the right size
     "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4],

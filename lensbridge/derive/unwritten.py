@@ -47,6 +47,8 @@ class _Search:
         self.sizes: Sizes | None = None
         self.absolute = False
         self.readers: dict[str, TracedCall] = {}
+        positions = layer.shape[1]
+        self.kernels = [one for one in layer.kernels if one.q.shape[-2] == positions]
         self.outermost = [call for call in layer.calls if not self._is_inside_another(call)]
 
     def _is_inside_another(self, call: TracedCall) -> bool:
@@ -75,10 +77,8 @@ class _Search:
     def _mixing(self) -> TracedCall | None:
         """The module of the layer that mixes positions: the one with attention kernels, or another
         one if there are none."""
-        kernels = self.layer.kernels
-        if kernels:
-            around = (c for c in self.outermost if c.start < kernels[0].time < c.end)
-            return next(around, None)
+        for kernel in self.kernels:
+            return next((c for c in self.outermost if c.start < kernel.time < c.end), None)
         found = [
             call
             for call in self.outermost
@@ -89,9 +89,9 @@ class _Search:
         return found[0] if len(found) == 1 else None
 
     def _attention(self, block: Block, call: TracedCall) -> Block:
-        if not self.layer.kernels:
+        if not self.kernels:
             return block
-        out, _ = out_projection(self.layer, self.layer.kernels[0])
+        out, _ = out_projection(self.layer, self.kernels[0])
         core = None if out is None else self.layer.value(out.output)
         found = find_attention(self.layer, self._branch(call, core), self.fields)
         self.sizes, self.absolute = found.sizes, found.absolute

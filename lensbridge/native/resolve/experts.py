@@ -35,8 +35,10 @@ class ExpertResolver:
         return widths[-1]
 
     def choices(self, router: nn.Module, n_experts: int) -> int:
-        """How many choices a router scores: the experts, and some that compute nothing (Zaya)."""
+        """How many choices a router scores: the experts, and some that compute nothing (Zaya) or
+        that every token is given (Inkling)."""
         widths = [int(one.out_features) for one in router.modules() if isinstance(one, nn.Linear)]
+        widths = widths or [int(one.shape[0]) for one in router.parameters() if one.ndim == 2]
         return n_experts if n_experts in widths or not widths else widths[-1]
 
     def _usual(self, mixture: nn.Module, path: str, where: str) -> Experts:
