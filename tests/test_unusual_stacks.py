@@ -15,6 +15,7 @@ from lensbridge import load
 from lensbridge.causal import attribution_patch
 from lensbridge.conformance.tiny import tiny_from
 from lensbridge.errors import HookNeverFiredError, InputError
+from lensbridge.inputs.random import inputs_for
 from lensbridge.model import LensModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +28,7 @@ IDS = torch.tensor([[9, 23, 41, 17, 60, 33, 12], [14, 52, 31, 77, 25, 48, 66]])
 
 @pytest.fixture(scope="module")
 def mllama() -> LensModel:
-    return tiny("mllama", num_hidden_layers=4, cross_attention_layers=[1, 3])
+    return tiny("mllama_text", num_hidden_layers=4, cross_attention_layers=[1, 3])
 
 
 def image(model: Any, places: int = 5) -> Tensor:
@@ -56,6 +57,44 @@ def test_cross_attention_layers_hold_what_the_bare_model_computes(mllama: LensMo
     z = raw.inputs[layer.cross_attn.o_proj]
     assert torch.equal(cache["blocks.1.cross_attn.hook_z"].flatten(2), z)
     assert cache["blocks.1.cross_attn.hook_pattern"].shape == (2, 4, 7, 5)
+
+
+def test_tiles_of_an_image_are_one_row_of_keys_and_values() -> None:
+    model = tiny("mllama")
+    bare: Any = model.hf_model
+    given = inputs_for(bare)
+    with torch.no_grad():
+        raw = record(bare, **given)
+    logits, cache = model.run_with_cache(given)
+    assert torch.equal(logits, raw.logits)
+    attention = bare.model.language_model.layers[1].cross_attn
+    tiles = raw.outputs[attention.v_proj]
+    assert tiles.shape[0] == 8  # four of each of two images
+    v = tiles.reshape(2, -1, 2, 8)
+    assert torch.equal(cache["blocks.1.cross_attn.hook_v"], v)
+    pattern = cache["blocks.1.cross_attn.hook_pattern"]
+    mixed = pattern @ v.transpose(1, 2).repeat_interleave(2, dim=1)
+    torch.testing.assert_close(mixed.transpose(1, 2), cache["blocks.1.cross_attn.hook_z"])
+    for prefix, stack in (("vision", "transformer"), ("global", "global_transformer")):
+        for i, layer in enumerate(getattr(bare.model.vision_model, stack).layers):
+            assert torch.equal(cache[f"{prefix}.blocks.{i}.hook_resid_post"], raw.outputs[layer])
+
+    def shift(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[4:] += 1.0  # the second image's
+        return output
+
+    handle = attention.v_proj.register_forward_hook(shift)
+    with torch.no_grad():
+        wanted = bare(**given).logits
+    handle.remove()
+
+    def edit(value: Tensor, hook: Any) -> None:
+        value[1] += 1.0
+
+    assert torch.equal(
+        model.run_with_hooks(given, fwd_hooks=[("blocks.1.cross_attn.hook_v", edit)]), wanted
+    )
 
 
 def test_terms_of_the_stream_are_gated_as_the_model_gates_them(mllama: LensModel) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lensbridge.conformance.claim import Claim
-from lensbridge.conformance.ends import claims_of_ends
+from lensbridge.conformance.ends import claims_of_ends, is_given
 from lensbridge.conformance.native_calls import (
     NativeCall,
     inner_modules,
@@ -61,7 +61,10 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
         if sees and "pixel_values" in subject.inputs:
             point = f"{at}hook_embed"
             shown = "the stack reads images, and no point is their embedding"
-            said = point in subject.names or _joins_patches(subject, stack)
+            # Mllama's first layer reads what no module gives
+            first = subject.clean.values.get(f"{stack.prefix}.0.hook_resid_pre")
+            made = first is not None and not is_given(subject, first)
+            said = point in subject.names or made or _joins_patches(subject, stack)
             yield Claim(point, said, shown)
     if "decoder_input_ids" in subject.inputs:
         shown = "the model has an encoder, and no tower is described for it"

@@ -27,11 +27,12 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         shown = f"the model returns {key}, and the description has no point for it"
         value = native.get(key)
         pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
-        computed = value is not None and key == "pooler_output" and not _is_given(subject, value)
+        computed = value is not None and key == "pooler_output" and not is_given(subject, value)
         said = value is None or pooled or computed or point in subject.names
         yield Claim(point, said, shown)
     for value in _last_states(native):
         said = any(subject.expect.are_close(one, value) for one in _like(subject, value))
+        said = said or not is_given(subject, value)  # several states side by side (Mllama)
         yield Claim("final_norm", said, "the last_hidden_state that the model returns is no point")
 
 
@@ -52,7 +53,7 @@ def _like(subject: Subject, value: torch.Tensor) -> Iterator[torch.Tensor]:
             yield found[0] if row else found
 
 
-def _is_given(subject: Subject, value: torch.Tensor) -> bool:
+def is_given(subject: Subject, value: torch.Tensor) -> bool:
     """Whether a module inside the model returns this value."""
     found: list[bool] = []
 

@@ -204,6 +204,9 @@ BY_TYPE: dict[str, dict[str, Any]] = {
               "swa_head_dim": ODD_HEAD_DIM}
        for name in ("inkling_text", "inkling2_text", "inkling2_loop_text")},
     "mllama_text_model": {"cross_attention_layers": [1]},
+    "mllama_vision_model": {
+        "attention_heads": 3, "num_global_layers": 2, "intermediate_layers_indices": [0, 1],
+        "vision_output_dim": 72, "max_num_tiles": 4},
     # without a cache: transformers 5.24 makes none of the right size
     "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4],
             "use_cache": False, "patching_threshold": 3.6},

@@ -52,7 +52,7 @@ def _embeddings(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tup
 
 
 def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
-    """Norms beside a list of layers that read what its last layer gives."""
+    """Norms beside a list of layers, or beside what has it, that read what its last layer gives."""
     said = {stack.path for stack in stacks if stack.ln_final is not None}
     for stack in stacks:
         if stack.path in said:  # parts of these layers may be a stack of their own
@@ -61,8 +61,8 @@ def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tu
         classes = {type(norm.module) for block in stack.blocks for norm in block.norms.values()}
         if last not in subject.clean.values:
             continue
-        holder = subject.model.native.core.get_submodule(stack.path.rpartition(".")[0])
-        others = [module for module in holder.children() if type(module) in classes]
+        beside = _beside(subject, stack)
+        others = [module for module in beside if type(module) in classes]
         found: list[nn.Module] = []
 
         def see(call: NativeCall, last: str = last, found: list[nn.Module] = found) -> None:
@@ -75,3 +75,11 @@ def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tu
         for module in found[:1]:
             path = subject.model.native.paths.get(module, "")
             yield "final_norm", f"{path} reads the output of the last layer of {stack.prefix}"
+
+
+def _beside(subject: Subject, stack: StackPart) -> list[nn.Module]:
+    """The modules beside a list of layers, and beside the module that has the list."""
+    holder = stack.path.rpartition(".")[0]
+    holders = dict.fromkeys((holder, holder.rpartition(".")[0]))
+    found = [subject.model.native.core.get_submodule(path) for path in holders]
+    return [module for one in found for module in one.children()]

@@ -34,6 +34,8 @@ def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, t
     if STATES in takes and hasattr(config, "cross_attention_layers"):
         shape = (batch, length - 2, int(config.hidden_size))
         found[STATES] = torch.randn(shape, generator=generator).to(like.dtype)
+        open_mask = torch.zeros(batch, 1, 1, length - 2, dtype=like.dtype)
+        found["cross_attention_mask"] = open_mask  # without it, the fused kernel masks as if causal
     if main == "input_ids" and "pixel_values" in takes and "vision_config" in config.sub_configs:
         found.update(_with_pictures(model, found[main], generator))
     return {name: value.to(like.device) for name, value in found.items()}
@@ -63,6 +65,10 @@ def _with_pictures(
     shape, dtype = _shape(model.config, "pixel_values", len(ids)), next(model.parameters()).dtype
     token = places.get("image_token_id", places.get("image_token_index"))
     pixels = torch.randn(shape, generator=generator).to(dtype)
+    if "max_num_tiles" in places["vision_config"]:
+        tiles = int(places["vision_config"]["max_num_tiles"])
+        seen = torch.ones(*ids.shape, 1, tiles, dtype=torch.long)
+        return {**_in_tiles(pixels, tiles), "cross_attention_mask": seen}
     if token is None:  # towers side by side
         return {"pixel_values": pixels}
     sizes = {"image_sizes": torch.tensor([shape[-2:]] * len(ids))}
@@ -101,6 +107,16 @@ def _with_patches(
     kinds = {"mm_token_type_ids": (seen == token).int()}
     kinds = kinds if kinds.keys() <= inspect.signature(model.forward).parameters.keys() else {}
     return {"input_ids": seen, "pixel_values": pixels, "image_grid_thw": grid, **kinds}
+
+
+def _in_tiles(pixels: torch.Tensor, tiles: int) -> dict[str, torch.Tensor]:
+    """One picture for each example, in tiles (Mllama)."""
+    rows = len(pixels)
+    return {
+        "pixel_values": torch.stack([pixels.roll(i, -1) for i in range(tiles)], 1).unsqueeze(1),
+        "aspect_ratio_ids": torch.full((rows, 1), 6),  # two by two
+        "aspect_ratio_mask": torch.ones(rows, 1, tiles, dtype=torch.long),
+    }
 
 
 def _feature_count(features: Any, batch: int) -> int:

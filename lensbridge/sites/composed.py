@@ -157,6 +157,52 @@ class FlatSite(OuterSite):
         return self.inner.around_run(root)
 
 
+class GatheredChain:
+    """A chain for a value that natively has several rows for each example."""
+
+    def __init__(self, chain: Chain, batch: int) -> None:
+        self.chain = chain
+        self.batch = batch
+
+    @property
+    def edits(self) -> bool:
+        """Whether any callback may change the value."""
+        return self.chain.edits
+
+    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
+        """Run the chain on the value with one row for each example."""
+        whole = value.reshape(self.batch, -1, *value.shape[2:])
+        new = self.chain.run(whole, in_place=in_place)
+        return None if new is None else new.reshape(value.shape)
+
+
+@dataclass(frozen=True)
+class GatheredSite(OuterSite):
+    """Keys or values of cross-attention, of which an example may natively have several rows.
+
+    They are made of what an encoder gives, such as the tiles of an image, and put in one row only
+    then. The input of `block` has one row for each example.
+    """
+
+    block: nn.Module
+
+    def _of(self, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        def note_batch(call: Call, chain: Chain) -> None:
+            call.memory[self.name, "batch"] = call.input.shape[0]
+
+        noted = Stage(self.block, "input", -20, note_batch)
+        return (noted, *(self._gathered(stage) for stage in stages))
+
+    def _gathered(self, stage: Stage) -> Stage:
+        def act(call: Call, chain: Chain) -> None:
+            stage.act(call, GatheredChain(chain, call.memory[self.name, "batch"]))
+
+        return Stage(stage.module, stage.phase, stage.rank, act, None, stage.around)
+
+    def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
+        return self.inner.around_run(root)
+
+
 @dataclass(frozen=True)
 class PositionSite(Site):
     """Learned positions: natively one row for the whole batch, here one for each example."""

@@ -18,7 +18,7 @@ from lensbridge.native.parts import (
     Role,
     StackPart,
 )
-from lensbridge.sites.composed import BranchInputSite, FlatSite
+from lensbridge.sites.composed import BranchInputSite, FlatSite, GatheredSite
 from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
 from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
 from lensbridge.sites.experts import ChoiceSite, RouterSite
@@ -287,7 +287,9 @@ class BlockWiring(Placing):
             elif letter != "q" and attn.latent is not None:
                 yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
             else:
-                yield self.projected(name, role, roles)
+                site = self.projected(name, role, roles)
+                gathered = attn is self.block.cross and letter != "q"
+                yield GatheredSite(site.info, site, self.block.entrance) if gathered else site
         if attn.latent is not None:
             width, latent = attn.latent.kv_norm.width, attn.latent
             layout = layouts.leading(width, "latent key")
