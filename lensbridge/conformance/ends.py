@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from lensbridge.conformance.claim import Claim
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
@@ -75,10 +76,9 @@ def _of_final_norms(subject: Subject) -> Iterator[Claim]:
 
 
 def _normed_ends(subject: Subject, stack: StackPart) -> list[torch.Tensor]:
-    """The outputs of norms outside the layers that read the end of a stack."""
+    """The outputs of norms beside the layers that read the end of a stack."""
     end = subject.clean.values.get(f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post")
-    inside = {one for part in subject.parts.values() for one in part.module.modules()}
-    leaves = [m for m in inner_modules(subject) if m not in inside and not any(m.children())]
+    leaves = [m for m in _beside(subject, stack) if not any(m.children())]
     found: list[torch.Tensor] = []
 
     def note(call: NativeCall) -> None:
@@ -89,6 +89,14 @@ def _normed_ends(subject: Subject, stack: StackPart) -> list[torch.Tensor]:
 
     watch_calls(subject, leaves, note)
     return found
+
+
+def _beside(subject: Subject, stack: StackPart) -> list[nn.Module]:
+    """The modules beside a list of layers, and beside each module that the list is in."""
+    names = stack.path.split(".")
+    holders = [".".join(names[:i]) for i in range(len(names))]
+    found = [subject.model.native.core.get_submodule(path) for path in holders]
+    return [module for one in found for module in one.children()]
 
 
 def _is_norm(call: NativeCall, subject: Subject) -> bool:

@@ -1,4 +1,4 @@
-"""Layers, embeddings and norms of a stack that a description leaves out beside those it names."""
+"""Layers and embeddings of a stack that a description leaves out beside those it names."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,6 @@ def twins_of(subject: Subject) -> Iterator[tuple[str, str]]:
     stacks = subject.model.native.stacks
     yield from _layers(subject, stacks)
     yield from _embeddings(subject, stacks)
-    yield from _final_norms(subject, stacks)
 
 
 def _layers(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
@@ -49,37 +48,3 @@ def _embeddings(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tup
         for module in found[:1]:
             path = subject.model.native.paths.get(module, "")
             yield "embed", f"{path} gives what the first layer of {stack.prefix} reads"
-
-
-def _final_norms(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
-    """Norms beside a list of layers, or beside what has it, that read what its last layer gives."""
-    said = {stack.path for stack in stacks if stack.ln_final is not None}
-    for stack in stacks:
-        if stack.path in said:  # parts of these layers may be a stack of their own
-            continue
-        last = f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post"
-        classes = {type(norm.module) for block in stack.blocks for norm in block.norms.values()}
-        if last not in subject.clean.values:
-            continue
-        beside = _beside(subject, stack)
-        others = [module for module in beside if type(module) in classes]
-        found: list[nn.Module] = []
-
-        def see(call: NativeCall, last: str = last, found: list[nn.Module] = found) -> None:
-            stream = subject.clean[last]
-            given = [one for one in call.tensors[:1] if one.shape == stream.shape]
-            if any(subject.expect.are_close(one, stream) for one in given):
-                found.append(call.module)
-
-        watch_calls(subject, others, see)
-        for module in found[:1]:
-            path = subject.model.native.paths.get(module, "")
-            yield "final_norm", f"{path} reads the output of the last layer of {stack.prefix}"
-
-
-def _beside(subject: Subject, stack: StackPart) -> list[nn.Module]:
-    """The modules beside a list of layers, and beside the module that has the list."""
-    holder = stack.path.rpartition(".")[0]
-    holders = dict.fromkeys((holder, holder.rpartition(".")[0]))
-    found = [subject.model.native.core.get_submodule(path) for path in holders]
-    return [module for one in found for module in one.children()]
