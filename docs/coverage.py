@@ -208,7 +208,6 @@ def limited(seconds: int) -> Iterator[None]:
 def run(wanted: Iterable[str], how: Any, field: str | None) -> None:
     """Record types: all that are wanted by name, or all."""
     chosen = set(wanted)
-    found = load_record()
     for kind in kinds():
         if chosen and kind.type not in chosen:
             continue
@@ -219,6 +218,7 @@ def run(wanted: Iterable[str], how: Any, field: str | None) -> None:
         except Exception as error:
             reason = _first_line(error)
             about = f"failed ({reason})" if field else _refused(kind, reason)
+        found = load_record()  # another run may have written to it since
         if field is None:
             rival = found.get(kind.key, {}).get("transformer_lens")
             found[kind.key] = about if rival is None else {**about, "transformer_lens": rival}
@@ -228,7 +228,7 @@ def run(wanted: Iterable[str], how: Any, field: str | None) -> None:
             kind.key, about if field else f"{about['how']} {about.get('conforms', '')}", flush=True
         )
         RECORD.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(found))
+    PAGE.write_text(page(load_record()))
 
 
 def _refused(kind: Kind, reason: str) -> dict[str, Any]:
