@@ -161,7 +161,8 @@ class Branches:
     @property
     def is_sum(self) -> bool:
         """Whether the stream at the end is a linear function of what the branches add."""
-        plain = all(b.residual != "post_norm" and not b.skip_norm for b in self.blocks)
+        sums = ("sequential", "parallel")
+        plain = all(block.residual in sums and not block.skip_norm for block in self.blocks)
         return plain and self.model.native.main.residual_axes == "b p m"
 
 
