@@ -23,7 +23,7 @@ class Target:
         """The input of layer `layer`; for None, -1 or the number of layers, the last output.
 
         Raises:
-            InputError: there is no such layer.
+            InputError: there is no such layer, or its MLP reads one of two streams.
         """
         count = len(stack.blocks)
         layer = count if layer is None or layer == -1 else layer
@@ -40,6 +40,11 @@ class Target:
 
     @classmethod
     def _inside(cls, at: str, part: BlockPart, names: PointNames, mlp_input: bool) -> "Target":
+        if mlp_input and part.pair is not None:
+            raise InputError(
+                f"mlp_input=True: layers of {type(part.module).__name__} have two streams, and the "
+                f"MLP reads one of them, {at}hook_resid_mid. Pass mlp_input=False for both."
+            )
         marks = ["hook_resid_mid_cross", "hook_resid_mid"] if mlp_input else []
         point = next((one for one in marks if at + one in names.index), "hook_resid_pre")
         slot, norm = ("ln2", part.ln2) if mlp_input else ("ln1", part.ln1)
