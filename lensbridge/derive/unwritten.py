@@ -151,7 +151,7 @@ class _Search:
     # --- norms -----------------------------------------------------------------------------------
 
     def _norms(self, usual: NormFacts) -> Norms:
-        kinds, paths = usual, {}
+        kinds, paths = usual, dict[str, Any]()
         for slot, reader in self.readers.items():
             read = self.layer.value(reader.inputs[0]) if reader.inputs else None
             norm = next((c for c in read.producers if looks_like_norm(c)), None) if read else None
@@ -166,8 +166,7 @@ class _Search:
                 self.missing[f"norms.{slot}"] = "its norms are of more than one kind"
                 continue
             kinds, paths[slot] = facts, self.layer.relative(norm.path)
-        said: dict[str, Any] = paths
-        return Norms(**said, kind=kinds.kind, unit_offset=kinds.unit_offset, eps=kinds.eps)
+        return Norms(**paths, kind=kinds.kind, unit_offset=kinds.unit_offset, eps=kinds.eps)
 
 
 def _holds(call: TracedCall, other: TracedCall) -> bool:
