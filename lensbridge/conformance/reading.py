@@ -55,6 +55,19 @@ def check_shapes_are_as_declared(subject: Subject) -> None:
                 subject.expect.holds(
                     name, size == known, f"axis {letter} is {size} here and {known} in {where}"
                 )
+    _expect_rows_first(subject)
+
+
+def _expect_rows_first(subject: Subject) -> None:
+    """Where there are as many positions as rows, a run of one row tells which axis has the rows."""
+    values = subject.clean.values.items()
+    square = [n for n, v in values if v.ndim == 3 and v.shape[0] == v.shape[1]]
+    square = [name for name in square if subject.axes(name) == "b p m"]
+    if square and set(subject.inputs) == {"input_ids"}:
+        one = subject.read(square, inputs={"input_ids": subject.inputs["input_ids"][:1]})
+        for name in square:
+            rows = one[name].shape[0]
+            subject.expect.holds(name, rows == 1, f"axis b is {rows} in a run of one row")
 
 
 def _scope(letter: str, name: str) -> str | None:
