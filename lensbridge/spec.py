@@ -57,11 +57,15 @@ head its queries, its key, its value. sharded: four shards, each with all its q,
 FusedOrder = Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"]
 """The order of queries, keys and values in a blocked projection."""
 
-Streams = Literal["streams_first", "streams_last", "side_by_side", "flat", "positions_first"]
+Streams = Literal[
+    "streams_first", "streams_last", "side_by_side", "end_to_end", "flat", "positions_first"
+]
 """The axes of the residual stream. streams_first: `[r, b, p, m]`, several streams (Gemma 3n).
 streams_last: `[b, p, r, m]` (hyper-connections). side_by_side: `[b, p, (r m)]`, several streams in
-one vector (Qwen 4). flat: `[p, m]`, the patches of all images in one row (Qwen2-VL).
-positions_first: `[p, b, m]` (XLNet); points have the batch first all the same."""
+one vector (Qwen 4). flat: `[p, m]`, the patches of all images in one row (Qwen2-VL), so that no
+point has a batch axis. positions_first: `[p, b, m]` (XLNet); points have the batch first all the
+same. end_to_end: `[b, (r p), m]`, several streams in one row of positions, the tokens' first
+(ProphetNet); the head reads the others, and the logits are those of the second."""
 
 QKNormAxes = Literal["flat", "positions_first", "heads_first"]
 """The input of a norm of q or k: `[b, p, (h d)]`, `[b, p, h, d]` or `[b, h, p, d]`."""
