@@ -196,6 +196,8 @@ def head_of(trace: Trace, embed: nn.Module | None) -> nn.Module | None:
     """The head: what transformers says, or the last projection to one number for each token."""
     core: Any = trace.model
     named = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    if isinstance(named, nn.Embedding):
+        named = None  # FSMT names the table whose weight the head shares
     if named is not None or trace.logits is None:
         return None if named is None else unwrapped(named)
     width, rows = trace.logits.shape[-1], getattr(embed, "num_embeddings", None)

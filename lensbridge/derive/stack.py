@@ -150,11 +150,16 @@ class _StackSearch:
         return most
 
     def _streams(self) -> Streams | None:
-        """Where the axis of several streams is: before batch and positions, or after them."""
+        """Where batch and positions are, and the axis of several streams if there is one."""
         shape = self.chain.last.shape
+        given = next(iter(self.trace.inputs.values()))
+        if self.side == "decoder":
+            given = self.trace.inputs["decoder_input_ids"]
+        rows, positions = given.shape[:2]
+        if len(shape) == 3 and rows != positions and shape[:2] == (positions, rows):
+            return "positions_first"
         if len(shape) != 4:
             return "side_by_side" if self.width < shape[-1] else None
-        given = next(iter(self.trace.inputs.values()))
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
     def _dims(self, sizes: list[Sizes], embed: nn.Module | None, pos_embed: str | None) -> Dims:
