@@ -13,6 +13,7 @@ from transformers.models.llama import modeling_llama
 
 import lensbridge
 from lensbridge.conformance.tiny import tiny_model
+from lensbridge.derive import derive
 from lensbridge.errors import AbsentPointError, InputError, LoadError, UnsupportedError, WeightError
 from lensbridge.plugins import registry
 from lensbridge.spec import Architecture, Attention, KernelQKV, LatentQKV
@@ -256,6 +257,16 @@ def test_nothing_is_said_of_projections_that_are_not_there() -> None:
             lensbridge.load(tiny_model(zaya), architecture=replace(zaya, block=block))
 
 
+def test_derivation_reads_at_the_kernel_what_no_projection_makes() -> None:
+    bare = tiny_model(described("zaya"))
+    found = derive(bare).architecture
+    assert found is not None
+    attn = found.block.attn  # type: ignore[union-attr]
+    assert attn == Attention("self_attn", qkv=KernelQKV(), out="o_proj", rotary=True)
+    mixes = [check for check in CHECKS if check.name == "z is pattern times v"]
+    assert conformance(bare, architecture=found, checks=mixes).passed
+
+
 # --- attention that is written to afterwards -----------------------------------------------------
 
 
@@ -284,6 +295,9 @@ def test_attention_that_is_overwritten_is_copied(monkeypatch: pytest.MonkeyPatch
     fast = [check for check in CHECKS if check.name in ("the stream adds up", "values are finite")]
     assert conformance(bare, architecture=right, checks=fast).passed
     assert "was written to after" in Subject(bare, inputs_for(bare), LLAMA).unreadable
+    derived = derive(bare).architecture
+    assert derived is not None
+    assert derived.block.attn.overwritten  # type: ignore[union-attr]
 
 
 # --- the descriptions ----------------------------------------------------------------------------

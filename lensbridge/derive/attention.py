@@ -16,7 +16,15 @@ from lensbridge.derive.layer import (
     unit,
 )
 from lensbridge.derive.trace import Kernel, TracedCall, kernels_with
-from lensbridge.spec import Attention, FusedQKV, LatentQKV, QKNormAxes, Scale, SplitQKV
+from lensbridge.spec import (
+    Attention,
+    FusedQKV,
+    KernelQKV,
+    LatentQKV,
+    QKNormAxes,
+    Scale,
+    SplitQKV,
+)
 
 
 class FoundAttention:
@@ -57,7 +65,11 @@ def find_attention(layer: Layer, branch: Branch, fields: Fields) -> FoundAttenti
         raise NotEstablished(
             f"the output of '{layer.relative(out.path)}' is changed before it is added"
         )
-    return _Search(layer, branch, fields, kernel, out, gated).found()
+    search = _Search(layer, branch, fields, kernel, out, gated)
+    try:
+        return search.found()
+    except NotEstablished as error:
+        return search.at_kernel(error)
 
 
 class _Search:
@@ -166,6 +178,29 @@ class _Search:
             gated=self.gated,
         )
         reader = latent.by_role.get("q_down", latent.by_role["q"])
+        return FoundAttention(spec, self.sizes, reader, cross=False)
+
+    def at_kernel(self, why: NotEstablished) -> FoundAttention:
+        """Attention of which it was not found how queries, keys and values are made.
+
+        Raises:
+            NotEstablished: as before, if it has no module of its own, or keys of another stack.
+        """
+        path = self._module([self.out.path])
+        calls = (call for call in self.layer.calls if self.layer.relative(call.path) == path)
+        reader = next((call for call in calls if call.start < self.kernel.time < call.end), None)
+        if not path or reader is None or self.k.shape[1] != self.q.shape[1]:
+            raise why
+        spec = Attention(
+            path,
+            qkv=KernelQKV(),
+            out=_within(path, self.layer.relative(self.out.path)),
+            rotary=True,
+            written_by=written_by(self.layer, self.branch, path),
+            scale=self.branch.factor.scale(self.fields),
+            sinks=self._sinks(path),
+            gated=self.gated,
+        )
         return FoundAttention(spec, self.sizes, reader, cross=False)
 
     def _is_turned(self, query: TracedCall) -> bool:

@@ -200,7 +200,8 @@ class _Assembly:
 
     def _add_attn(self, branch: Branch) -> TracedCall:
         found = find_attention(self.layer, branch, self.fields)
-        self.block = replace(self.block, attn=found.spec)
+        spec = replace(found.spec, overwritten=self._is_overwritten(branch))
+        self.block = replace(self.block, attn=spec)
         self.sizes = found.sizes
         self.absolute = found.absolute
         self.attn_reads = found.reader.inputs[0]

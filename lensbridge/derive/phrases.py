@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lensbridge.spec import Architecture, Block, FusedQKV, LatentQKV, Stack
+from lensbridge.spec import Architecture, Block, FusedQKV, KernelQKV, LatentQKV, Stack
 
 
 def words_for(architecture: Architecture) -> list[str]:
@@ -42,7 +42,8 @@ def _block(block: Block) -> str:
 
 
 def _attention(attn: Any) -> str:
-    kind = {FusedQKV: "one projection", LatentQKV: "a latent"}.get(type(attn.qkv), "projections")
+    known = {FusedQKV: "one projection", LatentQKV: "a latent", KernelQKV: "what its kernel gets"}
+    kind = known.get(type(attn.qkv), "projections")
     turned = ", rotary" if attn.rotary else ""
     return f"attention '{attn.path}' from {kind}{turned}{_times(attn.scale)}"
 
