@@ -122,6 +122,11 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         if stream is not None and stack.residual_axes.endswith(" m"):
             shown = f"it is {stack.sizes.d_model}, and the stream has {stream.shape[-1]}"
             yield Claim("dims.d_model", stream.shape[-1] == stack.sizes.d_model, shown)
+    for at, stack in subject.stacks.items():
+        ids, stream = subject.ids_of(at), f"{stack.prefix}.0.hook_resid_pre"
+        if stack.end_to_end and ids is not None and stream in subject.clean.values:
+            more = subject.clean[stream].shape[1] > ids.shape[1]
+            yield Claim("streams", more, "there is one position for each token")
     spec, core = subject.model.architecture, subject.model.native.core
     said = spec.dims.heads
     if isinstance(said, str) and said != Dims.heads and raw_config(core) is not None:

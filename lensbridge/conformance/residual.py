@@ -211,6 +211,8 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     if subject.stacks[at].blocks[0].pair is not None:
         subject.expect.close(f"{first}[0]", stream[0], stream[1], "the second stream")
         stream = stream[1]
+    width = embed.shape[1] if subject.stacks[at].end_to_end else None
+    stream = stream[:, :width]
     if embed.shape != stream.shape:
         stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
@@ -218,8 +220,9 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
         return
-    normed = run[f"{at}ln_embed.hook_out"]
+    normed = run[f"{at}ln_embed.hook_out"][:, :width]
     read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
+    read = read[:, :width]
     if subject.expect.are_close(stream, normed):
         rest = _uncentered(read) - _uncentered(embed + positions)
         _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed + hook_pos_embed")

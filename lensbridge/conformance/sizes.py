@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
     ),
     **dict.fromkeys(
         ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads",
-         "encoder_attention_heads"),
+         "encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads"),
         HEADS,
     ),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), KV_HEADS),

@@ -258,7 +258,11 @@ def check_head_makes_logits(subject: Subject) -> None:
     bias = subject.weight("unembed.b_U")
     if run["hook_logits"].ndim != 3:
         raise NotApplicable("the head reads one vector for each sequence")
-    raw = run[before] * subject.model.native.head_scale @ weight
+    read = run[before]
+    if stack.end_to_end:
+        width = run["hook_logits"].shape[1]
+        read = read[:, width : 2 * width]
+    raw = read * subject.model.native.head_scale @ weight
     raw = raw if bias is None else raw + bias
     native, logits = subject.model.native, run["hook_logits"]
     if logits.ndim != raw.ndim:

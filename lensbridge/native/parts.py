@@ -364,6 +364,11 @@ class StackPart:
         """Whether values have no batch axis, because all images are in one row."""
         return self.residual_axes == "p m"
 
+    @property
+    def end_to_end(self) -> bool:
+        """Whether several streams are in one row of positions."""
+        return self.residual_axes == "b s m"
+
     def turned(self, stream: Tensor) -> Tensor:
         """A native value with the batch first, or the other way round."""
         return stream.transpose(0, 1) if self.positions_first else stream

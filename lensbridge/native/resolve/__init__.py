@@ -194,6 +194,9 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
             f"names cannot begin with prefix={spec.prefix!r}: it is 'blocks', 'encoder', 'decoder' "
             "or one word before '.blocks', as in 'vision.blocks'."
         )
+    if spec.streams not in _RESIDUAL_AXES:
+        known = ", ".join(map(repr, _RESIDUAL_AXES))
+        raise finder.mismatch(f"streams={spec.streams!r} is not understood: it is {known}.")
     layers = layers_of(finder, spec.blocks)
     cycles = int(finder.scale(spec.cycles))
     count = finder.size(spec.dims.layers) * cycles
@@ -243,6 +246,7 @@ _RESIDUAL_AXES = {
     "streams_first": "r b p m",
     "streams_last": "b p r m",
     "side_by_side": "b p c",
+    "end_to_end": "b s m",
     "flat": "p m",
 }
 

@@ -81,7 +81,7 @@ class _ModelWiring(Placing):
     def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
         native = self.native
         as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
-        if as_it_is and native.unembed_bias is None:
+        if as_it_is and native.unembed_bias is None and not native.main.end_to_end:
             return self.output("hook_logits", head)
         entries = tuple(dict.fromkeys((native.root, native.core)))
         info = self.info("hook_logits", native.core, "output", "scaled or capped head output")
@@ -95,6 +95,8 @@ class _ModelWiring(Placing):
         for site in sites:
             if stack.in_one_row:
                 site = site.with_axes(site.axes.removeprefix("b "))
+            if stack.end_to_end and not site.name.endswith(("hook_embed", "hook_pos_embed")):
+                site = site.with_axes(site.axes.replace("b p", "b s", 1))
             turns = stack.positions_first and site.axes.startswith("b p")
             yield TurnedSite(site.info, site) if turns else site
 
