@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lensbridge.conformance.expect import Expect, NotApplicable
 from lensbridge.errors import LensbridgeError
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.hooks.methods import HookPoint
+from lensbridge.hooks.hook_point import HookPoint
 from lensbridge.model import LensModel
 from lensbridge.native.calling import Calling
 from lensbridge.native.parts import BlockPart, StackPart

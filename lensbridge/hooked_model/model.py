@@ -15,7 +15,7 @@ from lensbridge.cache.apart import refuse_apart
 from lensbridge.cache.capture import Collector, Keep
 from lensbridge.errors import InputError
 from lensbridge.hooked_model.running import LogitsAndLoss, OneTensor, Result, ReturnType, RunMethods
-from lensbridge.hooks.methods import HookPair
+from lensbridge.hooks.hook_point import HookPair
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.plans.budget import require_room
 from lensbridge.points.point_names import NamesFilter, names_points

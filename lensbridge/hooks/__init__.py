@@ -2,6 +2,6 @@
 
 from lensbridge.hooks.callbacks import Hook, HookFunction
 from lensbridge.hooks.carrying import carry_hooks
-from lensbridge.hooks.methods import HookHandle, HookPoint
+from lensbridge.hooks.hook_point import HookHandle, HookPoint
 
 __all__ = ["Hook", "HookFunction", "HookHandle", "HookPoint", "carry_hooks"]

@@ -75,7 +75,6 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
     attn = next((block.attn for block in native.blocks if block.attn is not None), None)
     rotary_dim, rotary_base = _rotary(native, attn)
     norm = native.ln_final or next(iter(first.norms.values()), None)
-    mlps = [block.mlp for block in native.blocks]
     return LensConfig(
         model_name=str(getattr(hf, "name_or_path", "")) or native.architecture.name,
         original_architecture=type(native.core).__name__,
@@ -90,8 +89,7 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
         positional_embedding_type=_positions(native, attn),
         rotary_dim=rotary_dim,
         rotary_base=rotary_base,
-        gated_mlp=any(isinstance(mlp, MLPPart) and mlp.gate is not None for mlp in mlps),
-        n_experts=next((mlp.n_experts for mlp in mlps if isinstance(mlp, MoEPart)), None),
+        **_of_mlps(native),
         parallel_attn_mlp=first.residual == "parallel",
         tie_word_embeddings=bool(settings.to_dict().get("tie_word_embeddings", _is_tied(native))),
         attn_implementation=kernel_of(native.core),
@@ -100,6 +98,14 @@ def config_of(native: ResolvedModel, default_prepend_bos: bool, device: torch.de
         device=device,
         hf=hf,
     )
+
+
+def _of_mlps(native: ResolvedModel) -> dict[str, Any]:
+    mlps = [block.mlp for block in native.blocks]
+    return {
+        "gated_mlp": any(isinstance(mlp, MLPPart) and mlp.gate is not None for mlp in mlps),
+        "n_experts": next((mlp.n_experts for mlp in mlps if isinstance(mlp, MoEPart)), None),
+    }
 
 
 def _rotary(native: ResolvedModel, attn: AttentionPart | None) -> tuple[int | None, float | None]:

@@ -10,7 +10,7 @@ from lensbridge.cache import ActivationCache
 from lensbridge.errors import HookError
 from lensbridge.hooked_model import HookedModel, Result
 from lensbridge.hooks.callbacks import Callback
-from lensbridge.hooks.methods import HookPair
+from lensbridge.hooks.hook_point import HookPair
 from lensbridge.inputs.special import Excluded
 from lensbridge.points.names import Name
 from lensbridge.saes.dictionary import SparseAutoencoder

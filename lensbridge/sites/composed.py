@@ -29,35 +29,38 @@ class BranchInputSite(Site):
     norm: nn.Module | None = None
 
     def _stages(self) -> list[Stage]:
+        return self._at_modules() if self.norm is None else self._at_norm(self.norm)
+
+    def _at_modules(self) -> list[Stage]:
         def act(call: Call, chain: Chain) -> None:
             new = chain.run(call.input)
             if new is not None:
                 call.memory[self.name] = new
                 call.replace_input(new)
 
-        def act_on_norm(call: Call, chain: Chain) -> None:
-            stream = call.input
-            new = chain.run(stream)
-            how = change(stream, new)
-            if how != "none":
-                assert self.norm is not None
-                call.memory[self.name] = (self.norm.forward(new), how)
-
         def follow(call: Call, chain: Chain) -> None:
             if self.name in call.memory:
                 call.replace_input(call.memory[self.name])
 
-        def follow_norm(call: Call, chain: Chain) -> None:
+        first, *others = self.modules
+        looking = Stage(first, "input", 1, act, lambda x: x)
+        return [looking, *(Stage(other, "input", 1, follow) for other in others)]
+
+    def _at_norm(self, norm: nn.Module) -> list[Stage]:
+        def act(call: Call, chain: Chain) -> None:
+            stream = call.input
+            new = chain.run(stream)
+            how = change(stream, new)
+            if how != "none":
+                call.memory[self.name] = (norm.forward(new), how)
+
+        def follow(call: Call, chain: Chain) -> None:
             if self.name in call.memory:
                 normed, how = call.memory[self.name]
                 call.replace_input(substitute(call.input, normed.view_as(call.input), how))
 
-        if self.norm is not None:
-            entrances = [Stage(module, "input", 1, follow_norm) for module in self.modules]
-            return [Stage(self.norm, "input", 1, act_on_norm, lambda x: x), *entrances]
-        first, *others = self.modules
-        looking = Stage(first, "input", 1, act, lambda x: x)
-        return [looking, *(Stage(other, "input", 1, follow) for other in others)]
+        entrances = [Stage(module, "input", 1, follow) for module in self.modules]
+        return [Stage(norm, "input", 1, act, lambda x: x), *entrances]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lensbridge.compat.transformer_lens.point import (
 from lensbridge.compat.transformer_lens.spellings import GRAD, unspelled
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.callbacks import Sharing
-from lensbridge.hooks.methods import HookHandle
+from lensbridge.hooks.hook_point import HookHandle
 from lensbridge.model import LensModel
 
 PER_HEAD = "hook_attn_in"
