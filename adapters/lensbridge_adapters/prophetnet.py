@@ -1,4 +1,4 @@
-"""ProphetNet: a decoder of several streams, which predict the next token, the one after it and so on.
+"""ProphetNet: a decoder of several streams, which predict the next token, the one after it, etc.
 
 They are one after another in one row of positions, and attend to the tokens' stream and to
 themselves. Their attention calls two kernels, one for the tokens and one for the others.

@@ -116,16 +116,17 @@ def _of_context(subject: Subject) -> Iterator[Claim]:
 
 
 def _of_widths(subject: Subject) -> Iterator[Claim]:
-    """The width of the stream is as said, and the field that is named for the heads is there."""
-    for stack in subject.stacks.values():
+    """The sizes of the stream are as said, and the field that is named for the heads is there."""
+    for at, stack in subject.stacks.items():
         stream = subject.clean.values.get(f"{stack.prefix}.0.hook_resid_pre")
-        if stream is not None and stack.residual_axes.endswith(" m"):
+        if stream is None:
+            continue
+        if stack.residual_axes.endswith(" m"):
             shown = f"it is {stack.sizes.d_model}, and the stream has {stream.shape[-1]}"
             yield Claim("dims.d_model", stream.shape[-1] == stack.sizes.d_model, shown)
-    for at, stack in subject.stacks.items():
-        ids, stream = subject.ids_of(at), f"{stack.prefix}.0.hook_resid_pre"
-        if stack.end_to_end and ids is not None and stream in subject.clean.values:
-            more = subject.clean[stream].shape[1] > ids.shape[1]
+        ids = subject.ids_of(at)
+        if stack.end_to_end and ids is not None:
+            more = stream.shape[1] > ids.shape[1]
             yield Claim("streams", more, "there is one position for each token")
     spec, core = subject.model.architecture, subject.model.native.core
     said = spec.dims.heads
@@ -133,6 +134,9 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
+        held = any(part.attn is not None for part in subject.model.native.main.blocks)
+        usual = not held and config.optional(Dims.heads) is not None
+        yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
 
 
 def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
