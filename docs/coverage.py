@@ -62,6 +62,23 @@ MULTIMODAL = [
 ]
 
 
+REASONS = {
+    "cpmant": "the model puts prompts of its own before the ids, so positions of the stream are not "
+    "those of the text",
+    "dory": "some layers run several times between others that run once, on a unit sphere (nGPT)",
+    "gemma3n": "a tower needs timm, which is not installed here; the text layers are described, and "
+    "tested without that tower",
+    "gemma4_assistant": "it reads the keys, values and hidden states of the model that it drafts for, "
+    "and no ids",
+    "gemma4_unified_assistant": "it reads the keys, values and hidden states of the model that it "
+    "drafts for, and no ids",
+    "musicgen": "ids have one row for each codebook, so rows of the input are not those of the stream",
+    "musicgen_melody": "ids have one row for each codebook, so rows of the input are not those of the "
+    "stream",
+}
+"""Why types are not described for which the error would not tell it."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One model type in one role.
@@ -141,11 +158,11 @@ def record(kind: Kind) -> dict[str, Any]:
     try:
         model = tiny(kind)
     except Exception as error:
-        return {**about, "how": "not built", "reason": _first_line(error)}
+        return {**about, "how": "not built", "reason": REASONS.get(kind.type) or _first_line(error)}
     try:
         lens = lensbridge.load(model)
     except UnsupportedArchitectureError as refused:
-        return {**about, "how": "refused", "reason": _refusal(refused)}
+        return {**about, "how": "refused", "reason": REASONS.get(kind.type) or _refusal(refused)}
     built_in = lens.cfg.plugin == "lensbridge_adapters"
     # what is derived may say less than there is, and nothing that is not so
     checks = CHECKS if built_in else SOUND

@@ -59,6 +59,7 @@ def test_cross_attention_layers_hold_what_the_bare_model_computes(mllama: LensMo
     assert cache["blocks.1.cross_attn.hook_pattern"].shape == (2, 4, 7, 5)
 
 
+@pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")  # by old ones
 def test_tiles_of_an_image_are_one_row_of_keys_and_values() -> None:
     model = tiny("mllama")
     bare: Any = model.hf_model

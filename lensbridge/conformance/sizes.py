@@ -209,7 +209,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
         "vision_output_dim": 72, "max_num_tiles": 4},
     # without a cache: transformers 5.24 makes none of the right size
     "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4],
-            "use_cache": False, "patching_threshold": 3.6},
+            "use_cache": False, "patching_threshold": 3.635},
     "blt_local_encoder": {"hidden_size_global": WIDTH},
     "blt_local_decoder": {"hidden_size_global": WIDTH},
     "hrm_text": {"L_cycles": 2, "L_bp_cycles": [2, 2], "embedding_scale": 1.7},
