@@ -62,19 +62,17 @@ MULTIMODAL = [
 ]
 
 
+_DRAFTS = "it reads keys, values and hidden states of the model that it drafts for, and no ids"
+_CODES = "its input has one row for each codebook, so its rows are not those of the stream"
 REASONS = {
-    "cpmant": "the model puts prompts of its own before the ids, so positions of the stream are not "
-    "those of the text",
+    "cpmant": "the model puts prompts of its own before the ids, so positions in the stream are "
+    "not those of the text",
     "dory": "some layers run several times between others that run once, on a unit sphere (nGPT)",
-    "gemma3n": "a tower needs timm, which is not installed here; the text layers are described, and "
-    "tested without that tower",
-    "gemma4_assistant": "it reads the keys, values and hidden states of the model that it drafts for, "
-    "and no ids",
-    "gemma4_unified_assistant": "it reads the keys, values and hidden states of the model that it "
-    "drafts for, and no ids",
-    "musicgen": "ids have one row for each codebook, so rows of the input are not those of the stream",
-    "musicgen_melody": "ids have one row for each codebook, so rows of the input are not those of the "
-    "stream",
+    "gemma3n": "a tower needs timm, which is not installed here; the text layers are described",
+    "gemma4_assistant": _DRAFTS,
+    "gemma4_unified_assistant": _DRAFTS,
+    "musicgen": _CODES,
+    "musicgen_melody": _CODES,
 }
 """Why types are not described for which the error would not tell it."""
 
