@@ -135,7 +135,7 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
         held = any(part.attn is not None for part in subject.model.native.main.blocks)
-        usual = not held and config.optional(Dims.heads) is not None
+        usual = not held and config.optional(str(Dims.heads)) is not None
         yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
 
 
