@@ -83,11 +83,13 @@ def test_a_published_alpha_is_found() -> None:
 def test_layer_scale_of_a_block_is_found() -> None:
     config = transformers.BeitConfig(**VISION)
     model = transformers.BeitForImageClassification(config).eval()
-    (block,) = blocks(derive_and_check(model))
+    architecture = derive(model).architecture
+    assert architecture is not None
+    (block,) = blocks(architecture)
     assert block.attn is not None
     assert block.mlp is not None
     assert (block.attn.scale, block.mlp.scale) == ("lambda_1", "lambda_2")
-    read = lensbridge.load(model)
+    read = lensbridge.load(model, architecture=architecture)
     pixels = torch.randn(2, 3, 12, 12)
     _, cache = read.run_with_cache(pixels)
     raw: list[Tensor] = []
@@ -108,6 +110,16 @@ def test_multipliers_inside_attention_are_found(name: str) -> None:
         for each in (derived, built_in(name))
     )
     assert ours == theirs
+
+
+def test_multipliers_inside_an_mlp_are_found() -> None:
+    name = "FalconH1ForCausalLM"
+    model = tiny_model(built_in(name), name, mlp_multipliers=[0.9, 0.77])
+    derivation = derive(model)
+    assert derivation.architecture is not None
+    assert not derivation.missing
+    (ours,), (theirs,) = blocks(derivation.architecture), blocks(built_in(name))
+    assert ours.mlp == theirs.mlp
 
 
 class Gated(nn.Module):
@@ -145,10 +157,11 @@ class Odd(nn.Module):
 def test_products_of_parameters_and_numbers_are_found() -> None:
     torch.manual_seed(0)
     model = Odd().eval()
-    (block,) = blocks(derive_and_check(model))
+    architecture = derive_and_check(model)
+    (block,) = blocks(architecture)
     assert block.mlp is not None
     assert (block.mlp.scale, block.mlp.skip_scale) == ("ls * gate", "keep * 0.5")
-    _, cache = lensbridge.load(model).run_with_cache(IDS)
+    _, cache = lensbridge.load(model, architecture=architecture).run_with_cache(IDS)
     layer: Any = model.layers[1]
     x = cache["resid_pre", 1]
     branch = layer.down(torch.relu(layer.up(layer.norm(x)))) * layer.gate * layer.ls

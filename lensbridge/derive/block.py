@@ -168,7 +168,7 @@ class _Assembly:
         try:
             reader = getattr(self, f"_add_{role}")(branch)
         except NotEstablished as error:
-            self.missing[role] = str(error)
+            self.missing[{"cross": "attn"}.get(role, role)] = str(error)
             reader = self._at_its_boundaries(branch, role, str(error))
             slot = {"cross": "attn"}.get(slot, slot)
         if branch.post is not None:
@@ -227,6 +227,7 @@ class _Assembly:
         if has_experts(self.layer, branch):
             spec, reader = find_moe(self.layer, branch, self.fields)
         else:
+            branch = self._before_a_factor(branch)
             found = self._dense(branch)
             spec, reader = found.spec, found.reader
         scale = branch.factor.scale(self.fields)
@@ -236,6 +237,20 @@ class _Assembly:
             spec = replace(spec, overwritten=True)
         self.block = replace(self.block, mlp=spec)
         return reader
+
+    def _before_a_factor(self, branch: Branch) -> Branch:
+        """The branch as its down projection gives it, if its module multiplies that (Falcon-H1)."""
+        if branch.post is not None or any(is_projection(c.module) for c in branch.core.producers):
+            return branch
+        for value in reversed(self.layer.values):
+            downs = [call for call in value.producers if is_projection(call.module)]
+            if not downs or not branch.holds(downs[0]):
+                continue
+            found = self.multiples.between(value, branch.core)
+            if found is not None:
+                factor = found.times(branch.factor)
+                return replace(branch, factor=factor, added=value, core=value, root=downs[0])
+        return branch
 
     def _is_overwritten(self, branch: Branch) -> bool:
         return any(call.overwritten for call in branch.added.producers)

@@ -93,6 +93,7 @@ class Fields:
         numbers = self.numbers()
         floats = {name: v for name, v in numbers.items() if isinstance(self.values[name], float)}
         yield from (name for name, v in floats.items() if same(v))
+        yield from (name for name, v in self._listed() if same(v) and v != 1)
         yield from (f"1 / {name}" for name, v in floats.items() if same(1 / v) and v != 1)
         sizes = {n: v for n, v in numbers.items() if n not in floats and v > 1}
         ordered = sorted(sizes, key=lambda name: self._rank("d_model", name))
@@ -109,6 +110,12 @@ class Fields:
                     yield f"{other} / {name}"
                 if same(v / sizes[other]):
                     yield f"{name} / {other}"
+
+    def _listed(self) -> Iterator[tuple[str, float]]:
+        """The numbers in lists, such as `mlp_multipliers[1]`."""
+        for name, held in self.values.items():
+            if isinstance(held, (list, tuple)):
+                yield from ((f"{name}[{i}]", v) for i, v in enumerate(held) if type(v) is float)
 
     def activation(self, wanted: set[str]) -> str | None:
         """The field whose value is one of these activations."""

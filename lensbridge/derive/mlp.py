@@ -1,5 +1,6 @@
 """The MLP of a branch: finds its projections and its activation from the values in between."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 from lensbridge.derive.fields import Fields
-from lensbridge.derive.layer import Layer, NotEstablished, close, common_parent, is_projection
+from lensbridge.derive.layer import (
+    Layer,
+    NotEstablished,
+    close,
+    common_parent,
+    fitted_scale,
+    is_projection,
+    unit,
+)
 from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.trace import TracedCall
 from lensbridge.spec import MLP, FusedGatedMLP, GatedMLP
@@ -86,15 +95,29 @@ class _Search:
         return None
 
     def gated(self) -> FoundDense | None:
-        candidates = self._of_width(1)
-        for gate, up in permutations(candidates, 2):
-            names = self._gated_activations(_out(gate), _out(up))
-            if names is not None:
-                path, gate_path, up_path, down_path = self._paths(gate, up, self.down)
-                act = self._act(names)
-                spec = GatedMLP(path, gate=gate_path, up=up_path, down=down_path, act=act)
-                return FoundDense(spec, gate)
+        for gate, up in permutations(self._of_width(1), 2):
+            for factor in (1.0, *self._factors(gate)):
+                names = self._gated_activations(_out(gate) * factor, _out(up))
+                if names is not None:
+                    path, gate_path, up_path, down_path = self._paths(gate, up, self.down)
+                    spec = GatedMLP(
+                        path,
+                        gate=gate_path,
+                        up=up_path,
+                        down=down_path,
+                        act=self._act(names),
+                        gate_scale=None if factor == 1.0 else self.fields.number(factor),
+                    )
+                    return FoundDense(spec, gate)
         return None
+
+    def _factors(self, gate: TracedCall) -> Iterator[float]:
+        """What a gate is multiplied by before a module, such as its activation, reads it."""
+        for call in self.calls:
+            if call.inputs and call.inputs[0].shape == _out(gate).shape:
+                factor = fitted_scale(_out(gate), call.inputs[0], self.tolerance)
+                if factor is not None and not unit(factor, self.tolerance):
+                    yield factor
 
     def behind_norm(self) -> FoundDense | None:
         """A gated MLP with a norm between the product and the down projection."""
