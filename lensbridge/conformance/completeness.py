@@ -134,7 +134,8 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
-        held = any(part.attn is not None for part in subject.model.native.main.blocks)
+        blocks = subject.model.native.main.blocks
+        held = "head" in said or any(part.attn is not None for part in blocks)
         usual = not held and config.optional(str(Dims.heads)) is not None
         yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
 
