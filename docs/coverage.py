@@ -65,8 +65,6 @@ MULTIMODAL = [
 _DRAFTS = "it reads keys, values and hidden states of the model that it drafts for, and no ids"
 _CODES = "its input has one row for each codebook, so its rows are not those of the stream"
 REASONS = {
-    "cpmant": "the model puts prompts of its own before the ids, so positions in the stream are "
-    "not those of the text",
     "dory": "some layers run several times between others that run once, on a unit sphere (nGPT)",
     "gemma3n": "a tower needs timm, which is not installed here; the text layers are described",
     "gemma4_assistant": _DRAFTS,
