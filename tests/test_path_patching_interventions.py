@@ -20,6 +20,8 @@ from lensbridge.interventions import Add, Mean, Scale, Zero
 from lensbridge.patching.paths import path_patch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ASKED = (tokens(1, 6), tokens(1, 6, seed=1), ["a2.h1<k>", "m2", "logits"])
+"""A clean and a corrupted input, and receivers."""
 
 
 def shape_of(family: str) -> Shape:
@@ -93,13 +95,17 @@ def _with(bare: ByHand, module: Any, delta: Tensor) -> Tensor:
         handle.remove()
 
 
+@pytest.fixture(scope="module")
+def unedited(model: lensbridge.LensModel) -> Any:
+    return P.sweep_senders(model, *ASKED, last, reduce="none", baseline=True)
+
+
 @pytest.mark.parametrize("through", ["nothing", "mlps", "everything"])
 @pytest.mark.parametrize("name", DECLARED)
 def test_declared_interventions_act_in_batches(
-    model: lensbridge.LensModel, name: str, through: Any
+    model: lensbridge.LensModel, unedited: Any, name: str, through: Any
 ) -> None:
-    given = (model, tokens(1, 6), tokens(1, 6, seed=1), ["a2.h1<k>", "m2", "logits"])
-    alone = P.sweep_senders(*given, last, reduce="none", baseline=True)
+    given = (model, *ASKED)
     options: Any = {"through": through, "reduce": "none", "baseline": True}
     with model.intervene(DECLARED[name](model)):
         found = P.sweep_senders(*given, last, **options, exact=False)
@@ -108,7 +114,7 @@ def test_declared_interventions_act_in_batches(
     assert found.engine == "batched"
     close(found.values, exact.values)
     close(found[0, 1], head)
-    assert not torch.allclose(alone.baseline, found.baseline)
+    assert not torch.allclose(unedited.baseline, found.baseline)
 
 
 def test_padded_rows() -> None:

@@ -64,18 +64,28 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
-def test_every_metric_gives_what_single_runs_give(family: str, metric: str) -> None:
-    model = lensbridge.load(build(Shape(family, dtype=torch.float64)))
-    ids = tokens(2, 6)
+ASKED: Any = {"reduce": "none", "baseline": True}
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "neox"])
+def singly(request: pytest.FixtureRequest) -> tuple[LensModel, list[Cell], Any]:
+    """A model, cells, and what they give in runs of their own, for every metric."""
+    model = lensbridge.load(build(Shape(request.param, dtype=torch.float64)))
     cells = cells_of(model, 6)
-    asked = {"reduce": "none", "baseline": True}
-    many = model.sweep(ids, cells, METRICS[metric], max_batch_tokens=300, **asked)  # type: ignore[arg-type]
-    one = model.sweep(ids, cells, METRICS[metric], exact=True, **asked)  # type: ignore[arg-type]
+    return model, cells, model.sweep(tokens(2, 6), cells, METRICS, exact=True, **ASKED)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_gives_what_single_runs_give(
+    singly: tuple[LensModel, list[Cell], Any], metric: str
+) -> None:
+    model, cells, exact = singly
+    many = model.sweep(tokens(2, 6), cells, METRICS[metric], max_batch_tokens=300, **ASKED)
+    one = exact.values[exact.metric_names.index(metric)]
     assert many.engine == "batched"
-    torch.testing.assert_close(many.values, one.values, rtol=1e-9, atol=1e-9)
-    assert not torch.equal(one.values[0], one.values[-1])
+    assert exact.engine == "one by one: asked for"
+    torch.testing.assert_close(many.values.to(one), one, rtol=1e-9, atol=1e-9)
+    assert not torch.equal(one[0], one[-1])
 
 
 @pytest.mark.parametrize(
