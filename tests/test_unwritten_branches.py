@@ -185,6 +185,9 @@ def test_a_part_that_is_left_out_needs_a_reason(native: nn.Module) -> None:
     assert "undescribed['attn']" in complaint(native, changed(attn=None), check)
     unexplained = replace(GEMMA3N_TEXT, undescribed={})
     assert "undescribed['residual']" in complaint(native, unexplained, check)
+    for word in ("attn", "heads"):
+        wrong = replace(GEMMA3N_TEXT, undescribed={**GEMMA3N_TEXT.undescribed, word: "no idea"})
+        assert f"undescribed['{word}']" in complaint(native, wrong, check)
 
 
 def test_a_norm_before_a_branch_is_not_left_out(native: nn.Module) -> None:
