@@ -144,3 +144,12 @@ def test_text_alone_does_not_run_the_tower() -> None:
     model = opened("qwen2_vl")
     _, found = model.run_with_cache({"input_ids": torch.tensor([[5, 9, 17, 3]])})
     assert not any(name.startswith("vision.") for name in found)
+
+
+def test_the_batch_is_that_of_the_text() -> None:
+    model, inputs = opened("qwen2_vl"), given("qwen2_vl")
+    _, found = model.run_with_cache(inputs)
+    one = found.apply_slice_to_batch_dim(1)
+    assert torch.equal(one["blocks.0.attn.hook_q"], found["blocks.0.attn.hook_q"][1])
+    assert torch.equal(one["projector.hook_out"], found["projector.hook_out"])
+    assert torch.equal(one[f"{AT}attn.hook_q"], found[f"{AT}attn.hook_q"])

@@ -14,7 +14,7 @@ from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
 from lensbridge.sites.modules import ModuleSites
 from lensbridge.sites.sharded import whole_site
 from lensbridge.sites.site import OutputSite, Site
-from lensbridge.sites.turned import TurnedSite
+from lensbridge.sites.turned import turned_site
 from lensbridge.sites.wiring.absence import reason
 from lensbridge.sites.wiring.block import BlockWiring
 from lensbridge.sites.wiring.index import ExpertGroup, SiteIndex
@@ -74,7 +74,9 @@ class _ModelWiring(Placing):
             ("hook_pooler_out", native.pooler),
         ):
             if module is not None:
-                yield self.output(name, module)
+                site: Site = self.output(name, module)
+                rows = name.startswith("projector") and any(t.in_one_row for t in native.towers)
+                yield site.with_axes("p m") if rows else site
         if native.unembed is not None:
             yield self._logits(native.unembed.module).with_axes(native.logits_axes)
 
@@ -98,7 +100,7 @@ class _ModelWiring(Placing):
             if stack.end_to_end and not site.name.endswith(("hook_embed", "hook_pos_embed")):
                 site = site.with_axes(site.axes.replace("b p", "b s", 1))
             turns = stack.positions_first and site.axes.startswith("b p")
-            yield TurnedSite(site.info, site) if turns else site
+            yield turned_site(site) if turns else site
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
