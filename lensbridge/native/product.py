@@ -31,6 +31,10 @@ class Product(nn.Module):
         self.name = name
         self.writes = False
 
+    def extra_repr(self) -> str:
+        """Which parameter it is."""
+        return f"{self.name}: {self.in_features} -> {self.out_features}"
+
     @property
     def parameter(self) -> Tensor:
         """The parameter. Shapes: `[d_model, head, d_head]`."""

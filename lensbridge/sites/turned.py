@@ -1,14 +1,14 @@
 """Points of a stack whose values natively have positions before the batch: `[p, b, ...]`."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from lensbridge.errors import HookError
 from lensbridge.sites.composed import OuterSite
-from lensbridge.sites.site import Call, Chain, Stage
+from lensbridge.sites.site import Call, Chain, Site, Stage
 
 
 def turned(value: Tensor) -> Tensor:
@@ -62,3 +62,9 @@ class TurnedSite(OuterSite):
 
     def around_run(self, root: nn.Module) -> AbstractContextManager[Any] | None:
         return self.inner.around_run(root)
+
+
+def turned_site(site: Site) -> TurnedSite:
+    """A site of such a stack, with the batch first."""
+    formula = "p b ... -> b p ..." + ("" if site.formula == "as it is" else f"; {site.formula}")
+    return TurnedSite(replace(site.info, formula=formula), site)
