@@ -5,6 +5,8 @@ stacks are described by their ends. Scores are products of queries and keys, plu
 positions and token types.
 """
 
+from dataclasses import replace
+
 from lensbridge.spec import MLP, Architecture, Attention, Block, Dims, Norms, SplitQKV, Stack
 
 BLOCK = Block(
@@ -35,7 +37,7 @@ FUNNEL = Architecture(
     blocks="funnel.decoder.layers",
     block=BLOCK,
     towers=(
-        pooled("full.blocks", 0),
+        replace(pooled("full.blocks", 0), embed_norm="funnel.embeddings.layer_norm"),
         pooled("half.blocks", 1, Block(residual=None)),
         pooled("quarter.blocks", 2, Block(residual=None)),
     ),

@@ -84,7 +84,7 @@ def _normed_ends(subject: Subject, stack: StackPart) -> list[torch.Tensor]:
     def note(call: NativeCall) -> None:
         given = call.tensors
         alike = end is not None and len(given) == 1 and given[0].shape == end.shape
-        if alike and subject.expect.are_close(given[0], end) and _is_norm(call, subject):
+        if alike and subject.expect.are_close(given[0], end) and is_norm(call, subject):
             found.append(call.output)
 
     watch_calls(subject, leaves, note)
@@ -99,7 +99,7 @@ def _beside(subject: Subject, stack: StackPart) -> list[nn.Module]:
     return [module for one in found for module in one.children()]
 
 
-def _is_norm(call: NativeCall, subject: Subject) -> bool:
+def is_norm(call: NativeCall, subject: Subject) -> bool:
     """Whether a module gives the same output for twice its input, and does change it."""
     (given,), output = call.tensors, call.output
     if not isinstance(output, torch.Tensor) or output.shape != given.shape:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from lensbridge.conformance.ends import is_norm
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import StackPart
@@ -15,6 +16,8 @@ def twins_of(subject: Subject) -> Iterator[tuple[str, str]]:
     stacks = subject.model.native.stacks
     yield from _layers(subject, stacks)
     yield from _embeddings(subject, stacks)
+    for stack in stacks:
+        yield from _before_layers(subject, stack)
 
 
 def _layers(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tuple[str, str]]:
@@ -48,3 +51,50 @@ def _embeddings(subject: Subject, stacks: tuple[StackPart, ...]) -> Iterator[tup
         for module in found[:1]:
             path = subject.model.native.paths.get(module, "")
             yield "embed", f"{path} gives what the first layer of {stack.prefix} reads"
+
+
+def _before_layers(subject: Subject, stack: StackPart) -> Iterator[tuple[str, str]]:
+    """A norm that gives the first layer's input, and a table of positions that is read."""
+    first = subject.clean.values.get(f"{stack.prefix}.0.hook_resid_pre")
+    rotary = any(block.attn is not None and block.attn.rotary for block in stack.blocks)
+    stacks = subject.model.native.stacks
+    named = {*(one.embed for one in stacks), *(one.pos_embed for one in stacks)}
+    found: dict[str, nn.Module] = {}
+
+    def see(call: NativeCall) -> None:
+        if stack.ln_embed is None and first is not None and _starts(subject, call, first):
+            found["embed_norm"] = call.module
+        table = isinstance(call.module, nn.Embedding) and call.module not in named
+        if table and stack.pos_embed is None and not rotary and _counts_up(call):
+            found["pos_embed"] = call.module
+
+    watch_calls(subject, _outside(subject), see)
+    for word, module in found.items():
+        path = subject.model.native.paths.get(module, type(module).__name__)
+        yield word, f"{path} makes what the first layer of {stack.prefix} reads"
+
+
+def _outside(subject: Subject) -> list[nn.Module]:
+    """Modules without others inside, that are not inside a layer or a described embedding."""
+    holders = [part.module for part in subject.parts.values()]
+    holders += [one.embed for one in subject.model.native.stacks if one.embed is not None]
+    inside = {one for module in holders for one in module.modules() if one is not module}
+    return [m for m in inner_modules(subject) if m not in inside and not any(m.children())]
+
+
+def _starts(subject: Subject, call: NativeCall, first: Tensor) -> bool:
+    """Whether a norm's output is the stream before the first layer, or the end of each row."""
+    output = call.output
+    if not isinstance(output, Tensor) or output.ndim != 3 or first.ndim != 3:
+        return False
+    end = first[:, -output.shape[1] :]
+    alike = output.shape == end.shape and subject.expect.are_close(output, end)
+    return alike and len(call.tensors) == 1 and is_norm(call, subject)
+
+
+def _counts_up(call: NativeCall) -> bool:
+    """Whether a table is read at consecutive rows."""
+    ids = next(iter(call.tensors), None)
+    if ids is None or ids.is_floating_point() or ids.shape[-1] < 3:
+        return False
+    return bool((ids.diff(dim=-1) == 1).all())
