@@ -78,12 +78,14 @@ def _of_final_norms(subject: Subject) -> Iterator[Claim]:
 def _normed_ends(subject: Subject, stack: StackPart) -> list[torch.Tensor]:
     """The outputs of norms beside the layers that read the end of a stack."""
     end = subject.clean.values.get(f"{stack.prefix}.{len(stack.blocks) - 1}.hook_resid_post")
+    if end is None:
+        return []
     leaves = [m for m in _beside(subject, stack) if not any(m.children())]
     found: list[torch.Tensor] = []
 
     def note(call: NativeCall) -> None:
         given = call.tensors
-        alike = end is not None and len(given) == 1 and given[0].shape == end.shape
+        alike = len(given) == 1 and given[0].shape == end.shape
         if alike and subject.expect.are_close(given[0], end) and is_norm(call, subject):
             found.append(call.output)
 

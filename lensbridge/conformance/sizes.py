@@ -155,7 +155,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_key_value_heads": HEADS, "linear_head_dim": 8, "linear_num_heads": 4,
                     "layer_types": ["linear_attention", "full_attention"]},
     "bailing_hybrid": {"num_key_value_heads": HEADS, "layer_group_size": 2, "head_dim": 8},
-    **dict.fromkeys(("led", "longformer"), {"attention_window": 4}),
+    **{name: {"attention_window": 4} for name in ("led", "longformer")},
     "pegasus_x": {"block_size": 4, "num_global_tokens": 3},
     "encoder-decoder": {
         "encoder": _BERT, "decoder": {**_BERT, "is_decoder": True, "add_cross_attention": True},
@@ -173,8 +173,9 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     **{name: {"num_key_value_heads": HEADS, "head_dim": 6} for name in ("axk1", "youtu")},
     "axk2": {"num_key_value_heads": HEADS, "head_dim": 6, "gated_norm_rank": 5,
              "mlp_layer_types": ["dense", "sparse"]},
-    "beam": {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"], "layer_types": [
-        "sliding_attention", "full_attention", "sliding_attention"]},  # full: no rotary
+    "beam": {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"],
+             # full: no rotary
+             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     **{
         name: {"rope_parameters": {
             "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
