@@ -27,10 +27,12 @@ MLLAMA_TEXT = replace(
     block=(BLOCK, CROSS_BLOCK),
 )
 
+VISION_ATTENTION = Attention("self_attn", qkv=SplitQKV(), out="o_proj")
+VISION_MLP = MLP("mlp", up="fc1", down="fc2")
 VISION_BLOCK = Block(
     norms=Norms(pre_attn="input_layernorm", pre_mlp="post_attention_layernorm"),
-    attn=Attention("self_attn", qkv=SplitQKV(), out="o_proj"),
-    mlp=MLP("mlp", up="fc1", down="fc2"),
+    attn=VISION_ATTENTION,
+    mlp=VISION_MLP,
 )
 
 VISION = Stack(
@@ -50,8 +52,8 @@ GLOBAL_VISION = replace(
     blocks="model.vision_model.global_transformer.layers",
     block=replace(
         VISION_BLOCK,
-        attn=replace(VISION_BLOCK.attn, scale="tanh(gate_attn)"),
-        mlp=replace(VISION_BLOCK.mlp, scale="tanh(gate_ffn)"),
+        attn=replace(VISION_ATTENTION, scale="tanh(gate_attn)"),
+        mlp=replace(VISION_MLP, scale="tanh(gate_ffn)"),
     ),
     final_norm=None,
 )
