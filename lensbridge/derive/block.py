@@ -214,6 +214,9 @@ class _Assembly:
 
     def _add_mixer(self, branch: Branch) -> TracedCall:
         spec, reader = find_mixer(self.layer, branch, self.fields)
+        if any(reader.start < kernel.time < reader.end for kernel in self.layer.kernels):
+            why = f"no projection reads what the attention kernel of '{spec.path}' gives, alone"
+            self.missing.setdefault("attn", why)
         self.block = replace(self.block, mixer=spec)
         return reader
 

@@ -86,6 +86,8 @@ def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architect
         why = next(named, None)
         if why is not None:
             reasons[part] = shortened(missing[why].partition("; they differ")[0].rstrip("."))
+        elif part == "attn" and any(block.mixer for block in blocks_of(architecture)):
+            reasons[part] = "no softmax of products of queries and keys was seen in its layers"
     return replace(architecture, undescribed=reasons)
 
 
