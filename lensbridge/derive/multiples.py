@@ -1,6 +1,6 @@
 """Multiples: finds by what a value is multiplied, in numbers and in parameters of the block."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,7 +11,7 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, Value, fitted_scale, unit
 from lensbridge.spec import Scale
 
-_FUNCTIONS = {"{}": lambda one: one, "tanh({})": torch.tanh}
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"{}": lambda one: one, "tanh({})": torch.tanh}
 """What a block may do with a parameter before it multiplies with it, as a description says it."""
 
 
@@ -29,6 +29,7 @@ class Multiple:
 
     @property
     def is_one(self) -> bool:
+        """Whether it changes nothing."""
         return not self.held and self.number == 1.0
 
     def times(self, other: "Multiple") -> "Multiple":
