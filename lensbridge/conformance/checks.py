@@ -6,6 +6,7 @@ from lensbridge.conformance import (
     batching,
     completeness,
     editing,
+    embeddings,
     gradients,
     mixtures,
     mlp,
@@ -39,7 +40,7 @@ CHECKS: tuple[Check, ...] = (
           "residual, written_by, scale, skip_scale, sum_bias, skip_norm, out_scale, per_layer, "
           "a branch left out"),
     Check("the stream flows on", residual.check_stream_flows_on, "blocks, cycles, interrupted"),
-    Check("embeddings make the stream", residual.check_embeddings_make_the_stream,
+    Check("embeddings make the stream", embeddings.check_embeddings_make_the_stream,
           "embed, embed_scale, pos_embed, embed_norm"),
     Check("edits reach branch and skip", residual.check_edits_reach_branch_and_skip,
           "residual, skip_norm, which norm comes before which branch"),

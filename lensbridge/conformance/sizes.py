@@ -130,6 +130,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     },
     "afmoe": {"num_hidden_layers": 3, "num_dense_layers": 1, "layer_types": [
         "sliding_attention", "full_attention", "sliding_attention"]},  # full: no rotary
+    "exaone_moe": {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"],
+                   "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 6},
     "qwen2_vl_vision": {"hidden_size": WIDTH, "mlp_ratio": 2},
     "qwen2_5_vl_vision": {"out_hidden_size": WIDTH, "window_size": 16,

@@ -182,10 +182,15 @@ class Subject:
         """Whether images replace some of the ids, so that the ids cannot be changed."""
         if not {"pixel_values", "input_ids"} <= set(self.inputs):
             return False
-        places: dict[str, Any] = config_dict(self.model.native.core)
-        token = places.get("image_token_id", places.get("image_token_index"))
+        token = self.image_token
         merged = token is not None and bool((self.inputs["input_ids"] == token).any())
         return merged or self.model.native.projector is not None
+
+    @property
+    def image_token(self) -> int | None:
+        """The id that images replace."""
+        places: dict[str, Any] = config_dict(self.model.native.core)
+        return places.get("image_token_id", places.get("image_token_index"))
 
     @cached_property
     def has_head(self) -> bool:
