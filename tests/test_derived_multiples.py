@@ -71,7 +71,8 @@ def test_fields_of_multipliers_are_named() -> None:
 
 def test_a_published_alpha_is_found() -> None:
     name = "MiniMaxForCausalLM"
-    sizes: dict[str, Any] = dict.fromkeys(("full_attn_alpha_factor", "mlp_alpha_factor"), 3.5565588200778455)
+    fields = ("full_attn_alpha_factor", "mlp_alpha_factor")
+    sizes: dict[str, Any] = dict.fromkeys(fields, 3.5565588200778455)
     model = tiny_model(built_in(name), name, **sizes)
     derivation = derive(model)
     assert derivation.architecture is not None
