@@ -3,7 +3,7 @@
     python docs/generate            write the pages
     python docs/generate --check    exit with 1 if a page is not what would be written
 
-They are generated because the tables of lensbridge/points/table.py, lensbridge/spec.py and
+They are generated because the tables of lensbridge/points/table.py, lensbridge/spec and
 lensbridge/conformance/checks.py are where these facts live, and signatures and docstrings those of
 the reference. docs/coverage.py writes the page of model types.
 """
