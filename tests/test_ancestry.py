@@ -249,6 +249,7 @@ def test_code_of_a_models_own_is_described_anew(case: Case) -> None:
         if ("attn_out", i) in cache:
             added = case.adds * native[f"attn_out {i}"]
             torch.testing.assert_close(cache["attn_out", i], added)
+        if ("resid_mid", i) in cache:
             torch.testing.assert_close(cache["resid_mid", i], cache["resid_pre", i] + added)
             after = cache["resid_mid", i] + cache["mlp_out", i]
             torch.testing.assert_close(cache["resid_post", i], after)

@@ -207,6 +207,9 @@ def _biases_beside(part: BlockPart, attn: AttentionPart) -> Iterator[str]:
 
 def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
     attn, mlp = part.attn, part.mlp
+    alone = mlp is None or (attn is None and part.mixer is None)
+    shown = "it is parallel, and the layer has one branch"
+    yield Claim(f"{at}residual", not (alone and part.residual == "parallel"), shown)
     if attn is not None:
         point = f"{at}attn.hook_rel_pos_bias"
         table = any(isinstance(module, nn.Embedding) for module in attn.module.modules())

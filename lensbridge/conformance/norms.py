@@ -74,6 +74,22 @@ def check_norms_compute_their_formula(subject: Subject) -> None:
         words = "hook_normalized * w + b" + ("" if norm.gate is None else ", times its gate")
         subject.expect.close(f"{at}.hook_out", out, wanted, words)
         _hold_divisor(subject, run, at, norm, given)
+        _hold_eps(subject, at, norm, normalized)
+
+
+def _hold_eps(subject: Subject, at: str, norm: Norm, normalized: Tensor) -> None:
+    """The module computes the formula on an input as small as eps."""
+    if norm.eps <= 0 or norm.inner is not None or subject.is_half:
+        return
+    small = normalized * norm.eps**0.5
+    try:
+        with torch.no_grad():
+            made = norm.module.forward(small)
+    except TypeError:  # it reads more than its input
+        return
+    if isinstance(made, Tensor) and made.shape == small.shape:
+        wanted = norm.affine(norm.normalize(small))
+        subject.expect.close(f"{at}, of a small input,", made, wanted, f"made with eps={norm.eps}")
 
 
 def _hold_divisor(subject: Subject, run: Pass, at: str, norm: Norm, given: Tensor | None) -> None:
