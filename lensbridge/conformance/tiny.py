@@ -17,6 +17,8 @@ from torch import nn
 from lensbridge.conformance.sizes import ALTERNATIVES, BY_TYPE, SIZES, VISION
 from lensbridge.errors import InputError, LoadError, suggest
 from lensbridge.inputs.random import inputs_for
+from lensbridge.native.resolve import GIVEN
+from lensbridge.native.resolve.vocabulary import require_vocabulary
 from lensbridge.spec import Architecture
 
 
@@ -25,7 +27,9 @@ def model_class(architecture: Architecture, name: str | None = None) -> Any:
 
     Raises:
         LoadError: transformers has no such class.
+        ArchitectureMismatchError: the description says something that is not understood.
     """
+    require_vocabulary(architecture, GIVEN)
     wanted = name or architecture.classes[0]
     try:
         return attrgetter(wanted)(import_module("transformers"))

@@ -47,6 +47,9 @@ times the weight of that expert, which is 0 where it was not chosen; the router 
 weights first (Llama 4). sorted: the mixture sorts the tokens by expert, as its router returns the
 order, the tokens, the weights and the number of tokens for each expert (JetMoE)."""
 
+Omitted = Literal["residual", "attn", "mixer", "mlp", "experts", "pooler"]
+"""What a description can leave out for a reason (`Architecture.undescribed`)."""
+
 Scale: TypeAlias = float | str
 """A number, a config field, or an expression over config fields such as
 `scale_depth / sqrt(num_hidden_layers)` or `mlp_multipliers[1]`. For the output of a branch, and for

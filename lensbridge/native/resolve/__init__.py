@@ -21,6 +21,7 @@ from lensbridge.native.resolve.overrides import overrides_in
 from lensbridge.native.resolve.parallel_styles import styles_in
 from lensbridge.native.resolve.task import label_kind, predicts_next
 from lensbridge.native.resolve.tensor_parallel import sharding_of
+from lensbridge.native.resolve.vocabulary import require_vocabulary
 from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.plugins import Claim, registry
@@ -100,6 +101,7 @@ def resolve(
     core = unwrap(root)
     claim = select(core, architecture, source)
     spec = claim.architecture
+    require_vocabulary(spec, claim.plugin)
     styles = styles_in(core)
     finder = Finder(core, spec.name, claim.plugin, settings_of(core))
     inner = finder.at_config(spec.config)
@@ -194,9 +196,6 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
             f"names cannot begin with prefix={spec.prefix!r}: it is 'blocks', 'encoder', 'decoder' "
             "or one word before '.blocks', as in 'vision.blocks'."
         )
-    if spec.streams not in _RESIDUAL_AXES:
-        known = ", ".join(map(repr, _RESIDUAL_AXES))
-        raise finder.mismatch(f"streams={spec.streams!r} is not understood: it is {known}.")
     layers = layers_of(finder, spec.blocks)
     cycles = int(finder.scale(spec.cycles))
     count = finder.size(spec.dims.layers) * cycles

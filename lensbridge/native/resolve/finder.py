@@ -1,9 +1,7 @@
 """Look-ups of what a description names in a model and its config; errors say what there is."""
 
-import ast
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +13,7 @@ from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm, affine_names
 from lensbridge.native.product import Product
+from lensbridge.native.resolve.expression import NoValueError, value_of
 from lensbridge.native.settings import PlainSettings, as_settings
 from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import NormKind, Norms, Scale
@@ -263,39 +262,9 @@ class Finder:
         if not isinstance(spec, str):
             return float(spec)
         try:
-            node = ast.parse(spec, mode="eval").body
-        except SyntaxError as error:
-            raise self._no_scale(spec) from error
-        return self._evaluate(node, spec, index)
-
-    def _no_scale(self, text: str) -> ArchitectureMismatchError:
-        return self.mismatch(
-            f"the scale '{text}' is not understood: use numbers, config fields, + - * / ** and "
-            "sqrt(...)."
-        )
-
-    def _evaluate(self, node: ast.expr, text: str, index: int | None) -> float:
-        def of(one: ast.expr) -> float:
-            return self._evaluate(one, text, index)
-
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            return float(node.value)
-        if isinstance(node, ast.Name):
-            if node.id == LAYER_INDEX and index is not None:
-                return float(index)
-            return self._number(node.id, self.field(node.id))
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return _OPERATORS[type(node.op)](of(node.left), of(node.right))
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-            return float(self.field(node.value.id)[int(of(node.slice))])
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
-            return math.sqrt(of(node.args[0]))
-        raise self._no_scale(text)
-
-    def _number(self, name: str, value: Any) -> float:
-        if not isinstance(value, int | float):
-            raise self.mismatch(f"the scale '{name}' is {value!r} in the config, and no number.")
-        return float(value)
+            return value_of(spec, self.field, index)
+        except NoValueError as why:
+            raise self.mismatch(f"the scale '{spec}' {why}") from why
 
     def divided(self, whole: int, parts: int, path: str, where: str) -> int:
         """The size of one of so many parts of a projection's output.
@@ -332,15 +301,3 @@ def _inside_tanh(factor: str) -> str:
     """`tanh(gate)` -> `gate`; any other factor as it is."""
     bare = factor.removeprefix("tanh(")
     return factor if bare == factor else bare.removesuffix(")")
-
-
-LAYER_INDEX = "layer_index"
-"""The word for the index of the layer in an expression."""
-
-_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-}
