@@ -262,7 +262,7 @@ def test_derivation_reads_at_the_kernel_what_no_projection_makes() -> None:
     found = derive(bare).architecture
     assert found is not None
     attn = found.block.attn  # type: ignore[union-attr]
-    assert attn == Attention("self_attn", qkv=KernelQKV(), out="o_proj", rotary=True)
+    assert attn == Attention("self_attn", qkv=KernelQKV(), out="o_proj")
     mixes = [check for check in CHECKS if check.name == "z is pattern times v"]
     assert conformance(bare, architecture=found, checks=mixes).passed
 

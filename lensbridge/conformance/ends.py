@@ -29,7 +29,8 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         value = native.get(key)
         pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
         computed = value is not None and key == "pooler_output" and not is_given(subject, value)
-        said = value is None or pooled or computed or point in subject.names
+        told = key == "pooler_output" and _explains_pooler(subject)
+        said = value is None or pooled or computed or told or point in subject.names
         yield Claim(point, said, shown)
     for value in _last_states(native):
         said = any(subject.expect.are_close(one, value) for one in _like(subject, value))
@@ -117,7 +118,8 @@ def _of_head(subject: Subject) -> Iterator[Claim]:
     if logits is not None and logits.ndim != 3:
         return
     shown = "a module makes one vector of the last layer's output at one position"
-    said = "hook_pooler_out" in subject.names or not _makes_one_vector(subject)
+    said = "hook_pooler_out" in subject.names or _explains_pooler(subject)
+    said = said or not _makes_one_vector(subject)
     yield Claim("pooler", said, shown)
     if unembed is None or logits is None:
         return
@@ -130,6 +132,10 @@ def _of_head(subject: Subject) -> Iterator[Claim]:
                 subject.expect.are_close(one * scale, value) for one in _like(subject, value)
             )
             yield Claim("head_hidden", said, "the head reads a value that is not a point")
+
+
+def _explains_pooler(subject: Subject) -> bool:
+    return "pooler" in subject.model.architecture.undescribed
 
 
 def _makes_one_vector(subject: Subject) -> bool:

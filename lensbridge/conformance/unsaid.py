@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lensbridge.conformance.native_calls import NativeCall, watch_calls
 from lensbridge.conformance.subject import Block, Subject
-from lensbridge.native.parts import BlockPart, OpaquePart
+from lensbridge.native.parts import BlockPart, MoEPart, OpaquePart
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out", "hook_mlp_out")
 READERS = {"ln1": ("hook_attn_in", "mixer.hook_in"), "ln2": ("hook_mlp_in",)}
@@ -58,14 +58,21 @@ def _without_reason(subject: Subject) -> Iterator[Lack]:
     for word in sorted(lacking - set(reasons)):
         yield Lack(word, f"it is not described, and undescribed[{word!r}] does not say why")
     for word in reasons:
-        if all(_says(part, word) for part in main.blocks):
-            yield Lack(f"undescribed[{word!r}]", "every layer has this part described")
+        shown = "every layer has this part described"
+        if word == "pooler":
+            said, shown = "hook_pooler_out" in subject.names, "it is described"
+        else:
+            said = all(_says(part, word) for part in main.blocks)
+        if said:
+            yield Lack(f"undescribed[{word!r}]", shown)
 
 
 def _says(part: BlockPart, word: str) -> bool:
     """Whether a layer has what a word of `undescribed` is about, if it is about any."""
     if word in ("residual", "attn"):
         return getattr(part, word) is not None
+    if word == "experts":
+        return not isinstance(part.mlp, MoEPart) or part.mlp.experts is not None
     if word == "mlp":
         return part.mlp is not None and not isinstance(part.mlp, OpaquePart)
     return word != "mixer" or _mixes(part)

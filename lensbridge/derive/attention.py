@@ -148,7 +148,7 @@ class _Search:
             _within(path, self.layer.relative(given.projection.path)) for given in (q, k, v)
         )
         if q.layout is not None:
-            return FusedQKV(q_path, layout=q.layout)
+            return FusedQKV(q_path, layout=q.layout, order=q.order)
         return SplitQKV(q_path, k_path, v_path, gated_q=q.gated)
 
     def _latent(self) -> FoundAttention:
@@ -195,7 +195,6 @@ class _Search:
             path,
             qkv=KernelQKV(),
             out=_within(path, self.layer.relative(self.out.path)),
-            rotary=True,
             written_by=written_by(self.layer, self.branch, path),
             scale=self.branch.factor.scale(self.fields),
             sinks=self._sinks(path),

@@ -4,14 +4,16 @@ If a check fails, the part that it is about is described with less detail: atten
 their inputs and outputs only, then whole layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lensbridge.derive.reductions import blocks_of, reduced, without_branches
+from lensbridge.derive.phrases import words_for
+from lensbridge.derive.reasons import explain, shortened
+from lensbridge.derive.reductions import reduced, without_branches
 from lensbridge.errors import UnsupportedArchitectureError
-from lensbridge.spec import Architecture, Opaque
+from lensbridge.spec import Architecture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from lensbridge.derive.derivation import Derivation
 
 _TRIES = 12
-_MOST, _LONGEST = 5, 300
+_MOST = 5
 
 
 def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
@@ -40,7 +42,8 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
         if told is None:
             missing = {**derivation.missing, **reasons}
             explained = explain(derivation.architecture, missing)
-            return replace(derivation, architecture=explained, missing=missing)
+            words = tuple(words_for(explained))
+            return replace(derivation, architecture=explained, established=words, missing=missing)
         part, smaller = reduced(derivation.architecture, told)
         again = without_branches(derivation.architecture, smaller) - tried
         again = again if derivation.unwritten is not None else set()
@@ -76,40 +79,6 @@ def _named(derivation: "Derivation", stack: str, part: str) -> str:
     architecture = derivation.architecture
     is_main = architecture is None or architecture.prefix == stack
     return part if is_main else f"{stack} {part}"
-
-
-def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architecture:
-    """The description with the reasons why parts of its layers are not described."""
-    reasons = {}
-    for part in _lacking(architecture):
-        named = (name for name in _NAMED[part] if name in missing)
-        why = next(named, None)
-        if why is not None:
-            reasons[part] = shortened(missing[why].partition("; they differ")[0].rstrip("."))
-        elif part == "attn" and any(block.mixer for block in blocks_of(architecture)):
-            reasons[part] = "no softmax of products of queries and keys was seen in its layers"
-    return replace(architecture, undescribed=reasons)
-
-
-def _lacking(architecture: Architecture) -> Iterator[str]:
-    blocks = blocks_of(architecture)
-    if any(block.residual is None for block in blocks):
-        yield "residual"
-    if all(block.attn is None for block in blocks):
-        yield "attn"
-    if any(block.mlp and not (block.attn or block.mixer) for block in blocks):
-        yield "mixer"
-    if all(block.mlp is None or isinstance(block.mlp, Opaque) for block in blocks):
-        yield "mlp"
-
-
-_NAMED = {
-    "residual": ("inside of the layers", "residual", "layers"),
-    "attn": ("attention", "attn"),
-    "mixer": ("mixer", "attention", "attn"),
-    "mlp": ("MLP", "mlp"),
-}
-"""Names under which a derivation keeps the reason why a part is not described."""
 
 
 def first_failure(model: "nn.Module", architecture: Architecture) -> str | None:
@@ -172,9 +141,3 @@ def _lines(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> 
             "lensbridge.derive.derive(hf_model).render() is the adapter file of what could be "
             "derived. Correct it, and pass it as load(..., architecture=...)."
         )
-
-
-def shortened(reason: str) -> str:
-    """A reason in one line."""
-    line = " ".join(reason.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

@@ -106,19 +106,21 @@ def _sums(
 ) -> Iterator[tuple[Tensor, TracedCall | None]]:
     """Values that may be the sum of the embeddings, with the norm that reads each.
 
-    These are the input of the first layer, and the input of a norm that returns it; where the
-    embeddings are narrower than the stream, also the inputs of norms in between.
+    These are the input of the first layer, and the input of a norm that returns it; then, where a
+    projection is between the embeddings and the layers (FNet), the inputs of norms in between.
     """
     given, output = chain.given[0], token.output
     assert output is not None
     if given.shape == output.shape:
         yield given, None
-    for call in trace.calls:
-        between = token.end < call.start and call.end < chain.start and bool(call.inputs)
-        if between and call.inputs[0].shape == output.shape:
-            last = given.shape[-1] != output.shape[-1] or _gave(call, given)
-            if last and looks_like_norm(call):
-                yield call.inputs[0], call
+    norms = [
+        call
+        for call in trace.calls
+        if token.end < call.start and call.end < chain.start and call.inputs
+        if call.inputs[0].shape == output.shape and looks_like_norm(call)
+    ]
+    for call in sorted(norms, key=lambda norm: not _gave(norm, given)):
+        yield call.inputs[0], call
 
 
 def _as_sum(
@@ -261,11 +263,36 @@ def _softcap(
 
 
 def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
-    """The module that returns the model's pooled output."""
-    if trace.pooled is None:
+    """The module that returns the model's pooled output, or makes a vector that is not returned."""
+    behind = [call for call in trace.calls if call.start > chain.end]
+    pooled = trace.pooled if trace.pooled is not None else _vector(trace, chain, behind)
+    if pooled is None:
         return None
-    behind = (call for call in trace.calls if call.start > chain.end)
-    return next((call.path for call in behind if _gave(call, trace.pooled)), None)
+    return next((call.path for call in behind if _gave(call, pooled)), None)
+
+
+def _vector(trace: Trace, chain: ModuleChain, behind: list[TracedCall]) -> Tensor | None:
+    """What modules make, one after another, of the last layer's output at one position."""
+    if trace.logits is not None and trace.logits.ndim != 3:
+        return None  # a classifier reads one position
+    final = find_final_norm(trace, chain)
+    ends = [chain.last, *([] if final is None or final.output is None else [final.output])]
+    made: Tensor | None = None
+    used = False
+    for call in sorted(behind, key=lambda one: one.end):  # the innermost first
+        given = call.inputs[0] if call.inputs else None
+        if given is None or given.ndim != 2 or call.output is None:
+            continue
+        follows = made is not None and given.shape == made.shape and close(given, made, 1e-6)
+        if follows or any(_is_one_position(given, end) for end in ends):
+            made, used = call.output, used or follows
+    return made if used else None
+
+
+def _is_one_position(vector: Tensor, stream: Tensor) -> bool:
+    if stream.ndim != 3 or vector.shape != stream[:, 0].shape:
+        return False
+    return any(close(vector, one, 1e-6) for one in stream.unbind(1))
 
 
 def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | None:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from lensbridge.derive.layer import Layer, NotEstablished, close, fitted_scale, is_projection
 from lensbridge.derive.trace import TracedCall
-from lensbridge.spec import FusedLayout, QKNormAxes
+from lensbridge.spec import FusedLayout, FusedOrder, QKNormAxes
 from lensbridge.tensors import layouts
 
 RoleName = Literal["q", "k", "v"]
@@ -32,6 +32,7 @@ class Given:
     Args:
         projection: the call that computes it.
         layout: its layout in a shared projection; None: it has a projection of its own.
+        order: the order of the three in a blocked layout.
         gated: whether its projection also has a gate after each head's query.
         norm: the norm between, with the axes of its input.
         rotated: whether positions other than the first were changed after it.
@@ -41,6 +42,7 @@ class Given:
 
     projection: TracedCall
     layout: FusedLayout | None = None
+    order: FusedOrder = "qkv"
     gated: bool = False
     norm: TracedCall | None = None
     axes: QKNormAxes = "positions_first"
@@ -75,10 +77,10 @@ def all_given(
         if call.end < before and call.output is not None and is_projection(call.module)
     ]
     for call in reversed(projections):
-        for share, layout, gated in _shares(call, role, operand, sizes):
-            found = _related(layer, role, call, share, operand, before)
+        for part in _parts(call, role, operand, sizes):
+            found = _related(layer, role, call, part.share, operand, before)
             if found is not None:
-                yield replace(found, layout=layout, gated=gated)
+                yield replace(found, layout=part.layout, order=part.order, gated=part.gated)
 
 
 def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given, Given, Given]:
@@ -89,7 +91,8 @@ def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given
     """
     for q, k, v in product(qs, ks, vs):
         split = q.layout is None and k.layout is None and v.layout is None
-        one = q.projection is k.projection is v.projection and q.layout == k.layout == v.layout
+        alike = q.layout == k.layout == v.layout and q.order == k.order == v.order
+        one = q.projection is k.projection is v.projection and alike
         if split or one:
             return q, k, v
     raise NotEstablished(
@@ -98,9 +101,16 @@ def consistent(qs: list[Given], ks: list[Given], vs: list[Given]) -> tuple[Given
     )
 
 
-def _shares(
-    call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes
-) -> Iterator[tuple[Tensor, FusedLayout | None, bool]]:
+class _Part(NamedTuple):
+    """The part of a projection's output that a role has in one layout."""
+
+    share: Tensor
+    layout: FusedLayout | None = None
+    order: FusedOrder = "qkv"
+    gated: bool = False
+
+
+def _parts(call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes) -> Iterator[_Part]:
     """The part of a projection's output that a role has in each layout whose width fits."""
     output = call.output
     assert output is not None
@@ -110,15 +120,17 @@ def _shares(
     whole = output.reshape(batch, positions, -1)
     width = whole.shape[-1]
     if width == n * d:
-        yield whole.unflatten(-1, (n, d)), None, False
+        yield _Part(whole.unflatten(-1, (n, d)))
     if role == "q" and width == 2 * n * d:
-        yield whole.unflatten(-1, (n, 2 * d))[..., :d], None, True
+        yield _Part(whole.unflatten(-1, (n, 2 * d))[..., :d], gated=True)
     h, g = sizes.heads, sizes.kv_heads
     if width == (h + 2 * g) * d and sizes.d_qk == sizes.d_v:
-        yield layouts.blocked(role, h, g, d).split(whole), "blocked", False
-        yield layouts.grouped(role, h, g, d).split(whole), "grouped", False
+        yield _Part(layouts.blocked(role, h, g, d).split(whole), "blocked")
+        yield _Part(layouts.grouped(role, h, g, d).split(whole), "grouped")
         if h == g and h % 4 == 0:
-            yield layouts.sharded(role, h, d).split(whole), "sharded", False
+            yield _Part(layouts.sharded(role, h, d).split(whole), "sharded")
+        for order in get_args(FusedOrder)[1:]:
+            yield _Part(layouts.blocked(role, h, g, d, order).split(whole), "blocked", order)
 
 
 def _related(

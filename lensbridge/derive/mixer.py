@@ -22,8 +22,9 @@ def find_mixer(layer: Layer, branch: Branch, fields: Fields) -> tuple[Mixer, Tra
     if call is None and branch.root.path != layer.path and computes(layer, branch.root):
         call = branch.root
     if call is None:
+        root = layer.relative(branch.root.path)
         raise NotEstablished(
-            f"'{layer.relative(branch.root.path)}' has neither modules nor parameters inside it"
+            f"'{root}' gives what is added, and has neither modules nor parameters inside it"
         )
     path = layer.relative(call.path)
     steps = _steps(layer, call)

@@ -11,6 +11,8 @@ def words_for(architecture: Architecture) -> list[str]:
     lines = [line for stack in (architecture, *architecture.towers) for line in _stack(stack)]
     if architecture.head_hidden is not None:
         lines.append(f"'{architecture.head_hidden}' before the head")
+    if architecture.pooler is not None:
+        lines.append(f"the pooler '{architecture.pooler}'")
     if architecture.unembed is not None:
         lines.append(f"the head '{architecture.unembed}'{_times(architecture.logit_scale)}")
     return lines
@@ -31,13 +33,14 @@ def _stack(stack: Stack) -> Iterator[str]:
 
 
 def _block(block: Block) -> str:
-    if block.residual is None:
-        return "in each layer: its input and output"
     parts = [f"{_attention(part)}" for part in (block.attn, block.cross) if part is not None]
     if block.mixer is not None:
         parts.append(f"'{block.mixer.path}' at its boundaries")
     if block.mlp is not None:
         parts.append(f"{type(block.mlp).__name__} '{block.mlp.path}'{_times(block.mlp.scale)}")
+    if block.residual is None:
+        inside = f", and inside it {', '.join(parts)}" if parts else ""
+        return f"in each layer: its input and output{inside}"
     return f"in each layer, {block.residual.replace('_', '-')}: {', '.join(parts)}"
 
 

@@ -172,8 +172,9 @@ class Architecture(Stack):
         requires: config fields, and the values that they must have for this description to apply.
             Two variants of one class are two descriptions.
         overrides: the name of the architecture that this one replaces for the same classes.
-        undescribed: why `residual`, `attn`, `mixer` or `mlp` of the layers is not described, each
-            in a sentence. It is shown to whoever asks for the points that are lacking for it.
+        undescribed: why `residual`, `attn`, `mixer` or `mlp` of the layers, the `experts` of their
+            mixtures or the `pooler` is not described, each in a sentence. It is shown to whoever
+            asks for the points that are lacking for it.
     """
 
     name: str

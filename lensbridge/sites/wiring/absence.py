@@ -17,7 +17,7 @@ def reason(row: str, native: ResolvedModel) -> str:
     reasons = {
         "hook_pos_embed": "it has no learned absolute positions",
         "hook_logits": f"{type(native.core).__name__} has no head",
-        "hook_pooler_out": f"{type(native.core).__name__} has no pooler",
+        "hook_pooler_out": _no_pooler(native),
         "projector.hook_out": "it has no vision tower",
         "head.hook_hidden": "its head reads the stream or the final norm directly",
         "blocks.{i}.mlp.hook_pre_linear": "its MLP is not gated",
@@ -44,6 +44,8 @@ def reason(row: str, native: ResolvedModel) -> str:
             f"no projections make the queries and keys of {type(attn.module).__name__}; "
             "hook_rot_q and hook_rot_k are what its kernel gets"
         )
+    if any(word in row for word in _EXPERTS) and "experts" in native.architecture.undescribed:
+        return f"the experts of {kind} are not described ('{spec}'){_because(native, 'experts')}"
     for part, what in _PARTS:
         if part in row:
             return f"{kind} has no {what}"
@@ -60,12 +62,21 @@ def reason(row: str, native: ResolvedModel) -> str:
     return f"{kind} has no norm in that place" if "ln" in row else f"{kind} has no such point"
 
 
+def _no_pooler(native: ResolvedModel) -> str:
+    kind = type(native.core).__name__
+    if "pooler" not in native.architecture.undescribed:
+        return f"{kind} has no pooler"
+    why = _because(native, "pooler")
+    return f"the pooler of {kind} is not described ('{native.architecture.name}'){why}"
+
+
 def _because(native: ResolvedModel, part: str) -> str:
     """The reason that the description gives, if it gives one."""
     told = native.architecture.undescribed.get(part)
     return "" if told is None else f": {told}"
 
 
+_EXPERTS = (".experts.", "hook_expert_")
 _PARTS = (
     ("cross", "cross-attention"),
     ("mixer", "mixer, beside attention or in its place"),
