@@ -1,6 +1,5 @@
 """`lensbridge adapters`: the descriptions that are known, and who brings them."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -76,8 +75,11 @@ def run(
 
 
 def _checked(claims: Sequence["Claim"], file: Path | None, as_json: bool) -> int:
-    from lensbridge.conformance.record import record
+    from lensbridge.conformance.record import prepare, record, write
     from lensbridge.testing import conformance
+
+    if file is not None:
+        prepare(file)
 
     rows: list[Row] = []
     for plugin in dict.fromkeys(claim.plugin for claim in claims):
@@ -91,7 +93,7 @@ def _checked(claims: Sequence["Claim"], file: Path | None, as_json: bool) -> int
             print(printable(found.to_table(skipped=False)) if found.failures else "", end="")
     told = record(rows)
     if file is not None:
-        file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write(file, told)
     if as_json:
         show_json(told)
     return 0 if told["passed"] else 1

@@ -90,6 +90,7 @@ def _without_model(as_json: bool) -> int:
 def _as_json(lens: "HookedModel", report: "Report") -> dict[str, Any]:
     rows = [
         {"check": row.check, "status": row.status, "model": row.model, "detail": row.detail}
+        | ({"about": row.about} if row.about else {})
         for row in report.rows
     ]
     return {
@@ -110,20 +111,18 @@ def _versions_and_plugins() -> dict[str, Any]:
 
 
 def _advice(lens: "HookedModel", report: "Report") -> list[str]:
-    """What the first failed check shows to be wrong, and the one change that would be right."""
-    from lensbridge.conformance.checks import CHECKS
+    """What the first failed check shows to be wrong, and the change that would be right."""
     from lensbridge.conformance.other_weights import with_other_weights
     from lensbridge.conformance.report import subject_of
-    from lensbridge.testing.repair import conforms_with, repair
+    from lensbridge.testing.repair import conforms_with, repair, suspects
 
     failed = [row.check for row in report.failures]
-    about = [check.falsifies for check in CHECKS if check.name in failed[:1]]
-    lines = [f"What the description may say wrongly: {words}." for words in about]
-    if about:
-        model = with_other_weights(lens.hf_model) or lens.hf_model
-        mutant = repair(subject_of(model, lens.architecture), failed)
-        lines += [] if mutant is None else [conforms_with(mutant)]
-    return lines
+    if not failed:
+        return []
+    model = with_other_weights(lens.hf_model) or lens.hf_model
+    mutant = repair(subject_of(model, lens.architecture), failed)
+    lines = [suspects(failed, mutant), "" if mutant is None else conforms_with(mutant)]
+    return [line for line in lines if line]
 
 
 def _verdict(model: "HookedModel", report: "Report") -> str:

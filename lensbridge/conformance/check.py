@@ -43,7 +43,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one check on one variant of a model."""
+    """The result of one check on one variant of a model.
+
+    Args:
+        about: what the description could have wrong if the check failed; else "".
+    """
 
     check: str
     model: str
@@ -51,6 +55,7 @@ class Row:
     status: Status
     detail: str = ""
     seconds: float = 0.0
+    about: str = ""
 
     def require(self) -> None:
         """Raise if the check failed.
@@ -68,7 +73,8 @@ def run_check(check: Check, subject: Subject) -> Row:
 
     def row(status: Status, detail: str = "") -> Row:
         seconds = perf_counter() - started
-        return Row(check.name, subject.label, subject.variant, status, detail, seconds)
+        about = check.falsifies if status == "failed" else ""
+        return Row(check.name, subject.label, subject.variant, status, detail, seconds, about)
 
     reason = check.applies(subject)
     if reason is not None:

@@ -26,6 +26,9 @@ _MOST = 10
 OTHER_WEIGHTS = "the same holds with other weights"
 """The row about a copy of a model that has constant parameters."""
 
+UNFIT = "the description fits the model"
+"""The row of a model that cannot be loaded with the description."""
+
 
 class Variant(NamedTuple):
     """The dtype and attention kernel of a model (None for its default kernel)."""
@@ -104,7 +107,8 @@ def _lines(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         where = f"  {row.model} ({row.variant})" if variants else ""
-        detail = f"  {row.detail}" if row.detail else ""
+        about = f"about {row.about}: " if row.about and row.status == "failed" else ""
+        detail = f"  {about}{row.detail}" if row.detail else ""
         lines.append(f"{row.status:<8}{row.check:<{wide}}{where}{detail}".rstrip())
     return "\n".join(lines)
 
@@ -293,7 +297,7 @@ def _loaded(make: Callable[[], Subject], label: str, variant: str) -> Iterator[S
     except NotApplicable as why:
         yield Row("the model runs", label, variant, "skipped", str(why))
     except LensbridgeError as error:
-        yield Row("the description fits the model", label, variant, "failed", str(error))
+        yield Row(UNFIT, label, variant, "failed", str(error))
 
 
 def distinct_classes(architecture: Architecture) -> Iterator[str]:

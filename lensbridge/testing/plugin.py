@@ -12,7 +12,6 @@ Add `LENSBRIDGE_VARIANTS = CORE` to test float32 with the default attention kern
 PYTEST_DONT_REWRITE
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -24,11 +23,13 @@ import pytest
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.record import record
-from lensbridge.conformance.report import EVERY, Variant, build, distinct_classes
+from lensbridge.conformance.record import prepare, record, write
+from lensbridge.conformance.report import EVERY, UNFIT, Variant, build, distinct_classes
 from lensbridge.conformance.subject import Subject
+from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.spec import Architecture
-from lensbridge.testing.repair import conforms_with, repair
+from lensbridge.testing.mutation import Mutant
+from lensbridge.testing.repair import conforms_with, repair, suspects
 
 _ROW = "lensbridge row"
 
@@ -45,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Collect what was found, in the process that writes the file."""
     file = config.getoption("--conformance-report", None)
     if file is not None and not hasattr(config, "workerinput"):
+        try:
+            prepare(Path(str(file)))
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from error
         config.pluginmanager.register(Recorder(Path(str(file))))
 
 
@@ -54,16 +59,23 @@ class Recorder:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.rows: list[Row] = []
+        self.left: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Note every check before some are deselected."""
+        self.left = {item.nodeid for item in items if isinstance(item, CheckItem)}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the row of a check that ran."""
         if report.when == "call":
+            self.left.discard(report.nodeid)
             found: list[Any] = [row for name, row in report.user_properties if name == _ROW]
             self.rows += [Row(**row) for row in found]
 
     def pytest_sessionfinish(self) -> None:
         """Write the file."""
-        self.file.write_text(json.dumps(record(self.rows), indent=2) + "\n", encoding="utf-8")
+        write(self.file, record(self.rows, left_out=len(self.left)))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ConformanceFile | None":
@@ -84,20 +96,38 @@ class Holder:
         self.architecture = architecture
         self.class_name = class_name
         self.variant = variant
-        self._advice: str | None = None
+        self._repaired: tuple[Mutant | None] | None = None
+        self._error: LensbridgeError | None = None
 
     @cached_property
     def subject(self) -> Subject:
-        """The model with its description."""
-        return build(self.architecture, self.class_name, variant=self.variant)
+        """The model with its description.
+
+        Raises:
+            LensbridgeError: the description does not fit the model.
+            NotApplicable: the model does not run in this variant.
+        """
+        if self._error is not None:
+            raise self._error
+        try:
+            return build(self.architecture, self.class_name, variant=self.variant)
+        except LensbridgeError as error:
+            self._error = error
+            raise
+
+    def unfit(self, error: LensbridgeError) -> Row:
+        """The row of a model that its description does not fit."""
+        return Row(UNFIT, self.class_name, str(self.variant), "failed", str(error))
 
     def advice(self, check: Check) -> str:
-        """The change of one declaration with which the model conforms, as a line; "" if none is
-        known."""
-        if self._advice is None:
-            mutant = repair(self.subject, [check.name])
-            self._advice = "" if mutant is None else f"\n{conforms_with(mutant)}"
-        return self._advice
+        """What the check is about, and the change with which the model conforms, if known."""
+        if self._error is not None:
+            return ""
+        if self._repaired is None:
+            self._repaired = (repair(self.subject, [check.name]),)
+        (mutant,) = self._repaired
+        told = suspects([check.name], mutant)
+        return told if mutant is None else f"{told}\n{conforms_with(mutant)}"
 
     @property
     def name(self) -> str:
@@ -142,6 +172,9 @@ class CheckItem(pytest.Item):
             subject = self.holder.subject
         except NotApplicable as why:
             pytest.skip(str(why))
+        except LensbridgeError as error:
+            self.user_properties.append((_ROW, asdict(self.holder.unfit(error))))
+            raise
         row = run_check(self.check, subject)
         self.user_properties.append((_ROW, asdict(row)))
         if row.status == "skipped":
@@ -152,7 +185,6 @@ class CheckItem(pytest.Item):
         """The message without the traceback, which is inside the checks."""
         return (
             f"{self.holder.name} does not conform: {self.check.name}\n{excinfo.value}\n"
-            f"What the description may say wrongly: {self.check.falsifies}."
             f"{self.holder.advice(self.check)}"
         )
 

@@ -1,19 +1,23 @@
-"""The change of one declaration with which a wrong description conforms."""
+"""The change with which a wrong description conforms: of one declaration, or of both branches."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from lensbridge.conformance.check import Check, run_check
 from lensbridge.conformance.checks import CHECKS
-from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.subject import RUN_ERRORS, Subject
 from lensbridge.errors import LensbridgeError
 from lensbridge.testing.mutation import Mutant, mutants
+from lensbridge.testing.offers import PAIR, offers
 
 LARGEST = 20_000_000
 """The number of parameters above which changes are not tried, because each takes several runs."""
 
+_CHANGED = re.compile(r"([\w.\[\]]+)(?: and (\w+) exchanged)?")
+
 
 def repair(subject: Subject, failed: Sequence[str]) -> Mutant | None:
-    """The first change of one declaration after which no check fails; None if none is known.
+    """The first change after which no check fails; None if none is known.
 
     Args:
         subject: a model under a description that it does not conform to.
@@ -26,33 +30,53 @@ def repair(subject: Subject, failed: Sequence[str]) -> Mutant | None:
 
 def conforms_with(mutant: Mutant) -> str:
     """A sentence that names the change."""
-    return f"With one change it conforms: {mutant.change}."
+    number = "two changes" if PAIR in mutant.change else "one change"
+    return f"With {number} it conforms: {mutant.change}."
+
+
+def suspects(failed: Sequence[str], mutant: Mutant | None) -> str:
+    """A sentence that names what the first failed check is about, first what the change is of."""
+    about = [word for name in failed[:1] for word in _about(name)]
+    changed = [] if mutant is None else _fields(mutant)
+    words = ", ".join(dict.fromkeys([*changed, *about]))
+    return f"What the description may say wrongly: {words}." if words else ""
+
+
+def _about(name: str) -> list[str]:
+    """The words for what a check falsifies."""
+    told = next((check.falsifies for check in CHECKS if check.name == name), "")
+    return [word.strip() for word in told.split(",") if word]
+
+
+def _fields(mutant: Mutant) -> list[str]:
+    """Names of the fields that a change is of, without the path to them."""
+    found = _CHANGED.match(mutant.change)
+    assert found is not None
+    last = re.sub(r"\[\d+\]$", "", found[1]).rpartition(".")[2]
+    return [last, found[2]] if found[2] else [last]
 
 
 def _likely(subject: Subject, failed: Sequence[str]) -> Iterator[Mutant]:
-    """Every mutant; first those of declarations that the failed checks are about."""
-    about = {
-        word.strip()
-        for check in CHECKS
-        if check.name in failed
-        for word in check.falsifies.split(",")
-    }
-    rest = []
-    for mutant in mutants(subject.model.architecture):
-        field = mutant.change.partition(":")[0].partition(" ")[0].rpartition(".")[2]
-        if field in about:
-            yield mutant
-        else:
-            rest.append(mutant)
-    yield from rest
+    """Every change; first those of what the first failed check is about, then the others'."""
+    first = {word for name in failed[:1] for word in _about(name)}
+    others = {word for name in failed for word in _about(name)} - first
+    changes = [*mutants(subject.model.architecture), *offers(subject)]
+    yield from _of(changes, first)
+    yield from _of(changes, others)
+    named = first | others
+    yield from (one for one in changes if named.isdisjoint(_fields(one)))
+
+
+def _of(changes: Iterable[Mutant], names: set[str]) -> Iterator[Mutant]:
+    return (one for one in changes if not names.isdisjoint(_fields(one)))
 
 
 def _conforms(subject: Subject, mutant: Mutant, failed: Sequence[str]) -> bool:
     try:
         changed = Subject(subject.hf_model, subject.inputs, mutant.architecture)
-    except LensbridgeError:
-        return False
-    if changed.unreadable:
+        if changed.unreadable:
+            return False
+    except (LensbridgeError, *RUN_ERRORS):
         return False
     return all(run_check(check, changed).status != "failed" for check in _ordered(failed))
 
