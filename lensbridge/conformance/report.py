@@ -8,13 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from lensbridge.conformance.arguments import checks_of, require_subject
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import INSENSITIVE, NotApplicable
 from lensbridge.conformance.other_weights import constants_of, with_other_weights
 from lensbridge.conformance.subject import Inputs, Subject
 from lensbridge.conformance.tiny import check_fields, model_class, tiny_model
-from lensbridge.errors import ConformanceError, InputError, LensbridgeError, LoadError
+from lensbridge.errors import (
+    ArchitectureMismatchError,
+    ConformanceError,
+    InputError,
+    LensbridgeError,
+    LoadError,
+)
 from lensbridge.inputs.random import inputs_for
 from lensbridge.native.settings import kernel_of
 from lensbridge.native.wrappers import core_of
@@ -181,13 +188,16 @@ def conformance(
 
     Raises:
         InputError: an argument that is for a model was given with an architecture, or the other way
-            round; or a config has no such field.
+            round; or a config has no such field; or something that is no model, no description or
+            no check was given.
 
     Example:
         >>> from lensbridge_adapters.gpt2 import GPT2
         >>> conformance(GPT2).passed
         True
     """
+    require_subject(subject)
+    checks = checks_of(checks)
     _check_arguments(subject, architecture, inputs, classes, fields)
     rows: list[Row] = []
     for one in _subjects(subject, architecture, inputs, variants, classes, fields):
@@ -284,7 +294,11 @@ def _subjects(
         core = core_of(given)
         yield from _loaded(make, type(core).__name__, kernel_of(core))
     else:
-        chosen = list(classes) if classes is not None else list(distinct_classes(given))
+        try:
+            chosen = list(distinct_classes(given) if classes is None else classes)
+        except ArchitectureMismatchError as error:
+            yield Row(UNFIT, given.name, "", "failed", str(error))
+            return
         for name in chosen:
             for variant in variants:
                 make = partial(build, given, name, variant=variant, **fields)

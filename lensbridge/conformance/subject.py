@@ -318,9 +318,22 @@ class Subject:
     def unreadable(self) -> str:
         """The reason why the points cannot be read at all; "" if they can."""
         try:
-            return "" if self.clean.values else "the model has no points"
+            return self._turned if self.clean.values else "the model has no points"
         except RUN_ERRORS as error:
             return told(error)
+
+    @property
+    def _turned(self) -> str:
+        """What to say of a stream that has positions first, if the description does not say it."""
+        ids, embedded = self.ids_of(""), self.clean.values.get("hook_embed")
+        if ids is None or embedded is None or ids.ndim != 2 or embedded.ndim != 3:
+            return ""
+        if embedded.shape[:2] == ids.shape or embedded.shape[:2] != ids.T.shape:
+            return ""
+        return (
+            f"hook_embed is {tuple(embedded.shape)} where the ids are {tuple(ids.shape)}: its "
+            "positions come first, and the description has to say streams='positions_first'."
+        )
 
     @cached_property
     def one_token(self) -> Pass:

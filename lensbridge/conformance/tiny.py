@@ -151,7 +151,26 @@ def tiny_model(
         return model
     raise LoadError(
         f"No tiny {cls.__name__} could be built: {'; '.join(dict.fromkeys(errors))}. Pass a config "
-        "or a model."
+        f"or a model.{_width_of_heads(cls.config_class, fields)}"
+    )
+
+
+def _width_of_heads(config_class: Any, fields: Mapping[str, Any]) -> str:
+    """What is unusual about the width of a head with the sizes that were asked for."""
+    try:
+        config = tiny_config(config_class, **fields) if fields else None
+    except _NOT_BUILT:
+        return ""
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if not isinstance(width, int) or not isinstance(heads, int) or not heads:
+        return ""
+    given = getattr(config, "head_dim", None)
+    of_head = given if isinstance(given, int) else width / heads
+    if of_head % 2 == 0:
+        return ""
+    return (
+        f" With hidden_size={width} and num_attention_heads={heads} a head is {of_head:g} wide; "
+        "most models need a whole number, and those with rotary embeddings an even one."
     )
 
 

@@ -24,6 +24,7 @@ from lensbridge.forks import in_forked
 from lensbridge.native.linear import fetch
 from lensbridge.native.settings import OWN_KERNEL, kernel_of
 from lensbridge.sites.derived import change, substitute
+from lensbridge.sites.head_counts import has_other_heads, miscounted
 from lensbridge.sites.site import Call, Chain, Site, Stage
 from lensbridge.tensors.layouts import repeat_kv
 
@@ -96,6 +97,8 @@ class KernelTap(TorchFunctionMode):
         self.mixed_seen = False
         self.values_seen = False
         self.looking = True
+        self.unlike: Tensor | None = None
+        """What went through softmax, and are scores of another number of heads than described."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = self.handler(func) if self.looking else None
@@ -110,6 +113,8 @@ class KernelTap(TorchFunctionMode):
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc, traceback)  # type: ignore[no-untyped-call]
         if exc_type is None and self.kernels != self.expected:
+            if self.unlike is not None:
+                raise miscounted(self.name, "scores", self.unlike, self.n_heads, "heads")
             raise HookError(
                 f"{self.name}: the attention module called {self.kernels} kernels that can be "
                 f"watched (scaled_dot_product_attention or softmax), and {self.expected} was "
@@ -124,12 +129,21 @@ class KernelTap(TorchFunctionMode):
 
     def as_queries(self, x: Tensor) -> Tensor:
         """Shapes: -> `[b, h, p, ·]`, with heads unpacked that were packed with positions."""
-        return self.heads_first(x).reshape(self.batch, self.n_heads, self.positions, x.shape[-1])
+        x = self.heads_first(x)
+        self.require_heads("queries", x)
+        return x.reshape(self.batch, self.n_heads, self.positions, x.shape[-1])
 
     def as_keys(self, x: Tensor) -> Tensor:
         """Shapes: -> `[b, g, k, ·]`, with heads taken once that were repeated for the queries."""
         x = self.heads_first(x)
+        if x.shape[1] > self.n_kv and x.shape[1] != self.n_heads:
+            raise miscounted(self.name, "keys or values", x, self.n_kv, "kv_heads")
         return x if x.shape[1] <= self.n_kv else x[:, :: x.shape[1] // self.n_kv]
+
+    def require_heads(self, what: str, x: Tensor) -> None:
+        """Require that queries or scores have as many heads as described."""
+        if has_other_heads(x, self.batch, self.n_heads, self.positions):
+            raise miscounted(self.name, what, x, self.n_heads, "heads")
 
     def edit_queries(self, x: Tensor) -> Tensor:
         """Queries after their chain, in their native shape."""
@@ -220,6 +234,7 @@ class KernelTap(TorchFunctionMode):
             masked: the pattern of rows that are masked as a whole, if the kernel gives them one.
         """
         how: Any = "none"
+        self.require_heads("scores", scores)
         if scores.numel() % (self.batch * self.n_heads * self.positions):
             raise HookError(
                 f"{self.name}: the kernel's scores, {tuple(scores.shape)}, are not those of "
@@ -246,6 +261,8 @@ class KernelTap(TorchFunctionMode):
     ) -> Tensor:
         """Eager attention: the input is the scores, the output the pattern."""
         if not self._is_pattern_shaped(input):
+            if has_other_heads(input, self.batch, self.n_heads, self.positions):
+                self.unlike = input
             return func(input, *args, **kwargs)
         self.kernels += 1
         scores = self._edit_scores(input) if "scores" in self.chains else input

@@ -57,6 +57,7 @@ class AttentionResolver:
         roles: Any = self._scaled(found, spec)
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
         self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
+        self.finder.expect(where, spec.out, "output", out.n_out, self.d_model)
         if not crossing:
             self._expect_declared(where, n_kv)
         elif spec.rotary or isinstance(spec.qkv, KernelQKV):
@@ -135,7 +136,6 @@ class AttentionResolver:
             latents = LatentResolver(self.finder, module, qkv, n_heads, self.d_model, where)
             return latents.roles(out), n_heads, latents.part(out)
         if isinstance(qkv, KernelQKV):
-            self.finder.expect(where, "out", "output", out.n_out, self.d_model)
             return dict.fromkeys("qkv"), int(self._kv_heads(n_heads)), None
         if isinstance(qkv, FusedQKV):
             roles, n_kv = self._fused(module, qkv, n_heads, where)
