@@ -1,7 +1,7 @@
 """Adapters of other packages: found on the package index, checked, and listed in docs/adapters.md.
 
-A package is listed if its name begins with `lensbridge-` and it has an entry point in the group
-`lensbridge`; nobody has to ask for it.
+A package is listed if its normalized name begins with `lensbridge-` and it has an entry point in
+the group `lensbridge`; nobody has to ask for it.
 
     python docs/adapters.py                 write the page from docs/adapters.json
     python docs/adapters.py --check         fail if the page is not what would be written
@@ -13,8 +13,10 @@ Each package is installed with the newest transformers in an environment of its 
 """
 
 import argparse
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,8 +42,9 @@ _HEAD = """# Adapters of other packages
 
 Each package brings descriptions of architectures: install it, and `lensbridge.load` reads the
 models that it describes. A package is listed here if its name on the package index begins with
-`lensbridge-` and it has an [entry point](how-to/add-an-architecture.md#4-ship-it). A job that runs
-every night checks each of them with the newest transformers.
+`lensbridge-` (or `lensbridge_`) and it has an
+[entry point](how-to/add-an-architecture.md#4-ship-it). A job that runs every night checks each of
+them with the newest transformers, and renews this page.
 
 """
 
@@ -51,7 +54,16 @@ def names(index: str) -> list[str]:
     asked = Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     with urlopen(asked, timeout=60) as answer:
         projects = json.load(answer)["projects"]
-    return sorted(one["name"] for one in projects if one["name"].lower().startswith(PREFIX))
+    found = (one["name"] for one in projects)
+    return sorted((name for name in found if normalized(name).startswith(PREFIX)), key=normalized)
+
+
+def normalized(name: str) -> str:
+    """The name in the form in which an index compares names: `Lensbridge_Foo` is `lensbridge-foo`.
+
+    See https://packaging.python.org/en/latest/specifications/name-normalization/.
+    """
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def checked(package: str) -> dict[str, Any]:
@@ -96,13 +108,23 @@ def _last(text: str) -> str:
 def page(records: Iterable[Mapping[str, Any]]) -> str:
     """The page of these records."""
     rows = [
-        f"| {one['package']} {one['version']} | {', '.join(one['models'])} | "
-        f"{'conforms' if one['passed'] else 'fails'}: {one['message']} |"
+        [
+            f"{one['package']} {one['version']}".strip(),
+            ", ".join(one["models"]),
+            f"{'conforms' if one['passed'] else 'fails'}: {one['message']}",
+        ]
         for one in records
     ]
     if not rows:
         return f"{_HEAD}No such package is known yet.\n"
-    return "\n".join([f"{_HEAD}| package | models | the last check |\n|---|---|---|", *rows, ""])
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return "\n".join([f"{_HEAD}| package | models | the last check |\n|---|---|---|", *lines, ""])
+
+
+def _cell(text: str) -> str:
+    """Text of other people in a cell of a table: in one line, without marks of Markdown."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\|`*_\[\]])", r"\\\1", line)
 
 
 def main(arguments: list[str]) -> int:

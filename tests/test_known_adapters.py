@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "adapters.py"
-PROJECTS = ["lensbridge", "lensbridge-zebra", "numpy", "Lensbridge-Aardvark", "my-lensbridge-x"]
+FOUND = ["Lensbridge-Aardvark", "lensbridge_bear", "Lensbridge.Cat", "lensbridge-zebra"]
+PROJECTS = ["lensbridge", "numpy", "my-lensbridge-x", "lensbridges", *reversed(FOUND)]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def index() -> Iterator[str]:
 
 
 def test_packages_are_found_by_their_names(script: ModuleType, index: str) -> None:
-    assert script.names(index) == ["Lensbridge-Aardvark", "lensbridge-zebra"]
+    assert script.names(index) == FOUND
 
 
 def test_the_page_is_what_was_found(
@@ -71,14 +72,22 @@ def test_the_page_is_what_was_found(
     monkeypatch.setenv("PIP_INDEX_URL", index)
     monkeypatch.setattr(script, "checked", checked)
     assert script.main(["--run"]) == 1
-    assert script.PAGE.read_text().splitlines()[-2:] == [
+    assert script.PAGE.read_text().splitlines()[-4:] == [
         "| Lensbridge-Aardvark 1.0 |  | fails: it cannot be installed: no |",
+        "| lensbridge\\_bear 1.0 |  | fails: it cannot be installed: no |",
+        "| Lensbridge.Cat 1.0 |  | fails: it cannot be installed: no |",
         "| lensbridge-zebra 1.0 | ZebraForCausalLM | conforms: 45 checks, transformers 5.24.0 |",
     ]
     assert script.main(["--run", "lensbridge-zebra"]) == 0
     assert script.main(["--check"]) == 0
     script.PAGE.write_text("by hand")
     assert script.main(["--check"]) == 1
+
+
+def test_a_message_does_not_break_its_row(script: ModuleType) -> None:
+    told = {"package": "lensbridge-x", "version": "", "passed": False, "models": []}
+    row = script.page([{**told, "message": "a | b\n<img> [c]"}]).splitlines()[-1]
+    assert row == "| lensbridge-x |  | fails: a \\| b &lt;img&gt; \\[c\\] |"
 
 
 def test_a_package_that_cannot_be_installed_is_said_so(
