@@ -36,7 +36,7 @@ PER_LAYER = replace(DENSE, per_layer="post_per_layer_input_norm")
 EXPERTS = MoE(
     "",
     router="router.proj",
-    shared=GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
+    shared=DENSE.mlp,
     act="hidden_activation",
     written_by="post_feedforward_layernorm",
 )

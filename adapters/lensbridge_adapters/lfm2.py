@@ -7,7 +7,7 @@ from lensbridge_adapters.llama import ATTENTION, LLAMA
 
 NORMS = Norms(pre_attn="operator_norm", pre_mlp="ffn_norm", kind="RMS")
 MLP = GatedMLP("feed_forward", gate="w1", up="w3", down="w2", act="silu")
-EXPERTS = MoE("feed_forward")
+EXPERTS = MoE("feed_forward", act="silu")
 
 ATTENTION_BLOCK = Block(
     norms=NORMS,

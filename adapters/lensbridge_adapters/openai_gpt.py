@@ -11,7 +11,8 @@ OPENAI_GPT = Architecture(
     block=Block(
         norms=Norms(post_attn="ln_1", post_mlp="ln_2"),
         attn=Attention("attn", qkv=FusedQKV("c_attn", layout="blocked"), out="c_proj"),
-        mlp=MLP("mlp", up="c_fc", down="c_proj", act="afn"),
+        # its config calls it gelu
+        mlp=MLP("mlp", up="c_fc", down="c_proj", act="gelu_new"),
         residual="post_norm",
     ),
     unembed="lm_head",

@@ -1,6 +1,7 @@
 """The table of checks: the name of each, what it falsifies, and when it applies."""
 
 from lensbridge.conformance import (
+    activations,
     attention,
     attention_edits,
     batching,
@@ -14,6 +15,7 @@ from lensbridge.conformance import (
     reading,
     residual,
     rotary,
+    variants,
     weights,
 )
 from lensbridge.conformance.check import Check
@@ -87,7 +89,7 @@ CHECKS: tuple[Check, ...] = (
     # MLPs
     Check("neurons are elementwise", mlp.check_neurons_are_elementwise,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
-    Check("the activation is as named", mlp.check_activation_is_as_named,
+    Check("the activation is as named", activations.check_activation_is_as_named,
           "act, sparsity", ("hook_pre", "hook_post")),
     Check("editing a neuron moves it", mlp.check_editing_a_neuron_moves_it,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
@@ -135,6 +137,8 @@ CHECKS: tuple[Check, ...] = (
     Check("nothing is left out", completeness.check_nothing_is_left_out,
           "embed, unembed, pooler, towers, projector, residual, experts, position_bias, q_bias, "
           "feeder, context", exact=False),
+    Check(variants.UNHELD, variants.check_every_block_is_held,
+          "a block with which no layer is read", exact=False),
     # last, after everything else
     Check("nothing is left behind", reading.check_nothing_is_left,
           "a hook, a replaced method or a config field that stays", exact=False),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lensbridge.conformance.claim import Claim
+from lensbridge.conformance.contexts import claims_of_context
 from lensbridge.conformance.ends import claims_of_ends, is_given
 from lensbridge.conformance.native_calls import (
     NativeCall,
@@ -25,9 +26,6 @@ from lensbridge.native.settings import raw_config, settings_of
 from lensbridge.processing.accounting import strangers
 from lensbridge.spec import Dims
 
-CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
-"""Config fields that hold the number of positions."""
-
 
 def check_nothing_is_left_out(subject: Subject) -> None:
     """Outputs, embeddings, towers, branches, experts and tables of positions are described."""
@@ -39,7 +37,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from claims_of_ends(subject)
     yield from _of_inputs(subject)
     yield from _of_streams(subject)
-    yield from _of_context(subject)
+    yield from claims_of_context(subject)
     yield from _of_vocabulary(subject)
     yield from _of_widths(subject)
     yield from (Claim(what, False, shown) for what, shown in twins_of(subject))
@@ -98,21 +96,6 @@ def _joins_patches(subject: Subject, stack: StackPart) -> bool:
 def _of_streams(subject: Subject) -> Iterator[Claim]:
     for lack in lacks_of(subject):
         yield Claim(lack.what, False, lack.shown)
-
-
-def _of_context(subject: Subject) -> Iterator[Claim]:
-    spec = subject.model.architecture
-    said = spec.dims.context
-    core = subject.model.native.core
-    config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
-    if said is None:
-        found = [name for name in CONTEXTS if isinstance(config.optional(name), int)]
-        shown = f"the config has {' and '.join(found)}, and the description has no context"
-        yield Claim("dims.context", not found, shown)
-    elif isinstance(said, str) and raw_config(core) is not None:
-        shown = f"the config has no field {said!r}"
-        unset = said in config.config.to_dict()
-        yield Claim("dims.context", unset or config.optional(said) is not None, shown)
 
 
 def _of_widths(subject: Subject) -> Iterator[Claim]:
@@ -224,7 +207,8 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
         yield Claim(f"{at}mixer.feeder", kernels_in(subject, part.module) == 0, shown)
     if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
         tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
-        stacked = _routes_to_stacked(subject, mlp, tokens)
+        excused = "experts" in subject.model.architecture.undescribed
+        stacked = not excused and _routes_to_stacked(subject, mlp, tokens)
         point = f"{at}mlp.hook_expert_indices"
         shown = "it has stacked experts, and they are not described"
         yield Claim(f"{at}mlp.experts", not stacked or point in subject.names, shown)

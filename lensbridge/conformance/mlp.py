@@ -1,17 +1,15 @@
-"""MLPs: neurons are independent of each other, and what their activation makes of them."""
+"""MLPs: neurons are independent of each other, and linear in what is linear."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count, islice
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from lensbridge.conformance.attention_edits import hold_only_within
-from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Block, Subject
 from lensbridge.hooks.callbacks import Hook
-from lensbridge.native.parts import BlockPart, MLPPart, MoEPart
+from lensbridge.native.parts import BlockPart, MLPPart
 
 
 def dense(subject: Subject, *needs: str, every: bool = False) -> Iterator[tuple[Block, str]]:
@@ -52,60 +50,17 @@ def check_neurons_are_elementwise(subject: Subject) -> None:
         )
 
 
-def check_activation_is_as_named(subject: Subject) -> None:
-    """The neurons are the named activation function of pre, times the linear branch."""
-    unknown = set()
-    for block, sub in dense(subject, "pre", "post", every=True):
-        name = _named(subject.parts[block.at], sub)
-        activation = activation_of(name)
-        if activation is None:
-            unknown.add(name)
-            continue
-        neurons = activation(_cut(block[f"{sub}.hook_pre"], _sparsity(subject, block, sub)))
-        if f"{sub}.hook_pre_linear" in block:
-            neurons = neurons * block[f"{sub}.hook_pre_linear"]
-        point, words = f"{sub}.hook_post", f"{name} of {sub}.hook_pre"
-        subject.expect.close(block.name(point), block[point], neurons, words)
-    if unknown:
-        raise NotApplicable(f"transformers has no activation {', '.join(sorted(unknown))}")
-
-
-def _sparsity(subject: Subject, block: Block, sub: str) -> float:
+def sparsity_of(subject: Subject, block: Block, sub: str) -> float:
     """The share of an MLP's gate that is cut off before the activation."""
     mlp = subject.parts[block.at].mlp
     return mlp.sparsity if isinstance(mlp, MLPPart) and sub == "mlp" else 0.0
-
-
-def _cut(gate: Tensor, share: float) -> Tensor:
-    """Values without their mean and that quantile of a normal distribution; no negative ones."""
-    if not share:
-        return gate
-    quantile = NormalDist().inv_cdf(share)
-    spread = gate.std(-1, keepdim=True, unbiased=False)
-    return torch.relu(gate - gate.mean(-1, keepdim=True) - quantile * spread)
-
-
-def _named(part: BlockPart, sub: str) -> str:
-    mlp = part.mlp
-    if isinstance(mlp, MoEPart) and mlp.shared is not None and sub == "mlp.shared":
-        return mlp.shared.act
-    assert isinstance(mlp, MLPPart | MoEPart)
-    return mlp.act
-
-
-def activation_of(name: str) -> Callable[[Tensor], Tensor] | None:
-    """The activation of a name in configs; None if there is none, or if it has parameters."""
-    from transformers.activations import ACT2FN
-
-    found = ACT2FN[name] if name in ACT2FN else None  # noqa: SIM401 - it makes what it has
-    return None if found is None or list(found.parameters()) else found
 
 
 def check_editing_a_neuron_moves_it(subject: Subject) -> None:
     """An edit of one neuron's pre-activation at one position changes that neuron there."""
     for block, sub in dense(subject, "pre", "post"):
         for last in ("pre", "pre_linear"):
-            cuts = last == "pre" and _sparsity(subject, block, sub)  # by what all of them are
+            cuts = last == "pre" and sparsity_of(subject, block, sub)  # by what all of them are
             if f"{sub}.hook_{last}" in block and not cuts:
                 _nudge_neuron(subject, block, sub, last)
 

@@ -15,6 +15,7 @@ from lensbridge.conformance.expect import INSENSITIVE, NotApplicable
 from lensbridge.conformance.other_weights import constants_of, with_other_weights
 from lensbridge.conformance.subject import Inputs, Subject
 from lensbridge.conformance.tiny import check_fields, model_class, tiny_model
+from lensbridge.conformance.variants import UNHELD
 from lensbridge.errors import (
     ArchitectureMismatchError,
     ConformanceError,
@@ -100,7 +101,8 @@ class Report:
 
     def to_table(self, skipped: bool = True) -> str:
         """One line for each row, with the reason if it did not pass."""
-        return _lines([row for row in self.rows if skipped or row.status != "skipped"])
+        shown = (row.status != "skipped" or row.check == UNHELD for row in self.rows)
+        return _lines([row for row, told in zip(self.rows, shown, strict=True) if skipped or told])
 
     def __str__(self) -> str:
         return f"{self.to_table()}\n\n{self.verdict}"

@@ -70,7 +70,9 @@ SIZES: dict[str, Any] = {
        "dim_model_base": 20, "lm_head_multiplier": 0.7, "key_multiplier": 0.8,
        "attention_out_multiplier": 0.65, "ssm_out_multiplier": 0.75, "ssm_in_multiplier": 0.85,
        "full_attn_alpha_factor": 1.3, "linear_attn_alpha_factor": 0.8, "mlp_alpha_factor": 1.2,
-       "attention_in_multiplier": 1.15, "attn_logit_softcapping": 3.0,
+       "attention_in_multiplier": 1.15, "mlp_multipliers": [0.7, 1.3],
+       "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7], "full_attn_beta_factor": 0.9,
+       "linear_attn_beta_factor": 1.1, "mlp_beta_factor": 0.75, "attn_logit_softcapping": 3.0,
        "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 10, "clip_qkv": 4.0,
     # optional parts, switched on
     "attention_bias": True, "mlp_bias": True, "attn_bias": True, "qkv_bias": True,
@@ -118,7 +120,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_key_value_heads": HEADS,
                "n_mamba_heads": 8, "mamba_ngroups": 1},
     "rwkv": {"attention_hidden_size": WIDTH, "intermediate_size": NEURONS},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "altup_num_inputs": 2},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "altup_num_inputs": 2,
+                     "activation_sparsity_pattern": [0.6, 0.0]},
     "deepseek_v2": {"num_key_value_heads": HEADS},
     "deepseek_v3": {"num_key_value_heads": HEADS},
     "minicpm3": {"num_key_value_heads": HEADS},
@@ -159,6 +162,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_key_value_heads": HEADS, "layer_group_size": 2, "head_dim": 8},
     **{name: {"attention_window": 4} for name in ("led", "longformer")},
     "pegasus_x": {"block_size": 4, "num_global_tokens": 3},
+    **{name: {"scale_embedding": True}
+       for name in ("blenderbot-small", "marian", "mvp", "pegasus")},
     "encoder-decoder": {
         "encoder": _BERT, "decoder": {**_BERT, "is_decoder": True, "add_cross_attention": True},
         "decoder_start_token_id": 1, "pad_token_id": 0},

@@ -31,7 +31,7 @@ NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "undescribed")
 OPEN_LISTS = ("steps",)
 """Fields that may be left out: the description then says less, and is not wrong."""
 
-ACTIVATIONS = ("relu", "tanh")
+ACTIVATIONS = ("relu", "gelu")
 """Names that are tried in the place of an activation's."""
 
 

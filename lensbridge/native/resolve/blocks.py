@@ -57,9 +57,10 @@ class BlockResolver:
     def block(self, layer: Layer, index: int, repeat: int, repeats: int) -> BlockPart:
         """A layer, read with the first variant that fits it."""
         refusals = []
-        for variant in self.variants:
+        for place, variant in enumerate(self.variants):
             try:
-                return self._block(layer, variant, index, repeat if repeats > 1 else None)
+                part = self._block(layer, variant, index, repeat if repeats > 1 else None)
+                return replace(part, variant=place)
             except ArchitectureMismatchError as error:
                 refusals.append(error)
         if len(refusals) == 1:
