@@ -301,7 +301,8 @@ Every model type in the causal-LM mapping of transformers {version}, and the enc
 encoder-decoders, vision and multimodal models that have a description. A tiny random model of each
 was built, loaded and held against the conformance checks (`lensbridge doctor` runs the same on
 a real one). *Built-in*: a description ships with lensbridge. *Derived*: none does; one was derived
-from the model's structure and behaviour when it was loaded, and accepted because it passed.
+from the model's structure and behaviour when it was loaded, and accepted because what it says
+passed; a failed check of what is left out names what it does not say.
 *Refused*: none passed, so `load` raises and says which part could not be established.
 
 Points: *stream* the residual stream at both ends of each layer, *between* also between the

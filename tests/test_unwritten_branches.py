@@ -185,7 +185,7 @@ def test_a_part_that_is_left_out_needs_a_reason(native: nn.Module) -> None:
     assert "undescribed['attn']" in complaint(native, changed(attn=None), check)
     unexplained = replace(GEMMA3N_TEXT, undescribed={})
     assert "undescribed['residual']" in complaint(native, unexplained, check)
-    for word in ("attn", "heads"):
+    for word in ("attn", "experts"):
         wrong = replace(GEMMA3N_TEXT, undescribed={**GEMMA3N_TEXT.undescribed, word: "no idea"})
         assert f"undescribed['{word}']" in complaint(native, wrong, check)
 

@@ -5,19 +5,18 @@ from dataclasses import replace
 from torch import Tensor
 
 from lensbridge.derive.attention import FoundAttention, find_attention
-from lensbridge.derive.branches import Branch, branch_of, kernels_of, written_by
+from lensbridge.derive.branch_mlp import BranchMLPs, is_overwritten
+from lensbridge.derive.branches import Branch, branch_of, kernels_of
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.found import FoundBlock, undescribed
 from lensbridge.derive.heads import Sizes
-from lensbridge.derive.layer import Layer, NotEstablished, fitted_scale, is_projection
+from lensbridge.derive.layer import Layer, NotEstablished, fitted_scale
 from lensbridge.derive.mixer import find_mixer, mixing_call
-from lensbridge.derive.mlp import Dense, FoundDense, find_dense
-from lensbridge.derive.moe import beside, find_moe, has_experts
 from lensbridge.derive.multiples import Multiples
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
 from lensbridge.derive.trace import Kernel, TracedCall
-from lensbridge.spec import MLP, Block, GatedMLP, MoE, Norms, Opaque
+from lensbridge.spec import Block, MoE, Norms, Opaque
 
 
 def find_block(layer: Layer, fields: Fields, usual: NormFacts) -> FoundBlock:
@@ -44,6 +43,7 @@ class _Assembly:
     def __init__(self, layer: Layer, fields: Fields, steps: list[Step], usual: NormFacts) -> None:
         self.layer, self.fields, self.steps, self.usual = layer, fields, steps, usual
         self.multiples = Multiples(layer, fields)
+        self.mlps = BranchMLPs(layer, fields, self.multiples)
         self.missing: dict[str, str] = {}
         self.block = Block()
         self.sizes: Sizes | None = None
@@ -200,7 +200,7 @@ class _Assembly:
 
     def _add_attn(self, branch: Branch) -> TracedCall:
         found = find_attention(self.layer, branch, self.fields)
-        spec = replace(found.spec, overwritten=self._is_overwritten(branch))
+        spec = replace(found.spec, overwritten=is_overwritten(branch))
         self.block = replace(self.block, attn=spec)
         self.sizes = found.sizes
         self.absolute = found.absolute
@@ -226,58 +226,17 @@ class _Assembly:
         return branch.root
 
     def _add_mlp(self, branch: Branch) -> TracedCall:
-        spec: Dense | MoE
-        if has_experts(self.layer, branch):
-            spec, reader = find_moe(self.layer, branch, self.fields)
-        else:
-            branch = self._before_a_factor(branch)
-            found = self._dense(branch)
-            spec, reader = found.spec, found.reader
-        scale = branch.factor.scale(self.fields)
-        writer = written_by(self.layer, branch, spec.path)
-        spec = replace(spec, scale=scale, written_by=writer)
-        if isinstance(spec, MLP | GatedMLP) and self._is_overwritten(branch):
-            spec = replace(spec, overwritten=True)
+        spec, reader = self.mlps.found(branch)
         self.block = replace(self.block, mlp=spec)
         return reader
 
-    def _before_a_factor(self, branch: Branch) -> Branch:
-        """The branch as its down projection gives it, if its module multiplies that (Falcon-H1)."""
-        if branch.post is not None or any(is_projection(c.module) for c in branch.core.producers):
-            return branch
-        for value in reversed(self.layer.values):
-            downs = [call for call in value.producers if is_projection(call.module)]
-            if not downs or not branch.holds(downs[0]):
-                continue
-            found = self.multiples.between(value, branch.core)
-            if found is not None:
-                factor = found.times(branch.factor)
-                return replace(branch, factor=factor, added=value, core=value, root=downs[0])
-        return branch
-
-    def _is_overwritten(self, branch: Branch) -> bool:
-        return any(call.overwritten for call in branch.added.producers)
-
     def _sum_of_experts(self, group: list[Branch]) -> None:
         """Routed experts and a dense MLP that are added in one sum."""
-        routed = [branch for branch in group if has_experts(self.layer, branch)]
-        dense = [branch for branch in group if branch not in routed]
-        if len(routed) != 1 or len({branch.factor.scale(self.fields) for branch in group}) > 1:
-            raise NotEstablished(f"it adds {len(group)} MLPs at once")
-        self._add(routed[0], "mlp")
+        routed = self.mlps.routed(group)
+        self._add(routed, "mlp")
         if isinstance(self.block.mlp, MoE):
-            shared = self._dense(dense[0]).spec
-            writers = tuple(self.layer.relative(b.added.producers[-1].path) for b in group)
-            whole = replace(beside(self.block.mlp, shared), written_by=writers)
+            whole = self.mlps.summed(self.block.mlp, routed, group)
             self.block = replace(self.block, mlp=whole)
-
-    def _dense(self, branch: Branch) -> FoundDense:
-        downs = [call for call in branch.core.producers if is_projection(call.module)]
-        if not downs:
-            raise NotEstablished(
-                f"'{self.layer.relative(branch.root.path)}' does not end in a projection"
-            )
-        return find_dense(self.layer, downs[0], branch.source.time, self.fields)
 
     def _flattens(self) -> bool:
         """Whether the MLP or its norms run with batch and positions in one axis."""

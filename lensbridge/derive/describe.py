@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from lensbridge.derive.chain import find_chains, main_chain
-from lensbridge.derive.embedding_and_head import find_back, find_pooler, head_of
+from lensbridge.derive.embedding_and_head import find_back, head_of
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.phrases import words_for
+from lensbridge.derive.pooler import find_pooler
 from lensbridge.derive.probe import token_table
 from lensbridge.derive.stack import Side, config_of, find_stack
 from lensbridge.derive.trace import Trace

@@ -77,10 +77,10 @@ def _whole_front(trace: Trace, chain: ModuleChain) -> EmbeddingSide:
     wanted = chain.given[0]
     before = [call for call in trace.calls if call.end < chain.start]
     for call in before:
-        if call.inputs and _gave(call, wanted) and looks_like_norm(call):
+        if call.inputs and gave(call, wanted) and looks_like_norm(call):
             front.embed_norm, wanted = call.path, call.inputs[0]
             break
-    front.embed = next((call.path for call in before if _gave(call, wanted)), None)
+    front.embed = next((call.path for call in before if gave(call, wanted)), None)
     if front.embed is None:
         front.missing["embed"] = "no module returns the input of the first layer"
     return front
@@ -119,7 +119,7 @@ def _sums(
         if token.end < call.start and call.end < chain.start and call.inputs
         if call.inputs[0].shape == output.shape and looks_like_norm(call)
     ]
-    for call in sorted(norms, key=lambda norm: not _gave(norm, given)):
+    for call in sorted(norms, key=lambda norm: not gave(norm, given)):
         yield call.inputs[0], call
 
 
@@ -173,7 +173,8 @@ def _expanded(call: TracedCall, like: Tensor) -> Tensor | None:
         return None
 
 
-def _gave(call: TracedCall, value: Tensor) -> bool:
+def gave(call: TracedCall, value: Tensor) -> bool:
+    """Whether a value is the output of a call."""
     output = call.output
     return output is not None and output.shape == value.shape and close(output, value, 1e-6)
 
@@ -262,44 +263,11 @@ def _softcap(
     back.missing["logit_scale"] = "the logits are not a multiple of the head's output"
 
 
-def find_pooler(trace: Trace, chain: ModuleChain) -> str | None:
-    """The module that returns the model's pooled output, or makes a vector that is not returned."""
-    behind = [call for call in trace.calls if call.start > chain.end]
-    pooled = trace.pooled if trace.pooled is not None else _vector(trace, chain, behind)
-    if pooled is None:
-        return None
-    return next((call.path for call in behind if _gave(call, pooled)), None)
-
-
-def _vector(trace: Trace, chain: ModuleChain, behind: list[TracedCall]) -> Tensor | None:
-    """What modules make, one after another, of the last layer's output at one position."""
-    if trace.logits is not None and trace.logits.ndim != 3:
-        return None  # a classifier reads one position
-    final = find_final_norm(trace, chain)
-    ends = [chain.last, *([] if final is None or final.output is None else [final.output])]
-    made: Tensor | None = None
-    used = False
-    for call in sorted(behind, key=lambda one: one.end):  # the innermost first
-        given = call.inputs[0] if call.inputs else None
-        if given is None or given.ndim != 2 or call.output is None:
-            continue
-        follows = made is not None and given.shape == made.shape and close(given, made, 1e-6)
-        if follows or any(_is_one_position(given, end) for end in ends):
-            made, used = call.output, used or follows
-    return made if used else None
-
-
-def _is_one_position(vector: Tensor, stream: Tensor) -> bool:
-    if stream.ndim != 3 or vector.shape != stream[:, 0].shape:
-        return False
-    return any(close(vector, one, 1e-6) for one in stream.unbind(1))
-
-
 def _head_hidden(trace: Trace, chain: ModuleChain, head: TracedCall) -> str | None:
     """The module between the stream and the head, if there is one besides the final norm."""
     for call in trace.calls:  # the outermost first
         between = chain.end < call.start and call.end < head.start
-        if between and _gave(call, head.inputs[0]) and len(trace.of(call.path)) == 1:
+        if between and gave(call, head.inputs[0]) and len(trace.of(call.path)) == 1:
             return call.path
     return None
 
