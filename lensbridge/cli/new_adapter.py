@@ -34,7 +34,12 @@ EXAMPLES = (
 def run(
     model: Model,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder to write into.", show_default="this one")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="The folder to write into; made if there is none.",
+            show_default="this one",
+        ),
     ] = Path(),
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the repository.")
@@ -51,10 +56,9 @@ def run(
 
     Raises:
         LensbridgeError: the model cannot be loaded.
-        OSError: the folder cannot be written to, or a file exists already.
+        OSError: the folder cannot be made or written to, or a file exists already.
     """
-    if not output.is_dir():  # before the work, not after it
-        raise FileNotFoundError(f"There is no folder {output.resolve()}; create it first.")
+    output.mkdir(parents=True, exist_ok=True)  # before the work, so that an error comes at once
     with working(f"deriving a description of {model}"):
         module = _load(model, trust_remote_code)
         derivation, refusal = _derive(module)

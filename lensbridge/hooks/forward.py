@@ -3,6 +3,7 @@
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,13 @@ from lensbridge.hooks.span_ends import refuse_skipped_ends, refuse_span_of, span
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.fsdp import finished, resuming
 from lensbridge.native.parts import ResolvedModel
+
+BESIDE_TOKENS = {
+    "pixel_values": "an image",
+    "cross_attention_states": "the states of an image",
+    "input_features": "sound",
+}
+"""Arguments beside tokens that some layers are for, and what they hold."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,22 @@ def run_forward(
         attachment = stack.enter_context(attached)
         outcome = _call(engine, native, attachment, kwargs)
     refuse_skipped_ends(native, span, stages)
-    require_fired(callbacks, str(span))
+    require_fired(callbacks, f"{span}{_not_given(native, prepared)}")
     if span.start is None and span.stop is None and not attachment.alone:
         require_fired(engine.permanent, STAYING)
     return outcome
+
+
+def _not_given(native: ResolvedModel, prepared: Prepared) -> str:
+    """A sentence on inputs beside tokens, such as an image, that some layers need to run."""
+    if prepared.tokens is None:
+        return ""
+    accepted = signature(native.core.forward).parameters
+    names = [name for name in BESIDE_TOKENS if name in accepted]
+    if not names or any(prepared.kwargs.get(name) is not None for name in names):
+        return ""
+    told = " or ".join(f"{BESIDE_TOKENS[name]} ({name}=...)" for name in names)
+    return f" It was not given {told}, without which the layers that read it do not run."
 
 
 def _arguments(native: ResolvedModel, prepared: Prepared, span: Span) -> dict[str, Any]:

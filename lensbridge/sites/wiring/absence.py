@@ -2,7 +2,7 @@
 
 import re
 
-from lensbridge.native.parts import ResolvedModel
+from lensbridge.native.parts import BlockPart, ResolvedModel
 
 _NOT_PROJECTED = re.compile(r"blocks\.\{i\}\.(attn\.hook_[qk]|hook_[qkv]_input)")
 
@@ -36,6 +36,8 @@ def reason(row: str, native: ResolvedModel) -> str:
                 f"how the branches of {kind} write to the stream is not described ('{spec}')"
                 f"{_because(native, 'residual')}"
             )
+    if row == "blocks.{i}.hook_resid_mid" and not any(map(_has_two_branches, native.blocks)):
+        return f"'{spec}' describes one branch of {kind}, so there is no residual between two"
     if row.startswith("blocks.{i}.ln2.") and block.residual == "parallel":
         return "attention and MLP read the same norm, which is ln1"
     attn = next((one.attention for one in native.blocks if one.attention is not None), None)
@@ -55,11 +57,21 @@ def reason(row: str, native: ResolvedModel) -> str:
         return f"{kind} has no norm after that branch"
     if "attn" in row and any(b.mixer is not None and b.mixer.feeder for b in native.blocks):
         return "its attention feeds the mixer, and neither reads nor writes the stream alone"
+    mixer = next((b.mixer for b in native.blocks if b.mixer is not None), None)
+    if "attn" in row and mixer and not {"attn", "mixer"} & native.architecture.undescribed.keys():
+        return f"{kind} has {type(mixer.module).__name__} in the place of attention"
     if "attn" in row and not any(b.attn for b in native.blocks):
         return f"{kind} has no attention that '{spec}' describes{_because(native, 'attn')}"
+    if "mlp" in row and not any(b.mlp for b in native.blocks):
+        return f"{kind} has no MLP that '{spec}' describes{_because(native, 'mlp')}"
     if ".mlp." in row:
         return f"{kind} has no MLP of that form{_because(native, 'mlp')}"
     return f"{kind} has no norm in that place" if "ln" in row else f"{kind} has no such point"
+
+
+def _has_two_branches(block: BlockPart) -> bool:
+    before = (block.attn, block.cross, block.mixer)
+    return block.mlp is not None and any(one is not None for one in before)
 
 
 def _no_pooler(native: ResolvedModel) -> str:
