@@ -15,32 +15,21 @@ from torch import Tensor
 from lensbridge.errors import HookError
 from lensbridge.sites.derived import Change, change, substitute
 from lensbridge.sites.kernel import KernelSite, KernelTap, masked_scores, safe_softmax, stronger
+from lensbridge.sites.mapped import MappedChain
 from lensbridge.sites.site import Chain
 from lensbridge.tensors.layouts import repeat_kv
 
 
-class RowChain:
+def without_batch(chain: Chain) -> Chain:
     """A chain for a value of one row, which the kernel has with a batch of one."""
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-
-    @property
-    def edits(self) -> bool:
-        """Whether any callback may change the value."""
-        return self.chain.edits
-
-    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
-        """Run the chain on the value without its batch axis."""
-        new = self.chain.run(value.squeeze(0), in_place=in_place)
-        return None if new is None else new.unsqueeze(0)
+    return MappedChain(chain, lambda value: value.squeeze(0), lambda value: value.unsqueeze(0))
 
 
 @dataclass(frozen=True)
 class RowKernelSite(KernelSite):
     """A value inside the kernels that one attention module calls for the sequences of a row."""
 
-    through: Callable[[Chain], Chain] = RowChain
+    through: Callable[[Chain], Chain] = without_batch
 
     def _tap(self, given: Tensor) -> KernelTap:
         return RowKernelTap(self.name, self.n_heads, self.n_kv, given)

@@ -8,29 +8,13 @@ from torch import Tensor, nn
 
 from lensbridge.errors import HookError
 from lensbridge.sites.composed import OuterSite
+from lensbridge.sites.mapped import MappedChain
 from lensbridge.sites.site import Call, Chain, Site, Stage
 
 
 def turned(value: Tensor) -> Tensor:
     """`[p, b, ...]` -> `[b, p, ...]`, and back."""
     return value.transpose(0, 1)
-
-
-class TurnedChain:
-    """A chain for a value with positions first."""
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-
-    @property
-    def edits(self) -> bool:
-        """Whether any callback may change the value."""
-        return self.chain.edits
-
-    def run(self, value: Tensor, *, in_place: bool = False) -> Tensor | None:
-        """Run the chain on the value with the batch first."""
-        new = self.chain.run(turned(value), in_place=in_place)
-        return None if new is None else turned(new)
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,7 @@ class TurnedSite(OuterSite):
     def _turned(self, i: int, stage: Stage) -> Stage:
         def act(call: Call, chain: Chain) -> None:
             self._count(i, call)
-            stage.act(call, TurnedChain(chain))
+            stage.act(call, MappedChain(chain, turned, turned))
 
         return stage._replace(act=act, look=None)
 
