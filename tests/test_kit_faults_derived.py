@@ -147,7 +147,7 @@ def test_reasons_are_sentences() -> None:
         MIXTRAL.block,  # type: ignore[type-var]
         residual=None,
         attn=attn,
-        mlp=replace(mlp, experts=None),
+        mlp=replace(mlp, experts=None),  # type: ignore[type-var]
     )
     missing = {
         "residual": "the stream adds up: blocks.0.hook_resid_mid should be a + b; they differ.",

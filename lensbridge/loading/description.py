@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lensbridge.derive import derive_and_check
-from lensbridge.derive.check import first_failure, shortened
+from lensbridge.derive.check import first_failure
+from lensbridge.derive.reasons import shortened
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, is_plain
 from lensbridge.native.fsdp import is_fully_sharded
