@@ -45,7 +45,7 @@ def _faults(value: Any, allowed: Any, at: str) -> Iterator[str]:
     kind = next((one for one in kinds if _is(value, one)), None)
     if kind is None:
         yield f"{at}{_refused(value)} {_named(kinds)}.{_similar(value, kinds)}"
-    elif is_dataclass(value):
+    elif is_dataclass(value) and not isinstance(value, type):
         for name, inner in _hints(type(value)):
             yield from _faults(getattr(value, name), inner, f"{at}.{name}" if at else name)
     elif isinstance(value, tuple):
