@@ -62,6 +62,7 @@ def test_what_is_named_as_the_slot_is_offered_first() -> None:
     logit = [change for change in changes if change.startswith("logit_scale")]
     assert logit[:2] == [f"logit_scale: None -> '{one}logits_scaling'" for one in ("", "1 / ")]
     assert "embed_scale: None -> 'embedding_multiplier'" in changes
+    assert not any(change.startswith("cycles") for change in changes)
 
 
 def test_a_report_says_what_a_failure_is_about() -> None:

@@ -38,6 +38,9 @@ PAIR = " and block.mlp."
 OF_BRANCHES = ("scale", "skip_scale")
 """The scales that can also be parameters of the block."""
 
+NO_FACTORS = ("cycles", "eps", "sparsity")
+"""Fields that hold a number or an expression as a scale does, and multiply nothing."""
+
 _NAMED_ACT = re.compile(r"act|act_fn|activation\w*|\w+_act|\w+_act_fn|\w+_activation\w*|afn")
 _NAMED_SCALE = re.compile(r"scal|mult|factor|alpha|beta|gamma|gain|lambda|residual|gate|(^|\.)ls\d")
 _NO_SCALE = re.compile(r"eps|drop|theta|range|_id$|^num_|_size$|^n_|vocab|version|max_|std|coef")
@@ -82,7 +85,9 @@ def _both_branches(architecture: Architecture, block: Block, values: "_Values") 
             continue
         few = list(dict.fromkeys(values.of(name)))[:4]
         for one, other in product(few, few):
-            attn, mlp = replace(block.attn, **{name: one}), replace(block.mlp, **{name: other})
+            to_attn: Any = {name: one}
+            to_mlp: Any = {name: other}
+            attn, mlp = replace(block.attn, **to_attn), replace(block.mlp, **to_mlp)
             change = f"block.attn.{name}: None -> {one!r}{PAIR}{name}: None -> {other!r}"
             new = replace(block, attn=attn, mlp=mlp)
             yield Mutant(change, replace(architecture, block=new))
@@ -154,7 +159,7 @@ def _slots(at: str, node: Any, put: Put) -> Iterator[Slot]:
     for field in fields(node):
         name, value = field.name, vars(node)[field.name]
         fill = partial(_filled, node, name, put)
-        if name == "act" or _is_scale(hints[name]):
+        if name == "act" or (_is_scale(hints[name]) and name not in NO_FACTORS):
             yield Slot(f"{at}{name}", name, value, fill)
         elif is_dataclass(value):
             yield from _slots(f"{at}{name}.", value, fill)

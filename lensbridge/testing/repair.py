@@ -76,7 +76,7 @@ def _conforms(subject: Subject, mutant: Mutant, failed: Sequence[str]) -> bool:
         changed = Subject(subject.hf_model, subject.inputs, mutant.architecture)
         if changed.unreadable:
             return False
-    except (LensbridgeError, *RUN_ERRORS):
+    except (LensbridgeError, ArithmeticError, *RUN_ERRORS):
         return False
     return all(run_check(check, changed).status != "failed" for check in _ordered(failed))
 
