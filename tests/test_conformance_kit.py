@@ -202,7 +202,7 @@ def test_a_swap_of_k_and_v_is_named() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (replace(GPT2, dims=replace(GPT2.dims, heads=8)), "not those of 8 heads"),
+        (replace(GPT2, dims=replace(GPT2.dims, heads=8)), "dims.heads of the description says 8"),
         (replace(GPT2, prefix="layers"), "names cannot begin with prefix='layers'"),
         (
             replace(
