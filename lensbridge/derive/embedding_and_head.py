@@ -119,8 +119,19 @@ def _sums(
         if token.end < call.start and call.end < chain.start and call.inputs
         if call.inputs[0].shape == output.shape and looks_like_norm(call)
     ]
+    narrow = given.shape[-1] != output.shape[-1]
     for call in sorted(norms, key=lambda norm: not gave(norm, given)):
-        yield call.inputs[0], call
+        if narrow or gave(call, given) or _is_projected(trace, chain, call):
+            yield call.inputs[0], call
+
+
+def _is_projected(trace: Trace, chain: ModuleChain, norm: TracedCall) -> bool:
+    """Whether a projection of a norm's output is what the first layer reads."""
+    return any(
+        norm.end < call.start and gave(norm, call.inputs[0]) and gave(call, chain.given[0])
+        for call in trace.calls
+        if call.end < chain.start and call.inputs and is_projection(call.module)
+    )
 
 
 def _as_sum(

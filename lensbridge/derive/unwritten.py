@@ -57,8 +57,8 @@ class _Search:
     def block(self, usual: NormFacts) -> Block:
         """The branches and the norms before them."""
         mixing = self._mixing()
-        if mixing is None and self.kernels:
-            self.missing["attn"] = "its attention kernel runs in no module of its own"
+        if mixing is None and self.layer.kernels:
+            self.missing["attn"] = "its attention kernel was matched with no module of its layers"
         block = Block(residual=None)
         if mixing is not None:
             block = self._with("attn", block, lambda: self._attention(block, mixing))
