@@ -20,6 +20,9 @@ ATTENTION = Attention(
 KEYS_ARE_VALUES = replace(ATTENTION, qkv=SplitQKV(v="k_proj"))
 KEYS_OF_EARLIER_LAYER = replace(ATTENTION, qkv=SplitQKV(k=None, v=None), k_norm=None, v_norm=None)
 
+GATED_MLP = GatedMLP(
+    "mlp", gate="gate_proj", up="up_proj", down="down_proj", act="hidden_activation"
+)
 DENSE = Block(
     norms=Norms(
         pre_attn="input_layernorm",
@@ -29,14 +32,14 @@ DENSE = Block(
         kind="RMS",
     ),
     attn=ATTENTION,
-    mlp=GatedMLP("mlp", gate="gate_proj", up="up_proj", down="down_proj", act="hidden_activation"),
+    mlp=GATED_MLP,
     out_scale="layer_scalar",
 )
 PER_LAYER = replace(DENSE, per_layer="post_per_layer_input_norm")
 EXPERTS = MoE(
     "",
     router="router.proj",
-    shared=DENSE.mlp,
+    shared=GATED_MLP,
     act="hidden_activation",
     written_by="post_feedforward_layernorm",
 )
