@@ -54,30 +54,29 @@ class Decoding:
             HookNeverFiredError: a callback was never called.
         """
         engine = self.model.engine
+        given = generation.inputs_of(self.prepared)  # outside of the run, which may have no values
         if engine.is_idle and not self.callbacks and self.collector is None:
             with engine.run():
-                return self._generate()
+                return self._generate(given)
         self.config.disable_compile = True  # transformers compiles passes over a static cache
         own = [*self.callbacks, *([] if self.collector is None else self.collector.callbacks())]
         # an attachment of its own, so that `hook.step` starts at 0
         with self._logits_asked(), engine.attached(own) as attachment, engine.run():
             attachment.count_run()
-            self._begin(attachment.state.progress)
-            found = self._generate()
+            self._begin(attachment.state.progress, given)
+            found = self._generate(given)
             self._read_last(attachment.state.progress, found)
         require_fired(own)
         if not attachment.alone:
             require_fired(engine.permanent, STAYING)
         return found
 
-    def _generate(self) -> Any:
+    def _generate(self, given: dict[str, Any]) -> Any:
         hf_model: Any = self.model.hf_model
-        given = generation.inputs_of(self.prepared)
         return hf_model.generate(**given, generation_config=self.config, **self.options)
 
-    def _begin(self, progress: Progress) -> None:
+    def _begin(self, progress: Progress, given: dict[str, Any]) -> None:
         """Note what is known of a generation before its first pass."""
-        given = generation.inputs_of(self.prepared)
         progress.named = {name: given[name] for name in given if name in _INPUTS}
         progress.ends = generation.ends(self.config)
         progress.new = (self.config.max_new_tokens or 1) - 1 + (self.collector is not None)
