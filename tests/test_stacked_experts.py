@@ -200,8 +200,8 @@ def changed(**words: Any) -> Architecture:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"layout": "rows"}, "StackedExperts has no layout='rows'"),
-        ({"given": "some"}, "StackedExperts has no given='some'"),
+        ({"layout": "rows"}, "experts.layout='rows' is not understood"),
+        ({"given": "some"}, "experts.given='some' is not understood"),
         ({"gate": None}, "needs gate_up, or both gate and up"),
         ({"layout": "out_in"}, "in its first axis"),
         ({"gate_up": "mlp.w1"}, "needs gate_up, or both gate and up"),

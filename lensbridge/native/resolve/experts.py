@@ -4,13 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from lensbridge.errors import suggest
 from lensbridge.native.experts import Experts, Portion, Stacked
 from lensbridge.native.resolve.finder import Finder
-from lensbridge.spec import ExpertInput, ExpertLayout, StackedExperts
-
-_LAYOUTS: tuple[ExpertLayout, ...] = ("out_in", "in_out", "neuron_rows")
-_INPUTS: tuple[ExpertInput, ...] = ("chosen", "all", "sorted")
+from lensbridge.spec import ExpertLayout, StackedExperts
 
 
 class ExpertResolver:
@@ -68,7 +64,7 @@ class ExpertResolver:
         return Experts(holder, up, gate, stacked("down_proj", writes=True), activation)
 
     def _described(self, mixture: nn.Module, spec: StackedExperts, n: int, where: str) -> Experts:
-        self._expect_known(spec, where)
+        self._expect_parameters(spec, where)
         holder = self.finder.find(mixture, spec.path, f"{where} MoE")
 
         def stacked(name: str, portion: Portion = "whole", writes: bool = False) -> Stacked:
@@ -94,16 +90,7 @@ class ExpertResolver:
         activation = self.finder.find(holder, spec.activation, f"{where} experts")
         return Experts(holder, up, gate, down, activation, spec.given)
 
-    def _expect_known(self, spec: StackedExperts, where: str) -> None:
-        for word, value, known in (
-            ("layout", spec.layout, _LAYOUTS),
-            ("given", spec.given, _INPUTS),
-        ):
-            if value not in known:
-                raise self.finder.mismatch(
-                    f"{where}: StackedExperts has no {word}={value!r}; it can be "
-                    f"{', '.join(map(repr, known))}.{suggest(value, known)}"
-                )
+    def _expect_parameters(self, spec: StackedExperts, where: str) -> None:
         apart = (spec.gate is not None) + (spec.up is not None)
         if apart != (0 if spec.gate_up is not None else 2):
             raise self.finder.mismatch(
