@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lensbridge_adapters.gpt2 import GPT2
 
+from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.report import conformance
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import ArchitectureMismatchError
@@ -99,3 +100,9 @@ def test_an_element_and_a_root_are_computed() -> None:
     model.config.eos_token_id = [3, 5]
     said = replace(GPT2, embed_scale="eos_token_id[1] / sqrt(16)")
     assert resolve(model, said).main.embed_scale.number == 1.25
+
+
+def test_one_class_can_be_named_alone() -> None:
+    checks = [one for one in CHECKS if one.name == "every point fires once"]
+    report = conformance(GPT2, classes="GPT2LMHeadModel", checks=checks)
+    assert {row.model for row in report.rows} == {"GPT2LMHeadModel"}

@@ -184,7 +184,8 @@ def conformance(
         architecture: for a model, its description; None for the registered one.
         inputs: for a model, keywords of its forward; made for it unless they are given.
         variants: for an architecture, the dtypes and kernels; `CORE` or `EVERY`.
-        classes: for an architecture, which of its classes; None for one of each config class.
+        classes: for an architecture, which of its classes, or the name of one; None for one of each
+            config class.
         checks: the checks to run.
         fields: for an architecture, config fields of the tiny models.
 
@@ -200,6 +201,7 @@ def conformance(
     """
     require_subject(subject)
     checks = checks_of(checks)
+    classes = (classes,) if isinstance(classes, str) else classes
     _check_arguments(subject, architecture, inputs, classes, fields)
     rows: list[Row] = []
     for one in _subjects(subject, architecture, inputs, variants, classes, fields):
