@@ -167,8 +167,19 @@ def test_a_harvest(llama: Any, folder: Callable[[str], Path], tmp_path: Path) ->
         )
 
 
-def test_parts_and_the_logit_lens(llama: Any, oracle: Any) -> None:
+def test_parts_and_the_logit_lens(
+    llama: Any, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights come over by name, and all at once for what reads the modules."""
+    made = torch.nn.Module.to_empty
+
+    def full_of_leftovers(module: torch.nn.Module, **where: Any) -> torch.nn.Module:
+        made(module, **where)
+        for parameter in module.parameters():
+            parameter.fill_(3e38)  # as memory that something else was in
+        return module
+
+    monkeypatch.setattr(torch.nn.Module, "to_empty", full_of_leftovers)
     assert torch.equal(llama.blocks[1].attn.W_O, oracle.blocks[1].attn.W_O)
     for name in oracle.weight_names:
         assert torch.equal(llama.components.weights[name].read(), oracle.weight(name)), name

@@ -89,6 +89,8 @@ class FetchedWeights(HookedModel):
             return
         found = {name: self.weight(name) for name in self._components.weights}
         self.hf_model.to_empty(device="cpu")
+        for parameter in self.hf_model.parameters():
+            parameter.zero_()  # reading one proves what its module computes: it takes real numbers
         self._filled = True
         for name, value in found.items():
             own = self._components.weights[name].read()
