@@ -167,9 +167,7 @@ def test_a_harvest(llama: Any, folder: Callable[[str], Path], tmp_path: Path) ->
         )
 
 
-def test_parts_and_the_logit_lens(
-    llama: Any, oracle: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_and_the_logit_lens(llama: Any, oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights come over by name, and all at once for what reads the modules."""
     made = torch.nn.Module.to_empty
 
