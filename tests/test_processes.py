@@ -29,7 +29,7 @@ from lensbridge.errors import HookError, LensbridgeError
 from lensbridge.hooks import standing
 from lensbridge.hookspecs import hookimpl
 from lensbridge.native.compiled import EagerWhile
-from lensbridge.sites.kernel import visible_kernel
+from lensbridge.sites.kernel.switch import visible_kernel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -146,12 +146,12 @@ def test_idle_runs_attach_nothing() -> None:
 def test_you_pay_only_for_what_you_ask(monkeypatch) -> None:
     """Reading one residual stream computes no score, no norm, no per-head write."""
     from lensbridge.native import norm as norms
-    from lensbridge.sites import kernel as attention
+    from lensbridge.sites.kernel import tap
 
     def refuse(*args, **kwargs):
         raise AssertionError("computed without being asked for")
 
-    monkeypatch.setattr(attention, "masked_scores", refuse)
+    monkeypatch.setattr(tap, "masked_scores", refuse)
     monkeypatch.setattr(norms.Norm, "scale", refuse)
     monkeypatch.setattr(norms.Norm, "normalize", refuse)
     model = lensbridge.load(build(Shape("llama")))
@@ -297,7 +297,7 @@ def test_a_kernel_that_shows_nothing_is_switched_for_that_run_and_said_once(monk
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    from lensbridge.sites import kernel as attention
+    from lensbridge.sites.kernel import switch
 
     class Opaque(torch.autograd.Function):
         @staticmethod
@@ -313,7 +313,7 @@ def test_a_kernel_that_shows_nothing_is_switched_for_that_run_and_said_once(monk
 
     AttentionInterface.register("opaque", opaque)
     AttentionMaskInterface.register("opaque", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    monkeypatch.setattr(attention, "_told", set())
+    monkeypatch.setattr(switch, "_told", set())
     hf = build(Shape("llama", kernel="opaque"))
     model = lensbridge.load(hf)
     sdpa = lensbridge.load(build(Shape("llama")))

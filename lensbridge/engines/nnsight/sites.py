@@ -16,7 +16,7 @@ from lensbridge.points.point_names import NamesFilter, PointNames, names_points
 from lensbridge.sites.composed import BranchInputSite, OuterSite, RepeatedSite
 from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite
 from lensbridge.sites.experts import ExpertSite, RouterSite
-from lensbridge.sites.kernel import KernelSite
+from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.site import Call, Chain, SharedInputSite, Site, Stage
 
 Placed = Callable[[nn.Module], str]

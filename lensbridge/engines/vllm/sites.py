@@ -11,7 +11,7 @@ from lensbridge.engines.vllm.shards import output_shards
 from lensbridge.native.parts import AttentionPart, ResolvedModel
 from lensbridge.sites.derived import HeadInputSite, change
 from lensbridge.sites.dropout import members_of
-from lensbridge.sites.kernel import KernelSite
+from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.site import Call, Chain, InputSite, SharedInputSite, Site, Stage
 from lensbridge.sites.wiring import sites_of
 from lensbridge.sites.wiring.index import SiteIndex

@@ -22,9 +22,9 @@ from lensbridge.sites.composed import BranchInputSite, FlatSite, GatheredSite
 from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
 from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
 from lensbridge.sites.experts import ChoiceSite, RouterSite
-from lensbridge.sites.kernel import KernelSite
-from lensbridge.sites.kernel import Role as KernelRole
-from lensbridge.sites.kernel_rows import RowKernelSite
+from lensbridge.sites.kernel.rows import RowKernelSite
+from lensbridge.sites.kernel.site import KernelSite
+from lensbridge.sites.kernel.tap import Role as KernelRole
 from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
 from lensbridge.sites.routing import routing_of

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lensbridge.errors import HookError
-from lensbridge.sites.derived import Change, change, substitute
-from lensbridge.sites.kernel import KernelSite, KernelTap, masked_scores, safe_softmax, stronger
+from lensbridge.sites.derived import Change, substitute
+from lensbridge.sites.kernel.axes import KernelAxes
+from lensbridge.sites.kernel.scores import masked_scores, safe_softmax
+from lensbridge.sites.kernel.site import KernelSite
+from lensbridge.sites.kernel.tap import KernelTap, stronger
 from lensbridge.sites.mapped import MappedChain
 from lensbridge.sites.site import Chain
 from lensbridge.tensors.layouts import repeat_kv
@@ -32,14 +35,15 @@ class RowKernelSite(KernelSite):
     through: Callable[[Chain], Chain] = without_batch
 
     def _tap(self, given: Tensor) -> KernelTap:
-        return RowKernelTap(self.name, self.n_heads, self.n_kv, given)
+        axes = KernelAxes(self.name, self.n_heads, self.n_kv, 1, given.shape[0])
+        return RowKernelTap(axes, given.dtype)
 
 
 class RowKernelTap(KernelTap):
     """Watches one call of an attention module that calls a kernel for each sequence in a row."""
 
-    def __init__(self, name: str, n_heads: int, n_kv: int, given: Tensor) -> None:
-        super().__init__(name, n_heads, n_kv, given.unsqueeze(0))
+    def __init__(self, axes: KernelAxes, dtype: torch.dtype) -> None:
+        super().__init__(axes, dtype)
         self.wholes: list[Tensor] = []
         self.lengths: list[int] = []
         self.how: Change = "none"
@@ -61,7 +65,7 @@ class RowKernelTap(KernelTap):
         self, func: Callable[..., Any], tensor: Tensor, sizes: Any, dim: int = 0, **more: Any
     ) -> Any:
         """Queries, keys and values, in this order, are cut into sequences."""
-        whole = tensor.ndim == 4 and dim in (2, -2) and tensor.shape[2] == self.positions
+        whole = tensor.ndim == 4 and dim in (2, -2) and tensor.shape[2] == self.axes.positions
         if whole and isinstance(sizes, list | tuple) and len(self.wholes) < 3:
             edits = (self.edit_queries, self.edit_keys, self.edit_values)
             tensor = edits[len(self.wholes)](tensor)
@@ -99,8 +103,8 @@ class RowKernelTap(KernelTap):
         if part == 0 and self.wants_scores:
             if self.scale is None:
                 raise HookError(
-                    f"{self.name}: the kernel's multiplier of the scores was not seen. Load the "
-                    "model with attn_implementation='sdpa'."
+                    f"{self.axes.point}: the kernel's multiplier of the scores was not seen. Load "
+                    "the model with attn_implementation='sdpa'."
                 )
             self._run_chains(self.scale)
         return func(input, *args, **kwargs)
@@ -133,19 +137,14 @@ class RowKernelTap(KernelTap):
     def _run_chains(self, scale: float) -> None:
         """Run the chains of scores and pattern, for all sequences at once."""
         query, key, _ = self.wholes
-        shape = (*query.shape[:3], self.positions)
+        shape = (*query.shape[:3], self.axes.positions)
         scores = query.new_full(shape, -torch.inf)
         for own in self._sequences():
             part = masked_scores(query[:, :, own], key[:, :, own], None, False, scale)
             scores[:, :, own, own] = part
-        new = self.chains["scores"].run(scores) if "scores" in self.chains else None
-        self.how = change(scores, new)
-        self.pattern = self._pattern(scores if new is None else new)
-        if "pattern" in self.chains:
-            new = self.chains["pattern"].run(self.pattern)
-            how = change(self.pattern, new)
-            self.how = self.how if how == "none" else stronger(self.how, how)
-            self.pattern = self.pattern if new is None else new
+        self.how, scores = self.run_chain("scores", scores)
+        how, self.pattern = self.run_chain("pattern", self._pattern(scores))
+        self.how = stronger(self.how, how)
 
     def _pattern(self, scores: Tensor) -> Tensor:
         """The pattern; without an edit, as each kernel computes it: of its own sequence."""
@@ -161,7 +160,7 @@ class RowKernelTap(KernelTap):
         if self.how == "none" or self.pattern is None:
             return native
         own = list(self._sequences())[part]
-        values = repeat_kv(self.wholes[2], self.n_heads, axis=1)
+        values = repeat_kv(self.wholes[2], self.axes.n_heads, axis=1)
         rows = self.pattern[:, :, own].to(values.dtype)
         return substitute(native, rows @ values, self.how)
 
