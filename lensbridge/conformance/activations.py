@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import dense, sparsity_of
-from lensbridge.conformance.subject import Block, Subject
+from lensbridge.conformance.passes import Block
+from lensbridge.conformance.subject import Subject
 from lensbridge.errors import ConformanceError
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.parts import MLPPart, MoEPart

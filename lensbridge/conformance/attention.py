@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable, best_factor
-from lensbridge.conformance.subject import Block, Pass, Subject
+from lensbridge.conformance.passes import Block, Pass
+from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import AttentionPart, NormSlot
 from lensbridge.tensors.layouts import repeat_kv
 

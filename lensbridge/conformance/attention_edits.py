@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lensbridge.conformance.attention import Heads, sampled
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Pass, Subject
+from lensbridge.conformance.passes import Pass
+from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable, difference
-from lensbridge.conformance.subject import Inputs, Pass, Subject, prefix_of, told
+from lensbridge.conformance.failures import told
+from lensbridge.conformance.passes import Inputs, Pass, prefix_of
+from lensbridge.conformance.subject import Subject
 from lensbridge.native.kv_cache import cache_in, name_of_cache
 
 PADS = 2

@@ -6,7 +6,8 @@ from time import perf_counter
 from typing import Literal
 
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
+from lensbridge.conformance.failures import RUN_ERRORS, told
+from lensbridge.conformance.subject import Subject
 from lensbridge.errors import ConformanceError
 
 Status = Literal["passed", "failed", "skipped"]

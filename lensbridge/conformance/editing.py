@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Subject, kind_of
+from lensbridge.conformance.passes import kind_of
+from lensbridge.conformance.subject import Subject
 from lensbridge.errors import EditError
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.parts import StackPart

@@ -12,7 +12,8 @@ from lensbridge.conformance.editing import (
     require_native_gradients,
 )
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Subject, kind_of
+from lensbridge.conformance.passes import kind_of
+from lensbridge.conformance.subject import Subject
 from lensbridge.errors import EditError
 from lensbridge.hooks.callbacks import Hook
 

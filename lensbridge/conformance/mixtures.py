@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lensbridge.conformance.attention_edits import hold_only_within
 from lensbridge.conformance.mlp import mlp_input
-from lensbridge.conformance.subject import Block, Subject, kind_of
+from lensbridge.conformance.passes import Block, kind_of
+from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.linear import fetch
 from lensbridge.native.parts import BlockPart, MoEPart

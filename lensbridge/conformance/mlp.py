@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.attention_edits import hold_only_within
-from lensbridge.conformance.subject import Block, Subject
+from lensbridge.conformance.passes import Block
+from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.parts import BlockPart, MLPPart
 

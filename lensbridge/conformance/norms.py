@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Block, Pass, Subject
+from lensbridge.conformance.passes import Block, Pass
+from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart

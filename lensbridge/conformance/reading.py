@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
-from lensbridge.conformance.subject import Fingerprint, Subject, kind_of, prefix_of
+from lensbridge.conformance.fingerprint import Fingerprint
+from lensbridge.conformance.passes import kind_of, prefix_of
+from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.settings import OWN_KERNEL, kernel_of
 from lensbridge.native.wrappers import core_of

@@ -13,7 +13,8 @@ from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import INSENSITIVE, NotApplicable
 from lensbridge.conformance.other_weights import constants_of, with_other_weights
-from lensbridge.conformance.subject import Inputs, Subject
+from lensbridge.conformance.passes import Inputs
+from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.tiny import check_fields, model_class, tiny_model
 from lensbridge.conformance.variants import UNHELD
 from lensbridge.errors import (

@@ -1,18 +1,25 @@
 """The subject of the checks: a model with a lens, an input, and passes that checks share."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lensbridge.conformance.expect import Expect, NotApplicable
-from lensbridge.errors import LensbridgeError
+from lensbridge.conformance.failures import RUN_ERRORS, told
+from lensbridge.conformance.fingerprint import Fingerprint
+from lensbridge.conformance.passes import (
+    Block,
+    Edit,
+    Inputs,
+    Pass,
+    kind_of,
+    live_tensor,
+    native_output,
+)
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.hooks.hook_point import HookPoint
 from lensbridge.model import LensModel
@@ -23,105 +30,11 @@ from lensbridge.native.settings import kernel_of
 from lensbridge.native.wrappers import core_of, unwrapped
 from lensbridge.spec import Architecture
 
-Edit: TypeAlias = tuple[Any, Callable[[Tensor, Hook], Tensor | None]]
-"""A name or filter, and a hook function."""
-
-Inputs: TypeAlias = Mapping[str, Tensor]
-"""Arguments of the native forward."""
-
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4}
 """float64 has a tolerance too: many norms and rotary embeddings compute in float32 inside."""
 
 LOOSE = 0.1
 """The tolerance in half precision."""
-
-_IN_BLOCK = re.compile(r"((?:[a-z_]+\.)+\d+\.)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """The values of one block in one pass, by their names without its prefix: `attn.hook_q`."""
-
-    at: str
-    values: Mapping[str, Tensor]
-
-    def __contains__(self, point: str) -> bool:
-        return self.at + point in self.values
-
-    def __getitem__(self, point: str) -> Tensor:
-        return self.values[self.at + point]
-
-    def name(self, point: str) -> str:
-        """The full name."""
-        return self.at + point
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The results of one run: the native output (logits, if there is a head) and named values."""
-
-    output: Tensor
-    values: Mapping[str, Tensor]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.values[name]
-
-    @cached_property
-    def blocks(self) -> dict[str, Block]:
-        """Every block by its prefix, `blocks.0.`, in order."""
-        prefixes = [prefix_of(name) for name in self.values]
-        return {at: Block(at, self.values) for at in dict.fromkeys(prefixes) if at}
-
-    def having(self, *points: str) -> list[Block]:
-        """The blocks that have all of these points."""
-        return [block for block in self.blocks.values() if all(p in block for p in points)]
-
-
-def prefix_of(name: str) -> str:
-    """The prefix of the block of a point, with the dot; "" for a point outside the blocks.
-
-    Example:
-        >>> prefix_of("vision.blocks.1.attn.hook_q"), prefix_of("ln_final.hook_out")
-        ('vision.blocks.1.', '')
-    """
-    found = _IN_BLOCK.match(name)
-    return found[1] if found else ""
-
-
-def kind_of(name: str) -> str:
-    """The name of a point without its numbers, which is the same in all layers.
-
-    Example:
-        >>> kind_of("blocks.11.mlp.experts.3.hook_in")
-        'blocks.{i}.mlp.experts.{i}.hook_in'
-    """
-    return re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name)
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a lens must not change about a model."""
-
-    modules: tuple[tuple[str, int, type], ...]
-    hooks: tuple[int, ...]
-    shadows: tuple[str, ...]
-    state: tuple[tuple[str, int, int], ...]
-    config: str
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "Fingerprint":
-        """The fingerprint of a model as it is now."""
-        named, core = list(model.named_modules()), core_of(model)
-        return cls(
-            modules=tuple((name, id(module), type(module)) for name, module in named),
-            hooks=tuple(len(m._forward_hooks) + len(m._forward_pre_hooks) for _, m in named),
-            shadows=tuple(name for name, module in named if "forward" in module.__dict__),
-            state=tuple(
-                (name, value.data_ptr(), value._version)
-                for name, value in model.state_dict(keep_vars=True).items()
-            ),
-            config=repr(sorted(config_dict(core).items(), key=repr)) + kernel_of(core),
-        )
 
 
 class Subject:
@@ -357,46 +270,3 @@ class Subject:
         changed[:, -1] = torch.where(changed[:, -1] == 7, 8, 7)
         before, after = self.bare(), self.bare({**self.inputs, name: changed})
         return before.ndim == 3 and self.expect.are_close(after[:, :-1], before[:, :-1])
-
-
-RUN_ERRORS = (
-    LensbridgeError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-)
-"""What a run can raise if a description does not fit."""
-
-
-def told(error: BaseException) -> str:
-    """The text of an error in a report."""
-    own = isinstance(error, LensbridgeError)
-    return str(error) if own else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def native_output(model: nn.Module, live: Callable[[Any], Tensor]) -> Iterator[list[Tensor]]:
-    """Collect what the model's forward returns inside: one tensor for each call.
-
-    Args:
-        model: the model.
-        live: gives the tensor in what one call returned.
-    """
-    found: list[Tensor] = []
-    handle = model.register_forward_hook(lambda _, args, out: found.append(live(out).detach()))
-    try:
-        yield found
-    finally:
-        handle.remove()
-
-
-def live_tensor(output: Any) -> Tensor:
-    """The logits of a native output, or else its first tensor, with its graph."""
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return output["logits"]
-    values = output.values() if isinstance(output, Mapping) else output
-    values = [values] if isinstance(values, Tensor) else values
-    return next(value for value in values if isinstance(value, Tensor))

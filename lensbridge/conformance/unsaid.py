@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.conformance.native_calls import NativeCall, watch_calls
-from lensbridge.conformance.subject import Block, Subject
+from lensbridge.conformance.passes import Block
+from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import BlockPart, MoEPart, OpaquePart
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out", "hook_mlp_out")

@@ -7,7 +7,8 @@ from lensbridge.conformance.attention import Heads, every
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import mlp_input
 from lensbridge.conformance.native_calls import watch_calls
-from lensbridge.conformance.subject import Block, Subject
+from lensbridge.conformance.passes import Block
+from lensbridge.conformance.subject import Subject
 from lensbridge.native.linear import fetch
 from lensbridge.native.parts import AttentionPart, BlockPart, LatentPart, MLPPart, NormSlot
 

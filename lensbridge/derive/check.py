@@ -112,8 +112,8 @@ def _first_failure(
     passing: str = "\0",
 ) -> "list[Row]":
     from lensbridge.conformance.check import Row, run_check
+    from lensbridge.conformance.failures import RUN_ERRORS, told
     from lensbridge.conformance.report import subject_of
-    from lensbridge.conformance.subject import RUN_ERRORS, told
 
     try:
         subject = subject_of(model, architecture)

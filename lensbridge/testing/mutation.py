@@ -15,7 +15,8 @@ from torch import nn
 
 from lensbridge.conformance.check import Check, run_check
 from lensbridge.conformance.checks import CHECKS
-from lensbridge.conformance.subject import RUN_ERRORS, Subject, told
+from lensbridge.conformance.failures import RUN_ERRORS, told
+from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import LensbridgeError
 from lensbridge.inputs.random import inputs_for

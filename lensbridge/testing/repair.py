@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lensbridge.conformance.check import Check, run_check
 from lensbridge.conformance.checks import CHECKS
-from lensbridge.conformance.subject import RUN_ERRORS, Subject
+from lensbridge.conformance.failures import RUN_ERRORS
+from lensbridge.conformance.subject import Subject
 from lensbridge.errors import LensbridgeError
 from lensbridge.testing.mutation import Mutant, mutants
 from lensbridge.testing.offers import PAIR, offers
