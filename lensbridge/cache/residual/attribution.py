@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lensbridge.cache.owner import CachedModel, ReadsLogits
-from lensbridge.cache.residual.stream import StreamReader
+from lensbridge.cache.residual.reader import StreamReader
 from lensbridge.errors import InputError
 from lensbridge.tensors.slices import PosSlice, taken
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lensbridge.cache.residual.decomposition import Decomposition
 from lensbridge.cache.residual.norm_map import Route
-from lensbridge.cache.residual.stream import Stacked, StreamReader
+from lensbridge.cache.residual.reader import Stacked, StreamReader
 from lensbridge.cache.residual.terms import Term
 from lensbridge.errors import AbsentPointError, InputError
 from lensbridge.native.parts import MLPPart
