@@ -197,7 +197,7 @@ def test_dropped_gradients_are_averaged_in_magnitude(family: str) -> None:
 
 def test_dropped_gradients_need_described_layers() -> None:
     with pytest.raises(InputError, match="not described"):
-        attribution_patch(of_name("rwkv"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
+        attribution_patch(of_name("xmod"), CLEAN, CORRUPT, total, units="input", grad_drop=True)
     seeing = of_name("qwen2_vl")  # whose tower has no part in this
     given = inputs_for(seeing.hf_model)
     ids = given["input_ids"].clone()
@@ -404,7 +404,8 @@ def test_some_of_a_search_is_tried_in_the_order_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("rwkv", "not described in layer 0"),
+        ("xmod", "not described in layer 0"),
+        ("rwkv", "changes the stream before it"),
         ("gemma4_text", "hook_per_layer_out"),
         ("zamba", "a shared block"),
         ("gemma3n_text", "this model has several"),

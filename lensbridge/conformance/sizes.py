@@ -211,6 +211,7 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     **{name: {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": KV_HEADS,
               "swa_head_dim": ODD_HEAD_DIM}
        for name in ("inkling_text", "inkling2_text", "inkling2_loop_text")},
+    "rwkv": {"num_hidden_layers": 3, "rescale_every": 2},
     "mllama_text_model": {"cross_attention_layers": [1]},
     "mllama_vision_model": {
         "attention_heads": 3, "num_global_layers": 2, "intermediate_layers_indices": [0, 1],

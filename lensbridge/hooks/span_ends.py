@@ -101,7 +101,7 @@ def _entrance(native: ResolvedModel, layer: int, residual: Tensor) -> Stage:
     residual = native.main.turned(residual)
     if layer < len(native.blocks):
         block = native.blocks[layer]
-        replacing = _replacing_input if block.members is None else _overwriting_input
+        replacing = _overwriting_input if block.is_entered_inside else _replacing_input
         return Stage(block.entrance, "input", -50, replacing(residual))
     return Stage(native.blocks[-1].exit, "output", -50, _replacing_result(residual))
 

@@ -126,7 +126,8 @@ class Stack:
             stream (HRM): a number, a config field or an expression. Each run of a layer is a layer
             of its own in the names of points.
         interrupted: whether the model changes the stream between the layers, outside of them (BLT's
-            cross-attention from bytes to patches).
+            cross-attention from bytes to patches), or the config field that says after how many
+            layers it does (RWKV halves it), 0 for never.
         dims: the config fields that have the sizes.
         config: the sub-config that has them, such as `text_config`; None for the model's config.
     """
@@ -144,7 +145,7 @@ class Stack:
     streams: Streams | None = None
     positions: Literal["absolute"] | None = None
     cycles: Scale | None = None
-    interrupted: bool = False
+    interrupted: bool | str = False
     dims: Dims = Dims()
     config: str | None = None
 

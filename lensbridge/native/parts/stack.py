@@ -57,6 +57,8 @@ class BlockPart:
         repeat: which call of the module this layer is, where layers share one; else None.
         begins_anew: whether the stream that it reads is not the one that the layer before it gives.
         members: the modules of the layer, where `module` only holds them and is never called.
+        begins: the module in it whose input is the stream before the layer, where something else
+            comes first (RWKV's first layer has the norm of the embeddings in it).
         pair: the arguments of its forward that are the two streams of a reversible layer, whose
             `residual` is None: there is no one stream that branches add to.
         variant: which of the blocks that the stack describes it is read with.
@@ -79,13 +81,21 @@ class BlockPart:
     repeat: int | None = None
     begins_anew: bool = False
     members: Members | None = None
+    begins: nn.Module | None = None
     pair: tuple[str, str] | None = None
     variant: int = 0
 
     @property
     def entrance(self) -> nn.Module:
         """The module whose input is the stream before the layer."""
+        if self.begins is not None:
+            return self.begins
         return self.module if self.members is None else next(iter(self.members.modules.values()))
+
+    @property
+    def is_entered_inside(self) -> bool:
+        """Whether other code reads what `entrance` is given: the skip connection, outside of it."""
+        return self.entrance is not self.module
 
     @property
     def exit(self) -> nn.Module:

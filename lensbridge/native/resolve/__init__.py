@@ -12,6 +12,7 @@ from torch import nn
 from lensbridge.errors import PluginError, UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, is_plain
 from lensbridge.native.linear import Linear
+from lensbridge.native.norm import Norm
 from lensbridge.native.parts import BlockPart, MLPPart, MoEPart, ResolvedModel, Sizes, StackPart
 from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.context import context_of
@@ -209,7 +210,7 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
     blocks = tuple(
         resolver.block(layers[i % len(layers)], i, i // len(layers), repeats) for i in range(count)
     )
-    length = 1 if spec.interrupted else count // cycles  # of what runs without a break
+    length = _unbroken(finder, spec.interrupted, count // cycles)
     blocks = tuple(
         replace(one, begins_anew=i > 0 and i % length == 0) for i, one in enumerate(blocks)
     )
@@ -219,6 +220,8 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         return None if at is None else finder.norm(finder.top(at), kinds, resolver.d_model, at)
 
     embed_norm = spec.embed_norm if spec.embed_norm is None or finder.has(spec.embed_norm) else None
+    ln_embed = norm(embed_norm)
+    blocks = _entered_after(ln_embed, blocks)
     pos_embed = None if spec.pos_embed is None else finder.top(spec.pos_embed)
     return StackPart(
         prefix=spec.prefix,
@@ -232,11 +235,25 @@ def _stack(outer: Finder, spec: Stack) -> StackPart:
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes="r b p m" if blocks[0].pair else _RESIDUAL_AXES[spec.streams],
         positions_first=spec.streams == "positions_first",
-        ln_embed=norm(embed_norm),
+        ln_embed=ln_embed,
         blocks=blocks,
         ln_final=norm(spec.final_norm),
         cycles=cycles,
     )
+
+
+def _unbroken(finder: Finder, interrupted: bool | str, count: int) -> int:
+    """How many layers run after each other before something else changes the stream."""
+    every = finder.size(interrupted) if isinstance(interrupted, str) else int(interrupted)
+    return every if every > 0 else count
+
+
+def _entered_after(norm: Norm | None, blocks: tuple[BlockPart, ...]) -> tuple[BlockPart, ...]:
+    """The layers, where the norm of the embeddings may be a module of the first one."""
+    first = blocks[0]
+    if norm is None or first.ln1 is None or norm.module not in set(first.module.modules()):
+        return blocks
+    return (replace(first, begins=first.ln1.module), *blocks[1:])
 
 
 _RESIDUAL_AXES = {

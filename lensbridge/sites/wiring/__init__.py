@@ -113,7 +113,8 @@ class _ModelWiring(Placing):
         norms = {norm.module for norm in (stack.ln_embed, stack.ln_final) if norm is not None}
         twice = len(norms) == 1 and None not in (stack.ln_embed, stack.ln_final)  # nanochat
         if stack.ln_embed is not None:
-            for site in self.norm(f"{at}ln_embed", stack.ln_embed, stack.embed_overwritten):
+            overwritten = stack.embed_overwritten or stack.blocks[0].is_entered_inside
+            for site in self.norm(f"{at}ln_embed", stack.ln_embed, overwritten):
                 yield _repeated(site, 0) if twice else site
         calls = _calls_of_feeders(stack)
         for i, block in enumerate(stack.blocks):

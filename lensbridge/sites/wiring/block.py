@@ -124,7 +124,8 @@ class BlockWiring(Placing):
             yield self._pair(f"{self.at}hook_resid_post", "output", block.pair)
             return
         info = self.info(name, block.entrance, "input")
-        yield SharedInputSite(info, block.entrance) if apart else self.input(name, block.entrance)
+        inside = block.is_entered_inside
+        yield SharedInputSite(info, block.entrance) if inside else self.input(name, block.entrance)
         yield self.output(f"{self.at}hook_resid_post", block.exit, overwritten=apart)
 
     def _pair(self, name: str, phase: Phase, names: tuple[str, str]) -> Site:

@@ -1,4 +1,6 @@
-"""RWKV's MLPs: neurons that are squared, fed with two positions, and gated together."""
+"""RWKV: neurons that are squared, fed with two positions, and gated together; a first layer in
+which the embeddings are normed; a stream that is halved after some layers.
+"""
 
 from functools import cache
 from typing import Any
@@ -77,3 +79,37 @@ def test_what_the_gate_and_the_position_before_forbid_is_refused() -> None:
     _, cache_ = model().run_with_cache(IDS)
     with pytest.raises(AbsentPointError, match=r"a gate multiplies|not described"):
         cache_.stack_neuron_results(layer=2)
+
+
+def test_the_stream_begins_after_the_norm_in_the_first_layer() -> None:
+    normed = call_of("rwkv.blocks.0.pre_ln")[1]
+    _, cache = model().run_with_cache(IDS)
+    assert torch.equal(cache["blocks.0.hook_resid_pre"], normed)
+    assert torch.equal(cache["ln_embed.hook_out"], normed)
+    assert torch.equal(cache["blocks.0.ln1.hook_out"], call_of("rwkv.blocks.0.ln1")[1])
+    assert torch.equal(model().blocks[0](normed), call_of("rwkv.blocks.0")[1][0])
+
+
+def test_an_edit_of_the_stream_reaches_the_skip_connection_too() -> None:
+    start = call_of("rwkv.blocks.0.pre_ln")[1]
+    change = torch.randn(start.shape)
+    norm = model().hf_model.get_submodule("rwkv.blocks.0.pre_ln")
+    handle = norm.register_forward_hook(lambda _, args, out: out + change)
+    with torch.no_grad():
+        wanted = model().hf_model(IDS).logits
+    handle.remove()
+    edit = ("blocks.0.hook_resid_pre", lambda value, hook: value + change)
+    assert torch.equal(model().run_with_hooks(IDS, fwd_hooks=[edit]), wanted)
+    assert torch.equal(model()(start + change, start_at_layer=0), wanted)
+
+
+def test_the_stream_is_halved_after_every_second_layer() -> None:
+    _, cache = model().run_with_cache(IDS)
+    assert model().hf_model.config.rescale_every == 2
+    assert torch.equal(cache["blocks.1.hook_resid_pre"], cache["blocks.0.hook_resid_post"])
+    assert torch.equal(cache["blocks.2.hook_resid_pre"], cache["blocks.1.hook_resid_post"] / 2)
+    terms, labels = cache.decompose_resid(return_labels=True)
+    torch.testing.assert_close(terms.sum(0), cache["blocks.2.hook_resid_post"])
+    assert labels[-3:] == ["2_between", "2_mixer_out", "2_mlp_out"]
+    early = cache.decompose_resid(layer=2)
+    torch.testing.assert_close(early.sum(0), cache["blocks.2.hook_resid_pre"])
