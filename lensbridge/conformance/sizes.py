@@ -119,7 +119,8 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_key_value_heads": HEADS,
                "n_mamba_heads": 8, "mamba_ngroups": 1},
-    "rwkv": {"attention_hidden_size": WIDTH, "intermediate_size": NEURONS},
+    "rwkv": {"attention_hidden_size": WIDTH, "intermediate_size": NEURONS, "num_hidden_layers": 3,
+             "rescale_every": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0, "altup_num_inputs": 2,
                      "activation_sparsity_pattern": [0.6, 0.0]},
     "deepseek_v2": {"num_key_value_heads": HEADS},
@@ -211,7 +212,6 @@ BY_TYPE: dict[str, dict[str, Any]] = {
     **{name: {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": KV_HEADS,
               "swa_head_dim": ODD_HEAD_DIM}
        for name in ("inkling_text", "inkling2_text", "inkling2_loop_text")},
-    "rwkv": {"num_hidden_layers": 3, "rescale_every": 2},
     "mllama_text_model": {"cross_attention_layers": [1]},
     "mllama_vision_model": {
         "attention_heads": 3, "num_global_layers": 2, "intermediate_layers_indices": [0, 1],
