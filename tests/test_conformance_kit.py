@@ -123,7 +123,7 @@ def test_a_copy_is_named_and_what_cannot_be_copied_too(monkeypatch: pytest.Monke
     model.transformer.h[0].forward = lambda *args, **kwargs: None
     assert with_other_weights(model) is None
     del model.transformer.h[0].forward
-    monkeypatch.setattr("lensbridge.conformance.report.with_other_weights", lambda model: None)
+    monkeypatch.setattr("lensbridge.conformance.kit.with_other_weights", lambda model: None)
     *_, row = conformance(model).rows
     assert row.status == "skipped"
     assert "transformer.h.1.ln_1.weight" in row.detail

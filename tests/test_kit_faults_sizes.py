@@ -11,8 +11,9 @@ from lensbridge_adapters.xlnet import XLNET
 from lensbridge_adapters.zaya import ZAYA
 from torch import nn
 
+from lensbridge.conformance.building import build
 from lensbridge.conformance.check import Row
-from lensbridge.conformance.report import build, conformance
+from lensbridge.conformance.kit import conformance
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import InputError, LoadError
 from lensbridge.spec import Architecture

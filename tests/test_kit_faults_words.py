@@ -7,7 +7,7 @@ import pytest
 from lensbridge_adapters.gpt2 import GPT2
 
 from lensbridge.conformance.checks import CHECKS
-from lensbridge.conformance.report import conformance
+from lensbridge.conformance.kit import conformance
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.native.resolve import resolve

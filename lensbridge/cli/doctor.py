@@ -62,7 +62,7 @@ def run(
     """
     if model is None:
         return _without_model(as_json)
-    from lensbridge.conformance.report import conformance
+    from lensbridge.conformance.kit import conformance
 
     architecture = None if adapter is None else named_adapter(adapter)
     lens = opened(model, loading, architecture=architecture)
@@ -112,8 +112,8 @@ def _versions_and_plugins() -> dict[str, Any]:
 
 def _advice(lens: "HookedModel", report: "Report") -> list[str]:
     """What the first failed check shows to be wrong, and the change that would be right."""
+    from lensbridge.conformance.building import subject_of
     from lensbridge.conformance.other_weights import with_other_weights
-    from lensbridge.conformance.report import subject_of
     from lensbridge.testing.repair import conforms_with, repair, suspects
 
     failed = [row.check for row in report.failures]

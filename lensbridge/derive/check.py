@@ -111,9 +111,9 @@ def _first_failure(
     checks: "Sequence[Check]",
     passing: str = "\0",
 ) -> "list[Row]":
+    from lensbridge.conformance.building import subject_of
     from lensbridge.conformance.check import Row, run_check
     from lensbridge.conformance.failures import RUN_ERRORS, told
-    from lensbridge.conformance.report import subject_of
 
     try:
         subject = subject_of(model, architecture)

@@ -10,9 +10,11 @@ from my_adapters import ARCHITECTURES
 LENSBRIDGE_ARCHITECTURES = ARCHITECTURES
 """
 
+from lensbridge.conformance.building import CORE, EVERY, Variant, build
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS, SOUND
-from lensbridge.conformance.report import CORE, EVERY, Report, Variant, build, conformance
+from lensbridge.conformance.kit import conformance
+from lensbridge.conformance.report import Report
 from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.tiny import tiny_config, tiny_model
 from lensbridge.errors import ConformanceError

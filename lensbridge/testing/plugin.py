@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
+from lensbridge.conformance.building import EVERY, UNFIT, Variant, build, distinct_classes
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.record import prepare, record, write
-from lensbridge.conformance.report import EVERY, UNFIT, Variant, build, distinct_classes
 from lensbridge.conformance.subject import Subject
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.spec import Architecture
