@@ -9,13 +9,13 @@ from lensbridge.conformance import (
     editing,
     embeddings,
     gradients,
+    held_blocks,
     mixtures,
     mlp,
     norms,
     reading,
     residual,
     rotary,
-    variants,
     weights,
 )
 from lensbridge.conformance.check import Check
@@ -137,7 +137,7 @@ CHECKS: tuple[Check, ...] = (
     Check("nothing is left out", completeness.check_nothing_is_left_out,
           "embed, unembed, pooler, towers, projector, residual, experts, position_bias, q_bias, "
           "feeder, context", exact=False),
-    Check(variants.UNHELD, variants.check_every_block_is_held,
+    Check(held_blocks.UNHELD, held_blocks.check_every_block_is_held,
           "a block with which no layer is read", exact=False),
     # last, after everything else
     Check("nothing is left behind", reading.check_nothing_is_left,

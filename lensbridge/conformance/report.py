@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lensbridge.conformance.check import Row
-from lensbridge.conformance.variants import UNHELD
+from lensbridge.conformance.held_blocks import UNHELD
 from lensbridge.errors import ConformanceError
 
 _MOST = 10
