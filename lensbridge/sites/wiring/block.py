@@ -1,11 +1,13 @@
-"""The points of one layer."""
+"""The points of one layer: both its ends, and what its branches read and add.
+
+What is inside attention and inside MLPs is in `attention.py` and `feed_forward.py`.
+"""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
     AttentionPart,
@@ -15,31 +17,19 @@ from lensbridge.native.parts import (
     MLPPart,
     MoEPart,
     ResolvedModel,
-    Role,
     StackPart,
 )
-from lensbridge.sites.composed import BranchInputSite, FlatSite, GatheredSite
-from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite, ResultSite, SumSite
+from lensbridge.sites.composed import BranchInputSite, FlatSite
+from lensbridge.sites.derived import HeadInputSite, SumSite
 from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
-from lensbridge.sites.experts import ChoiceSite, RouterSite
-from lensbridge.sites.kernel.rows import RowKernelSite
-from lensbridge.sites.kernel.site import KernelSite
-from lensbridge.sites.kernel.tap import Role as KernelRole
 from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
-from lensbridge.sites.routing import routing_of
 from lensbridge.sites.site import OutputSite, Phase, SharedInputSite, Site
+from lensbridge.sites.wiring.attention import AttentionWiring
+from lensbridge.sites.wiring.feed_forward import FeedForwardWiring
 from lensbridge.sites.wiring.index import ExpertGroup
 from lensbridge.sites.wiring.placing import Placing
-from lensbridge.tensors import layouts
-from lensbridge.tensors.layouts import Layout
 
-_KERNEL_ROLES: dict[str, KernelRole] = {
-    "hook_rot_q": "rot_q",
-    "hook_rot_k": "rot_k",
-    "hook_attn_scores": "scores",
-    "hook_pattern": "pattern",
-}
 _FLATTENED = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2", "ln2_post")
 
 
@@ -50,7 +40,8 @@ class BlockWiring(Placing):
         super().__init__(native)
         self.at = at
         self.block = block
-        self.stack = stack
+        self.attention = AttentionWiring(native, block, stack)
+        self.feed_forward = FeedForwardWiring(native)
 
     def sites(self) -> Iterator[Site]:
         """Every point of the layer."""
@@ -82,22 +73,19 @@ class BlockWiring(Placing):
         if block.attn is not None:
             yield from self._added(f"{at}hook_attn_out", block.attn)
             yield from self._attention_inputs(block.attn)
-            yield from self._attention(f"{at}attn.", block.attn)
+            yield from self.attention.sites(f"{at}attn.", block.attn)
         if block.cross is not None:
             yield from self._added(f"{at}hook_cross_attn_out", block.cross)
-            yield from self._attention(f"{at}cross_attn.", block.cross)
+            yield from self.attention.sites(f"{at}cross_attn.", block.cross)
         if block.mixer is not None:
             yield from self._added(f"{at}hook_mixer_out", block.mixer)
             yield from self._mixer(f"{at}mixer.", block.mixer)
             if block.mixer.feeder is not None:
-                yield from self._read_and_mixed(f"{at}attn.", block.mixer.feeder)
+                yield from self.attention.read_and_mixed(f"{at}attn.", block.mixer.feeder)
         if block.mlp is not None:
             yield from self._added(f"{at}hook_mlp_out", block.mlp)
             yield self._mlp_input(block.mlp)
-            if isinstance(block.mlp, MoEPart):
-                yield from self._moe(f"{at}mlp.", block.mlp)
-            elif isinstance(block.mlp, MLPPart):
-                yield from self._neurons(f"{at}mlp.", block.mlp)
+            yield from self.feed_forward.sites(f"{at}mlp.", block.mlp)
         if block.per_layer is not None:
             yield self.output(f"{at}hook_per_layer_out", block.per_layer)
 
@@ -220,98 +208,7 @@ class BlockWiring(Placing):
             return BranchInputSite(self.info(name, norm, "input"), modules, norm)
         return self.input(name, norm, rank=1)
 
-    # --- attention ---------------------------------------------------------------------------
-
-    def _attention(self, at: str, attn: AttentionPart) -> Iterator[Site]:
-        yield from self._read_and_mixed(at, attn)
-        heads = layouts.heads(attn.n_heads, attn.d_head)
-        yield ResultSite(
-            self.info(f"{at}hook_result", attn.out.module, "output", "z @ W_O, per head"),
-            out=attn.out,
-            layout=heads,
-            n_heads=attn.n_heads,
-            post_norm=attn.post_norm,
-            scale=attn.writer.scale,
-        )
-        if attn.post_norm is not None and at.endswith(".attn."):
-            yield ResultSite(
-                self.info(f"{at}hook_head_out", attn.out.module, "output", "z @ W_O, per head"),
-                out=attn.out,
-                layout=heads,
-                n_heads=attn.n_heads,
-                post_norm=None,
-                scale=Multiplier(),
-            )
-        if attn.position_bias is not None:
-            layout = Layout(
-                "q k h -> 1 h q k",
-                lambda x: x.movedim(-1, 0).unsqueeze(0),
-                lambda x, share: x.copy_(share[0].movedim(0, -1)),
-                whole=False,
-            )
-            yield self.output(f"{at}hook_rel_pos_bias", attn.position_bias, layout)
-
-    def _read_and_mixed(self, at: str, attn: AttentionPart) -> Iterator[Site]:
-        """From queries, keys and values to z."""
-        yield from self._projections(at, attn)
-        sizes = {"n_heads": attn.n_heads, "n_kv": attn.n_kv, "sinks": attn.sinks}
-        for last, role in _KERNEL_ROLES.items():
-            if attn.rotary or role in ("scores", "pattern"):
-                yield self._kernel(f"{at}{last}", attn, role, sizes)
-        if attn.q is None:
-            yield self._kernel(f"{at}hook_v", attn, "v", sizes)
-        heads = layouts.heads(attn.n_heads, attn.d_head)
-        if attn.gated:
-            yield self._kernel(f"{at}hook_z", attn, "z", sizes)
-        else:
-            yield self.input(f"{at}hook_z", attn.out.module, layout=heads)
-
-    def _kernel(self, name: str, attn: AttentionPart, role: KernelRole, sizes: Any) -> Site:
-        info = self.info(name, attn.module, "kernel")
-        if self.stack.in_one_row:
-            return RowKernelSite(info, attn.module, role, **sizes)
-        turned = self.stack.positions_first
-        return KernelSite(info, attn.module, role, **sizes, positions_first=turned)
-
-    def _projections(self, at: str, attn: AttentionPart) -> Iterator[Site]:
-        norms = {"q": attn.q_norm, "k": attn.k_norm, "v": attn.v_norm}
-        roles = {f"{at}hook_{letter}": role for letter, role in attn.roles.items()}
-        for letter, role in attn.roles.items():
-            name, norm = f"{at}hook_{letter}", norms.get(letter)
-            if attn.clip is not None:
-                module = norm or role.linear.module
-                layout = role.layout if norm is None else _normed(attn, role)
-                info = self.info(name, module, "output", f"{layout.pattern}, clipped")
-                yield ClippedSite(info, module, layout, attn.clip)
-            elif norm is not None:
-                yield self.output(name, norm, _normed(attn, role))
-            elif letter != "q" and attn.latent is not None:
-                yield self._latent(name, attn, role, attn.latent.d_rope if letter == "k" else 0)
-            else:
-                site = self.projected(name, role, roles)
-                gathered = attn is self.block.cross and letter != "q"
-                yield GatheredSite(site.info, site, self.block.entrance) if gathered else site
-        if attn.latent is not None:
-            width, latent = attn.latent.kv_norm.width, attn.latent
-            layout = layouts.leading(width, "latent key")
-            yield self.output(f"{at}hook_kv_latent", latent.kv_down.module, layout)
-            if latent.q_down is not None:
-                yield self.output(f"{at}hook_q_latent", latent.q_down.module)
-
-    def _latent(self, name: str, attn: AttentionPart, role: Role, d_shared: int) -> Site:
-        latent = attn.latent
-        assert latent is not None
-        formula = "own part, then the part of all heads" if d_shared else role.layout.pattern
-        return LatentSite(
-            self.info(name, role.linear.module, "output", formula),
-            down=latent.kv_down.module,
-            up=latent.kv_up.module,
-            layout=role.layout,
-            n_heads=attn.n_heads,
-            d_shared=d_shared,
-        )
-
-    # --- mixer, MLP, experts -----------------------------------------------------------------
+    # --- inside the mixer and the experts ----------------------------------------------------
 
     def _mixer(self, at: str, mixer: MixerPart) -> Iterator[Site]:
         yield self.input(f"{at}hook_in", mixer.module)
@@ -320,39 +217,12 @@ class BlockWiring(Placing):
             yield site.with_axes("b c s") if isinstance(module, nn.Conv1d) else site
         yield self.output(f"{at}hook_out", mixer.module)
 
-    def _neurons(self, at: str, mlp: MLPPart) -> Iterator[Site]:
-        roles = {f"{at}hook_pre": mlp.gate or mlp.up}
-        roles |= {f"{at}hook_pre_linear": mlp.up} if mlp.gate else {}
-        for name, role in roles.items():
-            yield self.projected(name, role, roles)
-        yield self.input(f"{at}hook_post", mlp.inner_norm or mlp.down.module)
-
-    def _moe(self, at: str, moe: MoEPart) -> Iterator[Site]:
-        info = self.info(f"{at}hook_router_logits", moe.router, "first product")
-        yield RouterSite(info, moe.router, moe.module, moe.n_choices)
-        if moe.shared is not None:
-            yield from self._neurons(f"{at}shared.", moe.shared)
-            yield self.input(f"{at}shared.hook_in", moe.shared.module)
-            out, copied = f"{at}shared.hook_out", moe.shared.overwritten
-            yield self.output(out, moe.shared.module, overwritten=copied)
-        if moe.experts is None:
-            return
-        routing = routing_of(moe.experts, moe.router)
-        module, side = routing.entry
-        choices: tuple[tuple[str, Literal[0, 1]], ...]
-        choices = (("hook_expert_indices", 0), ("hook_expert_weights", 1))
-        for last, index in choices:
-            info = self.info(f"{at}{last}", module, side, "the choices")
-            yield ChoiceSite(info, routing, moe.module, index)
-
     def experts(self) -> ExpertGroup | None:
         """The points inside the layer's experts, where they can be seen one by one."""
         mlp = self.block.mlp
-        if not isinstance(mlp, MoEPart) or mlp.experts is None:
+        if not isinstance(mlp, MoEPart):
             return None
-        where = f"inside {self.native.paths.get(mlp.experts.module, '')}"
-        routing = routing_of(mlp.experts, mlp.router)
-        return ExpertGroup(f"{self.at}mlp.", mlp.experts, routing, where, self.block.repeat)
+        return self.feed_forward.experts(f"{self.at}mlp.", mlp, self.block.repeat)
 
 
 def _first_modules(part: Any) -> tuple[nn.Module, ...]:
@@ -368,10 +238,3 @@ def _first_modules(part: Any) -> tuple[nn.Module, ...]:
     else:
         linears = [part.module]
     return tuple(dict.fromkeys(linears))
-
-
-def _normed(attn: AttentionPart, role: Role) -> Layout:
-    """How the output of a norm of q or k holds its heads."""
-    if attn.qk_norm_axes == "flat":
-        return layouts.heads(role.n, role.d)
-    return layouts.plain() if attn.qk_norm_axes == "positions_first" else layouts.heads_first()
