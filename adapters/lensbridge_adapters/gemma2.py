@@ -16,7 +16,8 @@ NORMS = Norms(
     kind="RMS",
     unit_offset=True,
 )
-BLOCK = Block(norms=NORMS, attn=ATTENTION, mlp=replace(GATED_MLP, act="hidden_activation"))
+MLP = replace(GATED_MLP, act="hidden_activation")
+BLOCK = Block(norms=NORMS, attn=ATTENTION, mlp=MLP)
 
 GEMMA2 = replace(
     LLAMA,

@@ -2,47 +2,29 @@
 
 from dataclasses import replace
 
-from lensbridge.spec import Architecture, Attention, Block, Dims, GatedMLP, Norms, SplitQKV
+from lensbridge.spec import Block, SplitQKV
+from lensbridge_adapters.gemma2 import GEMMA2, MLP, NORMS
+from lensbridge_adapters.llama import ATTENTION
+
+NORMED_HEADS = replace(ATTENTION, q_norm="q_norm", k_norm="k_norm", v_norm="v_norm")
+KEYS_OF_EARLIER_LAYER = replace(
+    NORMED_HEADS, qkv=SplitQKV(k=None, v=None), k_norm=None, v_norm=None
+)
 
 OWN_KEYS = Block(
-    norms=Norms(pre_attn="input_layernorm", pre_mlp="pre_feedforward_layernorm", kind="RMS"),
-    attn=Attention(
-        "self_attn",
-        qkv=SplitQKV(),
-        out="o_proj",
-        rotary=True,
-        q_norm="q_norm",
-        k_norm="k_norm",
-        v_norm="v_norm",
-    ),
-    mlp=GatedMLP(
-        "mlp",
-        gate="gate_proj",
-        up="up_proj",
-        down="down_proj",
-        act="hidden_activation",
-        sparsity="activation_sparsity_pattern[layer_index]",
-    ),
+    norms=replace(NORMS, post_attn=None, post_mlp=None, unit_offset=False),
+    attn=NORMED_HEADS,
+    mlp=replace(MLP, sparsity="activation_sparsity_pattern[layer_index]"),
     residual=None,
 )
-SHARED_KEYS = replace(
-    OWN_KEYS,
-    attn=Attention(
-        "self_attn", qkv=SplitQKV(k=None, v=None), out="o_proj", rotary=True, q_norm="q_norm"
-    ),
-)
+SHARED_KEYS = replace(OWN_KEYS, attn=KEYS_OF_EARLIER_LAYER)
 
-GEMMA3N_TEXT = Architecture(
+GEMMA3N_TEXT = replace(
+    GEMMA2,
     name="gemma3n_text",
     classes=("Gemma3nForCausalLM", "Gemma3nTextModel"),
-    dims=Dims(kv_heads="num_key_value_heads"),
-    embed="model.embed_tokens",
-    blocks="model.layers",
     block=(OWN_KEYS, SHARED_KEYS),
     streams="streams_first",
-    final_norm="model.norm",
-    unembed="lm_head",
-    logit_softcap="final_logit_softcapping",
     undescribed={
         "residual": "four streams predict and correct one another (AltUp), so there is no one "
         "stream that branches add to",

@@ -6,40 +6,23 @@ per-layer input, with and without experts beside the MLP.
 
 from dataclasses import replace
 
-from lensbridge.spec import Architecture, Attention, Block, Dims, GatedMLP, MoE, Norms, SplitQKV
+from lensbridge.spec import Block, Dims, MoE, SplitQKV
+from lensbridge_adapters.gemma2 import GEMMA2, MLP, NORMS
+from lensbridge_adapters.gemma3n import KEYS_OF_EARLIER_LAYER, NORMED_HEADS
 
-ATTENTION = Attention(
-    "self_attn",
-    qkv=SplitQKV(),
-    out="o_proj",
-    rotary=True,
-    q_norm="q_norm",
-    k_norm="k_norm",
-    v_norm="v_norm",
-)
-KEYS_ARE_VALUES = replace(ATTENTION, qkv=SplitQKV(v="k_proj"))
-KEYS_OF_EARLIER_LAYER = replace(ATTENTION, qkv=SplitQKV(k=None, v=None), k_norm=None, v_norm=None)
+KEYS_ARE_VALUES = replace(NORMED_HEADS, qkv=SplitQKV(v="k_proj"))
 
-GATED_MLP = GatedMLP(
-    "mlp", gate="gate_proj", up="up_proj", down="down_proj", act="hidden_activation"
-)
 DENSE = Block(
-    norms=Norms(
-        pre_attn="input_layernorm",
-        post_attn="post_attention_layernorm",
-        pre_mlp="pre_feedforward_layernorm",
-        post_mlp="post_feedforward_layernorm",
-        kind="RMS",
-    ),
-    attn=ATTENTION,
-    mlp=GATED_MLP,
+    norms=replace(NORMS, unit_offset=False),
+    attn=NORMED_HEADS,
+    mlp=MLP,
     out_scale="layer_scalar",
 )
 PER_LAYER = replace(DENSE, per_layer="post_per_layer_input_norm")
 EXPERTS = MoE(
     "",
     router="router.proj",
-    shared=GATED_MLP,
+    shared=MLP,
     act="hidden_activation",
     written_by="post_feedforward_layernorm",
 )
@@ -47,7 +30,7 @@ EXPERTS = MoE(
 # the richest first: a layer is read with the first whose modules it has
 BLOCKS = tuple(
     replace(block, attn=attn)
-    for attn in (ATTENTION, KEYS_ARE_VALUES, KEYS_OF_EARLIER_LAYER)
+    for attn in (NORMED_HEADS, KEYS_ARE_VALUES, KEYS_OF_EARLIER_LAYER)
     for block in (
         replace(PER_LAYER, mlp=EXPERTS),
         replace(DENSE, mlp=EXPERTS),
@@ -56,7 +39,8 @@ BLOCKS = tuple(
     )
 )
 
-GEMMA4_TEXT = Architecture(
+GEMMA4_TEXT = replace(
+    GEMMA2,
     name="gemma4_text",
     classes=(
         "Gemma4ForCausalLM",
@@ -64,13 +48,8 @@ GEMMA4_TEXT = Architecture(
         "Gemma4UnifiedForCausalLM",
         "Gemma4UnifiedTextModel",
     ),
-    dims=Dims(),
-    embed="model.embed_tokens",
-    blocks="model.layers",
+    dims=Dims(),  # layers differ in how many key/value heads they have
     block=BLOCKS,
-    final_norm="model.norm",
-    unembed="lm_head",
-    logit_softcap="final_logit_softcapping",
 )
 
 ARCHITECTURES = (GEMMA4_TEXT,)
