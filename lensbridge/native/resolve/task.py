@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lensbridge.native.calling import is_plain
 from lensbridge.native.linear import Linear
 from lensbridge.native.parts import LabelKind
 
@@ -19,7 +20,10 @@ def predicts_next(core: nn.Module, head: Linear | None, d_vocab: int) -> bool:
 
     If they do, the loss can be computed from the input alone. The name of the class tells; in
     families that also have masked language models (BERT), the config's `is_decoder` does.
+    A plain module of which no head is described is a language model.
     """
+    if head is None and is_plain(core):
+        return True
     if head is None or head.n_out < d_vocab or _OTHER_TASKS.search(type(core).__name__):
         return False
     if "decoder_input_ids" in _parameters(core):
@@ -28,9 +32,12 @@ def predicts_next(core: nn.Module, head: Linear | None, d_vocab: int) -> bool:
 
 
 def label_kind(core: nn.Module, head: Linear | None, d_vocab: int) -> LabelKind | None:
-    """What each of the `labels` of the native forward belongs to; None: it takes no labels."""
+    """What each of the `labels` of the native forward belongs to; None: it takes no labels.
+
+    What a plain module takes as `labels` is not known.
+    """
     name = type(core).__name__
-    if "labels" not in _parameters(core):
+    if is_plain(core) or "labels" not in _parameters(core):
         return None
     if "TokenClassification" in name or (head is not None and head.n_out >= d_vocab > 0):
         return "position"
