@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lensbridge.errors import InputError
 from lensbridge.sites.composed import BranchInputSite
-from lensbridge.sites.derived import HeadInputSite
+from lensbridge.sites.heads import HeadInputSite
 from lensbridge.sites.site import Site
 
 _HEADS = re.compile(r"\.hook_([qkv]_input|result)$")

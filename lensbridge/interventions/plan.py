@@ -27,7 +27,7 @@ from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
 from lensbridge.interventions.source import Source, SourceValues
 from lensbridge.interventions.windows import window_of
-from lensbridge.sites.derived import LatentSite
+from lensbridge.sites.heads import LatentSite
 
 
 @dataclass(frozen=True, eq=False)

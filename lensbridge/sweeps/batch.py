@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.points.names import layer_of
-from lensbridge.sites.derived import LatentSite
+from lensbridge.sites.heads import LatentSite
 from lensbridge.sweeps.batch_hooks import BatchHooks
 from lensbridge.sweeps.context import SweepContext
 from lensbridge.sweeps.edit import Edit

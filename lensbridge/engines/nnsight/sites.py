@@ -14,8 +14,9 @@ from lensbridge.errors import UnsupportedError
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
 from lensbridge.sites.composed import BranchInputSite, OuterSite, RepeatedSite
-from lensbridge.sites.derived import ClippedSite, HeadInputSite, LatentSite
+from lensbridge.sites.derived import ClippedSite
 from lensbridge.sites.experts import ExpertSite, RouterSite
+from lensbridge.sites.heads import HeadInputSite, LatentSite
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.site import Call, Chain, SharedInputSite, Site, Stage
 

@@ -9,8 +9,9 @@ from lensbridge.engines.vllm.calls import RequestCall
 from lensbridge.engines.vllm.parts import logits_of
 from lensbridge.engines.vllm.shards import output_shards
 from lensbridge.native.parts import AttentionPart, ResolvedModel
-from lensbridge.sites.derived import HeadInputSite, change
+from lensbridge.sites.derived import change
 from lensbridge.sites.dropout import members_of
+from lensbridge.sites.heads import HeadInputSite
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.site import Call, Chain, InputSite, SharedInputSite, Site, Stage
 from lensbridge.sites.wiring import sites_of

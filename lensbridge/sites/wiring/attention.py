@@ -13,7 +13,8 @@ from lensbridge.native.parts import (
     StackPart,
 )
 from lensbridge.sites.composed import GatheredSite
-from lensbridge.sites.derived import ClippedSite, LatentSite, ResultSite
+from lensbridge.sites.derived import ClippedSite
+from lensbridge.sites.heads import LatentSite, ResultSite
 from lensbridge.sites.kernel.rows import RowKernelSite
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.kernel.tap import Role as KernelRole

@@ -20,8 +20,9 @@ from lensbridge.native.parts import (
     StackPart,
 )
 from lensbridge.sites.composed import BranchInputSite, FlatSite
-from lensbridge.sites.derived import HeadInputSite, SumSite
+from lensbridge.sites.derived import SumSite
 from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
+from lensbridge.sites.heads import HeadInputSite
 from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
 from lensbridge.sites.site import OutputSite, Phase, SharedInputSite, Site
