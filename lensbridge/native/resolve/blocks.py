@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from lensbridge.errors import ArchitectureMismatchError
-from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.parts import (
@@ -16,30 +15,14 @@ from lensbridge.native.parts import (
     BlockPart,
     FeedForward,
     MixerPart,
-    MLPPart,
-    MoEPart,
     NormSlot,
-    OpaquePart,
-    Role,
     Writer,
 )
 from lensbridge.native.resolve.attention import AttentionResolver
-from lensbridge.native.resolve.experts import ExpertResolver
+from lensbridge.native.resolve.feed_forward import FeedForwardResolver
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.resolve.layers import Layer
-from lensbridge.spec import (
-    MLP,
-    Attention,
-    Block,
-    FusedGatedMLP,
-    GatedMLP,
-    Mixer,
-    MoE,
-    Norms,
-    Opaque,
-    Stack,
-)
-from lensbridge.tensors import layouts
+from lensbridge.spec import Attention, Block, Mixer, Norms, Stack
 
 _MOST = 5
 """How many reasons a message lists."""
@@ -53,6 +36,7 @@ class BlockResolver:
         self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
         self.d_model = finder.size(spec.dims.d_model)
         self.attention = AttentionResolver(finder, spec.dims, self.d_model)
+        self.feed_forward = FeedForwardResolver(finder)
 
     def block(self, layer: Layer, index: int, repeat: int, repeats: int) -> BlockPart:
         """A layer, read with the first variant that fits it."""
@@ -92,7 +76,7 @@ class BlockResolver:
             attn=attention(spec.attn, norms.get("ln1_post"), False),
             cross=attention(spec.cross, norms.get("ln_cross_post"), True),
             mixer=self._mixer(layer, spec, norms.get("ln1_post"), where, index),
-            mlp=self._feed_forward(layer, spec.mlp, norms.get("ln2_post"), where, index),
+            mlp=self._feed_forward(layer, spec, norms.get("ln2_post"), where, index),
             per_layer=None
             if spec.per_layer is None
             else self.finder.find(layer, spec.per_layer, where),
@@ -125,6 +109,15 @@ class BlockResolver:
                 f"{', '.join(names) or 'nothing'}."
             )
         return names[0], names[1]
+
+    def _feed_forward(
+        self, layer: nn.Module, block: Block, post_norm: Norm | None, where: str, index: int
+    ) -> FeedForward | None:
+        spec = block.mlp
+        if spec is None:
+            return None
+        writer = self._writer(layer, spec, post_norm, where, index)
+        return self.feed_forward.part(layer, spec, writer, post_norm, where, index)
 
     def _skip_scales(
         self, layer: nn.Module, spec: Block, where: str, index: int
@@ -207,112 +200,6 @@ class BlockResolver:
         writer = Writer((module,), Multiplier())
         return self.attention.part(layer, spec.feeder, writer, None, where, False)
 
-    # --- MLP ---------------------------------------------------------------------------------
-
-    def _feed_forward(
-        self,
-        layer: nn.Module,
-        spec: MLP | GatedMLP | FusedGatedMLP | MoE | Opaque | None,
-        post_norm: Norm | None,
-        where: str,
-        index: int,
-    ) -> FeedForward | None:
-        if spec is None:
-            return None
-        writer = self._writer(layer, spec, post_norm, where, index)
-        if isinstance(spec, Opaque):
-            return OpaquePart(self.finder.find(layer, spec.path, where), spec.path, writer)
-        if isinstance(spec, MoE):
-            return self._moe(layer, spec, writer, post_norm, where)
-        return self._mlp(layer, spec, writer, post_norm, where, index)
-
-    def _linear(self, module: nn.Module, path: str, where: str) -> Linear:
-        return self.finder.linear(self.finder.find(module, path, f"{where} MLP"), path)
-
-    def _mlp(
-        self,
-        parent: nn.Module,
-        spec: MLP | GatedMLP | FusedGatedMLP,
-        writer: Writer,
-        post_norm: Norm | None,
-        where: str,
-        index: int | None = None,
-    ) -> MLPPart:
-        module = self.finder.find(parent, spec.path, where)
-        down = self._linear(module, spec.down, where)
-        if isinstance(spec, FusedGatedMLP):
-            both = self._linear(module, spec.gate_up, where)
-            gate_first = spec.halves == "gate_first"
-            width, what = both.n_out // 2, "gate up" if gate_first else "up gate"
-            gate: Role | None = Role(both, layouts.half(gate_first, width, what), 1, width)
-            up = Role(both, layouts.half(not gate_first, width, what), 1, width)
-        else:
-            up = _whole(self._linear(module, spec.up, where))
-            gate = None
-            if isinstance(spec, GatedMLP):
-                scale = self.finder.scale(spec.gate_scale)
-                gate = replace(_whole(self._linear(module, spec.gate, where)), scale=scale)
-        self.finder.expect(where, spec.down, "input", down.n_in, up.d)
-        inner, sparsity = None, None
-        if isinstance(spec, GatedMLP):
-            inner, sparsity = spec.inner_norm, spec.sparsity
-        return MLPPart(
-            module=module,
-            path=spec.path,
-            act=self._activation(spec.act),
-            up=up,
-            gate=gate,
-            down=down,
-            writer=writer,
-            post_norm=post_norm,
-            inner_norm=None if inner is None else self.finder.find(module, inner, f"{where} MLP"),
-            overwritten=isinstance(spec, MLP | GatedMLP) and spec.overwritten,
-            sparsity=0.0 if sparsity is None else self.finder.scale(sparsity, index),
-            **(self._channel_mixing(module, spec, where) if isinstance(spec, MLP) else {}),
-        )
-
-    def _channel_mixing(self, module: nn.Module, spec: MLP, where: str) -> dict[str, Any]:
-        """What RWKV's MLPs have beside two projections."""
-        shift, gate = spec.token_shift, spec.out_gate
-        return {
-            "token_shift": None if shift is None else self.finder.tensor(module, shift, where),
-            "out_gate": None if gate is None else self.finder.find(module, gate, f"{where} MLP"),
-        }
-
-    def _moe(
-        self, layer: nn.Module, spec: MoE, writer: Writer, post_norm: Norm | None, where: str
-    ) -> MoEPart:
-        module = self.finder.find(layer, spec.path, where)
-        router = self.finder.find(module, spec.router, f"{where} MoE")
-        resolver = ExpertResolver(self.finder)
-        experts = (
-            None if spec.experts is None else resolver.experts(module, spec.experts, router, where)
-        )
-        shared = None
-        if spec.shared is not None:
-            parent = self.finder.find(module, spec.shared.path, f"{where} MoE")
-            shared = self._mlp(module, spec.shared, Writer((parent,), Multiplier()), None, where)
-        n_experts = experts.n if experts is not None else resolver.router_width(router, spec.router)
-        bias = None if spec.out_bias is None else self.finder.tensor(module, spec.out_bias, where)
-        return MoEPart(
-            module=module,
-            path=spec.path,
-            act=self._activation(spec.act),
-            router=router,
-            n_experts=n_experts,
-            n_choices=resolver.choices(router, n_experts),
-            experts=experts,
-            shared=shared,
-            writer=writer,
-            post_norm=post_norm,
-            out_bias=bias,
-            table=None if spec.table is None else self.finder.tensor(module, spec.table, where),
-        )
-
-    def _activation(self, act: str) -> str:
-        """The activation that a config field names, or that is named itself."""
-        return str(self.finder.optional(act) or act)
-
 
 def words_of_writing(spec: Block) -> Iterator[str]:
     """The words of a block that say how its branches write to the stream."""
@@ -341,7 +228,3 @@ _SLOTS_OF_SUMS: dict[str, NormSlot] = {
     "post_cross": "ln_cross",
     "post_mlp": "ln2",
 }
-
-
-def _whole(linear: Linear) -> Role:
-    return Role(linear, layouts.plain(), 1, linear.n_out)
