@@ -51,26 +51,18 @@ class AttentionResolver:
         module = self.finder.find(layer, spec.path, where)
         out = self._linear(module, spec.out, where, writes=True)
         n_heads = self.finder.size(self.dims.heads)
-        if isinstance(spec.qkv, KernelQKV):
-            self._require_nothing_said(spec, where)
-        found, n_kv, latent = self._roles(module, spec.qkv, n_heads, out, where)
+        found, n_kv, latent = self._roles(module, spec, n_heads, out, where)
         roles: Any = self._scaled(found, spec)
         d_head = roles["v"].d if roles["v"] is not None else out.n_in // n_heads
-        self.finder.expect(where, spec.out, "input", out.n_in, n_heads * d_head)
-        self.finder.expect(where, spec.out, "output", out.n_out, self.d_model)
-        if not crossing:
+        self._expect_output(where, spec.out, out, n_heads * d_head)
+        if crossing:
+            self._expect_crossing(where, spec)
+        else:
             self._expect_declared(where, n_kv)
-        elif spec.rotary or isinstance(spec.qkv, KernelQKV):
-            raise self.finder.mismatch(
-                f"{where}: cross-attention has no points after rotary; say rotary=False, and how "
-                "its queries, keys and values are projected."
-            )
         return AttentionPart(
             module=module,
             path=spec.path,
-            q=roles["q"],
-            k=roles["k"],
-            v=roles["v"],
+            **roles,
             out=out,
             writer=writer,
             post_norm=post_norm,
@@ -78,18 +70,36 @@ class AttentionResolver:
             n_heads=n_heads,
             n_kv=n_kv,
             d_head=d_head,
-            q_norm=self._optional(module, spec.q_norm, where),
-            k_norm=self._optional(module, spec.k_norm, where),
-            v_norm=self._optional(module, spec.v_norm, where),
-            qk_norm_axes=spec.qk_norm_axes,
+            **self._after_projections(module, spec, where),
             latent=latent,
             sinks=None if spec.sinks is None else self.finder.tensor(module, spec.sinks, where),
             gated=spec.gated,
-            mask_from_v=spec.mask_from_v,
             overwritten=spec.overwritten,
-            clip=self.finder.optional_number(spec.clip),
             position_bias=self._where_there_is(module, spec.position_bias),
         )
+
+    def _expect_output(self, where: str, path: str, out: Linear, width: int) -> None:
+        self.finder.expect(where, path, "input", out.n_in, width)
+        self.finder.expect(where, path, "output", out.n_out, self.d_model)
+
+    def _expect_crossing(self, where: str, spec: Attention) -> None:
+        """Require that nothing is said of cross-attention that it has no points for."""
+        if spec.rotary or isinstance(spec.qkv, KernelQKV):
+            raise self.finder.mismatch(
+                f"{where}: cross-attention has no points after rotary; say rotary=False, and how "
+                "its queries, keys and values are projected."
+            )
+
+    def _after_projections(self, module: nn.Module, spec: Attention, where: str) -> dict[str, Any]:
+        """What happens to the outputs of the projections."""
+        return {
+            "q_norm": self._optional(module, spec.q_norm, where),
+            "k_norm": self._optional(module, spec.k_norm, where),
+            "v_norm": self._optional(module, spec.v_norm, where),
+            "qk_norm_axes": spec.qk_norm_axes,
+            "clip": self.finder.optional_number(spec.clip),
+            "mask_from_v": spec.mask_from_v,
+        }
 
     def _scaled(self, roles: dict[str, Role | None], spec: Attention) -> dict[str, Role | None]:
         before = self.finder.scale(spec.in_scale)
@@ -130,12 +140,15 @@ class AttentionResolver:
             self.finder.expect(where, "kv_heads", "value", n_kv, wanted)
 
     def _roles(
-        self, module: nn.Module, qkv: Any, n_heads: int, out: Linear, where: str
-    ) -> tuple[Any, int, LatentPart | None]:
+        self, module: nn.Module, spec: Attention, n_heads: int, out: Linear, where: str
+    ) -> tuple[dict[str, Role | None], int, LatentPart | None]:
+        """What each head has of the projections, how many heads of keys there are, and latents."""
+        qkv = spec.qkv
         if isinstance(qkv, LatentQKV):
             latents = LatentResolver(self.finder, module, qkv, n_heads, self.d_model, where)
             return latents.roles(out), n_heads, latents.part(out)
         if isinstance(qkv, KernelQKV):
+            self._require_nothing_said(spec, where)
             return dict.fromkeys("qkv"), int(self._kv_heads(n_heads)), None
         if isinstance(qkv, FusedQKV):
             roles, n_kv = self._fused(module, qkv, n_heads, where)
