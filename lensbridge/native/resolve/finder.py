@@ -1,20 +1,18 @@
-"""Look-ups of what a description names in a model and its config; errors say what there is."""
+"""Look-ups of what a description names in the modules of a model; errors say what there is."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from lensbridge.errors import ArchitectureMismatchError, suggest
+from lensbridge.errors import suggest
 from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm, affine_names
 from lensbridge.native.product import Product
-from lensbridge.native.resolve.expression import NoValueError, value_of
-from lensbridge.native.settings import PlainSettings, as_settings
+from lensbridge.native.resolve.config_reader import ConfigReader
 from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import NormKind, Norms, Scale
 
@@ -24,34 +22,19 @@ _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 
 
 @dataclass(frozen=True)
-class Finder:
-    """One model, the description with which it is read, and the config that has the sizes."""
+class Finder(ConfigReader):
+    """The modules and tensors of one model, and its config.
 
-    core: nn.Module
-    architecture: str
-    plugin: str
-    config: Any
+    Args:
+        products: parameters that were found as projections, by their module and name.
+    """
+
     products: dict[tuple[nn.Module, str], Product] = field(default_factory=dict)
-
-    def at_config(self, name: str | None) -> "Finder":
-        """The same for a sub-config."""
-        if name is None:
-            return self
-        return replace(self, config=as_settings(self.field(name)))
 
     @cached_property
     def parts(self) -> dict[str, nn.Module]:
         """Every module of the model by its path, without the wrappers in between."""
         return dict(named_parts(self.core))
-
-    def mismatch(self, what: str) -> ArchitectureMismatchError:
-        """The error for a description that does not fit."""
-        return ArchitectureMismatchError(
-            f"Architecture '{self.architecture}' (from {self.plugin}) does not fit "
-            f"{type(self.core).__name__}: {what}"
-        )
-
-    # --- modules -----------------------------------------------------------------------------
 
     def find(self, parent: nn.Module, path: str, where: str) -> nn.Module:
         """The module at a dotted path; "" is the parent itself.
@@ -207,65 +190,6 @@ class Finder:
                 raise self.mismatch(f"{where}: '{text}' in sum_bias is no parameter of the layer.")
         return Constant(tuple(said.values()))
 
-    # --- config ------------------------------------------------------------------------------
-
-    def field(self, name: str) -> Any:
-        """A config field that must be set."""
-        value = self.optional(name)
-        if value is None:
-            raise self.mismatch(self._no_field(name))
-        return value
-
-    def _no_field(self, name: str) -> str:
-        if not isinstance(self.config, PlainSettings):
-            return f"the config ({type(self.config).__name__}) has no '{name}'."
-        held = [key for key, value in self.config.to_dict().items() if isinstance(value, int)]
-        return (
-            f"neither its config nor the model itself holds '{name}'; they hold "
-            f"{', '.join(held[:12]) or 'no numbers'}.{suggest(name, held)} Name a field in "
-            "Dims(...), or give the number itself: Dims(layers=12)."
-        )
-
-    def optional(self, name: str | None) -> Any:
-        """A config field, or None; also None for a field that differs from layer to layer."""
-        if name is None:
-            return None
-        try:
-            value = self.config
-            for part in name.split("."):
-                value = _part_of(value, part)
-            return value
-        except RuntimeError:  # transformers' error for a field that is not the same everywhere
-            return None
-
-    def size(self, said: str | int) -> int:
-        """A size: a number, or the config field that holds it."""
-        return said if isinstance(said, int) else int(self.field(said))
-
-    def optional_size(self, said: str | int | None) -> int | None:
-        """A size that may be unset."""
-        value = said if isinstance(said, int) else self.optional(said)
-        return None if value is None else int(value)
-
-    def optional_number(self, name: str | None) -> float | None:
-        """A config field as a number, or None where it is unset."""
-        value = self.optional(name)
-        return None if value is None else float(value)
-
-    def scale(self, spec: Scale | None, index: int | None = None) -> float:
-        """A multiplier: a number, a config field or an expression over config fields.
-
-        `layer_index` in an expression is the index of the layer, inside one.
-        """
-        if spec is None:
-            return 1.0
-        if not isinstance(spec, str):
-            return float(spec)
-        try:
-            return value_of(spec, self.field, index)
-        except NoValueError as why:
-            raise self.mismatch(f"the scale '{spec}' {why}") from why
-
     def divided(self, whole: int, parts: int, path: str, where: str) -> int:
         """The size of one of so many parts of a projection's output.
 
@@ -288,13 +212,6 @@ class Finder:
             raise self.mismatch(
                 f"{where}: the {side} of '{what}' is {found}, and the description says {wanted}."
             )
-
-
-def _part_of(settings: Any, part: str) -> Any:
-    """What is under a name in a config, under a key in a part of it, or at a place in a list."""
-    if isinstance(settings, Sequence) and part.isdigit():
-        return dict(enumerate(settings)).get(int(part))
-    return settings.get(part) if isinstance(settings, dict) else getattr(settings, part, None)
 
 
 def _inside_tanh(factor: str) -> str:
