@@ -41,6 +41,9 @@ def _of_field(subject: Subject) -> Iterator[Claim]:
         found = [name for name in FIELDS if isinstance(config.optional(name), int)]
         shown = f"the config has {' and '.join(found)}, and the description has no context"
         yield Claim("dims.context", not found, shown)
+        rows = _rows(subject.model.native.main.pos_embed)
+        shown = f"{spec.pos_embed} has {rows} rows, and the description has no context"
+        yield Claim("dims.context", rows is None, shown)
     elif isinstance(said, str) and raw_config(subject.model.native.core) is not None:
         shown = f"the config has no field {said!r}"
         unset = said in config.config.to_dict()

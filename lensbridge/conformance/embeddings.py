@@ -61,6 +61,7 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
+        _hold_no_module_gives(subject, at, rest)
         return
     normed = run[f"{at}ln_embed.hook_out"][:, :width]
     read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
@@ -72,6 +73,24 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     subject.expect.close(first, stream, normed + positions, "ln_embed.hook_out")
     rest = _uncentered(read) - _uncentered(embed)
     _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed")
+
+
+def _hold_no_module_gives(subject: Subject, at: str, rest: Tensor) -> None:
+    """No module gives what is in the stream beside the embeddings: positions that it computes."""
+    if at or subject.expect.are_close(rest, rest[:1, :1].expand_as(rest)):
+        return
+    found: list[str] = []
+
+    def note(call: NativeCall) -> None:
+        out, width = call.output, rest.shape[-1]
+        if isinstance(out, Tensor) and out.numel() in (rest.numel(), rest[0].numel()):
+            each = out.reshape(-1, *rest.shape[1:]) if out.shape[-1] == width else out
+            if each.ndim == 3 and subject.expect.are_close(each.expand_as(rest), rest):
+                found.append(type(call.module).__name__)
+
+    watch_calls(subject, inner_modules(subject), note)
+    shown = f"the output of a {' and a '.join(sorted(set(found)))} is added to the embeddings"
+    subject.expect.holds(f"{at}pos_embed", not found, shown)
 
 
 def _before_projection(subject: Subject, stream: Tensor, embed: Tensor) -> Tensor:

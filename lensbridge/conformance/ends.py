@@ -1,6 +1,6 @@
 """What a description leaves out between the last layer and what the model returns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,26 +24,48 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         native: Any = subject.call(subject.inputs)
     if not isinstance(native, Mapping):
         native = {"logits": subject.model.native.logits(native)}
-    for key, point in (("logits", "hook_logits"), ("pooler_output", "hook_pooler_out")):
-        shown = f"the model returns {key}, and the description has no point for it"
-        value = native.get(key)
-        pooled = value is not None and key == "logits" and value.ndim != 3  # of a classifier
-        computed = value is not None and key == "pooler_output" and not is_given(subject, value)
-        told = key == "pooler_output" and _explains_pooler(subject)
-        said = value is None or pooled or computed or told or point in subject.names
-        yield Claim(point, said, shown)
-    for value in _last_states(native):
-        said = any(subject.expect.are_close(one, value) for one in _like(subject, value))
+    yield from _of_logits(subject, native.get("logits"))
+    yield from _of_poolers(subject, native)
+    for value in _inside(native, "last_hidden_state"):
+        said = _is_point(subject, value)
         said = said or not is_given(subject, value)  # several states side by side (Mllama)
         yield Claim("final_norm", said, "the last_hidden_state that the model returns is no point")
 
 
-def _last_states(output: Mapping[str, Any]) -> Iterator[torch.Tensor]:
-    """Every last_hidden_state in an output, and in the outputs of towers inside it."""
+def _of_logits(subject: Subject, logits: torch.Tensor | None) -> Iterator[Claim]:
+    if logits is None:
+        return
+    said = logits.ndim != 3 or "hook_logits" in subject.names  # a classifier's are no point
+    yield Claim("hook_logits", said, "the model returns logits, and the description has no point")
+    pooled = subject.clean.values.get("hook_pooler_out")
+    alike = pooled is not None and pooled.shape == logits.shape
+    mistaken = alike and subject.expect.are_close(pooled, logits)
+    yield Claim("pooler", not mistaken, "its output is the logits that the model returns")
+
+
+def _of_poolers(subject: Subject, native: Mapping[str, Any]) -> Iterator[Claim]:
+    """A pooler_output is a point, where a module returns it: of the model, or of the main stack."""
+    told, value = _explains_pooler(subject), native.get("pooler_output")
+    said = told or value is None or "hook_pooler_out" in subject.names
+    shown = "the model returns pooler_output, and the description has no point for it"
+    yield Claim("hook_pooler_out", said or not is_given(subject, value), shown)
+    core, main = subject.model.native.core, subject.model.native.main
+    tower = [one for one in _beside(subject, main) if one not in set(core.children())]
+    for inner in _inside(native, "pooler_output"):
+        said = told or _is_point(subject, inner) or not is_given(subject, inner, tower)
+        yield Claim("pooler", said, "the pooler_output of the main stack is no point")
+
+
+def _is_point(subject: Subject, value: torch.Tensor) -> bool:
+    return any(subject.expect.are_close(one, value) for one in _like(subject, value))
+
+
+def _inside(output: Mapping[str, Any], ending: str) -> Iterator[torch.Tensor]:
+    """Every value so called in an output, and in the outputs of towers inside it."""
     for key, value in output.items():
         if isinstance(value, Mapping):
-            yield from _last_states(value)
-        elif key.endswith("last_hidden_state") and isinstance(value, torch.Tensor):
+            yield from _inside(value, ending)
+        elif key.endswith(ending) and isinstance(value, torch.Tensor):
             yield value
 
 
@@ -55,8 +77,10 @@ def _like(subject: Subject, value: torch.Tensor) -> Iterator[torch.Tensor]:
             yield found[0] if row else found
 
 
-def is_given(subject: Subject, value: torch.Tensor) -> bool:
-    """Whether a module inside the model returns this value."""
+def is_given(
+    subject: Subject, value: torch.Tensor, modules: Sequence[nn.Module] | None = None
+) -> bool:
+    """Whether a module returns this value: one of these, or any inside the model."""
     found: list[bool] = []
 
     def compare(call: NativeCall) -> None:
@@ -64,7 +88,7 @@ def is_given(subject: Subject, value: torch.Tensor) -> bool:
         same = isinstance(out, torch.Tensor) and value.shape in (out.shape, (1, *out.shape))
         found.append(same and torch.equal(out.reshape(value.shape), value))
 
-    watch_calls(subject, inner_modules(subject), compare)
+    watch_calls(subject, inner_modules(subject) if modules is None else modules, compare)
     return any(found)
 
 
@@ -72,7 +96,7 @@ def _of_final_norms(subject: Subject) -> Iterator[Claim]:
     """A norm that reads the output of a last layer is described."""
     for at, stack in subject.stacks.items():
         for output in _normed_ends(subject, stack):
-            said = any(subject.expect.are_close(one, output) for one in _like(subject, output))
+            said = _is_point(subject, output)
             shown = "a norm reads the last layer's output, and no point is its output"
             yield Claim(f"{at}final_norm", said, shown)
 
