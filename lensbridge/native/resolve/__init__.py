@@ -147,7 +147,7 @@ def _activation(main: StackPart) -> str:
 
 def _paths(finder: Finder) -> dict[nn.Module, str]:
     """Every module by what it is called in messages; a product is called after its parameter."""
-    products = {
+    products: dict[nn.Module, str] = {
         product: f"{finder.path_of(holder)}.{name}"
         for (holder, name), product in finder.products.items()
     }
