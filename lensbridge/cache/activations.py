@@ -1,6 +1,6 @@
 """ActivationCache: the activations of one run, each stored once under its canonical name."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lensbridge.cache import files, labelled
 from lensbridge.cache.batch import BatchMethods
-from lensbridge.cache.capture import GRAD, Place, place_of, version_of
+from lensbridge.cache.capture import GRAD, version_of
 from lensbridge.cache.last_token import last_token
+from lensbridge.cache.memory import MemoryMethods
 from lensbridge.cache.owner import CachedModel
 from lensbridge.cache.pictures import PictureMethods
 from lensbridge.cache.residual.attribution import AttributionMethods
@@ -22,7 +23,6 @@ from lensbridge.elsewhere.hinted import Hinted
 from lensbridge.errors import InputError, NotCachedError, StaleActivationError, UnknownPointError
 from lensbridge.points.names import LAYER, Name, rows_of_short, short_of
 from lensbridge.points.point_names import PointNames, nowhere
-from lensbridge.tensors.dtypes import dtype_of
 
 
 class ActivationCache(
@@ -31,6 +31,7 @@ class ActivationCache(
     AttributionMethods,
     PictureMethods,
     BatchMethods,
+    MemoryMethods,
     Hinted,
     Mapping[str, Tensor],
 ):
@@ -206,30 +207,6 @@ class ActivationCache(
         self._tensors[name] = tensor
         self._versions[name] = version_of(tensor)
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of memory of the activations; shared memory counts once."""
-        held = [tensor.untyped_storage() for tensor in self._tensors.values()]
-        storages = {storage.data_ptr(): storage for storage in held}
-        return sum(storage.nbytes() for storage in storages.values())
-
-    @property
-    def nbytes_by_name(self) -> dict[str, int]:
-        """The bytes of each activation."""
-        return {name: tensor.nbytes for name, tensor in self._tensors.items()}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the activations.
-
-        Raises:
-            InputError: there are no activations, or they have several types.
-        """
-        found = {tensor.dtype for tensor in self.values() if tensor.is_floating_point()}
-        if len(found) != 1:
-            raise InputError(f"The activations have {len(found)} floating types: {found or {}}.")
-        return found.pop()
-
     def with_tensors(self, tensors: dict[str, Tensor], **changes: Any) -> "ActivationCache":
         """A cache of the same run with other tensors; `changes` are other arguments."""
         about: dict[str, Any] = {
@@ -242,33 +219,6 @@ class ActivationCache(
             "processed": self.processed,
         }
         return ActivationCache(tensors, self.vocabulary, **{**about, **changes})
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
-    ) -> "ActivationCache":
-        """The cache on another device or as another floating type; unchanged tensors are shared.
-
-        Names that share one tensor share it in the result too.
-
-        Raises:
-            InputError: there is no such dtype.
-        """
-        dtype = dtype_of(dtype)
-        return self._mapped(
-            lambda one: one.to(device=device, dtype=dtype if one.is_floating_point() else None)
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ActivationCache":
-        """A cache of the same model with copies of the tensors."""
-        return self._mapped(Tensor.clone)
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "ActivationCache":
-        """A cache with changed tensors; names that share one tensor share what it becomes."""
-        made: dict[Place, Tensor] = {}
-        for tensor in self.values():
-            if place_of(tensor) not in made:
-                made[place_of(tensor)] = change(tensor)
-        return self.with_tensors({name: made[place_of(tensor)] for name, tensor in self.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the activations and what is known of the run, without the model."""
