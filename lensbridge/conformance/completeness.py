@@ -118,7 +118,7 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
         blocks = subject.model.native.main.blocks
-        held = "head" in said or any(part.attn is not None for part in blocks)
+        held = "attention_head" in said or any(part.attn is not None for part in blocks)
         usual = not held and config.optional(str(Dims.heads)) is not None
         yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
 
