@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
+from lensbridge.conformance.rows import at_tokens
 from lensbridge.conformance.subject import Subject
 from lensbridge.errors import ConformanceError
 
@@ -55,6 +56,8 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
         stream = stream[1]
     width = embed.shape[1] if subject.stacks[at].end_to_end else None
     stream = stream[:, -embed.shape[1] :] if subject.merges_pictures else stream[:, :width]
+    if embed.shape[-1] == stream.shape[-1] and embed.shape[1] < stream.shape[1]:
+        stream = at_tokens(subject, at, stream)
     if embed.shape != stream.shape:
         stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))

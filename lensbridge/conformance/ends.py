@@ -8,6 +8,7 @@ from torch import nn
 
 from lensbridge.conformance.claim import Claim
 from lensbridge.conformance.native_calls import NativeCall, inner_modules, watch_calls
+from lensbridge.conformance.rows import at_tokens
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import StackPart
 
@@ -71,10 +72,20 @@ def _inside(output: Mapping[str, Any], ending: str) -> Iterator[torch.Tensor]:
 
 def _like(subject: Subject, value: torch.Tensor) -> Iterator[torch.Tensor]:
     """The values of points that have the shape of this one, the last layers' first."""
-    for found in reversed(list(subject.clean.values.values())):
+    for name, found in reversed(list(subject.clean.values.items())):
         row = found.shape == (1, *value.shape)  # all images in one row
         if row or found.shape == value.shape:
             yield found[0] if row else found
+        elif name in _ends(subject):
+            yield from _part_of(subject, found, value)
+
+
+def _part_of(subject: Subject, end: torch.Tensor, value: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The end of the main stack at the tokens' positions, if a value has that shape."""
+    if end.ndim == 3 and end.shape[-1] == value.shape[-1]:
+        tokens = at_tokens(subject, "", end)
+        if tokens.shape == value.shape:
+            yield tokens
 
 
 def is_given(

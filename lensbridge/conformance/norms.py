@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.passes import Block, Pass
+from lensbridge.conformance.rows import at_tokens
 from lensbridge.conformance.subject import Subject
 from lensbridge.hooks.callbacks import Hook
 from lensbridge.native.norm import Norm
@@ -39,6 +40,8 @@ def every_norm(subject: Subject) -> Iterator[tuple[str, Norm, Tensor | None]]:
                 read = torch.cat(read.unbind(0), dim=-1)
             elif not alone:
                 read = None
+            elif read is not None and read.shape != run[f"{at}ln_final.hook_out"].shape:
+                read = at_tokens(subject, at, read)
             yield f"{at}ln_final", stack.ln_final, read
         if stack.ln_embed is not None and f"{at}ln_embed.hook_out" in run.values:
             yield f"{at}ln_embed", stack.ln_embed, None

@@ -59,13 +59,14 @@ def _before_layers(subject: Subject, stack: StackPart) -> Iterator[tuple[str, st
     rotary = any(block.attn is not None and block.attn.rotary for block in stack.blocks)
     stacks = subject.model.native.stacks
     named = {*(one.embed for one in stacks), *(one.pos_embed for one in stacks)}
+    lengths = _lengths(subject, stack, first)
     found: dict[str, nn.Module] = {}
 
     def see(call: NativeCall) -> None:
         if stack.ln_embed is None and first is not None and _starts(subject, call, first):
             found["embed_norm"] = call.module
         table = isinstance(call.module, nn.Embedding) and call.module not in named
-        if table and stack.pos_embed is None and not rotary and _counts_up(call):
+        if table and stack.pos_embed is None and not rotary and _counts_up(call, lengths):
             found["pos_embed"] = call.module
 
     watch_calls(subject, _outside(subject), see)
@@ -92,9 +93,20 @@ def _starts(subject: Subject, call: NativeCall, first: Tensor) -> bool:
     return alike and len(call.tensors) == 1 and is_norm(call, subject)
 
 
-def _counts_up(call: NativeCall) -> bool:
-    """Whether a table is read at consecutive rows."""
+def _lengths(subject: Subject, stack: StackPart, first: Tensor | None) -> set[int]:
+    """How many positions a stack can have that reads ids; empty for another one."""
+    at = next(at for at, one in subject.stacks.items() if one is stack)
+    ids = subject.ids_of(at)
+    if ids is None or first is None:
+        return set()
+    return {ids.shape[-1], first.shape[1]}
+
+
+def _counts_up(call: NativeCall, lengths: set[int]) -> bool:
+    """Whether a table is read at consecutive rows, one for each position if that is known."""
     ids = next(iter(call.tensors), None)
     if ids is None or ids.is_floating_point() or ids.shape[-1] < 3:
+        return False
+    if lengths and ids.shape[-1] not in lengths:
         return False
     return bool((ids.diff(dim=-1) == 1).all())

@@ -8,6 +8,7 @@ from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.mlp import mlp_input
 from lensbridge.conformance.native_calls import watch_calls
 from lensbridge.conformance.passes import Block
+from lensbridge.conformance.rows import at_tokens
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.linear import fetch
 from lensbridge.native.parts import AttentionPart, BlockPart, LatentPart, MLPPart, NormSlot
@@ -87,7 +88,10 @@ def _hold_projection(subject: Subject, heads: Heads, role: str, given: str) -> N
     weight = subject.weight(f"{at}W_{role.upper()}")
     if weight is None:
         return
-    wanted = torch.einsum("bpm,hmd->bphd", subject.clean[given], weight)
+    crossed = given == encoder_end(subject)
+    read = subject.clean[given]
+    read = at_tokens(subject, "encoder.", read) if crossed else read
+    wanted = torch.einsum("bpm,hmd->bphd", read, weight)
     bias = subject.weight(f"{at}b_{role.upper()}")
     bias = torch.zeros_like(wanted[0, 0]) if bias is None else bias
     norm = {"q": heads.part.q_norm, "k": heads.part.k_norm, "v": heads.part.v_norm}[role]
@@ -227,7 +231,7 @@ def check_embeddings_are_rows(subject: Subject) -> None:
     pairs = [(at, subject.weight(f"{at}embed.W_E"), subject.ids_of(at)) for at in subject.stacks]
     for at, table, ids in pairs:
         if table is not None and ids is not None and f"{at}hook_embed" in subject.clean.values:
-            embed = subject.clean[f"{at}hook_embed"]
+            embed = at_tokens(subject, at, subject.clean[f"{at}hook_embed"])
             subject.expect.proportional(f"{at}hook_embed", embed, table[ids], "W_E[tokens]")
     if all(table is None or ids is None for _, table, ids in pairs):
         raise NotApplicable("no table of embeddings")
@@ -238,6 +242,7 @@ def check_positions_are_rows(subject: Subject) -> None:
     table, found = subject.weight("pos_embed.W_pos"), subject.clean.values.get("hook_pos_embed")
     if table is None or found is None:
         raise NotApplicable("no table of positions")
+    found = at_tokens(subject, "", found)
     starts = (table == found[0, 0]).all(-1).nonzero().flatten().tolist()
     subject.expect.holds("hook_pos_embed", bool(starts), "position 0 is no row of W_pos")
     rows = table[starts[0] : starts[0] + found.shape[1]]
@@ -263,6 +268,8 @@ def check_head_makes_logits(subject: Subject) -> None:
     if stack.end_to_end:
         width = run["hook_logits"].shape[1]
         read = read[:, width : 2 * width]
+    if run["hook_logits"].shape[1] < read.shape[1]:
+        read = at_tokens(subject, "", read)
     raw = read * subject.model.native.head_scale @ weight
     raw = raw if bias is None else raw + bias
     native, logits = subject.model.native, run["hook_logits"]

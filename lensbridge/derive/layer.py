@@ -139,6 +139,12 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a - b).norm() <= tolerance * (a.norm() + b.norm() + 1e-12))
 
 
+def gave(call: TracedCall, value: Tensor) -> bool:
+    """Whether a value is the output of a call."""
+    output = call.output
+    return output is not None and output.shape == value.shape and close(output, value, 1e-6)
+
+
 def fitted_scale(a: Tensor, b: Tensor, tolerance: float) -> float | None:
     """The number c with `b = c * a`, or None."""
     a, b = a.double().flatten(), b.double().flatten().to(a.device)

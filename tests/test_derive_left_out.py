@@ -1,0 +1,116 @@
+"""Embeddings, norms and heads that derivation finds where a row has more positions than ids."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from raw import record
+
+import lensbridge
+from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.tiny import tiny_from
+from lensbridge.derive import derive
+from lensbridge.spec import Architecture
+from lensbridge.testing import conformance
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IDS = torch.tensor([[5, 9, 7, 11, 6], [8, 12, 14, 10, 13]])
+HELD = (
+    "the head makes logits",
+    "embeddings make the stream",
+    "embeddings are rows of W_E",
+    "positions are rows of W_pos",
+    "nothing is left out",
+)
+
+
+def tiny(name: str, **sizes: Any) -> Any:
+    return tiny_from(getattr(transformers, name), sizes, torch.float32, None, seed=0)
+
+
+def derived(model: Any) -> Architecture:
+    found = derive(model).architecture
+    assert found is not None
+    return found
+
+
+def read(model: Any, architecture: Architecture, names: list[str], **more: Any) -> Any:
+    lens = lensbridge.load(model, architecture=architecture)
+    return lens.run_with_cache(IDS, **more, names_filter=names)[1]
+
+
+def complaints(model: Any, architecture: Architecture) -> list[str]:
+    checks = [check for check in CHECKS if check.name in HELD]
+    report = conformance(model, architecture=architecture, checks=checks)
+    return [f"{row.check}: {row.detail}" for row in report.failures]
+
+
+def test_a_prompt_before_the_tokens_leaves_them_their_embeddings_and_logits() -> None:
+    model = tiny("CpmAntForCausalLM", prompt_length=3, prompt_types=3)
+    architecture = derived(model)
+    assert architecture.pos_embed is None  # the segments of prompt and text are no positions
+    names = ["hook_embed", "ln_final.hook_out", "hook_logits"]
+    cache = read(model, architecture, names)
+    raw = record(model, input_ids=IDS)
+    inner = model.cpmant
+    assert torch.equal(cache["hook_embed"], raw.outputs[inner.input_embedding])
+    assert torch.equal(cache["hook_embed"][:, 3:], inner.input_embedding.weight[IDS])
+    assert torch.equal(cache["ln_final.hook_out"], raw.outputs[inner.encoder.output_layernorm])
+    assert torch.equal(cache["hook_logits"], raw.logits)
+    assert cache["hook_logits"].shape[1] == IDS.shape[1]
+    assert not complaints(model, architecture)
+
+
+def test_rows_that_are_filled_up_to_a_window_have_embeddings_and_positions() -> None:
+    model = tiny("LongformerForMaskedLM")
+    architecture = derived(model)
+    names = ["hook_embed", "hook_pos_embed", "ln_embed.hook_out", "hook_logits"]
+    cache = read(model, architecture, names)
+    raw = record(model, input_ids=IDS)
+    inner = model.longformer.embeddings
+    assert torch.equal(cache["hook_embed"], raw.outputs[inner.word_embeddings])
+    assert torch.equal(cache["hook_pos_embed"], raw.outputs[inner.position_embeddings])
+    assert torch.equal(cache["ln_embed.hook_out"], raw.outputs[inner.LayerNorm])
+    assert torch.equal(cache["hook_logits"], raw.logits)
+    assert cache["hook_embed"].shape[1] > IDS.shape[1]
+    assert not complaints(model, architecture)
+
+
+@pytest.mark.parametrize("name", ["LayoutLMForMaskedLM", "TapasForMaskedLM"])
+def test_positions_are_found_among_tables_with_one_row_for_all_positions(name: str) -> None:
+    model = tiny(name)
+    architecture = derived(model)
+    cache = read(model, architecture, ["hook_embed", "hook_pos_embed", "ln_embed.hook_out"])
+    raw = record(model, input_ids=IDS)
+    inner = model.base_model.embeddings
+    assert torch.equal(cache["hook_embed"], raw.outputs[inner.word_embeddings])
+    positions = raw.outputs[inner.position_embeddings].expand_as(cache["hook_pos_embed"])
+    assert torch.equal(cache["hook_pos_embed"], positions)
+    assert torch.equal(cache["ln_embed.hook_out"], raw.outputs[inner.LayerNorm])
+    assert not complaints(model, architecture)
+
+
+def test_a_final_norm_reads_a_stream_without_the_positions_that_filled_a_window() -> None:
+    model = tiny("PegasusXForConditionalGeneration")
+    architecture = derived(model)
+    target = IDS[:, :3]
+    names = ["encoder.ln_final.hook_out", "encoder.1.hook_resid_post", "ln_final.hook_out"]
+    cache = read(model, architecture, names, decoder_input_ids=target)
+    raw = record(model, input_ids=IDS, decoder_input_ids=target)
+    encoder = model.model.encoder
+    assert torch.equal(cache["encoder.ln_final.hook_out"], raw.outputs[encoder.layer_norm])
+    assert torch.equal(cache["ln_final.hook_out"], raw.outputs[model.model.decoder.layer_norm])
+    ends = cache["encoder.1.hook_resid_post"]
+    assert ends.shape[1] > IDS.shape[1]
+    assert torch.equal(ends[:, : IDS.shape[1]], raw.inputs[encoder.layer_norm])
+
+
+def test_a_wrong_table_is_refused_at_the_tokens_of_a_longer_row() -> None:
+    model = tiny("CpmAntForCausalLM", prompt_length=3, prompt_types=3)
+    right = derived(model)
+    wrong = replace(right, embed="cpmant.segment_embedding")
+    told = complaints(model, wrong)
+    assert any("embeddings are rows" in one or "make the stream" in one for one in told), told
