@@ -196,12 +196,12 @@ def from_config(
     options = {} if kernel is None else {"attn_implementation": kernel}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = cls._from_config(config, **options).eval()
+        model: Any = cls._from_config(config, **options).eval()
     randomize(model, seed)
-    experts = getattr(model, "set_experts_implementation", None)
-    if dtype != torch.float32 and experts is not None:
-        experts("eager")  # the grouped kernel needs float32, or larger widths
-    return model.to(dtype)
+    if dtype != torch.float32:
+        model.set_experts_implementation("eager")  # the grouped one needs float32, or larger widths
+    built: nn.Module = model.to(dtype)
+    return built
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:

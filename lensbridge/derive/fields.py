@@ -40,8 +40,8 @@ class Fields:
     def __init__(self, config: Any, side: str = "") -> None:
         self.config = config
         self.side = side
-        names = list(config.to_dict()) if config is not None else []
-        names += [*getattr(config, "attribute_map", {}), *(hints[0] for hints in _HINTS.values())]
+        hinted = [hints[0] for hints in _HINTS.values()]
+        names = [*config.to_dict(), *config.attribute_map, *hinted]
         self.values = {name: value for name in names if (value := self._read(name)) is not None}
 
     def _read(self, name: str) -> Any:

@@ -32,7 +32,7 @@ def inputs_of(model: nn.Module) -> Iterator[dict[str, Any]]:
     if is_plain(core):
         yield _plain(core)
         return
-    main = str(getattr(core, "main_input_name", "input_ids"))
+    main = str(core.main_input_name)
     sides = _sides(core, main)
     for extra in ({"use_cache": False}, {}):
         yield {**sides, **extra}
@@ -69,7 +69,7 @@ def _sides(core: Any, main: str) -> dict[str, Any]:
         given[main] = torch.randn(_float_shape(config, main), generator=generator).to(
             device, next(core.parameters()).dtype
         )
-    if getattr(config, "is_encoder_decoder", False):
+    if config.is_encoder_decoder:
         given["decoder_input_ids"] = _ids(core, TARGET_POSITIONS, generator).to(device)
     return given
 

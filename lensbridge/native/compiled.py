@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 
 from lensbridge.errors import HookError, LensbridgeError
 from lensbridge.forks import in_forked
-from lensbridge.native.settings import raw_config
+from lensbridge.native.settings import kernel_in, raw_config
 
 _MARK = "_torchdynamo_orig_callable"
 """What a function that was compiled holds the original in."""
@@ -129,8 +129,8 @@ class Compilable:
         """
         if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
             return []
-        kernel = getattr(self.config, "_attn_implementation", None)
-        everything = EagerWhile._users or (others and kernel != "flex_attention")
+        flexible = kernel_in(self.config) == "flex_attention"
+        everything = EagerWhile._users or (others and not flexible)
         return [EagerWhile()] if everything or self.is_compiled else []
 
     def refuse_compiled_runs(self) -> None:

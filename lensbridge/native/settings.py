@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -51,6 +51,9 @@ class PlainSettings:
         module: the module whose own numbers count too.
     """
 
+    sub_configs: ClassVar[dict[str, Any]] = {}  # it holds no other config,
+    attribute_map: ClassVar[dict[str, str]] = {}  # and no field has a second name
+
     def __init__(self, config: Any, module: nn.Module | None = None) -> None:
         own = {} if module is None else vars(module)
         plain = {k: v for k, v in own.items() if _is_plain(v) and not k.startswith("_")}
@@ -96,7 +99,12 @@ def raw_config(model: nn.Module) -> Any:
 
 def kernel_of(model: nn.Module) -> str:
     """Which attention implementation a model runs, as transformers names it."""
-    return str(getattr(raw_config(model), "_attn_implementation", None) or OWN_KERNEL)
+    return kernel_in(raw_config(model))
+
+
+def kernel_in(config: Any) -> str:
+    """The same in the config of a model, whose kernel may change."""
+    return str(getattr(config, "_attn_implementation", None) or OWN_KERNEL)
 
 
 def _is_of_transformers(config: Any) -> bool:
