@@ -13,7 +13,9 @@ import lensbridge
 from lensbridge import LensModel
 from lensbridge.errors import HookError
 from lensbridge.points.names import Name, template
-from lensbridge.points.table import OTHER_SPELLINGS, POINTS, SHORT_ALIASES, Point
+from lensbridge.points.rows import Point
+from lensbridge.points.spellings import OTHER_SPELLINGS, SHORT_ALIASES
+from lensbridge.points.table import POINTS
 from lensbridge.testing import tiny_model
 
 FAMILIES = {

@@ -8,7 +8,8 @@ from functools import cache
 from typing import TypeAlias
 
 from lensbridge.errors import UnknownPointError, suggest
-from lensbridge.points.table import BY_TEMPLATE, POINTS, SHORT_ALIASES
+from lensbridge.points.spellings import SHORT_ALIASES
+from lensbridge.points.table import BY_TEMPLATE, POINTS
 
 ShortName: TypeAlias = tuple[str, int] | tuple[str, int, str]
 """`("q", 5)` or, where the short name is not enough, `("scale", 1, "ln1")`."""

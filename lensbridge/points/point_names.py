@@ -19,7 +19,8 @@ from lensbridge.points.names import (
     stack_of,
     template,
 )
-from lensbridge.points.table import BY_TEMPLATE, OTHER_SPELLINGS
+from lensbridge.points.spellings import OTHER_SPELLINGS
+from lensbridge.points.table import BY_TEMPLATE
 
 NamesFilter: TypeAlias = (
     Name | Callable[[str], bool] | Sequence["Name | Callable[[str], bool]"] | None
