@@ -1,7 +1,6 @@
 """What comes after the last layer: the final norm and the head."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from lensbridge.derive.norms import looks_like_norm
 from lensbridge.derive.rows import reads_end, runs_of
 from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.native.calling import is_plain
+from lensbridge.native.resolve.head import native_head
+from lensbridge.native.table import rows_of
 from lensbridge.native.wrappers import unwrapped
 from lensbridge.spec import Scale
 
@@ -42,14 +43,13 @@ def find_final_norm(trace: Trace, chain: ModuleChain) -> TracedCall | None:
 
 def head_of(trace: Trace, embed: nn.Module | None) -> nn.Module | None:
     """The head: what transformers says, or the last projection to one number for each token."""
-    core: Any = trace.model
-    named = core.get_output_embeddings() if hasattr(core, "get_output_embeddings") else None
+    named = native_head(trace.model)
     if isinstance(named, nn.Embedding):
         named = None  # FSMT names the table whose weight the head shares
     if named is not None or trace.logits is None:
         return None if named is None else unwrapped(named)
-    width, rows = trace.logits.shape[-1], getattr(embed, "num_embeddings", None)
-    if not is_plain(core) and width != rows:
+    width, rows = trace.logits.shape[-1], rows_of(embed)
+    if not is_plain(trace.model) and width != rows:
         return None
     fits = [
         call.module

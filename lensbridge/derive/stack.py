@@ -19,6 +19,7 @@ from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.derive.unwritten import find_unwritten
 from lensbridge.native.calling import is_plain
 from lensbridge.native.settings import PlainSettings, settings_of
+from lensbridge.native.table import rows_of, width_of
 from lensbridge.native.wrappers import named_parts
 from lensbridge.spec import Block, Dims, Stack, Streams
 
@@ -53,7 +54,7 @@ def find_stack(
 def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
     """The config with a stack's sizes, and its name in the model's own config."""
     inner = config.get_text_config(decoder=side != "encoder", encoder=side == "encoder")
-    for name in getattr(config, "sub_configs", {}):
+    for name in config.sub_configs:
         if getattr(config, name, None) is inner:
             return inner, name
     own = getattr(config, side, None) if side else None  # T5 Gemma has a config for each side
@@ -73,7 +74,7 @@ class _StackSearch:
         front = find_front(self.trace, self.chain, embed, self.fields)
         final = find_final_norm(self.trace, self.chain)
         self.usual = self._kind_of_norm(final)
-        self.embed_width = int(getattr(embed, "embedding_dim", 0))
+        self.embed_width = width_of(embed) or 0
         final = None if "final_norm" in self.missing else final
         blocks = self._blocks()
         sizes = [block.sizes for block in blocks if block.sizes is not None]
@@ -177,7 +178,7 @@ class _StackSearch:
         for role, value in wanted.items():
             name = self.fields.holding(role, value)
             said[role] = value if name is None else name
-        rows = getattr(embed, "num_embeddings", None)
+        rows = rows_of(embed)
         if rows is None and is_plain(self.trace.model) and self.trace.logits is not None:
             rows = self.trace.logits.shape[-1]
         if rows is not None and "vocab_size" not in self.fields.values:
@@ -192,7 +193,7 @@ class _StackSearch:
                 return name
         if not isinstance(self.config, PlainSettings) or pos_embed is None:
             return None
-        rows = getattr(dict(named_parts(self.trace.model)).get(pos_embed), "num_embeddings", None)
+        rows = rows_of(dict(named_parts(self.trace.model)).get(pos_embed))
         return rows if rows is None else self.fields.holding("context", rows) or rows
 
 

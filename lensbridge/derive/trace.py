@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from lensbridge.derive.probe import inputs_of, token_table
 from lensbridge.errors import InputError
 from lensbridge.native.calling import Calling, logits_in
+from lensbridge.native.table import rows_of
 from lensbridge.native.trial import undisturbed
 from lensbridge.native.wrappers import named_parts
 
@@ -131,7 +132,7 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Trace:
         output = calling.call(model, inputs)
     recorder.note_overwritten()
     found.calls.sort(key=lambda call: call.start)
-    found.logits = _logits(output, getattr(token_table(model), "num_embeddings", None))
+    found.logits = _logits(output, rows_of(token_table(model)))
     found.pooled = getattr(output, "pooler_output", None)
     return found
 

@@ -1,5 +1,7 @@
 """A table of rows that are looked up: the embedding of tokens or of positions."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ def table_held(module: nn.Module) -> Held:
     found = held(module)
     if found.holding not in ("plain", "offloaded"):
         return found
-    if getattr(module, "max_norm", None) is not None:
+    if _rescales(module):
         return opaque("rescaled in place whenever a row is looked up (max_norm)", "as stored")
     why = proof.hindrance(module, "weight", _KIND)
     return opaque(f"not used as it is: {why}") if why else found
@@ -20,9 +22,34 @@ def table_held(module: nn.Module) -> Held:
 def table_rows(module: nn.Module) -> Tensor:
     """Shapes: `[row, d_model]`: the parameter itself where it is plain, otherwise a copy."""
     inner = _inner(module)
-    rows, width = getattr(inner, "num_embeddings", None), getattr(inner, "embedding_dim", None)
-    shape = None if rows is None or width is None else (int(rows), int(width))
+    rows, width = rows_of(inner), width_of(inner)
+    shape = None if rows is None or width is None else (rows, width)
     return read(module, "weight", lambda: _looked_up(module), table_held(module), shape)
+
+
+def rows_of(module: nn.Module | None) -> int | None:
+    """How many rows a table says that it has; None where it does not say."""
+    return _said(module, "num_embeddings")
+
+
+def width_of(module: nn.Module | None) -> int | None:
+    """How wide a table says that its rows are; None where it does not say."""
+    return _said(module, "embedding_dim")
+
+
+def padding_of(module: nn.Module | None) -> int | None:
+    """The row of a table that is for padding; None where it has none."""
+    return _said(module, "padding_idx")
+
+
+def _said(module: nn.Module | None, name: str) -> int | None:
+    found = getattr(module, name, None)
+    return int(found) if isinstance(found, Integral) else None
+
+
+def _rescales(module: nn.Module) -> bool:
+    """Whether a table changes a row whenever it is looked up."""
+    return getattr(module, "max_norm", None) is not None
 
 
 def _inner(module: nn.Module) -> nn.Module:
@@ -35,8 +62,8 @@ def _looked_up(module: nn.Module) -> Tensor:
     """All rows as the module gives them; as they are stored where it takes no ids."""
     inner = _inner(module)
     weight = inner._parameters.get("weight")
-    count = getattr(inner, "num_embeddings", None) or (0 if weight is None else len(weight))
-    if getattr(inner, "max_norm", None) is None:
+    count = rows_of(inner) or (0 if weight is None else len(weight))
+    if not _rescales(inner):
         device = execution_device(inner) or next(module.parameters()).device
         try:
             with proof.settled(module):

@@ -17,6 +17,7 @@ from lensbridge.errors import InputError, UnsupportedArchitectureError
 from lensbridge.native.calling import Calling, logits_in
 from lensbridge.native.compiled import Compilable
 from lensbridge.native.settings import settings_of
+from lensbridge.native.table import rows_of
 from lensbridge.native.wrappers import named_parts
 
 _BATCH, _POSITIONS = 2, 3
@@ -54,7 +55,7 @@ class Trial:
         with undisturbed(core):
             logits, embed = _call(core, calling, {"input_ids": ids})
             extra = None if logits.shape[:-1] == ids.shape else _extra(core, calling, ids)
-        rows = getattr(embed, "num_embeddings", None)
+        rows = rows_of(embed)
         said = settings_of(core).to_dict().get("vocab_size")
         vocabulary = next(one for one in (rows, said, logits.shape[-1]) if isinstance(one, int))
         return cls(calling, embed, vocabulary, extra)
@@ -87,7 +88,7 @@ def _call(
             handle.remove()
     try:
         embed = next(iter(tables), None)
-        return _logits(output, getattr(embed, "num_embeddings", None)), embed
+        return _logits(output, rows_of(embed)), embed
     except InputError as error:
         reason = str(error).partition(", and no")[0].removeprefix("The model ")
         raise _refusal(core, f"{reason} when it was given token ids") from error

@@ -10,6 +10,7 @@ from lensbridge.native.resolve.blocks import BlockResolver
 from lensbridge.native.resolve.context import context_of
 from lensbridge.native.resolve.finder import Finder
 from lensbridge.native.resolve.layers import Layer, layers_of
+from lensbridge.native.table import padding_of, rows_of
 from lensbridge.points.names import LAYER
 from lensbridge.spec import Stack
 
@@ -116,7 +117,7 @@ def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...])
     if pos_embed is None:
         return bool(attention)
     is_table = pos_embed._parameters.get("weight") is not None
-    return not is_table or getattr(pos_embed, "padding_idx", None) is None
+    return not is_table or padding_of(pos_embed) is None
 
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
@@ -137,7 +138,7 @@ def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
 
 def _rows(finder: Finder, path: str | None) -> int:
     """Of an embedding, where no config field says how many tokens there are."""
-    return 0 if path is None else int(getattr(finder.top(path), "num_embeddings", 0))
+    return 0 if path is None else rows_of(finder.top(path)) or 0
 
 
 def _expert_width(blocks: tuple[BlockPart, ...]) -> int:
