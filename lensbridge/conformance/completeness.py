@@ -21,8 +21,7 @@ from lensbridge.conformance.subject import Subject
 from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
 from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart, StackPart
-from lensbridge.native.resolve.finder import Finder
-from lensbridge.native.settings import raw_config, settings_of
+from lensbridge.native.settings import raw_config
 from lensbridge.processing.accounting import strangers
 from lensbridge.spec import Dims
 
@@ -114,7 +113,7 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
     spec, core = subject.model.architecture, subject.model.native.core
     said = spec.dims.heads
     if isinstance(said, str) and said != Dims.heads and raw_config(core) is not None:
-        config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
+        config = subject.config_of(spec)
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
         blocks = subject.model.native.main.blocks
@@ -130,7 +129,7 @@ def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
     if logits is None or logits.ndim != 3:
         return
     if isinstance(said, str) and raw_config(core) is not None:
-        config = Finder(core, spec.name, "", settings_of(core)).at_config(spec.config)
+        config = subject.config_of(spec)
         shown = f"the config has no field {said!r}"
         yield Claim("dims.vocab", config.optional(said) is not None, shown)
 

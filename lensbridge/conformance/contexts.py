@@ -7,8 +7,9 @@ from torch import nn
 from lensbridge.conformance.claim import Claim
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import StackPart
-from lensbridge.native.resolve.finder import Finder
-from lensbridge.native.settings import raw_config, settings_of
+from lensbridge.native.resolve.config_reader import ConfigReader
+from lensbridge.native.settings import raw_config
+from lensbridge.native.table import padding_of
 from lensbridge.spec import Stack
 
 FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
@@ -24,19 +25,13 @@ def claims_of_context(subject: Subject) -> Iterator[Claim]:
     yield from _of_field(subject)
     for stack, (at, part) in zip((spec, *spec.towers), subject.stacks.items(), strict=True):
         if stack.dims.context is not None:
-            yield from _of_number(_finder(subject, stack), stack, at, part)
-
-
-def _finder(subject: Subject, stack: Stack) -> Finder:
-    core = subject.model.native.core
-    finder = Finder(core, subject.model.architecture.name, "", settings_of(core))
-    return finder.at_config(stack.config)
+            yield from _of_number(subject.config_of(stack), stack, at, part)
 
 
 def _of_field(subject: Subject) -> Iterator[Claim]:
     """The main stack says a context if the config has one, and names a field that there is."""
     spec = subject.model.architecture
-    said, config = spec.dims.context, _finder(subject, spec)
+    said, config = spec.dims.context, subject.config_of(spec)
     if said is None:
         found = [name for name in FIELDS if isinstance(config.optional(name), int)]
         shown = f"the config has {' and '.join(found)}, and the description has no context"
@@ -50,19 +45,19 @@ def _of_field(subject: Subject) -> Iterator[Claim]:
         yield Claim("dims.context", unset or config.optional(said) is not None, shown)
 
 
-def _of_number(finder: Finder, stack: Stack, at: str, part: StackPart) -> Iterator[Claim]:
+def _of_number(config: ConfigReader, stack: Stack, at: str, part: StackPart) -> Iterator[Claim]:
     """The number of positions is that of the table, or if there is none, that of the config."""
-    said = finder.optional_size(stack.dims.context)
+    said = config.optional_size(stack.dims.context)
     if said is None or said < 0:  # XLNet says -1
         return
     told = f"{stack.dims.context!r} is {said}" if isinstance(stack.dims.context, str) else f"{said}"
     rows = _rows(part.pos_embed)
     if rows is not None:
-        spare = max(SPARE, 1 + (getattr(part.pos_embed, "padding_idx", None) or 0))
+        spare = max(SPARE, 1 + (padding_of(part.pos_embed) or 0))
         shown = f"{told}, and {stack.pos_embed} has {rows} rows"
         yield Claim(f"{at}dims.context", 0 <= rows - said <= spare, shown)
     elif isinstance(stack.dims.context, int):
-        held = {name: finder.optional(name) for name in FIELDS}
+        held = {name: config.optional(name) for name in FIELDS}
         held = {name: value for name, value in held.items() if isinstance(value, int)}
         listed = " and ".join(f"{name}={value}" for name, value in held.items())
         yield Claim(

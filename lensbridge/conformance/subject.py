@@ -26,9 +26,10 @@ from lensbridge.model import LensModel
 from lensbridge.native.calling import Calling
 from lensbridge.native.parts import BlockPart, StackPart
 from lensbridge.native.resolve import config_dict
-from lensbridge.native.settings import kernel_of
+from lensbridge.native.resolve.config_reader import ConfigReader
+from lensbridge.native.settings import kernel_of, settings_of
 from lensbridge.native.wrappers import core_of, unwrapped
-from lensbridge.spec import Architecture
+from lensbridge.spec import Architecture, Stack
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4}
 """float64 has a tolerance too: many norms and rotary embeddings compute in float32 inside."""
@@ -144,6 +145,11 @@ class Subject:
         """Every stack by the beginning of its names outside the blocks: nothing, `encoder.`..."""
         main, *towers = self.model.native.stacks
         return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
+
+    def config_of(self, stack: Stack) -> ConfigReader:
+        """The config that has the sizes of a stack."""
+        core, spec = self.model.native.core, self.model.architecture
+        return ConfigReader(core, spec.name, "", settings_of(core)).at_config(stack.config)
 
     def ids_of(self, at: str) -> Tensor | None:
         """The ids that a stack reads, or None."""
