@@ -93,19 +93,24 @@ def test_positions_are_found_among_tables_with_one_row_for_all_positions(name: s
     assert not complaints(model, architecture)
 
 
-def test_a_final_norm_reads_a_stream_without_the_positions_that_filled_a_window() -> None:
+def test_ends_of_a_stack_are_found_where_positions_fill_a_window_inside_it() -> None:
     model = tiny("PegasusXForConditionalGeneration")
     architecture = derived(model)
     target = IDS[:, :3]
-    names = ["encoder.ln_final.hook_out", "encoder.1.hook_resid_post", "ln_final.hook_out"]
+    ends = ["encoder.ln_final.hook_out", "encoder.1.hook_resid_post", "ln_final.hook_out"]
+    names = [*ends, "encoder.hook_embed", "encoder.hook_pos_embed", "hook_pos_embed"]
     cache = read(model, architecture, names, decoder_input_ids=target)
     raw = record(model, input_ids=IDS, decoder_input_ids=target)
     encoder = model.model.encoder
     assert torch.equal(cache["encoder.ln_final.hook_out"], raw.outputs[encoder.layer_norm])
     assert torch.equal(cache["ln_final.hook_out"], raw.outputs[model.model.decoder.layer_norm])
-    ends = cache["encoder.1.hook_resid_post"]
-    assert ends.shape[1] > IDS.shape[1]
-    assert torch.equal(ends[:, : IDS.shape[1]], raw.inputs[encoder.layer_norm])
+    end = cache["encoder.1.hook_resid_post"]
+    assert end.shape[1] > IDS.shape[1]
+    assert torch.equal(end[:, : IDS.shape[1]], raw.inputs[encoder.layer_norm])
+    assert torch.equal(cache["encoder.hook_embed"], raw.outputs[encoder.embed_tokens])
+    for at, stack in (("encoder.", encoder), ("", model.model.decoder)):
+        positions = raw.outputs[stack.embed_positions].expand_as(cache[f"{at}hook_pos_embed"])
+        assert torch.equal(cache[f"{at}hook_pos_embed"], positions)
 
 
 def test_a_wrong_table_is_refused_at_the_tokens_of_a_longer_row() -> None:

@@ -80,7 +80,8 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
 
 def _hold_no_module_gives(subject: Subject, at: str, rest: Tensor) -> None:
     """No module gives what is in the stream beside the embeddings: positions that it computes."""
-    if at or subject.expect.are_close(rest, rest[:1, :1].expand_as(rest)):
+    tokens = at_tokens(subject, at, rest)  # the types of a prompt and of a text may differ
+    if at or subject.expect.are_close(tokens, tokens[:1, :1].expand_as(tokens)):
         return
     found: list[str] = []
 

@@ -143,21 +143,21 @@ def _as_sum(
 def _position_embedding(
     trace: Trace, chain: ModuleChain, token: TracedCall, wanted: Tensor
 ) -> tuple[TracedCall, float] | None:
-    """The table of positions in the sum, alone or with another table (of token types)."""
+    """The module of positions in the sum, alone or with another (of token types); tables first."""
     assert token.output is not None
-    tables = [
+    calls = [
         call
         for call in trace.calls
         if call.end < chain.start
         and call.output is not None
         and call.module is not token.module
         and call.output.shape[-1] == wanted.shape[-1]
-        and _holds_table(call.module)
     ]
-    terms = [_expanded(call, wanted) for call in tables]
+    calls.sort(key=lambda call: not _holds_table(call.module))
+    terms = [_expanded(call, wanted) for call in calls]
     zero, given = torch.zeros_like(wanted), _centered(token.output)
-    for call, term in zip(tables, terms, strict=True):
-        if term is None or _is_one_row(at_tokens(trace, token, term)):
+    for call, term in zip(calls, terms, strict=True):
+        if term is None or not _is_by_position(at_tokens(trace, token, term)):
             continue
         for other in (zero, *(one for one in terms if one is not None and one is not term)):
             rest = _centered(wanted - term - other)
@@ -172,9 +172,10 @@ def _centered(value: Tensor) -> Tensor:
     return value - value.mean((0, 1))
 
 
-def _is_one_row(term: Tensor) -> bool:
-    """Whether a value is the same at every position."""
-    return close(term, term[:, :1].expand_as(term), 1e-6)
+def _is_by_position(term: Tensor) -> bool:
+    """Whether a value is the same for any tokens, and not the same at every position."""
+    same = close(term, term[:1].expand_as(term), 1e-6)
+    return same and not close(term, term[:, :1].expand_as(term), 1e-6)
 
 
 def _expanded(call: TracedCall, like: Tensor) -> Tensor | None:
