@@ -1,4 +1,10 @@
-"""Makes an `Architecture` from the trace of a model, and gives reasons for what it leaves out."""
+"""Makes an `Architecture` from the trace of a model, and gives reasons for what it leaves out.
+
+A trace (`trace`) is one run: the inputs and outputs of every module and attention kernel. What
+explains these values is found from the outside in: the layers (`chain`), each `stack` with what is
+before (`embeddings`) and behind it (`head`), each `block` with its sums (`residual`) and what they
+add (`branches`), and in a branch its `attention`, `mlp`, `moe` or `mixer`.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from lensbridge.derive.chain import find_chains, main_chain
-from lensbridge.derive.embedding_and_head import find_back, head_of
 from lensbridge.derive.fields import Fields
+from lensbridge.derive.head import find_back, head_of
 from lensbridge.derive.phrases import words_for
 from lensbridge.derive.pooler import find_pooler
 from lensbridge.derive.probe import token_table

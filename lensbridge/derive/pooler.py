@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lensbridge.derive.chain import ModuleChain
-from lensbridge.derive.embedding_and_head import find_final_norm
+from lensbridge.derive.head import find_final_norm
 from lensbridge.derive.layer import close, gave
 from lensbridge.derive.trace import Trace, TracedCall
 

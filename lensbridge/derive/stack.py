@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lensbridge.derive.block import find_block
 from lensbridge.derive.chain import ModuleChain
-from lensbridge.derive.embedding_and_head import find_final_norm
 from lensbridge.derive.embeddings import find_front
 from lensbridge.derive.fields import Fields
 from lensbridge.derive.found import FoundBlock
+from lensbridge.derive.head import find_final_norm
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of

@@ -1,6 +1,8 @@
 """Architecture + model -> parts. Every mismatch between the two raises here, at load.
 
-Only this package looks up what a module or a config has; all other code reads the parts.
+Only this package looks up what a module or a config has; all other code reads the parts. It goes
+from the outside in: `resolve` here, then `stack`, `blocks`, and `attention` or `feed_forward`. Each
+asks the `Finder` for modules, and for fields of the config, by the names in the description.
 """
 
 from inspect import signature
