@@ -127,9 +127,13 @@ def _advice(lens: "HookedModel", report: "Report") -> list[str]:
 
 def _verdict(model: "HookedModel", report: "Report") -> str:
     """One line: whether the model conforms, and whether the versions were tested."""
+    from lensbridge.conformance.held_blocks import unheld
+
     kind, name = model.cfg.original_architecture, model.architecture.name
+    left = unheld(report.rows)
     ran = sum(row.status != "skipped" for row in report.rows)
     verdict = f"{kind} behaves as its description '{name}' says: {ran} checks passed."
+    verdict += f" Not held: {', '.join(left)}." if left else ""
     if report.failures:
         failed, first = len(report.failures), report.failures[0].check
         verdict = (

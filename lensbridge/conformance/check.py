@@ -48,6 +48,7 @@ class Row:
 
     Args:
         about: what the description could have wrong if the check failed; else "".
+        architecture: the name of the description, if it was read.
     """
 
     check: str
@@ -57,6 +58,7 @@ class Row:
     detail: str = ""
     seconds: float = 0.0
     about: str = ""
+    architecture: str = ""
 
     def require(self) -> None:
         """Raise if the check failed.
@@ -71,11 +73,13 @@ class Row:
 def run_check(check: Check, subject: Subject) -> Row:
     """Run a check; it also fails if a run raises, or if it compares nothing."""
     started = perf_counter()
+    name = subject.model.architecture.name
 
     def row(status: Status, detail: str = "") -> Row:
         seconds = perf_counter() - started
         about = check.falsifies if status == "failed" else ""
-        return Row(check.name, subject.label, subject.variant, status, detail, seconds, about)
+        told = (check.name, subject.label, subject.variant, status, detail)
+        return Row(*told, seconds=seconds, about=about, architecture=name)
 
     reason = check.applies(subject)
     if reason is not None:

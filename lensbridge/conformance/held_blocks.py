@@ -1,7 +1,9 @@
 """Which of the blocks that a description has are held: those with which some layer is read."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
+from lensbridge.conformance.check import Row
 from lensbridge.conformance.expect import NotApplicable
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import StackPart
@@ -10,6 +12,8 @@ from lensbridge.spec import Stack
 
 UNHELD = "every block described is held"
 """The name of the check. A report always lists it, if some block is not held."""
+
+_NAME = re.compile(r"(?:[\w.]+: )?block\[\d+\]")
 
 KINDS = (
     "layer_types", "layers_block_type", "mlp_layer_types", "mlp_only_layers", "decoder_sparse_step",
@@ -43,3 +47,13 @@ def _unread(stack: Stack, part: StackPart) -> Iterator[str]:
     read = {block.variant for block in part.blocks}
     at = "" if part.prefix == "blocks" else f"{part.prefix}: "
     yield from (f"{at}block[{i}]" for i in range(len(described)) if i not in read)
+
+
+def unheld(rows: Iterable[Row]) -> list[str]:
+    """The blocks with which no layer of any model was read: `block[1] of 'mine'`."""
+    left: dict[str, set[str]] = {}
+    for row in rows:
+        names = set(_NAME.findall(row.detail.partition(" not held")[0]))
+        if row.check == UNHELD and (names or row.status == "passed"):
+            left[row.architecture] = left.get(row.architecture, names) & names
+    return [f"{one} of {name!r}" for name, names in left.items() for one in sorted(names)]

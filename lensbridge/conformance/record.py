@@ -7,6 +7,7 @@ from typing import Any
 
 from lensbridge.conformance.check import Row
 from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.held_blocks import unheld
 from lensbridge.errors import InputError
 from lensbridge.versions import TESTED, installed
 
@@ -19,9 +20,9 @@ GREEN = "brightgreen"
 def record(rows: Iterable[Row], *, left_out: int = 0) -> dict[str, Any]:
     """The record of the rows of one or several reports.
 
-    `label`, `message` and `color` are what a badge shows; https://shields.io draws one from the
-    address of the file, with the query `$.message`. `passed` is for every check of the kit: a run
-    of some of them is not green.
+    `label`, `message` and `color` are what a badge shows. `passed` is for every check of the kit: a
+    run of some of them has not passed. The badge is not green either if no layer of a model is read
+    with a block that is described.
 
     Args:
         rows: the rows.
@@ -40,14 +41,14 @@ def record(rows: Iterable[Row], *, left_out: int = 0) -> dict[str, Any]:
         for status in ("passed", "failed", "skipped")
     }
     left_out = max(left_out, _without_row(listed))
-    verdict, color = _verdict(counts, left_out)
+    verdict, color = _verdict(counts, left_out, unheld(listed))
     versions = {one.package: str(installed(one.package)) for one in TESTED}
     return {
         "format": FORMAT,
         "label": "lensbridge",
         "message": f"{verdict}, transformers {versions['transformers']}",
         "color": color,
-        "passed": color == GREEN,
+        "passed": bool(counts["passed"]) and not counts["failed"] and not left_out,
         "counts": {**counts, "left out": left_out},
         "versions": versions,
         "models": sorted({row.model for row in listed}),
@@ -65,7 +66,15 @@ def record(rows: Iterable[Row], *, left_out: int = 0) -> dict[str, Any]:
     }
 
 
-def _verdict(counts: dict[str, int], left_out: int) -> tuple[str, str]:
+def badge(told: dict[str, Any]) -> dict[str, Any]:
+    """The badge of a record, in the form of https://shields.io/badges/endpoint-badge.
+
+    It has no other keys, because a file with others is refused there.
+    """
+    return {"schemaVersion": 1, **{key: told[key] for key in ("label", "message", "color")}}
+
+
+def _verdict(counts: dict[str, int], left_out: int, missed: Sequence[str]) -> tuple[str, str]:
     """What a badge says, and its colour."""
     passed, failed = counts["passed"], counts["failed"]
     if failed:
@@ -73,7 +82,9 @@ def _verdict(counts: dict[str, int], left_out: int) -> tuple[str, str]:
     if not passed:
         return "nothing was checked", "lightgrey"
     told = "1 check" if passed == 1 else f"{passed} checks"
-    return (f"partial run of {told}", "yellow") if left_out else (told, GREEN)
+    if left_out:
+        return f"partial run of {told}", "yellow"
+    return (f"{told}, not held: {', '.join(missed)}", "yellow") if missed else (told, GREEN)
 
 
 def _without_row(rows: Sequence[Row]) -> int:
@@ -101,5 +112,7 @@ def prepare(file: Path) -> None:
 
 
 def write(file: Path, told: dict[str, Any]) -> None:
-    """Write a record as JSON."""
-    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    """Write a record as JSON, and its badge beside it: `conformance-badge.json`."""
+    beside = file.with_name(f"{file.stem}-badge{file.suffix}")
+    for path, content in ((file, told), (beside, badge(told))):
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

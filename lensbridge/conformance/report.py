@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lensbridge.conformance.check import Row
-from lensbridge.conformance.held_blocks import UNHELD
+from lensbridge.conformance.held_blocks import UNHELD, unheld
 from lensbridge.errors import ConformanceError
 
 _MOST = 10
@@ -29,13 +29,15 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The result in one line."""
+        """The result in one line, with the blocks that no layer of the model is read with."""
         counts = {
             status: sum(row.status == status for row in self.rows)
             for status in ("passed", "failed", "skipped")
         }
         told = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "nothing checked"
-        return f"{'conforms' if self.passed else 'does not conform'}: {told}"
+        left = unheld(self.rows)
+        more = f"; not held: {', '.join(left)}" if left else ""
+        return f"{'conforms' if self.passed else 'does not conform'}: {told}{more}"
 
     def require(self) -> "Report":
         """The report itself, if it passed.
