@@ -21,7 +21,8 @@ from lensbridge.hooks.scope import Aside, acting, is_own_run, is_run_of
 from lensbridge.hooks.standing import Replaced
 from lensbridge.native.compiled import Compilable
 from lensbridge.native.fsdp import casts_output
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.call import Call, Chain, Stage
+from lensbridge.sites.site import Site
 from lensbridge.sites.spliced import Splices
 
 NO_CALLBACKS = ReadChain([])

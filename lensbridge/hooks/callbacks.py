@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lensbridge.errors import HookError, HookNeverFiredError
 from lensbridge.hooks.progress import Progress
 from lensbridge.points.names import layer_of
-from lensbridge.sites.site import Call, Chain
+from lensbridge.sites.call import Call, Chain
 
 if TYPE_CHECKING:
     from lensbridge.inputs.prepare import Prepared

@@ -24,7 +24,8 @@ from lensbridge.hooks.scope import NOBODY, Aside, acting, entered, run_of
 from lensbridge.hooks.standing import Replaced, standing_in
 from lensbridge.native.compiled import Compilable
 from lensbridge.native.pieces import Sharding
-from lensbridge.sites.site import Chain, Site, Stage
+from lensbridge.sites.call import Chain, Stage
+from lensbridge.sites.site import Site
 from lensbridge.sites.spliced import NO_SPLICES, SitesWithSplices, Splices
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from lensbridge.hooks.callbacks import RunState
-from lensbridge.sites.site import Call, Chain, Stage
+from lensbridge.sites.call import Call, Chain, Stage
 
 IsActive: TypeAlias = Callable[[], bool]
 Look: TypeAlias = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor | None]]

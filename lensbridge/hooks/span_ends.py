@@ -11,7 +11,7 @@ from lensbridge.hooks.engine import StopForward
 from lensbridge.hooks.span import Span
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.native.parts import BlockPart, ResolvedModel
-from lensbridge.sites.site import Call, Chain, Stage
+from lensbridge.sites.call import Call, Chain, Stage
 
 
 def span_stages(native: ResolvedModel, prepared: Prepared, span: Span) -> list[Stage]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lensbridge.forks import in_forked
 from lensbridge.hooks.scope import stand_in_of, with_stand_ins
-from lensbridge.sites.site import Stage
+from lensbridge.sites.call import Stage
 
 StandIn: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """`stand_in(native forward, args, kwargs)` gives what the module is to return."""

@@ -19,7 +19,8 @@ from lensbridge.hooks.callbacks import Callback, Hook
 from lensbridge.hooks.engine import Engine
 from lensbridge.saes.dictionary import Dictionary
 from lensbridge.saes.place import Fit, Place
-from lensbridge.sites.site import Chain, PointInfo
+from lensbridge.sites.call import Chain
+from lensbridge.sites.site import PointInfo
 from lensbridge.sites.spliced import SpliceSite
 
 _TURN = RLock()

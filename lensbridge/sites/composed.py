@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lensbridge.native.calling import logits_in, with_logits
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.derived import change, substitute
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from lensbridge.errors import EditError
 from lensbridge.native.linear import fetch
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.call import Call, Chain, Stage
+from lensbridge.sites.site import Site
 from lensbridge.tensors.layouts import Layout
 
 Change: TypeAlias = Literal["none", "connected", "changed"]

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lensbridge.errors import HookError
 from lensbridge.native.product import Product
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.derived import SumSite
-from lensbridge.sites.site import Call, Chain, OutputSite, Site, Stage
+from lensbridge.sites.site import OutputSite, Site
 
 _DROPOUTS = frozenset({F.dropout, torch.dropout})
 _OF_A_SUM = (

@@ -11,10 +11,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lensbridge.native.experts import Experts
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.derived import Change, change
 from lensbridge.sites.router import RouterTap
 from lensbridge.sites.routing import Routing
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 
 ExpertRole = Literal["in", "pre", "pre_linear", "post", "out"]
 

@@ -16,9 +16,10 @@ from lensbridge.native.linear import Linear
 from lensbridge.native.multiplier import Multiplier
 from lensbridge.native.norm import Norm
 from lensbridge.native.pieces import Pieces
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.derived import change, substitute
 from lensbridge.sites.leaves import first_tensor
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 from lensbridge.tensors.layouts import Layout
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lensbridge.sites.site import Chain
+from lensbridge.sites.call import Chain
 
 
 @dataclass(frozen=True)

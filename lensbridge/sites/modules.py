@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.backends.mha import get_fastpath_enabled, set_fastpath_enabled
 
+from lensbridge.sites.call import Call, Chain, Phase, Stage
 from lensbridge.sites.habits import Habits
 from lensbridge.sites.leaves import Key, Keys, at, leaves, with_leaf
-from lensbridge.sites.site import Call, Chain, Phase, PointInfo, Site, Stage
+from lensbridge.sites.site import PointInfo, Site
 
 _NAME = re.compile(
     r"(?:(?P<path>.+?)(?:@(?P<call>\d+))?\.)?hook_(?P<side>in|out)(?:\.(?P<keys>.+))?"

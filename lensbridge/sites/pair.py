@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import HookError
-from lensbridge.sites.site import Call, Chain, Phase, Site, Stage
+from lensbridge.sites.call import Call, Chain, Phase, Stage
+from lensbridge.sites.site import Site
 
 Pair = tuple[Tensor, Tensor]
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lensbridge.native.product import Product
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.composed import OuterSite
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 
 _BEFORE_KERNELS = 7
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lensbridge.errors import HookError
-from lensbridge.sites.site import Chain
+from lensbridge.sites.call import Chain
 
 _ROUTER_PRODUCTS = frozenset(
     {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.addmm}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lensbridge.errors import HookError
 from lensbridge.native.experts import Experts
-from lensbridge.sites.site import Call, Chain, Phase, Stage
+from lensbridge.sites.call import Call, Chain, Phase, Stage
 
 Choices: TypeAlias = tuple[Tensor, Tensor]
 """The indices of the chosen experts and their weights. Shapes: `[t, c]`, both."""

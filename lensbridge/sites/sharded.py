@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lensbridge.native.linear import Linear
 from lensbridge.native.pieces import Pieces, Sharding
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.composed import OuterSite
 from lensbridge.sites.heads import HeadInputSite, ResultSite
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.kernel.tap import Role
-from lensbridge.sites.site import Call, Chain, PointInfo, Site, Stage
+from lensbridge.sites.site import PointInfo, Site
 
 
 def whole_site(site: Site, sharding: Sharding) -> Site:

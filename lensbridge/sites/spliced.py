@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lensbridge.sites.site import Site, Stage
+from lensbridge.sites.call import Stage
+from lensbridge.sites.site import Site
 
 
 @dataclass(frozen=True)

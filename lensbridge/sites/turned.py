@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensbridge.errors import HookError
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.composed import OuterSite
 from lensbridge.sites.mapped import MappedChain
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 
 
 def turned(value: Tensor) -> Tensor:

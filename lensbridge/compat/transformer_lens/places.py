@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lensbridge.errors import EditError, HookError
 from lensbridge.hooks.skip import form_of, in_form
 from lensbridge.native.parts import AttentionPart, BlockPart, ResolvedModel, StackPart
-from lensbridge.sites.site import Call
+from lensbridge.sites.call import Call
 
 Kind = Literal["module", "attention", "block"]
 

@@ -37,7 +37,7 @@ from lensbridge.engines.nnsight.values import (
     without_masks,
 )
 from lensbridge.errors import UnsupportedError
-from lensbridge.sites.site import Call
+from lensbridge.sites.call import Call
 
 
 class Recorder(TorchFunctionMode):

@@ -13,12 +13,13 @@ from lensbridge.engines.nnsight.recorder import Recorder
 from lensbridge.errors import UnsupportedError
 from lensbridge.hooks.callbacks import Callback
 from lensbridge.points.point_names import NamesFilter, PointNames, names_points
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.composed import BranchInputSite, OuterSite, RepeatedSite
 from lensbridge.sites.derived import ClippedSite
 from lensbridge.sites.experts import ExpertSite, RouterSite
 from lensbridge.sites.heads import HeadInputSite, LatentSite
 from lensbridge.sites.kernel.site import KernelSite
-from lensbridge.sites.site import Call, Chain, SharedInputSite, Site, Stage
+from lensbridge.sites.site import SharedInputSite, Site
 
 Placed = Callable[[nn.Module], str]
 """A module of the twin -> the module of nnsight's tree, as text."""

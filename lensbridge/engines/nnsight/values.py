@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lensbridge.engines.nnsight.block import Block, Path, Read, Side, Write
-from lensbridge.sites.site import Call
+from lensbridge.sites.call import Call
 
 
 @dataclass(frozen=True, eq=False)

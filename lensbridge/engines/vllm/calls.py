@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensbridge.engines.vllm.shards import Shards, heads_shards
-from lensbridge.sites.site import Call
+from lensbridge.sites.call import Call
 
 _RESIDUAL = "residual"
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lensbridge.engines.vllm.calls import ModuleCall, RequestCall, Rows
 from lensbridge.engines.vllm.program import Example, Place, PointProgram
 from lensbridge.engines.vllm.shards import Shards, input_shards, output_shards
-from lensbridge.sites.site import Site, Stage
+from lensbridge.sites.call import Stage
+from lensbridge.sites.site import Site
 
 Side = tuple[nn.Module, str]
 

@@ -9,11 +9,12 @@ from lensbridge.engines.vllm.calls import RequestCall
 from lensbridge.engines.vllm.parts import logits_of
 from lensbridge.engines.vllm.shards import output_shards
 from lensbridge.native.parts import AttentionPart, ResolvedModel
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.derived import change
 from lensbridge.sites.dropout import members_of
 from lensbridge.sites.heads import HeadInputSite
 from lensbridge.sites.kernel.site import KernelSite
-from lensbridge.sites.site import Call, Chain, InputSite, SharedInputSite, Site, Stage
+from lensbridge.sites.site import InputSite, SharedInputSite, Site
 from lensbridge.sites.wiring import sites_of
 from lensbridge.sites.wiring.index import SiteIndex
 from lensbridge.tensors import layouts

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lensbridge.errors import HookError
+from lensbridge.sites.call import Chain
 from lensbridge.sites.derived import Change, substitute
 from lensbridge.sites.kernel.axes import KernelAxes
 from lensbridge.sites.kernel.scores import masked_scores, safe_softmax
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.kernel.tap import KernelTap, stronger
 from lensbridge.sites.mapped import MappedChain
-from lensbridge.sites.site import Chain
 from lensbridge.tensors.layouts import repeat_kv
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lensbridge.native.settings import kernel_of
+from lensbridge.sites.call import Call, Chain, Stage
 from lensbridge.sites.kernel.axes import KernelAxes
 from lensbridge.sites.kernel.switch import VISIBLE_KERNELS, visible_kernel
 from lensbridge.sites.kernel.tap import KernelTap, Role
-from lensbridge.sites.site import Call, Chain, Site, Stage
+from lensbridge.sites.site import Site
 
 
 def _as_it_is(chain: Chain) -> Chain:

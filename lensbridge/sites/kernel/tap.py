@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from lensbridge.errors import HookError
 from lensbridge.native.linear import fetch
+from lensbridge.sites.call import Chain
 from lensbridge.sites.derived import Change, change, substitute
 from lensbridge.sites.kernel.axes import KernelAxes
 from lensbridge.sites.kernel.scores import masked_scores, of_masked_rows, safe_softmax
-from lensbridge.sites.site import Chain
 from lensbridge.tensors.layouts import repeat_kv
 
 Role = Literal["rot_q", "rot_k", "v", "scores", "pattern", "z"]

@@ -19,13 +19,14 @@ from lensbridge.native.parts import (
     ResolvedModel,
     StackPart,
 )
+from lensbridge.sites.call import Phase
 from lensbridge.sites.composed import BranchInputSite, FlatSite
 from lensbridge.sites.derived import SumSite
 from lensbridge.sites.dropout import DroppedSite, DroppedSumSite, drops_after, members_of
 from lensbridge.sites.heads import HeadInputSite
 from lensbridge.sites.pair import PairSite
 from lensbridge.sites.products import with_products
-from lensbridge.sites.site import OutputSite, Phase, SharedInputSite, Site
+from lensbridge.sites.site import OutputSite, SharedInputSite, Site
 from lensbridge.sites.wiring.attention import AttentionWiring
 from lensbridge.sites.wiring.feed_forward import FeedForwardWiring
 from lensbridge.sites.wiring.index import ExpertGroup
