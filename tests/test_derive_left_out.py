@@ -119,3 +119,14 @@ def test_a_wrong_table_is_refused_at_the_tokens_of_a_longer_row() -> None:
     wrong = replace(right, embed="cpmant.segment_embedding")
     told = complaints(model, wrong)
     assert any("embeddings are rows" in one or "make the stream" in one for one in told), told
+
+
+def test_a_norm_before_the_layers_is_found_although_more_than_a_sum_is_before_it() -> None:
+    model = tiny("NeoMMEForMaskedLM")  # the embeddings are projected, and then normed
+    architecture = derived(model)
+    cache = read(model, architecture, ["ln_embed.hook_out", "ln_embed.hook_normalized"])
+    raw = record(model, input_ids=IDS)
+    assert torch.equal(cache["ln_embed.hook_out"], raw.outputs[model.model.embedding_norm])
+    x = raw.inputs[model.model.embedding_norm]
+    wanted = x * (x.pow(2).mean(-1, keepdim=True) + model.config.norm_eps).rsqrt()
+    torch.testing.assert_close(cache["ln_embed.hook_normalized"], wanted)

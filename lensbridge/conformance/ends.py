@@ -39,17 +39,18 @@ def _of_logits(subject: Subject, logits: torch.Tensor | None) -> Iterator[Claim]
     said = logits.ndim != 3 or "hook_logits" in subject.names  # a classifier's are no point
     yield Claim("hook_logits", said, "the model returns logits, and the description has no point")
     pooled = subject.clean.values.get("hook_pooler_out")
-    alike = pooled is not None and pooled.shape == logits.shape
-    mistaken = alike and subject.expect.are_close(pooled, logits)
-    yield Claim("pooler", not mistaken, "its output is the logits that the model returns")
+    if pooled is not None and pooled.shape == logits.shape:
+        mistaken = subject.expect.are_close(pooled, logits)
+        yield Claim("pooler", not mistaken, "its output is the logits that the model returns")
 
 
 def _of_poolers(subject: Subject, native: Mapping[str, Any]) -> Iterator[Claim]:
     """A pooler_output is a point, where a module returns it: of the model, or of the main stack."""
     told, value = _explains_pooler(subject), native.get("pooler_output")
-    said = told or value is None or "hook_pooler_out" in subject.names
-    shown = "the model returns pooler_output, and the description has no point for it"
-    yield Claim("hook_pooler_out", said or not is_given(subject, value), shown)
+    if value is not None:
+        said = told or "hook_pooler_out" in subject.names or not is_given(subject, value)
+        shown = "the model returns pooler_output, and the description has no point for it"
+        yield Claim("hook_pooler_out", said, shown)
     core, main = subject.model.native.core, subject.model.native.main
     tower = [one for one in _beside(subject, main) if one not in set(core.children())]
     for inner in _inside(native, "pooler_output"):

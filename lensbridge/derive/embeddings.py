@@ -52,7 +52,9 @@ def find_front(
             front.pos_embed = None if positions is None else positions.path
             if not unit(scale, trace.tolerance):
                 front.embed_scale = fields.number(scale)
-            break
+            return front
+    norm = _norm_before_layers(trace, chain)
+    front.embed_norm = None if norm is None else norm.path
     return front
 
 
@@ -61,14 +63,20 @@ def _whole_front(trace: Trace, chain: ModuleChain) -> EmbeddingSide:
     front = EmbeddingSide()
     wanted = chain.given[0]
     before = [call for call in trace.calls if call.end < chain.start]
-    for call in before:
-        if call.inputs and gave(call, wanted) and looks_like_norm(call):
-            front.embed_norm, wanted = call.path, call.inputs[0]
-            break
+    norm = _norm_before_layers(trace, chain)
+    if norm is not None:
+        front.embed_norm, wanted = norm.path, norm.inputs[0]
     front.embed = next((call.path for call in before if gave(call, wanted)), None)
     if front.embed is None:
         front.missing["embed"] = "no module returns the input of the first layer"
     return front
+
+
+def _norm_before_layers(trace: Trace, chain: ModuleChain) -> TracedCall | None:
+    """The norm that returns the input of the first layer."""
+    before = [call for call in trace.calls if call.end < chain.start and call.inputs]
+    given = (call for call in before if gave(call, chain.given[0]))
+    return next((call for call in given if looks_like_norm(call)), None)
 
 
 def _embeds(call: TracedCall, embed: nn.Module | None) -> bool:
