@@ -122,6 +122,7 @@ CASES = [
     (MAMBA, "blocks.{i}.hook_mlp_out", "MambaBlock has no MLP that 'mamba' describes"),
     (MIXTRAL, "blocks.{i}.mlp.hook_post", "MixtralDecoderLayer has no MLP of that form"),
     (GPT2, "ln_embed.hook_scale", "GPT2Block has no norm in that place"),
+    (MAMBA, "blocks.{i}.ln2.hook_out", "MambaBlock has no norm in that place"),
     (MAMBA, "blocks.{i}.hook_q_input", "MambaBlock has no such point"),
 ]
 

@@ -118,7 +118,8 @@ class Absence:
     """One reason for which models lack points.
 
     Args:
-        rows: which rows of the table of points it is about: what is found in their names.
+        rows: which rows of the table of points it is about: those in whose names this regular
+            expression is found.
         sentence: the reason; `model` is the `_Model`.
         when: which models it is true of.
         undescribed: the part of a description whose own reason comes after the sentence.
