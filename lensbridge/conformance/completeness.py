@@ -17,7 +17,7 @@ from lensbridge.conformance.native_calls import (
     kernels_in,
     watch_calls,
 )
-from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.subject import Subject, config_of
 from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
 from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart, StackPart
@@ -113,7 +113,7 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
     spec, core = subject.model.architecture, subject.model.native.core
     said = spec.dims.heads
     if isinstance(said, str) and said != Dims.heads and raw_config(core) is not None:
-        config = subject.config_of(spec)
+        config = config_of(subject, spec)
         known = config.optional(said) is not None
         yield Claim("dims.heads", known, f"the config has no field {said!r}")
         blocks = subject.model.native.main.blocks
@@ -129,7 +129,7 @@ def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
     if logits is None or logits.ndim != 3:
         return
     if isinstance(said, str) and raw_config(core) is not None:
-        config = subject.config_of(spec)
+        config = config_of(subject, spec)
         shown = f"the config has no field {said!r}"
         yield Claim("dims.vocab", config.optional(said) is not None, shown)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from lensbridge.conformance.claim import Claim
-from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.subject import Subject, config_of
 from lensbridge.native.parts import StackPart
 from lensbridge.native.resolve.config_reader import ConfigReader
 from lensbridge.native.settings import raw_config
@@ -25,13 +25,13 @@ def claims_of_context(subject: Subject) -> Iterator[Claim]:
     yield from _of_field(subject)
     for stack, (at, part) in zip((spec, *spec.towers), subject.stacks.items(), strict=True):
         if stack.dims.context is not None:
-            yield from _of_number(subject.config_of(stack), stack, at, part)
+            yield from _of_number(config_of(subject, stack), stack, at, part)
 
 
 def _of_field(subject: Subject) -> Iterator[Claim]:
     """The main stack says a context if the config has one, and names a field that there is."""
     spec = subject.model.architecture
-    said, config = spec.dims.context, subject.config_of(spec)
+    said, config = spec.dims.context, config_of(subject, spec)
     if said is None:
         found = [name for name in FIELDS if isinstance(config.optional(name), int)]
         shown = f"the config has {' and '.join(found)}, and the description has no context"

@@ -146,11 +146,6 @@ class Subject:
         main, *towers = self.model.native.stacks
         return {"": main, **{f"{tower.prefix.partition('.')[0]}.": tower for tower in towers}}
 
-    def config_of(self, stack: Stack) -> ConfigReader:
-        """The config that has the sizes of a stack."""
-        core, spec = self.model.native.core, self.model.architecture
-        return ConfigReader(core, spec.name, "", settings_of(core)).at_config(stack.config)
-
     def ids_of(self, at: str) -> Tensor | None:
         """The ids that a stack reads, or None."""
         if at not in ("", "encoder."):
@@ -276,3 +271,9 @@ class Subject:
         changed[:, -1] = torch.where(changed[:, -1] == 7, 8, 7)
         before, after = self.bare(), self.bare({**self.inputs, name: changed})
         return before.ndim == 3 and self.expect.are_close(after[:, :-1], before[:, :-1])
+
+
+def config_of(subject: Subject, stack: Stack) -> ConfigReader:
+    """The config that has the sizes of a stack."""
+    core, name = subject.model.native.core, subject.model.architecture.name
+    return ConfigReader(core, name, "", settings_of(core)).at_config(stack.config)
