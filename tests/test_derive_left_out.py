@@ -130,3 +130,14 @@ def test_a_norm_before_the_layers_is_found_although_more_than_a_sum_is_before_it
     x = raw.inputs[model.model.embedding_norm]
     wanted = x * (x.pow(2).mean(-1, keepdim=True) + model.config.norm_eps).rsqrt()
     torch.testing.assert_close(cache["ln_embed.hook_normalized"], wanted)
+
+
+def test_a_table_of_positions_that_is_given_ids_for_their_shape_is_no_embedding() -> None:
+    model = tiny("BigBirdPegasusForConditionalGeneration")
+    architecture = derived(model)
+    cache = read(model, architecture, ["hook_embed", "hook_pos_embed"], decoder_input_ids=IDS)
+    raw = record(model, input_ids=IDS, decoder_input_ids=IDS)
+    decoder = model.model.decoder
+    assert torch.equal(cache["hook_embed"], raw.outputs[decoder.embed_tokens])
+    positions = raw.outputs[decoder.embed_positions].expand_as(cache["hook_pos_embed"])
+    assert torch.equal(cache["hook_pos_embed"], positions)

@@ -90,8 +90,12 @@ def _reads_ids(trace: Trace, call: TracedCall) -> bool:
     """Whether a call looks up the decoder's ids in a table, which may be the decoder's own."""
     ids = trace.inputs.get("decoder_input_ids")
     given = call.inputs[0] if call.inputs else None
-    same = ids is not None and given is not None and torch.equal(ids.cpu(), given.cpu())
-    return same and call.module._parameters.get("weight") is not None
+    if ids is None or given is None or not torch.equal(ids.cpu(), given.cpu()):
+        return False
+    rows = call.output  # a table of positions may be given the ids for their number
+    if rows is None or rows.shape[:-1] != ids.shape or _is_by_position(rows):
+        return False
+    return call.module._parameters.get("weight") is not None
 
 
 def _sums(
