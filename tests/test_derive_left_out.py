@@ -1,7 +1,7 @@
 """Embeddings, norms and heads that derivation finds where a row has more positions than ids."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ import transformers
 from raw import record
 
 import lensbridge
+from lensbridge.analysis import direct_logit_attribution
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.tiny import tiny_from
 from lensbridge.derive import derive
@@ -37,6 +38,16 @@ def derived(model: Any) -> Architecture:
     return found
 
 
+Described: TypeAlias = tuple[Any, Architecture]
+"""A model and its derived description."""
+
+
+@pytest.fixture(scope="module")
+def prompted() -> Described:
+    model = tiny("CpmAntForCausalLM", prompt_length=3, prompt_types=3)
+    return model, derived(model)
+
+
 def read(model: Any, architecture: Architecture, names: list[str], **more: Any) -> Any:
     lens = lensbridge.load(model, architecture=architecture)
     return lens.run_with_cache(IDS, **more, names_filter=names)[1]
@@ -48,9 +59,10 @@ def complaints(model: Any, architecture: Architecture) -> list[str]:
     return [f"{row.check}: {row.detail}" for row in report.failures]
 
 
-def test_a_prompt_before_the_tokens_leaves_them_their_embeddings_and_logits() -> None:
-    model = tiny("CpmAntForCausalLM", prompt_length=3, prompt_types=3)
-    architecture = derived(model)
+def test_a_prompt_before_the_tokens_leaves_them_their_embeddings_and_logits(
+    prompted: Described,
+) -> None:
+    model, architecture = prompted
     assert architecture.pos_embed is None  # the segments of prompt and text are no positions
     names = ["hook_embed", "ln_final.hook_out", "hook_logits"]
     cache = read(model, architecture, names)
@@ -113,9 +125,17 @@ def test_ends_of_a_stack_are_found_where_positions_fill_a_window_inside_it() -> 
         assert torch.equal(cache[f"{at}hook_pos_embed"], positions)
 
 
-def test_a_wrong_table_is_refused_at_the_tokens_of_a_longer_row() -> None:
-    model = tiny("CpmAntForCausalLM", prompt_length=3, prompt_types=3)
-    right = derived(model)
+def test_a_logit_is_split_where_a_prompt_is_before_the_tokens(prompted: Described) -> None:
+    model, architecture = prompted
+    lens = lensbridge.load(model, architecture=architecture)
+    split = direct_logit_attribution(lens, IDS, 3)
+    with torch.no_grad():
+        wanted = model(IDS).logits[:, -1, 3]
+    torch.testing.assert_close(split.attribution.sum(0), wanted)
+
+
+def test_a_wrong_table_is_refused_at_the_tokens_of_a_longer_row(prompted: Described) -> None:
+    model, right = prompted
     wrong = replace(right, embed="cpmant.segment_embedding")
     told = complaints(model, wrong)
     assert any("embeddings are rows" in one or "make the stream" in one for one in told), told

@@ -79,7 +79,8 @@ class Head:
         decoder: dict[str, Any] = {"decoder_input_ids": ids} if parts.is_encoder_decoder else {}
 
         def put(stream: Tensor, hook: Hook) -> Tensor:
-            return vectors.unsqueeze(1).to(stream)
+            # at every position: a model may put others beside the token
+            return vectors.unsqueeze(1).to(stream).repeat(1, stream.shape[1], 1)
 
         with layers_skipped(parts.blocks):
             logits = model.run_with_hooks(ids, fwd_hooks=[(last, put)], **decoder)
