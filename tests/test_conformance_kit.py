@@ -17,6 +17,7 @@ from transformers import BertConfig, DogeConfig, DogeForCausalLM, LlamaConfig
 import lensbridge
 from lensbridge.cli import main
 from lensbridge.conformance.other_weights import constants_of, with_other_weights
+from lensbridge.conformance.repair import repair
 from lensbridge.errors import ConformanceError, InputError, LoadError
 from lensbridge.spec import FusedQKV
 from lensbridge.testing import (
@@ -30,7 +31,6 @@ from lensbridge.testing import (
     run_check,
     tiny_config,
 )
-from lensbridge.testing.repair import repair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

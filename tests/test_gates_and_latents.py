@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 import lensbridge
+from lensbridge.conformance.mutation import survivors
 from lensbridge.conformance.tiny import tiny_model
 from lensbridge.derive import derive
 from lensbridge.errors import AbsentPointError, InputError, LoadError, UnsupportedError, WeightError
@@ -19,7 +20,6 @@ from lensbridge.plugins import registry
 from lensbridge.spec import Architecture, Attention, KernelQKV, LatentQKV
 from lensbridge.testing import CHECKS, Subject, conformance, run_check
 from lensbridge.testing.inputs import inputs_for
-from lensbridge.testing.mutation import survivors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

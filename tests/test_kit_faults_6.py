@@ -12,17 +12,27 @@ from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.held_blocks import UNHELD
 from lensbridge.conformance.record import badge, record, write
 from lensbridge.conformance.report import Report
-from lensbridge.spec import Architecture, Block
-from lensbridge.testing import conformance
+from lensbridge.errors import ConformanceError
+from lensbridge.spec import Architecture, Block, FusedQKV
+from lensbridge.testing import conformance, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HELD = tuple(check for check in CHECKS if check.name in (UNHELD, "values are finite"))
+
+
+def _in_block(branch: str, **fields: object) -> Architecture:
+    """GPT-2 with other fields in one branch of its block."""
+    assert isinstance(GPT2.block, Block)
+    changed = replace(vars(GPT2.block)[branch], **fields)
+    return replace(GPT2, block=replace(GPT2.block, **{branch: changed}))
 
 
 def _with_second_block() -> Architecture:
     """GPT-2 with a second block that no layer is read with, and that is wrong."""
     assert isinstance(GPT2.block, Block)
-    assert GPT2.block.mlp is not None
-    wrong = replace(GPT2.block, mlp=replace(GPT2.block.mlp, act="relu"))
+    wrong = _in_block("mlp", act="relu").block
+    assert isinstance(wrong, Block)
     return replace(GPT2, block=(GPT2.block, wrong))
 
 
@@ -74,3 +84,28 @@ def test_a_badge_has_the_keys_of_an_endpoint_and_no_others(tmp_path: Path) -> No
     assert drawn == badge(told)
     assert drawn.pop("schemaVersion") == 1
     assert drawn == {"label": "lensbridge", "message": told["message"], "color": "brightgreen"}
+
+
+# --- what would be right -------------------------------------------------------------------------
+
+
+def test_an_error_says_first_which_change_is_right() -> None:
+    report = conformance(_in_block("mlp", act="relu"))
+    with pytest.raises(ConformanceError) as caught:
+        report.require()
+    first, second, third, *_ = str(caught.value).splitlines()
+    assert first.startswith("does not conform: ")
+    assert second.startswith("What the description may say wrongly: act, ")
+    assert third == "With one change it conforms: block.mlp.act: 'relu' -> 'activation_function'."
+    assert report.advice == (second, third)
+
+
+def test_a_report_of_a_model_names_keys_and_values_that_are_exchanged() -> None:
+    order = replace(FusedQKV("c_attn", layout="blocked"), order="qvk")
+    hf_model = tiny_model(GPT2)
+    report = conformance(hf_model, architecture=_in_block("attn", qkv=order))
+    assert report.advice[0].startswith("What the description may say wrongly: order, ")
+    assert report.advice[1] == (
+        "With one change it conforms: block.attn.qkv.order: 'qvk' -> 'qkv'."
+    )
+    assert conformance(hf_model, architecture=GPT2, checks=HELD).advice == ()

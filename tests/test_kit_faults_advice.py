@@ -9,11 +9,11 @@ from lensbridge_adapters.doge import DOGE
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.granite import GRANITE
 
+from lensbridge.conformance.offers import offers
 from lensbridge.conformance.record import record
+from lensbridge.conformance.repair import conforms_with, repair, suspects
 from lensbridge.spec import Architecture, Block
 from lensbridge.testing import CHECKS, Row, build, conformance
-from lensbridge.testing.offers import offers
-from lensbridge.testing.repair import conforms_with, repair, suspects
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,11 +19,11 @@ from lensbridge_adapters.minimax import MINIMAX
 from lensbridge_adapters.mixtral import MIXTRAL
 from lensbridge_adapters.qwen2_moe import QWEN2_MOE
 
+from lensbridge.conformance.mutation import mutants
 from lensbridge.conformance.tiny import model_class, tiny_config, tiny_model
 from lensbridge.plugins import registry
 from lensbridge.spec import Architecture, Block, Dims, Stack
 from lensbridge.testing import CHECKS, conformance
-from lensbridge.testing.mutation import mutants
 
 HELD = {one.name: one for one in CHECKS}
 

@@ -10,11 +10,11 @@ from lensbridge_adapters.llama import LLAMA
 from lensbridge_adapters.mixtral import MIXTRAL
 from tiny_models import Shape, build
 
+from lensbridge.conformance.mutation import Trial, kill_rate, mutants, survivors, trials
 from lensbridge.errors import LoadError
 from lensbridge.plugins import registry
 from lensbridge.spec import Architecture
 from lensbridge.testing import conformance
-from lensbridge.testing.mutation import Trial, kill_rate, mutants, survivors, trials
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers.models.llama import modeling_llama
 
 import lensbridge
+from lensbridge.conformance.mutation import survivors
 from lensbridge.errors import LoadError
 from lensbridge.spec import Architecture, Attention, FusedQKV
 from lensbridge.tensors import layouts
 from lensbridge.testing import CHECKS, conformance, tiny_model
-from lensbridge.testing.mutation import survivors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,11 +15,11 @@ from lensbridge_adapters.rwkv import RWKV
 from torch import nn
 
 import lensbridge
+from lensbridge.conformance.mutation import mutants
 from lensbridge.errors import ArchitectureMismatchError
 from lensbridge.inputs.random import inputs_for
 from lensbridge.spec import Architecture, Opaque
 from lensbridge.testing import CHECKS, Subject, conformance, run_check, tiny_model
-from lensbridge.testing.mutation import mutants
 
 GENERATOR = Path(__file__).parent.parent / "docs" / "generate"
 

@@ -68,7 +68,7 @@ def run(
     lens = opened(model, loading, architecture=architecture)
     with working(f"checking {model}"):
         report = conformance(lens.hf_model, architecture=lens.architecture)
-        advice = _advice(lens, report)
+        advice = list(report.advice)
     if as_json:
         show_json({**_as_json(lens, report), "advice": advice})
     else:
@@ -108,21 +108,6 @@ def _versions_and_plugins() -> dict[str, Any]:
 
     versions = {one.package: installed(one.package) for one in TESTED}
     return {"versions": versions, "plugins": str(registry()).splitlines()}
-
-
-def _advice(lens: "HookedModel", report: "Report") -> list[str]:
-    """What the first failed check shows to be wrong, and the change that would be right."""
-    from lensbridge.conformance.building import subject_of
-    from lensbridge.conformance.other_weights import with_other_weights
-    from lensbridge.testing.repair import conforms_with, repair, suspects
-
-    failed = [row.check for row in report.failures]
-    if not failed:
-        return []
-    model = with_other_weights(lens.hf_model) or lens.hf_model
-    mutant = repair(subject_of(model, lens.architecture), failed)
-    lines = [suspects(failed, mutant), "" if mutant is None else conforms_with(mutant)]
-    return [line for line in lines if line]
 
 
 def _verdict(model: "HookedModel", report: "Report") -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import INSENSITIVE
 from lensbridge.conformance.other_weights import constants_of, with_other_weights
 from lensbridge.conformance.passes import Inputs
+from lensbridge.conformance.repair import advice
 from lensbridge.conformance.report import Report
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.wrappers import core_of
@@ -61,11 +63,20 @@ def conformance(
     classes = (classes,) if isinstance(classes, str) else classes
     require_fitting(subject, architecture, inputs, classes, fields)
     rows: list[Row] = []
+    failing: Subject | None = None
     for one in subjects_of(subject, architecture, inputs, variants, classes, fields):
-        rows += [one] if isinstance(one, Row) else check_all(one, checks)
+        found = [one] if isinstance(one, Row) else check_all(one, checks)
+        if failing is None and isinstance(one, Subject) and _fails(found):
+            failing = one
+        rows += found
     if isinstance(subject, nn.Module):
-        rows = _with_other_weights(rows, subject, architecture, inputs, checks)
-    return Report(tuple(rows))
+        rows, copy = _with_other_weights(rows, subject, architecture, inputs, checks)
+        failing = copy or failing
+    return Report(tuple(rows), None if failing is None else partial(advice, failing))
+
+
+def _fails(rows: Iterable[Row]) -> bool:
+    return any(row.status == "failed" for row in rows)
 
 
 def _with_other_weights(
@@ -74,21 +85,26 @@ def _with_other_weights(
     architecture: Architecture | None,
     inputs: Inputs | None,
     checks: Iterable[Check],
-) -> list[Row]:
-    """The rows of a model, and what its checks find on a copy in which no parameter is constant."""
+) -> tuple[list[Row], Subject | None]:
+    """The rows of a model, and what its checks find on a copy in which no parameter is constant.
+
+    The second is the copy, if a check fails on it.
+    """
     constant = constants_of(model)
     if not constant and not any(_is_insensitive(row) for row in rows):
-        return rows
+        return rows, None
     label = type(core_of(model)).__name__
     copy = with_other_weights(model)
     if copy is None:
-        return [*rows, Row(OTHER_WEIGHTS, label, "", "skipped", _unheld(constant))]
-    found = check_all(subject_of(copy, architecture, inputs), checks)
+        return [*rows, Row(OTHER_WEIGHTS, label, "", "skipped", _unheld(constant))], None
+    other = subject_of(copy, architecture, inputs)
+    found = check_all(other, checks)
     held = {row.check for row in found if row.status == "passed"}
     own = [_excused(row) if _is_insensitive(row) and row.check in held else row for row in rows]
     failed = [replace(row, variant="other weights") for row in found if row.status == "failed"]
     changed = f"{len(constant)} of its parameters have one value in all places"
-    return [*own, *(failed or [Row(OTHER_WEIGHTS, label, "other weights", "passed", changed)])]
+    told = failed or [Row(OTHER_WEIGHTS, label, "other weights", "passed", changed)]
+    return [*own, *told], other if failed else None
 
 
 def _unheld(constant: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The report of the checks: its rows, its verdict, and how it is printed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from lensbridge.conformance.check import Row
 from lensbridge.conformance.held_blocks import UNHELD, unheld
@@ -13,9 +14,17 @@ _MOST = 10
 
 @dataclass(frozen=True)
 class Report:
-    """The results of all checks."""
+    """The results of all checks.
+
+    Args:
+        rows: one for each check on each variant of a model.
+        advise: what gives advice about failed checks, by their names.
+    """
 
     rows: tuple[Row, ...]
+    advise: "Callable[[Sequence[str]], tuple[str, ...]] | None" = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def failures(self) -> list[Row]:
@@ -26,6 +35,16 @@ class Report:
     def passed(self) -> bool:
         """Whether something was checked and nothing failed."""
         return not self.failures and any(row.status == "passed" for row in self.rows)
+
+    @cached_property
+    def advice(self) -> tuple[str, ...]:
+        """What the first failed check shows to be wrong, and the change that would be right.
+
+        Changes of the description are tried when this is first asked for, which takes seconds.
+        """
+        if not self.failures or self.advise is None:
+            return ()
+        return self.advise([row.check for row in self.failures])
 
     @property
     def verdict(self) -> str:
@@ -43,13 +62,14 @@ class Report:
         """The report itself, if it passed.
 
         Raises:
-            ConformanceError: a check failed; the message lists all that did.
+            ConformanceError: a check failed; the message begins with the advice, and lists all
+                that did.
         """
         if not self.passed:
             listed = _lines(self.failures[:_MOST])
             rest = len(self.failures) - _MOST
             more = f"\nand {rest} more; print(report) shows them all" if rest > 0 else ""
-            raise ConformanceError(f"{self.verdict}\n{listed}{more}")
+            raise ConformanceError("\n".join([self.verdict, *self.advice, f"{listed}{more}"]))
         return self
 
     def to_table(self, skipped: bool = True) -> str:

@@ -24,12 +24,12 @@ from lensbridge.conformance.building import EVERY, UNFIT, Variant, build, distin
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import NotApplicable
+from lensbridge.conformance.mutation import Mutant
 from lensbridge.conformance.record import prepare, record, write
+from lensbridge.conformance.repair import conforms_with, repair, suspects
 from lensbridge.conformance.subject import Subject
 from lensbridge.errors import InputError, LensbridgeError
 from lensbridge.spec import Architecture
-from lensbridge.testing.mutation import Mutant
-from lensbridge.testing.repair import conforms_with, repair, suspects
 
 _ROW = "lensbridge row"
 

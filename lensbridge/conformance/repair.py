@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from lensbridge.conformance.check import Check, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.failures import RUN_ERRORS
+from lensbridge.conformance.mutation import Mutant, mutants
+from lensbridge.conformance.offers import PAIR, offers
 from lensbridge.conformance.subject import Subject
 from lensbridge.errors import LensbridgeError
-from lensbridge.testing.mutation import Mutant, mutants
-from lensbridge.testing.offers import PAIR, offers
 
 LARGEST = 20_000_000
 """The number of parameters above which changes are not tried, because each takes several runs."""
@@ -27,6 +27,13 @@ def repair(subject: Subject, failed: Sequence[str]) -> Mutant | None:
     if sum(one.numel() for one in subject.hf_model.parameters()) > LARGEST:
         return None
     return next((one for one in _likely(subject, failed) if _conforms(subject, one, failed)), None)
+
+
+def advice(subject: Subject, failed: Sequence[str]) -> tuple[str, ...]:
+    """What the first failed check shows to be wrong, and the change that would be right."""
+    mutant = repair(subject, failed)
+    lines = (suspects(failed, mutant), "" if mutant is None else conforms_with(mutant))
+    return tuple(line for line in lines if line)
 
 
 def conforms_with(mutant: Mutant) -> str:

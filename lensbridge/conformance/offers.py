@@ -8,10 +8,10 @@ from itertools import product
 from types import UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from lensbridge.conformance.mutation import Mutant
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.resolve import config_dict
 from lensbridge.spec import Architecture, Block
-from lensbridge.testing.mutation import Mutant
 
 ACTIVATIONS = (
     "silu",
