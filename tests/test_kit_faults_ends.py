@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from lensbridge_adapters.qwen2_vl import QWEN3_VL
 from lensbridge_adapters.rwkv import RWKV
 from lensbridge_adapters.siglip import SIGLIP
 from lensbridge_adapters.vit import VIT
@@ -39,6 +40,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
             WHISPER_DECODER,
             {"dims": replace(WHISPER_DECODER.dims, context=None)},
             "rows, and the description has no context",
+        ),
+        (
+            QWEN3_VL,
+            {"towers": tuple(replace(one, embed=None) for one in QWEN3_VL.towers)},
+            "the stack reads images, and no point is their embedding",
         ),
         (RWKV, {"interrupted": True}, "the description says that it is not"),
         (RWKV, {"interrupted": False}, "blocks.2.hook_resid_pre"),

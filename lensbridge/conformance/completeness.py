@@ -60,7 +60,7 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
             shown = "the stack reads images, and no point is their embedding"
             # Mllama's first layer reads what no module gives
             first = subject.clean.values.get(f"{stack.prefix}.0.hook_resid_pre")
-            made = first is not None and not is_given(subject, first)
+            made = first is not None and not _comes_of_module(subject, first)
             said = point in subject.names or made or _joins_patches(subject, stack)
             yield Claim(point, said, shown)
     if "decoder_input_ids" in subject.inputs:
@@ -72,6 +72,21 @@ def _of_inputs(subject: Subject) -> Iterator[Claim]:
     if subject.merges_pictures:
         shown = "images replace ids, and no projector is described that puts them there"
         yield Claim("projector.hook_out", "projector.hook_out" in subject.names, shown)
+
+
+def _comes_of_module(subject: Subject, first: torch.Tensor) -> bool:
+    """Whether a module gives the stream, or is given the images and gives a vector for each of its
+    positions, to which something else is added.
+    """
+    images, found = subject.inputs["pixel_values"], list[bool]()
+
+    def note(call: NativeCall) -> None:
+        out, seen = call.output, any(one.numel() == images.numel() for one in call.tensors)
+        if seen and isinstance(out, torch.Tensor) and out.numel() == first.numel():
+            found.append(out.shape[-1] == first.shape[-1])
+
+    watch_calls(subject, inner_modules(subject), note)
+    return any(found) or is_given(subject, first)
 
 
 def _joins_patches(subject: Subject, stack: StackPart) -> bool:
