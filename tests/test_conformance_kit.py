@@ -204,6 +204,7 @@ def test_a_swap_of_k_and_v_is_named() -> None:
     [
         (replace(GPT2, dims=replace(GPT2.dims, heads=8)), "dims.heads of the description says 8"),
         (replace(GPT2, prefix="layers"), "names cannot begin with prefix='layers'"),
+        (replace(GPT2, prefix="h.blocks.0.x"), "names cannot begin with prefix='h.blocks.0.x'"),
         (
             replace(
                 GPT2,

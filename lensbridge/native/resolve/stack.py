@@ -60,7 +60,7 @@ def stack_of(outer: Finder, spec: Stack) -> StackPart:
 
 
 def _require_prefix(finder: Finder, prefix: str) -> None:
-    if not LAYER.match(f"{prefix}.0."):
+    if not LAYER.fullmatch(f"{prefix}.0."):
         raise finder.mismatch(
             f"names cannot begin with prefix={prefix!r}: it is 'blocks', 'encoder', 'decoder' "
             "or one word before '.blocks', as in 'vision.blocks'."
