@@ -78,8 +78,8 @@ CASES = [
     (
         ZAMBA,
         "blocks.{i}.attn.hook_q",
-        "no projections make the queries and keys of ZambaAttention; hook_rot_q and hook_rot_k are "
-        "what its kernel gets",
+        "no projections to the queries and keys of ZambaAttention are described; hook_rot_q and "
+        "hook_rot_k are what its kernel gets",
     ),
     (
         WITHOUT_EXPERTS,

@@ -209,7 +209,7 @@ def test_queries_that_no_projection_makes_are_read_at_the_kernel() -> None:
     heads = cache["v", 1].repeat_interleave(2, dim=2)
     mixed = torch.einsum("bhqk,bkhd->bqhd", cache["pattern", 1], heads)
     torch.testing.assert_close(cache["z", 1], mixed, rtol=1e-5, atol=1e-6)
-    with pytest.raises(AbsentPointError, match="no projections make the queries"):
+    with pytest.raises(AbsentPointError, match="no projections to the queries"):
         _ = cache["q", 1]
     with pytest.raises(InputError, match="start_at_layer=1: how attention of Zaya"):
         model(cache["resid_pre", 1], start_at_layer=1)

@@ -61,7 +61,7 @@ def _obstacles(attn: AttentionPart, unknown: "list[str] | tuple[()]") -> Iterato
     if attn.latent is not None:
         yield "keys and values come from a latent"
     if attn.q is None:
-        yield "no projections make its queries, keys and values"
+        yield "no projections to its queries, keys and values are described"
         return
     if attn.k is None or attn.v is None:
         yield "the layer uses another layer's keys and values"

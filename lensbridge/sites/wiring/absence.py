@@ -78,7 +78,7 @@ class _Model:
         return not any(map(_has_two_branches, self.native.blocks))
 
     def has_no_projections(self) -> bool:
-        """Whether no projections make the queries and keys of its attention."""
+        """Whether no projections to the queries and keys of its attention are described."""
         found = [b.attention for b in self.native.blocks if b.attention is not None]
         return bool(found) and found[0].q is None
 
@@ -172,8 +172,8 @@ ABSENCES = (
     Absence(r"\.ln2\.", "attention and MLP read the same norm, which is ln1", _Model.is_parallel),
     Absence(
         r"\.attn\.hook_[qk]$|hook_[qkv]_input",
-        "no projections make the queries and keys of {model.attention}; hook_rot_q and hook_rot_k "
-        "are what its kernel gets",
+        "no projections to the queries and keys of {model.attention} are described; hook_rot_q and "
+        "hook_rot_k are what its kernel gets",
         _Model.has_no_projections,
     ),
     Absence(
