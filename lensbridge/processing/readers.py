@@ -121,7 +121,8 @@ def _readers(slot: str, block: BlockPart, d_model: int) -> "Iterator[Matrix | st
 
 def _into_attention(attn: AttentionPart) -> "Iterator[Matrix | str]":
     if attn.q is None:
-        yield f"no projections to queries, keys and values of {type(attn.module).__name__} are described"
+        kind = type(attn.module).__name__
+        yield f"no projections to queries, keys and values of {kind} are described"
         return
     scale = attn.q.in_scale
     if attn.latent is not None:
