@@ -1,20 +1,24 @@
 """What the kit could not hold, what a badge shows, and messages about wrong descriptions."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lensbridge_adapters.gpt2 import GPT2
+from lensbridge_adapters.granite import GRANITE
+from lensbridge_adapters.olmo2 import OLMO2
 
 from lensbridge.conformance.check import Row
 from lensbridge.conformance.checks import CHECKS
+from lensbridge.conformance.failures import told
 from lensbridge.conformance.held_blocks import UNHELD
 from lensbridge.conformance.record import badge, record, write
 from lensbridge.conformance.report import Report
-from lensbridge.errors import ConformanceError
-from lensbridge.spec import Architecture, Block, FusedQKV
-from lensbridge.testing import conformance, tiny_model
+from lensbridge.errors import ConformanceError, LoadError
+from lensbridge.spec import Architecture, Block, FusedQKV, SplitQKV
+from lensbridge.testing import build, conformance, tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,3 +113,48 @@ def test_a_report_of_a_model_names_keys_and_values_that_are_exchanged() -> None:
         "With one change it conforms: block.attn.qkv.order: 'qvk' -> 'qkv'."
     )
     assert conformance(hf_model, architecture=GPT2, checks=HELD).advice == ()
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _refused(wrong: Architecture) -> str:
+    """The first line of what is said when a tiny model is loaded with a description."""
+    with pytest.raises(LoadError) as caught:
+        build(wrong)
+    return str(caught.value).partition("\n")[0].partition(": ")[2]
+
+
+def _granite(**fields: object) -> Architecture:
+    assert isinstance(GRANITE.block, Block)
+    assert GRANITE.block.attn is not None
+    changed = replace(GRANITE.block.attn, **fields)  # type: ignore[arg-type]
+    return replace(GRANITE, block=replace(GRANITE.block, attn=changed))
+
+
+def _olmo2(**fields: object) -> Architecture:
+    assert isinstance(OLMO2.block, Block)
+    assert OLMO2.block.attn is not None
+    changed = replace(OLMO2.block.attn, **fields)  # type: ignore[arg-type]
+    return replace(OLMO2, block=replace(OLMO2.block, attn=changed))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (_granite(qkv=SplitQKV("k_proj", "q_proj", "v_proj")), "q and k are exchanged"),
+        (_granite(scale="residual_multiplyer"), "Did you mean 'residual_multiplier'"),
+        (_granite(skip_scale="self_atn"), "Did you mean 'self_attn'"),
+        (replace(GRANITE, dims=replace(GRANITE.dims, heads=0)), "a size in dims is 0"),
+        (replace(GRANITE, dims=replace(GRANITE.dims, kv_heads=1)), "says 1 (dims.kv_heads)"),
+        (replace(GRANITE, dims=replace(GRANITE.dims, heads=2)), "with 2 query heads (dims.heads)"),
+        (_olmo2(qk_norm_axes="positions_first"), "all heads together"),
+    ],
+)
+def test_a_refusal_names_the_fact(wrong: Architecture, words: str) -> None:
+    assert words in _refused(wrong)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("einsum(): no"), IndexError("no"), KeyError("no")])
+def test_a_report_has_no_errors_of_torch(error: Exception) -> None:
+    assert re.fullmatch(r"it cannot be computed with .* names \('?no'?\)\.", told(error))

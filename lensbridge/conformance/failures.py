@@ -16,5 +16,10 @@ RUN_ERRORS = (
 
 def told(error: BaseException) -> str:
     """The text of an error in a report."""
-    own = isinstance(error, LensbridgeError)
-    return str(error) if own else f"{type(error).__name__}: {error}"
+    if isinstance(error, LensbridgeError):
+        return str(error)
+    reason = str(error).partition("\n")[0].removeprefix("einsum(): ").rstrip(". ")
+    because = f" ({reason})" if reason else ""
+    return (
+        f"it cannot be computed with the sizes and the parts that the description names{because}."
+    )

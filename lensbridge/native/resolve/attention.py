@@ -58,7 +58,8 @@ class AttentionResolver:
         if crossing:
             self._expect_crossing(where, spec)
         else:
-            self._expect_declared(where, n_kv)
+            self._expect_declared(where, n_heads, n_kv)
+        self._expect_norms(module, spec, found, where)
         return AttentionPart(
             module=module,
             path=spec.path,
@@ -134,10 +135,37 @@ class AttentionResolver:
             found.writes = writes
         return self.finder.linear(found, path)
 
-    def _expect_declared(self, where: str, n_kv: int) -> None:
+    def _expect_declared(self, where: str, n_heads: int, n_kv: int) -> None:
+        """Require as many key/value heads as `dims.kv_heads`.
+
+        Raises:
+            ArchitectureMismatchError: there are others.
+        """
         wanted = self.finder.optional_size(self.dims.kv_heads)
-        if wanted is not None:
-            self.finder.expect(where, "kv_heads", "value", n_kv, wanted)
+        if wanted not in (None, n_kv):
+            raise self.finder.mismatch(
+                f"{where}: with {n_heads} query heads (dims.heads) there are {n_kv} key/value "
+                f"heads, and the description says {wanted} (dims.kv_heads)."
+            )
+
+    def _expect_norms(
+        self, module: nn.Module, spec: Attention, roles: dict[str, Role | None], where: str
+    ) -> None:
+        """Require that the gain of a norm of q or k is as wide as `qk_norm_axes` says."""
+        if isinstance(spec.qkv, LatentQKV):
+            return
+        for letter, path in (("q", spec.q_norm), ("k", spec.k_norm)):
+            role = roles[letter]
+            gain = getattr(self._optional(module, path, where), "weight", None)
+            if role is None or role.n == 1 or getattr(gain, "ndim", 0) != 1:
+                continue
+            flat = spec.qk_norm_axes == "flat"
+            if gain.numel() == (role.d if flat else role.n * role.d):
+                raise self.finder.mismatch(
+                    f"{where}: '{path}' has a gain of {gain.numel()} numbers, so it norms "
+                    f"{'each head' if flat else 'all heads together'}, and the description says "
+                    f"qk_norm_axes={spec.qk_norm_axes!r}."
+                )
 
     def _roles(
         self, module: nn.Module, spec: Attention, n_heads: int, out: Linear, where: str
@@ -172,6 +200,11 @@ class AttentionResolver:
         n_kv = int(self._kv_heads(n_heads))
         if spec.k is not None:
             k = self._linear(module, spec.k, where)
+            if k.n_out > q.n_out:
+                raise self.finder.mismatch(
+                    f"{where}: '{spec.k}' gives {k.n_out} numbers and '{spec.q}' {q.n_out}, and no "
+                    "model has more keys than queries: q and k are exchanged."
+                )
             n_kv = self.finder.divided(k.n_out, d, spec.k, where)
             roles["k"] = Role(k, layouts.heads(n_kv, d), n_kv, d)
         if spec.v is not None:

@@ -72,8 +72,15 @@ class ConfigReader:
             return None
 
     def size(self, said: str | int) -> int:
-        """A size: a number, or the config field that holds it."""
-        return said if isinstance(said, int) else int(self.field(said))
+        """A size: a number, or the config field that holds it.
+
+        Raises:
+            ArchitectureMismatchError: there is no such field, or the size is not positive.
+        """
+        found = said if isinstance(said, int) else int(self.field(said))
+        if found < 1:
+            raise self.mismatch(f"a size in dims is {found} ({said!r}), and sizes are positive.")
+        return found
 
     def optional_size(self, said: str | int | None) -> int | None:
         """A size that may be unset."""

@@ -1,6 +1,7 @@
 """Look-ups of what a description names in the modules of a model; errors say what there is."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from lensbridge.native.multiplier import Constant, Multiplier
 from lensbridge.native.norm import Norm, affine_names
 from lensbridge.native.product import Product
 from lensbridge.native.resolve.config_reader import ConfigReader
+from lensbridge.native.settings import settings_of
 from lensbridge.native.wrappers import named_parts, unwrapped
 from lensbridge.spec import NormKind, Norms, Scale
 
@@ -172,6 +174,8 @@ class Finder(ConfigReader):
         factors = spec.split(" * ") if isinstance(spec, str) else []
         own = {*layer._modules, *layer._parameters, *layer._buffers}
         held = [one for one in factors if _inside_tanh(one).split(".")[0] in own]
+        for one in factors:
+            self._expect_known(one, own, where)
         if not held:
             return Multiplier(self.scale(spec, index))
         numbers = [self.scale(one, index) for one in factors if one not in held]
@@ -179,6 +183,18 @@ class Finder(ConfigReader):
         found = zip(held, tensors, strict=True)
         bounded = frozenset(tensor for one, tensor in found if one != _inside_tanh(one))
         return Multiplier(math.prod(numbers, start=1.0), tensors, bounded)
+
+    def _expect_known(self, factor: str, own: Iterable[str], where: str) -> None:
+        """Require that a factor that is a single name is a part of the layer or a config field."""
+        name = _inside_tanh(factor)
+        if not name.isidentifier() or name in own or name == "layer_index":
+            return
+        if self.optional(name) is None:
+            known = [*own, *settings_of(self.core).to_dict()]
+            raise self.mismatch(
+                f"{where}: the config ({type(self.config).__name__}) has no '{name}', and the "
+                f"layer has no such part; a scale names it.{suggest(name, known)}"
+            )
 
     def constant(self, layer: nn.Module, spec: str | None, where: str, index: int) -> Constant:
         """What is added to the stream beside a branch: products of parameters, joined by +."""
