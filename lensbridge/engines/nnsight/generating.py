@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lensbridge.engines.nnsight.recorder import Recorder
+from lensbridge.engines.nnsight.draft import Draft
 from lensbridge.errors import UnsupportedError
 
 _DATA = (bool, int, float, str, list, tuple, dict, type(None))
@@ -18,13 +18,13 @@ class RehearsedGeneration:
 
     Args:
         hf_model: the twin.
-        recorder: writes the passes down.
+        draft: what the passes are written into.
         cache: under which name the model takes keys and values of earlier passes.
     """
 
-    def __init__(self, hf_model: Any, recorder: Recorder, cache: str | None) -> None:
+    def __init__(self, hf_model: Any, draft: Draft, cache: str | None) -> None:
         self.hf_model = hf_model
-        self.recorder = recorder
+        self.draft = draft
         self.cache = cache
         self.kept: Any = None
 
@@ -42,13 +42,13 @@ class RehearsedGeneration:
         self._check(config, input_ids, logits_processor, options)
         assert input_ids is not None
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        with self.recorder.generation(inputs, {"generation_config": config, **options}):
+        with self.draft.generation(inputs, {"generation_config": config, **options}):
             for step in range(config.max_new_tokens):
                 self._pass(step, input_ids, attention_mask, config.use_cache)
         shape = (len(input_ids), input_ids.shape[1] + config.max_new_tokens)
         with _disable_current_modes():
             tokens = torch.zeros(shape, dtype=torch.long)
-        self.recorder.generated(tokens)
+        self.draft.generated(tokens)
         return tokens
 
     def _pass(self, step: int, ids: Tensor, mask: Tensor | None, cached: bool) -> None:

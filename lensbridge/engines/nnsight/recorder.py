@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException as OfValues
 from torch._subclasses.fake_tensor import DynamicOutputShapeException as OfSizes
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from lensbridge.engines.nnsight.block import Block, Generation, Path, Read, Side, Statement, Write
+from lensbridge.engines.nnsight.block import Block, Path, Read, Side, Statement, Write
+from lensbridge.engines.nnsight.draft import Draft
 from lensbridge.engines.nnsight.expressions import (
     call_of,
     index,
@@ -44,35 +44,27 @@ class Recorder(TorchFunctionMode):
     """Inside, calls of torch on tensors without values are written down.
 
     Args:
-        places: id of a parameter or buffer -> its text.
-        apart: whether the trace runs in another process than the model, without its weights.
+        draft: the trace that they are written into.
 
     Attributes:
-        blocks: what was written down.
+        differentiates: whether gradients are computed in what runs now.
+        differentiated: whether they are computed in any of it.
     """
 
-    def __init__(self, places: Mapping[int, str], apart: bool = False) -> None:
+    def __init__(self, draft: Draft) -> None:
         super().__init__()
-        self.places = places
-        self.apart = apart
-        self.blocks: list[Block] = [Block(None)]
-        self._known: dict[int, Value] = {}
-        self._held: list[Any] = []  # so that no other tensor gets the id of one that is known
+        self.draft = draft
+        self.differentiates = False
+        self.differentiated = False
         self._recording = True
         self._edits = False
-        self._point = "A metric"
         self._same: list[str] = []
         self._here: Visited | None = None
-        self.differentiates = False
-        self.generating = False
-        self.differentiated = False
 
     @property
     def block(self) -> Block:
         """What is being written."""
-        last = self.blocks[-1]
-        writes_steps = isinstance(last, Generation) and last.steps and self.generating
-        return last.steps[-1] if writes_steps else last  # type: ignore[attr-defined]
+        return self.draft.block
 
     # --- passes of the model -----------------------------------------------------------------
 
@@ -87,42 +79,14 @@ class Recorder(TorchFunctionMode):
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """A pass of the model with these keywords begins."""
-        for name, value in () if self.generating else inputs.items():
-            if any(self._is_traced(one) for one in tree_leaves(value)):
-                raise UnsupportedError(
-                    f"{name} is computed in an earlier pass on the server, and nnsight is given "
-                    "the input of a pass before it begins. Pass ids or text."
-                )
-        block = Block(dict(inputs))
-        if self.generating:
-            block.letter = "s"
-            self.blocks[-1].steps.append(block)  # type: ignore[attr-defined]
-        else:
-            self.blocks.append(block)
+        self.draft.begin(inputs)
         self._here = None
-
-    @contextmanager
-    def generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[None]:
-        """Inside, passes are the steps of a generation."""
-        block = Generation(dict(inputs), options=options)
-        self.blocks.append(block)
-        self.generating = True
-        try:
-            yield
-        finally:
-            self.generating = False
-            block.close()
-
-    def generated(self, tokens: Tensor) -> None:
-        """The ids that a generation gives."""
-        self._note(tokens, Value(self.block, "tokens"))
-        self.blocks.append(Block(None))  # for what follows
 
     def end(self, module: str, output: Any) -> None:
         """The pass is over; its output may be used by what follows."""
         read = Read(module, "output", None, self.block.number)
         self.block.lines.append(read)
-        self._note_leaves(read, output)
+        self.draft.note_leaves(read, output)
 
     @contextmanager
     def visit(self, module: str, side: Side, call: Call, name: str, edits: bool) -> Iterator[None]:
@@ -137,7 +101,7 @@ class Recorder(TorchFunctionMode):
         """
         here = self._side(module, side, call)
         before = leaves(side, call)
-        self._edits, self._same, self._point = edits, [], name
+        self._edits, self._same, self.draft.point = edits, [], name
         self._recording = True
         try:
             with _disable_current_modes():
@@ -162,13 +126,8 @@ class Recorder(TorchFunctionMode):
             self.block.lines.append(read)
             here = self._here = Visited(read, Write(read), call)
             value = call.output if side == "output" else (call.args, call.kwargs)
-            self._note_leaves(read, value)
+            self.draft.note_leaves(read, value)
         return here
-
-    def _note_leaves(self, read: Read, value: Any) -> None:
-        for path, leaf in paths(value):
-            if isinstance(leaf, FakeTensor):
-                self._note(leaf, Value(self.block, None, read, path))
 
     def _note_writes(
         self, here: Visited, before: dict[Path, Tensor], after: dict[Path, Tensor]
@@ -179,11 +138,11 @@ class Recorder(TorchFunctionMode):
         if here.write in self.block.lines:
             self.block.lines.remove(here.write)
         for path, new in changed.items():
-            text = self._text(new)
+            text = self.draft.text(new)
             if self._same:
                 native = here.write.new.get(path) or here.read.variable(path)
                 text = self._either(native, text)
-                self._note(new, Value(self.block, text))
+                self.draft.note(new, Value(self.block, text))
             here.write.new[path] = text
         self.block.lines.append(here.write)
 
@@ -208,7 +167,7 @@ class Recorder(TorchFunctionMode):
         if not self._recording:
             return func(*args, **kwargs)
         given = [one for one in tree_leaves((args, dict(kwargs))) if isinstance(one, Tensor)]
-        traced = any(map(self._is_traced, given))
+        traced = any(map(self.draft.is_traced, given))
         if traced and func is torch.equal:
             return self._equal(*args)
         if traced and is_index(func):
@@ -219,23 +178,12 @@ class Recorder(TorchFunctionMode):
             self._write_down(func, args, kwargs, given, out)
         return out
 
-    def _is_traced(self, value: Any) -> bool:
-        return isinstance(value, FakeTensor) or self._value(value) is not None
-
-    def _value(self, tensor: Any) -> Value | None:
-        """A value of the server. A tensor of this machine that a call gave back as it was, such as
-        `constant.to(device)`, is one in that block only.
-        """
-        value = self._known.get(id(tensor))
-        own = value is not None and (value.block is self.block or isinstance(tensor, FakeTensor))
-        return value if own else None
-
     def _equal(self, one: Tensor, other: Tensor) -> bool:
         """Whether an edit changed a value: the server finds out, and here it counts as changed."""
         if not self._edits:
             return True
         if not self.differentiates:
-            self._same.append(f"torch.equal({self._text(one)}, {self._text(other)})")
+            self._same.append(f"torch.equal({self.draft.text(one)}, {self.draft.text(other)})")
         return False
 
     def _write_down(
@@ -250,13 +198,13 @@ class Recorder(TorchFunctionMode):
         mutates = writes(func)
         if not results and not mutates:
             return
-        if mutates and not self._is_traced(args[0]):
+        if mutates and not self.draft.is_traced(args[0]):
             raise UnsupportedError(
                 "A value of the server is written into a tensor of this machine, which cannot be "
                 "put into a trace. Make the tensor from the activation: torch.zeros_like(value)."
             )
-        known = next(one for one in given if self._is_traced(one))
-        main = self._text(known)
+        known = next(one for one in given if self.draft.is_traced(one))
+        main = self.draft.text(known)
         texts, keywords = self._texts(func, args, kwargs, main)
         statement = statement_of(func, texts)
         if statement is not None:
@@ -267,45 +215,19 @@ class Recorder(TorchFunctionMode):
         self.block.lines.append(Statement(text, None if mutates else name))
         for path, leaf in paths(out):
             text = name + "".join(f"[{step!r}]" for step in path)
-            self._note(leaf, Value(self.block, text))
+            self.draft.note(leaf, Value(self.block, text))
 
     def _texts(
         self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], main: str
     ) -> tuple[list[str], dict[str, str]]:
         def tensor(one: Tensor) -> str:
-            return self._text(one, main)
+            return self.draft.text(one, main)
 
         device = f"{main}.device"
         texts = [literal(one, tensor, device) for one in args]
         if is_index(func):
             texts[1] = index(args[1], tensor, device)
         return texts, {key: literal(one, tensor, device) for key, one in kwargs.items()}
-
-    def _note(self, tensor: Tensor, value: Value) -> None:
-        self._held.append(tensor)
-        self._known[id(tensor)] = value
-
-    def _text(self, tensor: Tensor, beside: str | None = None) -> str:
-        """A tensor as text; a constant goes to the device of what it is used with."""
-        value = self._value(tensor)
-        if value is not None:
-            return self._elsewhere(value) if value.block is not self.block else value.name()
-        if id(tensor) in self.places:
-            return self._weight(tensor)
-        if isinstance(tensor, FakeTensor):
-            raise UnsupportedError(
-                "A value is needed that is neither the input nor the output of a module, so a "
-                "trace cannot read it."
-            )
-        return self._constant(tensor, beside)
-
-    def _weight(self, tensor: Tensor) -> str:
-        if self.apart:
-            raise UnsupportedError(
-                f"{self._point}: what is done there computes with weights, and NDIF runs a trace "
-                "in a process that has none, unless it trusts you. If it does, pass trusted=True."
-            )
-        return self.places[id(tensor)]
 
     def called(self, module: nn.Module, text: str, *args: Any) -> Any:
         """What a module makes of other inputs, beside the pass; the server calls its own module.
@@ -318,41 +240,9 @@ class Recorder(TorchFunctionMode):
         before, self._recording = self._recording, False
         out = type(module).forward(module, *args)
         self._recording = before
-        main = self._text(next(one for one in args if self._is_traced(one)))
-        told = ", ".join(literal(one, lambda t: self._text(t, main), main) for one in args)
+        main = self.draft.text(next(one for one in args if self.draft.is_traced(one)))
+        told = ", ".join(literal(one, lambda t: self.draft.text(t, main), main) for one in args)
         name = f"v{self.block.number()}"
         self.block.lines.append(Statement(f"{name} = {text}({told})", name))
-        self._note(out, Value(self.block, name))
+        self.draft.note(out, Value(self.block, name))
         return out
-
-    def _elsewhere(self, value: Value) -> str:
-        return value.block.exports.setdefault(
-            value.name(), f"shared{sum(len(one.exports) for one in self.blocks)}"
-        )
-
-    def _constant(self, tensor: Tensor, beside: str | None) -> str:
-        held = self.block.constants
-        places = [i for i, one in enumerate(held) if one is tensor]
-        i = places[0] if places else len(held)
-        if not places:
-            held.append(tensor)
-        text = f"{self.block.letter}[{i}]"
-        return text if beside is None else f"{text}.to({beside}.device)"
-
-    # --- what comes back ---------------------------------------------------------------------
-
-    def result(self, tensor: Tensor) -> tuple[int, str] | None:
-        """Let a value come back; gives the number of its block and its key there. None: it is a
-        tensor of this machine.
-        """
-        value = self._known.get(id(tensor))
-        if value is None:
-            if isinstance(tensor, FakeTensor):
-                self._text(tensor)
-            return None
-        key = value.name()
-        value.block.results[key] = key
-        places = [i for i, one in enumerate(self.blocks) if one is value.block]
-        if not places:
-            raise UnsupportedError("Values inside a generation do not come back from a trace.")
-        return places[0], key

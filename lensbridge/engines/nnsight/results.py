@@ -44,7 +44,7 @@ class Asked:
         """Let all tensors of a result come back."""
 
         def one(tensor: Tensor) -> Tensor:
-            place = self.recorder.result(tensor)
+            place = self.recorder.draft.result(tensor)
             if place is not None:
                 self.places[id(tensor)] = place
             return tensor
@@ -55,7 +55,9 @@ class Asked:
     @property
     def trace(self) -> Trace:
         """The program."""
-        return Trace(self.recorder.blocks, self.differentiates or self.recorder.differentiated)
+        return Trace(
+            self.recorder.draft.blocks, self.differentiates or self.recorder.differentiated
+        )
 
     def run(self, model: Any, remote: bool | str) -> Given:
         """Run the program.

@@ -112,7 +112,7 @@ class RecordedSite(OuterSite):
                 del one.forward
 
     def _require_editable(self) -> None:
-        why = edit_reason(self.inner, self.recorder.apart)
+        why = edit_reason(self.inner, self.recorder.draft.apart)
         if why:
             raise UnsupportedError(
                 f"{self.name} can be read through nnsight but not edited: {why}. Edit another "

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException as OfSizes
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from lensbridge.engines.nnsight.draft import Draft
 from lensbridge.engines.nnsight.generating import RehearsedGeneration
 from lensbridge.engines.nnsight.recorder import Recorder
 from lensbridge.engines.nnsight.sites import RecordedSites, TracedNames
@@ -67,7 +68,7 @@ class Twin:
         Args:
             apart: whether the trace runs in another process than the model.
         """
-        recorder, engine = Recorder(self.places, apart), self.lens.engine
+        recorder, engine = Recorder(Draft(self.places, apart)), self.lens.engine
         experts = self.lens.cfg.n_experts
         run = engine.run
         engine.native_sites = RecordedSites(self.sites, recorder, self.modules.__getitem__)
@@ -78,7 +79,7 @@ class Twin:
         ]
         cache = name_of_cache(self.lens.preparer.accepted)
         hf_model: Any = self.hf_model
-        hf_model.generate = RehearsedGeneration(hf_model, recorder, cache)
+        hf_model.generate = RehearsedGeneration(hf_model, recorder.draft, cache)
         hf_model.forward = partial(self._forward, recorder)
         try:
             with recorder:
@@ -96,7 +97,7 @@ class Twin:
 
     def _forward(self, recorder: Recorder, **inputs: Any) -> Any:
         """The forward of the model; one that ran before with this input is only played again."""
-        if recorder.differentiates or recorder.generating or torch.is_grad_enabled():
+        if recorder.differentiates or recorder.draft.generating or torch.is_grad_enabled():
             with self._explained():
                 return type(self.hf_model).forward(self.hf_model, **inputs)
         with _disable_current_modes():
