@@ -161,3 +161,11 @@ def test_a_table_of_positions_that_is_given_ids_for_their_shape_is_no_embedding(
     assert torch.equal(cache["hook_embed"], raw.outputs[decoder.embed_tokens])
     positions = raw.outputs[decoder.embed_positions].expand_as(cache["hook_pos_embed"])
     assert torch.equal(cache["hook_pos_embed"], positions)
+
+
+def test_a_table_with_fewer_rows_than_positions_is_refused_without_an_error_of_torch() -> None:
+    model = tiny("LongformerForMaskedLM")
+    types = "longformer.embeddings.token_type_embeddings"
+    told = complaints(model, replace(derived(model), pos_embed=types))
+    assert told
+    assert not any("RuntimeError" in one for one in told), told

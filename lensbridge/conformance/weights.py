@@ -246,9 +246,8 @@ def check_positions_are_rows(subject: Subject) -> None:
     starts = (table == found[0, 0]).all(-1).nonzero().flatten().tolist()
     subject.expect.holds("hook_pos_embed", bool(starts), "position 0 is no row of W_pos")
     rows = table[starts[0] : starts[0] + found.shape[1]]
-    subject.expect.close(
-        "hook_pos_embed", found, rows.expand_as(found), "consecutive rows of W_pos"
-    )
+    rows = rows.expand(len(found), *rows.shape)
+    subject.expect.close("hook_pos_embed", found, rows, "consecutive rows of W_pos")
 
 
 def check_head_makes_logits(subject: Subject) -> None:
