@@ -11,7 +11,7 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prepare import Prepared
 from lensbridge.interventions.callbacks import acting, plans_of
 from lensbridge.interventions.columns import Window, columns_of
-from lensbridge.interventions.fit import InputColumns
+from lensbridge.interventions.input_columns import InputColumns
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.plan import Plan
 from lensbridge.interventions.windows import whole_window

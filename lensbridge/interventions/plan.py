@@ -13,16 +13,8 @@ from lensbridge.inputs.prepare import Prepared
 from lensbridge.inputs.special import is_special, known_special_ids
 from lensbridge.interventions.axis import Axes
 from lensbridge.interventions.columns import Window
-from lensbridge.interventions.fit import (
-    InputColumns,
-    called,
-    check_axes,
-    check_padding,
-    check_pairing,
-    columns_of_source,
-    extent_of,
-    sizes_of,
-)
+from lensbridge.interventions.fit import called, check_axes, check_padding, check_pairing, sizes_of
+from lensbridge.interventions.input_columns import InputColumns, columns_of_source, extent_of
 from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Place, Region
 from lensbridge.interventions.source import Source, SourceValues
