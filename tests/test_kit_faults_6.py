@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from lensbridge_adapters.gpt2 import GPT2
 from lensbridge_adapters.granite import GRANITE
 from lensbridge_adapters.olmo2 import OLMO2
 
+from lensbridge.cli.new_adapter import _opening
 from lensbridge.conformance.check import Row
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.failures import told
@@ -17,6 +19,7 @@ from lensbridge.conformance.held_blocks import UNHELD
 from lensbridge.conformance.record import badge, record, write
 from lensbridge.conformance.report import Report
 from lensbridge.errors import ConformanceError, LoadError
+from lensbridge.loading.checkpoint import model_class
 from lensbridge.spec import Architecture, Block, FusedQKV, SplitQKV
 from lensbridge.testing import build, conformance, tiny_model
 
@@ -158,3 +161,32 @@ def test_a_refusal_names_the_fact(wrong: Architecture, words: str) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("einsum(): no"), IndexError("no"), KeyError("no")])
 def test_a_report_has_no_errors_of_torch(error: Exception) -> None:
     assert re.fullmatch(r"it cannot be computed with .* names \('?no'?\)\.", told(error))
+
+
+# --- models with code of their own ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "saved", "wanted"),
+    [
+        ({"AutoModel": "m.Encoder"}, "Encoder", "AutoModel"),
+        ({"AutoModelForImageClassification": "m.Sees"}, "Sees", "AutoModelForImageClassification"),
+        ({"AutoModel": "m.Base", "AutoModelForCausalLM": "m.LM"}, "LM", "AutoModelForCausalLM"),
+        ({"AutoModel": "m.Base", "AutoModelForCausalLM": "m.LM"}, "Base", "AutoModel"),
+        ({"AutoModel": "m.LM", "AutoModelForCausalLM": "m.LM"}, "Other", "AutoModelForCausalLM"),
+        ({}, "LM", "AutoModelForCausalLM"),
+    ],
+)
+def test_the_class_of_a_repository_with_code_is_the_one_that_was_saved(
+    tmp_path: Path, offered: dict[str, str], saved: str, wanted: str
+) -> None:
+    told = {"architectures": [saved], "auto_map": {"AutoConfig": "m.Config", **offered}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    found = model_class(str(tmp_path), {"trust_remote_code": True})
+    assert found.__name__ == wanted
+
+
+def test_the_test_of_an_adapter_opens_a_repository_with_code_as_load_does() -> None:
+    call, needs = _opening("a/b", torch.nn.Linear(1, 1), "MINE")
+    assert needs == "import lensbridge\n"
+    assert call == ('lensbridge.load("a/b", architecture=MINE, trust_remote_code=True).hf_model')

@@ -175,14 +175,18 @@ def _test(stem: str, source: str, model: "nn.Module", derivation: "Derivation") 
     imports = f"from {stem} import {constant}\n\n"
     body = f"conformance({constant}).require()"
     if not _is_built_by_name(model, derivation):
-        import transformers
-
-        name, more = type(model).__name__, ""
-        if not hasattr(transformers, name):
-            name, more = "AutoModelForCausalLM", ", trust_remote_code=True"
-        imports += f"from transformers import {name}\n"
-        body = (
-            f'model = {name}.from_pretrained("{source}"{more})\n'
-            f"    conformance(model, architecture={constant}).require()"
-        )
+        call, name = _opening(source, model, constant)
+        imports += name
+        body = f"model = {call}\n    conformance(model, architecture={constant}).require()"
     return _TEST.format(name=derivation.architecture.name, stem=stem, imports=imports, body=body)
+
+
+def _opening(source: str, model: "nn.Module", constant: str) -> tuple[str, str]:
+    """A call that loads the model, and the import that it needs."""
+    import transformers
+
+    name = type(model).__name__
+    if hasattr(transformers, name):
+        return f'{name}.from_pretrained("{source}")', f"from transformers import {name}\n"
+    options = f"architecture={constant}, trust_remote_code=True"
+    return f'lensbridge.load("{source}", {options}).hf_model', "import lensbridge\n"

@@ -114,10 +114,19 @@ def model_class(source: str, given: dict[str, Any]) -> Any:
     except (OSError, ValueError):
         return AutoModelForCausalLM
     if given.get("trust_remote_code") and config.get("auto_map"):
-        return AutoModelForCausalLM
+        return getattr(transformers, _auto_class(config), AutoModelForCausalLM)
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     for name in config.get("architectures") or ():
         cls = None if name in causal else getattr(transformers, name, None)
         if isinstance(cls, type) and issubclass(cls, PreTrainedModel):
             return cls
     return AutoModelForCausalLM
+
+
+def _auto_class(config: dict[str, Any]) -> str:
+    """The auto class under which a repository's own code has the class that was saved."""
+    paths = {key: path for key, path in config["auto_map"].items() if key.startswith("AutoModel")}
+    saved = config.get("architectures") or ()
+    keys = [key for key, path in paths.items() if str(path).rpartition(".")[2] in saved] or [*paths]
+    causal = "AutoModelForCausalLM"
+    return causal if causal in keys or not keys else keys[0]
