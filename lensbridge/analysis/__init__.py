@@ -23,10 +23,11 @@ from lensbridge.analysis.metrics import (
 from lensbridge.analysis.neuron_card import NeuronCard, neuron_card
 from lensbridge.analysis.probes import Probe, ProbeResult, fit_probe
 from lensbridge.analysis.prompts import Prediction, PromptResult, test_prompt
-from lensbridge.analysis.readout import LogitReadout, logit_readout
+from lensbridge.analysis.readout import LogitReadout
 from lensbridge.analysis.svd import SingularDirection, SVDInterpreter, singular_readout
 from lensbridge.analysis.tuned_lens import LayerMap, TunedLens
 from lensbridge.analysis.tuning import fit_tuned_lens
+from lensbridge.analysis.unembedding import logit_readout
 
 __all__ = [
     "CompositionScores",

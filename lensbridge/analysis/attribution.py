@@ -10,7 +10,7 @@ from torch import Tensor
 from lensbridge.analysis.attribution_result import DirectLogitAttribution, Unit
 from lensbridge.analysis.head import head_of, require_equal
 from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
-from lensbridge.analysis.readout import token_ids
+from lensbridge.analysis.selection import token_ids
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel

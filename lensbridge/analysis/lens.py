@@ -14,7 +14,9 @@ from lensbridge.analysis.lens_generation import generated
 from lensbridge.analysis.lens_maps import Lens, lenses_of, seen_through
 from lensbridge.analysis.lens_result import LogitLensResult
 from lensbridge.analysis.positions import Positions, PositionsAsked, positions_of, real_tokens
-from lensbridge.analysis.readout import Quantity, Targets, read, selection_of
+from lensbridge.analysis.readout import Quantity, Targets
+from lensbridge.analysis.selection import selection_of
+from lensbridge.analysis.unembedding import read
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.hooked_model import HookedModel
