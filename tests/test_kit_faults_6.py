@@ -190,3 +190,33 @@ def test_the_test_of_an_adapter_opens_a_repository_with_code_as_load_does() -> N
     call, needs = _opening("a/b", torch.nn.Linear(1, 1), "MINE")
     assert needs == "import lensbridge\n"
     assert call == ('lensbridge.load("a/b", architecture=MINE, trust_remote_code=True).hf_model')
+
+
+# --- words for what there is not -----------------------------------------------------------------
+
+LEFT_OUT = tuple(check for check in CHECKS if check.name == "nothing is left out")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (replace(GRANITE, logit_softcap="logit_scaling"), "logit_softcap: the config has no field"),
+        (_granite(clip="attention_multipliers"), "attn.clip: the config has no field"),
+        (_granite(position_bias="rotary"), "attn.position_bias: no layer that is read with it has"),
+        (_granite(out_bias="o_bias"), "attn.out_bias: no layer that is read with it has 'o_bias'"),
+    ],
+)
+def test_a_word_for_what_is_nowhere_is_refused(wrong: Architecture, said: str) -> None:
+    (row,) = conformance(wrong, checks=LEFT_OUT).failures
+    assert row.detail.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("norms", "said"),
+    [({"inner": "norm"}, "norms.inner: no layer"), ({"gate": "mlp"}, "norms.gate: it is a module")],
+)
+def test_a_gate_of_a_norm_needs_the_norm(norms: dict[str, str], said: str) -> None:
+    assert isinstance(GRANITE.block, Block)
+    block = replace(GRANITE.block, norms=replace(GRANITE.block.norms, **norms))  # type: ignore[arg-type]
+    (row,) = conformance(replace(GRANITE, block=block), checks=LEFT_OUT).failures
+    assert row.detail.startswith(said)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from lensbridge.conformance.absent import claims_of_absent
 from lensbridge.conformance.claim import Claim
 from lensbridge.conformance.contexts import claims_of_context
 from lensbridge.conformance.ends import claims_of_ends, is_given
@@ -37,6 +38,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_inputs(subject)
     yield from _of_streams(subject)
     yield from claims_of_context(subject)
+    yield from claims_of_absent(subject)
     yield from _of_vocabulary(subject)
     yield from _of_widths(subject)
     yield from (Claim(what, False, shown) for what, shown in twins_of(subject))
