@@ -28,6 +28,9 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).parent.parent
 PREFIX = "lensbridge-"
 INDEX = "https://pypi.org/simple/"
+LONGEST = 1800
+"""Seconds that one command for a package may take."""
+
 PAGE, RECORDS = ROOT / "docs" / "adapters.md", ROOT / "docs" / "adapters.json"
 
 _PLUGINS = """
@@ -53,8 +56,11 @@ def names(index: str) -> list[str]:
     """The packages of an index whose names begin with the prefix, sorted."""
     asked = Request(index, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     with urlopen(asked, timeout=60) as answer:
-        projects = json.load(answer)["projects"]
-    found = (one["name"] for one in projects)
+        text = answer.read().decode("utf-8")
+    try:
+        found = [one["name"] for one in json.loads(text)["projects"]]
+    except json.JSONDecodeError:  # an index without JSON: a page of links with the names as texts
+        found = [html.unescape(name.strip()) for name in re.findall(r"<a\b[^>]*>([^<]*)</a>", text)]
     return sorted((name for name in found if normalized(name).startswith(PREFIX)), key=normalized)
 
 
@@ -75,7 +81,8 @@ def checked(package: str) -> dict[str, Any]:
         done = _run([*install, "transformers"])
         if done.returncode:
             return _failed(package, f"it cannot be installed: {_last(done.stderr)}")
-        plugins = [line.split() for line in _run([str(python), "-c", _PLUGINS]).stdout.splitlines()]
+        lines = _run([str(python), "-c", _PLUGINS]).stdout.splitlines()
+        plugins = _of(package, [line.split() for line in lines])
         if not plugins:
             return _failed(package, "it has no entry point in the group lensbridge")
         found = []
@@ -92,13 +99,27 @@ def checked(package: str) -> dict[str, Any]:
     return {"package": name, "version": version, **worst, "models": models}
 
 
+def _of(package: str, plugins: list[list[str]]) -> list[list[str]]:
+    """The plugins of a package, without those of packages that it needs.
+
+    The name of a package's file begins with the package's; if no plugin is of that name, all are.
+    """
+    name = normalized(re.split(r"[=<>!~\[ @]", Path(package).name)[0])
+    return [one for one in plugins if f"{name}-".startswith(f"{normalized(one[0])}-")] or plugins
+
+
 def _failed(package: str, why: str) -> dict[str, Any]:
     return {"package": package, "version": "", "passed": False, "message": why, "models": []}
 
 
 def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command, at most for half an hour, so that one package cannot take the whole night."""
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
-    return subprocess.run(command, cwd=tempfile.gettempdir(), **options)
+    try:
+        return subprocess.run(command, cwd=tempfile.gettempdir(), timeout=LONGEST, **options)
+    except subprocess.TimeoutExpired:
+        why = f"it took longer than {LONGEST // 60} minutes"
+        return subprocess.CompletedProcess(command, 1, "", why)
 
 
 def _last(text: str) -> str:

@@ -1,9 +1,13 @@
 """What the kit could not hold, what a badge shows, and messages about wrong descriptions."""
 
+import importlib.util
+import io
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -220,3 +224,46 @@ def test_a_gate_of_a_norm_needs_the_norm(norms: dict[str, str], said: str) -> No
     block = replace(GRANITE.block, norms=replace(GRANITE.block.norms, **norms))  # type: ignore[arg-type]
     (row,) = conformance(replace(GRANITE, block=block), checks=LEFT_OUT).failures
     assert row.detail.startswith(said)
+
+
+# --- packages of other people --------------------------------------------------------------------
+
+
+@pytest.fixture
+def known_adapters() -> ModuleType:
+    """The script that checks the packages of other people."""
+    file = Path(__file__).parent.parent / "docs" / "adapters.py"
+    spec = importlib.util.spec_from_file_location("known_adapters", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["lensbridge-fox", "Lensbridge_Fox==1.2", "wheels/lensbridge_fox-1.2-py3-none-any.whl"],
+)
+def test_the_record_of_a_package_is_not_that_of_one_it_needs(
+    known_adapters: ModuleType, package: str
+) -> None:
+    found = [["lensbridge-bear", "3.0", "bear"], ["lensbridge-fox", "1.2", "fox"]]
+    assert known_adapters._of(package, found) == found[1:]
+
+
+def test_a_package_that_hangs_does_not_take_the_night(
+    known_adapters: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_adapters, "LONGEST", 0.2)
+    done = known_adapters._run([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert done.returncode == 1
+    assert known_adapters._last(done.stderr).startswith("it took longer than ")
+
+
+def test_an_index_without_json_is_read(
+    known_adapters: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = b"<html><a href='/simple/lensbridge-fox/'> Lensbridge_Fox </a><a href='x'>numpy</a>"
+    monkeypatch.setattr(known_adapters, "urlopen", lambda asked, timeout: io.BytesIO(page))
+    assert known_adapters.names("http://index/simple/") == ["Lensbridge_Fox"]

@@ -156,7 +156,7 @@ class AttentionResolver:
             return
         for letter, path in (("q", spec.q_norm), ("k", spec.k_norm)):
             role = roles[letter]
-            gain = getattr(self._optional(module, path, where), "weight", None)
+            gain: Any = getattr(self._optional(module, path, where), "weight", None)
             if role is None or role.n == 1 or getattr(gain, "ndim", 0) != 1:
                 continue
             flat = spec.qk_norm_axes == "flat"
