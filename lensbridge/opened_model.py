@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lensbridge.elsewhere.hinted import instead
 from lensbridge.elsewhere.model import MODEL, OPENING
+from lensbridge.elsewhere.opening import OpeningNames
 from lensbridge.errors import (
     ArchitectureMismatchError,
     LensbridgeError,
@@ -28,6 +29,7 @@ from lensbridge.inputs.prepare import Preparer
 from lensbridge.inputs.tokens import Tokens
 from lensbridge.native.config import LensConfig, config_of
 from lensbridge.native.fsdp import name_modules
+from lensbridge.native.methods import TorchMethods
 from lensbridge.native.parts import ResolvedModel
 from lensbridge.native.pieces import refuse_copies
 from lensbridge.native.resolve import GIVEN, chosen_again, resolve
@@ -48,29 +50,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class OpeningNames(type):
-    """The class of classes of lenses: it answers names that other libraries have on theirs."""
-
-    if not TYPE_CHECKING:
-
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if args and isinstance(args[0], str):
-                raise TypeError(
-                    f"{cls.__name__} takes a model object. Open {args[0]!r} with "
-                    f"lensbridge.load({args[0]!r})."
-                )
-            return super().__call__(*args, **kwargs)
-
-        def __getattr__(cls, name: str) -> Any:
-            if name in OPENING:
-                raise AttributeError(
-                    f"The class {cls.__name__} has no {name!r}. Open a model with "
-                    "lensbridge.load(name)."
-                )
-            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
-
-
-class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metaclass=OpeningNames):
+class OpenedModel(
+    HookMethods, WeightMethods, TextMethods, CircuitMethods, TorchMethods, metaclass=OpeningNames
+):
     """A model, its points and weights by name; what `HookedModel` runs.
 
     Attributes:
@@ -271,6 +253,11 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
         return self._cfg[1]
 
     @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.preparer.device
+
+    @property
     def architecture(self) -> Architecture:
         """The description that the model is read with."""
         return self.native.architecture
@@ -278,49 +265,6 @@ class OpenedModel(HookMethods, WeightMethods, TextMethods, CircuitMethods, metac
     @abstractmethod
     def _run_block(self, layer: int, resid: Tensor) -> Tensor:
         """The stream after one layer."""
-
-    # --- the model as a torch object ---------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go."""
-        return self.preparer.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters."""
-        return next(self.hf_model.parameters()).dtype
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the model in place, as `hf_model.to` does."""
-        self.hf_model.to(*args, **kwargs)
-        return self
-
-    def eval(self) -> Self:
-        """Switch dropout off."""
-        self.hf_model.eval()
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch dropout on."""
-        self.hf_model.train(mode)
-        return self
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The model's own parameters."""
-        return self.hf_model.parameters()
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The model's own parameters under their native names."""
-        return self.hf_model.named_parameters()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the parameters' gradients."""
-        self.hf_model.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The model's own state under its native names."""
-        return self.hf_model.state_dict()
 
 
 def _alive(model: OpenedModel | None) -> OpenedModel:
