@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError, ShapeError
-from lensbridge.interventions.intervention import Intervention, check_broadcast
+from lensbridge.interventions.arguments import check_broadcast
+from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import SourceValues
 

@@ -6,26 +6,22 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from numpy import ndarray
 from torch import Tensor
 
 from lensbridge.cache import ActivationCache
 from lensbridge.errors import InputError
 from lensbridge.inputs.special import Excluded
+from lensbridge.interventions.arguments import as_basis, as_indices
 from lensbridge.interventions.columns import Positions, normalized
 from lensbridge.interventions.functions import name_of
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import Source, SourceValues, StoredSource
 from lensbridge.interventions.when import ALWAYS, When
 from lensbridge.points.point_names import NamesFilter
-from lensbridge.tensors.position_forms import is_int
 from lensbridge.tensors.positions import Count, check_count
 
 Indices: TypeAlias = "int | tuple[int, ...] | list[int] | range | Tensor | None"
 """Heads or neurons: one, several, or None for all."""
-
-_ORTHONORMAL = 1e-3
-"""How far the products of a basis's columns may be from 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,13 +68,13 @@ class Intervention(ABC):
             self._set("site", tuple(self.site))
         self._set("positions", normalized(self.positions))
         self._set("keys", normalized(self.keys))
-        self._set("heads", _indices("heads", self.heads))
-        self._set("neurons", _indices("neurons", self.neurons))
-        self._set("examples", _indices("examples", self.examples))
+        self._set("heads", as_indices("heads", self.heads))
+        self._set("neurons", as_indices("neurons", self.neurons))
+        self._set("examples", as_indices("examples", self.examples))
         self._set("when", When.of(self.when))
         check_count(self.count)
         if self.subspace is not None:
-            self._set("subspace", _basis(self.subspace))
+            self._set("subspace", as_basis(self.subspace))
         if self.subspace is not None and (self.neurons is not None or self.keys is not None):
             raise InputError("A subspace is of the whole last axis: leave out neurons and keys.")
 
@@ -207,69 +203,6 @@ class Intervention(ABC):
         return replace(self, **changes)
 
 
-def _indices(what: str, given: Any) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    if isinstance(given, Tensor | ndarray) and str(given.dtype).endswith("bool"):
-        given = torch.as_tensor(given).nonzero().flatten()
-    plain = given.tolist() if isinstance(given, Tensor | ndarray) else given
-    several = plain if isinstance(plain, list | tuple | range) else (plain,)
-    if not several or not all(is_int(one) for one in several):
-        raise InputError(f"{what} is an int or a list of ints, not {given!r}.")
-    return tuple(int(one) for one in several)
-
-
-def _basis(given: Any) -> Tensor:
-    """The basis of a subspace, contiguous, so that products round the same after it was read from a
-    file.
-    """
-    basis = torch.as_tensor(given)
-    if basis.ndim == 1 and bool(basis.any()):
-        basis = (basis / basis.norm()).unsqueeze(-1)
-    check_basis(basis)
-    return basis.contiguous()
-
-
-def check_basis(basis: Tensor) -> None:
-    """Refuse a matrix that is not an orthonormal basis.
-
-    Raises:
-        InputError: it has another shape, or its columns are not orthonormal.
-    """
-    if basis.ndim != 2 or basis.shape[0] < basis.shape[1]:
-        raise InputError(
-            "A subspace is [d, k] with k at most d, a basis in its columns, or a direction [d] "
-            f"that is not zero; got shape {tuple(basis.shape)}."
-        )
-    wide = basis.detach().double()
-    off = (wide.T @ wide - torch.eye(basis.shape[1], dtype=wide.dtype, device=wide.device)).abs()
-    rounding = torch.finfo(basis.dtype).eps if basis.is_floating_point() else 0.0
-    if float(off.max()) > max(_ORTHONORMAL, rounding):
-        raise InputError(
-            f"The columns of the subspace are not orthonormal (off by {float(off.max()):.3g}). "
-            "Use torch.linalg.qr(basis).Q."
-        )
-
-
-def check_broadcast(
-    value: Tensor | float, wanted: tuple[int | None, ...], what: str, name: str
-) -> None:
-    """Refuse a value that does not broadcast to a region.
-
-    Raises:
-        InputError: with both shapes.
-    """
-    found = tuple(value.shape) if isinstance(value, Tensor) else ()
-    pairs = list(zip(reversed(found), reversed(wanted), strict=False))
-    fits = all(w is None or f in (1, w) for f, w in pairs) and len(found) <= len(wanted)
-    if not fits:
-        shown = ", ".join("?" if one is None else str(one) for one in wanted)
-        raise InputError(
-            f"{what}: {name} has shape {found}; it has to broadcast to ({shown}): examples, "
-            "positions, heads (if there are any), entries."
-        )
-
-
 def _shown(value: Any) -> str:
     if callable(value) and name_of(value) is not None:
         return repr(name_of(value))
@@ -278,20 +211,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping) and not isinstance(value, ActivationCache):
         return f"{{{', '.join(f'{key!r}: {_shown(one)}' for key, one in value.items())}}}"
     return repr(value)
-
-
-def as_value(given: Any, what: str) -> "Tensor | float":
-    """A number or tensor; lists and arrays become tensors.
-
-    Raises:
-        InputError: it cannot be made a tensor.
-    """
-    if isinstance(given, Tensor | int | float) and not isinstance(given, bool):
-        return given
-    try:
-        return torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} is a number or a tensor, not {given!r}.") from error
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
+from lensbridge.interventions.arguments import as_value, check_broadcast
 from lensbridge.interventions.columns import repeated
-from lensbridge.interventions.intervention import Intervention, as_value, check_broadcast
+from lensbridge.interventions.intervention import Intervention
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import SourceValues
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lensbridge.errors import InputError
-from lensbridge.interventions.intervention import as_value, check_broadcast
+from lensbridge.interventions.arguments import as_value, check_broadcast
 from lensbridge.interventions.kinds import Steer
 from lensbridge.interventions.region import Region
 from lensbridge.interventions.source import SourceValues
