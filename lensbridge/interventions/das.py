@@ -13,7 +13,8 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.interventions.columns import Positions
 from lensbridge.interventions.exchange import Swap
 from lensbridge.interventions.intervention import Indices
-from lensbridge.interventions.search import Schedule, Search, Spot, as_far, within
+from lensbridge.interventions.search import Schedule, Search, Spot
+from lensbridge.interventions.subspaces import as_far, within
 from lensbridge.points.names import Name
 from lensbridge.viz import Bars, Drawn
 

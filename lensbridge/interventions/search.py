@@ -1,8 +1,8 @@
 """Search: the pairs of inputs of a distributed alignment search, to train and to measure on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +15,14 @@ from lensbridge.hooked_model import HookedModel
 from lensbridge.inputs.prompts import Side
 from lensbridge.interventions.axis import size_of
 from lensbridge.interventions.columns import Positions, normalized, of_examples, per_example
-from lensbridge.interventions.exchange import Swap, blended
 from lensbridge.interventions.interchange import source_of
 from lensbridge.interventions.intervention import Indices
-from lensbridge.interventions.region import Region
 from lensbridge.interventions.running import run_edited
-from lensbridge.interventions.source import SourceValues, StoredSource
+from lensbridge.interventions.source import StoredSource
+from lensbridge.interventions.subspaces import Exchange, Exchanged, within
 from lensbridge.points.names import Name
 from lensbridge.tensors.positions import padded, token_positions
 from lensbridge.tensors.slices import PosSlice, RowColumns, taken
-
-Exchange: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Vectors of base and source -> the edited ones. Shapes: `[example, pos, ..., d]` each."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Exchanged(Swap):
-    """An interchange that a function of both values computes."""
-
-    by: Exchange = lambda here, there: there
-
-    def act(self, region: Region, given: SourceValues | None) -> Tensor:
-        assert given is not None
-        there, inside, _ = given.paired(region, self.other_positions)
-        return blended(region, self.by(region.value, there), inside)
 
 
 @dataclass(frozen=True)
@@ -278,28 +262,6 @@ def _places(labels: Tensor, answers: Tensor) -> Tensor:
         lacking = labels[~same.any(-1)].unique().tolist()
         raise InputError(f"Labels {lacking} are not among the answers {answers.tolist()}.")
     return same.int().argmax(-1)
-
-
-def within(basis: Tensor) -> Exchange:
-    """The interchange of a subspace."""
-
-    def exchange(here: Tensor, there: Tensor) -> Tensor:
-        wide = basis.to(torch.promote_types(here.dtype, torch.float32))
-        change = ((there - here).to(wide.dtype) @ wide) @ wide.T
-        return (here + change).to(here.dtype)
-
-    return exchange
-
-
-def as_far(basis: Tensor, generator: torch.Generator) -> Exchange:
-    """A move in a random direction, as far as the interchange of a subspace."""
-
-    def move(here: Tensor, there: Tensor) -> Tensor:
-        size = ((there - here) @ basis.to(here)).norm(dim=-1, keepdim=True)
-        drawn = torch.randn(here.shape, generator=generator).to(here)
-        return here + size * drawn / drawn.norm(dim=-1, keepdim=True)
-
-    return move
 
 
 def _chosen(positions: Any, rows: Tensor) -> Any:
