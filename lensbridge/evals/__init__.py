@@ -1,6 +1,6 @@
 """Evaluations that run offline: indirect object identification, induction, loss on tokens."""
 
-from lensbridge.evals.ioi import IOIDataset, Prompts
+from lensbridge.evals.ioi import IOIDataset
 from lensbridge.evals.scores import (
     evaluate_on_dataset,
     induction_loss,
@@ -8,6 +8,7 @@ from lensbridge.evals.scores import (
     repeated_tokens,
     sanity_check,
 )
+from lensbridge.evals.sentence_encoder import Prompts
 from lensbridge.evals.sentences import Sample
 
 __all__ = [

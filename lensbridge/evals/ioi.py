@@ -6,7 +6,6 @@ of TransformerLens.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,31 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lensbridge.errors import InputError
+from lensbridge.evals.sentence_encoder import Prompts, SentenceEncoder
 from lensbridge.evals.sentences import NAMES, NOUNS, SLOT, TEMPLATES, Pieces, Sample
 from lensbridge.inputs.prompts import Encoded
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Rows of tokens up to the last one before the answer, padded on the right.
-
-    A run takes them as its input: `model.run_with_cache(dataset.corrupted)`.
-
-    Args:
-        tokens: the ids.
-        mask: 1 for tokens, 0 for padding.
-        prepend_bos: whether the rows begin with BOS; None if that is not known.
-
-    Shapes: tokens and mask `[sample, pos]`
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    prepend_bos: bool | None = None
-
-    def as_input(self) -> Encoded:
-        """What a run takes of it."""
-        return Encoded(self.tokens, self.mask, self.prepend_bos)
 
 
 class IOIDataset(Dataset[dict[str, Tensor]]):
@@ -91,10 +68,12 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         self.tokenizer = tokenizer
         self.templates = tuple(templates or self.get_default_templates())
         self.nouns = dict(nouns or self.get_default_nouns())
-        self._bos = self._bos_of(prepend_bos)
+        self._encoder = SentenceEncoder(tokenizer, prepend_bos)
         self._check_templates()
         asked = tuple(dict.fromkeys(names or self.get_default_names()))
-        self._id = {one: ids[0] for one in asked if len(ids := self._encode(f" {one}")) == 1}
+        self._id = {
+            one: ids[0] for one in asked if len(ids := self._encoder.encode(f" {one}")) == 1
+        }
         self.names = tuple(self._id)
         self.dropped_names = tuple(one for one in asked if one not in self._id)
         if len(self.names) < 2:
@@ -132,7 +111,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The ids of a whole sentence, of its answer and of the wrong name."""
         sample = self.samples[index]
-        ids, _ = self._tokens(sample.pieces)
+        ids, _ = self._encoder.tokens(sample.pieces)
         if ids[-1] != self._id[sample.io]:
             raise InputError(f"{sample.text!r} does not end with the token of {sample.io!r}.")
         answers = {"IO": self._id[sample.io], "S": self._id[sample.s]}
@@ -148,7 +127,7 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
     @cached_property
     def clean(self) -> Prompts:
         """The sentences without their answers."""
-        return self._prompts([one.pieces for one in self.samples])
+        return self._encoder.prompts([one.pieces for one in self.samples])
 
     @cached_property
     def corrupted(self) -> Prompts:
@@ -233,14 +212,14 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         """
         found: dict[str, list[int]] = {"IO": [], "S1": [], "S2": [], "end": []}
         for sample in self.samples:
-            ids, places = self._tokens(sample.pieces)
+            ids, places = self._encoder.tokens(sample.pieces)
             found["IO"].append(places["A"][0])
             found["S1"].append(places["B"][0])
             found["S2"].append(places["B"][-1])
             found["end"].append(len(ids) - 2)
         return {name: torch.tensor(where) for name, where in found.items()}
 
-    # --- drawing and tokenizing --------------------------------------------------------------
+    # --- drawing -----------------------------------------------------------------------------
 
     def _check_templates(self) -> None:
         for one in self.templates:
@@ -263,46 +242,12 @@ class IOIDataset(Dataset[dict[str, Tensor]]):
         nouns = tuple((slot, draw.choice(list(words))) for slot, words in self.nouns.items())
         return Sample(template, io, s, more[0] if more else None, nouns)
 
-    def _bos_of(self, prepend_bos: bool) -> list[int]:
-        bos = self.tokenizer.bos_token_id
-        return [] if not prepend_bos or bos is None else [int(bos)]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _tokens(self, pieces: Pieces) -> tuple[list[int], dict[str, list[int]]]:
-        """Ids of a sentence, and the columns in which each slot ends.
-
-        A sentence is encoded as a whole; the end of a slot is the number of tokens of the text up
-        to it.
-        """
-        text, ends = "", []
-        for slot, part in pieces:
-            text += part
-            if slot:
-                ends.append((slot, len(text)))
-        ids = self._bos + self._encode(text)
-        places: dict[str, list[int]] = {}
-        for slot, end in ends:
-            column = len(self._bos) + len(self._encode(text[:end])) - 1
-            places.setdefault(slot, []).append(column)
-        return ids, places
-
     def _beside(self, sentences: Sequence[Pieces]) -> Prompts:
         """Prompts of changed sentences, whose tokens must have the positions of the clean ones."""
-        found, mask = self._prompts(sentences), self.clean.mask
+        found, mask = self._encoder.prompts(sentences), self.clean.mask
         if found.mask.shape != mask.shape or not torch.equal(found.mask, mask):
             raise InputError(
                 "In these templates the number of tokens depends on the name; put a space in front "
                 "of every [B]."
             )
         return found
-
-    def _prompts(self, sentences: Sequence[Pieces]) -> Prompts:
-        rows = [torch.tensor(self._tokens(pieces)[0][:-1]) for pieces in sentences]
-        pad = self.tokenizer.pad_token_id
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad or 0)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long()
-        return Prompts(tokens, mask, bool(self._bos))
