@@ -17,38 +17,46 @@ EXAMPLES = (
 
 _NEEDED = ("fastapi", "uvicorn")
 
+Host = Annotated[
+    str, typer.Option(metavar="HOST", help="Where it listens; by default only this machine.")
+]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
+]
+Browser = Annotated[bool, typer.Option(help="Open the page in the browser.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens that a prompt may have (256), or all inputs of a request (16384).",
+    ),
+]
+Api = Annotated[
+    bool, typer.Option("--api", help="Serve no page, but what lensbridge.connect speaks to.")
+]
+Secret = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", envvar="LENSBRIDGE_TOKEN", help="The secret; by default a new one."
+    ),
+]
+ProxyName = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST", help="A name that a proxy in front of it is reached by."),
+]
+
 
 def run(
     model: Model,
     loading: Loading,
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="Where it listens; by default only this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
-    ] = 8765,
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Tokens that a prompt may have (256), or all inputs of a request (16384).",
-        ),
-    ] = None,
-    api: Annotated[
-        bool, typer.Option("--api", help="Serve no page, but what lensbridge.connect speaks to.")
-    ] = False,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", envvar="LENSBRIDGE_TOKEN", help="The secret; by default a new one."
-        ),
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HOST", help="A name that a proxy in front of it is reached by."),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    browser: Browser = True,
+    max_tokens: MaxTokens = None,
+    api: Api = False,
+    token: Secret = None,
+    name: ProxyName = None,
 ) -> int:
     """Serve a page on which a model is explored, or with --api a model for programs, until Ctrl-C.
 
