@@ -31,6 +31,33 @@ EXAMPLES = (
     '"The Galata Tower is in the city of" --heads --html heads.html',
 )
 
+Clean = Annotated[str, typer.Argument(metavar="CLEAN", help="A prompt.")]
+Corrupted = Annotated[
+    str, typer.Argument(metavar="CORRUPTED", help="Another one of as many tokens.")
+]
+Answer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", help="The clean prompt's answer; by default what the model predicts."
+    ),
+]
+Wrong = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN",
+        help="The corrupted prompt's answer; by default what the model predicts.",
+    ),
+]
+Point = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What is patched at each layer and position: resid_pre, attn_out, mlp_out, ...",
+        autocompletion=completion.points,
+    ),
+]
+Heads = Annotated[bool, typer.Option("--heads", help="Patch each head at all positions instead.")]
+
 
 @dataclass(frozen=True)
 class Patched:
@@ -62,36 +89,14 @@ class Patched:
 
 def run(
     model: Model,
-    clean: Annotated[str, typer.Argument(metavar="CLEAN", help="A prompt.")],
-    corrupted: Annotated[
-        str, typer.Argument(metavar="CORRUPTED", help="Another one of as many tokens.")
-    ],
+    clean: Clean,
+    corrupted: Corrupted,
     loading: Loading,
     output: Output,
-    answer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", help="The clean prompt's answer; by default what the model predicts."
-        ),
-    ] = None,
-    wrong: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN",
-            help="The corrupted prompt's answer; by default what the model predicts.",
-        ),
-    ] = None,
-    point: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="What is patched at each layer and position: resid_pre, attn_out, mlp_out, ...",
-            autocompletion=completion.points,
-        ),
-    ] = "resid_pre",
-    heads: Annotated[
-        bool, typer.Option("--heads", help="Patch each head at all positions instead.")
-    ] = False,
+    answer: Answer = None,
+    wrong: Wrong = None,
+    point: Point = "resid_pre",
+    heads: Heads = False,
 ) -> int:
     """Patch activations of the clean run into the corrupted run, one place at a time.
 
