@@ -30,38 +30,42 @@ _SHOWN = 5
 _READ = ("last", "mean")
 Texts = list[str]
 
+Toward = Annotated[
+    Texts, typer.Option(metavar="TEXT", help="A text with the property. May be repeated.")
+]
+Away = Annotated[Texts, typer.Option(metavar="TEXT", help="A text without it. May be repeated.")]
+Layer = Annotated[
+    int | None, typer.Option(metavar="N", help="The layer; by default the one in the middle.")
+]
+Scale = Annotated[float, typer.Option(metavar="X", help="What the vector is multiplied by.")]
+Point = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Where it is added.", autocompletion=completion.points),
+]
+Read = Annotated[
+    str,
+    typer.Option(
+        parser=one_of(_READ),
+        metavar="WHERE",
+        help="Which tokens of --toward and --away are read: last or mean.",
+        autocompletion=completion.of(_READ),
+    ),
+]
+Tokens = Annotated[int, typer.Option(min=1, metavar="N", help="New tokens.")]
+
 
 def run(
     model: Model,
     text: Text,
     loading: Loading,
     output: Output,
-    toward: Annotated[
-        Texts, typer.Option(metavar="TEXT", help="A text with the property. May be repeated.")
-    ],
-    away: Annotated[
-        Texts, typer.Option(metavar="TEXT", help="A text without it. May be repeated.")
-    ],
-    layer: Annotated[
-        int | None, typer.Option(metavar="N", help="The layer; by default the one in the middle.")
-    ] = None,
-    scale: Annotated[
-        float, typer.Option(metavar="X", help="What the vector is multiplied by.")
-    ] = 1.0,
-    point: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Where it is added.", autocompletion=completion.points),
-    ] = "resid_post",
-    read: Annotated[
-        str,
-        typer.Option(
-            parser=one_of(_READ),
-            metavar="WHERE",
-            help="Which tokens of --toward and --away are read: last or mean.",
-            autocompletion=completion.of(_READ),
-        ),
-    ] = "last",
-    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="New tokens.")] = 10,
+    toward: Toward,
+    away: Away,
+    layer: Layer = None,
+    scale: Scale = 1.0,
+    point: Point = "resid_post",
+    read: Read = "last",
+    tokens: Tokens = 10,
 ) -> int:
     """Continue a text with and without a steering vector, side by side.
 
