@@ -1,7 +1,9 @@
 """The list of adapter packages: found on an index by name, checked, and written to a page."""
 
 import importlib.util
+import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -102,3 +104,29 @@ def test_a_package_that_cannot_be_installed_is_said_so(
         False,
         "it cannot be installed: ERROR: no such package",
     )
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["lensbridge-fox", "Lensbridge_Fox==1.2", "wheels/lensbridge_fox-1.2-py3-none-any.whl"],
+)
+def test_the_record_of_a_package_is_not_that_of_one_it_needs(
+    script: ModuleType, package: str
+) -> None:
+    found = [["lensbridge-bear", "3.0", "bear"], ["lensbridge-fox", "1.2", "fox"]]
+    assert script._of(package, found) == found[1:]
+
+
+def test_a_package_that_hangs_does_not_take_the_night(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "LONGEST", 0.2)
+    done = script._run([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert done.returncode == 1
+    assert script._last(done.stderr).startswith("it took longer than ")
+
+
+def test_an_index_without_json_is_read(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = b"<html><a href='/simple/lensbridge-fox/'> Lensbridge_Fox </a><a href='x'>numpy</a>"
+    monkeypatch.setattr(script, "urlopen", lambda asked, timeout: io.BytesIO(page))
+    assert script.names("http://index/simple/") == ["Lensbridge_Fox"]
