@@ -51,6 +51,27 @@ def test_too_few_key_value_heads_are_one_message() -> None:
     assert "dims.kv_heads of the description says 1" in row.detail
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (55, "it is 55, and the config has vocab_size=97"),
+        (200, "it is 200, and transformer.wte has 97 rows"),
+        ("n_embd", "'n_embd' is 32, and the config has vocab_size=97"),
+    ],
+)
+def test_another_number_of_tokens_is_one_message(said: int | str, told: str) -> None:
+    row = _only_row(tiny_model(GPT2), _heads(GPT2, vocab=said))
+    assert row.detail == f"dims.vocab: {told}."
+
+
+def test_too_few_positions_are_told_first() -> None:
+    report = conformance(tiny_model(GPT2), architecture=_heads(GPT2, context=8))
+    first, second = report.failures
+    assert report.advice[0] == "What the description may say wrongly: pos_embed, context."
+    assert first.detail.startswith("The input has 9 positions; the context is 8.")
+    assert second.detail == "dims.context: 8, and transformer.wpe has 48 rows."
+
+
 def test_positions_first_that_is_not_said_is_one_message() -> None:
     row = _only_row(tiny_model(XLNET), replace(XLNET, streams=None))
     assert "hook_embed is (7, 2, 32) where the ids are (2, 7)" in row.detail

@@ -130,13 +130,13 @@ CHECKS: tuple[Check, ...] = (
     Check("detached hooks cut gradients", gradients.check_detached_hooks_cut_gradients,
           "the graph of a value that a hook returns"),
     # batches
-    Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed", ("hook_resid_pre",)),
+    Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed, context", ("hook_resid_pre",)),
     Check("cached decoding reads the same", batching.check_decoding_reads_the_same,
           "values of a step with a key/value cache", ("hook_resid_pre",)),
     # what a description does not have
     Check("nothing is left out", completeness.check_nothing_is_left_out,
           "embed, unembed, pooler, towers, projector, residual, experts, position_bias, q_bias, "
-          "feeder, context", exact=False),
+          "feeder, context, vocab", exact=False),
     Check(held_blocks.UNHELD, held_blocks.check_every_block_is_held,
           "a block with which no layer is read", exact=False),
     # last, after everything else

@@ -21,6 +21,7 @@ from lensbridge.conformance.native_calls import (
 from lensbridge.conformance.subject import Subject, config_of
 from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
+from lensbridge.conformance.vocabulary_size import claims_of_vocabulary
 from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart, StackPart
 from lensbridge.native.settings import raw_config
 from lensbridge.processing.accounting import strangers
@@ -39,7 +40,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _of_streams(subject)
     yield from claims_of_context(subject)
     yield from claims_of_absent(subject)
-    yield from _of_vocabulary(subject)
+    yield from claims_of_vocabulary(subject)
     yield from _of_widths(subject)
     yield from (Claim(what, False, shown) for what, shown in twins_of(subject))
     for at, part in subject.parts.items():
@@ -137,18 +138,6 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         held = "attention_head" in said or any(part.attn is not None for part in blocks)
         usual = not held and config.optional(str(Dims.heads)) is not None
         yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
-
-
-def _of_vocabulary(subject: Subject) -> Iterator[Claim]:
-    spec, core = subject.model.architecture, subject.model.native.core
-    said = spec.dims.vocab
-    logits = subject.clean.values.get("hook_logits")
-    if logits is None or logits.ndim != 3:
-        return
-    if isinstance(said, str) and raw_config(core) is not None:
-        config = config_of(subject, spec)
-        shown = f"the config has no field {said!r}"
-        yield Claim("dims.vocab", config.optional(said) is not None, shown)
 
 
 def _routes_to_stacked(subject: Subject, mlp: MoEPart, tokens: int) -> bool:

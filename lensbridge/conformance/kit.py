@@ -17,6 +17,7 @@ from lensbridge.conformance.passes import Inputs
 from lensbridge.conformance.repair import advice
 from lensbridge.conformance.report import Report
 from lensbridge.conformance.subject import Subject
+from lensbridge.conformance.vocabulary_size import claims_of_vocabulary
 from lensbridge.native.wrappers import core_of
 from lensbridge.spec import Architecture
 
@@ -126,7 +127,8 @@ def _excused(row: Row) -> Row:
 
 def check_all(subject: Subject, checks: Iterable[Check] = CHECKS) -> list[Row]:
     """Every check on one subject; a single row if its points cannot be read at all."""
-    reason = subject.unreadable
+    unsaid = (one for one in claims_of_vocabulary(subject) if not one.said)
+    reason = next((f"{one.what}: {one.shown}." for one in unsaid), subject.unreadable)
     if reason:
         return [Row("every point can be read", subject.label, subject.variant, "failed", reason)]
     return [run_check(check, subject) for check in checks]
