@@ -130,7 +130,8 @@ CHECKS: tuple[Check, ...] = (
     Check("detached hooks cut gradients", gradients.check_detached_hooks_cut_gradients,
           "the graph of a value that a hook returns"),
     # batches
-    Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed, context", ("hook_resid_pre",)),
+    Check("rows do not meet", batching.check_rows_do_not_meet, "pos_embed, context",
+          ("hook_resid_pre",)),
     Check("cached decoding reads the same", batching.check_decoding_reads_the_same,
           "values of a step with a key/value cache", ("hook_resid_pre",)),
     # what a description does not have
