@@ -175,8 +175,8 @@ def _test(stem: str, source: str, model: "nn.Module", derivation: "Derivation") 
     imports = f"from {stem} import {constant}\n\n"
     body = f"conformance({constant}).require()"
     if not _is_built_by_name(model, derivation):
-        call, name = _opening(source, model, constant)
-        imports += name
+        call, needed = _opening(source, model, constant)
+        imports += needed
         body = f"model = {call}\n    conformance(model, architecture={constant}).require()"
     return _TEST.format(name=derivation.architecture.name, stem=stem, imports=imports, body=body)
 
