@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 from shutil import copy
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import lensbridge
 from lensbridge.errors import LoadError, TokenizerMissingError
+from lensbridge.loading.gguf import converting
 from lensbridge.loading.gguf.naming import parts_of
 from lensbridge.loading.gguf.reader import FastReader, fast_reading
 
@@ -413,6 +415,21 @@ def test_a_copy_replaces_nothing_else(folder: Path, tmp_path: Path) -> None:
         lensbridge.load("demo", save_converted=True)
     with pytest.raises(LoadError, match="save_converted can be passed only when"):
         lensbridge.load(tiny("llama"), save_converted=True)
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_not_begun(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = folder / "llama-Q8_0.gguf", tmp_path / "kept"
+    model = lensbridge.load(path).hf_model
+    needed = sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
+    free = SimpleNamespace(free=needed - 1)
+    monkeypatch.setattr(converting, "disk_usage", lambda where: free)
+    with pytest.raises(LoadError, match=r"converted model takes .* GB are free .*another disk"):
+        lensbridge.load(path, save_converted=kept)
+    assert not any(tmp_path.iterdir())
+    free.free = needed
+    lensbridge.load(path, save_converted=kept)
 
 
 # --- what is refused -----------------------------------------------------------------------------

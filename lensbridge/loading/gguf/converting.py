@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from shutil import rmtree
+from shutil import disk_usage, rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -112,6 +112,7 @@ def _convert(
     whole = {key: value for key, value in options.items() if key not in _OF_THE_COPY}
     model = read(source, whole)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(model.get_memory_footprint(), folder.parent)
     with TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
         model.save_pretrained(made)
@@ -121,3 +122,13 @@ def _convert(
         (made / FINGERPRINT).write_text(json.dumps(wanted, indent=1) + "\n")
         rmtree(folder, ignore_errors=True)
         made.rename(folder)
+
+
+def _check_room(needed: int, where: Path) -> None:
+    free = disk_usage(where).free
+    if free < needed:
+        raise LoadError(
+            f"The converted model takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in "
+            f"{str(where)!r}. Free some, pass a folder on another disk as save_converted, or leave "
+            "save_converted out: the file is then read each time."
+        )
