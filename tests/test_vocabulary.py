@@ -39,6 +39,7 @@ EXAMPLES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("Block", "flattens"): ("opt", {}),
     ("Stack", "embed_mixed"): ("roc_bert", {}),
     ("Stack", "embed_overwritten"): ("git", {}),
+    ("Stack", "embed_padding"): ("led", {}),
     ("Stack", "streams"): ("gemma3n_text", {}),
     ("Stack", "positions"): ("hunyuan_dense", {}),
     ("Architecture", "unembed_bias"): ("esm2", {}),

@@ -74,6 +74,7 @@ MEASURED: dict[tuple[str, str], tuple[str, ...]] = {
     ("Block", "flattens"): ("shapes are as declared",),
     ("Stack", "embed_mixed"): ("embeddings make the stream",),
     ("Stack", "embed_overwritten"): ("every point can be read",),
+    ("Stack", "embed_padding"): ("every point fires once", "embeddings are rows of W_E"),
     ("Stack", "streams"): ("shapes are as declared", "norms compute their formula"),
     ("Stack", "positions"): ("rows do not meet",),
     ("Architecture", "unembed_bias"): ("logits are the output",),

@@ -61,14 +61,15 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
     if embed.shape != stream.shape:
         stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
+    positions = at_tokens(subject, at, positions)
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
         _hold_no_module_gives(subject, at, rest)
         return
-    normed = run[f"{at}ln_embed.hook_out"][:, :width]
+    normed = at_tokens(subject, at, run[f"{at}ln_embed.hook_out"][:, :width])
     read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
-    read = read[:, :width]
+    read = at_tokens(subject, at, read[:, :width])
     if subject.expect.are_close(stream, normed):
         rest = _uncentered(read) - _uncentered(embed + positions)
         _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed + hook_pos_embed")

@@ -113,6 +113,8 @@ class Stack:
         embed: the token embedding (in a vision tower the patch embedding).
         embed_overwritten: whether the model writes into the output tensor of the embedding, or of
             its norm, afterwards, so that the value has to be copied when it is read.
+        embed_padding: whether the model also runs the embedding on padding with which it fills its
+            input up to a whole window (LED). The point is the first run, of the tokens.
         embed_scale: the multiplier of the embedding outside the module; also the path of a buffer.
         pos_embed: learned absolute positions, if the model has them.
         embed_norm: a norm of the sum of the embeddings.
@@ -137,6 +139,7 @@ class Stack:
     prefix: str = "blocks"
     embed: str | None = None
     embed_overwritten: bool = False
+    embed_padding: bool = False
     embed_scale: Scale | None = None
     pos_embed: str | None = None
     embed_norm: str | None = None

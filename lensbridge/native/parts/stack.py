@@ -157,6 +157,7 @@ class StackPart:
         residual_axes: "b p m", or with an axis `r` where there are several streams.
         positions_first: whether its native values are `[p, b, ...]`.
         cycles: how many times a pass runs all layers and then the final norm.
+        embed_padding: whether the embedding runs again, on padding that the model adds.
     """
 
     prefix: str
@@ -174,6 +175,7 @@ class StackPart:
     ln_final: Norm | None
     positions_first: bool = False
     cycles: int = 1
+    embed_padding: bool = False
 
     @property
     def in_one_row(self) -> bool:

@@ -56,6 +56,7 @@ def stack_of(outer: Finder, spec: Stack) -> StackPart:
         blocks=blocks,
         ln_final=_norm(finder, spec, spec.final_norm),
         cycles=cycles,
+        embed_padding=spec.embed_padding,
     )
 
 

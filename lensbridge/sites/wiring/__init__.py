@@ -105,7 +105,8 @@ class _ModelWiring(Placing):
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
             writer = Writer((stack.embed,), stack.embed_scale)
-            yield self.written(f"{at}hook_embed", writer, stack.embed_overwritten)
+            site = self.written(f"{at}hook_embed", writer, stack.embed_overwritten)
+            yield _repeated(site, 0) if stack.embed_padding else site
         if stack.pos_embed is not None:
             info = self.info(f"{at}hook_pos_embed", stack.pos_embed, "output")
             rows = PositionSite(info, stack.pos_embed, stack.embed)
