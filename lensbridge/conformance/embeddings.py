@@ -56,20 +56,23 @@ def _hold_sum(subject: Subject, at: str, first: str) -> None:
         stream = stream[1]
     width = embed.shape[1] if subject.stacks[at].end_to_end else None
     stream = stream[:, -embed.shape[1] :] if subject.merges_pictures else stream[:, :width]
-    if embed.shape[-1] == stream.shape[-1] and embed.shape[1] < stream.shape[1]:
+    longer = embed.shape[-1] == stream.shape[-1] and embed.shape[1] < stream.shape[1]
+    if longer:
         stream = at_tokens(subject, at, stream)
     if embed.shape != stream.shape:
         stream = _before_projection(subject, stream, embed)
     positions = run.values.get(f"{at}hook_pos_embed", torch.zeros_like(embed))
-    positions = at_tokens(subject, at, positions)
+    positions = at_tokens(subject, at, positions) if longer else positions
     if f"{at}ln_embed.hook_out" not in run.values:
         rest = stream - embed - positions
         _hold_rest(subject, f"{first} holds", rest, "hook_embed + hook_pos_embed")
         _hold_no_module_gives(subject, at, rest)
         return
-    normed = at_tokens(subject, at, run[f"{at}ln_embed.hook_out"][:, :width])
+    normed = run[f"{at}ln_embed.hook_out"][:, :width]
     read = run[f"{at}ln_embed.hook_normalized"] * run[f"{at}ln_embed.hook_scale"]
-    read = at_tokens(subject, at, read[:, :width])
+    read = read[:, :width]
+    if longer:
+        normed, read = at_tokens(subject, at, normed), at_tokens(subject, at, read)
     if subject.expect.are_close(stream, normed):
         rest = _uncentered(read) - _uncentered(embed + positions)
         _hold_rest(subject, f"{at}ln_embed reads", rest, "hook_embed + hook_pos_embed")
