@@ -88,7 +88,7 @@ class _Search:
         self.sizes = Sizes(self.q.shape[2], self.v.shape[2], self.q.shape[3], self.v.shape[3])
 
     def _operands(self) -> tuple[Tensor, Tensor, Tensor]:
-        batch, positions = self.layer.shape[0], self.layer.shape[1]
+        batch, positions = self.layer.rows
         if self.kernel.v is None:
             raise NotEstablished("the value operand of its attention kernel was not found")
         q, k, v = (as_heads(x, batch) for x in (self.kernel.q, self.kernel.k, self.kernel.v))

@@ -86,7 +86,7 @@ def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, boo
     """The projection that reads a kernel's output, and whether something is between them."""
     if kernel.z is None or kernel.z.ndim < 3:
         return None, False
-    batch, positions = layer.shape[0], layer.shape[1]
+    batch, positions = layer.rows
     if kernel.z.ndim != 4 and kernel.z.shape[0] % batch:
         return None, False
     z = kernel.z if kernel.z.ndim == 4 else kernel.z.unflatten(0, (batch, -1))
@@ -100,7 +100,7 @@ def out_projection(layer: Layer, kernel: Kernel) -> tuple[TracedCall | None, boo
     ]
     alike = [call for call in behind if call.inputs[0].numel() == flat.numel()]
     for call in alike:
-        given = call.inputs[0].reshape(flat.shape)
+        given = layer.by_rows(call.inputs[0]).reshape(flat.shape)
         if bool((given - flat).norm() <= layer.trace.tolerance * flat.norm()):
             return call, False
     fitting = [call for call in alike if call.inputs[0].shape[-1] == flat.shape[-1]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lensbridge.derive.phrases import words_for
 from lensbridge.derive.reasons import explain, shortened
-from lensbridge.derive.reductions import reduced, without_branches
+from lensbridge.derive.reductions import Reduction, reduced, reductions, without_branches
 from lensbridge.errors import UnsupportedArchitectureError
 from lensbridge.spec import Architecture
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lensbridge.conformance.check import Check, Row
+    from lensbridge.conformance.subject import Subject
     from lensbridge.derive.derivation import Derivation
 
 _TRIES = 12
@@ -44,7 +45,7 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
             explained = explain(derivation.architecture, missing)
             words = tuple(words_for(explained))
             return replace(derivation, architecture=explained, established=words, missing=missing)
-        part, smaller = reduced(derivation.architecture, told)
+        part, smaller = _reduced(model, derivation.architecture, told)
         again = without_branches(derivation.architecture, smaller) - tried
         again = again if derivation.unwritten is not None else set()
         if again:
@@ -55,6 +56,21 @@ def accepted(model: "nn.Module", derivation: "Derivation") -> "Derivation":
             derivation = replace(derivation, architecture=smaller)
         reasons[part] = told
     raise UnsupportedArchitectureError(_refusal(model, first, reasons))
+
+
+def _reduced(model: "nn.Module", architecture: Architecture, told: str) -> Reduction:
+    """The part that a failure is about, and a description without it.
+
+    A description that does not fit the model names a module, and not what it is a part of. So each
+    part is left out until the rest fits.
+    """
+    from lensbridge.conformance.building import UNFIT
+
+    if told.startswith(f"{UNFIT}: "):
+        for part, smaller in reductions(architecture, told):
+            if not isinstance(_subject(model, smaller), str):
+                return part, smaller
+    return reduced(architecture, told)
 
 
 def _unwritten(derivation: "Derivation", stacks: set[str]) -> "Derivation":
@@ -111,18 +127,26 @@ def _first_failure(
     checks: "Sequence[Check]",
     passing: str = "\0",
 ) -> "list[Row]":
-    from lensbridge.conformance.building import subject_of
+    from lensbridge.conformance.building import UNFIT
     from lensbridge.conformance.check import Row, run_check
-    from lensbridge.conformance.failures import RUN_ERRORS, told
 
-    try:
-        subject = subject_of(model, architecture)
-    except RUN_ERRORS as error:
-        reason = told(error)
-        return [Row("the description fits the model", type(model).__name__, "", "failed", reason)]
+    subject = _subject(model, architecture)
+    if isinstance(subject, str):
+        return [Row(UNFIT, type(model).__name__, "", "failed", subject)]
     rows = (run_check(check, subject) for check in checks)
     failed = (row for row in rows if row.status == "failed" and passing not in row.detail)
     return list(islice(failed, 1))
+
+
+def _subject(model: "nn.Module", architecture: Architecture) -> "Subject | str":
+    """The model under a description, or why the description does not fit it."""
+    from lensbridge.conformance.building import subject_of
+    from lensbridge.conformance.failures import RUN_ERRORS, told
+
+    try:
+        return subject_of(model, architecture)
+    except RUN_ERRORS as error:
+        return told(error)
 
 
 def _refusal(model: "nn.Module", first: "Derivation", reasons: dict[str, str]) -> str:

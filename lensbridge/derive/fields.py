@@ -64,6 +64,15 @@ class Fields:
             fits = [name for name in fits if self._rank(role, name) < len(_HINTS[role])]
         return min(fits, key=lambda name: self._rank(role, name), default=None)
 
+    def listing(self, values: list[int | None]) -> str | None:
+        """The field with a list of these numbers, one for each layer; None stands for any."""
+        for name, held in self.values.items():
+            if not isinstance(held, (list, tuple)) or len(held) != len(values):
+                continue
+            if all(one in (None, other) for one, other in zip(values, held, strict=True)):
+                return name
+        return None
+
     def _rank(self, role: str, name: str) -> float:
         hints = _HINTS[role]
         plain = name.replace(f"{self.side}_", "") if self.side else name

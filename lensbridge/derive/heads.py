@@ -77,7 +77,7 @@ def all_given(
         if call.end < before and call.output is not None and is_projection(call.module)
     ]
     for call in reversed(projections):
-        for part in _parts(call, role, operand, sizes):
+        for part in _parts(layer, call, role, operand, sizes):
             found = _related(layer, role, call, part.share, operand, before)
             if found is not None:
                 yield replace(found, layout=part.layout, order=part.order, gated=part.gated)
@@ -110,14 +110,16 @@ class _Part(NamedTuple):
     gated: bool = False
 
 
-def _parts(call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes) -> Iterator[_Part]:
+def _parts(
+    layer: Layer, call: TracedCall, role: RoleName, operand: Tensor, sizes: Sizes
+) -> Iterator[_Part]:
     """The part of a projection's output that a role has in each layout whose width fits."""
     output = call.output
     assert output is not None
     batch, positions, n, d = operand.shape
     if output.numel() % (batch * positions):
         return
-    whole = output.reshape(batch, positions, -1)
+    whole = layer.by_rows(output).reshape(batch, positions, -1)
     width = whole.shape[-1]
     if width == n * d:
         yield _Part(whole.unflatten(-1, (n, d)))

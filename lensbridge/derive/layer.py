@@ -105,6 +105,25 @@ class Layer:
             return None
         return self._known.get(tensor.reshape(self.shape).float().cpu().numpy().tobytes())
 
+    @cached_property
+    def positions_first(self) -> bool:
+        """Whether the stream has positions before the batch."""
+        wide = [one for one in self.trace.inputs.values() if isinstance(one, Tensor)]
+        told = {tuple(one.shape[:2]) for one in wide if one.ndim == 2}
+        first, second = self.shape[:2]
+        return (second, first) in told and (first, second) not in told
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The sizes of the batch and of a row of positions."""
+        first, second = self.shape[:2]
+        return (second, first) if self.positions_first else (first, second)
+
+    def by_rows(self, tensor: Tensor) -> Tensor:
+        """A tensor of this layer with the batch first: `[b, p, ...]`."""
+        turned = self.positions_first and tensor.shape[:2] == self.shape[:2]
+        return tensor.transpose(0, 1) if turned else tensor
+
     @property
     def kernels(self) -> list[Kernel]:
         """The attention kernels that ran in this layer."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TypeAlias
 
 from lensbridge.spec import (
@@ -22,16 +23,26 @@ from lensbridge.spec import (
 Branch: TypeAlias = Attention | MLP | GatedMLP | FusedGatedMLP | MoE
 
 
-def reduced(architecture: Architecture, told: str) -> tuple[str, Architecture | None]:
+Reduction: TypeAlias = tuple[str, Architecture | None]
+"""A part, and a description without it; None: nothing is left."""
+
+
+def reduced(architecture: Architecture, told: str) -> Reduction:
     """The part that a failure is about, and a description without it."""
-    for about_it in (True, False):
-        for stack in _stacks(architecture, told):
-            for part, about, smaller in _REDUCTIONS:
-                less = smaller(stack) if re.search(about, told) or not about_it else stack
-                if less != stack:
-                    named = part if stack is architecture else f"{stack.prefix} {part}"
-                    return named, _with(architecture, stack, less)
-    return "layers", None
+    about_it = reductions(architecture, told, about_it=True)
+    return next(chain(about_it, reductions(architecture, told)), ("layers", None))
+
+
+def reductions(
+    architecture: Architecture, told: str, about_it: bool = False
+) -> Iterator[tuple[str, Architecture]]:
+    """Parts, and a description without each: all, or those that a failure is about."""
+    for stack in _stacks(architecture, told):
+        for part, about, smaller in _REDUCTIONS:
+            less = smaller(stack) if not about_it or re.search(about, told) else stack
+            if less != stack:
+                named = part if stack is architecture else f"{stack.prefix} {part}"
+                yield named, _with(architecture, stack, less)
 
 
 def _stacks(architecture: Architecture, told: str) -> Iterator[Stack]:
@@ -83,7 +94,9 @@ def by_its_ends(block: Block) -> Block:
     )
 
 
-def _without_attention(stack: Stack) -> Stack:
+def without_attention(stack: Stack) -> Stack:
+    """A stack with its attention as a module of which only the input and output are described."""
+
     def change(block: Block) -> Block:
         if block.attn is None:
             return block
@@ -168,7 +181,7 @@ def _with_mixed_embeddings(stack: Stack) -> Stack:
 
 
 _REDUCTIONS: tuple[tuple[str, str, Callable[[Stack], Stack]], ...] = (
-    ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", _without_attention),
+    ("attention", r"\.attn\.|attn_(in|out)|[qkv]_input|pattern|attention", without_attention),
     ("experts", r"expert|mlp\.shared|router", _without_expert_parts),
     ("MLP", r"\.mlp\.|mlp_(in|out)|MLP|expert|router|neuron", _without_mlp),
     ("cross-attention", r"cross", _without_cross),

@@ -15,6 +15,7 @@ from lensbridge.derive.head import find_final_norm
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished
 from lensbridge.derive.norms import NormFacts, facts_of
+from lensbridge.derive.reductions import without_attention
 from lensbridge.derive.trace import Trace, TracedCall
 from lensbridge.derive.unwritten import find_unwritten
 from lensbridge.native.calling import is_plain
@@ -77,10 +78,10 @@ class _StackSearch:
         self.embed_width = width_of(embed) or 0
         final = None if "final_norm" in self.missing else final
         blocks = self._blocks()
-        sizes = [block.sizes for block in blocks if block.sizes is not None]
+        sizes = [block.sizes for block in blocks]
         self.missing.update(front.missing)
         kinds = self._kinds(blocks)
-        return Stack(
+        stack = Stack(
             prefix=self.side or "blocks",
             blocks=self.chain.path,
             block=kinds[0] if len(kinds) == 1 else tuple(kinds),
@@ -94,6 +95,10 @@ class _StackSearch:
             dims=self._dims(sizes, embed, front.pos_embed),
             config=self.config_name,
         )
+        unsaid = self._unsaid_heads(sizes, stack.dims)
+        if unsaid:
+            self.missing["attn"] = unsaid
+        return without_attention(stack) if unsaid else stack
 
     def _kind_of_norm(self, final: TracedCall | None) -> NormFacts:
         try:
@@ -164,20 +169,24 @@ class _StackSearch:
             return "side_by_side" if self.width < shape[-1] else None
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
 
-    def _dims(self, sizes: list[Sizes], embed: nn.Module | None, pos_embed: str | None) -> Dims:
+    def _dims(
+        self, sizes: list[Sizes | None], embed: nn.Module | None, pos_embed: str | None
+    ) -> Dims:
         wanted = {
             "layers": len(self.chain.calls),
             "d_model": self.width,
         }
-        if sizes:
-            wanted["heads"] = sizes[0].heads
-        kv_heads = {one.kv_heads for one in sizes}
-        if len(kv_heads) == 1 and kv_heads != {sizes[0].heads}:
-            wanted["kv_heads"] = sizes[0].kv_heads
+        there = [one for one in sizes if one is not None]
+        if there:
+            wanted["heads"] = there[0].heads
+        kv_heads = {one.kv_heads for one in there}
+        if len(kv_heads) == 1 and kv_heads != {there[0].heads}:
+            wanted["kv_heads"] = there[0].kv_heads
         said: dict[str, Any] = {}
         for role, value in wanted.items():
             name = self.fields.holding(role, value)
             said[role] = value if name is None else name
+        said.update(self._heads_by_layer(sizes))
         rows = rows_of(embed)
         if rows is None and is_plain(self.trace.model) and self.trace.logits is not None:
             rows = self.trace.logits.shape[-1]
@@ -185,6 +194,29 @@ class _StackSearch:
             said["vocab"] = self.fields.holding("vocab", rows) or rows
         said["context"] = self._context(pos_embed)
         return Dims(**said)
+
+    def _heads_by_layer(self, sizes: list[Sizes | None]) -> dict[str, str]:
+        """The fields with the numbers of heads, where these differ from layer to layer."""
+        heads, kv_heads = _counts(sizes, "heads"), _counts(sizes, "kv_heads")
+        if not _differ(heads) and not _differ(kv_heads):
+            return {}
+        names = {"heads": self.fields.listing(heads)}
+        if kv_heads != heads:
+            names["kv_heads"] = self.fields.listing(kv_heads)
+        return {role: name for role, name in names.items() if name is not None}
+
+    def _unsaid_heads(self, sizes: list[Sizes | None], dims: Dims) -> str | None:
+        """Why the number of heads cannot be said, if it cannot."""
+        counts = _counts(sizes, "heads")
+        held = self.fields.values.get(str(dims.heads))
+        if not _differ(counts) or isinstance(held, (list, tuple)):
+            return None
+        told = ", ".join(str(one or "none") for one in counts[:_MOST])
+        more = ", ..." if len(counts) > _MOST else ""
+        return (
+            f"its layers have different numbers of heads ({told}{more}), and no list in the config "
+            "has them"
+        )
 
     def _context(self, pos_embed: str | None) -> str | int | None:
         for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
@@ -196,6 +228,17 @@ class _StackSearch:
         rows = rows_of(dict(named_parts(self.trace.model)).get(pos_embed))
         return rows if rows is None else self.fields.holding("context", rows) or rows
 
+
+def _counts(sizes: list[Sizes | None], role: str) -> list[int | None]:
+    return [None if one is None else getattr(one, role) for one in sizes]
+
+
+def _differ(counts: list[int | None]) -> bool:
+    return len({*counts} - {None}) > 1
+
+
+_MOST = 8
+"""The number of layers that a message lists."""
 
 _UNKNOWN = "what its branches give is not what the checks find in the stream"
 

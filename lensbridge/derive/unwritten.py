@@ -47,7 +47,7 @@ class _Search:
         self.sizes: Sizes | None = None
         self.absolute = False
         self.readers: dict[str, TracedCall] = {}
-        positions = layer.shape[1]
+        positions = layer.rows[1]
         self.kernels = [one for one in layer.kernels if one.q.shape[-2] == positions]
         self.outermost = [call for call in layer.calls if not self._is_inside_another(call)]
 

@@ -18,7 +18,8 @@ class Dims:
     Args:
         layers: the number of layers.
         d_model: the width of the residual stream.
-        heads: the number of query heads.
+        heads: the number of query heads. Here and in kv_heads, a field with a list has one number
+            for each layer (OpenELM).
         kv_heads: the number of key/value heads; needed if q, k and v share a projection. None: as
             many as heads.
         vocab: the number of tokens.

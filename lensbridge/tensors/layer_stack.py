@@ -54,6 +54,18 @@ def _one_of(layers: Sequence[Callable[[], Tensor]]) -> Tensor:
     return layers[-1]()
 
 
+def _require_one_shape(parts: list[Tensor]) -> None:
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for layer, part in enumerate(parts):
+        shapes.setdefault(tuple(part.shape), []).append(layer)
+    if len(shapes) > 1:
+        told = "; ".join(f"{shape} in layers {at}" for shape, at in shapes.items())
+        raise WeightError(
+            f"Layers differ, so this weight cannot be stacked: {told}. Take it of one layer: "
+            "stack[0]."
+        )
+
+
 class LayerStack(Tensor):
     """One weight of every layer, `[layer, ...]`, stacked only when the whole stack is needed.
 
@@ -77,8 +89,13 @@ class LayerStack(Tensor):
         return stack
 
     def full(self) -> Tensor:
-        """The whole stack as an ordinary tensor (a copy)."""
+        """The whole stack as an ordinary tensor (a copy).
+
+        Raises:
+            WeightError: the layers have weights of different shapes.
+        """
         parts = [layer() for layer in self._layers]
+        _require_one_shape(parts)
         return torch.stack([part.to(parts[0].device) for part in parts])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "LayerStack":

@@ -35,7 +35,7 @@ class BlockResolver:
         self.finder = finder
         self.variants = spec.block if isinstance(spec.block, tuple) else (spec.block,)
         self.d_model = finder.size(spec.dims.d_model)
-        self.attention = AttentionResolver(finder, spec.dims, self.d_model)
+        self.dims = spec.dims
         self.feed_forward = FeedForwardResolver(finder)
 
     def block(self, layer: Layer, index: int, repeat: int, repeats: int) -> BlockPart:
@@ -65,7 +65,7 @@ class BlockResolver:
                 return None
             writer = self._writer(layer, part, after, where, index)
             writer = replace(writer, bias=self.finder.held(layer, part.out_bias))
-            return self.attention.part(layer, part, writer, after, where, crossing)
+            return self._attention(index).part(layer, part, writer, after, where, crossing)
 
         return BlockPart(
             module=layer,
@@ -184,10 +184,15 @@ class BlockResolver:
             for step in spec.steps
         }
         writer = self._writer(layer, spec, post_norm, where, index)
-        feeder = self._feeder(layer, spec, where)
+        feeder = self._feeder(layer, spec, where, index)
         return MixerPart(module, spec.path, steps, writer, spec.fed_more, feeder)
 
-    def _feeder(self, layer: nn.Module, spec: Mixer, where: str) -> AttentionPart | None:
+    def _attention(self, index: int) -> AttentionResolver:
+        return AttentionResolver(self.finder, self.finder.dims_of(self.dims, index), self.d_model)
+
+    def _feeder(
+        self, layer: nn.Module, spec: Mixer, where: str, index: int
+    ) -> AttentionPart | None:
         if spec.feeder is None:
             return None
         said = [word for word in _WRITING_OF_FEEDER if getattr(spec.feeder, word)]
@@ -198,7 +203,7 @@ class BlockResolver:
             )
         module = self.finder.find(layer, spec.feeder.path, where)
         writer = Writer((module,), Multiplier())
-        return self.attention.part(layer, spec.feeder, writer, None, where, False)
+        return self._attention(index).part(layer, spec.feeder, writer, None, where, False)
 
 
 def words_of_writing(spec: Block) -> Iterator[str]:

@@ -9,7 +9,7 @@ from torch import nn
 from lensbridge.errors import ArchitectureMismatchError, suggest
 from lensbridge.native.resolve.expression import NoValueError, value_of
 from lensbridge.native.settings import PlainSettings, as_settings
-from lensbridge.spec import Scale
+from lensbridge.spec import Dims, Scale
 
 _Reader = TypeVar("_Reader", bound="ConfigReader")
 
@@ -86,6 +86,19 @@ class ConfigReader:
         """A size that may be unset."""
         value = said if isinstance(said, int) else self.optional(said)
         return None if value is None else int(value)
+
+    def dims_of(self, dims: Dims, index: int) -> Dims:
+        """The sizes of one layer: fields with a list of numbers have one for each layer."""
+        heads = self._of_layer(dims.heads, index)
+        return replace(dims, heads=heads, kv_heads=self._of_layer(dims.kv_heads, index))
+
+    def _of_layer(self, said: Any, index: int) -> Any:
+        held = self.optional(said) if isinstance(said, str) else None
+        if not isinstance(held, (list, tuple)):
+            return said
+        if index >= len(held):
+            raise self.mismatch(f"'{said}' has {len(held)} numbers, and there is a layer {index}.")
+        return held[index]
 
     def optional_number(self, name: str | None) -> float | None:
         """A config field as a number, or None where it is unset."""

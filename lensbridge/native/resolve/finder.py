@@ -89,6 +89,9 @@ class Finder(ConfigReader):
             return Linear(module, True, int(stored.nx), int(stored.nf))
         if hasattr(stored, "input_size") and hasattr(stored, "output_size"):  # vLLM's
             return Linear(module, False, int(stored.input_size), int(stored.output_size))
+        weight = stored._parameters.get("weight")
+        if weight is not None and weight.ndim == 2 and not isinstance(stored, nn.Embedding):
+            return Linear(module, False, *reversed(weight.shape))  # a class of its own
         raise self.mismatch(f"'{where}' ({type(module).__name__}) does not look like a projection.")
 
     def norm(self, module: nn.Module, spec: Norms, width: int, where: str) -> Norm:

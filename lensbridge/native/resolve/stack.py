@@ -122,7 +122,7 @@ def _takes_positions(pos_embed: nn.Module | None, blocks: tuple[BlockPart, ...])
 
 
 def _sizes(finder: Finder, spec: Stack, blocks: tuple[BlockPart, ...]) -> Sizes:
-    dims = spec.dims
+    dims = finder.dims_of(spec.dims, 0)
     attn = next((block.attention for block in blocks if block.attention is not None), None)
     mlp = next((block.mlp for block in blocks if isinstance(block.mlp, MLPPart)), None)
     return Sizes(

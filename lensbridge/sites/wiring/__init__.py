@@ -11,6 +11,7 @@ from lensbridge.points.names import LAYER, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.modules import ModuleSites
 from lensbridge.sites.sharded import whole_site
 from lensbridge.sites.site import OutputSite, Site
@@ -99,8 +100,8 @@ class _ModelWiring(Placing):
                 site = site.with_axes(site.axes.removeprefix("b "))
             if stack.end_to_end and not site.name.endswith(("hook_embed", "hook_pos_embed")):
                 site = site.with_axes(site.axes.replace("b p", "b s", 1))
-            turns = stack.positions_first and site.axes.startswith("b p")
-            yield turned_site(site) if turns else site
+            native = site.axes.startswith("b p") and not isinstance(site, KernelSite)
+            yield turned_site(site) if native and stack.positions_first else site
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
