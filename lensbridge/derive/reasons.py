@@ -92,13 +92,13 @@ def _lacking(architecture: Architecture) -> Iterator[str]:
 
 def sentence(why: str) -> str:
     """A reason in words: for a failed check, what its failure means for the model."""
+    from lensbridge.conformance.building import UNFIT
     from lensbridge.conformance.checks import CHECKS
 
     check, _, detail = why.partition(": ")
     if check == UNFIT:
         why = detail.partition(" does not fit ")[2].partition(": ")[2] or detail
     if check in _FAILED:
-    from lensbridge.conformance.building import UNFIT
         return _FAILED[check]
     if check in {one.name for one in CHECKS}:
         return f"what was derived of it does not pass the check '{check}'"
