@@ -363,6 +363,7 @@ UNDESCRIBED = {
     "mlp": "The MLP",
     "experts": "What its experts compute",
     "pooler": "The pooler",
+    "unembed": "The head",
 }
 
 

@@ -106,7 +106,7 @@ def direct_logit_attribution(
 
 def _require_linear(model: HookedModel) -> None:
     head_of(model)
-    if model.native.head_hidden is not None:
+    if model.native.has_deep_head:
         raise InputError(
             "The head of this model transforms the stream before the projection, so its logits are "
             "not sums over units. Decompose the stream instead: "

@@ -42,13 +42,13 @@ class Head:
         Raises:
             LensbridgeError: `apply_ln=False` where the norm is inside the head.
         """
-        if self.model.native.head_hidden is None:
+        if not self.model.native.has_deep_head:
             cap, logits = self.model.native.logit_softcap, self.uncapped(vectors, apply_ln)
             return logits if cap is None else torch.tanh(logits / cap) * cap
         if not apply_ln:
             raise LensbridgeError(
-                "apply_ln=False cannot be done: the head of this model is a transform with a norm "
-                "inside. Pass apply_ln=True."
+                "apply_ln=False cannot be done: the head of this model is more than a projection, "
+                "such as a transform with a norm inside. Pass apply_ln=True."
             )
         return self.native(vectors)
 
@@ -96,7 +96,7 @@ class Head:
         """
         model, parts = self.model, self.model.native
         hooked = not model.engine.is_idle or model.engine.current is not None
-        if parts.head_hidden is None and parts.main_input == "input_ids" and not hooked:
+        if not parts.has_deep_head and parts.main_input == "input_ids" and not hooked:
             require_equal(self.logits(vectors), self.native(vectors), model)
 
 
@@ -124,7 +124,7 @@ def head_of(model: HookedModel) -> Head:
         LensbridgeError: it has none, or one that does not read each position by itself.
     """
     native, kind = model.native, type(model.native.core).__name__
-    if native.unembed is None:
+    if native.unembed is None and not native.has_unnamed_head:
         raise LensbridgeError(
             f"{kind} has no language-model head, so there are no logits. Load the class with a "
             "head."

@@ -157,6 +157,9 @@ def _of_head(subject: Subject) -> Iterator[Claim]:
     said = "hook_pooler_out" in subject.names or _explains_pooler(subject)
     said = said or not _makes_one_vector(subject)
     yield Claim("pooler", said, shown)
+    if subject.model.native.has_unnamed_head and logits is not None:
+        shown = "a projection of a value that is a point gives the logits"
+        yield Claim("undescribed['unembed']", not _projects_point(subject, logits), shown)
     if unembed is None or logits is None:
         return
     read: list[torch.Tensor] = []
@@ -168,6 +171,20 @@ def _of_head(subject: Subject) -> Iterator[Claim]:
                 subject.expect.are_close(one * scale, value) for one in _like(subject, value)
             )
             yield Claim("head_hidden", said, "the head reads a value that is not a point")
+
+
+def _projects_point(subject: Subject, logits: torch.Tensor) -> bool:
+    """Whether the logits are what a projection gives that reads a point."""
+    found: list[bool] = []
+
+    def note(call: NativeCall) -> None:
+        out = call.output
+        gives = isinstance(out, torch.Tensor) and out.shape == logits.shape
+        if gives and isinstance(call.module, nn.Linear) and subject.expect.are_close(out, logits):
+            found.append(_is_point(subject, call.tensors[0]))
+
+    watch_calls(subject, inner_modules(subject), note)
+    return any(found)
 
 
 def _explains_pooler(subject: Subject) -> bool:

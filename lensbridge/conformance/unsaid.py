@@ -13,6 +13,7 @@ from lensbridge.conformance.native_calls import NativeCall, watch_calls
 from lensbridge.conformance.passes import Block
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.parts import BlockPart, MoEPart, OpaquePart
+from lensbridge.native.resolve.head import native_head
 
 BRANCHES = ("hook_attn_out", "hook_mixer_out", "hook_mlp_out")
 READERS = {"ln1": ("hook_attn_in", "mixer.hook_in"), "ln2": ("hook_mlp_in",)}
@@ -62,10 +63,18 @@ def _without_reason(subject: Subject) -> Iterator[Lack]:
         shown = "every layer has this part described"
         if word == "pooler":
             said, shown = "hook_pooler_out" in subject.names, "it is described"
+        elif word == "unembed":
+            said, shown = _names_head(subject), "the head is described"
         else:
             said = all(_says(part, word) for part in main.blocks)
         if said:
             yield Lack(f"undescribed[{word!r}]", shown)
+
+
+def _names_head(subject: Subject) -> bool:
+    """Whether the head that transformers knows is described. Other classes may have others."""
+    native = subject.model.native
+    return native.unembed is not None and native.unembed.module is native_head(native.core)
 
 
 def _says(part: BlockPart, word: str) -> bool:

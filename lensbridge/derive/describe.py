@@ -70,7 +70,7 @@ def describe(trace: Trace, model: nn.Module, written: bool = True) -> Descriptio
         other = find_stack(trace, encoder, embed, "encoder", written)
         found.missing.update({f"encoder {part}": why for part, why in other.missing.items()})
         towers = (other.stack,)
-    back = find_back(trace, main, head, Fields(config_of(config, side)[0], side))
+    back = find_back(trace, main, head, embed, Fields(config_of(config, side)[0], side))
     found.missing.update(back.missing)
     found.architecture = Architecture(
         **{one: getattr(stack.stack, one) for one in Stack.__dataclass_fields__},

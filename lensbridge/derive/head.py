@@ -17,6 +17,9 @@ from lensbridge.native.table import rows_of
 from lensbridge.native.wrappers import unwrapped
 from lensbridge.spec import Scale
 
+_UNGIVEN = "its logits are not the output of one projection"
+_UNREAD = "the projection to its logits reads a value that no module gives in one run"
+
 
 @dataclass
 class HeadSide:
@@ -61,15 +64,24 @@ def head_of(trace: Trace, embed: nn.Module | None) -> nn.Module | None:
     return fits[-1] if fits else None
 
 
-def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: Fields) -> HeadSide:
+def find_back(
+    trace: Trace,
+    chain: ModuleChain,
+    head: nn.Module | None,
+    embed: nn.Module | None,
+    fields: Fields,
+) -> HeadSide:
     """How the logits are computed from the head's output."""
     calls = [call for call in trace.calls if call.module is head and call.start > chain.end]
     if head is None or not calls or calls[-1].output is None:
-        return HeadSide()
+        tells_tokens = trace.logits is not None and trace.logits.shape[-1] == rows_of(embed)
+        return HeadSide(missing={"unembed": _UNGIVEN} if tells_tokens else {})
     back = HeadSide(unembed=calls[-1].path)
     scale = _stream_scale(trace, chain, calls[-1].inputs[0])
     if scale is None:
         back.head_hidden = _head_hidden(trace, chain, calls[-1])
+        if back.head_hidden is None and _reads_each_position(trace, calls[-1]):
+            return HeadSide(missing={"unembed": _UNREAD})
     elif not unit(scale, trace.tolerance):
         back.head_scale = fields.number(scale)
     output, logits = calls[-1].output, trace.logits
@@ -85,6 +97,11 @@ def find_back(trace: Trace, chain: ModuleChain, head: nn.Module | None, fields: 
     elif scale is not None and not unit(scale, trace.tolerance):
         back.logit_scale = fields.number(scale)
     return back
+
+
+def _reads_each_position(trace: Trace, head: TracedCall) -> bool:
+    read, logits = head.inputs[0], trace.logits
+    return logits is not None and read.ndim == 3 and read.shape[:2] == logits.shape[:2]
 
 
 def _added_bias(trace: Trace, added: Tensor) -> str | None:

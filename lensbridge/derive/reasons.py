@@ -14,6 +14,7 @@ _NAMED = {
     "mixer": ("mixer", "attention", "attn"),
     "mlp": ("MLP", "mlp"),
     "experts": ("experts",),
+    "unembed": ("unembed", "head"),
 }
 """Names under which a derivation keeps the reason why a part is not described."""
 
@@ -27,6 +28,7 @@ _USUAL = {
 """What is so where a part was never looked for."""
 
 _FAILED = {
+    "the head makes logits": "its logits are not what its head makes of the last layer's output",
     "the stream adds up": "what its branches give does not add up to the stream",
     "branches read the stream": "its branches read something else than the stream or its norm",
     "shapes are as declared": "what its branches read or give has not the shape of the stream",
@@ -55,7 +57,7 @@ def explain(architecture: Architecture, missing: Mapping[str, str]) -> Architect
         why = next((missing[name] for name in _NAMED[part] if name in missing), None)
         if why is not None:
             reasons[part] = sentence(why)
-        elif _is_bare(architecture) and "residual" in reasons:
+        elif part != "unembed" and _is_bare(architecture) and "residual" in reasons:
             reasons[part] = f"nothing inside its layers is described: {reasons['residual']}"
         elif part in _USUAL and (part == "experts" or _has_no_attention(architecture)):
             reasons[part] = _USUAL[part]
@@ -88,6 +90,8 @@ def _lacking(architecture: Architecture) -> Iterator[str]:
         yield "mlp"
     if any(isinstance(block.mlp, MoE) and block.mlp.experts is None for block in blocks):
         yield "experts"
+    if architecture.unembed is None:
+        yield "unembed"
 
 
 def sentence(why: str) -> str:

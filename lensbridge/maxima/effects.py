@@ -34,7 +34,7 @@ def logit_effects(model: HookedModel, direction: Tensor, k: int) -> LogitEffects
     Shapes: direction `[d_model]`
     """
     native = model.native
-    if native.head_hidden is not None or direction.shape != (model.cfg.d_model,):
+    if native.has_deep_head or direction.shape != (model.cfg.d_model,):
         return None
     if k < 1:
         raise InputError(f"logits={k} is too small: it is 1 or more.")

@@ -53,7 +53,7 @@ def absent(subject: Subject) -> dict[str, str]:
     if why:
         return {**found, **dict.fromkeys(_OF_LOGITS, why)}
     native = subject.model.native
-    if native.head_hidden is not None:
+    if native.has_deep_head:
         found["attribution"] = (
             "The head of this model transforms the stream before the projection, so a logit is no "
             "sum over parts."
@@ -82,9 +82,9 @@ def _why_nothing(subject: Subject) -> str | None:
 
 def _why_no_logits(subject: Subject) -> str | None:
     native = subject.model.native
-    if not native.returns_logits or native.unembed is None:
+    if native.unembed is None and not native.has_unnamed_head:
         return "This model has no language-model head, so there are no logits."
-    if native.logits_axes != "b p v" or native.unembed.n_out < native.sizes.d_vocab:
+    if native.logits_axes != "b p v" or (native.head_width or 0) < native.sizes.d_vocab:
         return "The head of this model gives classes, not tokens of its vocabulary."
     return None
 

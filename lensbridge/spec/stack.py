@@ -178,8 +178,9 @@ class Architecture(Stack):
             Two variants of one class are two descriptions.
         overrides: the name of the architecture that this one replaces for the same classes.
         undescribed: why `residual`, `attn`, `mixer` or `mlp` of the layers, the `experts` of their
-            mixtures or the `pooler` is not described, each in a sentence. It is shown to whoever
-            asks for the points that are lacking for it.
+            mixtures, the `pooler` or the head (`unembed`) is not described, each in a sentence. It
+            is shown to whoever asks for what is lacking for it. Without a head, `hook_logits` is
+            what the model returns.
     """
 
     name: str

@@ -47,7 +47,7 @@ times the weight of that expert, which is 0 where it was not chosen; the router 
 weights first (Llama 4). sorted: the mixture sorts the tokens by expert, as its router returns the
 order, the tokens, the weights and the number of tokens for each expert (JetMoE)."""
 
-Omitted = Literal["residual", "attn", "mixer", "mlp", "experts", "pooler"]
+Omitted = Literal["residual", "attn", "mixer", "mlp", "experts", "pooler", "unembed"]
 """What a description can leave out for a reason (`Architecture.undescribed`)."""
 
 Scale: TypeAlias = float | str

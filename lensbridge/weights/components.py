@@ -78,10 +78,14 @@ class Components:
         """The head.
 
         Raises:
-            WeightError: a bare base model has none.
+            WeightError: a bare base model has none, or the description leaves it out.
         """
+        kind = type(self.native.core).__name__
+        if self.native.has_unnamed_head:
+            why = self.native.architecture.undescribed["unembed"]
+            raise WeightError(f"The head of {kind} is not described: {why}.")
         if self.native.unembed is None:
-            raise WeightError(f"{type(self.native.core).__name__} has no language-model head.")
+            raise WeightError(f"{kind} has no language-model head.")
         return UnembedView(self.native.unembed, self.native.unembed_bias)
 
     @property

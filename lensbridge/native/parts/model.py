@@ -91,6 +91,17 @@ class ResolvedModel:
         return self.calling.call(self.root, inputs)
 
     @property
+    def has_unnamed_head(self) -> bool:
+        """Whether it returns logits of a head that the description says why it leaves out."""
+        left_out = self.unembed is None and "unembed" in self.architecture.undescribed
+        return left_out and self.returns_logits
+
+    @property
+    def has_deep_head(self) -> bool:
+        """Whether more than one projection makes the logits of the stream, or of its norm."""
+        return self.head_hidden is not None or self.has_unnamed_head
+
+    @property
     def head_width(self) -> int | None:
         """Logits for each position; None where nothing says how many."""
         return self.unembed.n_out if self.unembed is not None else self.sizes.d_vocab or None

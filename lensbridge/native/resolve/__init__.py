@@ -6,6 +6,7 @@ asks the `Finder` for modules, and for fields of the config, by the names in the
 """
 
 from inspect import signature
+from typing import Any
 
 from torch import nn
 
@@ -121,7 +122,7 @@ def _resolved(
         towers=towers,
         act_fn=_activation(main),
         unembed=head,
-        returns_logits=head is not None or is_plain(core) or native_head(core) is not None,
+        returns_logits=head is not None or _returns_logits(core, spec),
         unembed_bias=finder.optional_tensor(spec.unembed_bias),
         head_scale=inner.scale(spec.head_scale),
         logit_scale=inner.scale(spec.logit_scale),
@@ -139,6 +140,12 @@ def _resolved(
         checkpointers=_checkpointers(finder),
         sharding=sharding_of(core, styles, (main, *towers)),
     )
+
+
+def _returns_logits(core: Any, spec: Architecture) -> bool:
+    """Whether a model of which no head is described returns logits."""
+    known = is_plain(core) or native_head(core) is not None
+    return known or ("unembed" in spec.undescribed and core.base_model is not core)
 
 
 def _activation(main: StackPart) -> str:

@@ -25,7 +25,7 @@ def head_of(finder: Finder, spec: Architecture) -> Linear | None:
             return finder.linear(module, path)
     core = finder.core
     output = native_head(core)
-    if output is not None and spec.unembed is not None:
+    if output is not None and spec.unembed is not None and "unembed" not in spec.undescribed:
         raise finder.mismatch(
             f"{type(core).__name__} has no module '{named[0]}', and its head is "
             f"'{finder.path_of(output)}'."

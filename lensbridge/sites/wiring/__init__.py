@@ -80,14 +80,20 @@ class _ModelWiring(Placing):
                 yield site.with_axes("p m") if rows else site
         if native.unembed is not None:
             yield self._logits(native.unembed.module).with_axes(native.logits_axes)
+        elif native.has_unnamed_head:
+            yield self._returned_logits("as the model returns them")
 
     def _logits(self, head: nn.Module) -> OutputSite | LogitsSite:
         native = self.native
         as_it_is = native.logit_scale == 1.0 and native.logit_softcap is None
         if as_it_is and native.unembed_bias is None and not native.main.end_to_end:
             return self.output("hook_logits", head)
+        return self._returned_logits("scaled or capped head output")
+
+    def _returned_logits(self, formula: str) -> LogitsSite:
+        native = self.native
         entries = tuple(dict.fromkeys((native.root, native.core)))
-        info = self.info("hook_logits", native.core, "output", "scaled or capped head output")
+        info = self.info("hook_logits", native.core, "output", formula)
         return LogitsSite(info, entries, native.head_width)
 
     def _turned(self, stack: StackPart, sites: Iterator[Site]) -> Iterator[Site]:
