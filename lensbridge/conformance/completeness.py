@@ -18,11 +18,13 @@ from lensbridge.conformance.native_calls import (
     kernels_in,
     watch_calls,
 )
+from lensbridge.conformance.routers import beside_router, claims_of_router
 from lensbridge.conformance.subject import Subject, config_of
 from lensbridge.conformance.twins import twins_of
 from lensbridge.conformance.unsaid import lacks_of
 from lensbridge.conformance.vocabulary_size import claims_of_vocabulary
 from lensbridge.native.parts import AttentionPart, BlockPart, MoEPart, StackPart
+from lensbridge.native.resolve import config_dict
 from lensbridge.native.settings import raw_config
 from lensbridge.processing.accounting import strangers
 from lensbridge.spec import Dims
@@ -41,6 +43,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from claims_of_context(subject)
     yield from claims_of_absent(subject)
     yield from claims_of_vocabulary(subject)
+    yield from _of_requirements(subject)
     yield from _of_widths(subject)
     yield from (Claim(what, False, shown) for what, shown in twins_of(subject))
     for at, part in subject.parts.items():
@@ -124,6 +127,10 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         if stack.residual_axes.endswith(" m"):
             shown = f"it is {stack.sizes.d_model}, and the stream has {stream.shape[-1]}"
             yield Claim("dims.d_model", stream.shape[-1] == stack.sizes.d_model, shown)
+        elif stack.residual_axes.endswith(" c"):
+            several = stream.shape[-1] > stack.sizes.d_model
+            shown = "the stream is as wide as dims.d_model, so that it is one stream"
+            yield Claim("streams", several, shown)
         ids = subject.ids_of(at)
         if stack.end_to_end and ids is not None:
             more = stream.shape[1] > ids.shape[1]
@@ -140,12 +147,21 @@ def _of_widths(subject: Subject) -> Iterator[Claim]:
         yield Claim("dims.heads", not usual, f"the config has the field {Dims.heads!r}")
 
 
+def _of_requirements(subject: Subject) -> Iterator[Claim]:
+    """The config has the values without which the description does not apply."""
+    config = config_dict(subject.model.native.core)
+    for field, wanted in subject.model.architecture.requires.items():
+        there = f"{field}={config[field]!r}" if field in config else f"no field {field!r}"
+        shown = f"the config has {there}, and the description requires {field}={wanted!r}"
+        yield Claim("requires", config.get(field) == wanted, shown)
+
+
 def _routes_to_stacked(subject: Subject, mlp: MoEPart, tokens: int) -> bool:
     """Whether a mixture has stacked experts, and gives tokens to them in a way that can be said.
 
     That is: some module is given or returns the chosen indices, or each expert is given all tokens.
     """
-    stacked = [one for one in _beside_router(mlp) if _are_stacked(one, mlp.n_experts)]
+    stacked = [one for one in beside_router(mlp) if _are_stacked(one, mlp.n_experts)]
     found: list[bool] = []
 
     def note(call: NativeCall) -> None:
@@ -157,13 +173,6 @@ def _routes_to_stacked(subject: Subject, mlp: MoEPart, tokens: int) -> bool:
 
     watch_calls(subject, mlp.module.modules() if stacked else (), note)
     return any(found)
-
-
-def _beside_router(mlp: MoEPart) -> Iterator[nn.Module]:
-    """The modules of a mixture that are no part of its router or of its shared MLP."""
-    others = [mlp.router, *([] if mlp.shared is None else [mlp.shared.module])]
-    left_out = {inner for other in others for inner in other.modules()}
-    return (module for module in mlp.module.modules() if module not in left_out)
 
 
 def _are_stacked(module: nn.Module, n: int) -> bool:
@@ -210,6 +219,8 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
     if part.mixer is not None and part.mixer.fed_more and part.mixer.feeder is None:
         shown = "attention runs in the layer, feeds the mixer, and is not described"
         yield Claim(f"{at}mixer.feeder", kernels_in(subject, part.module) == 0, shown)
+    if isinstance(mlp, MoEPart):
+        yield from claims_of_router(at, mlp)
     if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
         tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
         excused = "experts" in subject.model.architecture.undescribed
