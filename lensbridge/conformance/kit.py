@@ -51,8 +51,8 @@ def conformance(
 
     Raises:
         InputError: an argument that is for a model was given with an architecture, or the other way
-            round; or a config has no such field; or something that is no model, no description or
-            no check was given.
+            round; or the model does not run with the inputs; or a config has no such field; or
+            something that is no model, no description or no check was given.
 
     Example:
         >>> from lensbridge_adapters.gpt2 import GPT2

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from weakref import WeakValueDictionary
 
-from lensbridge.errors import ArchitectureMismatchError, suggest
+from lensbridge.errors import ArchitectureMismatchError, InputError, suggest
 from lensbridge.spec import Architecture
 from lensbridge.spec.words import Omitted
 
@@ -23,8 +23,10 @@ def require_vocabulary(architecture: Architecture, source: str) -> None:
         source: where it comes from, for messages.
 
     Raises:
+        InputError: it is no description.
         ArchitectureMismatchError: a field has a value that is not understood.
     """
+    require_description(architecture)
     if _understood.get(id(architecture)) is architecture:
         return
     fault = next(_faults(architecture, Architecture, ""), None)
@@ -33,6 +35,21 @@ def require_vocabulary(architecture: Architecture, source: str) -> None:
             f"Architecture '{architecture.name}' (from {source}) cannot be read: {fault}"
         )
     _understood[id(architecture)] = architecture
+
+
+def require_description(given: object) -> None:
+    """Require a description.
+
+    Raises:
+        InputError: it is something else, such as the name of one.
+    """
+    if not isinstance(given, Architecture):
+        shown = f"{given!r}, a str" if isinstance(given, str) else f"a {type(given).__name__}"
+        raise InputError(
+            f"architecture was given {shown}. It takes a description, an Architecture of "
+            "lensbridge.spec; those of lensbridge_adapters can be imported. Without it the "
+            "registered one for the model's class is used."
+        )
 
 
 _understood: WeakValueDictionary[int, Architecture] = WeakValueDictionary()
