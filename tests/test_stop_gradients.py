@@ -11,6 +11,8 @@ from tiny_models import Layer, Shape, build, final_norm_of, tokens
 from torch import Tensor, nn
 
 import lensbridge
+from lensbridge.conformance.building import subject_of
+from lensbridge.conformance.gradients import _leaves
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -155,3 +157,13 @@ def test_a_leaf_at_a_projection_that_is_clipped_in_place() -> None:
     inside = wanted.abs() > 0  # beyond the bound the raw leaf has no gradient
     torch.testing.assert_close(found.flatten(2)[inside], wanted[inside])
     assert inside.sum() > 0
+
+
+def test_whether_a_point_cuts_gradients_is_seen_at_the_parameters_near_it() -> None:
+    model = build(Shape("llama", layers=4))
+    subject = subject_of(model)
+    start, near = _leaves(subject, "blocks.3.attn.hook_z")
+    layers = model.model.layers
+    assert start == 2
+    assert set(near) == {*layers[2].parameters(), *layers[3].parameters()}
+    assert len(_leaves(subject, "hook_embed")[1]) == len(list(model.parameters()))
