@@ -86,6 +86,7 @@ def hold_edit(lens: LensModel, model: StyledModel) -> None:
         {"style": "positions_first"},
         DIFFERING,
         {**DIFFERING, "style": "positions_first"},
+        {**DIFFERING, "style": "tied"},
     ],
     ids=lambda settings: "-".join(map(str, settings)) or "plain",
 )
@@ -125,3 +126,13 @@ def test_where_no_field_has_the_heads_of_each_layer_only_attention_is_left_out()
     for i, layer in enumerate(model.stack["layers"]):
         assert torch.equal(cache[f"blocks.{i}.mlp.hook_post"], raw.inputs[layer.ffn.down])
         assert torch.equal(cache[f"blocks.{i}.hook_mixer_out"], raw.outputs[layer.mixing])
+
+
+def test_logits_of_a_head_that_is_no_module_are_read_and_edited_as_the_model_returns_them() -> None:
+    model = styled(style="tied")
+    lens = lensbridge.load(model)
+    assert set(lens.architecture.undescribed) == {"unembed"}
+    _, cache = lens.run_with_cache(IDS)
+    assert torch.equal(cache["hook_logits"], model(IDS).logits)
+    with pytest.raises(WeightError, match="logits are not the output of one projection"):
+        _ = lens.W_U
