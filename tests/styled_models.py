@@ -88,13 +88,57 @@ class Gated(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+class Choosing(nn.Module):
+    """A router that returns the chosen experts and their weights, as that of DeepSeek V2."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, WIDTH))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: `[t, m]` -> indices and weights, `[t, 2]`."""
+        weights, chosen = F.linear(x, self.weight).softmax(-1).topk(2, dim=-1)
+        return chosen, weights
+
+
+class Experts(nn.Module):
+    """Experts in a list, of which two are chosen for each token, and one for all tokens."""
+
+    def __init__(self, config: StyledConfig, neurons: int) -> None:
+        super().__init__()
+        own = config.style == "chosen"
+        self.gate = Choosing(5) if own else nn.Linear(WIDTH, 5, bias=False)
+        self.experts = nn.ModuleList(Gated(neurons) for _ in range(5))
+        self.common = Gated(neurons)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: `[b, p, m]` -> the same."""
+        tokens = x.flatten(0, 1)
+        found = self.gate(tokens)
+        chosen, weights = found if isinstance(found, tuple) else routed(found)
+        total = torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            rows, places = torch.where(chosen == e)
+            if len(rows):
+                total.index_add_(0, rows, expert(tokens[rows]) * weights[rows, places, None])
+        return total.view_as(x) + self.common(x)
+
+
+def routed(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Shapes: `[t, e]` -> indices and weights of two experts, `[t, 2]`."""
+    weights, chosen = logits.softmax(-1).topk(2, dim=-1)
+    return chosen, weights / weights.sum(-1, keepdim=True)
+
+
 class StyledLayer(nn.Module):
     """A pre-norm layer that returns a tuple."""
 
     def __init__(self, config: StyledConfig, i: int) -> None:
         super().__init__()
         self.one, self.other = Mean(), Mean()
-        self.mixing, self.ffn = Mixing(config, i), Gated(config.own["neurons"][i])
+        neurons, mixed = config.own["neurons"][i], config.style in ("routed", "chosen") and i > 0
+        self.mixing = Mixing(config, i)
+        self.ffn = Experts(config, neurons) if mixed else Gated(neurons)
 
     def forward(self, x: Tensor, mask: Tensor, turn: Tensor) -> tuple[Tensor]:
         """Shapes: as `Mixing`."""

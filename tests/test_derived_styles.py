@@ -136,3 +136,45 @@ def test_logits_of_a_head_that_is_no_module_are_read_and_edited_as_the_model_ret
     assert torch.equal(cache["hook_logits"], model(IDS).logits)
     with pytest.raises(WeightError, match="logits are not the output of one projection"):
         _ = lens.W_U
+
+
+@pytest.mark.parametrize("style", ["routed", "chosen"])
+def test_of_experts_in_a_list_the_router_and_the_shared_one_are_points(style: str) -> None:
+    model = styled(style=style)
+    lens = lensbridge.load(model)
+    assert lens.architecture.undescribed == {
+        "experts": "its experts are separate modules, and only values of stacked experts are points"
+    }
+    dense, mixture = model.stack["layers"][0].ffn, model.stack["layers"][1].ffn
+    for ids, more in ((IDS[:1], {}), (IDS, PADDED)):
+        logits, cache = lens.run_with_cache(ids, **more)
+        raw = record(model, input_ids=ids, **more)
+        assert torch.equal(logits, raw.logits)
+        assert torch.equal(cache["blocks.0.mlp.hook_post"], raw.inputs[dense.down])
+        shared = raw.inputs[mixture.common.down]
+        assert torch.equal(cache["blocks.1.mlp.shared.hook_post"], shared)
+        assert torch.equal(cache["blocks.1.hook_mlp_out"], raw.outputs[mixture])
+        wanted = raw.inputs[mixture.gate] @ mixture.gate.weight.T
+        router = cache["blocks.1.mlp.hook_router_logits"]
+        torch.testing.assert_close(router, wanted.view_as(router))
+
+
+@pytest.mark.parametrize("style", ["routed", "chosen"])
+def test_an_edit_of_router_logits_sends_tokens_to_other_experts_of_a_list(style: str) -> None:
+    model = styled(style=style)
+    lens = lensbridge.load(model)
+    push = torch.tensor([0.0, 50.0, 0.0, 40.0, 0.0])
+    edit = ("blocks.1.mlp.hook_router_logits", lambda value, hook: value + push)
+    got = lens.run_with_hooks(IDS, fwd_hooks=[edit])
+    ran: list[int] = []
+    experts = model.stack["layers"][1].ffn.experts
+    handles = [
+        expert.register_forward_hook(lambda *_, e=e: ran.append(e))
+        for e, expert in enumerate(experts)
+    ]
+    again = lens.run_with_hooks(IDS, fwd_hooks=[edit])
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(got, again)
+    assert ran == [1, 3]
+    assert not torch.equal(got, model(IDS).logits)

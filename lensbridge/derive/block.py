@@ -12,6 +12,7 @@ from lensbridge.derive.found import FoundBlock, undescribed
 from lensbridge.derive.heads import Sizes
 from lensbridge.derive.layer import Layer, NotEstablished, fitted_scale
 from lensbridge.derive.mixer import find_mixer, mixing_call
+from lensbridge.derive.moe import EXPERTS_APART, has_experts_apart
 from lensbridge.derive.multiples import Multiples
 from lensbridge.derive.norms import NormFacts, facts_of, norm_before
 from lensbridge.derive.residual import Residual, Step
@@ -227,6 +228,8 @@ class _Assembly:
 
     def _add_mlp(self, branch: Branch) -> TracedCall:
         spec, reader = self.mlps.found(branch)
+        if isinstance(spec, MoE) and has_experts_apart(self.layer, branch):
+            self.missing["experts"] = EXPERTS_APART
         self.block = replace(self.block, mlp=spec)
         return reader
 

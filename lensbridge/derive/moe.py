@@ -1,6 +1,7 @@
-"""Mixtures of experts: finds the module with stacked weights that is called with indices."""
+"""Mixtures of experts: finds the experts, stacked or one by one, and what scores them."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -9,14 +10,36 @@ from lensbridge.derive.fields import Fields
 from lensbridge.derive.layer import Layer, NotEstablished, common_parent, is_projection
 from lensbridge.derive.mlp import Dense, find_dense, relative_to
 from lensbridge.derive.trace import TracedCall
+from lensbridge.native.resolve.layers import LISTS
 from lensbridge.spec import MLP, GatedMLP, MoE
+
+EXPERTS_APART = "its experts are separate modules, and only values of stacked experts are points"
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """The experts of one mixture.
+
+    Args:
+        count: how many there are.
+        calls: the calls of their modules: one if they are stacked in parameters.
+        router: the call that scores them.
+        stacked: whether they are stacked.
+    """
+
+    count: int
+    calls: list[TracedCall]
+    router: TracedCall
+    stacked: bool
+
+    def hold(self, call: TracedCall) -> bool:
+        """Whether a call is that of an expert, or inside it."""
+        return any(one.start <= call.start and call.end <= one.end for one in self.calls)
 
 
 def has_experts(layer: Layer, branch: Branch) -> bool:
-    """Whether a module with stacked weights ran in a branch, after one that scores the experts."""
-    calls = [call for call in layer.calls if branch.holds(call)]
-    experts = next((call for call in calls if is_experts(call.module)), None)
-    return experts is not None and _router(calls, experts) is not None
+    """Whether experts ran in a branch, after a module that scores them."""
+    return _experts(layer, branch) is not None
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -29,31 +52,73 @@ def is_experts(module: nn.Module) -> bool:
 
 def find_moe(layer: Layer, branch: Branch, fields: Fields) -> tuple[MoE, TracedCall]:
     """The mixture of experts whose result a branch adds, and the call that reads the stream."""
-    calls = [call for call in layer.calls if branch.holds(call)]
-    experts = next(call for call in calls if is_experts(call.module))
+    experts = _experts(layer, branch)
+    assert experts is not None
     path = layer.relative(branch.root.path)
-    router = _router(calls, experts)
-    assert router is not None
-    tokens = any(not tensor.is_floating_point() for tensor in experts.inputs)
+    tokens = any(not tensor.is_floating_point() for tensor in experts.calls[0].inputs)
 
     def within(call: TracedCall) -> str:
         return layer.relative(call.path).removeprefix(f"{path}.")
 
     spec = MoE(
         path,
-        router=within(router),
-        experts=within(experts) if tokens else None,
-        shared=_shared(layer, calls, experts, branch, fields),
+        router=within(experts.router),
+        experts=within(experts.calls[0]) if experts.stacked and tokens else None,
+        shared=_shared(layer, experts, branch, fields),
     )
     return spec, branch.root
 
 
-def _router(calls: list[TracedCall], experts: TracedCall) -> TracedCall | None:
+def has_experts_apart(layer: Layer, branch: Branch) -> bool:
+    """Whether the experts of a branch are modules of their own."""
+    found = _experts(layer, branch)
+    return found is not None and not found.stacked
+
+
+def _experts(layer: Layer, branch: Branch) -> _Experts | None:
+    calls = [call for call in layer.calls if branch.holds(call)]
+    stacked = next((call for call in calls if is_experts(call.module)), None)
+    if stacked is not None:
+        sizes = (p.shape[0] for p in stacked.module.parameters(recurse=False) if p.ndim == 3)
+        count = next(sizes)
+        router = _scoring(calls, count, stacked.start)
+        return None if router is None else _Experts(count, [stacked], router, stacked=True)
+    for count, apart in _lists(calls, branch.root):
+        before = apart[0].start
+        router = _scoring(calls, count, before) or _choosing(calls, count, before)
+        if router is not None:
+            return _Experts(count, apart, router, stacked=False)
+    return None
+
+
+def _lists(calls: list[TracedCall], root: TracedCall) -> Iterator[tuple[int, list[TracedCall]]]:
+    """Lists of modules of one class that have projections, and the calls of these modules."""
+    for path, module in root.module.named_modules():
+        alike = {type(one) for one in module.children()}
+        several = isinstance(module, LISTS) and len(module) > 1 and len(alike) == 1
+        if not several or any(is_projection(one) for one in module.children()):
+            continue
+        paths = {f"{root.path}.{path}.{name}" for name, _ in module.named_children()}
+        ran = [call for call in calls if call.path in paths]
+        if ran:
+            yield len(module), ran
+
+
+def _scoring(calls: list[TracedCall], count: int, before: int) -> TracedCall | None:
     """The first call that returns one score for each expert."""
-    count = next(p.shape[0] for p in experts.module.parameters(recurse=False) if p.ndim == 3)
     for call in calls:
         scores = any(_scores(tensor, count) for tensor in call.outputs)
-        if call.end < experts.start and call.inputs and scores:
+        if call.end < before and call.inputs and scores:
+            return call
+    return None
+
+
+def _choosing(calls: list[TracedCall], count: int, before: int) -> TracedCall | None:
+    """The first call of a module with a row of weights for each expert, which returns indices."""
+    for call in calls:
+        held = [p.shape[0] for p in call.module.parameters(recurse=False) if p.ndim == 2]
+        chosen = any(not tensor.is_floating_point() for tensor in call.outputs)
+        if call.end < before and call.inputs and held == [count] and chosen:
             return call
     return None
 
@@ -62,13 +127,11 @@ def _scores(tensor: Tensor, count: int) -> bool:
     return tensor.is_floating_point() and tensor.ndim > 1 and tensor.shape[-1] == count
 
 
-def _shared(
-    layer: Layer, calls: list[TracedCall], experts: TracedCall, branch: Branch, fields: Fields
-) -> Dense | None:
+def _shared(layer: Layer, experts: _Experts, branch: Branch, fields: Fields) -> Dense | None:
     path = layer.relative(branch.root.path)
+    calls = [call for call in layer.calls if branch.holds(call)]
     for call in calls:
-        inside = experts.start <= call.start and call.end <= experts.end
-        if inside or not is_projection(call.module) or layer.value(call.output) is None:
+        if experts.hold(call) or not is_projection(call.module) or layer.value(call.output) is None:
             continue
         try:
             found = find_dense(layer, call, branch.root.start, fields, inside=path)
