@@ -36,7 +36,9 @@ def derive(model: "nn.Module") -> Derivation:
 
     def told(written: bool) -> Derivation:
         found = describe(traced, model, written)
-        return Derivation(found.architecture, tuple(found.established), found.missing)
+        return Derivation(
+            found.architecture, tuple(found.established), found.missing, found.alternatives
+        )
 
     return replace(told(written=True), unwritten=partial(told, written=False))
 

@@ -34,11 +34,13 @@ class Description:
         architecture: None if not even a chain of layers was found.
         established: the parts that were found, in words.
         missing: which part could not be established, and why.
+        alternatives: for a formula, the others that have its value.
     """
 
     architecture: Architecture | None = None
     established: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    alternatives: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def describe(trace: Trace, model: nn.Module, written: bool = True) -> Description:
@@ -65,13 +67,17 @@ def describe(trace: Trace, model: nn.Module, written: bool = True) -> Descriptio
     side: Side = "decoder" if two else ""
     stack = find_stack(trace, main, embed, side, written)
     found.missing.update(stack.missing)
+    found.alternatives.update(stack.alternatives)
     towers: tuple[Stack, ...] = ()
     if two and encoder is not None:
         other = find_stack(trace, encoder, embed, "encoder", written)
         found.missing.update({f"encoder {part}": why for part, why in other.missing.items()})
+        found.alternatives.update(other.alternatives)
         towers = (other.stack,)
-    back = find_back(trace, main, head, embed, Fields(config_of(config, side)[0], side))
+    fields = Fields(config_of(config, side)[0], side)
+    back = find_back(trace, main, head, embed, fields)
     found.missing.update(back.missing)
+    found.alternatives.update(fields.alternatives)
     found.architecture = Architecture(
         **{one: getattr(stack.stack, one) for one in Stack.__dataclass_fields__},
         name=str(getattr(config, "model_type", None) or type(model).__name__.lower()),

@@ -51,7 +51,7 @@ def find_front(
             front.embed_norm = None if norm is None else norm.path
             front.pos_embed = None if positions is None else positions.path
             if not unit(scale, trace.tolerance):
-                front.embed_scale = fields.number(scale)
+                front.embed_scale = fields.number(scale, by_layers=False)
             return front
     norm = _norm_before_layers(trace, chain)
     front.embed_norm = None if norm is None else norm.path

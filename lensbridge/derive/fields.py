@@ -1,9 +1,9 @@
 """Finds the config field of a size or factor by its value; names only rank the candidates."""
 
-from collections.abc import Iterator
-from math import isclose
+import re
 from typing import Any
 
+from lensbridge.derive.formulas import Formulas
 from lensbridge.native.settings import PlainSettings
 
 _HINTS = {
@@ -35,11 +35,14 @@ class Fields:
         config: a HuggingFace config or a part of one.
         side: "encoder" or "decoder": whose fields come first in the config of an encoder-decoder;
             otherwise "".
+
+    `alternatives` are, for each formula that was chosen, the others with the same value.
     """
 
     def __init__(self, config: Any, side: str = "") -> None:
         self.config = config
         self.side = side
+        self.alternatives: dict[str, tuple[str, ...]] = {}
         hinted = [hints[0] for hints in _HINTS.values()]
         names = [*config.to_dict(), *config.attribute_map, *hinted]
         self.values = {name: value for name in names if (value := self._read(name)) is not None}
@@ -83,9 +86,32 @@ class Fields:
         part = [i + 0.5 for i, hint in enumerate(hints) if hint in plain and len(hint) > 1]
         return min(exact or part, default=len(hints))
 
-    def number(self, value: float, tolerance: float = 1e-3) -> float | str:
-        """A factor as a config field, an expression over fields, or else the number."""
-        return next(self._expressions(value, tolerance), round(value, 6))
+    def number(self, value: float, tolerance: float = 1e-3, by_layers: bool = True) -> float | str:
+        """A factor as a config field, an expression over fields, or else the number.
+
+        Args:
+            value: the factor.
+            tolerance: how far from it the value of an expression may be, relative to it.
+            by_layers: whether it can depend on the number of layers.
+        """
+        found = Formulas(self.values, tolerance).of(value, by_layers)
+        if not found:
+            return round(value, 6)
+        chosen, *others = found
+        rivals = {
+            self._without_aliases(one.text): one.text
+            for one in reversed(others)
+            if one.rank <= chosen.rank + (chosen.rank > 0)
+        }
+        rivals.pop(self._without_aliases(chosen.text), None)
+        if rivals:
+            self.alternatives[chosen.text] = tuple(reversed(rivals.values()))
+        return chosen.text
+
+    def _without_aliases(self, formula: str) -> str:
+        """A formula with the config's own names of fields."""
+        own = dict(self.config.attribute_map)
+        return re.sub(r"[^\W\d]\w*", lambda name: str(own.get(name[0], name[0])), formula)
 
     def numbers(self) -> dict[str, float]:
         """Every field whose value is a number above zero."""
@@ -94,37 +120,6 @@ class Fields:
             for name, held in self.values.items()
             if isinstance(held, (int, float)) and not isinstance(held, bool) and held > 0
         }
-
-    def _expressions(self, value: float, tolerance: float) -> Iterator[str]:
-        def same(one: float) -> bool:
-            return isclose(one, value, rel_tol=tolerance)
-
-        numbers = self.numbers()
-        floats = {name: v for name, v in numbers.items() if isinstance(self.values[name], float)}
-        yield from (name for name, v in floats.items() if same(v))
-        yield from (name for name, v in self._listed() if same(v) and v != 1)
-        yield from (f"1 / {name}" for name, v in floats.items() if same(1 / v) and v != 1)
-        sizes = {n: v for n, v in numbers.items() if n not in floats and v > 1}
-        ordered = sorted(sizes, key=lambda name: self._rank("d_model", name))
-        yield from (f"sqrt({name})" for name in ordered if same(sizes[name] ** 0.5))
-        yield from (f"1 / sqrt({name})" for name in ordered if same(sizes[name] ** -0.5))
-        layers = sorted(sizes, key=lambda name: self._rank("layers", name))
-        for name, v in floats.items():
-            yield from (f"{name} / sqrt({size})" for size in layers if same(v / sizes[size] ** 0.5))
-            yield from (
-                f"{name} * sqrt({size})" for size in ordered if same(v * sizes[size] ** 0.5)
-            )
-            for other in ordered:
-                if same(sizes[other] / v):
-                    yield f"{other} / {name}"
-                if same(v / sizes[other]):
-                    yield f"{name} / {other}"
-
-    def _listed(self) -> Iterator[tuple[str, float]]:
-        """The numbers in lists, such as `mlp_multipliers[1]`."""
-        for name, held in self.values.items():
-            if isinstance(held, (list, tuple)):
-                yield from ((f"{name}[{i}]", v) for i, v in enumerate(held) if type(v) is float)
 
     def activation(self, wanted: set[str]) -> str | None:
         """The field whose value is one of these activations."""

@@ -83,7 +83,7 @@ def find_back(
         if back.head_hidden is None and _reads_each_position(trace, calls[-1]):
             return HeadSide(missing={"unembed": _UNREAD})
     elif not unit(scale, trace.tolerance):
-        back.head_scale = fields.number(scale)
+        back.head_scale = fields.number(scale, by_layers=False)
     output, logits = calls[-1].output, trace.logits
     assert output is not None
     if logits is None or logits.shape != output.shape:
@@ -95,7 +95,7 @@ def find_back(
     if scale is None and back.unembed_bias is None:
         _softcap(back, output, logits, fields, trace.tolerance)
     elif scale is not None and not unit(scale, trace.tolerance):
-        back.logit_scale = fields.number(scale)
+        back.logit_scale = fields.number(scale, by_layers=False)
     return back
 
 

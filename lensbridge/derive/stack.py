@@ -30,10 +30,12 @@ Side = Literal["", "encoder", "decoder"]
 
 @dataclass
 class FoundStack:
-    """The description of a stack, and which parts could not be established and why."""
+    """The description of a stack, which parts could not be established and why, and for formulas in
+    it the others with the same value."""
 
     stack: Stack
     missing: dict[str, str] = field(default_factory=dict)
+    alternatives: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def find_stack(
@@ -49,7 +51,7 @@ def find_stack(
         written: whether to find how branches are added to the stream.
     """
     search = _StackSearch(trace, chain, side, written)
-    return FoundStack(search.stack(embed), search.missing)
+    return FoundStack(search.stack(embed), search.missing, search.fields.alternatives)
 
 
 def config_of(config: Any, side: Side) -> tuple[Any, str | None]:
