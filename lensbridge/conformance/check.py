@@ -70,6 +70,13 @@ class Row:
             raise ConformanceError(self.detail)
 
 
+def _told_apart(falsifies: str, detail: str) -> str:
+    """What a check falsifies; only the field with whose name the detail begins, if it does so."""
+    first, colon, _ = detail.partition(": ")
+    name = first.rpartition(".")[2]
+    return name if colon and name in falsifies.split(", ") else falsifies
+
+
 def run_check(check: Check, subject: Subject) -> Row:
     """Run a check; it also fails if a run raises, or if it compares nothing."""
     started = perf_counter()
@@ -77,7 +84,7 @@ def run_check(check: Check, subject: Subject) -> Row:
 
     def row(status: Status, detail: str = "") -> Row:
         seconds = perf_counter() - started
-        about = check.falsifies if status == "failed" else ""
+        about = _told_apart(check.falsifies, detail) if status == "failed" else ""
         told = (check.name, subject.label, subject.variant, status, detail)
         return Row(*told, seconds=seconds, about=about, architecture=name)
 

@@ -39,11 +39,11 @@ CHECKS: tuple[Check, ...] = (
           "scores and patterns that a fused kernel does not have", ("hook_pattern",)),
     # the stream
     Check("the stream adds up", residual.check_stream_adds_up,
-          "residual, written_by, scale, skip_scale, sum_bias, skip_norm, out_scale, per_layer, "
-          "a branch left out"),
+          "residual, written_by, scale, skip_scale, post_attn, post_mlp, sum_bias, skip_norm, "
+          "out_scale, per_layer, a branch left out"),
     Check("the stream flows on", residual.check_stream_flows_on, "blocks, cycles, interrupted"),
     Check("embeddings make the stream", embeddings.check_embeddings_make_the_stream,
-          "embed, embed_scale, pos_embed, embed_norm"),
+          "embed, embed_scale, pos_embed, embed_norm, embed_mixed"),
     Check("edits reach branch and skip", residual.check_edits_reach_branch_and_skip,
           "residual, skip_norm, which norm comes before which branch"),
     # norms
@@ -56,7 +56,8 @@ CHECKS: tuple[Check, ...] = (
     # attention
     Check("pattern is softmax of scores", attention.check_pattern_is_softmax_of_scores,
           "sinks, heads", ("hook_pattern",)),
-    Check("pattern is causal", attention.check_pattern_is_causal, "heads", ("hook_pattern",)),
+    Check("pattern is causal", attention.check_pattern_is_causal, "heads, sinks",
+          ("hook_pattern",)),
     Check("z is pattern times v", attention.check_z_is_pattern_times_v,
           "v, layout, order, out, gated, v_scale, v_bias", ("hook_pattern", "hook_v")),
     Check("with one token z is v", attention.check_one_token_z_is_v,
@@ -65,8 +66,8 @@ CHECKS: tuple[Check, ...] = (
           "q, k, layout, order, q_norm, k_norm, rotary", ("hook_attn_scores",)),
     Check("rotary rotates", rotary.check_rotary_rotates, "rotary",
           ("attn.hook_q", "hook_rot_q")),
-    Check("rotary keeps lengths", rotary.check_rotary_keeps_lengths, "q_scale, k_scale",
-          ("attn.hook_rot_k", "attn.hook_k")),
+    Check("rotary keeps lengths", rotary.check_rotary_keeps_lengths,
+          "q_scale, k_scale, q_norm, k_norm", ("attn.hook_rot_k", "attn.hook_k")),
     Check("rotary is linear", rotary.check_rotary_is_linear, "q_norm, k_norm, rotary",
           ("attn.hook_q", "attn.hook_rot_q")),
     Check("shared keys are an earlier layer's", attention.check_shared_keys_are_an_earlier_layers,
@@ -85,7 +86,7 @@ CHECKS: tuple[Check, ...] = (
           attention_edits.check_editing_scores_and_patterns_moves_z,
           "the kernel from which the pattern is read", ("hook_attn_scores", "hook_v", "hook_z")),
     Check("each head reads its own copy", attention_edits.check_each_head_reads_its_own_copy,
-          "pre_attn", ("hook_q_input",)),
+          "q, k, v, pre_attn", ("hook_q_input",)),
     # MLPs
     Check("neurons are elementwise", mlp.check_neurons_are_elementwise,
           "gate, up, down, halves", ("hook_pre", "hook_post")),
@@ -121,7 +122,8 @@ CHECKS: tuple[Check, ...] = (
     Check("positions are rows of W_pos", weights.check_positions_are_rows, "pos_embed",
           ("hook_pos_embed",)),
     Check("the head makes logits", weights.check_head_makes_logits,
-          "unembed, final_norm, head_hidden", ("hook_logits",)),
+          "unembed, final_norm, head_hidden, logit_scale, logit_softcap, unembed_bias",
+          ("hook_logits",)),
     # edits and gradients
     Check("in place equals returned", editing.check_in_place_equals_returned,
           "a value whose edit is lost"),
@@ -137,7 +139,7 @@ CHECKS: tuple[Check, ...] = (
     # what a description does not have
     Check("nothing is left out", completeness.check_nothing_is_left_out,
           "embed, unembed, pooler, towers, projector, residual, experts, position_bias, q_bias, "
-          "feeder, context, vocab", exact=False),
+          "feeder, context, vocab, streams, requires, router", exact=False),
     Check(held_blocks.UNHELD, held_blocks.check_every_block_is_held,
           "a block with which no layer is read", exact=False),
     # last, after everything else

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lensbridge.conformance.arguments import checks_of, require_fitting, require_subject
-from lensbridge.conformance.building import CORE, Variant, subject_of, subjects_of
+from lensbridge.conformance.building import CORE, UNFIT, Variant, subject_of, subjects_of
 from lensbridge.conformance.check import Check, Row, run_check
 from lensbridge.conformance.checks import CHECKS
 from lensbridge.conformance.expect import INSENSITIVE
@@ -92,6 +92,8 @@ def _with_other_weights(
     The second is the copy, if a check fails on it.
     """
     constant = constants_of(model)
+    if any(row.check == UNFIT for row in rows):
+        return rows, None
     if not constant and not any(_is_insensitive(row) for row in rows):
         return rows, None
     label = type(core_of(model)).__name__

@@ -32,6 +32,9 @@ NOT_BEHAVIOUR = ("name", "classes", "requires", "overrides", "undescribed")
 OPEN_LISTS = ("steps",)
 """Fields that may be left out: the description then says less, and is not wrong."""
 
+TYPO = " with a typo"
+"""The end of the change to a misspelt path or name."""
+
 ACTIVATIONS = ("relu", "gelu")
 """Names that are tried in the place of an activation's."""
 
@@ -106,7 +109,7 @@ def _of_value(value: Any, choices: tuple[Any, ...], name: str) -> Iterator[tuple
     elif literals:
         yield from ((f": {value!r} -> {one!r}", one) for one in literals if one != value)
     elif isinstance(value, str) and value:
-        yield f": {value!r} with a typo", f"{value}x"
+        yield f": {value!r}{TYPO}", f"{value}x"
     if value is not None and not isinstance(value, bool) and NoneType in choices:
         yield f": {_brief(value)} forgotten", None
     if isinstance(value, float):

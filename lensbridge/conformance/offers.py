@@ -1,4 +1,5 @@
-"""Descriptions with another value in one slot: what an activation or a scale could be instead."""
+"""Descriptions with another value in one slot: what an activation, a scale, a bound, a norm or the
+sinks of attention could be instead."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,7 +9,16 @@ from itertools import product
 from types import UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from lensbridge.conformance.activations import activation_of
 from lensbridge.conformance.mutation import Mutant
+from lensbridge.conformance.own_parts import (
+    OF_ATTENTION,
+    OF_ENDS,
+    OF_NORMS,
+    of_attention,
+    of_ends,
+    own_norms,
+)
 from lensbridge.conformance.subject import Subject
 from lensbridge.native.resolve import config_dict
 from lensbridge.spec import Architecture, Block
@@ -38,6 +48,9 @@ PAIR = " and block.mlp."
 OF_BRANCHES = ("scale", "skip_scale")
 """The scales that can also be parameters of the block."""
 
+OF_CONFIG = {"logit_softcap": "cap", "clip": "clip"}
+"""Fields that name a config field with a bound, and what the name of that one has in it."""
+
 NO_FACTORS = ("cycles", "eps", "sparsity")
 """Fields that hold a number or an expression as a scale does, and multiply nothing."""
 
@@ -60,20 +73,36 @@ class Slot:
 
 
 def offers(subject: Subject) -> Iterator[Mutant]:
-    """Descriptions with another activation or another scale in one slot, and with the same or two
-    scales in empty slots of both branches.
+    """Descriptions with another value in one slot, with a scale in another slot, and with the same
+    or two scales in empty slots of both branches.
 
     What the model itself has comes first: its config fields and the parameters of its blocks.
     """
     architecture = subject.model.architecture
     values = _Values(subject)
-    for slot in _slots("", architecture, lambda new: new):
+    for slot in _slots("", architecture, _itself):
         for value in list(dict.fromkeys(values.of(slot.name)))[:MOST]:
             if value != slot.value:
                 change = f"{slot.path}: {slot.value!r} -> {value!r}"
                 yield Mutant(change, slot.fill(value))
+    yield from _moved(architecture)
     if isinstance(architecture.block, Block):
         yield from _both_branches(architecture, architecture.block, values)
+
+
+def _moved(architecture: Architecture) -> Iterator[Mutant]:
+    """A scale in the place of another that is empty."""
+    scales = [one for one in _slots("", architecture, _itself) if one.name.endswith("scale")]
+    for one, other in product(scales, scales):
+        if one.value is not None and other.value is None:
+            left = one.fill(None)
+            empty = (slot for slot in _slots("", left, _itself) if slot.path == other.path)
+            moved = next(empty).fill(one.value)
+            yield Mutant(f"{one.path} moved to {other.path}", moved)
+
+
+def _itself(architecture: Architecture) -> Architecture:
+    return architecture
 
 
 def _both_branches(architecture: Architecture, block: Block, values: "_Values") -> Iterator[Mutant]:
@@ -100,18 +129,37 @@ class _Values:
         config = config_dict(subject.hf_model)
         inner = config.get(subject.model.architecture.config or "")
         self.config = {**config, **inner} if isinstance(inner, dict) else config
+        self.core = subject.model.native.core
         self.width = subject.model.cfg.d_model
-        self.modules = [part.module for part in subject.parts.values()]
+        parts = subject.parts.values()
+        self.modules = [part.module for part in parts]
+        self.attentions = [part.attention for part in parts if part.attention is not None]
+        slots = _slots("", subject.model.architecture, _itself)
+        scales = [slot.value for slot in slots if slot.name.endswith("scale")]
+        self.said = [one for one in scales if isinstance(one, str)]
 
     def of(self, name: str) -> Iterator[str]:
         """The values for a field of this name, the likely ones first."""
         if name == "act":
             yield from self._act_fields()
-            yield from ACTIVATIONS
+            yield from (one for one in ACTIVATIONS if activation_of(one) is not None)
+            return
+        if name in OF_CONFIG:
+            yield from sorted(self._numeric(), key=lambda field: OF_CONFIG[name] not in field)
+            return
+        if name in OF_ENDS:
+            yield from of_ends(name, self.core, self.modules)
+            return
+        if name in OF_NORMS:
+            yield from own_norms(self.modules)
+            return
+        if name in OF_ATTENTION:
+            yield from of_attention(name, self.attentions)
             return
         if name in OF_BRANCHES:
             yield from self._parameters()
         yield from self._numbers(name)
+        yield from self.said
 
     def _act_fields(self) -> Iterator[str]:
         for field, value in self.config.items():
@@ -159,7 +207,8 @@ def _slots(at: str, node: Any, put: Put) -> Iterator[Slot]:
     for field in fields(node):
         name, value = field.name, vars(node)[field.name]
         fill = partial(_filled, node, name, put)
-        if name == "act" or (_is_scale(hints[name]) and name not in NO_FACTORS):
+        others = name in ("act", *OF_CONFIG, *OF_ENDS, *OF_NORMS, *OF_ATTENTION)
+        if others or (_is_scale(hints[name]) and name not in NO_FACTORS):
             yield Slot(f"{at}{name}", name, value, fill)
         elif is_dataclass(value):
             yield from _slots(f"{at}{name}.", value, fill)

@@ -18,11 +18,11 @@ class Report:
 
     Args:
         rows: one for each check on each variant of a model.
-        advise: what gives advice about failed checks, by their names.
+        advise: what gives advice about the rows that failed.
     """
 
     rows: tuple[Row, ...]
-    advise: "Callable[[Sequence[str]], tuple[str, ...]] | None" = field(
+    advise: "Callable[[Sequence[Row]], tuple[str, ...]] | None" = field(
         default=None, repr=False, compare=False
     )
 
@@ -44,7 +44,7 @@ class Report:
         """
         if not self.failures or self.advise is None:
             return ()
-        return self.advise([row.check for row in self.failures])
+        return self.advise(self.failures)
 
     @property
     def verdict(self) -> str:

@@ -33,8 +33,5 @@ def _counts(mlp: MoEPart) -> Iterator[int]:
     for module in beside_router(mlp):
         if isinstance(module, nn.ModuleList) and len({type(one) for one in module}) == 1:
             yield len(module)
-        yield from (len(one) for one in module._parameters.values() if _is_stacked(one))
-
-
-def _is_stacked(parameter: nn.Parameter | None) -> bool:
-    return parameter is not None and parameter.ndim == 3 and len(parameter) > 1
+        own = module.parameters(recurse=False)
+        yield from (len(one) for one in own if one.ndim == 3 and len(one) > 1)
