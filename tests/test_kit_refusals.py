@@ -1,9 +1,11 @@
 """How wrong descriptions are refused: the fact is named, and what there is nowhere."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from lensbridge_adapters.granite import GRANITE
 from lensbridge_adapters.olmo2 import OLMO2
 
@@ -83,3 +85,32 @@ def test_a_gate_of_a_norm_needs_the_norm(norms: dict[str, str], said: str) -> No
     block = replace(GRANITE.block, norms=replace(GRANITE.block.norms, **norms))  # type: ignore[arg-type]
     (row,) = conformance(replace(GRANITE, block=block), checks=LEFT_OUT).failures
     assert row.detail.startswith(said)
+
+
+A, B = torch.zeros(2, 4), torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sizes"),
+    [
+        (lambda: A + B, "sizes 4 and 3"),
+        (lambda: A.expand(2, 5), "sizes 5 and 4"),
+        (lambda: torch.einsum("ij,ij->i", A, B), "sizes 3 and 4"),
+        (lambda: torch.cat([A, torch.zeros(3, 3)]), "sizes 4 and 3"),
+        (lambda: A @ B, "matrices 2x4 and 2x3"),
+        (lambda: A[B > 0], r"shapes [2, 3] and [2, 4]"),
+        (lambda: torch.layer_norm(A, (3,)), "shapes [*, 3] and [2, 4]"),
+        (lambda: A.view(3, 3), "the shape [3, 3] and 8 numbers"),
+        (lambda: A[:, 7], "index 7 and 4 places"),
+        (lambda: A.split([1, 1], -1), "two sizes"),
+        (lambda: torch.stack([A, B]), "two sizes"),
+    ],
+)
+def test_two_sizes_are_told_in_plain_words(fault: Callable[[], object], sizes: str) -> None:
+    with pytest.raises((RuntimeError, IndexError)) as raised:
+        fault()
+    assert told(raised.value).endswith(f"description names ({sizes} do not fit together).")
+
+
+def test_another_reason_is_told_as_it_is() -> None:
+    assert "(CUDA out of memory)" in told(RuntimeError("CUDA out of memory. "))
