@@ -101,7 +101,9 @@ path or config field is refused when a model is loaded; *at load* means that not
 field. *Nothing yet* means that a wrong value is not noticed, so check it twice.
 """
 
-_ALIASES = re.compile(r'^(\w+)(?:: TypeAlias)? = (.+)\n"""((?:.|\n)*?)"""', re.MULTILINE)
+_ALIASES = re.compile(
+    r'^(\w+)(?:: TypeAlias)? = (.+|.+\[\n(?: .+\n)+\])\n"""((?:.|\n)*?)"""', re.MULTILINE
+)
 _ARGUMENT = re.compile(r"^ {4}(\w+): ((?:.|\n(?! {4}\w+: ))*)", re.MULTILINE)
 
 
@@ -208,7 +210,8 @@ def alias_table() -> Iterator[str]:
     yield "## Types\n"
     yield from header("type", "is", "meaning")
     for name, is_what, told in _ALIASES.findall(inspect.getsource(words)):
-        yield row(code(name), code(is_what), " ".join(told.split()))
+        on_one_line = re.sub(r"\[\n +|,?\n(?=\])", lambda cut: cut[0].strip(", \n"), is_what)
+        yield row(code(name), code(" ".join(on_one_line.split())), " ".join(told.split()))
     yield ""
 
 

@@ -12,7 +12,8 @@ CONTEXT = 48
 
 SIZES: dict[str, Any] = {
     **dict.fromkeys(
-        ("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "embedding_vocab_size"),
+        ("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "embedding_vocab_size",
+         "src_vocab_size", "tgt_vocab_size"),
         VOCAB,
     ),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim", "dim"), WIDTH),

@@ -17,6 +17,7 @@ from lensbridge.spec import Stack
 _RESIDUAL_AXES = {
     None: "b p m",
     "positions_first": "b p m",
+    "positions_first_in_layers": "b p m",
     "streams_first": "r b p m",
     "streams_last": "b p r m",
     "side_by_side": "b p c",
@@ -51,7 +52,8 @@ def stack_of(outer: Finder, spec: Stack) -> StackPart:
         pos_embed=pos_embed,
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes="r b p m" if blocks[0].pair else _RESIDUAL_AXES[spec.streams],
-        positions_first=spec.streams == "positions_first",
+        positions_first=str(spec.streams).startswith("positions_first"),
+        embeds_batch_first=spec.streams == "positions_first_in_layers",
         ln_embed=ln_embed,
         blocks=blocks,
         ln_final=_norm(finder, spec, spec.final_norm),

@@ -106,8 +106,7 @@ class _ModelWiring(Placing):
                 site = site.with_axes(site.axes.removeprefix("b "))
             if stack.end_to_end and not site.name.endswith(("hook_embed", "hook_pos_embed")):
                 site = site.with_axes(site.axes.replace("b p", "b s", 1))
-            native = site.axes.startswith("b p") and not isinstance(site, KernelSite)
-            yield turned_site(site) if native and stack.positions_first else site
+            yield turned_site(site) if _has_positions_first(stack, site) else site
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
         if stack.embed is not None:
@@ -140,6 +139,13 @@ class _ModelWiring(Placing):
             for site in self.norm(f"{at}ln_final", stack.ln_final):
                 last = 1 if twice else stack.cycles - 1
                 yield _repeated(site, last) if last else site
+
+
+def _has_positions_first(stack: StackPart, site: Site) -> bool:
+    """Whether a native value is `[p, b, ...]`; a kernel's values are not."""
+    before = stack.embeds_batch_first and "embed" in site.name
+    native = site.axes.startswith(("b p", "b k")) and not isinstance(site, KernelSite)
+    return native and stack.positions_first and not before
 
 
 def _calls_of_feeders(stack: StackPart) -> dict[int, int]:

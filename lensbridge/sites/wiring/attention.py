@@ -109,7 +109,8 @@ class AttentionWiring(Placing):
                 yield self._from_latent(name, attn, attn.latent, role, shared)
             else:
                 site = self.projected(name, role, roles)
-                gathered = attn is self.block.cross and letter != "q"
+                crosses = attn is self.block.cross and letter != "q"
+                gathered = crosses and not self.stack.positions_first
                 yield GatheredSite(site.info, site, self.block.entrance) if gathered else site
         if attn.latent is not None:
             yield from self._latents(at, attn.latent)
