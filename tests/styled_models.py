@@ -68,6 +68,26 @@ class Mixing(nn.Module):
         return self.out(z.flatten(2))
 
 
+class Sharing(nn.Module):
+    """Attention with one key head, whose queries are in one row in the product with it."""
+
+    def __init__(self, config: StyledConfig, i: int) -> None:
+        super().__init__()
+        self.h, self.by_heads = config.own["heads"][i], config.style == "rows_of_heads"
+        self.qkv = nn.Linear(WIDTH, self.h * D_HEAD)
+        self.kv = nn.Linear(WIDTH, 2 * D_HEAD)
+        self.out = nn.Linear(self.h * D_HEAD, WIDTH, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor, turn: Tensor) -> Tensor:
+        """Shapes: `[b, p, m]` -> the same."""
+        q, (k, v) = self.qkv(x).unflatten(-1, (self.h, D_HEAD)), self.kv(x).chunk(2, -1)
+        q, mask = (q.transpose(1, 2), mask) if self.by_heads else (q, mask.transpose(1, 2))
+        scores = torch.bmm(q.flatten(1, 2), k.mT).unflatten(1, q.shape[1:3]) / D_HEAD**0.5
+        pattern = F.softmax(scores + mask, dim=-1)
+        z = torch.bmm(pattern.flatten(1, 2), v).unflatten(1, q.shape[1:3])
+        return self.out((z.transpose(1, 2) if self.by_heads else z).flatten(2))
+
+
 def halves(x: Tensor) -> Tensor:
     """Shapes: `[..., d]` -> the same."""
     one, other = x.chunk(2, -1)
@@ -137,7 +157,7 @@ class StyledLayer(nn.Module):
         super().__init__()
         self.one, self.other = Mean(), Mean()
         neurons, mixed = config.own["neurons"][i], config.style in ("routed", "chosen") and i > 0
-        self.mixing = Mixing(config, i)
+        self.mixing = (Sharing if "rows" in config.style else Mixing)(config, i)
         self.ffn = Experts(config, neurons) if mixed else Gated(neurons)
 
     def forward(self, x: Tensor, mask: Tensor, turn: Tensor) -> tuple[Tensor]:

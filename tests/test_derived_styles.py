@@ -26,6 +26,7 @@ DIFFERING: dict[str, Any] = {
 def expected(model: StyledModel, raw: Recording) -> dict[str, Tensor]:
     """What plain hooks see in each layer, with the batch first."""
     turns = model.config.style == "positions_first"
+    shares = "rows" in model.config.style  # where k and v are in one projection, without q
 
     def seen(value: Tensor) -> Tensor:
         return value.transpose(0, 1) if turns else value
@@ -37,7 +38,7 @@ def expected(model: StyledModel, raw: Recording) -> dict[str, Tensor]:
         q = seen(raw.outputs[layer.mixing.qkv]).unflatten(-1, (-1, D_HEAD))[:, :, :heads]
         found |= {
             f"blocks.{i}.attn.hook_z": z,
-            f"blocks.{i}.attn.hook_q": q,
+            f"blocks.{i}.attn.{'hook_rot_q' if shares else 'hook_q'}": q,
             f"blocks.{i}.mlp.hook_post": seen(raw.inputs[layer.ffn.down]),
             f"blocks.{i}.hook_attn_out": seen(raw.outputs[layer.mixing]),
             f"blocks.{i}.hook_resid_post": seen(raw.outputs[layer]),
@@ -87,6 +88,7 @@ def hold_edit(lens: LensModel, model: StyledModel) -> None:
         DIFFERING,
         {**DIFFERING, "style": "positions_first"},
         {**DIFFERING, "style": "tied"},
+        {"style": "rows_of_heads"},
     ],
     ids=lambda settings: "-".join(map(str, settings)) or "plain",
 )
@@ -178,3 +180,15 @@ def test_an_edit_of_router_logits_sends_tokens_to_other_experts_of_a_list(style:
     assert torch.equal(got, again)
     assert ran == [1, 3]
     assert not torch.equal(got, model(IDS).logits)
+
+
+def test_attention_whose_scores_have_positions_before_heads_is_left_out_for_that_reason() -> None:
+    model = styled(style="rows_of_positions")
+    lens = lensbridge.load(model)
+    why = lens.architecture.undescribed["attn"]
+    assert why == "the scores of its attention kernel have positions before heads"
+    _, cache = lens.run_with_cache(IDS)
+    raw = record(model, input_ids=IDS)
+    for i, layer in enumerate(model.stack["layers"]):
+        assert torch.equal(cache[f"blocks.{i}.hook_mixer_out"], raw.outputs[layer.mixing])
+        assert torch.equal(cache[f"blocks.{i}.mlp.hook_post"], raw.inputs[layer.ffn.down])

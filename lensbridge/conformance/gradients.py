@@ -17,6 +17,9 @@ from lensbridge.conformance.subject import Subject
 from lensbridge.errors import EditError
 from lensbridge.hooks.callbacks import Hook
 
+_MOST = 1_000_000
+"""How many numbers of a parameter's gradient are taken, at most."""
+
 
 def check_detached_hooks_cut_gradients(subject: Subject) -> None:
     """A hook that returns `a.detach()` stops the gradient that flows through the point.
@@ -100,5 +103,6 @@ def _gradients(of: Tensor, at: Sequence[Tensor], grad: Tensor | None = None) -> 
 
 def _along(gradients: Sequence[Tensor]) -> Tensor:
     """One number: the gradient along a direction in these parameters."""
-    parts = [(g.double() * noise(g, i).double()).sum().cpu() for i, g in enumerate(gradients)]
+    some = [g.flatten()[:: g.numel() // _MOST + 1] for g in gradients]  # a table may be large
+    parts = [(g.double() * noise(g, i).double()).sum().cpu() for i, g in enumerate(some)]
     return torch.stack(parts).sum() / len(parts) ** 0.5

@@ -58,6 +58,8 @@ def find_attention(layer: Layer, branch: Branch, fields: Fields) -> FoundAttenti
     if len(kernels) != 1:
         raise NotEstablished(f"its attention kernel runs {len(kernels)} times")
     kernel = kernels[0]
+    if kernel.turned:
+        raise NotEstablished("the scores of its attention kernel have positions before heads")
     out, gated = out_projection(layer, kernel)
     if out is None:
         raise NotEstablished("no projection reads the output of its attention kernel")

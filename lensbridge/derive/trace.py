@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lensbridge.derive.probe import inputs_of, token_table
+from lensbridge.derive.shared_rows import SharedRows
 from lensbridge.errors import InputError
 from lensbridge.native.calling import Calling, logits_in
 from lensbridge.native.table import rows_of
@@ -51,6 +52,7 @@ class Kernel:
 
     Shapes: all `[b, h, p, d]` or `[(b h), p, d]`; k and v may have fewer heads.
     `extra_column`: whether its softmax runs over one score more than there are keys.
+    `turned`: whether its scores have positions before heads.
     `mask`: what the fused function is given as its mask; without that function, the pattern.
     """
 
@@ -62,6 +64,7 @@ class Kernel:
     z: Tensor | None = None
     extra_column: bool = False
     mask: Tensor | None = None
+    turned: bool = False
 
 
 @dataclass
@@ -228,7 +231,7 @@ class _Taps(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
         self.product: tuple[Tensor, Tensor, Tensor] | None = None
-        self.open: tuple[Kernel, Tensor] | None = None
+        self.open: tuple[Kernel, Tensor, SharedRows | None] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -252,12 +255,14 @@ class _Taps(TorchFunctionMode):
 
     def _see_product(self, left: Tensor, right: Tensor, result: Tensor) -> None:
         if self.open is not None:
-            kernel, pattern = self.open
+            kernel, pattern, rows = self.open
             if left.shape[-2] == pattern.shape[-2] and left.shape[-1] in (
                 pattern.shape[-1],
                 pattern.shape[-1] - 1,
             ):
                 kernel.v, kernel.z = right.clone(), result.clone()
+                if rows is not None:
+                    kernel.v, kernel.z = kernel.v.unsqueeze(1), rows.apart(kernel.z)
                 self.open = None
                 return
         self.product = (left, right, result)
@@ -268,12 +273,17 @@ class _Taps(TorchFunctionMode):
         rows = product.numel() // product.shape[-1]
         if scores.numel() not in (product.numel(), product.numel() + rows):
             return
-        if scores.shape[-2] != product.shape[-2]:
+        shared = SharedRows.of(product, scores)
+        if shared is not None:
+            kernel = self._keep(shared.apart(q), k.mT.unsqueeze(1))
+            pattern, kernel.turned = pattern.reshape(product.shape), shared.turned
+        elif scores.shape[-2] == product.shape[-2]:
+            kernel = self._keep(q, k.transpose(-1, -2))
+        else:
             return
-        kernel = self._keep(q, k.transpose(-1, -2))
         kernel.extra_column = scores.numel() > product.numel()
         kernel.mask = pattern
-        self.open = (kernel, pattern)
+        self.open = (kernel, pattern, shared)
         self.product = None
 
     def _keep(self, q: Tensor, k: Tensor) -> Kernel:
