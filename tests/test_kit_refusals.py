@@ -51,6 +51,7 @@ def _olmo2(**fields: object) -> Architecture:
         (replace(GRANITE, dims=replace(GRANITE.dims, kv_heads=1)), "says 1 (dims.kv_heads)"),
         (replace(GRANITE, dims=replace(GRANITE.dims, heads=2)), "with 2 query heads (dims.heads)"),
         (_olmo2(qk_norm_axes="positions_first"), "all heads together"),
+        (_olmo2(k_scale=0.5), "a norm takes it away, so leave out k_scale"),
     ],
 )
 def test_a_refusal_names_the_fact(wrong: Architecture, words: str) -> None:

@@ -59,6 +59,7 @@ class AttentionResolver:
             self._expect_crossing(where, spec)
         else:
             self._expect_declared(where, n_heads, n_kv)
+        self._require_no_lost_scale(spec, where)
         self._expect_norms(module, spec, found, where)
         return AttentionPart(
             module=module,
@@ -110,6 +111,16 @@ class AttentionResolver:
             letter: None if role is None else replace(role, scale=scales[letter], in_scale=before)
             for letter, role in roles.items()
         }
+
+    def _require_no_lost_scale(self, spec: Attention, where: str) -> None:
+        """A norm takes away a multiplier of what it reads, so that no value shows it."""
+        for letter in "qkv":
+            scale, norm = f"{letter}_scale", f"{letter}_norm"
+            if getattr(spec, scale) is not None and getattr(spec, norm) is not None:
+                raise self.finder.mismatch(
+                    f"{where}: a multiplier before '{getattr(spec, norm)}' has no effect, because "
+                    f"a norm takes it away, so leave out {scale}."
+                )
 
     def _require_nothing_said(self, spec: Attention, where: str) -> None:
         """Nothing can be said of queries, keys and values that are read at the kernel."""
