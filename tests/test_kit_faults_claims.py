@@ -42,6 +42,15 @@ def test_a_projection_that_scores_no_experts_is_no_router(router: str) -> None:
     assert "and the mixture has 4 experts" in row.detail
 
 
+def test_a_gated_mlp_is_no_mixture() -> None:
+    assert isinstance(GRANITE.block, Block)
+    mixture = MoE("mlp", router="gate_proj", experts=None, scale="residual_multiplier")
+    report = _on_model(GRANITE, replace(GRANITE, block=replace(GRANITE.block, mlp=mixture)))
+    (row,) = report.failures
+    assert row.about == "experts"
+    assert "no list of experts and no stacked weights are found in it" in row.detail
+
+
 def test_one_stream_is_not_several_side_by_side() -> None:
     report = _on_model(GPT2, replace(GPT2, streams="side_by_side"))
     (row,) = report.failures

@@ -219,11 +219,11 @@ def _of_block(subject: Subject, at: str, part: BlockPart) -> Iterator[Claim]:
     if part.mixer is not None and part.mixer.fed_more and part.mixer.feeder is None:
         shown = "attention runs in the layer, feeds the mixer, and is not described"
         yield Claim(f"{at}mixer.feeder", kernels_in(subject, part.module) == 0, shown)
+    excused = "experts" in subject.model.architecture.undescribed
     if isinstance(mlp, MoEPart):
-        yield from claims_of_router(at, mlp)
+        yield from claims_of_router(at, mlp, excused)
     if isinstance(mlp, MoEPart) and f"{at}mlp.hook_router_logits" in subject.names:
         tokens = subject.clean[f"{at}mlp.hook_router_logits"][..., 0].numel()
-        excused = "experts" in subject.model.architecture.undescribed
         stacked = not excused and _routes_to_stacked(subject, mlp, tokens)
         point = f"{at}mlp.hook_expert_indices"
         shown = "it has stacked experts, and they are not described"
