@@ -192,3 +192,14 @@ def test_attention_whose_scores_have_positions_before_heads_is_left_out_for_that
     for i, layer in enumerate(model.stack["layers"]):
         assert torch.equal(cache[f"blocks.{i}.hook_mixer_out"], raw.outputs[layer.mixing])
         assert torch.equal(cache[f"blocks.{i}.mlp.hook_post"], raw.inputs[layer.ffn.down])
+
+
+def test_embeddings_before_a_stream_with_positions_first_have_the_batch_first() -> None:
+    model = styled(style="positions_first")
+    lens = lensbridge.load(model)
+    assert lens.architecture.streams == "positions_first_in_layers"
+    _, cache = lens.run_with_cache(IDS)
+    words = model.stack["words"].weight[IDS]
+    assert torch.equal(cache["hook_embed"], words)
+    assert torch.equal(cache["blocks.0.hook_resid_pre"], words)
+    assert torch.equal(lens.W_E, model.stack["words"].weight)

@@ -92,7 +92,7 @@ class _StackSearch:
             pos_embed=front.pos_embed,
             embed_norm=front.embed_norm,
             final_norm=None if final is None else final.path,
-            streams=self._streams(),
+            streams=self._streams(front.embed),
             positions="absolute" if any(block.absolute for block in blocks) else None,
             dims=self._dims(sizes, embed, front.pos_embed),
             config=self.config_name,
@@ -158,7 +158,7 @@ class _StackSearch:
                 self.missing.setdefault("layers", f"layer {i} differs from others of its kind")
         return most
 
-    def _streams(self) -> Streams | None:
+    def _streams(self, embed: str | None) -> Streams | None:
         """Where batch and positions are, and the axis of several streams if there is one."""
         shape = self.chain.last.shape
         given = next(iter(self.trace.inputs.values()))
@@ -166,7 +166,12 @@ class _StackSearch:
             given = self.trace.inputs["decoder_input_ids"]
         rows, positions = given.shape[:2]
         if len(shape) == 3 and rows != positions and shape[:2] == (positions, rows):
-            return "positions_first"
+            calls = [] if embed is None else self.trace.of(embed)
+            first = any(
+                one.output is not None and one.output.shape[:2] == (rows, positions)
+                for one in calls
+            )
+            return "positions_first_in_layers" if first else "positions_first"
         if len(shape) != 4:
             return "side_by_side" if self.width < shape[-1] else None
         return "streams_last" if shape[:2] == given.shape[:2] else "streams_first"
