@@ -38,12 +38,27 @@ CLOSED = replace(
     GPT2, block=Block(Norms(), residual=None), undescribed={"residual": "nobody looked into it"}
 )
 
+WITHOUT_ENDS = replace(
+    GPT2,
+    embed=None,
+    pos_embed=None,
+    final_norm=None,
+    unembed=None,
+    undescribed={"unembed": "nobody looked into it"},
+)
+
 CASES = [
     (GPT2, "{point}.hook_sae_input", "no SAE with this value is spliced in there"),
     (
         PHI,
         "blocks.{i}.hook_resid_mid",
         "attention and MLP run in parallel, so there is no residual between them",
+    ),
+    (WITHOUT_ENDS, "hook_embed", "'gpt2' does not describe the embedding of GPT2LMHeadModel"),
+    (
+        WITHOUT_ENDS,
+        "ln_final.hook_out",
+        "'gpt2' describes no norm after the last layer of GPT2LMHeadModel",
     ),
     (PHI, "hook_pos_embed", "it has no learned absolute positions"),
     (CLIP_VISION, "hook_logits", "CLIPVisionModel has no head"),

@@ -138,6 +138,8 @@ ABSENCES = (
         "attention and MLP run in parallel, so there is no residual between them",
         _Model.is_parallel,
     ),
+    Absence("^hook_embed", "'{model.spec}' does not describe the embedding of {model.core}"),
+    Absence("^ln_final", "'{model.spec}' describes no norm after the last layer of {model.core}"),
     Absence("^hook_pos_embed", "it has no learned absolute positions"),
     Absence("^hook_logits", "{model.core} has no head"),
     Absence(
