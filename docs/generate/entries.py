@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from importlib import import_module
+from textwrap import fill
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,8 @@ from source import (
 
 WIDTH = 96
 """Signatures longer than this have one parameter a line."""
+
+INDENT = " " * 4
 
 SHOWN_DECORATORS = ("contextmanager", "classmethod", "staticmethod")
 
@@ -274,8 +277,15 @@ def value_entry(name: str, module: str) -> Entry:
         return Entry(name, "value", found.summary, text, found.module, (found.annotation,))
     text = f"{name} = {found.value}"
     if found.is_type:
-        return Entry(name, "alias", found.summary, text, found.module, (found.value,))
+        shown = _in_lines(text) if len(text) > WIDTH and "Literal[" in text else text
+        return Entry(name, "alias", found.summary, shown, found.module, (found.value,))
     return Entry(name, "value", found.summary, text if len(text) <= WIDTH else name, found.module)
+
+
+def _in_lines(text: str) -> str:
+    """An alias with its choices in lines of their own."""
+    head, _, choices = text.removesuffix("]").partition("[")
+    return f"{head}[\n{fill(choices, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)}\n]"
 
 
 def entry_of(module: str, name: str, page: tuple[type, ...] = ()) -> Entry:

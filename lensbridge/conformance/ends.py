@@ -27,8 +27,9 @@ def _of_output(subject: Subject) -> Iterator[Claim]:
         native = {"logits": subject.model.native.logits(native)}
     yield from _of_logits(subject, native.get("logits"))
     yield from _of_poolers(subject, native)
+    widths = {stack.sizes.d_model for stack in subject.stacks.values()}
     for value in _inside(native, "last_hidden_state"):
-        said = _is_point(subject, value)
+        said = _is_point(subject, value) or value.shape[-1] not in widths  # convolved (GOT-OCR 2)
         said = said or not is_given(subject, value)  # several states side by side (Mllama)
         yield Claim("final_norm", said, "the last_hidden_state that the model returns is no point")
 

@@ -25,14 +25,16 @@ Streams = Literal[
     "side_by_side",
     "end_to_end",
     "flat",
+    "grid",
     "positions_first",
     "positions_first_in_layers",
 ]
 """The axes of the residual stream. streams_first: `[r, b, p, m]`, several streams (Gemma 3n).
 streams_last: `[b, p, r, m]` (hyper-connections). side_by_side: `[b, p, (r m)]`, several streams in
 one vector (Qwen 4). flat: `[p, m]`, the patches of all images in one row (Qwen2-VL), so that no
-point has a batch axis. positions_first: `[p, b, m]` (XLNet); points have the batch first all the
-same. positions_first_in_layers: the same, but the embeddings have the batch first (FSMT).
+point has a batch axis. grid: `[b, y, x, m]`, the rows and columns of an image (GOT-OCR 2); points
+have one axis of positions, row by row. positions_first: `[p, b, m]` (XLNet); points have the batch
+first all the same. positions_first_in_layers: so, but the embeddings have the batch first (FSMT).
 end_to_end: `[b, (r p), m]`, several streams in one row of positions, the tokens' first
 (ProphetNet); the head reads the others, and the logits are those of the second."""
 

@@ -156,6 +156,7 @@ class StackPart:
             absolute and the model does not count them from the tokens.
         residual_axes: "b p m", or with an axis `r` where there are several streams.
         positions_first: whether its native values are `[p, b, ...]`.
+        is_grid: whether its native values are `[b, y, x, ...]`.
         embeds_batch_first: whether its embeddings are `[b, p, ...]` all the same.
         cycles: how many times a pass runs all layers and then the final norm.
         embed_padding: whether the embedding runs again, on padding that the model adds.
@@ -175,6 +176,7 @@ class StackPart:
     blocks: tuple[BlockPart, ...]
     ln_final: Norm | None
     positions_first: bool = False
+    is_grid: bool = False
     embeds_batch_first: bool = False
     cycles: int = 1
     embed_padding: bool = False

@@ -23,6 +23,7 @@ _RESIDUAL_AXES = {
     "side_by_side": "b p c",
     "end_to_end": "b s m",
     "flat": "p m",
+    "grid": "b p m",
 }
 
 
@@ -53,6 +54,7 @@ def stack_of(outer: Finder, spec: Stack) -> StackPart:
         takes_positions=spec.positions == "absolute" or _takes_positions(pos_embed, blocks),
         residual_axes="r b p m" if blocks[0].pair else _RESIDUAL_AXES[spec.streams],
         positions_first=str(spec.streams).startswith("positions_first"),
+        is_grid=spec.streams == "grid",
         embeds_batch_first=spec.streams == "positions_first_in_layers",
         ln_embed=ln_embed,
         blocks=blocks,

@@ -11,6 +11,7 @@ from lensbridge.points.names import LAYER, template
 from lensbridge.points.point_names import PointNames
 from lensbridge.points.table import BY_TEMPLATE
 from lensbridge.sites.composed import LogitsSite, PositionSite, RepeatedSite
+from lensbridge.sites.grid import grid_site
 from lensbridge.sites.kernel.site import KernelSite
 from lensbridge.sites.modules import ModuleSites
 from lensbridge.sites.sharded import whole_site
@@ -106,6 +107,8 @@ class _ModelWiring(Placing):
                 site = site.with_axes(site.axes.removeprefix("b "))
             if stack.end_to_end and not site.name.endswith(("hook_embed", "hook_pos_embed")):
                 site = site.with_axes(site.axes.replace("b p", "b s", 1))
+            if stack.is_grid and site.axes.startswith("b p"):
+                site = grid_site(site)
             yield turned_site(site) if _has_positions_first(stack, site) else site
 
     def _stack(self, stack: StackPart, at: str) -> Iterator[Site]:
