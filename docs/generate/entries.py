@@ -277,9 +277,14 @@ def value_entry(name: str, module: str) -> Entry:
         return Entry(name, "value", found.summary, text, found.module, (found.annotation,))
     text = f"{name} = {found.value}"
     if found.is_type:
-        shown = _in_lines(text) if len(text) > WIDTH and "Literal[" in text else text
+        shown = _in_lines(text) if len(text) > WIDTH and _is_choice(found.value) else text
         return Entry(name, "alias", found.summary, shown, found.module, (found.value,))
     return Entry(name, "value", found.summary, text if len(text) <= WIDTH else name, found.module)
+
+
+def _is_choice(value: str) -> bool:
+    """Whether an alias is one `Literal`, and not a union with others."""
+    return value.startswith("Literal[") and value.count("]") == 1
 
 
 def _in_lines(text: str) -> str:
