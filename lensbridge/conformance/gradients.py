@@ -51,7 +51,7 @@ def check_detached_hooks_cut_gradients(subject: Subject) -> None:
 def _leaves(subject: Subject, name: str) -> tuple[int, list[nn.Parameter]]:
     """The parameters whose gradients show whether a point cuts them, and the layer they start at.
 
-    For a point of a layer, those of this layer, the one before and all behind: a gradient that gets
+    For a point of a layer, those of this layer, the one before and all after: a gradient that gets
     there gets further. With all parameters the time would grow with the square of the layers.
     """
     stack = subject.model.native.main
