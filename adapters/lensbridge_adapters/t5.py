@@ -71,18 +71,13 @@ ENCODER = Stack(
 T5 = Architecture(
     name="t5",
     prefix="decoder",
-    classes=(
-        "T5ForConditionalGeneration",
-        "T5ForSequenceClassification",
-        "T5ForQuestionAnswering",
-        "T5Model",
-    ),
+    classes=("T5ForConditionalGeneration", "T5Model"),
     dims=replace(ENCODER.dims, layers="num_decoder_layers"),
     embed="transformer.decoder.embed_tokens",
     blocks="transformer.decoder.block",
     block=(DECODER_BLOCK, replace(DECODER_BLOCK, mlp=LAST_PLAIN)),
     final_norm="transformer.decoder.final_layer_norm",
-    unembed=("lm_head", "classification_head.out_proj", "qa_outputs"),
+    unembed="lm_head",
     # a switch: the scale is one over the square root of d_model, or one
     head_scale="1 / d_model ** (scale_decoder_outputs / 2)",
     towers=(ENCODER,),
@@ -91,25 +86,22 @@ T5 = Architecture(
 MT5 = replace(
     T5,
     name="mt5",
-    classes=(
-        "MT5ForConditionalGeneration",
-        "MT5ForSequenceClassification",
-        "MT5ForQuestionAnswering",
-        "MT5Model",
-    ),
+    classes=("MT5ForConditionalGeneration", "MT5Model"),
     head_scale=None,
 )
 
-UMT5 = replace(
+UMT5 = replace(T5, name="umt5", classes=("UMT5ForConditionalGeneration", "UMT5Model"))
+
+T5_TASKS = replace(
     T5,
-    name="umt5",
-    classes=(
-        "UMT5ForConditionalGeneration",
-        "UMT5ForSequenceClassification",
-        "UMT5ForQuestionAnswering",
-        "UMT5Model",
+    name="t5_tasks",
+    classes=tuple(
+        f"{family}For{task}"
+        for family in ("T5", "MT5", "UMT5")
+        for task in ("SequenceClassification", "QuestionAnswering")
     ),
-    head_scale="1 / d_model ** (tie_word_embeddings / 2)",
+    unembed=("classification_head.out_proj", "qa_outputs"),
+    head_scale=None,
 )
 
 T5_ENCODER = Architecture(
@@ -130,4 +122,4 @@ T5_ENCODER = Architecture(
     unembed="classifier",
 )
 
-ARCHITECTURES = (T5, MT5, UMT5, T5_ENCODER)
+ARCHITECTURES = (T5, MT5, UMT5, T5_TASKS, T5_ENCODER)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from lensbridge.hooks.callbacks import Hook
+from lensbridge.native.calling import spans_in
 
 Edit: TypeAlias = tuple[Any, Callable[[Tensor, Hook], Tensor | None]]
 """A name or filter, and a hook function."""
@@ -100,6 +101,9 @@ def live_tensor(output: Any) -> Tensor:
     """The logits of a native output, or else its first tensor, with its graph."""
     if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
         return output["logits"]
+    spans = spans_in(output)
+    if spans is not None:
+        return spans
     values = output.values() if isinstance(output, Mapping) else output
     values = [values] if isinstance(values, Tensor) else values
     return next(value for value in values if isinstance(value, Tensor))

@@ -124,12 +124,25 @@ def check_nothing_is_left(subject: Subject) -> None:
 
 
 def check_logits_are_the_output(subject: Subject) -> None:
-    """`hook_logits` is what the model returns as logits."""
+    """`hook_logits` is what the model returns as logits, or at one position of each row
+    (classifiers that score all positions and return the last), or on average (late pooling).
+    """
     logits, output = subject.clean["hook_logits"], subject.clean.output
+    if logits.ndim == output.ndim + 1:
+        logits = _as_returned(subject, logits, output)
     if output.dtype != logits.dtype or subject.model.dtype == torch.float64:
         logits = logits.float()  # some models always return float32
         output = output.float()
     subject.expect.same("hook_logits", logits, output, "the model's logits")
+
+
+def _as_returned(subject: Subject, logits: Tensor, output: Tensor) -> Tensor:
+    """One row of logits for each example, of those at all its positions."""
+    mean = logits.mean(dim=1)
+    if subject.expect.are_close(mean, output.to(mean)):
+        return output
+    nearest = (logits - output.unsqueeze(1)).abs().sum(dim=-1).argmin(dim=1)
+    return logits[torch.arange(len(logits), device=logits.device), nearest]
 
 
 def check_pooler_is_the_output(subject: Subject) -> None:

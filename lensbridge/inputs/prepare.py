@@ -91,10 +91,11 @@ class Preparer:
 
         Raises:
             TypeError: a keyword that the model does not take.
-            InputError: empty or of the wrong shape.
+            InputError: empty or of the wrong shape, or the model reads several rows as one input.
             TokenError: ids outside the vocabulary.
             ContextLengthError: more positions than the model has.
         """
+        _refuse_choices(self.native.core)
         past_key_values = _one_cache(past_key_values, hf)
         _check_returns(hf)
         reader = Reader(self.native, self.tokens, self.accepted, self.device)
@@ -208,6 +209,21 @@ class Preparer:
         if bool(((counted == plain) | (mask == 0)).all()):
             return None
         return counted[:, -count:]
+
+
+def _refuse_choices(core: object) -> None:
+    """Refuse a model whose input has an axis of choices.
+
+    Raises:
+        InputError: it has one.
+    """
+    name = type(core).__name__
+    if name.endswith("ForMultipleChoice"):
+        raise InputError(
+            f"{name} reads all choices of a question as one input, [batch, choice, pos], and "
+            "points have no axis for them. Load its encoder, lensbridge.load(hf_model.base_model), "
+            "and run each choice as a row."
+        )
 
 
 def _one_input(given: Any, embeds: Tensor | None) -> Any:

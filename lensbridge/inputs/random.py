@@ -13,6 +13,9 @@ from lensbridge.native.wrappers import core_of
 STATES = "cross_attention_states"
 """What layers with cross-attention read, in models that skip these layers without it (Mllama)."""
 
+_MARKED = "ForSequenceClassification"
+"""Encoder-decoders of this name read the decoder where the input has the end-of-sequence token."""
+
 
 def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, torch.Tensor]:
     """Random inputs for a model: what its forward takes of ids, pictures and sounds."""
@@ -30,7 +33,11 @@ def inputs_for(model: nn.Module, batch: int = 2, length: int = 7) -> dict[str, t
         found[main] = torch.randn(shape, generator=generator).to(like.dtype)
     takes = inspect.signature(model.forward).parameters
     if config.is_encoder_decoder and "decoder_input_ids" in takes:
-        found["decoder_input_ids"] = _ids(config, batch, length - 2, generator)
+        marked = type(core_of(model)).__name__.endswith(_MARKED)
+        count = length if marked else length - 2
+        found["decoder_input_ids"] = _ids(config, batch, count, generator)
+        if marked:
+            found[main][:, length // 2] = config.eos_token_id
     if STATES in takes and hasattr(config, "cross_attention_layers"):
         shape = (batch, length - 2, int(config.hidden_size))
         found[STATES] = torch.randn(shape, generator=generator).to(like.dtype)

@@ -152,8 +152,9 @@ def logits_in(output: Any, width: int | None = None) -> Tensor:
     Raises:
         InputError: the output has no such tensor.
     """
-    if isinstance(output, Mapping) and "start_logits" in output:  # spans: one head's two columns
-        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
+    spans = spans_in(output)
+    if spans is not None:
+        return spans
     place = _place_of_logits(output, width)
     if place is None:
         wanted = "logits" if width is None else f"logits [batch, pos, {width}]"
@@ -163,6 +164,15 @@ def logits_in(output: Any, width: int | None = None) -> Tensor:
             "activations without logits, pass return_type=None."
         )
     return _at(output, place)
+
+
+def spans_in(output: Any) -> Tensor | None:
+    """The two columns of a head that finds the start and the end of an answer, `[b, p, 2]`; None:
+    the model returned something else.
+    """
+    if isinstance(output, Mapping) and "start_logits" in output:
+        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
+    return None
 
 
 def with_logits(output: Any, logits: Tensor, width: int | None = None) -> Any:

@@ -74,7 +74,8 @@ class Finder(ConfigReader):
         """A path without the base prefix, in a bare base model."""
         first, _, rest = path.partition(".")
         prefix = getattr(self.core, "base_model_prefix", None)
-        return rest if rest and first == prefix and first not in self.core._modules else path
+        last = str(prefix).rpartition(".")[2]  # MllamaTextModel's is "language_model.model"
+        return rest if rest and first == last and first not in self.core._modules else path
 
     def path_of(self, module: nn.Module) -> str:
         """The dotted path of a module."""

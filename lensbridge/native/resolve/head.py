@@ -7,8 +7,10 @@ from torch import nn
 from lensbridge.native.calling import is_plain
 from lensbridge.native.linear import Linear
 from lensbridge.native.resolve.finder import Finder
+from lensbridge.native.settings import settings_of
 from lensbridge.spec import Architecture
 
+_POOLED = ("Classification", "NextSentencePrediction", "MultipleChoice")
 _TASK_HEADS = ("classifier", "score", "qa_outputs", "out_proj")
 
 
@@ -45,8 +47,10 @@ def native_head(core: Any) -> nn.Module | None:
 def logits_axes(core: nn.Module) -> str:
     """The axes of the head's output: "b p v", or "b v" where it reads one vector for each input.
 
-    Only the name of a class says that its head reads one vector; `score` reads all positions.
+    Only the name of a class says that its head reads one vector; `score` reads all positions, and
+    so does a head whose logits are averaged (EuroBERT's late pooling).
     """
     name = type(core).__name__
-    pooled = name.endswith("Classification") and "Token" not in name and not hasattr(core, "score")
-    return "b v" if pooled else "b p v"
+    pooled = name.endswith(_POOLED) and "Token" not in name and not hasattr(core, "score")
+    late = getattr(settings_of(core), "classifier_pooling", None) == "late"
+    return "b v" if pooled and not late else "b p v"

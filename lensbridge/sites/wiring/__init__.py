@@ -78,7 +78,8 @@ class _ModelWiring(Placing):
             if module is not None:
                 site: Site = self.output(name, module)
                 rows = name.startswith("projector") and any(t.in_one_row for t in native.towers)
-                yield site.with_axes("p m") if rows else site
+                pooled = name.startswith("head") and native.logits_axes == "b v"
+                yield site.with_axes("p m" if rows else "b m") if rows or pooled else site
         if native.unembed is not None:
             yield self._logits(native.unembed.module).with_axes(native.logits_axes)
         elif native.has_unnamed_head:
