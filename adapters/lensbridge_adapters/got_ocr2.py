@@ -1,4 +1,4 @@
-"""GOT-OCR 2: Qwen 2 behind a vision tower whose layers attend in windows of the image (SAM's)."""
+"""GOT-OCR 2: Qwen 2 after a vision tower whose layers attend in windows of the image (SAM's)."""
 
 from dataclasses import replace
 
