@@ -26,6 +26,7 @@ from lensbridge.errors import (
     ArchitectureMismatchError,
     LoadError,
     UnsupportedArchitectureError,
+    WeightError,
 )
 from lensbridge.loading import description
 from lensbridge.native.resolve import select
@@ -263,13 +264,16 @@ def test_what_the_derived_description_says_of_scaling_code() -> None:
 
 
 @pytest.mark.slow
-def test_logits_that_no_description_can_say_are_no_point_and_are_returned() -> None:
+def test_logits_that_no_description_can_say_are_read_and_their_head_has_no_weights() -> None:
     model = llama(BendingLogits)
     lens = lensbridge.load(model)
-    assert "hook_logits" not in lens.hook_names
+    assert lens.architecture.undescribed["unembed"]
+    with pytest.raises(WeightError, match="not what its head gives"):
+        _ = lens.W_U
     with torch.no_grad():
-        assert torch.equal(lens(tokens()), model(tokens()).logits)
-        _, cache = lens.run_with_cache(tokens())
+        logits, cache = lens.run_with_cache(tokens())
+        assert torch.equal(logits, model(tokens()).logits)
+    assert torch.equal(cache["hook_logits"], logits)
     assert torch.equal(cache["resid_post", 1], inside(model, tokens())["resid_post 1"])
 
 

@@ -29,6 +29,7 @@ _USUAL = {
 
 _FAILED = {
     "the head makes logits": "its logits are not what its head makes of the last layer's output",
+    "logits are the output": "the logits that it returns are not what its head gives",
     "the stream adds up": "what its branches give does not add up to the stream",
     "branches read the stream": "its branches read something else than the stream or its norm",
     "shapes are as declared": "what its branches read or give has not the shape of the stream",
