@@ -7,6 +7,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForMultipleChoice,
+    BertForQuestionAnswering,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -16,8 +17,9 @@ from transformers import (
 
 import lensbridge
 from lensbridge.conformance.tiny import tiny_model
-from lensbridge.errors import InputError
+from lensbridge.errors import InputError, ProcessingError
 from lensbridge.plugins import registry
+from lensbridge.processing.probe import Probe
 from lensbridge.spec import Architecture
 from lensbridge.testing import conformance
 
@@ -89,6 +91,17 @@ def test_the_factor_before_the_head_is_that_of_the_checkpoint(
     torch.testing.assert_close(cache["decoder.ln_final.hook_out"] * factor, seen[0])
     report = conformance(hf_model)
     assert report.passed, str(report)
+
+
+def test_a_rewrite_that_changes_the_ends_of_answers_alone_is_found() -> None:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    config = BertConfig(vocab_size=60, num_hidden_layers=1, **sizes)
+    hf_model = BertForQuestionAnswering(config).eval()
+    probe = Probe.of(lensbridge.load(hf_model).native, torch.device("cpu"))
+    probe.require_same("nothing", up_to_a_constant=False)
+    hf_model.qa_outputs.weight.data[1] *= 2.0
+    with pytest.raises(ProcessingError, match="the ends"):
+        probe.require_same("the ends", up_to_a_constant=False)
 
 
 def test_a_model_that_reads_choices_is_refused_and_its_encoder_runs() -> None:

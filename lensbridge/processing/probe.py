@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lensbridge.errors import ProcessingError
+from lensbridge.native.calling import spans_in
 from lensbridge.native.parts import ResolvedModel
 
-_OUTPUTS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
+_OUTPUTS = ("logits", "prediction_logits", "last_hidden_state")
 _POSITIONS = 8
 
 
@@ -107,7 +108,9 @@ def _run(native: ResolvedModel, inputs: dict[str, Tensor]) -> Tensor:
         output = native.call(inputs)
     if native.calling.is_plain:
         return native.logits(output).detach().double().cpu()
-    found = next((output[name] for name in _OUTPUTS if name in output), None)
+    found = spans_in(output)
+    if found is None:
+        found = next((output[name] for name in _OUTPUTS if name in output), None)
     if found is None:
         found = next(one for one in output.values() if isinstance(one, Tensor))
     return found.detach().double().cpu()
